@@ -1,0 +1,45 @@
+"""Everything that stops a run on purpose. Each message names the thing that is wrong and the fix.
+
+The command line prints the message alone (no traceback) and exits with `exit_code`. Anything that is not a
+`HoneError` is a defect of Hone and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+
+class HoneError(Exception):
+    """Base of all expected failures."""
+
+    exit_code = 1
+
+
+class ConfigError(HoneError):
+    """A configuration that cannot be run: unknown key, wrong type, two settings that exclude each other."""
+
+    exit_code = 2
+
+
+class DataError(HoneError):
+    """A missing or empty dataset, a row without a needed column, a prompt longer than the context."""
+
+
+class ModelError(HoneError):
+    """A model or tokenizer that cannot be loaded or used."""
+
+
+class RewardError(HoneError):
+    """A reward function that cannot be used: not importable, wrong length, fails on more rows than allowed."""
+
+
+class CheckpointError(HoneError):
+    """A checkpoint that is damaged, does not match the run, or could not be written."""
+
+
+class TrainingError(HoneError):
+    """Training that cannot go on: a loss or gradient that is not finite."""
+
+
+class Interrupted(HoneError):
+    """Ctrl-C or SIGTERM, after the state was saved."""
+
+    exit_code = 130

@@ -1,0 +1,179 @@
+"""The data that flows one way: Prompt -> Completion -> Rollout -> Group -> Sample -> Batch -> loss.
+
+Shapes are in the names: `_T` tokens of one sequence, `_N` the target tokens of a batch laid end to end,
+`_S` sequences of a batch. A *target token* is one that the loss sees: its log-probability given all before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+Message = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One prompt as drawn from the dataset. `id` is unique for each draw and keys the group (never the text)."""
+
+    id: str
+    tokens: tuple[int, ...]
+    content: str | list[Message]
+    """What a reward function receives as its `prompts` entry: text, or messages for conversational data."""
+    row: Mapping[str, Any] = field(default_factory=dict)
+    """All columns of the dataset row; reward functions receive them as keyword arguments."""
+    dataset: str = ""
+    env: str = ""
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What the generator produced, token by token; never decoded and re-encoded on its way to the loss."""
+
+    tokens: tuple[int, ...]
+    """Includes the end-of-sequence token where one was sampled."""
+    logprobs: tuple[float, ...]
+    """Log-probability of each token under the sampling distribution's untruncated softmax at its temperature."""
+    finish: Literal["stop", "length"]
+    version: int
+    """Version of the weights that sampled it."""
+
+
+@dataclass
+class Rollout:
+    """A completion with its scores. `reward is None` means that it failed, with `failure` as the cause."""
+
+    prompt: Prompt
+    completion: Completion
+    text: str
+    rewards: dict[str, float | None] = field(default_factory=dict)
+    """By reward function; None where the function said "does not apply"."""
+    reward: float | None = None
+    """Weighted sum of `rewards`."""
+    failure: str | None = None
+    advantage: float | None = None
+    excluded: str | None = None
+    """Why the rollout is not trained on (e.g. 'truncated'); counted in the metrics."""
+
+
+@dataclass
+class Group:
+    """All rollouts of one prompt draw."""
+
+    id: str
+    rollouts: list[Rollout]
+
+
+@dataclass
+class Sample:
+    """One sequence to train on or to score.
+
+    `loss_mask_T[t]` says that token t is a target; `loss_mask_T[0]` must be False (nothing precedes it).
+    `token_columns` hold one value for each *target* token, in order; `sequence_columns` one for the sequence.
+    """
+
+    id: str
+    tokens_T: Tensor
+    loss_mask_T: Tensor
+    token_columns: dict[str, Tensor] = field(default_factory=dict)
+    sequence_columns: dict[str, float] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return int(self.tokens_T.numel())
+
+    @property
+    def num_targets(self) -> int:
+        return int(self.loss_mask_T.sum())
+
+
+@dataclass
+class Batch:
+    """The target tokens of S sequences laid end to end, as a loss sees them: no padding, no packing, no rank."""
+
+    ids: list[str]
+    tokens_N: Tensor
+    sequence_N: Tensor
+    """Which sequence, in [0, S), each target belongs to."""
+    lengths_S: Tensor
+    """Number of targets of each sequence."""
+    token_columns: dict[str, Tensor] = field(default_factory=dict)
+    sequence_columns: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def num_sequences(self) -> int:
+        return len(self.ids)
+
+    def sum_by_sequence(self, values_N: Tensor) -> Tensor:
+        """Sum a per-target value within each sequence: [N] -> [S]."""
+        return values_N.new_zeros(self.num_sequences).index_add(0, self.sequence_N, values_N)
+
+    def mean_by_sequence(self, values_N: Tensor) -> Tensor:
+        """Mean of a per-target value within each sequence: [N] -> [S]; 0 for a sequence without targets."""
+        return self.sum_by_sequence(values_N) / self.lengths_S.clamp(min=1).to(values_N.dtype)
+
+    def per_token(self, values_S: Tensor) -> Tensor:
+        """Give each target its sequence's value: [S] -> [N]."""
+        return values_S[self.sequence_N]
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Denominators of a loss, counted over the whole global batch before any backward (rule 1)."""
+
+    tokens: float
+    """Target tokens."""
+    sequences: float
+    """Sequences that have at least one target."""
+
+
+@dataclass
+class Outputs:
+    """What the model said about the targets of a Batch. All fp32."""
+
+    logprobs_N: Tensor
+    entropy_N: Tensor | None = None
+
+
+@dataclass
+class LossOutput:
+    """`loss` is this batch's part of the global loss, already divided by the global denominator.
+
+    Each metric is a part too: parts of all batches add up to the reported number.
+    """
+
+    loss: Tensor
+    metrics: dict[str, Tensor] = field(default_factory=dict)
+
+
+LossFn = Callable[[Outputs, Batch, Totals], LossOutput]
+"""Must be picklable: it travels to workers."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to sample. temperature 0 is greedy. top_k None and top_p 1.0 are off."""
+
+    max_new_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int | None = None
+    stop_token_ids: tuple[int, ...] = ()
+    stop_strings: tuple[str, ...] = ()
+    seed: int = 0
+
+
+def sample_of(rollout: Rollout) -> Sample:
+    """The training sample of a rollout: its completion tokens are the targets, exactly as generated."""
+    prompt, completion = rollout.prompt.tokens, rollout.completion.tokens
+    mask = torch.zeros(len(prompt) + len(completion), dtype=torch.bool)
+    mask[len(prompt) :] = True
+    return Sample(
+        id=rollout.prompt.id,
+        tokens_T=torch.tensor(prompt + completion, dtype=torch.long),
+        loss_mask_T=mask,
+        token_columns={"generation_logprobs": torch.tensor(completion.logprobs, dtype=torch.float32)},
+    )
