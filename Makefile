@@ -1,0 +1,51 @@
+# Each target does all of its own set-up. PYTHON=python3.12 chooses the interpreter; pip reads its usual settings
+# (PIP_INDEX_URL, PIP_EXTRA_INDEX_URL, PIP_FIND_LINKS, ...), so a mirror or a CPU-only torch needs no edit here.
+
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null && { echo $$p; break; }; done)
+VENV := .venv
+BIN := $(VENV)/bin
+# No byte-code at installation: pip would compile 20,000 files on one core; Python compiles the few it imports.
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --no-input -c constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-test demo test test-quick lint clean
+
+help: ## this list
+	@grep -E '^[a-z-]+:.*##' Makefile | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "error: Hone needs Python 3.10 or newer and found none; install one, or name it: make setup PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "error: $(PYTHON) is older than Python 3.10; name a newer one: make setup PYTHON=python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.setup: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) torch setuptools
+	$(PIP) --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.setup-test: $(VENV)/.setup
+	$(PIP) --no-build-isolation -e '.[test]'
+	@touch $@
+
+setup: $(VENV)/.setup ## .venv with hone in it (.venv/bin/hone)
+
+setup-test: $(VENV)/.setup-test ## the same, with what the tests need
+
+demo: setup ## SFT, then GRPO, on this machine; ends with results/demo/summary.json and curves.png
+	$(BIN)/python -m hone.demo
+
+lint: setup-test ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test-quick: lint ## lint and the tests that take seconds
+	$(BIN)/python -m pytest -m "not slow" -n auto
+
+test: lint ## lint and every test
+	$(BIN)/python -m pytest -n auto
+
+clean: ## remove the environment and caches, never results
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache src/*.egg-info
+	find src tests examples benchmarks scripts -type d -name __pycache__ -prune -exec rm -rf {} +
