@@ -1,0 +1,82 @@
+"""Plans of micro-batches: which samples go through the model together. Pure functions of the lengths.
+
+Every plan holds each index exactly once. What is together changes nothing but speed, since denominators are counted
+over the global batch, so the plans are free to sort. Longest first: memory that does not suffice shows at once.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Sequence
+
+from hone.errors import DataError
+
+Plan = list[list[int]]
+
+
+class SampleTooLongError(DataError):
+    """One sample alone is longer than what a micro-batch may hold."""
+
+    def __init__(self, index: int, length: int, budget: int) -> None:
+        self.index, self.length, self.budget = index, length, budget
+        super().__init__(
+            f"a sample of {length} tokens does not fit a micro-batch of {budget} tokens: raise train_mb_tokens (and "
+            "logprob_mb_tokens) of policy.sequence_packing or policy.dynamic_batching to at least "
+            f"{length}, or lower policy.max_total_sequence_length"
+        )
+
+
+def fixed(lengths: Sequence[int], size: int) -> Plan:
+    """Micro-batches of `size` rows (the last may be smaller), of similar lengths so that little is padding."""
+    order = _longest_first(lengths)
+    return [order[i : i + size] for i in range(0, len(order), size)]
+
+
+def by_tokens(lengths: Sequence[int], budget: int, round_to: int = 1) -> Plan:
+    """As few padded micro-batches as possible, each of at most `budget` padded tokens.
+
+    The cost of a micro-batch is rows × longest row rounded up to a multiple of `round_to`. A row that fits the budget
+    only before rounding gets a micro-batch of its own. Raises SampleTooLongError.
+    """
+    order = _longest_first(lengths)
+    plan: Plan = []
+    start = 0
+    while start < len(order):
+        longest = lengths[order[start]]
+        if longest > budget:
+            raise SampleTooLongError(order[start], longest, budget)
+        rows = max(1, budget // max(1, _round_up(longest, round_to)))
+        plan.append(order[start : start + rows])
+        start += rows
+    return plan
+
+
+def packed(lengths: Sequence[int], capacity: int) -> Plan:
+    """Rows of samples laid end to end, each row at most `capacity` tokens: best-fit decreasing.
+
+    It uses at most 11/9 of the fewest possible rows, plus one (Johnson 1974; the same bound as first-fit decreasing),
+    in n log n. Raises SampleTooLongError.
+    """
+    plan: Plan = []
+    space: list[tuple[int, int]] = []  # (tokens left, row), sorted
+    for index in _longest_first(lengths):
+        length = lengths[index]
+        if length > capacity:
+            raise SampleTooLongError(index, length, capacity)
+        at = bisect_left(space, (length, -1))
+        if at < len(space):
+            left, row = space.pop(at)
+            plan[row].append(index)
+        else:
+            left, row = capacity, len(plan)
+            plan.append([index])
+        insort(space, (left - length, row))
+    return plan
+
+
+def _longest_first(lengths: Sequence[int]) -> list[int]:
+    return sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+
+
+def _round_up(length: int, multiple: int) -> int:
+    return -(-length // multiple) * multiple
