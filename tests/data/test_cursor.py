@@ -26,7 +26,8 @@ def test_each_epoch_visits_every_row_once_in_another_order():
 
 
 def test_without_shuffle_the_file_order_is_kept():
-    assert Mixture([4], shuffle=False).next(6) == [
+    drawn = Mixture([4], shuffle=False).next(6)
+    assert drawn == [(0, 0, 0), (0, 1, 0), (0, 2, 0), (0, 3, 0), (0, 0, 1), (0, 1, 1)]
         (0, 0, 0),
         (0, 1, 0),
         (0, 2, 0),

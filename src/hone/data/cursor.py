@@ -1,16 +1,17 @@
-"""The order in which rows are drawn: one or several datasets, shuffled anew each epoch, resumable at any draw.
+"""The order in which rows are drawn: one or several datasets, shuffled anew each epoch, resumable anywhere.
 
-The state is a few counters, so saving it costs nothing and resuming it is exact: the order is a pure function of
-(lengths, weights, shuffle, seed) and of how many rows were drawn.
+The state is a few counters, so saving it costs nothing and resuming it is exact: the order is a pure
+function of (lengths, weights, shuffle, seed) and of how many rows were drawn.
 
-*One dataset.* Epoch e is a permutation of its rows that depends on (seed, e) alone. `next` runs over the border into
-the next epoch, so that no row is dropped; with `max_epochs` the last batch is shorter, and after it comes [].
+*One dataset.* Epoch e is a permutation of its rows that depends on (seed, e) alone. `next` runs over the
+border into the next epoch, so that no row is dropped; with `max_epochs` the last batch is shorter, and
+after it comes [].
 
-*Several datasets.* After any number n of draws, dataset i was drawn within one draw of n·w_i/Σw times (Tijdeman's
-quota sequence, "The chairman assignment problem", 1980): every batch has the proportions asked for, with no luck
-involved. Each dataset walks through permutations of its own, so one that is drawn more often than it has rows starts
-its next pass early. One epoch is Σ lengths draws. With no weights given they are the lengths: then an epoch visits
-each row of each dataset exactly once.
+*Several datasets.* After any number n of draws, dataset i was drawn within one draw of n·w_i/Σw times
+(Tijdeman's quota sequence, "The chairman assignment problem", 1980): every batch has the proportions asked
+for, with no luck involved. Each dataset walks through permutations of its own, so one that is drawn more
+often than it has rows starts its next pass early. One epoch is Σ lengths draws. With no weights given they
+are the lengths: then an epoch visits each row of each dataset exactly once.
 """
 
 from __future__ import annotations
@@ -49,15 +50,13 @@ class Mixture:
         seed: int = 0,
         max_epochs: int | None = None,
     ) -> None:
-        """`weights` need not add up to 1; None means: by length. Raises DataError for an empty dataset or weight <= 0."""
+        """`weights` need not add up to 1; None means: by length. Raises DataError (no rows, weight 0)."""
         self.lengths = [int(n) for n in lengths]
         if not self.lengths or min(self.lengths) < 1:
             raise DataError(f"a dataset to draw from has no rows (rows by dataset: {self.lengths})")
         weights = list(self.lengths if weights is None else weights)
         if len(weights) != len(self.lengths) or min(weights) <= 0:
-            raise DataError(
-                f"each dataset needs a weight above 0, got {weights}; leave out a dataset of weight 0"
-            )
+            raise DataError(f"each dataset needs a weight above 0, got {weights}")
         self.shuffle, self.seed, self.max_epochs = shuffle, seed, max_epochs
         self.epoch_length = sum(self.lengths)
         # Exact whole-number shares: no rounding can make two machines disagree about the order.
@@ -128,7 +127,7 @@ class Mixture:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on exactly where `state` was taken. Raises CheckpointError when the datasets are not the same."""
+        """Go on exactly where `state` was taken. Raises CheckpointError when the datasets are others."""
         what = {
             "lengths": "rows of the datasets",
             "shares": "weights of the datasets",
@@ -138,7 +137,8 @@ class Mixture:
         for key, name in what.items():
             if state[key] != getattr(self, key):
                 raise CheckpointError(
-                    f"the checkpoint was written with other data: {name} then {state[key]}, now {getattr(self, key)}. "
-                    "Bring the old data settings back, or start a new run in another checkpointing.checkpoint_dir"
+                    f"the checkpoint was written with other data: {name} then {state[key]}, now "
+                    f"{getattr(self, key)}. Bring the old data settings back, or start a new run in another "
+                    "checkpointing.checkpoint_dir"
                 )
         self._counts = [int(c) for c in state["counts"]]

@@ -1,7 +1,8 @@
 """Plans of micro-batches: which samples go through the model together. Pure functions of the lengths.
 
-Every plan holds each index exactly once. What is together changes nothing but speed, since denominators are counted
-over the global batch, so the plans are free to sort. Longest first: memory that does not suffice shows at once.
+Every plan holds each index exactly once. What is together changes nothing but speed, since denominators are
+counted over the global batch, so the plans are free to sort. Longest first: memory that does not suffice
+shows at once.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ class SampleTooLongError(DataError):
     def __init__(self, index: int, length: int, budget: int) -> None:
         self.index, self.length, self.budget = index, length, budget
         super().__init__(
-            f"a sample of {length} tokens does not fit a micro-batch of {budget} tokens: raise train_mb_tokens (and "
-            "logprob_mb_tokens) of policy.sequence_packing or policy.dynamic_batching to at least "
+            f"a sample of {length} tokens does not fit a micro-batch of {budget} tokens: raise "
+            "train_mb_tokens (and logprob_mb_tokens) of policy.sequence_packing or policy.dynamic_batching to at least "
             f"{length}, or lower policy.max_total_sequence_length"
         )
 
 
 def fixed(lengths: Sequence[int], size: int) -> Plan:
-    """Micro-batches of `size` rows (the last may be smaller), of similar lengths so that little is padding."""
+    """Micro-batches of `size` rows (the last may be smaller), of similar lengths for little padding."""
     order = _longest_first(lengths)
     return [order[i : i + size] for i in range(0, len(order), size)]
 
@@ -35,8 +36,8 @@ def fixed(lengths: Sequence[int], size: int) -> Plan:
 def by_tokens(lengths: Sequence[int], budget: int, round_to: int = 1) -> Plan:
     """As few padded micro-batches as possible, each of at most `budget` padded tokens.
 
-    The cost of a micro-batch is rows × longest row rounded up to a multiple of `round_to`. A row that fits the budget
-    only before rounding gets a micro-batch of its own. Raises SampleTooLongError.
+    The cost of a micro-batch is rows × longest row rounded up to a multiple of `round_to`. A row that fits
+    the budget only before rounding gets a micro-batch of its own. Raises SampleTooLongError.
     """
     order = _longest_first(lengths)
     plan: Plan = []
@@ -54,8 +55,8 @@ def by_tokens(lengths: Sequence[int], budget: int, round_to: int = 1) -> Plan:
 def packed(lengths: Sequence[int], capacity: int) -> Plan:
     """Rows of samples laid end to end, each row at most `capacity` tokens: best-fit decreasing.
 
-    It uses at most 11/9 of the fewest possible rows, plus one (Johnson 1974; the same bound as first-fit decreasing),
-    in n log n. Raises SampleTooLongError.
+    It uses at most 11/9 of the fewest possible rows, plus one (Johnson 1974; the same bound as first-fit
+    decreasing), in n log n. Raises SampleTooLongError.
     """
     plan: Plan = []
     space: list[tuple[int, int]] = []  # (tokens left, row), sorted
