@@ -28,13 +28,6 @@ def test_each_epoch_visits_every_row_once_in_another_order():
 def test_without_shuffle_the_file_order_is_kept():
     drawn = Mixture([4], shuffle=False).next(6)
     assert drawn == [(0, 0, 0), (0, 1, 0), (0, 2, 0), (0, 3, 0), (0, 0, 1), (0, 1, 1)]
-        (0, 0, 0),
-        (0, 1, 0),
-        (0, 2, 0),
-        (0, 3, 0),
-        (0, 0, 1),
-        (0, 1, 1),
-    ]
 
 
 def test_last_batch_is_short_and_then_nothing():

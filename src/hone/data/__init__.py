@@ -1,1 +1,1 @@
-"""Rows in, token sequences out: sources, row formats, chat templates and masks, resumable order, packing plans."""
+"""Rows in, token sequences out: sources, row formats, chat templates, resumable order, packing plans."""

@@ -22,8 +22,8 @@ class SampleTooLongError(DataError):
         self.index, self.length, self.budget = index, length, budget
         super().__init__(
             f"a sample of {length} tokens does not fit a micro-batch of {budget} tokens: raise "
-            "train_mb_tokens (and logprob_mb_tokens) of policy.sequence_packing or policy.dynamic_batching to at least "
-            f"{length}, or lower policy.max_total_sequence_length"
+            "train_mb_tokens (and logprob_mb_tokens) of policy.sequence_packing or policy.dynamic_batching "
+            f"to at least {length}, or lower policy.max_total_sequence_length"
         )
 
 
