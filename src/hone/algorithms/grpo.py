@@ -1,0 +1,177 @@
+"""Group Relative Policy Optimization (DeepSeekMath, arXiv 2402.03300) and the settings that make its relatives.
+
+    A_i  = (r_i - baseline of its group) / std of its group                          `advantages`
+    loss = - mean over tokens of min(rho_t A_i, clip(rho_t, 1 - low, 1 + high) A_i) + beta KL_t      `GRPOLoss`
+    rho_t = pi(token) / pi_old(token), with pi_old the weights before this rollout's first update
+
+Dr. GRPO: normalize_rewards false, constant_denominator L. DAPO: ratio_clip_max above ratio_clip_min, token-level
+loss. GSPO: sequence_level_importance_ratios, token_level_loss false. CISPO: use_cispo.
+
+Simplified away: no value model, no entropy bonus. With one update per rollout pi_old is pi itself, so its
+log-probabilities are not computed a second time: rho is exactly 1 and its gradient is that of log pi.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from hone.algorithms import ops
+from hone.config import GRPOConfig
+from hone.config.schema import GRPOSection, LossConfig
+from hone.types import Batch, Group, LossFn, LossOutput, Outputs, Sample, Totals, sample_of
+
+
+class Scorer(Protocol):
+    """A model that gives log-probabilities."""
+
+    async def forward(self, samples: list[Sample]) -> list[Tensor]: ...
+
+
+class Trained(Scorer, Protocol):
+    """The verbs that a GRPO step needs of a Learner."""
+
+    async def forward_backward(self, samples: list[Sample], loss: LossFn) -> dict[str, float]: ...
+
+    async def optim_step(self) -> dict[str, float]: ...
+
+
+def advantages(groups: Sequence[Group], config: GRPOSection) -> None:
+    """Set `advantage` of every rollout that is trained on. Failed rollouts take no part in their group's baseline."""
+    for group in groups:
+        scored = [rollout for rollout in group.rollouts if rollout.reward is not None]
+        rewards_G = torch.tensor([rollout.reward for rollout in scored], dtype=torch.float64)
+        values_G = ops.group_advantages(
+            rewards_G,
+            leave_one_out=config.use_leave_one_out_baseline,
+            normalize=config.normalize_rewards,
+        ).clamp(config.advantage_clip_low, config.advantage_clip_high)
+        for rollout, value in zip(scored, values_G.tolist(), strict=True):
+            rollout.advantage = value
+
+
+def samples_of(groups: Sequence[Group]) -> list[Sample | None]:
+    """One sample for each rollout, in order; None for a rollout that failed or is excluded (counted elsewhere)."""
+    samples: list[Sample | None] = []
+    for index, rollout in enumerate(rollout for group in groups for rollout in group.rollouts):
+        if rollout.advantage is None or rollout.excluded is not None or not rollout.completion.tokens:
+            samples.append(None)
+            continue
+        sample = sample_of(rollout)
+        sample.id = f"{sample.id}#{index}"
+        sample.sequence_columns["advantage"] = rollout.advantage
+        samples.append(sample)
+    return samples
+
+
+@dataclass(frozen=True)
+class GRPOLoss:
+    """The clipped surrogate. Picklable: its only state is the configuration."""
+
+    config: LossConfig
+
+    def __call__(self, outputs: Outputs, batch: Batch, totals: Totals) -> LossOutput:
+        config, logprobs_N = self.config, outputs.logprobs_N
+        mean = partial(
+            ops.aggregate,
+            batch=batch,
+            totals=totals,
+            token_level=config.token_level_loss,
+            constant=config.constant_denominator,
+        )
+        generated_N = batch.token_columns["generation_logprobs"]
+        old_N = batch.token_columns.get("old_logprobs", logprobs_N.detach())
+        if config.force_on_policy_ratio:
+            old_N = logprobs_N.detach()
+        advantage_N = batch.per_token(batch.sequence_columns["advantage"])
+        log_ratio_N = logprobs_N - old_N
+        if config.sequence_level_importance_ratios:
+            log_ratio_N = ops.sequence_log_ratio(log_ratio_N, batch)
+        ratio_N = log_ratio_N.exp()
+        loss_N = self._surrogate(ratio_N, logprobs_N, advantage_N)
+        if config.use_importance_sampling_correction:
+            loss_N = loss_N * ops.generator_correction(
+                old_N - generated_N,
+                batch,
+                kind=config.truncated_importance_sampling_type,
+                high=config.truncated_importance_sampling_ratio,
+                low=config.truncated_importance_sampling_ratio_min,
+                sequence_level=config.sequence_level_importance_ratios,
+            )
+        loss = mean(loss_N)
+        parts = {
+            "policy_loss": loss,
+            "ratio": ratio_N,
+            "clip_low": ((ratio_N < 1 - config.ratio_clip_min) & (advantage_N < 0)).float(),
+            "clip_high": ((ratio_N > 1 + config.ratio_clip_max) & (advantage_N > 0)).float(),
+            "generation_mismatch": (old_N - generated_N).abs(),
+            "entropy": -logprobs_N,
+        }
+        if "reference_logprobs" in batch.token_columns:
+            kl_N = self._kl(logprobs_N, generated_N, batch.token_columns["reference_logprobs"])
+            loss = loss + config.reference_policy_kl_penalty * mean(kl_N)
+            parts["kl"] = kl_N
+        metrics = {
+            name: (part.detach() if part.dim() == 0 else part.detach().sum() / max(totals.tokens, 1.0))
+            for name, part in parts.items()
+        }
+        return LossOutput(loss, metrics)
+
+    def _surrogate(self, ratio_N: Tensor, logprobs_N: Tensor, advantage_N: Tensor) -> Tensor:
+        config = self.config
+        clipped_N = ratio_N.clamp(1 - config.ratio_clip_min, 1 + config.ratio_clip_max)
+        if config.disable_ppo_ratio:  # REINFORCE
+            return -advantage_N * logprobs_N
+        if config.use_cispo:  # MiniMax-M1, arXiv 2506.13585 eq. 4: the clipped ratio is a weight, not a gradient path
+            return -advantage_N * clipped_N.detach() * logprobs_N
+        loss_N = torch.maximum(-advantage_N * ratio_N, -advantage_N * clipped_N)
+        if config.ratio_clip_c is not None:  # dual clip, arXiv 1912.09729 eq. 5
+            loss_N = torch.where(
+                advantage_N < 0, torch.minimum(loss_N, -advantage_N * config.ratio_clip_c), loss_N
+            )
+        return loss_N
+
+    def _kl(self, logprobs_N: Tensor, generated_N: Tensor, reference_N: Tensor) -> Tensor:
+        config = self.config
+        kl_N = ops.kl_estimate(
+            logprobs_N,
+            reference_N,
+            config.reference_policy_kl_type,
+            input_clamp=config.kl_input_clamp_value,
+            output_clamp=config.kl_output_clamp_value,
+        )
+        if config.use_on_policy_kl_approximation:  # the estimate holds under the policy, not the generator
+            kl_N = kl_N * (logprobs_N - generated_N).detach().exp()
+        return kl_N
+
+
+async def step(
+    learner: Trained, reference: Scorer | None, groups: Sequence[Group], config: GRPOConfig
+) -> dict[str, float]:
+    """All optimizer steps on one batch of rollouts. Metrics are means over the steps."""
+    advantages(groups, config.grpo)
+    slots = samples_of(groups)
+    samples = [sample for sample in slots if sample is not None]
+    size = config.policy.train_global_batch_size
+    updates = config.grpo.num_updates_per_rollout * -(-len(slots) // size)
+    if updates > 1 and not config.loss_fn.force_on_policy_ratio:
+        for sample, logprobs_T in zip(samples, await learner.forward(samples), strict=True):
+            sample.token_columns["old_logprobs"] = logprobs_T
+    if reference is not None:
+        for sample, logprobs_T in zip(samples, await reference.forward(samples), strict=True):
+            sample.token_columns["reference_logprobs"] = logprobs_T
+    history: list[dict[str, float]] = []
+    for _ in range(config.grpo.num_updates_per_rollout):
+        for start in range(0, len(slots), size):
+            batch = [sample for sample in slots[start : start + size] if sample is not None]
+            if not batch:  # every rollout failed or was filtered: nothing to learn from, and the metrics say so
+                continue
+            metrics = await learner.forward_backward(batch, GRPOLoss(config.loss_fn))
+            history.append(metrics | await learner.optim_step())
+    means = {name: sum(m[name] for m in history) / len(history) for name in (history[0] if history else ())}
+    return means | {"updates": float(len(history)), "trained_samples": float(len(samples))}

@@ -1,0 +1,110 @@
+"""Pure tensor functions that algorithms share. Suffixes: `_N` target tokens, `_S` sequences, `_G` one group."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from hone.types import Batch, Totals
+
+KLType = Literal["k1", "k2", "k3"]
+
+
+def group_advantages(rewards_G: Tensor, *, leave_one_out: bool, normalize: bool, eps: float = 1e-6) -> Tensor:
+    """Advantage of each rollout relative to its group.
+
+    Baseline: the group's mean (GRPO, arXiv 2402.03300 section 4.1.2), or the mean of the others (RLOO,
+    arXiv 2402.14740 eq. 6), which is the same times G / (G - 1). `normalize` divides by the standard deviation
+    (ddof 1) of the *whole* group plus `eps`, also under leave-one-out: the std of the others is zero beside a lone
+    success, which would drop the one sample that carries the signal.
+
+    A group whose rewards are all equal gets exactly zero, never rounding noise divided by `eps`.
+    """
+    count = rewards_G.numel()
+    if count < 2 or bool((rewards_G == rewards_G[0]).all()):
+        return torch.zeros_like(rewards_G)
+    advantages_G = rewards_G - rewards_G.mean()
+    if leave_one_out:
+        advantages_G = advantages_G * (count / (count - 1))
+    if normalize:
+        advantages_G = advantages_G / (rewards_G.std() + eps)
+    return advantages_G
+
+
+def kl_estimate(
+    logprobs_N: Tensor,
+    reference_N: Tensor,
+    kind: KLType,
+    *,
+    input_clamp: float | None = None,
+    output_clamp: float | None = None,
+) -> Tensor:
+    """Per-token estimate of KL(policy || reference) from the policy's own samples (Schulman, "Approximating KL").
+
+    With d = log policy - log reference: k1 = d, k2 = d^2 / 2, k3 = exp(-d) - 1 + d.
+    `input_clamp` bounds d, `output_clamp` the estimate, both symmetric.
+    """
+    difference_N = logprobs_N - reference_N
+    if input_clamp is not None:
+        difference_N = difference_N.clamp(-input_clamp, input_clamp)
+    if kind == "k1":
+        estimate_N = difference_N
+    elif kind == "k2":
+        estimate_N = difference_N.square() / 2
+    else:
+        estimate_N = torch.expm1(-difference_N) + difference_N
+    if output_clamp is not None:
+        estimate_N = estimate_N.clamp(-output_clamp, output_clamp)
+    return estimate_N
+
+
+def aggregate(
+    values_N: Tensor, batch: Batch, totals: Totals, *, token_level: bool, constant: float | None = None
+) -> Tensor:
+    """This batch's part of the global mean of a per-token value.
+
+    `token_level`: every token of the global batch weighs the same (DAPO, arXiv 2503.14476 eq. 8). Otherwise every
+    sequence does (GRPO eq. 3). With `constant`, each sequence's sum is divided by that constant in place of its
+    length (Dr. GRPO, arXiv 2503.20783 section 3.2).
+    """
+    if constant is not None:
+        return values_N.sum() / (constant * max(totals.sequences, 1.0))
+    if token_level:
+        return values_N.sum() / max(totals.tokens, 1.0)
+    return batch.mean_by_sequence(values_N).sum() / max(totals.sequences, 1.0)
+
+
+def sequence_log_ratio(log_ratio_N: Tensor, batch: Batch) -> Tensor:
+    """Length-normalised log-ratio of each sequence, given to each of its tokens (GSPO, arXiv 2507.18071 eq. 7)."""
+    return batch.per_token(batch.mean_by_sequence(log_ratio_N))
+
+
+def generator_correction(
+    log_ratio_N: Tensor,
+    batch: Batch,
+    *,
+    kind: Literal["tis", "icepop", "seq-mask-tis"] | None,
+    high: float | None,
+    low: float | None,
+    sequence_level: bool,
+) -> Tensor:
+    """Weight for the gap between the generator and the learner's own log-probabilities, without gradient.
+
+    `log_ratio_N` is log pi_old(learner) - log pi(generator) of each token. None: the plain ratio. "tis": cut at
+    `high` (truncated importance sampling; Yao et al. 2025, "Your Efficient RL Framework Secretly Brings You
+    Off-Policy RL Training"). "icepop": zero outside [low, high] (Ring-1T). "seq-mask-tis":
+    tokens keep their ratio, sequences whose geometric mean ratio lies outside [low, high] get zero.
+    """
+    log_ratio_N = log_ratio_N.detach()
+    if sequence_level:
+        log_ratio_N = batch.per_token(batch.sum_by_sequence(log_ratio_N))
+    weight_N = log_ratio_N.exp()
+    if kind is None or high is None:
+        return weight_N
+    if kind == "tis":
+        return weight_N.clamp(max=high)
+    judged_N = weight_N if kind == "icepop" else sequence_log_ratio(log_ratio_N, batch).exp()
+    inside_N = (judged_N >= (low or 0.0)) & (judged_N <= high)
+    return torch.where(inside_N, weight_N, torch.zeros_like(weight_N))

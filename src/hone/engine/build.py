@@ -1,0 +1,116 @@
+"""From a configuration to a Learner, a reference and a Generator."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from hone.config import EvalConfig, GRPOConfig, SFTConfig
+from hone.engine.generator import LocalGenerator
+from hone.engine.learner import DTYPES, LocalLearner
+from hone.errors import ConfigError
+from hone.model.load import context_length, load_model, load_tokenizer, stop_tokens
+
+
+@dataclass
+class Engine:
+    """What a loop works with. `reference` and `generator` are there when the algorithm needs them."""
+
+    tokenizer: PreTrainedTokenizerBase
+    learner: LocalLearner
+    reference: LocalLearner | None = None
+    generator: LocalGenerator | None = None
+
+
+def device_of_this_process() -> torch.device:
+    """CUDA where there is some, then Apple's GPU, else the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", torch.cuda.current_device())
+    if torch.backends.mps.is_available():
+        return torch.device("mps")
+    return torch.device("cpu")
+
+
+def set_threads(wanted: int | None) -> None:
+    """Threads of this process's tensor operations: `cluster.cpu_threads`, else OMP_NUM_THREADS, else the cores."""
+    if wanted is not None:
+        torch.set_num_threads(wanted)
+    elif "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1))
+
+
+def tokenizer_of(config: SFTConfig | GRPOConfig) -> PreTrainedTokenizerBase:
+    """The run's tokenizer; the data is checked with it before any weight is loaded."""
+    return load_tokenizer(config.policy.tokenizer.name, chat_template=config.policy.tokenizer.chat_template)
+
+
+def build(config: SFTConfig | GRPOConfig, tokenizer: PreTrainedTokenizerBase) -> Engine:
+    """All that the run computes with. Raises ConfigError for what this model or machine cannot do."""
+    policy = config.policy
+    seed = config.grpo.seed if isinstance(config, GRPOConfig) else config.sft.seed
+    set_threads(config.cluster.cpu_threads)
+    torch.manual_seed(seed)
+    device = device_of_this_process()
+    model = load_model(
+        policy.model_name,
+        overrides=policy.hf_config_overrides,
+        seed=seed,
+        activation_checkpointing=policy.activation_checkpointing,
+    )
+    _check_fit(config, model, tokenizer)
+    model.to(device)
+    pad = tokenizer.pad_token_id
+    if isinstance(config, SFTConfig):
+        return Engine(tokenizer, LocalLearner(model, policy, pad_token=pad))
+    temperature = policy.generation.temperature
+    learner = LocalLearner(model, policy, pad_token=pad, temperature=temperature)
+    reference = None
+    if config.loss_fn.reference_policy_kl_penalty:
+        frozen = load_model(policy.model_name, overrides=policy.hf_config_overrides, seed=seed).to(device)
+        reference = LocalLearner(frozen, policy, pad_token=pad, temperature=temperature, frozen=True)
+    generator = LocalGenerator(
+        model,
+        tokenizer,
+        stop_tokens=stop_tokens(model, tokenizer),
+        context=policy.max_total_sequence_length,
+        max_rows=policy.generation_batch_size,
+        autocast=learner.autocast,
+    )
+    return Engine(tokenizer, learner, reference, generator)
+
+
+def build_generator(config: EvalConfig, tokenizer: PreTrainedTokenizerBase) -> LocalGenerator:
+    """A generator alone, for evaluation."""
+    set_threads(config.cluster.cpu_threads)
+    generation = config.generation
+    model = load_model(generation.model_name).to(device_of_this_process()).eval()
+    device, dtype = model.device.type, DTYPES[generation.precision]
+    limit = context_length(model)
+    wanted = generation.max_model_len
+    return LocalGenerator(
+        model,
+        tokenizer,
+        stop_tokens=stop_tokens(model, tokenizer),
+        context=min(wanted, limit) if limit else wanted,
+        max_rows=generation.batch_size,
+        autocast=lambda: torch.autocast(device, dtype=dtype, enabled=dtype != torch.float32),
+    )
+
+
+def _check_fit(config: SFTConfig | GRPOConfig, model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase) -> None:
+    limit = context_length(model)  # type: ignore[arg-type]
+    wanted = config.policy.max_total_sequence_length
+    if limit is not None and wanted > limit:
+        raise ConfigError(
+            f"policy.max_total_sequence_length={wanted} is more than the {limit} positions of "
+            f"{config.policy.model_name}: lower it to {limit}, or extend the model with policy.hf_config_overrides"
+        )
+    rows = model.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
+    if len(tokenizer) > rows:
+        raise ConfigError(
+            f"policy.tokenizer.name={config.policy.tokenizer.name} has {len(tokenizer)} tokens, but "
+            f"{config.policy.model_name} has embeddings for {rows}: use the model's own tokenizer"
+        )

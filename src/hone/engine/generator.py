@@ -1,0 +1,190 @@
+"""The built-in generator: the learner's own model, decoding in this process.
+
+The prompt of a group is computed once, its keys and values shared out to the group's rows; rows that have finished
+leave the batch. It serves laptops, tests and exact log-probabilities; on GPUs in production vLLM takes its place.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+
+from hone.engine import kv_cache
+from hone.engine.sampling import row_seed, sample, uniform
+from hone.engine.weights import checksum
+from hone.errors import HoneError
+from hone.types import Completion, Prompt, Sampling
+
+COMPACT_BELOW = 0.8
+"""Finished rows leave when this share of the batch or less is still going: copying the cache costs, too."""
+
+
+@dataclass
+class _Row:
+    prompt: int
+    seed: int
+    limit: int
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    stopped: bool = False
+
+
+class LocalGenerator:
+    """Samples from `model`. `max_rows` sequences decode at once; a sequence, prompt included, has at most `context`."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        stop_tokens: Iterable[int],
+        context: int,
+        max_rows: int = 256,
+        autocast: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
+    ) -> None:
+        self.model, self.tokenizer = model, tokenizer
+        self.stop_tokens = tuple(stop_tokens)
+        self.context, self.max_rows, self.autocast = context, max_rows, autocast
+        self.version = 0
+        config = model.config.get_text_config()
+        self._windowed = any("full" not in kind for kind in getattr(config, "layer_types", None) or ["full"])
+
+    async def generate(
+        self, prompts: Sequence[Prompt], sampling: Sampling, *, count: int = 1
+    ) -> list[list[Completion]]:
+        """`count` completions of each prompt, in order. Raises HoneError for a prompt that leaves no room."""
+        rows = [self._row(prompts[p], p, c, sampling) for p in range(len(prompts)) for c in range(count)]
+        training = self.model.training
+        self.model.eval()
+        try:
+            for start in range(0, len(rows), self.max_rows):
+                self._decode(prompts, rows[start : start + self.max_rows], sampling)
+        finally:
+            self.model.train(training)
+        done = [self._completion(row) for row in rows]
+        return [done[p * count : (p + 1) * count] for p in range(len(prompts))]
+
+    async def update_weights(self, version: int, weights: Iterable[tuple[str, Tensor]]) -> None:
+        """Take the learner's weights. Here both hold the same tensors: checked, never assumed.
+
+        Raises HoneError when what this generator would sample from is not what the learner has.
+        """
+        if checksum(iter(weights)) != self.checksum():
+            raise HoneError(f"the generator does not hold the learner's weights of version {version}")
+        self.version = version
+
+    def checksum(self) -> int:
+        """Over the bits of the weights that the next token would be sampled from."""
+        from hone.engine.weights import named_weights
+
+        return checksum(named_weights(self.model))
+
+    def _row(self, prompt: Prompt, index: int, number: int, sampling: Sampling) -> _Row:
+        limit = min(sampling.max_new_tokens, self.context - len(prompt.tokens))
+        if limit < 1:
+            raise HoneError(
+                f"prompt {prompt.id} has {len(prompt.tokens)} tokens and the context {self.context}: no room for an "
+                "answer. Raise policy.max_total_sequence_length or shorten the prompt"
+            )
+        return _Row(prompt=index, seed=row_seed(sampling.seed, prompt.id, number), limit=limit)
+
+    def _completion(self, row: _Row) -> Completion:
+        return Completion(
+            tokens=tuple(row.tokens),
+            logprobs=tuple(row.logprobs),
+            finish="stop" if row.stopped else "length",
+            version=self.version,
+        )
+
+    @torch.inference_mode()
+    def _decode(self, prompts: Sequence[Prompt], rows: list[_Row], sampling: Sampling) -> None:
+        stops = torch.tensor(sorted({*self.stop_tokens, *sampling.stop_token_ids}), device=self.model.device)
+        logits, cache, mask = self._prefill(prompts, rows, room=max(row.limit for row in rows))
+        alive = list(rows)
+        seeds = torch.tensor([row.seed for row in alive], device=logits.device)
+        limits = torch.tensor([row.limit for row in alive], device=logits.device)
+        lengths = mask.sum(1)
+        for step in range(int(limits.max())):
+            tokens, logprobs = sample(logits, uniform(seeds, torch.full_like(seeds, step)), sampling)
+            ended = torch.isin(tokens, stops)
+            finished = self._record(alive, tokens, logprobs, ended, sampling, step)
+            if len(finished) == len(alive):
+                return
+            keep = [i for i in range(len(alive)) if i not in finished]
+            if len(keep) <= COMPACT_BELOW * len(alive):
+                index = torch.tensor(keep, device=logits.device)
+                kv_cache.select_rows(cache, index)
+                tokens, mask, seeds, lengths = tokens[index], mask[index], seeds[index], lengths[index]
+                alive = [alive[i] for i in keep]
+            mask = torch.cat([mask, mask.new_ones(len(alive), 1)], dim=1)
+            logits = self._forward(tokens[:, None], lengths[:, None], mask, cache)
+            lengths = lengths + 1
+
+    def _record(
+        self, alive: list[_Row], tokens: Tensor, logprobs: Tensor, ended: Tensor, sampling: Sampling, step: int
+    ) -> set[int]:
+        """Append to each row that still goes on; the rows that need no further token."""
+        finished = set()
+        columns = zip(alive, tokens.tolist(), logprobs.tolist(), ended.tolist(), strict=True)
+        for index, (row, token, logprob, end) in enumerate(columns):
+            if not (row.stopped or len(row.tokens) == row.limit):
+                row.tokens.append(token)
+                row.logprobs.append(logprob)
+                row.stopped = end or self._hit_stop_string(row, sampling)
+            if row.stopped or len(row.tokens) == row.limit:
+                finished.add(index)
+        return finished
+
+    def _hit_stop_string(self, row: _Row, sampling: Sampling) -> bool:
+        if not sampling.stop_strings:
+            return False
+        tail = max(len(text) for text in sampling.stop_strings) + 8  # a token is at least a byte; 8 for split characters
+        text = self.tokenizer.decode(row.tokens[-tail:])
+        return any(stop in text for stop in sampling.stop_strings)
+
+    def _prefill(
+        self, prompts: Sequence[Prompt], rows: list[_Row], room: int
+    ) -> tuple[Tensor, DynamicCache, Tensor]:
+        """Run each prompt once, left-padded; then give every row its prompt's last logits, cache and mask."""
+        needed = sorted({row.prompt for row in rows})
+        width = max(len(prompts[p].tokens) for p in needed)
+        ids = torch.full((len(needed), width), self.tokenizer.pad_token_id, dtype=torch.long)
+        mask = torch.zeros(len(needed), width, dtype=torch.bool)
+        for i, p in enumerate(needed):
+            tokens = prompts[p].tokens
+            ids[i, width - len(tokens) :] = torch.tensor(tokens)
+            mask[i, width - len(tokens) :] = True
+        ids, mask = ids.to(self.model.device), mask.to(self.model.device)
+        cache = kv_cache.slab_cache(self.model.config, room)
+        positions = (mask.cumsum(1) - 1).clamp(min=0)
+        with self.autocast():
+            logits = self.model(
+                input_ids=ids,
+                attention_mask=mask,
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            ).logits[:, -1]
+        owner = {p: i for i, p in enumerate(needed)}
+        index = torch.tensor([owner[row.prompt] for row in rows], device=ids.device)
+        kv_cache.select_rows(cache, index)
+        return logits[index], cache, mask[index]
+
+    def _forward(self, tokens: Tensor, positions: Tensor, mask: Tensor, cache: DynamicCache) -> Tensor:
+        # With full attention everywhere the mask of one query is the padding mask itself.
+        attention = mask if self._windowed else mask[:, None, None, :]
+        with self.autocast():
+            return self.model(
+                input_ids=tokens,
+                attention_mask=attention,
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            ).logits[:, -1]

@@ -1,0 +1,73 @@
+"""A key/value cache that is written in place.
+
+`transformers` grows its cache by concatenation: every decoded token copies all keys and values of every layer.
+Here a layer owns a slab with room to spare, and the model sees the filled part of it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
+
+
+class SlabLayer(DynamicLayer):
+    """Full attention's cache: [batch, heads, length, dim], of which `length` grows inside a larger slab."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__()
+        self.room = room
+        self._slabs: tuple[Tensor, Tensor] | None = None
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Append [batch, heads, new, dim] and return everything so far."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        old = self.get_seq_length()
+        new = old + key_states.shape[-2]
+        if self._slabs is None or new > self._slabs[0].shape[-2]:
+            self._slabs = (self._enlarged(key_states, self.keys, old), self._enlarged(value_states, self.values, old))
+        keys, values = self._slabs
+        keys[:, :, old:new] = key_states
+        values[:, :, old:new] = value_states
+        self.keys, self.values = keys[:, :, :new], values[:, :, :new]
+        return self.keys, self.values
+
+    def _enlarged(self, like: Tensor, filled: Tensor | None, old: int) -> Tensor:
+        batch, heads, new, dim = like.shape
+        slab = like.new_empty(batch, heads, old + new + self.room, dim)
+        if old and filled is not None:
+            slab[:, :, :old] = filled
+        return slab
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        super().batch_repeat_interleave(repeats)
+        self._slabs = None
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        super().batch_select_indices(indices)
+        self._slabs = None
+
+
+def slab_cache(config: Any, room: int) -> DynamicCache:
+    """The cache that `transformers` would make for this model, its full-attention layers written in place.
+
+    `room` is how many tokens a slab holds beyond those it starts with.
+    """
+    cache = DynamicCache(config=config)
+    cache.layers = [SlabLayer(room) if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    return cache
+
+
+def select_rows(cache: DynamicCache, rows: Tensor) -> None:
+    """Keep only `rows` of the batch in every layer."""
+    for layer in cache.layers:
+        layer.batch_select_indices(rows)
+
+
+def repeat_rows(cache: DynamicCache, counts: Tensor) -> None:
+    """Row i becomes counts[i] rows, next to each other."""
+    select_rows(cache, torch.repeat_interleave(torch.arange(counts.numel(), device=counts.device), counts))

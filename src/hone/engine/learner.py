@@ -1,0 +1,151 @@
+"""The Learner in this process: anything that is trained or scored.
+
+A Ray worker's body is this same class; there is no second implementation of training.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from hone.config.schema import PolicyConfig
+from hone.engine import weights as weight_files
+from hone.engine.batching import MicroBatch, collate, plan, totals_of
+from hone.engine.optimizer import build_optimizer, build_scheduler
+from hone.errors import TrainingError
+from hone.model.logprobs import TokenScorer
+from hone.types import LossFn, Outputs, Sample
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class LocalLearner:
+    """Holds a model, and unless `frozen` its optimizer, schedule and loss scale.
+
+    Weights are kept in fp32; `policy.precision` is what they are computed in (autocast). fp16 scales the loss.
+    `temperature` divides the logits, so that log-probabilities are those of the distribution sampled from.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        policy: PolicyConfig,
+        *,
+        pad_token: int,
+        temperature: float = 1.0,
+        frozen: bool = False,
+    ) -> None:
+        self.model, self.policy, self.pad_token = model, policy, pad_token
+        self.device = model.device
+        self.dtype = DTYPES[policy.precision]
+        self.scorer = TokenScorer(model, temperature=temperature, chunk_rows=policy.logprob_chunk_size)
+        self.updates = 0
+        self.frozen = frozen
+        if frozen:
+            model.requires_grad_(False).eval()
+            return
+        model.train()
+        self.optimizer = build_optimizer(policy, model.parameters())
+        self.scheduler = build_scheduler(policy, self.optimizer)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=policy.precision == "float16")
+
+    @torch.no_grad()
+    async def forward(self, samples: Sequence[Sample]) -> list[Tensor]:
+        """Log-probabilities of each sample's targets, in order: one fp32 CPU tensor [targets] each."""
+        results: list[Tensor | None] = [None] * len(samples)
+        with self._evaluating():
+            for indices in plan(samples, self.policy, training=False):
+                micro = self._collate([samples[i] for i in indices])
+                parts = self._logprobs(micro).cpu().split(micro.batch.lengths_S.tolist())
+                for index, part in zip(indices, parts, strict=True):
+                    results[index] = part
+        return [result for result in results if result is not None]
+
+    async def forward_backward(self, samples: Sequence[Sample], loss: LossFn) -> dict[str, float]:
+        """Add the gradient of the global batch's loss. Metrics are the parts of all micro-batches, summed.
+
+        Raises TrainingError, before any weight changes, when the loss is not finite.
+        """
+        totals = totals_of(samples)
+        sums: dict[str, Tensor] = {}
+        for indices in plan(samples, self.policy, training=True):
+            micro = self._collate([samples[i] for i in indices])
+            outputs = Outputs(logprobs_N=self._logprobs(micro))
+            result = loss(outputs, micro.batch, totals)
+            if not torch.isfinite(result.loss):
+                self.optimizer.zero_grad(set_to_none=True)
+                raise TrainingError(
+                    f"loss is {result.loss.item()} at update {self.updates + 1}, in samples "
+                    f"{', '.join(micro.batch.ids[:4])}: nothing was updated. Lower policy.optimizer.kwargs.lr, "
+                    "or look at these samples and at policy.precision"
+                )
+            self.scaler.scale(result.loss).backward()
+            for name, part in {"loss": result.loss.detach(), **result.metrics}.items():
+                sums[name] = sums[name] + part if name in sums else part
+        return {name: float(value) for name, value in sums.items()}
+
+    async def optim_step(self) -> dict[str, float]:
+        """Clip, update, advance the schedule, clear the gradients.
+
+        Raises TrainingError when the gradient's norm is not finite (in fp16 the step is skipped and the scale
+        lowered instead, as loss scaling means it to be).
+        """
+        self.scaler.unscale_(self.optimizer)
+        limit = self.policy.max_grad_norm
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), float("inf") if limit is None else limit)
+        if not self.scaler.is_enabled() and not torch.isfinite(norm):
+            self.optimizer.zero_grad(set_to_none=True)
+            raise TrainingError(
+                f"gradient norm is {norm.item()} at update {self.updates + 1}: nothing was updated. "
+                "Lower policy.optimizer.kwargs.lr"
+            )
+        rate = self.optimizer.param_groups[0]["lr"]
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.scheduler is not None:
+            self.scheduler.step()
+        self.updates += 1
+        metrics = {"grad_norm": float(norm), "learning_rate": float(rate)}
+        return metrics | ({"loss_scale": self.scaler.get_scale()} if self.scaler.is_enabled() else {})
+
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Name and tensor of every weight, tied ones once."""
+        yield from weight_files.named_weights(self.model)
+
+    async def save(self, path: Path) -> None:
+        """Write `weights/` and, unless frozen, `optimizer/` below `path`."""
+        weight_files.save(self, path, with_optimizer=not self.frozen)
+
+    async def load(self, path: Path) -> None:
+        """Restore what `save` wrote. Raises CheckpointError when it does not fit this model."""
+        weight_files.load(self, path, with_optimizer=not self.frozen)
+
+    def _collate(self, samples: Sequence[Sample]) -> MicroBatch:
+        return collate(
+            samples, packed=self.policy.sequence_packing.enabled, pad=self.pad_token, device=self.device
+        )
+
+    def _logprobs(self, micro: MicroBatch) -> Tensor:
+        with self.autocast():
+            return self.scorer(micro.input_ids, micro.position_ids, micro.at_N, micro.batch.tokens_N)
+
+    def autocast(self) -> contextlib.AbstractContextManager[None]:
+        """The context that computes in `policy.precision`."""
+        if self.dtype == torch.float32:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype=self.dtype)
+
+    @contextlib.contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        training = self.model.training
+        self.model.eval()
+        try:
+            yield
+        finally:
+            self.model.train(training)

@@ -1,0 +1,106 @@
+"""A learner's weights and optimizer on disk (PyTorch DCP), and their checksum."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed.checkpoint as dcp
+from torch import Tensor, nn
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_optimizer_state_dict,
+    set_optimizer_state_dict,
+)
+
+from hone.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from hone.engine.learner import LocalLearner
+
+FLAT = StateDictOptions(flatten_optimizer_state_dict=True)
+
+
+def named_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Parameters and persistent buffers by name; a tensor that two names share comes once."""
+    seen: set[int] = set()
+    for name, tensor in model.state_dict().items():
+        if tensor.data_ptr() in seen and tensor.numel():
+            continue
+        seen.add(tensor.data_ptr())
+        yield name, tensor
+
+
+def checksum(weights: Iterator[tuple[str, Tensor]]) -> int:
+    """A 64-bit sum over the bits of all weights: equal weights have equal sums, whatever device holds them."""
+    total = 0
+    for index, (_, tensor) in enumerate(weights, start=1):
+        raw = tensor.detach().contiguous().flatten().view(torch.uint8)
+        words = raw.view(torch.int32) if raw.numel() % 4 == 0 else raw
+        total += index * int(words.sum(dtype=torch.int64))
+    return total & 0xFFFF_FFFF_FFFF_FFFF
+
+
+def save(learner: LocalLearner, path: Path, *, with_optimizer: bool) -> None:
+    """DCP shards below `path`: `weights/`, and the optimizer's, schedule's and loss scale's state in `optimizer/`.
+
+    `model/` holds the model's own config, so that a conversion needs nothing but the checkpoint.
+    """
+    learner.model.config.save_pretrained(path / "model")
+    if learner.model.generation_config is not None:
+        learner.model.generation_config.save_pretrained(path / "model")
+    _write(dict(named_weights(learner.model)), path / "weights")
+    if with_optimizer:
+        _write(get_optimizer_state_dict(learner.model, learner.optimizer, options=FLAT), path / "optimizer")
+        torch.save(_small_state(learner), path / "optimizer" / "schedule.pt")
+
+
+def load(learner: LocalLearner, path: Path, *, with_optimizer: bool) -> None:
+    """The inverse of `save`, bit for bit."""
+    read_weights(learner.model, path / "weights")
+    if not with_optimizer:
+        return
+    if not (path / "optimizer").is_dir():
+        raise CheckpointError(
+            f"{path} holds no optimizer state (checkpointing.save_optimizer was false), so the run cannot resume "
+            "from it. Convert it and start a new run from the weights: hone convert"
+        )
+    state = get_optimizer_state_dict(learner.model, learner.optimizer, options=FLAT)
+    _read(state, path / "optimizer")
+    set_optimizer_state_dict(learner.model, learner.optimizer, state, options=FLAT)
+    small = torch.load(path / "optimizer" / "schedule.pt", weights_only=True)
+    learner.updates = small["updates"]
+    learner.scaler.load_state_dict(small["scaler"])
+    if learner.scheduler is not None:
+        learner.scheduler.load_state_dict(small["scheduler"])
+
+
+def read_weights(model: nn.Module, path: Path) -> None:
+    """Fill a model from `weights/`."""
+    _read(dict(named_weights(model)), path)
+
+
+def _small_state(learner: LocalLearner) -> dict[str, Any]:
+    scheduler = learner.scheduler.state_dict() if learner.scheduler is not None else {}
+    return {"updates": learner.updates, "scheduler": scheduler, "scaler": learner.scaler.state_dict()}
+
+
+def _write(state: dict[str, Any], path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # DCP notes that one process saves without a process group: it is meant
+        dcp.save(state, checkpoint_id=str(path), no_dist=True)
+
+
+def _read(state: dict[str, Any], path: Path) -> None:
+    """Into the tensors of `state`, in place."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            dcp.load(state, checkpoint_id=str(path), no_dist=True)
+    except (CheckpointException, OSError, ValueError, RuntimeError, KeyError) as error:
+        text = str(error).strip() or repr(error)
+        raise CheckpointError(f"{path} does not fit this model or is damaged: {text.splitlines()[-1]}") from error

@@ -1,0 +1,121 @@
+"""Evaluation by sampling: every prompt `num_tests_per_prompt` times, scored by the first reward function."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hone.config import EvalConfig, Loaded
+from hone.data import build_eval_prompts
+from hone.engine.build import build_generator
+from hone.errors import DataError
+from hone.model.load import load_tokenizer
+from hone.rollout.collect import collect
+from hone.rollout.rewards import reward_pool
+from hone.tracking import Progress, write_rollouts
+from hone.types import Group, Sampling
+
+
+def main(loaded: Loaded) -> dict[str, Any]:
+    """Evaluate as configured, print the result, write it where `eval.save_path` says."""
+    report = asyncio.run(evaluate(loaded.config))
+    print(
+        f"{report['metric']} = {report['score']:.4f} on {report['prompts']} prompts x {report['tests_per_prompt']} "
+        f"({report['failed']} failed, {report['truncated']} truncated), {report['seconds']:.1f} s"
+    )
+    return report
+
+
+async def evaluate(config: EvalConfig) -> dict[str, Any]:
+    """The report as a dictionary. Failed samples count as wrong here, and are counted beside the score."""
+    started = time.perf_counter()
+    async with reward_pool(config) as pool:
+        tokenizer = load_tokenizer(config.tokenizer.name, chat_template=config.tokenizer.chat_template)
+        prompts = build_eval_prompts(config, tokenizer)
+        generator = build_generator(config, tokenizer)
+        groups: list[Group] = []
+        size = config.generation.num_prompts_per_step
+        size = len(prompts) if size is None or size < 1 else size
+        with Progress(len(prompts), "eval", 0) as progress:
+            for start in range(0, len(prompts), size):
+                chunk = prompts[start : start + size]
+                completions = await generator.generate(
+                    chunk, sampling_of(config), count=config.eval.num_tests_per_prompt
+                )
+                groups += await collect(chunk, completions, tokenizer, pool, config)
+                tokens = sum(len(c.tokens) for row in completions for c in row)
+                done = {"accuracy": score(groups, 1)}
+                progress.update(start + len(chunk), done, tokens)
+    report = report_of(groups, config) | {"seconds": time.perf_counter() - started}
+    if config.eval.save_path:
+        save(Path(config.eval.save_path), report, groups)
+    return report
+
+
+def sampling_of(config: EvalConfig) -> Sampling:
+    """How answers are drawn."""
+    g = config.generation
+    return Sampling(
+        max_new_tokens=g.max_new_tokens,
+        temperature=g.temperature,
+        top_p=g.top_p,
+        top_k=g.top_k if g.top_k is not None and g.top_k > 0 else None,
+        stop_token_ids=tuple(g.stop_token_ids or ()),
+        stop_strings=tuple(g.stop_strings or ()),
+        seed=config.eval.seed,
+    )
+
+
+def pass_at_k(samples: int, correct: int, k: int) -> float:
+    """Unbiased estimate of the chance that one of k samples is right (Chen et al., arXiv 2107.03374 section 2.1)."""
+    if samples - correct < k:
+        return 1.0
+    return 1.0 - math.comb(samples - correct, k) / math.comb(samples, k)
+
+
+def score(groups: Sequence[Group], k: int) -> float:
+    """Mean pass@k over the groups; right is a first reward of at least 1, a failed sample is wrong."""
+    values = []
+    for group in groups:
+        correct = sum(_first(rollout.rewards) >= 1.0 for rollout in group.rollouts)
+        values.append(pass_at_k(len(group.rollouts), correct, k))
+    return sum(values) / len(values)
+
+
+def report_of(groups: Sequence[Group], config: EvalConfig) -> dict[str, Any]:
+    """The numbers of an evaluation."""
+    if not groups:
+        raise DataError(f"data.dataset_name={config.data.dataset_name} has no rows to evaluate")
+    rollouts = [rollout for group in groups for rollout in group.rollouts]
+    k = config.eval.k_value
+    return {
+        "model": config.generation.model_name,
+        "dataset": config.data.dataset_name,
+        "metric": f"pass@{k}",
+        "score": score(groups, k),
+        "prompts": len(groups),
+        "tests_per_prompt": config.eval.num_tests_per_prompt,
+        "failed": sum(rollout.failure is not None for rollout in rollouts),
+        "truncated": sum(rollout.completion.finish == "length" for rollout in rollouts),
+        "mean_completion_length": sum(len(r.completion.tokens) for r in rollouts) / len(rollouts),
+    }
+
+
+def save(path: Path, report: dict[str, Any], groups: Sequence[Group]) -> None:
+    """`report.json` and every sample in `samples.jsonl`."""
+    path.mkdir(parents=True, exist_ok=True)
+    write_rollouts(path / "samples.jsonl", 0, groups)
+    aside = path / ".report.json"
+    aside.write_text(json.dumps(report, indent=1) + "\n")
+    os.replace(aside, path / "report.json")
+
+
+def _first(rewards: dict[str, float | None]) -> float:
+    value = next(iter(rewards.values()), None)
+    return 0.0 if value is None else value

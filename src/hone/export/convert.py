@@ -1,0 +1,74 @@
+"""From a checkpoint's DCP shards to a folder that `AutoModelForCausalLM.from_pretrained` loads."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import torch
+import yaml
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+
+from hone.engine.checkpoint import verify
+from hone.engine.learner import DTYPES
+from hone.engine.weights import read_weights
+from hone.errors import CheckpointError, ConfigError
+from hone.model.load import load_tokenizer
+
+
+def locate(run_or_step: Path) -> tuple[Path, Path]:
+    """The config.yaml and weights folder of a step folder, or of the newest step of a run's folder."""
+    steps = sorted(run_or_step.glob("step_*"), key=lambda path: int(path.name.removeprefix("step_")))
+    step = steps[-1] if steps else run_or_step
+    if not (step / "policy" / "weights").is_dir():
+        raise CheckpointError(f"{run_or_step} is neither a checkpoint (step_N) nor a run that has one")
+    return step / "config.yaml", step / "policy" / "weights"
+
+
+def convert(config_path: Path, dcp_ckpt_path: Path, hf_ckpt_path: Path, *, dtype: str = "float32") -> Path:
+    """Write the model, its tokenizer and its generation config to `hf_ckpt_path`, whole or not at all.
+
+    `dtype` is how the weights are stored; float32 keeps every bit that was trained. Raises CheckpointError for a
+    missing or damaged checkpoint, or where `hf_ckpt_path` already holds something.
+    """
+    if dtype not in DTYPES:
+        raise ConfigError(f"--dtype {dtype}: choose one of {', '.join(DTYPES)}")
+    if not (dcp_ckpt_path / ".metadata").is_file():
+        raise CheckpointError(f"{dcp_ckpt_path} holds no DCP checkpoint: give a step's policy/weights folder")
+    if hf_ckpt_path.exists() and any(hf_ckpt_path.iterdir()):
+        raise CheckpointError(f"{hf_ckpt_path} is not empty: remove it or choose another folder")
+    policy_folder = dcp_ckpt_path.parent
+    if (policy_folder.parent / "manifest.json").is_file():
+        verify(policy_folder.parent)
+    settings = _policy_settings(config_path)
+    hf_config = AutoConfig.from_pretrained(policy_folder / "model")
+    model = AutoModelForCausalLM.from_config(hf_config, dtype=torch.float32)
+    read_weights(model, dcp_ckpt_path)
+    model.to(DTYPES[dtype])
+    model.config.use_cache = True
+    if (policy_folder / "model" / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(policy_folder / "model")
+    own = policy_folder / "tokenizer"
+    tokenizer = load_tokenizer(str(own) if own.is_dir() else settings["tokenizer"]["name"])
+    aside = hf_ckpt_path.with_name(f".writing_{hf_ckpt_path.name}")
+    shutil.rmtree(aside, ignore_errors=True)
+    try:
+        model.save_pretrained(aside)
+        tokenizer.save_pretrained(aside)
+    except OSError as error:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise CheckpointError(f"cannot write {hf_ckpt_path}: {error.strerror or error}") from error
+    if hf_ckpt_path.exists():
+        hf_ckpt_path.rmdir()
+    os.replace(aside, hf_ckpt_path)
+    return hf_ckpt_path
+
+
+def _policy_settings(config_path: Path) -> dict[str, dict[str, str]]:
+    try:
+        return yaml.safe_load(config_path.read_text())["policy"]
+    except FileNotFoundError as error:
+        raise CheckpointError(f"--config {config_path} does not exist: give a step's config.yaml") from error
+    except (yaml.YAMLError, KeyError, TypeError) as error:
+        raise CheckpointError(f"--config {config_path} is not a run's config.yaml (no policy section)") from error

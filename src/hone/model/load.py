@@ -1,0 +1,104 @@
+"""From a name to a model or a tokenizer: a Hugging Face folder or hub name, or an embedded `hone/...` model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from hone import embedded
+from hone.errors import ModelError
+
+WEIGHT_FILES = ("*.safetensors", "pytorch_model*.bin")
+
+
+def resolve(name: str) -> str:
+    """The folder of an embedded model, a local folder as it is, or a hub name.
+
+    Raises ModelError for what looks like a path and is not there, since a hub error about it would mislead.
+    """
+    if embedded.is_embedded_model(name):
+        return str(embedded.model_path(name))
+    looks_like_path = name.startswith((".", "/", "~")) or name.count("/") > 1
+    path = Path(name).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ModelError(
+                f"{name} is a folder without config.json, so not a Hugging Face model. "
+                "A Hone checkpoint is converted first: hone convert STEP_FOLDER OUTPUT_FOLDER"
+            )
+        return str(path)
+    if looks_like_path:
+        raise ModelError(f"model folder {name} does not exist")
+    return name
+
+
+def load_model(
+    name: str,
+    *,
+    overrides: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    activation_checkpointing: bool = False,
+) -> PreTrainedModel:
+    """A causal language model in fp32 (the precision of a run is applied when it computes, not when it stores).
+
+    `overrides` change the model's config (upstream: policy.hf_config_overrides). An embedded model without weights
+    starts from random ones drawn with `seed`.
+    """
+    source = resolve(name)
+    try:
+        config = AutoConfig.from_pretrained(source, **dict(overrides or {}))
+        if Path(source).is_dir() and not any(any(Path(source).glob(kind)) for kind in WEIGHT_FILES):
+            if not embedded.is_embedded_model(name):
+                raise ModelError(f"{name} has a config.json but no weights (*.safetensors)")
+            model = _random(config, seed)
+        else:
+            model = AutoModelForCausalLM.from_pretrained(source, config=config, dtype=torch.float32)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"cannot load model {name}: {_first_line(error)}") from error
+    if activation_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    model.config.use_cache = False
+    return model
+
+
+def _random(config: Any, seed: int) -> PreTrainedModel:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+
+
+def load_tokenizer(name: str, *, chat_template: str | None = None) -> PreTrainedTokenizerBase:
+    """A tokenizer with a padding token. `chat_template` replaces its own; "default" and None keep it."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(resolve(name))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"cannot load tokenizer {name}: {_first_line(error)}") from error
+    if chat_template not in (None, "default"):
+        tokenizer.chat_template = chat_template
+    if tokenizer.pad_token_id is None:
+        if tokenizer.eos_token_id is None:
+            raise ModelError(f"tokenizer {name} has neither a pad nor an eos token: add one to its tokenizer_config.json")
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def stop_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """Every end-of-sequence token that the model has: generation config, model config and tokenizer together."""
+    found: set[int] = set()
+    for owner in (model.generation_config, model.config, tokenizer):
+        value = getattr(owner, "eos_token_id", None)
+        found.update([value] if isinstance(value, int) else (value or ()))
+    return tuple(sorted(found))
+
+
+def context_length(model: PreTrainedModel) -> int | None:
+    """Positions that the model was made for, or None where its config does not say."""
+    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

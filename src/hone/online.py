@@ -1,0 +1,206 @@
+"""The online loop: prompts -> rollouts -> rewards -> advantages -> loss -> optimizer step -> new weights.
+
+Synchronous today: rollouts of step k are sampled from the weights after step k - 1 (a staleness bound of zero).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hone import engine
+from hone.algorithms import grpo
+from hone.config import GRPOConfig, Loaded
+from hone.data import PromptData, build_prompts
+from hone.engine import Engine
+from hone.engine.build import tokenizer_of
+from hone.engine.checkpoint import flat_metric
+from hone.loop import Run
+from hone.rollout.collect import collect
+from hone.rollout.rewards import RewardPool, reward_pool
+from hone.tracking import write_rollouts
+from hone.types import Group, Prompt, Rollout, Sampling
+
+
+def main(loaded: Loaded) -> dict[str, Any]:
+    """Train as configured; returns the run's summary. Raises HoneError for all that is expected to go wrong."""
+    return asyncio.run(train(loaded))
+
+
+async def train(loaded: Loaded) -> dict[str, Any]:
+    """The loop itself."""
+    config: GRPOConfig = loaded.config
+    async with reward_pool(config) as pool:  # workers start, and reward functions are found, while torch still loads
+        tokenizer = tokenizer_of(config)
+        data = build_prompts(config, tokenizer)
+        parts = engine.build(config, tokenizer)
+        run = Run(
+            loaded,
+            "grpo",
+            total_steps=total_steps(config, data),
+            parts={"policy": parts.learner},
+            data=data,
+            tokenizer=tokenizer,
+        )
+        await run.resume()
+        assert parts.generator is not None
+        await parts.generator.update_weights(run.step, parts.learner.weights())
+        with run:
+            if config.grpo.val_at_start and run.step == 0:
+                run.log(0, await validate(parts, data.validation, pool, config, run, step=0))
+            for step in run.steps():
+                await one_step(step, parts, data, pool, config, run)
+    return run.summary()
+
+
+async def one_step(
+    step: int, parts: Engine, data: PromptData, pool: RewardPool, config: GRPOConfig, run: Run
+) -> None:
+    """Sample, score, learn, hand the new weights to the generator, write everything down."""
+    assert parts.generator is not None
+    clock = _Clock()
+    prompts = data.next(config.grpo.num_prompts_per_step)
+    sampling = sampling_of(config, seed=config.grpo.seed)
+    completions = await parts.generator.generate(
+        prompts, sampling, count=config.grpo.num_generations_per_prompt
+    )
+    clock.lap("generation")
+    groups = await collect(prompts, completions, parts.tokenizer, pool, config)
+    clock.lap("reward")
+    metrics = await grpo.step(parts.learner, parts.reference, groups, config)
+    clock.lap("training")
+    await parts.generator.update_weights(step, parts.learner.weights())
+    clock.lap("weight_sync")
+    rollouts = [rollout for group in groups for rollout in group.rollouts]
+    tokens = sum(len(r.prompt.tokens) + len(r.completion.tokens) for r in rollouts)
+    metrics = describe(groups) | metrics | {"epoch": float(data.epoch)} | pool.metrics()
+    metrics["policy_loss_total"] = metrics.pop("loss", 0.0)
+    if config.logger.log_rollouts:
+        write_rollouts(run.folder.rollout_file(step), step, groups)
+    if validation_is_due(step, run.total_steps, config):
+        metrics |= await validate(parts, data.validation, pool, config, run, step=step)
+        clock.lap("validation")
+    metrics |= clock.seconds()
+    metrics["tokens_per_s"] = tokens / metrics["seconds"]
+    stop_when_reached(metrics, config, run)
+    await run.end_step(step, metrics, tokens=tokens)
+
+
+def total_steps(config: GRPOConfig, data: PromptData) -> int:
+    """Steps of the whole run: the smaller of `max_num_steps` and what the epochs hold."""
+    limits = [config.grpo.max_num_steps] if config.grpo.max_num_steps is not None else []
+    if config.grpo.max_num_epochs is not None:
+        limits.append(data.total_steps(config.grpo.num_prompts_per_step))
+    return min(limits)
+
+
+def sampling_of(config: GRPOConfig, *, seed: int, validation: bool = False) -> Sampling:
+    """How rollouts (or validation samples) are drawn."""
+    g = config.policy.generation
+    return Sampling(
+        max_new_tokens=g.max_new_tokens,
+        temperature=g.val_temperature if validation else g.temperature,
+        top_p=g.val_top_p if validation else g.top_p,
+        top_k=g.val_top_k if validation else g.top_k,
+        stop_token_ids=tuple(g.stop_token_ids or ()),
+        stop_strings=tuple(g.stop_strings or ()),
+        seed=seed,
+    )
+
+
+def validation_is_due(step: int, total: int, config: GRPOConfig) -> bool:
+    """At the period (once `val_start_at` has passed), and at the end when asked for."""
+    if step == total and config.grpo.val_at_end:
+        return True
+    return config.grpo.val_period > 0 and step % config.grpo.val_period == 0 and step >= config.grpo.val_start_at
+
+
+async def validate(
+    parts: Engine, prompts: Sequence[Prompt], pool: RewardPool, config: GRPOConfig, run: Run, *, step: int
+) -> dict[str, float]:
+    """Sample held-out prompts and score them. `val_accuracy` is the mean of the first reward function."""
+    assert parts.generator is not None
+    limit = config.grpo.max_val_samples
+    prompts = list(prompts[:limit] if limit is not None else prompts)
+    if not prompts:
+        return {}
+    sampling = sampling_of(config, seed=config.grpo.seed, validation=True)
+    groups: list[Group] = []
+    size = config.grpo.val_batch_size or len(prompts)
+    for start in range(0, len(prompts), size):
+        chunk = prompts[start : start + size]
+        completions = await parts.generator.generate(
+            chunk, sampling, count=config.grpo.val_num_generations_per_prompt
+        )
+        groups += await collect(chunk, completions, parts.tokenizer, pool, config)
+        run.progress.phase("validation", start + len(chunk), len(prompts))
+    write_rollouts(run.folder.validation_file(step), step, groups)
+    rollouts = [rollout for group in groups for rollout in group.rollouts]
+    _print_samples(rollouts, run, config.logger.num_val_samples_to_print)
+    return {f"val_{name}": value for name, value in describe(groups).items() if name in VALIDATED}
+
+
+VALIDATED = ("accuracy", "reward", "completion_length", "truncated", "failed", "samples")
+
+
+def describe(groups: Sequence[Group]) -> dict[str, float]:
+    """What a batch of rollouts was like. Failures and exclusions are counted, never folded into a reward."""
+    rollouts = [rollout for group in groups for rollout in group.rollouts]
+    scored = [rollout for rollout in rollouts if rollout.reward is not None]
+    names = list(dict.fromkeys(name for rollout in scored for name in rollout.rewards))
+    metrics = {
+        "reward": _mean([r.reward for r in scored if r.reward is not None]),
+        "accuracy": _mean([v for r in scored if names and (v := r.rewards.get(names[0])) is not None]),
+        "samples": float(len(rollouts)),
+        "failed": float(len(rollouts) - len(scored)),
+        "completion_length": _mean([float(len(r.completion.tokens)) for r in rollouts]),
+        "truncated": _mean([float(r.completion.finish == "length") for r in rollouts]),
+        "excluded": float(sum(r.excluded is not None for r in rollouts)),
+        "equal_groups": _mean([float(len({r.reward for r in group.rollouts}) == 1) for group in groups]),
+    }
+    for name in names:
+        metrics[f"reward_{name}"] = _mean([v for r in scored if (v := r.rewards.get(name)) is not None])
+    for cause, count in Counter(r.failure.split(":")[0] for r in rollouts if r.failure).items():
+        metrics[f"failed_{cause.split(' ')[0]}"] = float(count)
+    return metrics
+
+
+def stop_when_reached(metrics: dict[str, float], config: GRPOConfig, run: Run) -> None:
+    """End the run once the watched validation metric is good enough."""
+    name, threshold = config.grpo.stop_at_validation_metric, config.grpo.stop_at_validation_threshold
+    if name is None or threshold is None:
+        return
+    value = metrics.get(flat_metric(name if ":" in name else f"val:{name}"))
+    if value is not None and value >= threshold:
+        run.stop(f"{name} reached {value:.4g}")
+
+
+def _print_samples(rollouts: Sequence[Rollout], run: Run, count: int) -> None:
+    for rollout in rollouts[:count]:
+        content = rollout.prompt.content
+        asked = content if isinstance(content, str) else content[-1]["content"]
+        run.progress.note(f"{asked}\n  -> {rollout.text}\n  reward {rollout.reward} (row {Path(rollout.prompt.id).name})")
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else float("nan")
+
+
+class _Clock:
+    """Seconds of each part of a step."""
+
+    def __init__(self) -> None:
+        self._start = self._last = time.perf_counter()
+        self._laps: dict[str, float] = {}
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self._laps[f"seconds_{name}"] = now - self._last
+        self._last = now
+
+    def seconds(self) -> dict[str, float]:
+        return self._laps | {"seconds": time.perf_counter() - self._start}

@@ -1,0 +1,92 @@
+"""The supervised loop: examples -> loss -> optimizer step. SFT today; preferences use the same loop."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from hone import engine
+from hone.algorithms import sft
+from hone.config import Loaded, SFTConfig
+from hone.data import SupervisedData, build_supervised
+from hone.engine.build import tokenizer_of
+from hone.engine.learner import LocalLearner
+from hone.loop import Run
+from hone.types import Sample
+
+
+def main(loaded: Loaded) -> dict[str, Any]:
+    """Train as configured; returns the run's summary. Raises HoneError for all that is expected to go wrong."""
+    return asyncio.run(train(loaded))
+
+
+async def train(loaded: Loaded) -> dict[str, Any]:
+    """The loop itself."""
+    config: SFTConfig = loaded.config
+    tokenizer = tokenizer_of(config)
+    data = build_supervised(config, tokenizer)  # before the model: wrong data stops the run in a second
+    learner = engine.build(config, tokenizer).learner
+    run = Run(
+        loaded,
+        "sft",
+        total_steps=total_steps(config, data),
+        parts={"policy": learner},
+        data=data,
+        tokenizer=tokenizer,
+    )
+    await run.resume()
+    with run:
+        if config.sft.val_at_start and run.step == 0:
+            run.log(0, await validate(learner, data.validation, config))
+        for step in run.steps():
+            started = time.perf_counter()
+            samples = data.next(config.policy.train_global_batch_size)
+            metrics = await sft.step(learner, samples)
+            tokens = sum(len(sample) for sample in samples)
+            metrics = describe(metrics, samples, data) | {"tokens_per_s": tokens / (time.perf_counter() - started)}
+            last = step == run.total_steps
+            if (config.sft.val_period > 0 and step % config.sft.val_period == 0) or (last and config.sft.val_at_end):
+                metrics |= await validate(learner, data.validation, config)
+            await run.end_step(step, metrics, tokens=tokens)
+    return run.summary()
+
+
+def total_steps(config: SFTConfig, data: SupervisedData) -> int:
+    """Optimizer steps of the whole run: the smaller of `max_num_steps` and what the epochs hold."""
+    epochs = config.sft.max_num_epochs
+    limits = [config.sft.max_num_steps] if config.sft.max_num_steps is not None else []
+    if epochs is not None:
+        limits.append(data.total_steps(config.policy.train_global_batch_size))
+    return min(limits)
+
+
+def describe(metrics: dict[str, float], samples: Sequence[Sample], data: SupervisedData) -> dict[str, float]:
+    """The step's metrics as they are written down: nothing that was left out goes unsaid."""
+    return {
+        "train_loss": metrics.pop("loss"),
+        **metrics,
+        "epoch": float(data.epoch),
+        "samples": float(len(samples)),
+        "target_tokens": float(sum(sample.num_targets for sample in samples)),
+        "truncated_samples": float(data.counts.get("truncated", 0)),
+        "excluded_samples": float(data.counts.get("excluded", 0)),
+    }
+
+
+async def validate(learner: LocalLearner, samples: Sequence[Sample], config: SFTConfig) -> dict[str, float]:
+    """Mean negative log-likelihood of the held-out targets, over tokens."""
+    if config.sft.val_batches > 0:
+        samples = samples[: config.sft.val_batches * config.sft.val_global_batch_size]
+    if not samples:
+        return {}
+    started = time.perf_counter()
+    logprobs = await learner.forward(samples)
+    count = sum(values.numel() for values in logprobs)
+    total = sum(float(values.double().sum()) for values in logprobs)
+    return {
+        "val_loss": -total / max(count, 1),
+        "val_samples": float(len(samples)),
+        "val_seconds": time.perf_counter() - started,
+    }
