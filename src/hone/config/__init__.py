@@ -1,0 +1,7 @@
+"""Typed configuration with NeMo RL's names. `load` is the way in; importing this imports no torch."""
+
+from __future__ import annotations
+
+from hone.config.schema import EvalConfig, GRPOConfig, SFTConfig
+
+__all__ = ["EvalConfig", "GRPOConfig", "SFTConfig"]

@@ -1,0 +1,84 @@
+"""`${…}` in configurations: OmegaConf's interpolation with upstream's arithmetic, and plain errors.
+
+`${NAME}` in capitals, where no key of that name exists, is the environment variable NAME.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from functools import reduce
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from hone.config.trees import MISSING, Path, dotted
+from hone.errors import ConfigError
+
+_ENVIRONMENT = re.compile(r"(?<!\\)\$\{([A-Z][A-Z0-9_]*)\}")
+
+
+def _divide(left: float, right: float) -> float:
+    if isinstance(left, int) and isinstance(right, int) and left % right == 0:
+        return left // right
+    return left / right
+
+
+def _register() -> None:
+    register = getattr(OmegaConf, "register_resolver", None) or OmegaConf.register_new_resolver
+    register("mul", lambda *values: math.prod(values), replace=True)
+    register("add", lambda *values: sum(values), replace=True)
+    register("div", lambda *values: reduce(_divide, values), replace=True)
+    register("max", lambda *values: max(values), replace=True)
+
+
+_register()
+
+
+class Interpolator:
+    """Resolves single values of a tree in place, so that what is never asked for may stay unresolvable."""
+
+    def __init__(self, tree: dict[str, Any]) -> None:
+        self._top = set(tree)
+        self._root = OmegaConf.create(self._with_environment(tree))
+
+    def _with_environment(self, value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: self._with_environment(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [self._with_environment(item) for item in value]
+        return _ENVIRONMENT.sub(self._variable, value) if isinstance(value, str) else value
+
+    def _variable(self, found: re.Match[str]) -> str:
+        name = found.group(1)
+        return found.group(0) if name in self._top or name not in os.environ else f"${{oc.env:{name}}}"
+
+    def value(self, path: Path) -> Any:
+        """The plain, resolved value at `path`, or MISSING. Raises ConfigError naming the culprit."""
+        node: Any = self._root
+        try:
+            for part in path:
+                is_place = OmegaConf.is_list(node) and isinstance(part, int) and part < len(node)
+                if not is_place and not (OmegaConf.is_dict(node) and part in node):
+                    return MISSING
+                node = node[part]
+            return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+        except OmegaConfBaseException as error:
+            raise ConfigError(_explain(error, path)) from error
+        except (TypeError, ZeroDivisionError) as error:  # from a resolver: ${div:1,0}, ${mul:a,b}
+            raise ConfigError(f"{dotted(path)}: cannot compute its value: {error}") from error
+
+
+def _explain(error: OmegaConfBaseException, path: Path) -> str:
+    key = error.full_key or dotted(path)
+    reason = (str(error.msg or error).strip().splitlines() or ["cannot be resolved"])[0]
+    missing = re.search(r"Interpolation key '(.+?)' not found", reason)
+    if missing:
+        name = missing.group(1)
+        variable = " and no such environment variable is set" if re.fullmatch("[A-Z][A-Z0-9_]*", name) else ""
+        return f"{key}: its value refers to ${{{name}}}, but there is no key {name}{variable}"
+    if "Recursive interpolation" in reason or "recursion" in reason.lower():
+        return f"{key}: its value refers to itself"
+    return f"{key}: {reason}"

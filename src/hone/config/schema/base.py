@@ -1,0 +1,96 @@
+"""What every section shares: no unknown keys, strict types, a docstring per key, derived values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, TypeVar
+
+from omegaconf import OmegaConf
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
+
+import hone.config.interpolation  # noqa: F401  (registers mul, add, div, max)
+from hone.config.trees import escape
+
+T = TypeVar("T")
+Keys = tuple[str, ...]
+Precision = Literal["float32", "bfloat16", "float16"]
+
+
+class ConfigModel(BaseModel):
+    """A section of the configuration. Unknown keys and wrong types are errors, never conversions."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        use_attribute_docstrings=True,
+        protected_namespaces=(),
+    )
+
+
+def section(model: type[ConfigModel]) -> Any:
+    """A nested section with all of its defaults."""
+    return Field(default_factory=model)
+
+
+def derived(expression: str) -> Any:
+    """A key whose default follows another key; `expression` is an interpolation such as `${.top_p}`.
+
+    The attribute is never None on a validated root (unless the other key is); null in a file: derive it.
+    """
+    return Field(default=None, json_schema_extra={"derived": expression})
+
+
+def _null_means_derive(value: Any, inner: ValidatorFunctionWrapHandler) -> Any:
+    return None if value is None else inner(value)
+
+
+Derived = Annotated[T, WrapValidator(_null_means_derive)]
+Count = Annotated[int, Field(ge=1)]
+
+
+def _minus_one_is_none(value: Any) -> Any:
+    return None if value == -1 and not isinstance(value, bool) else value
+
+
+CountOrAll = Annotated[Count | None, BeforeValidator(_minus_one_is_none)]
+"""A count; null, or -1 as upstream writes it, means no limit."""
+
+
+def derived_expression(model: type[BaseModel], name: str) -> str | None:
+    """The interpolation behind a derived field, else None."""
+    extra = model.model_fields[name].json_schema_extra
+    return str(extra["derived"]) if isinstance(extra, dict) and "derived" in extra else None
+
+
+def _underived(
+    model: BaseModel, path: tuple[str, ...] = ()
+) -> Iterator[tuple[BaseModel, tuple[str, ...], str]]:
+    for name in type(model).model_fields:
+        value, expression = getattr(model, name), derived_expression(type(model), name)
+        if expression is not None and value is None:
+            yield model, (*path, name), expression
+        elif isinstance(value, BaseModel):
+            yield from _underived(value, (*path, name))
+
+
+def fill_derived(root: BaseModel) -> None:
+    """Give every derived field that is still None the value of its expression."""
+    missing = list(_underived(root))
+    if not missing:
+        return
+    tree = escape(root.model_dump(warnings=False))
+    for _, path, expression in missing:
+        node = tree
+        for key in path[:-1]:
+            node = node[key]
+        node[path[-1]] = expression
+    resolved = OmegaConf.create(tree)
+    for owner, path, _ in missing:
+        setattr(owner, path[-1], OmegaConf.select(resolved, ".".join(path)))

@@ -1,0 +1,77 @@
+"""The configuration of `hone eval`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+from typing_extensions import Self
+
+from hone.config.schema.base import (
+    ConfigModel,
+    Count,
+    CountOrAll,
+    Derived,
+    Precision,
+    derived,
+    fill_derived,
+    section,
+)
+from hone.config.schema.data import EvalDataConfig
+from hone.config.schema.policy import GenerationConfig, TokenizerConfig
+from hone.config.schema.run import ClusterConfig, RewardsConfig
+
+
+class EvalSection(ConfigModel):
+    """What is measured."""
+
+    metric: Literal["pass@k", "cons@k"] = "pass@k"
+    """`pass@k`: at least one of k answers is right (unbiased estimate); `cons@k`: the commonest of k is."""
+    num_tests_per_prompt: int = Field(1, ge=1)
+    """Answers sampled for each problem."""
+    k_value: int = Field(1, ge=1)
+    """k; at most num_tests_per_prompt."""
+    seed: int = Field(42, ge=0)
+    """Seed of the sampling."""
+    save_path: str | None = None
+    """Folder for every answer and the summary; null: nothing is written."""
+
+
+class EvalTokenizerConfig(TokenizerConfig):
+    """The tokenizer and its chat template."""
+
+    name: Derived[str] = derived("${generation.model_name}")
+    """Tokenizer name or folder; the model's own if not given."""
+
+
+class EvalGenerationConfig(GenerationConfig):
+    """The model that answers, and how it samples."""
+
+    model_name: str = "hone/tiny-sft"
+    """Hugging Face name or folder of the model; or an embedded one: `hone/tiny`, `hone/tiny-sft`."""
+    precision: Precision = "bfloat16"
+    """Number format of the model."""
+    max_model_len: int = Field(2048, ge=2)
+    """Longest sequence, prompt and answer together, in tokens."""
+    num_prompts_per_step: CountOrAll = None
+    """Problems generated at once; null or -1: chosen."""
+    temperature: float = Field(0.0, ge=0)
+    """Sampling temperature; 0 is greedy."""
+    max_new_tokens: Derived[Count] = derived("${generation.max_model_len}")
+    """Longest answer; a prompt leaves at most max_model_len minus its own length."""
+
+
+class EvalConfig(ConfigModel):
+    """All settings of `hone eval`."""
+
+    eval: EvalSection = section(EvalSection)
+    generation: EvalGenerationConfig = section(EvalGenerationConfig)
+    tokenizer: EvalTokenizerConfig = section(EvalTokenizerConfig)
+    data: EvalDataConfig = section(EvalDataConfig)
+    rewards: RewardsConfig = section(RewardsConfig)
+    cluster: ClusterConfig = section(ClusterConfig)
+
+    @model_validator(mode="after")
+    def _fill(self) -> Self:
+        fill_derived(self)
+        return self

@@ -1,0 +1,167 @@
+"""`policy`: the model that is trained, its batches, its optimizer, and where it is placed."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+
+from hone.config.schema.base import ConfigModel, Count, CountOrAll, Derived, Precision, derived, section
+
+
+class TokenizerConfig(ConfigModel):
+    """The tokenizer and its chat template."""
+
+    name: Derived[str] = derived("${policy.model_name}")
+    """Tokenizer name or folder; the model's own if not given."""
+    chat_template: str | None = "default"
+    """`default`: the tokenizer's own. null: contents of the messages one after another.
+    Else a Jinja template, or the path of a file that holds one."""
+    chat_template_kwargs: dict[str, Any] | None = None
+    """Further variables for the chat template, such as `enable_thinking`."""
+
+
+class OptimizerConfig(ConfigModel):
+    """An optimizer class and its arguments."""
+
+    name: str = "torch.optim.AdamW"
+    """Dotted name of a `torch.optim.Optimizer` class."""
+    kwargs: dict[str, Any] = Field(default_factory=dict)
+    """Arguments of the class: lr, weight_decay, betas, eps …"""
+
+
+class SchedulerEntry(ConfigModel):
+    """One phase of the learning rate, or (last entry) the steps at which one phase gives way to the next."""
+
+    name: str | None = None
+    """Dotted name of a `torch.optim.lr_scheduler` class."""
+    kwargs: dict[str, Any] = Field(default_factory=dict)
+    """Arguments of the class."""
+    milestones: list[int] | None = None
+    """Steps at which the next phase begins; makes the phases a `SequentialLR`."""
+
+
+def _one_is_a_list(value: Any) -> Any:
+    return [value] if isinstance(value, dict) else value
+
+
+Scheduler = Annotated[list[SchedulerEntry] | None, BeforeValidator(_one_is_a_list)]
+
+
+class DynamicBatchingConfig(ConfigModel):
+    """Micro-batches of similar lengths, filled up to a budget of padded tokens."""
+
+    enabled: bool = False
+    """Fill micro-batches by tokens rather than by count of sequences."""
+    train_mb_tokens: Derived[Count] = derived(
+        "${mul:${policy.max_total_sequence_length},${policy.train_micro_batch_size}}"
+    )
+    """Tokens of a micro-batch in training."""
+    logprob_mb_tokens: Derived[Count] = derived(
+        "${mul:${policy.max_total_sequence_length},${policy.logprob_batch_size}}"
+    )
+    """Tokens of a micro-batch when only log-probabilities are computed."""
+    sequence_length_round: int = Field(64, ge=1)
+    """Padded lengths are rounded up to a multiple of this."""
+
+
+PackingAlgorithm = Literal[
+    "concatenative", "first_fit_decreasing", "first_fit_shuffle", "modified_first_fit_decreasing"
+]
+
+
+class SequencePackingConfig(DynamicBatchingConfig):
+    """Several sequences end to end in one row, none of which sees another."""
+
+    enabled: bool = False
+    """Pack sequences, up to the budget of tokens."""
+    algorithm: PackingAlgorithm = "modified_first_fit_decreasing"
+    """How sequences are put together. Changes speed, never the result."""
+
+
+class LoraConfig(ConfigModel):
+    """Low-rank adapters in place of training all weights."""
+
+    enabled: bool = False
+    """Train adapters and leave the base weights as they are."""
+    dim: int = Field(8, ge=1)
+    """Rank."""
+    alpha: float = Field(32, gt=0)
+    """The adapter's output is scaled by alpha / dim."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Dropout on the adapter's input."""
+    target_modules: list[str] = Field(default_factory=list)
+    """Names of modules that get an adapter, such as q_proj."""
+    exclude_modules: list[str] = Field(default_factory=list)
+    """Names of modules that get none."""
+    match_all_linear: bool = True
+    """All linear modules get an adapter. `target_modules` must be empty then."""
+
+
+class PolicyConfig(ConfigModel):
+    """The model that is trained."""
+
+    model_name: str = "hone/tiny"
+    """Hugging Face name or folder of the model; or an embedded one: `hone/tiny`, `hone/tiny-sft`."""
+    tokenizer: TokenizerConfig = section(TokenizerConfig)
+    hf_config_overrides: dict[str, Any] = Field(default_factory=dict)
+    """Values that replace those of the model's own config.json."""
+    train_global_batch_size: int = Field(32, ge=1)
+    """Sequences per optimizer step, over all devices."""
+    train_micro_batch_size: int = Field(1, ge=1)
+    """Sequences per forward and backward on one device. Changes memory and speed, never the result."""
+    logprob_batch_size: Derived[Count] = derived("${policy.train_micro_batch_size}")
+    """Sequences per forward when only log-probabilities are computed."""
+    max_total_sequence_length: int = Field(1024, ge=2)
+    """Longest sequence, prompt and completion together, in tokens."""
+    precision: Precision = "bfloat16"
+    """Number format of the forward and backward. The optimizer's copy of the weights stays float32."""
+    max_grad_norm: float | None = Field(1.0, gt=0)
+    """Gradients are clipped to this global norm; null: not clipped."""
+    optimizer: OptimizerConfig = section(OptimizerConfig)
+    scheduler: Scheduler = None
+    """Learning-rate phases in order: `[{name, kwargs}, …, {milestones: […]}]`; null: constant."""
+    dynamic_batching: DynamicBatchingConfig = section(DynamicBatchingConfig)
+    sequence_packing: SequencePackingConfig = section(SequencePackingConfig)
+    activation_checkpointing: bool = False
+    """Recompute activations in the backward: less memory, about a third slower. Same result."""
+    logprob_chunk_size: int | None = Field(None, ge=1)
+    """Target tokens per chunk of the output layer; null: chosen. Changes memory, not the result."""
+    tensor_parallel_size: int = Field(1, ge=1)
+    """Devices that share each layer."""
+    context_parallel_size: int = Field(1, ge=1)
+    """Devices that share each sequence."""
+    pipeline_parallel_size: int = Field(1, ge=1)
+    """Devices that each hold some of the layers."""
+    dp_replicate_size: int = Field(1, ge=1)
+    """Groups of data-parallel devices that each hold a whole copy of the sharded model."""
+    sequence_parallel: bool = False
+    """With tensor parallelism: also share the parts between the layers along the sequence."""
+    cpu_offload: bool = False
+    """Keep weights and optimizer state in host memory between uses."""
+    lora: LoraConfig = section(LoraConfig)
+
+
+class GenerationConfig(ConfigModel):
+    """How completions are sampled, in training and in validation."""
+
+    backend: Literal["auto", "builtin", "vllm"] = "auto"
+    """`builtin`: Hone's own generator; `vllm`; `auto`: the best that is there."""
+    max_new_tokens: Derived[Count] = derived("${policy.max_total_sequence_length}")
+    """Longest completion; a prompt leaves at most max_total_sequence_length minus its own length."""
+    temperature: float = Field(1.0, ge=0)
+    """Sampling temperature; 0 is greedy."""
+    top_p: float = Field(1.0, gt=0, le=1)
+    """Sample from the smallest set of tokens with this probability; 1.0: from all."""
+    top_k: CountOrAll = None
+    """Sample from the k likeliest tokens; null or -1: from all."""
+    val_temperature: Derived[Annotated[float, Field(ge=0)]] = derived("${.temperature}")
+    """Temperature in validation."""
+    val_top_p: Derived[Annotated[float, Field(gt=0, le=1)]] = derived("${.top_p}")
+    """top_p in validation."""
+    val_top_k: CountOrAll = derived("${.top_k}")
+    """top_k in validation."""
+    stop_token_ids: list[int] | None = None
+    """Tokens that end a completion, besides every end-of-sequence token of the model."""
+    stop_strings: list[str] | None = None
+    """Texts that end a completion."""

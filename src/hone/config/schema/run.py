@@ -1,0 +1,125 @@
+"""What surrounds training: checkpoints, logs, machines, reward functions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field
+
+from hone.config.schema.base import ConfigModel, section
+
+
+class CheckpointingConfig(ConfigModel):
+    """When checkpoints are written, and which are kept. The newest is always kept."""
+
+    enabled: bool = True
+    """Write checkpoints."""
+    checkpoint_dir: str = "results/sft"
+    """The run's folder. The same command again goes on from the newest checkpoint in it."""
+    metric_name: str | None = "val:val_loss"
+    """What the best are chosen by: `val:NAME` or `train:NAME`; null: the newest are kept."""
+    higher_is_better: bool = False
+    """Whether a higher metric is better."""
+    keep_top_k: int | None = Field(3)
+    """How many to keep, by the metric; null: all."""
+    save_period: int = Field(10, ge=1)
+    """Steps between checkpoints."""
+    checkpoint_must_save_by: str | None = Field(None, pattern=r"^\d+:\d{1,2}:\d{1,2}:\d{1,2}$")
+    """Save and stop after this much time, as DAYS:HOURS:MINUTES:SECONDS."""
+    save_optimizer: bool = True
+    """Save the optimizer's state too, without which a run cannot go on."""
+    allow_config_change: bool = False
+    """Go on from a checkpoint although settings that change the result have changed."""
+
+
+class GRPOCheckpointingConfig(CheckpointingConfig):
+    """When checkpoints are written, and which are kept."""
+
+    checkpoint_dir: str = "results/grpo"
+    """The run's folder. The same command again goes on from the newest checkpoint in it."""
+    metric_name: str | None = "val:accuracy"
+    """What the best are chosen by: `val:NAME` or `train:NAME`; null: the newest are kept."""
+    higher_is_better: bool = True
+    """Whether a higher metric is better."""
+
+
+class WandbConfig(ConfigModel):
+    """Weights & Biases."""
+
+    project: str | None = None
+    """Project; null: `hone`."""
+    name: str | None = None
+    """Name of the run; null: the run's folder."""
+
+
+class TensorboardConfig(ConfigModel):
+    """TensorBoard."""
+
+    log_dir: str | None = None
+    """Folder of the event files; null: `tensorboard` in the run's folder."""
+
+
+class MlflowConfig(ConfigModel):
+    """MLflow."""
+
+    experiment_name: str | None = None
+    """Experiment; null: `hone`."""
+    run_name: str | None = None
+    """Name of the run; null: the run's folder."""
+    tracking_uri: str | None = None
+    """Address of the tracking server; null: MLflow's own default."""
+
+
+class LoggerConfig(ConfigModel):
+    """Where metrics go besides `metrics.csv`."""
+
+    log_dir: str | None = None
+    """Folder of the logs; null: the run's folder (checkpointing.checkpoint_dir)."""
+    num_val_samples_to_print: int = Field(0, ge=0)
+    """Validation samples shown on the terminal each time."""
+    tensorboard_enabled: bool = True
+    """Write TensorBoard event files."""
+    wandb_enabled: bool = False
+    """Log to Weights & Biases (WANDB_MODE=offline works without an account)."""
+    mlflow_enabled: bool = False
+    """Log to MLflow."""
+    monitor_gpus: bool = True
+    """Log memory and load of the GPUs, where there are any."""
+    wandb: WandbConfig = section(WandbConfig)
+    tensorboard: TensorboardConfig = section(TensorboardConfig)
+    mlflow: MlflowConfig = section(MlflowConfig)
+
+
+class ClusterConfig(ConfigModel):
+    """The machines a run is for."""
+
+    gpus_per_node: int = Field(1, ge=0)
+    """GPUs per machine; 0: run on the CPU even where there is a GPU."""
+    num_nodes: int = Field(1, ge=1)
+    """Machines."""
+    cpu_threads: int | None = Field(None, ge=1)
+    """Threads of torch in this process; null: chosen from the cores there are."""
+
+
+class RewardFunctionConfig(ConfigModel):
+    """One reward function."""
+
+    name: str
+    """A built-in (`accuracy`, `format`, `math` …), `package.module.function`, or `file.py:function`."""
+    weight: float = 1.0
+    """Factor of this function in the sum."""
+    kwargs: dict[str, Any] = Field(default_factory=dict)
+    """Further keyword arguments of the function."""
+
+
+class RewardsConfig(ConfigModel):
+    """What completions are scored by: the weighted sum of reward functions, run in killable processes."""
+
+    functions: list[RewardFunctionConfig] = Field(default_factory=list)
+    """Each with TRL's signature `f(prompts, completions, **columns) -> list[float | None]`."""
+    num_workers: int = Field(2, ge=1)
+    """Processes that run reward functions."""
+    timeout_s: float = Field(10.0, gt=0)
+    """Seconds after which a call is stopped and counts as failed."""
+    max_failure_fraction: float = Field(0.1, ge=0, le=1)
+    """The run stops when more than this part of a step's calls fail."""

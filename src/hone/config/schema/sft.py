@@ -1,0 +1,71 @@
+"""The configuration of `hone sft`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field, model_validator
+from typing_extensions import Self
+
+from hone.config.schema.base import ConfigModel, CountOrAll, fill_derived, section
+from hone.config.schema.data import DataConfig
+from hone.config.schema.policy import OptimizerConfig, PolicyConfig
+from hone.config.schema.run import CheckpointingConfig, ClusterConfig, LoggerConfig
+
+
+class SFTSection(ConfigModel):
+    """Supervised fine-tuning: how long, and when to validate."""
+
+    max_num_epochs: int = Field(1, ge=1)
+    """Passes over the training data."""
+    max_num_steps: CountOrAll = None
+    """Optimizer steps at most; null or -1: as many as the epochs have."""
+    val_period: int = Field(10, ge=0)
+    """Steps between validations; 0: none in between."""
+    val_batches: CountOrAll = 8
+    """Batches of each validation; null or -1: the whole validation data."""
+    val_global_batch_size: int = Field(32, ge=1)
+    """Sequences of a validation batch."""
+    val_micro_batch_size: int = Field(1, ge=1)
+    """Sequences per forward in validation."""
+    val_at_start: bool = True
+    """Validate before the first step."""
+    val_at_end: bool = False
+    """Validate after the last step."""
+    seed: int = Field(42, ge=0)
+    """Seed of everything that is drawn."""
+    only_unmask_final: bool = False
+    """Train on the last assistant turn only, rather than on all of them."""
+
+
+def _adamw() -> dict[str, Any]:
+    return {"lr": 5.0e-6, "weight_decay": 0.1, "betas": [0.9, 0.98], "eps": 1.0e-5}
+
+
+class SFTOptimizerConfig(OptimizerConfig):
+    """An optimizer class and its arguments."""
+
+    kwargs: dict[str, Any] = Field(default_factory=_adamw)
+    """Arguments of the class: lr, weight_decay, betas, eps …"""
+
+
+class SFTPolicyConfig(PolicyConfig):
+    """The model that is trained."""
+
+    optimizer: SFTOptimizerConfig = section(SFTOptimizerConfig)
+
+
+class SFTConfig(ConfigModel):
+    """All settings of `hone sft`."""
+
+    policy: SFTPolicyConfig = section(SFTPolicyConfig)
+    sft: SFTSection = section(SFTSection)
+    data: DataConfig = section(DataConfig)
+    checkpointing: CheckpointingConfig = section(CheckpointingConfig)
+    logger: LoggerConfig = section(LoggerConfig)
+    cluster: ClusterConfig = section(ClusterConfig)
+
+    @model_validator(mode="after")
+    def _fill(self) -> Self:
+        fill_derived(self)
+        return self

@@ -1,0 +1,93 @@
+"""Plain nested dicts and lists: paths, leaves, merging. A path is a tuple of keys; ints are places in lists."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Iterator
+from typing import Any
+
+Path = tuple[str | int, ...]
+MISSING: Any = object()
+ENTRY_LISTS: tuple[Path, ...] = (("data", "train"), ("data", "validation"))
+"""Where a list holds sections, whose keys are looked at one by one."""
+
+
+def dotted(path: Path) -> str:
+    return ".".join(str(part) for part in path)
+
+
+def split_path(text: str) -> Path:
+    """`data.train.0.weight` or `data.train[0].weight` -> ("data", "train", 0, "weight")."""
+    parts = [part for part in re.split(r"[.\[\]]+", text) if part]
+    return tuple(int(part) if part.isdigit() else part for part in parts)
+
+
+def without_places(path: Path) -> tuple[str, ...]:
+    """The path with list places left out, as the tables of keys know it."""
+    return tuple(part for part in path if isinstance(part, str))
+
+
+def leaves(tree: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
+    """All (path, value) pairs; an empty mapping is a value, and so is a list unless it holds sections."""
+    if isinstance(tree, dict) and (tree or not path):
+        for key, value in tree.items():
+            yield from leaves(value, (*path, str(key)))
+    elif (
+        isinstance(tree, list)
+        and path in ENTRY_LISTS
+        and tree
+        and all(isinstance(item, dict) for item in tree)
+    ):
+        for place, item in enumerate(tree):
+            yield from leaves(item, (*path, place))
+    else:
+        yield path, tree
+
+
+def get(tree: Any, path: Path) -> Any:
+    """The value at `path`, or MISSING."""
+    for part in path:
+        is_place = isinstance(tree, list) and isinstance(part, int) and part < len(tree)
+        if not is_place and not (isinstance(tree, dict) and part in tree):
+            return MISSING
+        tree = tree[part]
+    return tree
+
+
+def put(tree: Any, path: Path, value: Any) -> None:
+    """Set the value at `path`; mappings on the way are made, and replace anything that is not a container."""
+    for place, part in enumerate(path[:-1]):
+        wanted = list if isinstance(path[place + 1], int) else dict
+        child: Any = get(tree, (part,))
+        if not isinstance(child, wanted):
+            child = tree[part] = {}
+        tree = child
+    tree[path[-1]] = value
+
+
+def drop(tree: Any, path: Path) -> None:
+    """Remove the value at `path` if it is there."""
+    parent = get(tree, path[:-1])
+    if parent is not MISSING and get(parent, path[-1:]) is not MISSING:
+        del parent[path[-1]]
+
+
+def merge(lower: Any, upper: Any) -> Any:
+    """A new tree: mappings are merged key by key, everything else of `upper` replaces."""
+    if not (isinstance(lower, dict) and isinstance(upper, dict)):
+        return copy.deepcopy(upper)
+    merged = {key: copy.deepcopy(value) for key, value in lower.items() if key not in upper}
+    merged.update({key: merge(lower.get(key), value) for key, value in upper.items()})
+    return {key: merged[key] for key in [*lower, *(key for key in upper if key not in lower)]}
+
+
+def escape(value: Any) -> Any:
+    """Write literal `${` so that reading the tree as a configuration gives it back."""
+    if isinstance(value, dict):
+        return {key: escape(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [escape(item) for item in value]
+    if isinstance(value, str) and "${" in value:
+        return re.sub(r"(\\*)\$\{", lambda found: found.group(1) * 2 + "\\${", value)
+    return value
