@@ -1,4 +1,4 @@
-"""Plain nested dicts and lists: paths, leaves, merging. A path is a tuple of keys; ints are places in lists."""
+"""Plain nested dicts and lists: paths, leaves, merging. A path is a tuple of keys, or ints for list places."""
 
 from __future__ import annotations
 

@@ -5,10 +5,16 @@ from __future__ import annotations
 from hone.config.schema.base import ConfigModel
 from hone.config.schema.data import DataConfig, DatasetEntry, DatasetSource, EvalDataConfig
 from hone.config.schema.evaluation import EvalConfig
-from hone.config.schema.grpo import GRPOConfig, LossConfig
+from hone.config.schema.grpo import GRPOConfig, GRPOSection, LossConfig
 from hone.config.schema.policy import GenerationConfig, PolicyConfig
-from hone.config.schema.run import ClusterConfig, LoggerConfig, RewardFunctionConfig, RewardsConfig
-from hone.config.schema.sft import SFTConfig
+from hone.config.schema.run import (
+    CheckpointingConfig,
+    ClusterConfig,
+    LoggerConfig,
+    RewardFunctionConfig,
+    RewardsConfig,
+)
+from hone.config.schema.sft import SFTConfig, SFTSection
 
 ROOTS: dict[str, type[SFTConfig | GRPOConfig | EvalConfig]] = {
     "sft": SFTConfig,
@@ -18,6 +24,7 @@ ROOTS: dict[str, type[SFTConfig | GRPOConfig | EvalConfig]] = {
 
 __all__ = [
     "ROOTS",
+    "CheckpointingConfig",
     "ClusterConfig",
     "ConfigModel",
     "DataConfig",
@@ -26,6 +33,7 @@ __all__ = [
     "EvalConfig",
     "EvalDataConfig",
     "GRPOConfig",
+    "GRPOSection",
     "GenerationConfig",
     "LoggerConfig",
     "LossConfig",
@@ -33,4 +41,5 @@ __all__ = [
     "RewardFunctionConfig",
     "RewardsConfig",
     "SFTConfig",
+    "SFTSection",
 ]

@@ -55,6 +55,8 @@ class EvalGenerationConfig(GenerationConfig):
     """Longest sequence, prompt and answer together, in tokens."""
     num_prompts_per_step: CountOrAll = None
     """Problems generated at once; null or -1: chosen."""
+    batch_size: int = Field(32, ge=1)
+    """Answers that the built-in generator decodes at once. Changes memory and speed only."""
     temperature: float = Field(0.0, ge=0)
     """Sampling temperature; 0 is greedy."""
     max_new_tokens: Derived[Count] = derived("${generation.max_model_len}")

@@ -54,8 +54,8 @@ class GRPOSection(ConfigModel):
     """Passes of the optimizer over each rollout."""
     max_rollout_turns: int = Field(1, ge=1)
     """Turns of a conversation; only 1 so far."""
-    max_num_epochs: int = Field(1, ge=1)
-    """Passes over the prompts."""
+    max_num_epochs: CountOrAll = 1
+    """Passes over the prompts; null or -1: as many as max_num_steps takes."""
     max_num_steps: CountOrAll = 1000000
     """Rollouts at most; null or -1: as many as the epochs have."""
     normalize_rewards: bool = True
@@ -166,6 +166,8 @@ class GRPOPolicyConfig(PolicyConfig):
     """Sequences per forward and backward on one device. Changes memory and speed, never the result."""
     max_total_sequence_length: int = Field(512, ge=2)
     """Longest sequence, prompt and completion together, in tokens."""
+    generation_batch_size: int = Field(32, ge=1)
+    """Completions that the built-in generator decodes at once. Changes memory and speed only."""
     optimizer: GRPOOptimizerConfig = section(GRPOOptimizerConfig)
     sequence_packing: GRPOSequencePackingConfig = section(GRPOSequencePackingConfig)
     generation: GenerationConfig = section(GenerationConfig)

@@ -46,24 +46,17 @@ class GRPOCheckpointingConfig(CheckpointingConfig):
 class WandbConfig(ConfigModel):
     """Weights & Biases."""
 
-    project: str | None = None
-    """Project; null: `hone`."""
+    project: str = "hone"
+    """Project."""
     name: str | None = None
     """Name of the run; null: the run's folder."""
-
-
-class TensorboardConfig(ConfigModel):
-    """TensorBoard."""
-
-    log_dir: str | None = None
-    """Folder of the event files; null: `tensorboard` in the run's folder."""
 
 
 class MlflowConfig(ConfigModel):
     """MLflow."""
 
-    experiment_name: str | None = None
-    """Experiment; null: `hone`."""
+    experiment_name: str = "hone"
+    """Experiment."""
     run_name: str | None = None
     """Name of the run; null: the run's folder."""
     tracking_uri: str | None = None
@@ -78,7 +71,9 @@ class LoggerConfig(ConfigModel):
     num_val_samples_to_print: int = Field(0, ge=0)
     """Validation samples shown on the terminal each time."""
     tensorboard_enabled: bool = True
-    """Write TensorBoard event files."""
+    """Write TensorBoard event files, under `tensorboard/` in the run's folder."""
+    log_rollouts: bool = True
+    """Write every rollout of every step as JSONL, with its rewards."""
     wandb_enabled: bool = False
     """Log to Weights & Biases (WANDB_MODE=offline works without an account)."""
     mlflow_enabled: bool = False
@@ -86,7 +81,6 @@ class LoggerConfig(ConfigModel):
     monitor_gpus: bool = True
     """Log memory and load of the GPUs, where there are any."""
     wandb: WandbConfig = section(WandbConfig)
-    tensorboard: TensorboardConfig = section(TensorboardConfig)
     mlflow: MlflowConfig = section(MlflowConfig)
 
 
@@ -104,8 +98,11 @@ class ClusterConfig(ConfigModel):
 class RewardFunctionConfig(ConfigModel):
     """One reward function."""
 
-    name: str
-    """A built-in (`accuracy`, `format`, `math` …), `package.module.function`, or `file.py:function`."""
+    name: str | None = None
+    """Its name in metrics. Without `path` it also says where the function is."""
+    path: str | None = None
+    """A built-in (`answer`, `numeric`, `math`, `format`, `length`), `package.module.function`, or
+    `file.py:function`."""
     weight: float = 1.0
     """Factor of this function in the sum."""
     kwargs: dict[str, Any] = Field(default_factory=dict)

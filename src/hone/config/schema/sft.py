@@ -16,14 +16,14 @@ from hone.config.schema.run import CheckpointingConfig, ClusterConfig, LoggerCon
 class SFTSection(ConfigModel):
     """Supervised fine-tuning: how long, and when to validate."""
 
-    max_num_epochs: int = Field(1, ge=1)
-    """Passes over the training data."""
+    max_num_epochs: CountOrAll = 1
+    """Passes over the training data; null or -1: as many as max_num_steps takes."""
     max_num_steps: CountOrAll = None
     """Optimizer steps at most; null or -1: as many as the epochs have."""
     val_period: int = Field(10, ge=0)
     """Steps between validations; 0: none in between."""
-    val_batches: CountOrAll = 8
-    """Batches of each validation; null or -1: the whole validation data."""
+    val_batches: int = Field(8, ge=-1)
+    """Batches of each validation; 0 or -1: the whole validation data."""
     val_global_batch_size: int = Field(32, ge=1)
     """Sequences of a validation batch."""
     val_micro_batch_size: int = Field(1, ge=1)
