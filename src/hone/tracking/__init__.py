@@ -1,0 +1,16 @@
+"""What a run leaves behind: its folder, metrics, progress line, curves and rollout log.
+
+Nothing here imports torch, and matplotlib, tensorboard, wandb and mlflow load only when they are used:
+importing this package must not delay a run's first step.
+"""
+
+from __future__ import annotations
+
+from hone.tracking.curves import draw_curves
+from hone.tracking.folder import RunFolder
+from hone.tracking.metrics import MetricLog
+from hone.tracking.progress import Progress
+from hone.tracking.rollouts import write_rollouts
+from hone.tracking.seeds import draw_seeds
+
+__all__ = ["MetricLog", "Progress", "RunFolder", "draw_curves", "draw_seeds", "write_rollouts"]

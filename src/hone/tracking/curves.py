@@ -1,0 +1,215 @@
+"""Pictures of a run: metrics.csv in, PNG out. matplotlib loads here, on the first drawing, and without
+pyplot: no window system, no global state."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hone.tracking.table import read_table
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Series = tuple[list[float], list[float]]
+"""Steps and values of one metric, blanks left out."""
+
+BLUE, ORANGE, GREEN, PURPLE, RED = "#2563eb", "#ea580c", "#059669", "#7c3aed", "#dc2626"
+INK, SOFT, GRID = "#1f2937", "#6b7280", "#e5e7eb"
+COLORS = (BLUE, ORANGE, GREEN, PURPLE, RED)
+
+
+@dataclass(frozen=True)
+class Line:
+    """A metric as a line: `noisy` ones are drawn raw and light under their smoothed mean."""
+
+    metric: str
+    label: str = ""
+    color: str = BLUE
+    noisy: bool = True
+    points: bool = False
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One set of axes; it is drawn when at least one of its metrics has a value."""
+
+    title: str
+    lines: tuple[Line, ...]
+    percent: bool = False
+    from_zero: bool = False
+
+
+LOSS = Panel(
+    "Loss", (Line("train_loss", "train"), Line("val_loss", "validation", ORANGE, noisy=False, points=True))
+)
+ACCURACY = Panel(
+    "Validation accuracy", (Line("val_accuracy", color=ORANGE, noisy=False, points=True),), percent=True
+)
+NORM = Panel("Gradient norm", (Line("grad_norm", color=PURPLE),), from_zero=True)
+RATE = Panel("Learning rate", (Line("learning_rate", color=GREEN, noisy=False),), from_zero=True)
+LENGTH = Panel("Completion length (tokens)", (Line("completion_tokens", color=GREEN),), from_zero=True)
+KL = Panel("KL to the reference", (Line("kl", color=RED),), from_zero=True)
+ENTROPY = Panel("Entropy (nats per token)", (Line("entropy", color=ORANGE),), from_zero=True)
+
+MOST_PANELS = 6
+
+
+def panels_of(columns: Sequence[str]) -> list[Panel]:
+    """The panels for a run with these metrics: reinforcement learning when there is a `reward`."""
+    if "reward" not in columns:
+        return [LOSS, ACCURACY, RATE, NORM]
+    parts = sorted(name for name in columns if name.startswith("reward_") and name != "reward_std")
+    by_function = [Line(name, name[len("reward_") :], COLORS[i % 5]) for i, name in enumerate(parts)]
+    functions = [Panel("Reward by function", tuple(by_function))] if len(parts) > 1 else []
+    return [Panel("Reward", (Line("reward"),)), ACCURACY, *functions, LENGTH, ENTROPY, KL, NORM, RATE]
+
+
+def draw_curves(metrics_csv: Path, png: Path, title: str) -> bool:
+    """Draw the curves of one run at 150 dpi; False, and no file, when there is nothing to draw yet."""
+    columns, data = load(metrics_csv)
+    panels = [panel for panel in panels_of(columns) if any(line.metric in data for line in panel.lines)]
+    panels = panels[:MOST_PANELS]
+    if not panels:
+        return False
+    across = len(panels) if len(panels) <= 3 else math.ceil(len(panels) / 2)
+    down = math.ceil(len(panels) / across)
+    figure = new_figure(4.2 * max(across, 1) + 0.4, 2.9 * down + 0.6, title)
+    grid = figure.subplots(down, across, squeeze=False).flatten()
+    for axes, panel in zip(grid, panels, strict=False):
+        draw_panel(axes, panel, data)
+    for axes in grid[len(panels) :]:
+        axes.remove()
+    for axes in grid[max(0, len(panels) - across) : len(panels)]:
+        axes.set_xlabel("step", fontsize=9, color=SOFT)
+    save(figure, png)
+    return True
+
+
+def smoothed(values: Sequence[float], width: float) -> list[float]:
+    """Mean under a bell of `width` (its standard deviation, in points): symmetric, so that it lags behind
+    nothing, and over what there is at the ends."""
+    import numpy as np
+
+    reach = np.arange(-math.ceil(3 * width), math.ceil(3 * width) + 1)
+    bell = np.exp(-0.5 * (reach / width) ** 2)
+    middle = slice(len(reach) // 2, len(reach) // 2 + len(values))
+    total = np.convolve(np.asarray(values, dtype=float), bell)[middle]
+    weight = np.convolve(np.ones(len(values)), bell)[middle]
+    return list((total / weight).tolist())
+
+
+def load(path: Path) -> tuple[list[str], dict[str, Series]]:
+    columns, rows = read_table(path)
+    data: dict[str, Series] = {}
+    for name in columns[1:]:
+        found = [(float(row["step"]), _number(row[name])) for row in rows]
+        kept = [(step, value) for step, value in found if math.isfinite(value)]
+        if kept:
+            data[name] = ([step for step, _ in kept], [value for _, value in kept])
+    return columns, data
+
+
+def _number(cell: str) -> float:
+    try:
+        return float(cell)
+    except ValueError:  # blank: the metric had no value at this step
+        return math.nan
+
+
+def new_figure(width: float, height: float, title: str) -> Figure:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=150, layout="constrained", facecolor="white")
+    figure.get_layout_engine().set(w_pad=0.09, h_pad=0.09)  # type: ignore[union-attr, call-arg]
+    figure.suptitle(title, fontsize=13, fontweight="bold", color=INK, x=0.012, ha="left")
+    return figure
+
+
+def save(figure: Figure, png: Path) -> None:
+    png.parent.mkdir(parents=True, exist_ok=True)
+    aside = png.with_name(f".{png.name}.tmp")
+    figure.savefig(aside, format="png")
+    aside.replace(png)
+
+
+def style(axes: Axes, title: str) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.set_title(title, fontsize=10.5, color=INK, loc="left")
+    axes.grid(True, color=GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color("#9ca3af")
+    axes.tick_params(colors=SOFT, labelsize=8.5, length=3)
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
+    axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
+
+
+def draw_panel(axes: Axes, panel: Panel, data: dict[str, Series]) -> None:
+    from matplotlib.ticker import PercentFormatter
+
+    style(axes, panel.title)
+    drawn = [line for line in panel.lines if line.metric in data]
+    low, high = limits(panel, [value for line in drawn for value in data[line.metric][1]])
+    for line in drawn:
+        steps, values = data[line.metric]
+        draw_line(axes, line, steps, values, (low, high))
+        if panel.percent:
+            _mark_ends(axes, steps, values, line.color)
+    axes.margins(x=0.04 if panel.percent else 0.02)
+    axes.set_ylim(low, high)
+    if panel.percent:
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    if len(drawn) > 1:
+        axes.legend(frameon=False, fontsize=8.5, labelcolor=INK)
+
+
+def draw_line(
+    axes: Axes, line: Line, steps: list[float], values: list[float], seen: tuple[float, float] | None = None
+) -> None:
+    """`seen`: the range of the axes. What lies outside counts as its edge in the mean, so one spike stays
+    one."""
+    if line.noisy and len(values) >= 30:
+        axes.plot(steps, values, color=line.color, linewidth=0.8, alpha=0.22)
+        within = values if seen is None else [min(max(value, seen[0]), seen[1]) for value in values]
+        axes.plot(
+            steps, smoothed(within, len(values) / 50), color=line.color, linewidth=1.9, label=line.label
+        )
+        return
+    mark = "o" if line.points or len(values) < 3 else None
+    axes.plot(steps, values, color=line.color, linewidth=1.9, marker=mark, markersize=4, label=line.label)
+
+
+def _mark_ends(axes: Axes, steps: list[float], values: list[float], color: str) -> None:
+    for i in sorted({0, len(values) - 1}):
+        axes.annotate(
+            f"{values[i]:.0%}",
+            (steps[i], values[i]),
+            xytext=(0, 7),
+            textcoords="offset points",
+            ha="center",
+            fontsize=8.5,
+            fontweight="bold",
+            color=color,
+        )
+
+
+def limits(panel: Panel, values: Sequence[float]) -> tuple[float, float]:
+    """The range of the axis: percent from 0 to at most 100, and room for the usual values where a few spikes
+    would flatten them."""
+    ordered = sorted(values)
+    low, high = ordered[0], ordered[-1]
+    if panel.percent:
+        return 0.0, min(1.09, max(0.1, high * 1.2))
+    usual = ordered[int(0.98 * (len(ordered) - 1))]
+    if len(ordered) >= 50 and high > low + 3 * (usual - low):
+        high = low + 1.3 * (usual - low)
+    room = (high - low) * 0.06 or abs(high) * 0.1 or 1.0
+    if panel.from_zero and low >= 0:
+        return 0.0, high + room
+    return low - room, high + room

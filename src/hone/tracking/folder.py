@@ -1,0 +1,77 @@
+"""The folder of a run: where each file is, and writing one so that no reader ever sees half of it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace `path` by `text`: written aside and renamed, so that a kill leaves the old file or the new one.
+
+    Kills, not power cuts: nothing is synced to the disk, which would cost more than a small model's step.
+    The folder is made if need be. Raises OSError (disk full, no permission); `path` is then unchanged.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(aside, "w", encoding="utf-8", newline="") as file:
+            file.write(text)
+        os.replace(aside, path)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
+
+
+class RunFolder:
+    """Paths of everything in a run's folder but the checkpoints (`step_N/`), which `engine/` owns.
+
+    `logs` moves metrics, curves, TensorBoard, rollouts and validation samples elsewhere; config.yaml stays
+    with the checkpoints, whose conversion needs it.
+    """
+
+    def __init__(self, path: str | Path, logs: str | Path | None = None) -> None:
+        self.path = Path(path)
+        self.logs = Path(logs) if logs is not None else self.path
+
+    @property
+    def config(self) -> Path:
+        """The resolved configuration."""
+        return self.path / "config.yaml"
+
+    @property
+    def metrics(self) -> Path:
+        """One row for each step; see `hone.tracking.metrics`."""
+        return self.logs / "metrics.csv"
+
+    @property
+    def curves(self) -> Path:
+        """The picture of the metrics."""
+        return self.logs / "curves.png"
+
+    @property
+    def rollouts(self) -> Path:
+        """Folder of `step_N.jsonl`: every rollout that was trained on or left out."""
+        return self.logs / "rollouts"
+
+    @property
+    def validation(self) -> Path:
+        """Folder of `step_N.jsonl`: validation samples."""
+        return self.logs / "validation"
+
+    @property
+    def tensorboard(self) -> Path:
+        """Folder of the TensorBoard event files."""
+        return self.logs / "tensorboard"
+
+    def rollout_file(self, step: int) -> Path:
+        """File of the rollouts of a step."""
+        return self.rollouts / f"step_{step}.jsonl"
+
+    def validation_file(self, step: int) -> Path:
+        """File of the validation samples of a step."""
+        return self.validation / f"step_{step}.jsonl"
+
+    def write_config(self, yaml_text: str) -> None:
+        """Write the resolved configuration."""
+        write_atomically(self.config, yaml_text)

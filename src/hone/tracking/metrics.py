@@ -1,0 +1,66 @@
+"""The metrics of a run, to every place that the configuration names.
+
+Names are flat (`train_loss`, `val_loss`, `learning_rate`, `reward`, `reward_<function>`, `val_accuracy`, ...)
+and the same everywhere: a CSV column, a TensorBoard tag, a W&B or MLflow metric.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from hone.tracking.folder import RunFolder
+from hone.tracking.gpu import GpuMonitor
+from hone.tracking.sinks import MlflowSink, Sink, TensorBoardSink, WandbSink
+from hone.tracking.table import MetricTable
+
+if TYPE_CHECKING:
+    from hone.config.schema import LoggerConfig
+
+
+class MetricLog:
+    """Writes metrics.csv always, and TensorBoard, W&B and MLflow when `logger` enables them.
+
+    `resume_step` is the last step that the restored checkpoint has seen, None for a run that starts from
+    nothing; whatever an earlier run of this folder logged after it is dropped. `config` is shown beside the
+    run in W&B and MLflow. Raises ConfigError when something enabled is not installed.
+    """
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        logger: LoggerConfig,
+        resume_step: int | None = None,
+        config: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._sinks: list[Sink] = []
+        if logger.wandb_enabled:
+            self._sinks.append(WandbSink(folder, logger.wandb, resume_step, config))
+        if logger.mlflow_enabled:
+            self._sinks.append(MlflowSink(folder, logger.mlflow, resume_step, config))
+        if logger.tensorboard_enabled:
+            self._sinks.append(TensorBoardSink(folder.tensorboard, resume_step))
+        self._table = MetricTable(folder.metrics, resume_step)
+        self._gpu = GpuMonitor() if logger.monitor_gpus else None
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Write one step's metrics; they are on disk when this returns. A step may be logged in several
+        parts."""
+        metrics = {**metrics, **(self._gpu.metrics() if self._gpu is not None else {})}
+        self._table.add(step, metrics)
+        for sink in self._sinks:
+            sink.log(step, metrics)
+
+    def close(self) -> None:
+        """Close everything. Safe after a failure in the middle of a run."""
+        if self._gpu is not None:
+            self._gpu.close()
+        self._table.close()
+        for sink in self._sinks:
+            sink.close()
+
+    def __enter__(self) -> MetricLog:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()

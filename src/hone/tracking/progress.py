@@ -1,0 +1,161 @@
+"""The progress line: live on a terminal, plain lines at a sensible rate everywhere else."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
+    from rich.progress import TaskID
+
+SHOWN: dict[str, tuple[tuple[str, str], ...]] = {
+    "sft": (("train_loss", "loss"), ("val_loss", "val loss"), ("val_accuracy", "val accuracy")),
+    "grpo": (("reward", "reward"), ("val_accuracy", "val accuracy"), ("train_loss", "loss")),
+}
+"""For each kind of run: metric, and what the line calls it. A value stays shown until there is a newer
+one."""
+
+WINDOW = 20
+"""Steps over which tokens/s and the time left are averaged."""
+
+
+class Progress:
+    """Shows how far a run is, for `with`.
+
+    kind: "sft" or "grpo", which decides the metrics shown. start_step: last step that an earlier process did.
+    `every`: at most one plain line in so many seconds, after the first three steps; the last step always
+    prints.
+    """
+
+    def __init__(
+        self,
+        total_steps: int,
+        kind: str,
+        start_step: int = 0,
+        *,
+        stream: TextIO | None = None,
+        every: float = 2.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.total, self.kind, self.step, self.start_step = total_steps, kind, start_step, start_step
+        self._stream = stream if stream is not None else sys.stdout
+        self._every, self._clock = every, clock
+        self._latest: dict[str, float] = {}
+        self._history: deque[tuple[float, int]] = deque(maxlen=WINDOW)
+        """Seconds and tokens of each of the last steps."""
+        self._before, self._printed = clock(), float("-inf")
+        self._rich: RichProgress | None = None
+        self._run: TaskID | None = None
+        self._phase: TaskID | None = None
+
+    def __enter__(self) -> Progress:
+        self._before = self._clock()
+        if self._stream.isatty():
+            self._rich = _live(self._stream)
+            self._run = self._rich.add_task(
+                self.kind, total=self.total, completed=self.start_step, text="starting", left=""
+            )
+            self._rich.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._rich is not None:
+            self._rich.stop()  # keeps the last line and gives the cursor back, also after Ctrl-C
+
+    def update(self, step: int, metrics: Mapping[str, float], tokens: int = 0) -> None:
+        """Report that `step` is done, in which `tokens` were processed."""
+        now = self._clock()
+        self._history.append((now - self._before, tokens))
+        self._before, self.step = now, step
+        self._latest.update(metrics)
+        text, left = self._text(), duration(self.seconds_left())
+        if self._rich is not None and self._run is not None:
+            self._rich.update(self._run, completed=step, text=text, left=left)
+            return
+        early = step - self.start_step <= 3
+        if early or step >= self.total or now - self._printed >= self._every:
+            self._print(f"step {step}/{self.total}  {text}  left {left}")
+
+    def phase(self, name: str, done: int, total: int) -> None:
+        """Report work that is not a step, such as validation: a line of its own until `done == total`."""
+        if self._rich is not None:
+            self._live_phase(name, done, total)
+        elif done >= total or self._clock() - self._printed >= self._every:
+            self._print(f"{name} {done}/{total}")
+        if done >= total:  # not a part of the next step's time
+            self._before = self._clock()
+
+    def note(self, text: str) -> None:
+        """Print a line above the live one: a checkpoint was written, an epoch begins."""
+        if self._rich is not None:
+            self._rich.console.print(text, markup=False, highlight=False)
+        else:
+            self._print(text)
+
+    def tokens_per_second(self) -> float:
+        """Mean over the last steps; 0 before the first."""
+        seconds = sum(second for second, _ in self._history)
+        return sum(tokens for _, tokens in self._history) / seconds if seconds > 0 else 0.0
+
+    def seconds_left(self) -> float:
+        """Time left at the pace of the last steps; 0 before the first."""
+        if not self._history:
+            return 0.0
+        pace = sum(seconds for seconds, _ in self._history) / len(self._history)
+        return pace * max(self.total - self.step, 0)
+
+    def _text(self) -> str:
+        named = SHOWN.get(self.kind, SHOWN["sft"])
+        shown = [f"{label} {self._latest[name]:.4g}" for name, label in named if name in self._latest]
+        return "  ".join([*shown, f"{thousands(self.tokens_per_second())} tok/s"])
+
+    def _live_phase(self, name: str, done: int, total: int) -> None:
+        assert self._rich is not None
+        if done >= total:
+            if self._phase is not None:
+                self._rich.remove_task(self._phase)
+            self._phase = None
+        elif self._phase is None:
+            self._phase = self._rich.add_task(name, total=total, completed=done, text="", left="")
+        else:
+            self._rich.update(self._phase, description=name, total=total, completed=done)
+
+    def _print(self, line: str) -> None:
+        self._printed = self._clock()
+        print(line, file=self._stream, flush=True)
+
+
+def _live(stream: TextIO) -> RichProgress:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+    from rich.progress import Progress as RichProgress
+
+    columns: list[Any] = [
+        TextColumn("{task.description}", style="bold"),
+        MofNCompleteColumn(),
+        BarColumn(bar_width=20),
+        TextColumn("{task.fields[text]}", markup=False),
+        TextColumn("{task.fields[left]}", style="cyan", markup=False),
+    ]
+    return RichProgress(*columns, console=Console(file=stream), refresh_per_second=8)
+
+
+def thousands(value: float) -> str:
+    """A rate that fits: 950, 12.3k, 4.56M."""
+    for limit, suffix in ((1e6, "M"), (1e3, "k")):
+        if value >= limit:
+            return f"{value / limit:.3g}{suffix}"
+    return f"{value:.0f}"
+
+
+def duration(seconds: float) -> str:
+    """42s, 3m07s, 2h05m, 3d04h."""
+    whole = round(seconds)
+    for unit, below, first, second in ((86400, 3600, "d", "h"), (3600, 60, "h", "m"), (60, 1, "m", "s")):
+        if whole >= unit:
+            return f"{whole // unit}{first}{whole % unit // below:02d}{second}"
+    return f"{whole}s"

@@ -1,0 +1,91 @@
+"""A picture of the same training under several seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hone.tracking.curves import (
+    COLORS,
+    INK,
+    LOSS,
+    SOFT,
+    Line,
+    Panel,
+    Series,
+    draw_line,
+    draw_panel,
+    load,
+    new_figure,
+    save,
+    style,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+def draw_seeds(
+    metrics_csvs: Sequence[Path],
+    png: Path,
+    before_after: Sequence[tuple[float, float]],
+    *,
+    title: str = "GRPO",
+    seeds: Sequence[int] | None = None,
+    sft_csv: Path | None = None,
+) -> None:
+    """Draw the same training under several seeds: reward over steps, and held-out accuracy before and after.
+
+    before_after: accuracies in [0, 1], one pair for each run. `sft_csv` adds the loss of the SFT that came
+    first.
+    """
+    names = [f"seed {seed}" for seed in (seeds if seeds is not None else range(len(metrics_csvs)))]
+    widths = [*([1.1] if sft_csv is not None else []), 1.5, 1.0]
+    figure = new_figure(4.1 * sum(widths), 4.0, title)
+    axes_list = list(figure.subplots(1, len(widths), width_ratios=widths, squeeze=False)[0])
+    if sft_csv is not None:
+        axes = axes_list.pop(0)
+        draw_panel(axes, Panel("SFT: loss", LOSS.lines, from_zero=True), load(sft_csv)[1])
+        axes.set_xlabel("step", fontsize=9, color=SOFT)
+    _draw_rewards(axes_list[0], [load(path)[1] for path in metrics_csvs], names)
+    _draw_before_after(axes_list[1], before_after, names)
+    save(figure, png)
+
+
+def _draw_rewards(axes: Axes, runs: Sequence[dict[str, Series]], names: Sequence[str]) -> None:
+    style(axes, "Training reward (mean of each step's rollouts)")
+    axes.set_xlabel("step", fontsize=9, color=SOFT)
+    for index, (data, name) in enumerate(zip(runs, names, strict=True)):
+        if "reward" in data:
+            draw_line(axes, Line("reward", name, COLORS[index % len(COLORS)]), *data["reward"])
+    axes.margins(x=0.02)
+    axes.legend(frameon=False, fontsize=8.5, labelcolor=INK, loc="lower right")
+
+
+def _draw_before_after(axes: Axes, pairs: Sequence[tuple[float, float]], names: Sequence[str]) -> None:
+    """One arrow a seed, from the accuracy before to that after, with the points gained."""
+    from matplotlib.ticker import MultipleLocator, PercentFormatter
+
+    style(axes, "Held-out accuracy, before → after")
+    for row, (before, after) in enumerate(pairs):
+        color = COLORS[row % len(COLORS)]
+        arrow = {"arrowstyle": "-|>", "color": color, "linewidth": 2.2, "shrinkA": 5, "shrinkB": 0}
+        axes.annotate("", xy=(after, row), xytext=(before, row), arrowprops=arrow)
+        axes.plot([before], [row], "o", color="white", markeredgecolor=color, mew=1.8, markersize=7)
+        _above(axes, before, row, f"{before:.0%}", ha="right" if after >= before else "left")
+        _above(axes, after, row, f"{after:.0%}", ha="left" if after >= before else "right")
+        gain = f"{100 * (after - before):+.0f} points"
+        _above(axes, (before + after) / 2, row, gain, ha="center", fontweight="bold", color=color)
+    axes.set_yticks(range(len(pairs)), names)
+    axes.set_ylim(len(pairs) - 0.5, -0.6)
+    axes.set_xlim(0, 1)
+    axes.xaxis.set_major_locator(MultipleLocator(0.25))
+    axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.grid(False, axis="y")
+    axes.tick_params(axis="y", labelsize=9, length=0, labelcolor=INK)
+
+
+def _above(axes: Axes, x: float, y: float, text: str, **style_of_text: Any) -> None:
+    look: dict[str, Any] = {"fontsize": 9, "color": INK, "va": "bottom", "textcoords": "offset points"}
+    axes.annotate(text, (x, y), xytext=(0, 8), **{**look, **style_of_text})

@@ -1,0 +1,130 @@
+"""Where metrics go besides the CSV: TensorBoard, Weights & Biases, MLflow. Each import happens on first
+use."""
+
+from __future__ import annotations
+
+import importlib
+import time
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Protocol
+
+from hone.errors import ConfigError
+from hone.tracking.folder import RunFolder, write_atomically
+
+
+class Sink(Protocol):
+    """Takes the metrics of a step."""
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class TensorBoardSink:
+    """Event files, written with tensorboard's own writer: torch.utils.tensorboard is the same, and loads
+    torch.
+
+    A run that goes on announces itself at the first step it has yet to do, and readers drop what the killed
+    one had written from there on.
+    """
+
+    def __init__(self, folder: Path, resume_step: int | None) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+        self._event, self._summary = Event, Summary
+        earlier = folder.exists() and any(folder.iterdir())
+        self._writer = EventFileWriter(str(folder))
+        if earlier:
+            first = 0 if resume_step is None else resume_step + 1
+            start = SessionLog(status=SessionLog.START)
+            self._writer.add_event(Event(step=first, wall_time=time.time(), session_log=start))
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Write one scalar for each metric, under its own name."""
+        values = [self._summary.Value(tag=name, simple_value=value) for name, value in metrics.items()]
+        event = self._event(step=step, wall_time=time.time(), summary=self._summary(value=values))
+        self._writer.add_event(event)
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Finish the event file."""
+        self._writer.close()
+
+
+class WandbSink:
+    """One W&B run for each Hone run, however often it is resumed. WANDB_MODE=offline is W&B's own and
+    works."""
+
+    def __init__(
+        self, folder: RunFolder, settings: Any, resume_step: int | None, config: Mapping[str, Any] | None
+    ) -> None:
+        wandb = _optional("wandb", "logger.wandb_enabled", "wandb")
+        folder.logs.mkdir(parents=True, exist_ok=True)
+        self._run = wandb.init(
+            project=settings.project,
+            name=settings.name,
+            dir=str(folder.logs),
+            id=run_id(folder.logs / "wandb_run_id", resume_step),
+            resume="allow",
+            config=None if config is None else dict(config),
+        )
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Log one point of each metric. W&B ignores steps that it has seen, as a resumed run repeats some."""
+        self._run.log(dict(metrics), step=step)
+
+    def close(self) -> None:
+        """Finish the run, waiting for what is still to be sent."""
+        self._run.finish()
+
+
+class MlflowSink:
+    """One MLflow run for each Hone run, however often it is resumed."""
+
+    def __init__(
+        self, folder: RunFolder, settings: Any, resume_step: int | None, config: Mapping[str, Any] | None
+    ) -> None:
+        self._mlflow = _optional("mlflow", "logger.mlflow_enabled", "mlflow")
+        if settings.tracking_uri is not None:
+            self._mlflow.set_tracking_uri(settings.tracking_uri)
+        self._mlflow.set_experiment(settings.experiment_name)
+        identity = folder.logs / "mlflow_run_id"
+        if resume_step is not None and identity.exists():
+            self._mlflow.start_run(run_id=identity.read_text().strip())
+            return
+        run = self._mlflow.start_run(run_name=settings.run_name)
+        write_atomically(identity, run.info.run_id + "\n")
+        if config is not None:
+            self._mlflow.log_dict(dict(config), "config.yaml")
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Log one point of each metric."""
+        self._mlflow.log_metrics(dict(metrics), step=step)
+
+    def close(self) -> None:
+        """End the run."""
+        self._mlflow.end_run()
+
+
+def run_id(path: Path, resume_step: int | None) -> str:
+    """The id under which a service knows this run: kept in `path`, new when the run starts from nothing."""
+    if resume_step is not None and path.exists():
+        return path.read_text().strip()
+    identity = uuid.uuid4().hex[:12]
+    write_atomically(path, identity + "\n")
+    return identity
+
+
+def _optional(module: str, setting: str, extra: str) -> ModuleType:
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ConfigError(
+            f"{setting} is true, but {module} is not installed: "
+            f'pip install "hone[{extra}]", or set {setting}=false'
+        ) from error
