@@ -1,0 +1,85 @@
+"""From prompts and their completions to scored groups."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from hone.rollout.rewards.pool import RewardPool, Scored
+from hone.rollout.shaping import shape
+from hone.types import Completion, Group, Prompt, Rollout
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_NOT_COLUMNS = ("prompt", "completion", "prompts", "completions", "completion_ids")
+
+
+async def collect(
+    prompts: Sequence[Prompt],
+    completions: Sequence[Sequence[Completion]],
+    tokenizer: PreTrainedTokenizerBase,
+    pool: RewardPool,
+    cfg: Any,
+) -> list[Group]:
+    """Score the completions of each prompt: one Group for a prompt, in order, with rewards or failures.
+
+    Reward functions see text without special tokens, in a message when the prompt is conversational; the
+    tokens stay as generated. `reward` is scaled and shaped as cfg.grpo says, `rewards` are what the
+    functions returned. A completion cut off by its length is marked excluded where
+    cfg.grpo.overlong_filtering is set. Raises RewardError (see RewardPool.score), ConfigError (see
+    shaping.shape).
+    """
+    rollouts = rollouts_of(prompts, completions, tokenizer)
+    scores = await score_rollouts(rollouts, pool, max((len(group) for group in completions), default=1))
+    for rollout, scored in zip(rollouts, scores, strict=True):
+        rollout.rewards, rollout.reward, rollout.failure = scored.rewards, scored.reward, scored.failure
+        truncated = rollout.completion.finish == "length"
+        if rollout.reward is not None:
+            length = len(rollout.completion.tokens)
+            rollout.reward = shape(
+                rollout.reward, length, truncated, cfg.grpo.reward_scaling, cfg.grpo.reward_shaping
+            )
+        if truncated and cfg.grpo.overlong_filtering:
+            rollout.excluded = "truncated"
+    remaining = iter(rollouts)
+    return [
+        Group(prompt.id, [next(remaining) for _ in group])
+        for prompt, group in zip(prompts, completions, strict=True)
+    ]
+
+
+def rollouts_of(
+    prompts: Sequence[Prompt], completions: Sequence[Sequence[Completion]], tokenizer: PreTrainedTokenizerBase
+) -> list[Rollout]:
+    """Unscored rollouts, prompt by prompt, with their text decoded."""
+    pairs = [(p, c) for p, group in zip(prompts, completions, strict=True) for c in group]
+    texts = tokenizer.batch_decode([list(c.tokens) for _, c in pairs], skip_special_tokens=True)
+    return [
+        Rollout(prompt, completion, text) for (prompt, completion), text in zip(pairs, texts, strict=True)
+    ]
+
+
+async def score_rollouts(rollouts: Sequence[Rollout], pool: RewardPool, group_size: int = 1) -> list[Scored]:
+    """What the reward functions say, without scaling or shaping; evaluation uses this alone."""
+    return await pool.score(
+        [rollout.prompt.content for rollout in rollouts],
+        [_as_prompted(rollout) for rollout in rollouts],
+        {
+            **columns_of([r.prompt.row for r in rollouts]),
+            "completion_ids": [list(r.completion.tokens) for r in rollouts],
+        },
+        group_size,
+    )
+
+
+def columns_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """Rows as columns, a value for each row: None where datasets are mixed and a row lacks the column."""
+    names = dict.fromkeys(name for row in rows for name in row if name not in _NOT_COLUMNS)
+    return {name: [row.get(name) for row in rows] for name in names}
+
+
+def _as_prompted(rollout: Rollout) -> str | list[dict[str, Any]]:
+    if isinstance(rollout.prompt.content, str):
+        return rollout.text
+    return [{"role": "assistant", "content": rollout.text}]

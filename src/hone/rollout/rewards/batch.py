@@ -1,0 +1,130 @@
+"""One batch while it is scored: what is sent, what came back, and what failed with which cause."""
+
+from __future__ import annotations
+
+import math
+import pickle
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from hone.errors import RewardError
+from hone.rollout.rewards.resolve import RewardSpec
+
+NO_FUNCTION_APPLIES = "no reward function applies: all returned None"
+
+
+@dataclass
+class Scored:
+    """The scores of one completion. `reward is None` means that it failed, with `failure` as the cause."""
+
+    rewards: dict[str, float | None] = field(default_factory=dict)
+    """By function: None where it said "does not apply", and where it failed."""
+    reward: float | None = None
+    """Sum of weight x reward over the functions that apply."""
+    failure: str | None = None
+
+
+class Batch:
+    """Completions with their columns, and the rewards as they come in."""
+
+    def __init__(
+        self,
+        specs: Sequence[RewardSpec],
+        prompts: Sequence[Any],
+        completions: Sequence[Any],
+        columns: Mapping[str, Sequence[Any]],
+        max_failure_fraction: float,
+    ) -> None:
+        self._specs = specs
+        self._columns = {**columns, "prompts": prompts, "completions": completions}
+        for name, values in self._columns.items():
+            if len(values) != len(completions):
+                raise ValueError(
+                    f"column '{name}' has {len(values)} values for {len(completions)} completions"
+                )
+        self.size = len(completions)
+        self._rewards: dict[str, list[float | None]] = {spec.name: [None] * self.size for spec in specs}
+        self._failures: dict[int, list[str]] = {}
+        self._kinds: Counter[str] = Counter()
+        self._first: str | None = None
+        self._max_failure_fraction = max_failure_fraction
+
+    def request(self, spec: RewardSpec, accepts: list[str] | None, indices: Sequence[int]) -> bytes:
+        """The call of `spec` on some completions, pickled. Raises RewardError for a column that cannot be."""
+        wanted = (
+            self._columns if accepts is None else {k: v for k, v in self._columns.items() if k in accepts}
+        )
+        arguments = {name: [values[i] for i in indices] for name, values in wanted.items()}
+        message = {
+            "op": "score",
+            "name": spec.name,
+            "accepts": accepts,
+            "count": len(indices),
+            "arguments": arguments,
+        }
+        try:
+            return pickle.dumps(message, protocol=pickle.HIGHEST_PROTOCOL)
+        except (pickle.PicklingError, TypeError, AttributeError, RecursionError) as error:
+            raise RewardError(
+                f"reward {spec.label}: column '{_unpicklable(arguments)}' cannot be pickled for a worker: {error}"
+            ) from error
+
+    def record(self, spec: RewardSpec, indices: Sequence[int], rewards: Sequence[float | None]) -> None:
+        """Keep what the function returned. A reward that is not finite fails its completion."""
+        for i, reward in zip(indices, rewards, strict=True):
+            if reward is None or math.isfinite(reward):
+                self._rewards[spec.name][i] = reward
+            else:
+                what = "NaN" if math.isnan(reward) else str(reward)
+                self.fail(i, f"reward '{spec.name}' returned {what}")
+
+    def fail(self, index: int, cause: str, kind: str | None = None, detail: str = "") -> None:
+        """A completion failed; `kind` is the cause as counted. Raises RewardError past the bound."""
+        self._failures.setdefault(index, []).append(cause)
+        self._kinds[kind or cause] += 1
+        if self._first is None:
+            self._first = f"{cause}\n{detail}".rstrip()
+        self._check_bound()
+
+    def scored(self) -> list[Scored]:
+        """Everything, in order, once all functions have answered. Raises RewardError past the bound."""
+        rows = [{spec.name: self._rewards[spec.name][i] for spec in self._specs} for i in range(self.size)]
+        for i, rewards in enumerate(rows):
+            if i not in self._failures and all(
+                rewards[spec.name] is None or not spec.weight for spec in self._specs
+            ):
+                self.fail(i, NO_FUNCTION_APPLIES)
+        return [self._one(i, rewards) for i, rewards in enumerate(rows)]
+
+    def _one(self, index: int, rewards: dict[str, float | None]) -> Scored:
+        causes = self._failures.get(index)
+        if causes:
+            return Scored(rewards, None, "; ".join(causes))
+        total = math.fsum(spec.weight * r for spec in self._specs if (r := rewards[spec.name]) is not None)
+        return Scored(rewards, total, None)
+
+    def _check_bound(self) -> None:
+        """One failure never stops a run by itself (unless the bound is 0, or it is the whole batch)."""
+        fraction = self._max_failure_fraction
+        allowed = math.floor(fraction * self.size)
+        if fraction > 0 and self.size > 1:
+            allowed = max(1, allowed)
+        if len(self._failures) <= allowed:
+            return
+        causes = "; ".join(f"{count} x {kind}" for kind, count in self._kinds.most_common(5))
+        raise RewardError(
+            f"at least {len(self._failures)} of {self.size} completions could not be scored, more than "
+            f"rewards.max_failure_fraction={fraction:g} allows: {causes}. "
+            f"Mend the function, or raise the bound. The first: {self._first}"
+        )
+
+
+def _unpicklable(arguments: Mapping[str, Any]) -> str:
+    for name, values in arguments.items():
+        try:
+            pickle.dumps(values, protocol=pickle.HIGHEST_PROTOCOL)
+        except (pickle.PicklingError, TypeError, AttributeError, RecursionError):
+            return name
+    return "?"

@@ -1,0 +1,91 @@
+"""Worker side: find the function that a RewardSpec names, and learn what it takes."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import sys
+import zlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+PASSED = ("prompts", "completions", "completion_ids", "trainer_state", "log_metric", "log_extra")
+"""Arguments that are not columns of the data; a config entry's `kwargs` may not set them."""
+
+
+class Unusable(Exception):
+    """The target exists but is not a reward function; the message says why."""
+
+
+def load(target: str) -> Callable[..., Any]:
+    """The callable at a built-in's name, `pkg.module.function` or `/abs/file.py:function`.
+
+    Raises Unusable, or whatever importing the module raises.
+    """
+    file, colon, name = target.rpartition(":")
+    if colon:
+        module = _module_from_file(Path(file))
+    elif "." in target:
+        module_name, _, name = target.rpartition(".")
+        module = importlib.import_module(module_name)
+    else:
+        module = importlib.import_module("hone.rollout.rewards.functions").BUILTIN
+    found = module.get(name) if isinstance(module, dict) else getattr(module, name, None)
+    if found is None:
+        raise Unusable(f"there is no '{name}' in {file or target.rpartition('.')[0]}")
+    if isinstance(found, type) or not callable(found):
+        raise Unusable(f"is a {'class' if isinstance(found, type) else type(found).__name__}, not a function")
+    return found
+
+
+def describe(function: Callable[..., Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """What the function takes, as {"accepts", "columns", "any_of"}.
+
+    accepts: the arguments it can be given, None for all (it has **kwargs). columns: those it cannot do
+    without.
+    any_of: it needs at least one of these columns. Raises Unusable when Hone could not call it.
+    """
+    parameters = inspect.signature(function).parameters.values()
+    named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    if any(p.kind is p.POSITIONAL_ONLY and p.default is p.empty for p in parameters):
+        raise Unusable("has positional-only parameters; arguments are passed by keyword")
+    anything = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    names = {p.name for p in named}
+    if not anything and not names & {"completions", "completion_ids"}:
+        raise Unusable("takes no `completions`: its signature must be f(prompts, completions, **columns)")
+    unknown = sorted(set(kwargs) - names)
+    if unknown and not anything:
+        raise Unusable(
+            f"has no argument {', '.join(unknown)} (given in kwargs); it takes {', '.join(sorted(names))}"
+        )
+    required = {p.name for p in named if p.default is p.empty} - set(PASSED) - set(kwargs)
+    any_of = getattr(function, "any_of_columns", ())
+    if any_of and kwargs.get("column"):
+        any_of = (kwargs["column"],)
+    return {
+        "accepts": None if anything else sorted(names),
+        "columns": sorted(required),
+        "any_of": list(any_of),
+    }
+
+
+def _module_from_file(path: Path) -> Any:
+    """Import a file under a name of its own: a file called math.py does not stand in for a library."""
+    name = f"hone_reward_{path.stem}_{zlib.crc32(str(path).encode()):08x}"
+    if name in sys.modules:
+        return sys.modules[name]
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))  # its neighbours, as when the file is run; behind everything else
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise Unusable("is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module

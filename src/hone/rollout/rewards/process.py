@@ -1,0 +1,249 @@
+"""The parent's end of one reward worker: start it, call it with a time limit, kill it with all it started."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import pickle
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from hone.errors import RewardError
+from hone.rollout.rewards.resolve import RewardSpec
+from hone.rollout.rewards.worker import LENGTH
+
+_BOOT = (
+    "import json, sys; fd, memory, sys.path[:] = json.loads(sys.argv[1]); "
+    "from hone.rollout.rewards.worker import main; main(fd, memory)"
+)
+_TICK_S = 0.25  # how often a wait looks whether the worker died or the pool was closed
+_LOG_TAIL = 4000  # bytes of a worker's output kept for messages
+_KILL_WAIT_S = 5.0
+
+
+class CallFailed(Exception):
+    """A call that brought no answer. `kind` says what happened, `detail` what the worker printed last."""
+
+    def __init__(self, kind: str, detail: str = "") -> None:
+        super().__init__(kind)
+        self.kind = kind
+        self.detail = detail
+
+
+class TimedOut(CallFailed):
+    """No answer within the limit; the worker was killed."""
+
+
+class Died(CallFailed):
+    """The worker ended during the call."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds of a worker: seconds for a call, seconds to import a function, megabytes of address space."""
+
+    timeout_s: float
+    load_timeout_s: float
+    memory_mb: int | None = None
+
+
+class WorkerProcess:
+    """One worker, started on first use and again after it was killed. Used by one thread at a time.
+
+    `close` may be called from any thread: a call in progress then ends within `_TICK_S` with Died.
+    """
+
+    def __init__(self, limits: Limits, log: logging.Logger | None = None) -> None:
+        self._limits = limits
+        self._log = log
+        self._process: subprocess.Popen[bytes] | None = None
+        self._channel: socket.socket | None = None
+        self._described: dict[str, dict[str, Any]] = {}
+        self._tail = b""
+        self._closed = threading.Event()
+
+    @property
+    def pid(self) -> int | None:
+        """Process (and group) id of the running worker."""
+        return None if self._process is None else self._process.pid
+
+    def load(self, spec: RewardSpec) -> dict[str, Any]:
+        """Start the worker if needed and have it import the function; what it takes (see load.describe).
+
+        Raises RewardError when it cannot be imported or is no reward function.
+        """
+        if self._process is None:
+            self._start()
+        if spec.name not in self._described:
+            request = {"op": "load", "name": spec.name, "target": spec.target, "kwargs": dict(spec.kwargs)}
+            try:
+                reply = self._exchange(pickle.dumps(request), self._limits.load_timeout_s)
+            except CallFailed as failed:
+                raise RewardError(
+                    f"reward {spec.label} cannot be imported: {failed.kind}\n{failed.detail}"
+                ) from None
+            if "raised" in reply:
+                problem = f"{reply['raised']}\n{reply['traceback']}".rstrip()
+                raise RewardError(f"reward {spec.label} cannot be imported: {problem}")
+            if "defect" in reply:
+                raise RewardError(f"reward {spec.label} {reply['defect']}")
+            self._described[spec.name] = reply["ok"]
+        return self._described[spec.name]
+
+    def call(self, spec: RewardSpec, request: bytes) -> dict[str, Any]:
+        """Send a scoring request and return the reply. Raises TimedOut or Died; the worker is gone then."""
+        self.load(spec)
+        reply = self._exchange(request, self._limits.timeout_s)
+        if reply.get("restart"):
+            self._kill()
+        return reply
+
+    def close(self) -> None:
+        """Kill the worker for good. Safe from any thread; the one that uses it cleans up."""
+        self._closed.set()
+        process = self._process
+        if process is not None:
+            _kill_group(process)
+
+    def reap(self) -> None:
+        """Clean up after `close`, when no call is in progress."""
+        self._kill()
+
+    def _start(self) -> None:
+        if self._closed.is_set():
+            raise Died("the pool was closed")
+        ours, theirs = socket.socketpair()
+        path = [entry or os.getcwd() for entry in sys.path]
+        if os.getcwd() not in path:
+            path.append(os.getcwd())  # `my_rewards.accuracy` works from the folder that holds my_rewards.py
+        boot = json.dumps([theirs.fileno(), self._limits.memory_mb, path])
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-u", "-c", _BOOT, boot, "hone-reward-worker"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                bufsize=0,
+                pass_fds=(theirs.fileno(),),
+                start_new_session=True,
+                env=_environment(),
+            )
+        ours.setblocking(False)
+        self._channel = ours
+        self._described = {}
+        self._tail = b""
+
+    def _exchange(self, message: bytes, timeout_s: float) -> dict[str, Any]:
+        """Write the message and read the reply within `timeout_s`, draining the worker's output meanwhile."""
+        process, channel = self._process, self._channel
+        assert process is not None
+        assert process.stdout is not None
+        assert channel is not None
+        deadline = time.monotonic() + timeout_s
+        unsent = memoryview(LENGTH.pack(len(message)) + message)
+        received = bytearray()
+        with selectors.DefaultSelector() as selector:
+            selector.register(channel, selectors.EVENT_READ | selectors.EVENT_WRITE)
+            selector.register(process.stdout, selectors.EVENT_READ)
+            while True:
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    raise TimedOut(f"timeout after {timeout_s:g} s", self._kill())
+                ready = selector.select(min(left, _TICK_S))
+                for key, events in ready:
+                    if key.fileobj is process.stdout:
+                        if not self._drain(process.stdout.fileno()):
+                            selector.unregister(process.stdout)
+                        continue
+                    if events & selectors.EVENT_WRITE and unsent:
+                        unsent = self._send(channel, unsent)
+                        if not unsent:
+                            selector.modify(channel, selectors.EVENT_READ)
+                    if events & selectors.EVENT_READ and not self._receive(channel, received):
+                        raise self._death()
+                if (
+                    len(received) >= LENGTH.size
+                    and len(received) - LENGTH.size == LENGTH.unpack_from(received)[0]
+                ):
+                    return json.loads(received[LENGTH.size :])
+                if self._closed.is_set() or (not ready and process.poll() is not None):
+                    raise self._death()
+
+    def _send(self, channel: socket.socket, unsent: memoryview) -> memoryview:
+        try:
+            return unsent[channel.send(unsent) :]
+        except BlockingIOError:
+            return unsent
+        except (BrokenPipeError, ConnectionResetError):
+            raise self._death() from None
+
+    def _receive(self, channel: socket.socket, received: bytearray) -> bool:
+        """Append what has arrived; False at the end of the stream."""
+        try:
+            part = channel.recv(1 << 20)
+        except BlockingIOError:
+            return True
+        except ConnectionResetError:
+            return False
+        received += part
+        return bool(part)
+
+    def _drain(self, fd: int) -> bool:
+        """Read the worker's output into the log and the tail; False at its end."""
+        part = os.read(fd, 1 << 16)
+        self._tail = (self._tail + part)[-_LOG_TAIL:]
+        if self._log is not None and part:
+            self._log.info(part.decode(errors="replace").rstrip("\n"))
+        return bool(part)
+
+    def _death(self) -> Died:
+        """Why the worker ended, which the exit status keeps even when it is killed while ending."""
+        process = self._process
+        assert process is not None
+        detail = self._kill()
+        code = process.returncode
+        if code is not None and code < 0:
+            with contextlib.suppress(ValueError):
+                return Died(f"worker died with signal {-code} ({signal.Signals(-code).name})", detail)
+        return Died(f"worker exited with code {code}", detail)
+
+    def _kill(self) -> str:
+        """Kill the worker and everything in its group, wait for it, and return the last of its output."""
+        process, channel = self._process, self._channel
+        if process is None:
+            return ""
+        _kill_group(process)
+        with contextlib.suppress(subprocess.TimeoutExpired):  # unkillable (disk wait): it ends when it can
+            process.wait(_KILL_WAIT_S)
+        if process.stdout is not None:
+            os.set_blocking(process.stdout.fileno(), False)
+            with contextlib.suppress(BlockingIOError):
+                while self._drain(process.stdout.fileno()):
+                    pass
+            process.stdout.close()
+        for stream in (process.stdin, channel):
+            if stream is not None:
+                stream.close()
+        self._process = self._channel = None
+        return self._tail.decode(errors="replace").strip()
+
+
+def _kill_group(process: subprocess.Popen[bytes]) -> None:
+    with contextlib.suppress(
+        ProcessLookupError, PermissionError
+    ):  # gone already (macOS says EPERM for a zombie)
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def _environment() -> dict[str, str]:
+    """One thread for each worker's numerics; and the same order of sets in each, so that runs repeat."""
+    return {"OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0", "TOKENIZERS_PARALLELISM": "false", **os.environ}

@@ -1,0 +1,190 @@
+"""The body of a reward worker: one process that loads reward functions and calls them when told to.
+
+Started by process.py. Requests are pickles from the parent; replies are JSON, so that nothing a reward
+function returns can run code in the parent; both have an 8-byte length before them. Imports the standard
+library only.
+
+The process is the leader of its own session: Ctrl-C in the terminal does not reach it, and killing its
+group kills what its functions started. It ends when the parent is gone, even from inside a function that
+never returns: the kernel then signals the group (see `_end_with_parent`).
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import fcntl
+import inspect
+import json
+import os
+import pickle
+import socket
+import struct
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+from hone.rollout.rewards import metrics
+from hone.rollout.rewards.load import Unusable, describe, load
+
+LENGTH = struct.Struct(">Q")
+_MAX_TEXT = 500  # characters of an exception's message
+_MAX_TRACEBACK = 8000
+
+
+class _Defect(Exception):
+    """The function returned something that is no list of rewards, whatever the sample."""
+
+
+def main(channel_fd: int, memory_limit_mb: int | None) -> None:
+    """Serve requests on the socket `channel_fd` until the parent closes it."""
+    _end_with_parent()
+    _limit(memory_limit_mb)
+    faulthandler.enable()
+    channel = socket.socket(fileno=channel_fd)
+    channel.set_inheritable(False)
+    functions: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {}
+    while (message := _receive(channel)) is not None:
+        reply = json.dumps(_handle(message, functions)).encode()
+        channel.sendall(LENGTH.pack(len(reply)) + reply)
+    os._exit(0)
+
+
+def _handle(
+    message: bytes, functions: dict[str, tuple[Callable[..., Any], dict[str, Any]]]
+) -> dict[str, Any]:
+    """Answer one request. Whatever the function raises is an answer too, SystemExit included."""
+    function = None
+    metrics.drain()
+    try:
+        request = pickle.loads(message)
+        if request["op"] == "load":
+            function = load(request["target"])
+            described = describe(function, request["kwargs"])
+            functions[request["name"]] = function, request["kwargs"]
+            return {"ok": described}
+        function, kwargs = functions[request["name"]]
+        rewards = _rewards(function, {**request["arguments"], **kwargs}, request["accepts"], request["count"])
+        return {"ok": rewards, "metrics": metrics.drain()}
+    except (Unusable, _Defect) as error:
+        return {"defect": str(error)}
+    except BaseException as error:
+        return _raised(error, function)
+
+
+def _rewards(
+    function: Callable[..., Any], arguments: dict[str, Any], accepts: list[str] | None, count: int
+) -> list[float | None]:
+    """Call the function and read what it returned as one number or None for each completion."""
+    arguments |= {"trainer_state": None, "log_metric": metrics.log_metric, "log_extra": _log_extra}
+    if accepts is not None:
+        arguments = {name: value for name, value in arguments.items() if name in accepts}
+    returned = function(**arguments)
+    if inspect.isawaitable(returned):
+        returned = _run(returned)
+    if isinstance(returned, str | bytes | dict):
+        raise _Defect(f"returned a {type(returned).__name__}; expected a list of {count} rewards")
+    try:
+        size = len(returned)
+    except TypeError as error:
+        raise _Defect(f"returned a {type(returned).__name__}; expected a list of {count} rewards") from error
+    if size != count:
+        raise _Defect(f"returned {size} rewards; expected {count}, one for each completion")
+    return [_number(reward) for reward in returned]
+
+
+def _number(reward: Any) -> float | None:
+    if reward is None:
+        return None
+    if isinstance(reward, str | bytes) or not hasattr(reward, "__float__"):
+        raise _Defect(
+            f"returned {reward!r:.100} ({type(reward).__name__}) as a reward; expected a number or None"
+        )
+    return float(reward)
+
+
+def _run(awaitable: Any) -> Any:
+    import asyncio  # 40 ms that only async functions pay
+
+    async def wait() -> Any:
+        return await awaitable
+
+    return asyncio.run(wait())
+
+
+def _log_extra(column: str, values: list[Any]) -> None:
+    """TRL's `log_extra`: written to the worker's log."""
+    print(f"{column}: {values!r:.2000}")
+
+
+def _raised(error: BaseException, function: Callable[..., Any] | None) -> dict[str, Any]:
+    """The exception as text, with the deepest line in the function's own file: where the user can mend it."""
+    frames = _own_frames(error.__traceback__)
+    stack = traceback.extract_tb(frames)
+    code = getattr(inspect.unwrap(function), "__code__", None) if function is not None else None
+    own = [frame for frame in stack if code is not None and frame.filename == code.co_filename]
+    where = "".join(f" ({frame.filename}:{frame.lineno})" for frame in (own or list(stack))[-1:])
+    text = "".join(traceback.format_exception(type(error), error, frames))
+    message = "".join(traceback.format_exception_only(type(error), error)).strip()
+    return {
+        "raised": message[:_MAX_TEXT] + where,
+        "type": type(error).__name__,
+        "traceback": text[-_MAX_TRACEBACK:],
+        "restart": isinstance(error, MemoryError),
+    }
+
+
+def _own_frames(frames: TracebackType | None) -> TracebackType | None:
+    """The traceback without this file's frames at its top."""
+    first = frames
+    while first is not None and first.tb_frame.f_code.co_filename == __file__:
+        first = first.tb_next
+    return first or frames
+
+
+def _receive(channel: socket.socket) -> bytes | None:
+    header = _exactly(channel, LENGTH.size)
+    return None if header is None else _exactly(channel, LENGTH.unpack(header)[0])
+
+
+def _exactly(channel: socket.socket, size: int) -> bytes | None:
+    data = bytearray()
+    while len(data) < size:
+        part = channel.recv(min(size - len(data), 1 << 20))
+        if not part:
+            return None
+        data += part
+    return bytes(data)
+
+
+def _end_with_parent() -> None:
+    """Standard input is a pipe on which the parent never writes: it closes when the parent dies.
+
+    On Linux the kernel signals our process group then (SIGIO, whose default action is to end a process),
+    which ends us even inside C code that holds the interpreter's lock. Elsewhere a thread waits for the end
+    of the pipe.
+    """
+    lifeline = os.dup(0)
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+    if sys.platform == "linux":
+        fcntl.fcntl(lifeline, fcntl.F_SETOWN, -os.getpgrp())
+        fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
+    else:
+        threading.Thread(target=lambda: (os.read(lifeline, 1), os._exit(1)), daemon=True).start()
+
+
+def _limit(memory_limit_mb: int | None) -> None:
+    """No core dumps; an address space as large as asked; and the first to be killed when memory runs out."""
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if sys.platform == "linux":
+        with open("/proc/self/oom_score_adj", "w") as file:
+            file.write("1000")
+        if memory_limit_mb is not None:
+            limit = memory_limit_mb * 1024 * 1024
+            resource.setrlimit(resource.RLIMIT_AS, (limit, limit))

@@ -1,0 +1,100 @@
+"""What is done to a reward after the reward functions: scaling, then shaping by length. Pure functions."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from hone.errors import ConfigError
+
+
+class RewardScaling(Protocol):
+    """grpo.reward_scaling."""
+
+    @property
+    def enabled(self) -> bool: ...
+    @property
+    def source_min(self) -> float: ...
+    @property
+    def source_max(self) -> float: ...
+    @property
+    def target_min(self) -> float: ...
+    @property
+    def target_max(self) -> float: ...
+
+
+class RewardShaping(Protocol):
+    """grpo.reward_shaping."""
+
+    @property
+    def enabled(self) -> bool: ...
+    @property
+    def overlong_buffer_length(self) -> int | None: ...
+    @property
+    def overlong_buffer_penalty(self) -> float | None: ...
+    @property
+    def max_response_length(self) -> int | None: ...
+    @property
+    def stop_properly_penalty_coef(self) -> float | None: ...
+
+
+def scale(reward: float, source_min: float, source_max: float, target_min: float, target_max: float) -> float:
+    """Map [source_min, source_max] linearly onto [target_min, target_max]; outside it, the nearer end."""
+    if source_max <= source_min:
+        raise ConfigError(
+            f"grpo.reward_scaling: source_max ({source_max:g}) must be above source_min ({source_min:g})"
+        )
+    clamped = min(max(reward, source_min), source_max)
+    return target_min + (clamped - source_min) / (source_max - source_min) * (target_max - target_min)
+
+
+def overlong_penalty(length: int, max_length: int, buffer_length: int, penalty: float) -> float:
+    """DAPO's soft punishment of long responses, Eq. 13 of arXiv 2503.14476, times `penalty`. Never positive.
+
+    0 up to max_length - buffer_length tokens, then falling linearly to -penalty at max_length, -penalty
+    beyond.
+    """
+    if not 0 <= buffer_length <= max_length:
+        raise ConfigError(
+            f"grpo.reward_shaping: overlong_buffer_length ({buffer_length}) must lie between 0 and "
+            f"max_response_length ({max_length})"
+        )
+    over = length - (max_length - buffer_length)
+    if over <= 0:
+        return 0.0
+    return -penalty * min(1.0, over / buffer_length) if buffer_length else -penalty
+
+
+def stop_properly(reward: float, truncated: bool, coef: float) -> float:
+    """A truncated response keeps `coef` (0 to 1) of its reward; all of a negative one: it must not pay."""
+    if not 0 <= coef <= 1:
+        raise ConfigError(
+            f"grpo.reward_shaping.stop_properly_penalty_coef must lie between 0 and 1, not {coef:g}"
+        )
+    return min(reward, coef * reward) if truncated else reward
+
+
+def shape(
+    reward: float, length: int, truncated: bool, scaling: RewardScaling, shaping: RewardShaping
+) -> float:
+    """The reward as trained on, of a response of `length` tokens: scaled first, then shaped, each if enabled.
+
+    With `stop_properly_penalty_coef` set, it takes the place of the overlong penalty.
+    Raises ConfigError for settings that contradict each other.
+    """
+    if scaling.enabled:
+        reward = scale(reward, scaling.source_min, scaling.source_max, scaling.target_min, scaling.target_max)
+    if not shaping.enabled:
+        return reward
+    if shaping.stop_properly_penalty_coef is not None:
+        return stop_properly(reward, truncated, shaping.stop_properly_penalty_coef)
+    maximum, buffer, penalty = (
+        shaping.max_response_length,
+        shaping.overlong_buffer_length,
+        shaping.overlong_buffer_penalty,
+    )
+    if maximum is None or buffer is None or penalty is None:
+        raise ConfigError(
+            "grpo.reward_shaping is enabled: set stop_properly_penalty_coef, or overlong_buffer_length, "
+            "overlong_buffer_penalty and max_response_length"
+        )
+    return reward + overlong_penalty(length, maximum, buffer, penalty)
