@@ -36,14 +36,13 @@ class Cursor(Protocol):
 class Run:
     """One training run, from its start or from its last checkpoint to its end.
 
-        async with-less protocol of a loop:
-            run = Run(loaded, "sft", total_steps, parts, data, tokenizer)
-            await run.resume()
-            with run:
-                for step in run.steps():
-                    ...
-                    await run.end_step(step, metrics, tokens)
-            return run.summary()
+        run = Run(loaded, "sft", total_steps=..., parts=..., data=..., tokenizer=...)
+        await run.resume()
+        with run:
+            for step in run.steps():
+                ...
+                await run.end_step(step, metrics, tokens=...)
+        return run.summary()
     """
 
     def __init__(
@@ -61,7 +60,7 @@ class Run:
         self.parts, self.data, self.tokenizer = parts, data, tokenizer
         self.yaml = loaded.to_yaml()
         self.checkpoints = Checkpoints(config.checkpointing)
-        self.folder = RunFolder(config.logger.log_dir or config.checkpointing.checkpoint_dir)
+        self.folder = RunFolder(config.checkpointing.checkpoint_dir, config.logger.log_dir)
         self.step = 0
         self.latest: dict[str, float] = {}
         self.stop_reason: str | None = None
@@ -87,7 +86,7 @@ class Run:
 
     def __enter__(self) -> Run:
         self._handlers = {kind: signal.signal(kind, self._on_signal) for kind in (signal.SIGINT, signal.SIGTERM)}
-        self.metrics = MetricLog(self.folder, self.config.logger, resume_step=self.step or None)
+        self.metrics = MetricLog(self.folder, self.config.logger, self.step or None, yaml.safe_load(self.yaml))
         self.progress = Progress(self.total_steps, self.kind, self.step)
         self.progress.__enter__()
         if self.step:
@@ -99,8 +98,8 @@ class Run:
         self.metrics.close()
         for kind, handler in self._handlers.items():
             signal.signal(kind, handler)
-        if self.folder.metrics_csv.exists() and self.step:
-            draw_curves(self.folder.metrics_csv, self.folder.curves_png, f"{self.kind}: {self._title()}")
+        if self.step:
+            draw_curves(self.folder.metrics, self.folder.curves, f"{self.kind}: {self._title()}")
 
     def steps(self) -> Iterator[int]:
         """The steps still to do. Ends early when something asked the run to stop."""

@@ -20,8 +20,8 @@ from hone.engine import Engine
 from hone.engine.build import tokenizer_of
 from hone.engine.checkpoint import flat_metric
 from hone.loop import Run
-from hone.rollout.collect import collect
-from hone.rollout.rewards import RewardPool, reward_pool
+from hone.rollout.collect import collect, open_pool
+from hone.rollout.rewards.pool import RewardPool
 from hone.tracking import write_rollouts
 from hone.types import Group, Prompt, Rollout, Sampling
 
@@ -34,9 +34,10 @@ def main(loaded: Loaded) -> dict[str, Any]:
 async def train(loaded: Loaded) -> dict[str, Any]:
     """The loop itself."""
     config: GRPOConfig = loaded.config
-    async with reward_pool(config) as pool:  # workers start, and reward functions are found, while torch still loads
+    async with open_pool(config.rewards) as pool:  # a wrong reward function stops here, before a model loads
         tokenizer = tokenizer_of(config)
         data = build_prompts(config, tokenizer)
+        pool.check_columns(data.columns)
         parts = engine.build(config, tokenizer)
         run = Run(
             loaded,

@@ -24,7 +24,7 @@ from torch import Tensor
 from hone.algorithms import ops
 from hone.config import GRPOConfig
 from hone.config.schema import GRPOSection, LossConfig
-from hone.types import Batch, Group, LossFn, LossOutput, Outputs, Sample, Totals, sample_of
+from hone.types import Batch, Group, LossFn, LossOutput, Outputs, Rollout, Sample, Totals, sample_of
 
 
 class Scorer(Protocol):
@@ -42,7 +42,7 @@ class Trained(Scorer, Protocol):
 
 
 def advantages(groups: Sequence[Group], config: GRPOSection) -> None:
-    """Set `advantage` of every rollout that is trained on. Failed rollouts take no part in their group's baseline."""
+    """Set `advantage` of every rollout that has a reward. Failed ones take no part in their group's baseline."""
     for group in groups:
         scored = [rollout for rollout in group.rollouts if rollout.reward is not None]
         rewards_G = torch.tensor([rollout.reward for rollout in scored], dtype=torch.float64)
@@ -50,21 +50,21 @@ def advantages(groups: Sequence[Group], config: GRPOSection) -> None:
             rewards_G,
             leave_one_out=config.use_leave_one_out_baseline,
             normalize=config.normalize_rewards,
-        ).clamp(config.advantage_clip_low, config.advantage_clip_high)
+        )
         for rollout, value in zip(scored, values_G.tolist(), strict=True):
-            rollout.advantage = value
+            low, high = config.advantage_clip_low, config.advantage_clip_high
+            rollout.advantage = max(low if low is not None else value, min(value, high if high is not None else value))
 
 
 def samples_of(groups: Sequence[Group]) -> list[Sample | None]:
     """One sample for each rollout, in order; None for a rollout that failed or is excluded (counted elsewhere)."""
     samples: list[Sample | None] = []
     for index, rollout in enumerate(rollout for group in groups for rollout in group.rollouts):
-        if rollout.advantage is None or rollout.excluded is not None or not rollout.completion.tokens:
+        if rollout.reward is None or rollout.excluded is not None or not rollout.completion.tokens:
             samples.append(None)
             continue
         sample = sample_of(rollout)
         sample.id = f"{sample.id}#{index}"
-        sample.sequence_columns["advantage"] = rollout.advantage
         samples.append(sample)
     return samples
 
@@ -112,6 +112,9 @@ class GRPOLoss:
             "generation_mismatch": (old_N - generated_N).abs(),
             "entropy": -logprobs_N,
         }
+        if config.positive_example_nll_weight:
+            nll_N = torch.where(advantage_N > 0, -logprobs_N, torch.zeros_like(logprobs_N))
+            loss = loss + config.positive_example_nll_weight * mean(nll_N)
         if "reference_logprobs" in batch.token_columns:
             kl_N = self._kl(logprobs_N, generated_N, batch.token_columns["reference_logprobs"])
             loss = loss + config.reference_policy_kl_penalty * mean(kl_N)
@@ -150,21 +153,41 @@ class GRPOLoss:
         return kl_N
 
 
+def charge_kl(rollouts: Sequence[Rollout], slots: Sequence[Sample | None], config: LossConfig) -> None:
+    """Take the KL penalty of each whole completion off its reward (arXiv 2203.02155 eq. 2), not into the loss."""
+    for rollout, sample in zip(rollouts, slots, strict=True):
+        if sample is not None and rollout.reward is not None:
+            columns = sample.token_columns
+            kl_T = ops.kl_estimate(
+                columns["old_logprobs"],
+                columns.pop("reference_logprobs"),
+                config.reference_policy_kl_type,
+                input_clamp=config.kl_input_clamp_value,
+                output_clamp=config.kl_output_clamp_value,
+            )
+            rollout.reward -= config.reference_policy_kl_penalty * float(kl_T.sum())
+
+
 async def step(
     learner: Trained, reference: Scorer | None, groups: Sequence[Group], config: GRPOConfig
 ) -> dict[str, float]:
     """All optimizer steps on one batch of rollouts. Metrics are means over the steps."""
-    advantages(groups, config.grpo)
+    rollouts = [rollout for group in groups for rollout in group.rollouts]
     slots = samples_of(groups)
     samples = [sample for sample in slots if sample is not None]
     size = config.policy.train_global_batch_size
+    in_reward = config.loss_fn.use_kl_in_reward and reference is not None
     updates = config.grpo.num_updates_per_rollout * -(-len(slots) // size)
-    if updates > 1 and not config.loss_fn.force_on_policy_ratio:
-        for sample, logprobs_T in zip(samples, await learner.forward(samples), strict=True):
-            sample.token_columns["old_logprobs"] = logprobs_T
+    if in_reward or (updates > 1 and not config.loss_fn.force_on_policy_ratio):
+        await score(learner, samples, "old_logprobs")
     if reference is not None:
-        for sample, logprobs_T in zip(samples, await reference.forward(samples), strict=True):
-            sample.token_columns["reference_logprobs"] = logprobs_T
+        await score(reference, samples, "reference_logprobs")
+    if in_reward:
+        charge_kl(rollouts, slots, config.loss_fn)
+    advantages(groups, config.grpo)
+    for rollout, slot in zip(rollouts, slots, strict=True):
+        if slot is not None and rollout.advantage is not None:
+            slot.sequence_columns["advantage"] = rollout.advantage
     history: list[dict[str, float]] = []
     for _ in range(config.grpo.num_updates_per_rollout):
         for start in range(0, len(slots), size):
@@ -175,3 +198,9 @@ async def step(
             history.append(metrics | await learner.optim_step())
     means = {name: sum(m[name] for m in history) / len(history) for name in (history[0] if history else ())}
     return means | {"updates": float(len(history)), "trained_samples": float(len(samples))}
+
+
+async def score(model: Scorer, samples: list[Sample], column: str) -> None:
+    """Add the model's log-probabilities of each sample's targets as a column."""
+    for sample, logprobs_T in zip(samples, await model.forward(samples), strict=True):
+        sample.token_columns[column] = logprobs_T

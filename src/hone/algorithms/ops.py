@@ -92,8 +92,8 @@ def generator_correction(
 ) -> Tensor:
     """Weight for the gap between the generator and the learner's own log-probabilities, without gradient.
 
-    `log_ratio_N` is log pi_old(learner) - log pi(generator) of each token. None: the plain ratio. "tis": cut at
-    `high` (truncated importance sampling; Yao et al. 2025, "Your Efficient RL Framework Secretly Brings You
+    `log_ratio_N` is log pi_old(learner) - log pi(generator) of each token. Without `high` the plain ratio. "tis" (and
+    None): cut at `high` (truncated importance sampling; Yao et al. 2025, "Your Efficient RL Framework Secretly Brings You
     Off-Policy RL Training"). "icepop": zero outside [low, high] (Ring-1T). "seq-mask-tis":
     tokens keep their ratio, sequences whose geometric mean ratio lies outside [low, high] get zero.
     """
@@ -101,9 +101,9 @@ def generator_correction(
     if sequence_level:
         log_ratio_N = batch.per_token(batch.sum_by_sequence(log_ratio_N))
     weight_N = log_ratio_N.exp()
-    if kind is None or high is None:
+    if high is None:
         return weight_N
-    if kind == "tis":
+    if kind in (None, "tis"):
         return weight_N.clamp(max=high)
     judged_N = weight_N if kind == "icepop" else sequence_log_ratio(log_ratio_N, batch).exp()
     inside_N = (judged_N >= (low or 0.0)) & (judged_N <= high)

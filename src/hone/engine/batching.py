@@ -37,19 +37,22 @@ def plan(samples: Sequence[Sample], policy: PolicyConfig, *, training: bool) -> 
         return packing.packed(lengths, pack.train_mb_tokens if training else pack.logprob_mb_tokens)
     if dynamic.enabled:
         budget = dynamic.train_mb_tokens if training else dynamic.logprob_mb_tokens
-        return packing.by_tokens(lengths, budget, round_to=1)
+        return packing.by_tokens(lengths, budget, round_to=dynamic.sequence_length_round)
     return packing.fixed(lengths, policy.train_micro_batch_size if training else policy.logprob_batch_size)
 
 
-def collate(samples: Sequence[Sample], *, packed: bool, pad: int, device: torch.device) -> MicroBatch:
-    """Lay samples out in rows, right-padded; or end to end in one row, positions starting again at each."""
+def collate(
+    samples: Sequence[Sample], *, packed: bool, pad: int, device: torch.device, round_to: int = 1
+) -> MicroBatch:
+    """Lay samples out in rows, right-padded to a multiple of `round_to`; or, `packed`, end to end in one row, with
+    positions that start again at each."""
     lengths = [len(sample) for sample in samples]
     if packed:
         input_ids = torch.cat([sample.tokens_T for sample in samples])[None]
         position_ids = torch.cat([torch.arange(length) for length in lengths])[None]
         starts = [sum(lengths[:i]) for i in range(len(lengths))]
     else:
-        width = max(lengths)
+        width = -(-max(lengths) // round_to) * round_to
         input_ids = torch.full((len(samples), width), pad, dtype=torch.long)
         for row, sample in enumerate(samples):
             input_ids[row, : lengths[row]] = sample.tokens_T

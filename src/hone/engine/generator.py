@@ -16,7 +16,7 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from hone.engine import kv_cache
 from hone.engine.sampling import row_seed, sample, uniform
-from hone.engine.weights import checksum
+from hone.engine.weights import checksum, named_weights
 from hone.errors import HoneError
 from hone.types import Completion, Prompt, Sampling
 
@@ -80,8 +80,6 @@ class LocalGenerator:
 
     def checksum(self) -> int:
         """Over the bits of the weights that the next token would be sampled from."""
-        from hone.engine.weights import named_weights
-
         return checksum(named_weights(self.model))
 
     def _row(self, prompt: Prompt, index: int, number: int, sampling: Sampling) -> _Row:

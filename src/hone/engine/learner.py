@@ -127,8 +127,13 @@ class LocalLearner:
         weight_files.load(self, path, with_optimizer=not self.frozen)
 
     def _collate(self, samples: Sequence[Sample]) -> MicroBatch:
+        dynamic = self.policy.dynamic_batching
         return collate(
-            samples, packed=self.policy.sequence_packing.enabled, pad=self.pad_token, device=self.device
+            samples,
+            packed=self.policy.sequence_packing.enabled,
+            pad=self.pad_token,
+            device=self.device,
+            round_to=dynamic.sequence_length_round if dynamic.enabled else 1,
         )
 
     def _logprobs(self, micro: MicroBatch) -> Tensor:

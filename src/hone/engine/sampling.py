@@ -45,7 +45,7 @@ def sample(logits_BV: Tensor, draws_B: Tensor, sampling: Sampling) -> tuple[Tens
     else:
         logprobs_BV = (logits_BV / sampling.temperature).log_softmax(-1)
         cumulative_BV = _filtered(logprobs_BV.exp(), sampling).cumsum(-1)
-        total_B1 = cumulative_BV[:, -1:]
+        total_B1 = cumulative_BV[:, -1:].contiguous()
         thresholds_B1 = (draws_B[:, None] * total_B1).to(cumulative_BV.dtype)
         tokens_B1 = torch.searchsorted(cumulative_BV, thresholds_B1, right=True)
         # A draw next to 1 can round up to the total: the last token that has any probability is meant.

@@ -52,7 +52,7 @@ def save(learner: LocalLearner, path: Path, *, with_optimizer: bool) -> None:
     """
     learner.model.config.save_pretrained(path / "model")
     if learner.model.generation_config is not None:
-        learner.model.generation_config.save_pretrained(path / "model")
+        learner.model.generation_config.to_json_file(path / "model" / "generation_config.json")
     _write(dict(named_weights(learner.model)), path / "weights")
     if with_optimizer:
         _write(get_optimizer_state_dict(learner.model, learner.optimizer, options=FLAT), path / "optimizer")

@@ -16,10 +16,10 @@ from hone.data import build_eval_prompts
 from hone.engine.build import build_generator
 from hone.errors import DataError
 from hone.model.load import load_tokenizer
-from hone.rollout.collect import collect
-from hone.rollout.rewards import reward_pool
+from hone.rollout.collect import open_pool, rollouts_of, score_rollouts
+from hone.rollout.rewards.pool import RewardPool
 from hone.tracking import Progress, write_rollouts
-from hone.types import Group, Sampling
+from hone.types import Completion, Group, Prompt, Sampling
 
 
 def main(loaded: Loaded) -> dict[str, Any]:
@@ -35,7 +35,7 @@ def main(loaded: Loaded) -> dict[str, Any]:
 async def evaluate(config: EvalConfig) -> dict[str, Any]:
     """The report as a dictionary. Failed samples count as wrong here, and are counted beside the score."""
     started = time.perf_counter()
-    async with reward_pool(config) as pool:
+    async with open_pool(config.rewards) as pool:
         tokenizer = load_tokenizer(config.tokenizer.name, chat_template=config.tokenizer.chat_template)
         prompts = build_eval_prompts(config, tokenizer)
         generator = build_generator(config, tokenizer)
@@ -48,7 +48,7 @@ async def evaluate(config: EvalConfig) -> dict[str, Any]:
                 completions = await generator.generate(
                     chunk, sampling_of(config), count=config.eval.num_tests_per_prompt
                 )
-                groups += await collect(chunk, completions, tokenizer, pool, config)
+                groups += await scored_groups(chunk, completions, tokenizer, pool)
                 tokens = sum(len(c.tokens) for row in completions for c in row)
                 done = {"accuracy": score(groups, 1)}
                 progress.update(start + len(chunk), done, tokens)
@@ -56,6 +56,17 @@ async def evaluate(config: EvalConfig) -> dict[str, Any]:
     if config.eval.save_path:
         save(Path(config.eval.save_path), report, groups)
     return report
+
+
+async def scored_groups(
+    prompts: Sequence[Prompt], completions: Sequence[Sequence[Completion]], tokenizer: Any, pool: RewardPool
+) -> list[Group]:
+    """One group for each prompt, with rewards as the functions gave them: no scaling, no shaping."""
+    rollouts = rollouts_of(prompts, completions, tokenizer)
+    for rollout, scored in zip(rollouts, await score_rollouts(rollouts, pool), strict=True):
+        rollout.rewards, rollout.reward, rollout.failure = scored.rewards, scored.reward, scored.failure
+    rest = iter(rollouts)
+    return [Group(prompt.id, [next(rest) for _ in row]) for prompt, row in zip(prompts, completions, strict=True)]
 
 
 def sampling_of(config: EvalConfig) -> Sampling:

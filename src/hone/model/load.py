@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from hone import embedded
 from hone.errors import ModelError
+from hone.model.attention import use_grouped_sdpa
 
 WEIGHT_FILES = ("*.safetensors", "pytorch_model*.bin")
 
@@ -61,6 +62,7 @@ def load_model(
         raise ModelError(f"cannot load model {name}: {_first_line(error)}") from error
     if activation_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    use_grouped_sdpa(model)
     model.config.use_cache = False
     return model
 
@@ -71,17 +73,27 @@ def _random(config: Any, seed: int) -> PreTrainedModel:
         return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
 
 
-def load_tokenizer(name: str, *, chat_template: str | None = None) -> PreTrainedTokenizerBase:
-    """A tokenizer with a padding token. `chat_template` replaces its own; "default" and None keep it."""
+PASS_THROUGH = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+
+
+def load_tokenizer(name: str, *, chat_template: str | None = "default") -> PreTrainedTokenizerBase:
+    """A tokenizer with a padding token.
+
+    `chat_template`: "default" keeps its own; None puts contents one after another; else a Jinja template or the
+    path of a file that holds one.
+    """
     try:
         tokenizer = AutoTokenizer.from_pretrained(resolve(name))
     except (OSError, ValueError) as error:
         raise ModelError(f"cannot load tokenizer {name}: {_first_line(error)}") from error
-    if chat_template not in (None, "default"):
-        tokenizer.chat_template = chat_template
+    if chat_template is None:
+        tokenizer.chat_template = PASS_THROUGH
+    elif chat_template != "default":
+        is_file = "{" not in chat_template and Path(chat_template).is_file()
+        tokenizer.chat_template = Path(chat_template).read_text() if is_file else chat_template
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token_id is None:
-            raise ModelError(f"tokenizer {name} has neither a pad nor an eos token: add one to its tokenizer_config.json")
+            raise ModelError(f"tokenizer {name} has neither a pad nor an eos token: add one to tokenizer_config.json")
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 

@@ -6,11 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hone.rollout.rewards.pool import RewardPool, Scored
+from hone.rollout.rewards.resolve import resolve_all
 from hone.rollout.shaping import shape
 from hone.types import Completion, Group, Prompt, Rollout
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+    from hone.config.schema import RewardsConfig
 
 _NOT_COLUMNS = ("prompt", "completion", "prompts", "completions", "completion_ids")
 
@@ -83,3 +86,13 @@ def _as_prompted(rollout: Rollout) -> str | list[dict[str, Any]]:
     if isinstance(rollout.prompt.content, str):
         return rollout.text
     return [{"role": "assistant", "content": rollout.text}]
+
+
+def open_pool(rewards: RewardsConfig) -> RewardPool:
+    """The pool that a configuration's `rewards` section describes, for `async with`."""
+    return RewardPool(
+        resolve_all(rewards.functions),
+        num_workers=rewards.num_workers,
+        timeout_s=rewards.timeout_s,
+        max_failure_fraction=rewards.max_failure_fraction,
+    )
