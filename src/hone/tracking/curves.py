@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,7 +36,9 @@ class Line:
 
 @dataclass(frozen=True)
 class Panel:
-    """One set of axes; it is drawn when at least one of its metrics has a value."""
+    """One set of axes; it is drawn when at least one of its metrics has a value. `percent` holds while all of
+    the values are between 0 and 1: an accuracy is the mean of the first reward function, which may be
+    anything."""
 
     title: str
     lines: tuple[Line, ...]
@@ -52,7 +54,7 @@ ACCURACY = Panel(
 )
 NORM = Panel("Gradient norm", (Line("grad_norm", color=PURPLE),), from_zero=True)
 RATE = Panel("Learning rate", (Line("learning_rate", color=GREEN, noisy=False),), from_zero=True)
-LENGTH = Panel("Completion length (tokens)", (Line("completion_tokens", color=GREEN),), from_zero=True)
+LENGTH = Panel("Completion length (tokens)", (Line("completion_length", color=GREEN),), from_zero=True)
 KL = Panel("KL to the reference", (Line("kl", color=RED),), from_zero=True)
 ENTROPY = Panel("Entropy (nats per token)", (Line("entropy", color=ORANGE),), from_zero=True)
 
@@ -146,7 +148,7 @@ def style(axes: Axes, title: str) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color("#9ca3af")
     axes.tick_params(colors=SOFT, labelsize=8.5, length=3)
-    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 2.5, 5, 10]))
     axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
 
 
@@ -155,7 +157,10 @@ def draw_panel(axes: Axes, panel: Panel, data: dict[str, Series]) -> None:
 
     style(axes, panel.title)
     drawn = [line for line in panel.lines if line.metric in data]
-    low, high = limits(panel, [value for line in drawn for value in data[line.metric][1]])
+    together = [value for line in drawn for value in data[line.metric][1]]
+    if panel.percent and not all(0 <= value <= 1 for value in together):
+        panel = replace(panel, percent=False)
+    low, high = limits(panel, together)
     for line in drawn:
         steps, values = data[line.metric]
         draw_line(axes, line, steps, values, (low, high))

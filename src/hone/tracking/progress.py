@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
 SHOWN: dict[str, tuple[tuple[str, str], ...]] = {
-    "sft": (("train_loss", "loss"), ("val_loss", "val loss"), ("val_accuracy", "val accuracy")),
-    "grpo": (("reward", "reward"), ("val_accuracy", "val accuracy"), ("train_loss", "loss")),
+    "sft": (("train_loss", "loss"), ("val_loss", "val loss")),
+    "grpo": (("reward", "reward"), ("val_accuracy", "val accuracy")),
 }
 """For each kind of run: metric, and what the line calls it. A value stays shown until there is a newer
 one."""

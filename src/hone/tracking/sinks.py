@@ -67,7 +67,7 @@ class WandbSink:
         folder.logs.mkdir(parents=True, exist_ok=True)
         self._run = wandb.init(
             project=settings.project,
-            name=settings.name,
+            name=settings.name or folder.path.name,
             dir=str(folder.logs),
             id=run_id(folder.logs / "wandb_run_id", resume_step),
             resume="allow",
@@ -97,7 +97,7 @@ class MlflowSink:
         if resume_step is not None and identity.exists():
             self._mlflow.start_run(run_id=identity.read_text().strip())
             return
-        run = self._mlflow.start_run(run_name=settings.run_name)
+        run = self._mlflow.start_run(run_name=settings.run_name or folder.path.name)
         write_atomically(identity, run.info.run_id + "\n")
         if config is not None:
             self._mlflow.log_dict(dict(config), "config.yaml")

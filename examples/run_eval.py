@@ -1,0 +1,8 @@
+"""`hone eval` with the same arguments."""
+
+import sys
+
+from hone.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["eval", *sys.argv[1:]]))

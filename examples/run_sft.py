@@ -1,0 +1,8 @@
+"""`hone sft` with the same arguments."""
+
+import sys
+
+from hone.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["sft", *sys.argv[1:]]))

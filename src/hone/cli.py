@@ -1,0 +1,217 @@
+"""The commands. Nothing heavy is imported here: `hone --help` and a mistyped command answer at once."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import errno
+import importlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NoReturn
+
+from hone import __version__
+from hone.errors import ConfigError, HoneError
+
+KINDS = ("sft", "grpo", "eval")
+
+ABOUT = {
+    "sft": "supervised fine-tuning",
+    "grpo": "reinforcement learning: GRPO and its relatives",
+    "eval": "score a model by sampling answers",
+    "convert": "make a Hugging Face folder of a checkpoint",
+    "plan": "resolve and check a run, and say what it needs, without starting it",
+    "doctor": "check this machine and say what to install",
+    "config": "list the settings of a command, or explain one",
+}
+
+RUNS = {"sft": "hone.supervised", "grpo": "hone.online", "eval": "hone.evaluation"}
+"""Module whose `main(loaded)` does the work."""
+
+OVERRIDES = """\
+overrides:
+  key=value      set a setting:            policy.optimizer.kwargs.lr=1e-4
+  +key=value     set one that is not in the file; ++key=value does either
+  ~key           remove one
+Without --config the embedded model and task are used. `hone config KIND` lists all settings.
+"""
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse that fails as everything else in Hone does: one message, and exit code 2."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message} (see {self.prog} --help)")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code: 0, a HoneError's own, 130 after Ctrl-C.
+
+    Expected failures print one line on stderr. Anything else is a defect of Hone and keeps its traceback.
+    """
+    try:
+        return _dispatch(list(sys.argv[1:] if argv is None else argv))
+    except HoneError as error:
+        return _fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        return _fail("interrupted", 130)
+    except BrokenPipeError:  # `hone config sft | head`: the reader has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 0
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        where = f" while writing {error.filename}" if error.filename else ""
+        return _fail(
+            f"disk full{where}: free some space, or point checkpointing.checkpoint_dir at another disk, and run "
+            "the same command again; it goes on from the last complete checkpoint",
+            1,
+        )
+
+
+def _fail(message: str, code: int) -> int:
+    sys.stdout.flush()
+    print(f"error: {message}", file=sys.stderr)
+    return code
+
+
+def _dispatch(argv: list[str]) -> int:
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(_overview())
+        return 0
+    if argv[0] in ("-V", "--version"):
+        print(f"hone {__version__}")
+        return 0
+    name, rest = argv[0], argv[1:]
+    commands: dict[str, Callable[[list[str]], int]] = {
+        **{kind: partial(_run, kind) for kind in KINDS},
+        "convert": _convert,
+        "plan": _plan,
+        "doctor": _doctor,
+        "config": _config,
+    }
+    if name not in commands:
+        near = difflib.get_close_matches(name, commands, n=1)
+        hint = f"did you mean `hone {near[0]}`?" if near else f"the commands are {', '.join(commands)}"
+        raise ConfigError(f"unknown command {name!r}: {hint}")
+    # Tokenizers warn, and may deadlock, when a process that has used them forks (data and reward workers).
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    return commands[name](rest)
+
+
+def _overview() -> str:
+    width = max(map(len, ABOUT)) + 2
+    lines = [f"  {name:<{width}}{about}" for name, about in ABOUT.items()]
+    return "\n".join(
+        [
+            "usage: hone COMMAND [--config FILE] [key=value ...]",
+            "",
+            "Post-training for language models.",
+            "",
+            *lines,
+            "",
+            "`hone COMMAND --help` says more. Without arguments sft, grpo and eval run on the embedded model.",
+        ]
+    )
+
+
+def _parser(name: str) -> Parser:
+    return Parser(
+        prog=f"hone {name}",
+        description=ABOUT[name][0].upper() + ABOUT[name][1:] + ".",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+
+
+def _with_config(parser: Parser) -> Parser:
+    parser.epilog = OVERRIDES
+    parser.add_argument("--config", metavar="FILE", help="YAML file of settings")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that replace the file's")
+    return parser
+
+
+def _run(kind: str, argv: list[str]) -> int:
+    parser = _with_config(_parser(kind))
+    parser.add_argument("--dry-run", action="store_true", help=f"the same as hone plan {kind}")
+    options = parser.parse_intermixed_args(argv)
+    loaded = load(kind, options.config, options.overrides)
+    if options.dry_run:
+        return _call("hone.launch.plan", kind, loaded)
+    return _call(RUNS[kind], loaded)
+
+
+def _plan(argv: list[str]) -> int:
+    parser = _with_config(_parser("plan"))
+    parser.usage = "hone plan [sft|grpo|eval] [--config FILE] [key=value ...]"
+    options = parser.parse_intermixed_args(argv)
+    overrides: list[str] = options.overrides
+    if overrides and overrides[0] in KINDS:
+        kind = overrides.pop(0)
+    else:
+        from hone.launch.kind import infer_kind
+
+        kind = infer_kind(options.config, overrides)
+    return _call("hone.launch.plan", kind, load(kind, options.config, overrides))
+
+
+def load(kind: str, config: str | None, overrides: list[str]) -> Any:
+    """`hone.config.load`, after a look at what is no override at all. Raises ConfigError."""
+    for text in overrides:
+        if "=" in text or text.startswith("~"):
+            continue
+        if text.endswith((".yaml", ".yml")):
+            raise ConfigError(f"{text!r} is not an override: a file of settings is given as --config {text}")
+        raise ConfigError(f"{text!r} is not an override: write key=value, +key=value, ++key=value or ~key")
+    return importlib.import_module("hone.config").load(kind, config, overrides)
+
+
+def _convert(argv: list[str]) -> int:
+    parser = _parser("convert")
+    parser.usage = (
+        "hone convert RUN_OR_STEP_FOLDER OUT\n"
+        "       hone convert --config FILE --dcp-ckpt-path FOLDER --hf-ckpt-path OUT"
+    )
+    parser.add_argument("folders", nargs="*", help="a run's folder (its newest step) or one step's; then OUT")
+    parser.add_argument("--config", metavar="FILE", help="the step's config.yaml")
+    parser.add_argument("--dcp-ckpt-path", metavar="FOLDER", help="the step's policy/weights")
+    parser.add_argument("--hf-ckpt-path", metavar="OUT", help="folder to write")
+    parser.add_argument("--dtype", default="float32", help="how to store the weights (default: float32)")
+    options = parser.parse_intermixed_args(argv)
+    named = (options.config, options.dcp_ckpt_path, options.hf_ckpt_path)
+    if not (all(named) and not options.folders) and not (len(options.folders) == 2 and not any(named)):
+        parser.error("give either a folder and OUT, or all of --config, --dcp-ckpt-path and --hf-ckpt-path")
+    export = importlib.import_module("hone.export")
+    if all(named):
+        config, weights, out = map(Path, named)
+    else:
+        out = Path(options.folders[1])
+        config, weights = export.locate(Path(options.folders[0]))
+    print(f"wrote {export.convert(config, weights, out, dtype=options.dtype)}")
+    return 0
+
+
+def _doctor(argv: list[str]) -> int:
+    _parser("doctor").parse_args(argv)
+    return _call("hone.launch.doctor")
+
+
+def _config(argv: list[str]) -> int:
+    parser = _parser("config")
+    parser.add_argument("kind", choices=KINDS, help="the command whose settings to list")
+    parser.add_argument("key", nargs="?", help="one setting or section: policy.optimizer")
+    options = parser.parse_args(argv)
+    print(importlib.import_module("hone.config").document(options.kind, options.key))
+    return 0
+
+
+def _call(module: str, *arguments: Any) -> int:
+    code = importlib.import_module(module).main(*arguments)
+    return code if isinstance(code, int) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
