@@ -1,0 +1,182 @@
+"""`make demo`: SFT from random weights, then GRPO from what SFT left, measured on problems neither has seen.
+
+    results/demo/sft/            the SFT run                results/demo/sft-model/      the same for `transformers`
+    results/demo/grpo-seed-S/    a GRPO run for each seed   results/demo/model-seed-S/   likewise
+    results/demo/summary.json    accuracies and seconds     results/demo/curves.png      the picture
+
+It is resumable like any run: the same command goes on where it was stopped. `python -m hone.demo --seeds 7 8 9`
+takes other seeds, `--fresh` starts over.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hone import embedded
+from hone.errors import HoneError
+
+PROBLEMS = 512
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the demo; 0 when it ended, a HoneError's own code when it could not."""
+    parser = argparse.ArgumentParser(prog="python -m hone.demo", description="SFT, then GRPO, on this machine")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="a GRPO run for each")
+    parser.add_argument("--out", type=Path, default=Path("results/demo"))
+    parser.add_argument("--fresh", action="store_true", help="remove what an earlier demo left and start over")
+    options = parser.parse_args(argv)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        summary = demo(options.out, options.seeds, fresh=options.fresh)
+    except HoneError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    print(report(summary, options.out))
+    return 0
+
+
+def demo(out: Path, seeds: Sequence[int], *, fresh: bool = False) -> dict[str, Any]:
+    """All phases; returns what summary.json holds."""
+    from hone import online, supervised
+
+    if fresh:
+        shutil.rmtree(out, ignore_errors=True)
+    seconds = _Seconds(out)
+    with seconds.phase("sft", "1. SFT: a model with random weights learns from worked examples"):
+        supervised.main(_load("sft", [f"checkpointing.checkpoint_dir={out / 'sft'}"]))
+        start = _converted(out / "sft", out / "sft-model")
+    with seconds.phase("eval_before", f"2. How many of {PROBLEMS} held-out problems does it solve?"):
+        before = _accuracy(start)
+    runs = []
+    for seed in seeds:
+        folder = out / f"grpo-seed-{seed}"
+        with seconds.phase(f"grpo_seed_{seed}", f"3. GRPO, seed {seed}: it learns from its own attempts and a check"):
+            online.main(
+                _load(
+                    "grpo",
+                    [
+                        f"policy.model_name={start}",
+                        f"checkpointing.checkpoint_dir={folder}",
+                        f"grpo.seed={seed}",
+                    ],
+                )
+            )
+            model = _converted(folder, out / f"model-seed-{seed}")
+        with seconds.phase(f"eval_seed_{seed}", f"4. The same {PROBLEMS} problems again"):
+            runs.append({"seed": seed, "accuracy_before": before, "accuracy_after": _accuracy(model)})
+    summary = summarize(before, runs, seconds.spent)
+    _write(out / "summary.json", json.dumps(summary, indent=1) + "\n")
+    _draw(out, summary)
+    return summary
+
+
+def summarize(before: float, runs: list[dict[str, Any]], seconds: dict[str, float]) -> dict[str, Any]:
+    """Accuracies over the seeds: `accuracy_after` is the worst of them, so that no seed hides behind another."""
+    after = [run["accuracy_after"] for run in runs]
+    return {
+        "accuracy_before": before,
+        "accuracy_after": min(after),
+        "accuracy_after_mean": sum(after) / len(after),
+        "gain": min(after) - before,
+        "problems": PROBLEMS,
+        "decoding": "greedy",
+        "seeds": runs,
+        "seconds": {name: round(value, 1) for name, value in seconds.items()},
+        "seconds_total": round(sum(seconds.values()), 1),
+    }
+
+
+def report(summary: dict[str, Any], out: Path) -> str:
+    """The summary as a person reads it."""
+    rows = [
+        f"  seed {run['seed']}: {run['accuracy_before']:.1%} -> {run['accuracy_after']:.1%}"
+        for run in summary["seeds"]
+    ]
+    return "\n".join(
+        [
+            "",
+            f"Held-out accuracy (greedy, {summary['problems']} problems), after SFT -> after GRPO:",
+            *rows,
+            f"{summary['seconds_total']:.0f} s. Look at {out / 'curves.png'}; the numbers are in {out / 'summary.json'}.",
+            f"Rollouts are in {out}/grpo-seed-*/rollouts/, the models (for transformers) in {out}/model-seed-*.",
+        ]
+    )
+
+
+def _load(kind: str, overrides: list[str]) -> Any:
+    from hone.config import load
+
+    return load(kind, embedded.recipe(kind), overrides)
+
+
+def _converted(run: Path, folder: Path) -> Path:
+    from hone.export import convert, locate
+
+    if not folder.exists():
+        convert(*locate(run), folder)
+    return folder
+
+
+def _accuracy(model: Path) -> float:
+    from hone import evaluation
+
+    overrides = [f"generation.model_name={model}", f"data.limit={PROBLEMS}"]
+    return float(evaluation.main(_load("eval", overrides))["score"])
+
+
+def _draw(out: Path, summary: dict[str, Any]) -> None:
+    from hone.tracking import draw_seeds
+
+    seeds = [run["seed"] for run in summary["seeds"]]
+    draw_seeds(
+        [out / f"grpo-seed-{seed}" / "metrics.csv" for seed in seeds],
+        out / "curves.png",
+        [(run["accuracy_before"], run["accuracy_after"]) for run in summary["seeds"]],
+        title="Hone demo: SFT from random weights, then GRPO, on two CPU cores" if os.cpu_count() == 2 else "Hone demo: "
+        "SFT from random weights, then GRPO",
+        seeds=seeds,
+        sft_csv=out / "sft" / "metrics.csv",
+    )
+
+
+def _write(path: Path, text: str) -> None:
+    aside = path.with_name(f".{path.name}")
+    aside.write_text(text)
+    os.replace(aside, path)
+
+
+class _Seconds:
+    """Seconds of each phase, kept on disk so that a demo that is gone on with still reports them all."""
+
+    def __init__(self, out: Path) -> None:
+        out.mkdir(parents=True, exist_ok=True)
+        self._file = out / ".seconds.json"
+        try:
+            self.spent: dict[str, float] = json.loads(self._file.read_text())
+        except (OSError, ValueError):
+            self.spent = {}
+        if "HONE_SETUP_SECONDS" in os.environ:  # the Makefile says what installing took
+            self.spent.setdefault("setup", float(os.environ["HONE_SETUP_SECONDS"]))
+
+    @contextmanager
+    def phase(self, name: str, title: str) -> Iterator[None]:
+        print(f"\n{title}", flush=True)
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self.spent[name] = self.spent.get(name, 0.0) + time.monotonic() - start
+            _write(self._file, json.dumps(self.spent))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
