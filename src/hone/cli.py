@@ -8,7 +8,7 @@ import errno
 import importlib
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
@@ -66,8 +66,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         where = f" while writing {error.filename}" if error.filename else ""
         return _fail(
-            f"disk full{where}: free some space, or point checkpointing.checkpoint_dir at another disk, and run "
-            "the same command again; it goes on from the last complete checkpoint",
+            f"disk full{where}: free some space and run the same command again; it goes on from the last "
+            "complete checkpoint. checkpointing.checkpoint_dir names the folder",
             1,
         )
 
@@ -113,7 +113,7 @@ def _overview() -> str:
             "",
             *lines,
             "",
-            "`hone COMMAND --help` says more. Without arguments sft, grpo and eval run on the embedded model.",
+            "`hone COMMAND --help` tells more. Without arguments, sft, grpo and eval use the embedded model.",
         ]
     )
 
@@ -141,7 +141,18 @@ def _run(kind: str, argv: list[str]) -> int:
     loaded = load(kind, options.config, options.overrides)
     if options.dry_run:
         return _call("hone.launch.plan", kind, loaded)
-    return _call(RUNS[kind], loaded)
+    result = importlib.import_module(RUNS[kind]).main(loaded)
+    if isinstance(result, dict) and "folder" in result:
+        print(_ending(result))
+    return 0
+
+
+def _ending(summary: Mapping[str, Any]) -> str:
+    why = f" ({summary['stopped']})" if summary.get("stopped") else ""
+    return (
+        f"{'stopped' if why else 'done'} at step {summary['step']}/{summary['total_steps']}{why} after "
+        f"{summary['seconds']:.1f} s: metrics.csv, curves.png and checkpoints are in {summary['folder']}"
+    )
 
 
 def _plan(argv: list[str]) -> int:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 SHOWN: dict[str, tuple[tuple[str, str], ...]] = {
     "sft": (("train_loss", "loss"), ("val_loss", "val loss")),
+    "eval": (("accuracy", "accuracy"),),
     "grpo": (("reward", "reward"), ("val_accuracy", "val accuracy")),
 }
 """For each kind of run: metric, and what the line calls it. A value stays shown until there is a newer
@@ -26,9 +27,9 @@ WINDOW = 20
 class Progress:
     """Shows how far a run is, for `with`.
 
-    kind: "sft" or "grpo", which decides the metrics shown. start_step: last step that an earlier process did.
-    `every`: at most one plain line in so many seconds, after the first three steps; the last step always
-    prints.
+    kind: "sft", "grpo" or "eval" (whose steps are prompts), which decides the metrics shown. start_step: last
+    step that an earlier process did. `every`: at most one plain line in so many seconds, after the first
+    three steps; the last step always prints.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class Progress:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.total, self.kind, self.step, self.start_step = total_steps, kind, start_step, start_step
+        self._unit = "prompt" if kind == "eval" else "step"
         self._stream = stream if stream is not None else sys.stdout
         self._every, self._clock = every, clock
         self._latest: dict[str, float] = {}
@@ -78,7 +80,7 @@ class Progress:
             return
         early = step - self.start_step <= 3
         if early or step >= self.total or now - self._printed >= self._every:
-            self._print(f"step {step}/{self.total}  {text}  left {left}")
+            self._print(f"{self._unit} {step}/{self.total}  {text}  left {left}")
 
     def phase(self, name: str, done: int, total: int) -> None:
         """Report work that is not a step, such as validation: a line of its own until `done == total`."""
