@@ -1,1 +1,6 @@
 """Rows in, token sequences out: sources, row formats, chat templates, resumable order, packing plans."""
+
+from hone.data.prompts import PromptData, build_eval_prompts, build_prompts
+from hone.data.supervised import SupervisedData, build_supervised
+
+__all__ = ["PromptData", "SupervisedData", "build_eval_prompts", "build_prompts", "build_supervised"]

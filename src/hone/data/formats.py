@@ -1,0 +1,252 @@
+"""Row formats: what a dataset row says, whichever columns it says it in.
+
+| columns | meaning | |---|---| | `prompt`, `completion` | both text, or both lists of messages (TRL's
+prompt-completion) | | `messages` | a conversation (TRL's language modelling, conversational);
+`conversations` with from/value too | | `text` | plain language modelling: every token is a target | |
+`input`+`output`, `question`+`answer`, `problem`+`solution`, `instruction`(+`input`)+`output`, … | a pair |
+| `context`, `question`, `answers` | SQuAD: the context is the system message |
+
+`prompt` and `text` as strings are taken literally, as TRL does. The *pairs* mean "a user said this, the
+answer is that": with a tokenizer that has a chat template they are a user and an assistant message, as NeMo
+RL has it; without one the answer follows the question on a new line. `prompt_template` ("Human:
+{input}\\n\\nAssistant: {output}") and `input_key`/`output_key` say so explicitly and win over detection.
+For RL the same columns give the prompt: what precedes the answer. A column that is null counts as absent.
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hone.data import columns
+from hone.errors import ConfigError, DataError
+from hone.types import Message
+
+
+@dataclass(frozen=True)
+class Example:
+    """One supervised row: a conversation when `messages` is set, else `prompt` + `completion` as text."""
+
+    messages: tuple[Message, ...] = ()
+    num_prompt_messages: int = 0
+    """So many leading messages are context only, also the assistant's among them."""
+    prompt: str = ""
+    completion: str = ""
+    tools: list[Any] | None = None
+    template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    """For the chat template, from the row's `chat_template_kwargs` column."""
+
+
+@dataclass(frozen=True)
+class PromptText:
+    """What a row asks: text taken literally, or messages."""
+
+    content: str | list[Message]
+    tools: list[Any] | None = None
+    template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Format:
+    """How to read the rows of one dataset; the defaults detect everything.
+
+    `chat` says that the tokenizer has a chat template. `prompt_text` (the content of `data.*.prompt_file`)
+    has a place `{}` for the question; `system_prompt` is put before conversations that have no system
+    message.
+    """
+
+    chat: bool = True
+    prompt_template: str | None = None
+    input_key: str | None = None
+    output_key: str | None = None
+    system_prompt: str | None = None
+    prompt_text: str | None = None
+
+    def supervised(self, row: Mapping[str, Any]) -> Example:
+        """Read a row to learn from. Raises DataError naming its columns and those that would do."""
+        if self.prompt_template is not None:
+            prompt, completion = self._templated(row)
+            return Example(prompt=prompt, completion=completion)
+        if self.input_key is not None or self.output_key is not None:
+            question, answer = self.input_key or "input", self.output_key or "output"
+            if missing := [c for c in (question, answer) if row.get(c) is None]:
+                raise DataError(columns.no_column(row, missing))
+            return self._pair(row, columns.text(row, question), columns.text(row, answer))
+        return self._detect(row)
+
+    def _detect(self, row: Mapping[str, Any]) -> Example:
+        if columns.has(row, "prompt", "completion"):
+            return self._prompt_completion(row)
+        for column in ("messages", "conversations"):
+            if columns.has(row, column):
+                return self._conversation(row, (), columns.messages(row, column))
+        if columns.has(row, "text"):
+            return Example(completion=columns.text(row, "text"))
+        if columns.has(row, "context", "question", "answers"):
+            answers = row["answers"]["text"]
+            if not answers:
+                raise DataError("column 'answers' holds no answer")
+            system: Message = {"role": "system", "content": row["context"]}
+            return self._pair(row, columns.text(row, "question"), answers[0], (system,))
+        for question, answer in columns.PAIRS:
+            if columns.has(row, question, answer):
+                return self._pair(row, _question(row, question), columns.text(row, answer))
+        raise DataError(columns.no_format(row))
+
+    def prompt(self, row: Mapping[str, Any]) -> PromptText:
+        """Read a row to answer (RL, evaluation). Raises DataError naming its columns and what would do."""
+        if self.prompt_template is not None:
+            return PromptText(_fill(self.prompt_template, row, self._columns(), answer=False)[0])
+        if self.input_key is not None:
+            if row.get(self.input_key) is None:
+                raise DataError(columns.no_column(row, [self.input_key]))
+            return self._ask(row, columns.text(row, self.input_key))
+        for column in columns.PROMPT_COLUMNS:
+            if row.get(column) is None:
+                continue
+            if not isinstance(row[column], str):
+                messages = columns.messages(row, column)
+                return self._prompt_of_conversation(row, messages, whole=column == "prompt")
+            plain = column == "prompt" and self.system_prompt is None and self.prompt_text is None
+            if plain:
+                if not row[column]:
+                    raise DataError("the prompt is empty")
+                return PromptText(row[column])
+            return self._ask(row, _question(row, column))
+        raise DataError(columns.no_prompt(row))
+
+    def _ask(self, row: Mapping[str, Any], question: str) -> PromptText:
+        question = _insert(self.prompt_text, question)
+        if self.chat:
+            messages = self._with_system([{"role": "user", "content": question}])
+            return PromptText(messages, columns.tools(row), columns.template_kwargs(row))
+        system = f"{self.system_prompt}\n\n" if self.system_prompt else ""
+        return PromptText(f"{system}{question}\n")
+
+    def _prompt_of_conversation(
+        self, row: Mapping[str, Any], messages: list[Message], *, whole: bool
+    ) -> PromptText:
+        if not whole:  # an answer may follow the last question
+            last = max((i for i, m in enumerate(messages) if m["role"] == "user"), default=-1)
+            if last < 0:
+                raise DataError("the conversation has no user message to answer")
+            messages = messages[: last + 1]
+        return PromptText(
+            self._with_system(self._wrapped(messages)), columns.tools(row), columns.template_kwargs(row)
+        )
+
+    def _prompt_completion(self, row: Mapping[str, Any]) -> Example:
+        prompt, completion = row["prompt"], row["completion"]
+        if isinstance(prompt, str) != isinstance(completion, str):
+            raise DataError(
+                "columns 'prompt' and 'completion' must both be text or both be lists of messages"
+            )
+        if isinstance(prompt, str):
+            if self.system_prompt is None and self.prompt_text is None:
+                return Example(prompt=prompt, completion=completion)
+            return self._pair(row, prompt, completion)
+        return self._conversation(row, columns.messages(row, "prompt"), columns.messages(row, "completion"))
+
+    def _pair(
+        self, row: Mapping[str, Any], question: str, answer: str, before: tuple[Message, ...] = ()
+    ) -> Example:
+        if self.chat:
+            asked: list[Message] = [*before, {"role": "user", "content": question}]
+            return self._conversation(row, asked, [{"role": "assistant", "content": answer}])
+        context = "".join(f"{m['content']}\n\n" for m in before)
+        prompt = self._ask(row, context + question).content
+        assert isinstance(prompt, str)
+        return Example(prompt=prompt, completion=answer)
+
+    def _conversation(
+        self, row: Mapping[str, Any], prompt: Sequence[Message], rest: Sequence[Message]
+    ) -> Example:
+        if not any(m["role"] == "assistant" for m in rest):
+            raise DataError("the conversation has no assistant message to learn from")
+        messages = self._with_system(self._wrapped([*prompt, *rest]))
+        context = len(messages) - len(rest) if prompt else 0
+        return Example(
+            tuple(messages), context, tools=columns.tools(row), template_kwargs=columns.template_kwargs(row)
+        )
+
+    def _with_system(self, messages: list[Message]) -> list[Message]:
+        if self.system_prompt is None or messages[0]["role"] == "system":
+            return messages
+        return [{"role": "system", "content": self.system_prompt}, *messages]
+
+    def _wrapped(self, messages: list[Message]) -> list[Message]:
+        """Put the first user message into the place of `prompt_text`."""
+        if self.prompt_text is None:
+            return messages
+        first = next((i for i, m in enumerate(messages) if m["role"] == "user"), None)
+        if first is None:
+            return messages
+        asked = {**messages[first], "content": _insert(self.prompt_text, messages[first]["content"])}
+        return [*messages[:first], asked, *messages[first + 1 :]]
+
+    def _columns(self) -> dict[str, str]:
+        return {"input": self.input_key or "input", "output": self.output_key or "output"}
+
+    def _templated(self, row: Mapping[str, Any]) -> tuple[str, str]:
+        assert self.prompt_template is not None
+        return _fill(self.prompt_template, row, self._columns(), answer=True)
+
+
+def read_prompt_file(path: str | None, key: str) -> str | None:
+    """The text of `prompt_file` or `system_prompt_file`. Raises ConfigError naming the key."""
+    if path is None:
+        return None
+    try:
+        return Path(path).expanduser().read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{key}: cannot read {path} ({error.strerror})") from error
+
+
+def _fill(
+    template: str, row: Mapping[str, Any], names: Mapping[str, str], *, answer: bool
+) -> tuple[str, str]:
+    """Fill a template; everything before its last placeholder is the prompt, the rest is the completion."""
+    try:
+        parts = list(string.Formatter().parse(template))
+    except ValueError as error:
+        raise ConfigError(f"data prompt_template {template!r} is not valid: {error}") from error
+    places = [i for i, (_, name, _, _) in enumerate(parts) if name is not None]
+    if len(places) < 2:
+        raise ConfigError(
+            f"data prompt_template {template!r} needs a place for the question and one for the answer, as in "
+            "'Human: {input}\\n\\nAssistant: {output}'"
+        )
+    prompt = completion = ""
+    for i, (literal, name, _, _) in enumerate(parts):
+        if i <= places[-1]:
+            prompt += literal
+        else:
+            completion += literal
+        if name is None or (i == places[-1] and not answer):
+            continue
+        column = name if row.get(name) is not None else names.get(name, name)
+        if row.get(column) is None:
+            raise DataError(columns.no_column(row, [column]) + f" (prompt_template is {template!r})")
+        if i < places[-1]:
+            prompt += columns.text(row, column)
+        else:
+            completion += columns.text(row, column)
+    return prompt, completion
+
+
+def _insert(text: str | None, question: Any) -> str:
+    """Upstream's prompt files: `{}` is where the question goes. Other braces mean nothing."""
+    if text is None:
+        return question
+    if "{}" not in text:
+        raise ConfigError("data.*.prompt_file has no {} where the question goes")
+    return text.replace("{}", str(question))
+
+
+def _question(row: Mapping[str, Any], column: str) -> str:
+    """The question; the `input` that Alpaca-like rows may have beside the `instruction` belongs to it."""
+    extra = row.get("input") if column == "instruction" else None
+    return f"{columns.text(row, column)}\n\n{extra}" if extra else columns.text(row, column)

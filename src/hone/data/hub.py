@@ -1,0 +1,60 @@
+"""Rows through the `datasets` library: names on the Hugging Face hub, and folders that `save_to_disk` wrote.
+
+A module of its own because importing `datasets` takes a second or more: only those who need it pay.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import datasets
+import datasets.exceptions
+
+from hone.data.rows import ColumnRows, Row, Rows
+from hone.data.sources import choose_split, key_of
+from hone.errors import DataError
+
+
+def load(name: str, subset: str | None, split: str | None, kind: str) -> Rows:
+    """A dataset by its hub name. Raises DataError when it cannot be had, with the reason."""
+    try:
+        loaded = datasets.load_dataset(name, subset, split=split)
+    except datasets.exceptions.DatasetNotFoundError as error:
+        raise DataError(
+            f"{key_of(kind)}: '{name}' is neither a file or folder here nor a dataset on the Hugging Face "
+            f"hub (private ones need `hf auth login`). {_first_line(error)}"
+        ) from error
+    except OSError as error:
+        raise DataError(
+            f"{key_of(kind)}: there is no file or folder '{name}' here, and the Hugging Face hub could not "
+            f"be reached to look for a dataset of that name ({_first_line(error)}). A local path needs no "
+            f"network: {key_of(kind)}.dataset_name=/path/to/file.jsonl"
+        ) from error
+    except (ValueError, datasets.exceptions.DatasetsError) as error:  # unknown split or subset, broken files
+        raise DataError(f"{key_of(kind)}: dataset '{name}' could not be loaded: {error}") from error
+    return _rows(loaded, name, split, kind)
+
+
+def load_saved(path: str, split: str | None, kind: str) -> Rows:
+    """A folder that `datasets.save_to_disk` wrote."""
+    try:
+        loaded = datasets.load_from_disk(path)
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        raise DataError(f"{key_of(kind)}: the saved dataset {path} could not be loaded: {error}") from error
+    return _rows(loaded, path, split, kind)
+
+
+def _rows(loaded: Any, path: str, split: str | None, kind: str) -> Rows:
+    if isinstance(loaded, dict):
+        split = choose_split(path, list(loaded), split, kind)
+        loaded = loaded[split]
+
+    def read(start: int, stop: int) -> list[Row]:
+        columns = loaded[start:stop]
+        return [{c: columns[c][i] for c in columns} for i in range(stop - start)]
+
+    return ColumnRows(read, len(loaded), f"{path} ({split})" if split else path)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().split("\n")[0]

@@ -1,0 +1,234 @@
+"""What the online loop and the evaluation ask: prompts in a resumable order, and the held-out prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from math import ceil
+from typing import Any
+
+from hone.data.chat import Encoder, Rendered
+from hone.data.cursor import Mixture
+from hone.data.formats import PromptText
+from hone.data.parts import (
+    Part,
+    batches,
+    load_part,
+    load_parts,
+    most_tokens,
+    template_overhead,
+    weights_of,
+)
+from hone.errors import DataError
+from hone.types import Prompt
+
+_BATCH = 256
+
+
+@dataclass(frozen=True)
+class Limit:
+    """How long a prompt may be, and what is done with a longer one."""
+
+    tokens: int
+    reason: str
+    """The setting behind it, for messages."""
+    drop: bool
+
+
+def build_prompts(config: Any, tokenizer: Any) -> PromptData:
+    """The prompts of an RL run, from `config.data`, `config.grpo` and `config.policy`.
+
+    Every row is checked here, also for its length. Raises DataError naming the row, ConfigError naming the
+    key.
+    """
+    encoder = Encoder(
+        tokenizer,
+        add_bos=config.data.add_bos,
+        add_generation_prompt=config.data.add_generation_prompt,
+        template_kwargs=config.policy.tokenizer.chat_template_kwargs or {},
+    )
+    longest = config.policy.max_total_sequence_length
+    limit = _limit(config.data, longest, f"policy.max_total_sequence_length={longest}")
+    training, validation = load_parts(config.data, config.grpo.seed, chat=encoder.chat)
+    return PromptData(
+        training,
+        validation,
+        encoder,
+        limit,
+        shuffle=config.data.shuffle,
+        seed=config.grpo.seed,
+        max_epochs=config.grpo.max_num_epochs,
+    )
+
+
+def build_eval_prompts(config: Any, tokenizer: Any) -> list[Prompt]:
+    """The problems of an evaluation, each `data.repeat` times. Raises as `build_prompts`."""
+    encoder = Encoder(
+        tokenizer,
+        add_bos=config.data.add_bos,
+        template_kwargs=config.tokenizer.chat_template_kwargs or {},
+    )
+    longest = config.generation.max_model_len
+    limit = _limit(config.data, longest, f"generation.max_model_len={longest}")
+    part = load_part(config.data, "test", chat=encoder.chat)
+    _fit([part], encoder, limit)
+    return _all_prompts([part], encoder)
+
+
+class PromptData:
+    """Prompts to sample for, and the validation prompts.
+
+    `counts` has `drawn` prompts of the run so far, and of the data `rows`, `dropped_rows` (too long),
+    `validation_rows` and `validation_dropped_rows`.
+    """
+
+    def __init__(
+        self,
+        training: list[Part],
+        validation: list[Part],
+        encoder: Encoder,
+        limit: Limit,
+        *,
+        shuffle: bool = True,
+        seed: int = 0,
+        max_epochs: int | None = None,
+    ) -> None:
+        self.encoder, self.max_epochs = encoder, max_epochs
+        self._training, self._validation = training, validation
+        self.counts = {"drawn": 0, "rows": sum(len(p.keep) for p in training)}
+        self.counts["dropped_rows"] = _fit(training, encoder, limit)
+        self.counts["validation_rows"] = sum(len(p.keep) for p in validation)
+        self.counts["validation_dropped_rows"] = _fit(validation, encoder, limit)
+        self._order = Mixture(
+            [len(p.keep) for p in training], weights_of(training), shuffle, seed, max_epochs
+        )
+
+    @property
+    def num_rows(self) -> int:
+        """Training rows that are drawn: all but those held out or dropped."""
+        return self._order.epoch_length
+
+    @property
+    def epoch(self) -> int:
+        """Whole epochs drawn."""
+        return self._order.epoch
+
+    def steps_per_epoch(self, batch: int) -> int:
+        return ceil(self.num_rows / batch)
+
+    def total_steps(self, batch: int) -> int:
+        """Steps until the epochs are over; the last batch may be smaller. Batches run over epoch borders."""
+        assert self.max_epochs is not None, "a run without a number of epochs has no total"
+        return ceil(self.max_epochs * self.num_rows / batch)
+
+    def next(self, n: int) -> list[Prompt]:
+        """The next n prompts, each with an id of its own; fewer at the end of the last epoch, then none."""
+        first = self._order.draws
+        drawn = [(d, self._training[d].keep[i], epoch) for d, i, epoch in self._order.next(n)]
+        asked = [(self._training[d], row, self._training[d].rows[row]) for d, row, _ in drawn]
+        names = [
+            f"{self._training[d].label}:{row}@{epoch}.{first + k}" for k, (d, row, epoch) in enumerate(drawn)
+        ]
+        self.counts["drawn"] = self._order.draws
+        return _prompts(asked, names, self.encoder)
+
+    @cached_property
+    def validation(self) -> list[Prompt]:
+        """All held-out prompts, in order; encoded when first asked for."""
+        return _all_prompts(self._validation, self.encoder)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"order": self._order.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where the state was taken. Raises CheckpointError when the data are others."""
+        self._order.load_state_dict(state["order"])
+        self.counts["drawn"] = self._order.draws
+
+
+def _limit(data: Any, longest: int, reason: str) -> Limit:
+    """A prompt must leave room for one generated token, and keep to `data.max_input_seq_length`."""
+    drop = data.overlong_prompts == "drop"
+    if data.max_input_seq_length < longest:
+        return Limit(
+            data.max_input_seq_length, f"data.max_input_seq_length={data.max_input_seq_length}", drop
+        )
+    return Limit(longest - 1, f"{reason}, which also has to hold an answer", drop)
+
+
+def _fit(parts: Sequence[Part], encoder: Encoder, limit: Limit) -> int:
+    """Check all rows of the datasets and take out those that are too long; how many that were. Raises
+    DataError
+    for a row without a prompt, for one that is too long unless they are dropped, and when none is left."""
+    dropped = 0
+    for part in parts:
+        overlong = _overlong(part, encoder, limit.tokens)
+        if overlong and not limit.drop:
+            raise _too_long(part, overlong, limit)
+        part.keep = [i for i in part.keep if i not in overlong] if overlong else part.keep
+        if not len(part.keep):
+            raise DataError(
+                f"every prompt of {part.rows.name} is longer than {limit.tokens} tokens ({limit.reason})"
+            )
+        dropped += len(overlong)
+    return dropped
+
+
+def _too_long(part: Part, overlong: dict[int, int], limit: Limit) -> DataError:
+    row, length = next(iter(overlong.items()))
+    others = f" ({len(overlong) - 1} other rows are too long as well)" if len(overlong) > 1 else ""
+    return DataError(
+        f"{part.rows.where(row)}: the prompt has {length} tokens, but at most {limit.tokens} are allowed by "
+        f"{limit.reason}{others}. Raise it, or leave such rows out with data.overlong_prompts=drop"
+    )
+
+
+def _overlong(part: Part, encoder: Encoder, limit: int) -> dict[int, int]:
+    """Rows whose prompt is longer than `limit`, with their lengths. Only rows that could be are tokenised."""
+    overhead = template_overhead(encoder)
+    doubtful = []
+    for row, columns in part.kept():
+        try:
+            prompt = part.format.prompt(columns)
+        except DataError as error:
+            raise part.at(row, error) from error
+        most = None if prompt.tools else most_tokens(prompt.content, overhead)
+        if most is None or most > limit:
+            doubtful.append((row, prompt))
+    overlong: dict[int, int] = {}
+    for chunk in batches(doubtful, _BATCH):
+        tokens = encoder.encode_prompts([_render(part, row, prompt, encoder) for row, prompt in chunk])
+        overlong |= {row: len(t) for (row, _), t in zip(chunk, tokens, strict=True) if len(t) > limit}
+    return overlong
+
+
+def _render(part: Part, row: int, prompt: PromptText, encoder: Encoder) -> Rendered:
+    try:
+        return encoder.render_prompt(prompt)
+    except DataError as error:
+        raise part.at(row, error) from error
+
+
+def _prompts(
+    asked: Sequence[tuple[Part, int, dict[str, Any]]], names: Sequence[str], encoder: Encoder
+) -> list[Prompt]:
+    contents = [part.format.prompt(columns) for part, _, columns in asked]
+    rendered = [_render(p, row, c, encoder) for (p, row, _), c in zip(asked, contents, strict=True)]
+    tokens = encoder.encode_prompts(rendered)
+    return [
+        Prompt(name, tuple(t), content.content, columns, part.label, part.env)
+        for (part, _, columns), name, content, t in zip(asked, names, contents, tokens, strict=True)
+    ]
+
+
+def _all_prompts(parts: Sequence[Part], encoder: Encoder) -> list[Prompt]:
+    """Every row of the datasets in order, each as often as its dataset says."""
+    prompts = []
+    for part in parts:
+        times = range(part.repeat)
+        every = [(row, columns, k) for row, columns in part.kept() for k in times]
+        asked = [(part, row, columns) for row, columns, _ in every]
+        names = [f"{part.label}:{row}" + (f".{k}" if part.repeat > 1 else "") for row, _, k in every]
+        prompts += _prompts(asked, names, encoder)
+    return prompts

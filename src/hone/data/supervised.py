@@ -1,0 +1,217 @@
+"""What the supervised loop learns from: batches of samples in a resumable order, and the held-out samples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from math import ceil
+from typing import Any
+
+import numpy as np
+import torch
+
+from hone.data.chat import Encoded, Encoder
+from hone.data.cursor import Mixture
+from hone.data.formats import Example
+from hone.data.parts import Part, batches, load_parts, most_tokens, template_overhead, weights_of
+from hone.errors import DataError
+from hone.types import Sample
+
+_CACHED_TOKENS = 1 << 26
+"""Encoded rows are remembered up to so many tokens (5 bytes each): later epochs then cost nothing."""
+_BATCH = 256
+
+
+def build_supervised(config: Any, tokenizer: Any) -> SupervisedData:
+    """The data of an SFT run, from `config.data`, `config.sft` and `config.policy`.
+
+    Every row's columns are checked here; rows are rendered and tokenised when they are first drawn, so that
+    the first step comes soon. Raises DataError naming the row, ConfigError naming the key.
+    """
+    encoder = Encoder(
+        tokenizer,
+        max_length=min(config.data.max_input_seq_length, config.policy.max_total_sequence_length),
+        only_unmask_final=config.sft.only_unmask_final,
+        add_bos=config.data.add_bos,
+        add_eos=config.data.add_eos,
+        template_kwargs=config.policy.tokenizer.chat_template_kwargs or {},
+    )
+    training, validation = load_parts(config.data, config.sft.seed, chat=encoder.chat)
+    return SupervisedData(
+        training,
+        validation,
+        encoder,
+        shuffle=config.data.shuffle,
+        seed=config.sft.seed,
+        max_epochs=config.sft.max_num_epochs,
+    )
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """An encoded row, kept small."""
+
+    tokens: np.ndarray
+    mask: np.ndarray
+    truncated: bool
+
+    @classmethod
+    def of(cls, e: Encoded) -> _Stored:
+        return cls(np.array(e.tokens, dtype=np.int32), np.array(e.mask, dtype=bool), e.truncated)
+
+    def sample(self, name: str) -> Sample:
+        tokens = torch.from_numpy(self.tokens.astype(np.int64))
+        return Sample(name, tokens, torch.from_numpy(self.mask.copy()))
+
+
+class SupervisedData:
+    """Batches of training samples, and the validation samples.
+
+    A row without any target left (its prompt alone is as long as a sample may be) is excluded and counted.
+    `counts` has, for the whole run so far, `drawn`, `truncated` and `excluded` samples; for the data, `rows`,
+    `excluded_rows` and `validation_rows`.
+    """
+
+    def __init__(
+        self,
+        training: list[Part],
+        validation: list[Part],
+        encoder: Encoder,
+        *,
+        shuffle: bool = True,
+        seed: int = 0,
+        max_epochs: int | None = None,
+    ) -> None:
+        self.encoder, self.max_epochs = encoder, max_epochs
+        self._training, self._validation = training, validation
+        self._cache: dict[tuple[int, int], _Stored] = {}
+        self._cached_tokens = 0
+        self.counts = {"drawn": 0, "truncated": 0, "excluded": 0}
+        self.counts["rows"] = sum(len(p.keep) for p in training)
+        self.counts["excluded_rows"] = sum(self._exclude(n, p) for n, p in enumerate(training))
+        for part in validation:
+            self._check(part)
+        self.counts["validation_rows"] = sum(len(p.keep) for p in validation)
+        self._order = Mixture(
+            [len(p.keep) for p in training], weights_of(training), shuffle, seed, max_epochs
+        )
+
+    @property
+    def num_rows(self) -> int:
+        """Training rows that are drawn: all but those held out or excluded."""
+        return self._order.epoch_length
+
+    @property
+    def epoch(self) -> int:
+        """Whole epochs drawn."""
+        return self._order.epoch
+
+    def steps_per_epoch(self, batch: int) -> int:
+        return ceil(self.num_rows / batch)
+
+    def total_steps(self, batch: int) -> int:
+        """Steps until the epochs are over; the last batch may be smaller. Batches run over epoch borders."""
+        assert self.max_epochs is not None, "a run without a number of epochs has no total"
+        return ceil(self.max_epochs * self.num_rows / batch)
+
+    def next(self, n: int) -> list[Sample]:
+        """The next n samples; fewer at the end of the last epoch, then none."""
+        samples: list[Sample] = []
+        while not samples and (draws := self._order.next(n)):
+            drawn = [(d, self._training[d].keep[i], epoch) for d, i, epoch in draws]
+            stored = self._stored({(d, row) for d, row, _ in drawn})
+            for d, row, epoch in drawn:
+                self.counts["drawn"] += 1
+                self.counts["truncated"] += stored[d, row].truncated
+                if stored[d, row].mask.any():
+                    samples.append(stored[d, row].sample(f"{self._training[d].label}:{row}@{epoch}"))
+                else:
+                    self.counts["excluded"] += 1
+        return samples
+
+    @cached_property
+    def validation(self) -> list[Sample]:
+        """All held-out samples, in order; encoded when first asked for. `counts` says what was left out."""
+        samples: list[Sample] = []
+        truncated = 0
+        for part in self._validation:
+            for chunk in batches(part.kept(), _BATCH):
+                for (row, _), encoded in zip(chunk, self._encode_rows(part, chunk), strict=True):
+                    truncated += encoded.truncated
+                    if encoded.has_target:
+                        samples.append(_Stored.of(encoded).sample(f"{part.label}:{row}"))
+        self.counts["validation_truncated"] = truncated
+        self.counts["validation_excluded"] = self.counts["validation_rows"] - len(samples)
+        return samples
+
+    def state_dict(self) -> dict[str, Any]:
+        so_far = ("drawn", "truncated", "excluded")
+        return {"order": self._order.state_dict(), "counts": {k: self.counts[k] for k in so_far}}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where the state was taken. Raises CheckpointError when the data are others."""
+        self._order.load_state_dict(state["order"])
+        self.counts |= state["counts"]
+
+    def _check(self, part: Part) -> list[tuple[int, dict[str, Any], Example]]:
+        """Read all rows (the first that lacks something raises DataError); returns those maybe too long."""
+        overhead, limit = template_overhead(self.encoder), self.encoder.max_length
+        doubtful = []
+        for row, columns in part.kept():
+            try:
+                example = part.format.supervised(columns)
+            except DataError as error:
+                raise part.at(row, error) from error
+            context = self._context(example)
+            most = None if example.tools else most_tokens(context, overhead)
+            answer = example.messages or example.completion
+            if not answer or most is None or (limit is not None and most >= limit):
+                doubtful.append((row, columns, example))
+        return doubtful
+
+    def _context(self, example: Example) -> str | Sequence[Any]:
+        """What comes before the first target."""
+        if not example.messages:
+            return example.prompt
+        turns = [i for i, m in enumerate(example.messages) if m["role"] == "assistant"]
+        turns = [i for i in turns if i >= example.num_prompt_messages]
+        return example.messages[: turns[-1] if self.encoder.only_unmask_final else turns[0]]
+
+    def _exclude(self, number: int, part: Part) -> int:
+        """Take out the training rows that have no target left. Raises DataError when nothing is left."""
+        excluded = set()
+        for chunk in batches(self._check(part), _BATCH):
+            encoded = self._encode_rows(part, [(row, columns) for row, columns, _ in chunk])
+            excluded |= {row for (row, _, _), e in zip(chunk, encoded, strict=True) if not e.has_target}
+        if len(excluded) == len(part.keep):
+            raise DataError(
+                f"no row of {part.rows.name} has anything to learn within {self.encoder.max_length} tokens: "
+                "raise policy.max_total_sequence_length (and data.max_input_seq_length)"
+            )
+        if excluded:
+            part.keep = [i for i in part.keep if i not in excluded]
+        return len(excluded)
+
+    def _stored(self, wanted: set[tuple[int, int]]) -> dict[tuple[int, int], _Stored]:
+        """The (dataset, row)s encoded: from memory, or together, and then remembered while there is room."""
+        found = {key: self._cache[key] for key in wanted & self._cache.keys()}
+        missing = sorted(wanted - found.keys())
+        for d in sorted({d for d, _ in missing}):
+            part, rows = self._training[d], [row for at, row in missing if at == d]
+            encoded = self._encode_rows(part, [(row, part.rows[row]) for row in rows])
+            new = {(d, row): _Stored.of(e) for row, e in zip(rows, encoded, strict=True)}
+            found |= new
+            if self._cached_tokens < _CACHED_TOKENS:
+                self._cache |= new
+                self._cached_tokens += sum(len(s.tokens) for s in new.values())
+        return found
+
+    def _encode_rows(self, part: Part, rows: Sequence[tuple[int, dict[str, Any]]]) -> list[Encoded]:
+        rendered = []
+        for row, columns in rows:
+            try:
+                rendered.append(self.encoder.render(part.format.supervised(columns)))
+            except DataError as error:
+                raise part.at(row, error) from error
+        return self.encoder.tokenize(rendered)
