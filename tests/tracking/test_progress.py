@@ -1,0 +1,142 @@
+"""The progress line, on a terminal and off it."""
+
+from __future__ import annotations
+
+import io
+import os
+import pty
+import re
+import select
+import subprocess
+import sys
+
+import pytest
+
+from hone.tracking import Progress
+from hone.tracking.progress import duration, thousands
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def plain(total: int, kind: str = "sft", start: int = 0) -> tuple[Progress, io.StringIO, Clock]:
+    stream, clock = io.StringIO(), Clock()
+    return Progress(total, kind, start, stream=stream, clock=clock), stream, clock
+
+
+def test_plain_lines_are_the_first_few_then_one_every_two_seconds_then_the_last() -> None:
+    progress, stream, clock = plain(100)
+    with progress:
+        for step in range(1, 101):
+            clock.now += 0.1
+            progress.update(step, {"train_loss": 1.0}, tokens=50)
+    steps = [int(re.match(r"step (\d+)/100", line)[1]) for line in stream.getvalue().splitlines()]  # type: ignore[index]
+    assert steps[:3] == [1, 2, 3]
+    assert steps[-1] == 100
+    assert 3 + 10 / 2.1 - 1 <= len(steps) <= 3 + 10 / 2 + 1
+
+
+def test_a_line_says_step_loss_speed_and_time_left() -> None:
+    progress, stream, clock = plain(5)
+    with progress:
+        clock.now += 2.0
+        progress.update(1, {"train_loss": 1.2345}, tokens=3000)
+    assert stream.getvalue() == "step 1/5  loss 1.234  1.5k tok/s  left 8s\n"
+
+
+def test_grpo_shows_the_reward_and_keeps_the_last_validation() -> None:
+    progress, stream, clock = plain(9, "grpo")
+    with progress:
+        clock.now += 1.0
+        progress.update(1, {"reward": 0.25, "val_accuracy": 0.5}, tokens=10)
+        progress.update(2, {"reward": 0.5}, tokens=10)
+    assert "reward 0.5  val accuracy 0.5" in stream.getvalue().splitlines()[1]
+
+
+def test_speed_and_time_left_forget_steps_before_the_resume_and_validation() -> None:
+    progress, _, clock = plain(20, start=10)
+    with progress:
+        clock.now += 2.0
+        progress.update(11, {}, tokens=100)
+        clock.now += 100.0
+        progress.phase("validation", 8, 8)
+        clock.now += 2.0
+        progress.update(12, {}, tokens=100)
+    assert progress.tokens_per_second() == pytest.approx(50.0)
+    assert progress.seconds_left() == pytest.approx(16.0)
+
+
+def test_a_phase_and_notes_print_plain_lines() -> None:
+    progress, stream, clock = plain(3)
+    with progress:
+        progress.note("saved step_1 [not markup]")
+        for done in range(1, 9):
+            clock.now += 0.3
+            progress.phase("validation", done, 8)
+    lines = stream.getvalue().splitlines()
+    assert lines[0] == "saved step_1 [not markup]"
+    assert lines[-1] == "validation 8/8"
+    assert len(lines) < 5
+
+
+def on_terminal(code: str) -> str:
+    """What `code` writes to a pseudo-terminal of 100 columns."""
+    leader, follower = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "100"}
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=follower, env=environment)
+    os.close(follower)
+    seen = b""
+    while select.select([leader], [], [], 20)[0]:
+        try:
+            part = os.read(leader, 65536)
+        except OSError:  # Linux's way of saying that the other side is closed
+            break
+        if not part:
+            break
+        seen += part
+    os.close(leader)
+    assert process.wait(20) == 0
+    return seen.decode()
+
+
+RUN = """
+import time
+from hone.tracking import Progress
+with Progress(4, "grpo", 0) as progress:
+    for step in range(1, 5):
+        time.sleep(0.15)
+        progress.update(step, {"reward": step / 4}, tokens=4000)
+        progress.phase("validation", 1, 2)
+        time.sleep(0.15)
+        progress.phase("validation", 2, 2)
+    progress.note("saved step_4")
+"""
+
+
+def test_a_terminal_gets_one_live_line() -> None:
+    text = on_terminal(RUN)
+    visible = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
+    assert "4/4" in visible
+    assert "reward 1" in visible
+    assert "tok/s" in visible
+    assert "validation" in visible
+    assert "saved step_4" in visible
+    assert "━" in visible
+    assert "\x1b[2K" in text, "the line is redrawn in place"
+    assert text.rstrip().endswith("\x1b[?25h") or "\x1b[?25h" in text, "the cursor comes back"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.4, "0s"), (42, "42s"), (187, "3m07s"), (7500, "2h05m"), (273600, "3d04h")]
+)
+def test_duration(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(("value", "text"), [(950.2, "950"), (12345, "12.3k"), (4.56e6, "4.56M")])
+def test_thousands(value: float, text: str) -> None:
+    assert thousands(value) == text

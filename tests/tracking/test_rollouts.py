@@ -1,0 +1,71 @@
+"""The rollout log."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from hone.tracking import RunFolder, write_rollouts
+from hone.types import Completion, Group, Prompt, Rollout
+
+
+class Tokenizer:
+    def decode(self, token_ids: list[int]) -> str:
+        return "".join(chr(97 + token) for token in token_ids)
+
+
+def group() -> Group:
+    prompt = Prompt(
+        "0:7", (0, 1), [{"role": "user", "content": "2 + 2 = ?"}], {"question": "2 + 2", "answer": 4}
+    )
+    good = Completion((2, 3, 4), (-0.1, -0.2, -0.3), "stop", version=5)
+    cut = Completion((2,) * 6, (-0.1,) * 6, "length", version=5)
+    return Group(
+        "0:7",
+        [
+            Rollout(prompt, good, "vier: 4 ✓", {"answer": 1.0, "format": None}, 1.0, advantage=0.7),
+            Rollout(prompt, cut, "…", {}, None, failure="timeout: answer took 10 s", excluded="truncated"),
+        ],
+    )
+
+
+def test_a_line_holds_all_that_is_known_of_a_rollout(tmp_path: Path) -> None:
+    path = RunFolder(tmp_path).rollout_file(3)
+    write_rollouts(path, 3, [group()], Tokenizer())
+    assert path == tmp_path / "rollouts" / "step_3.jsonl"
+    good, failed = [json.loads(line) for line in path.read_text().splitlines()]
+    assert good == {
+        "step": 3,
+        "group": "0:7",
+        "prompt": [{"role": "user", "content": "2 + 2 = ?"}],
+        "completion": "vier: 4 ✓",
+        "rewards": {"answer": 1.0, "format": None},
+        "reward": 1.0,
+        "advantage": 0.7,
+        "finish": "stop",
+        "num_tokens": 3,
+        "version": 5,
+        "failure": None,
+        "excluded": None,
+        "answer": 4,
+        "raw_prompt": "ab",
+        "raw_completion": "cde",
+    }
+    assert (failed["reward"], failed["failure"]) == (None, "timeout: answer took 10 s")
+    assert failed["excluded"] == "truncated"
+    assert "✓" in path.read_text(), "readable, not escaped"
+
+
+def test_written_whole_and_again(tmp_path: Path) -> None:
+    path = tmp_path / "step_1.jsonl"
+    for _ in range(2):
+        write_rollouts(path, 1, [group()])
+    assert len(path.read_text().splitlines()) == 2
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_logs_may_live_elsewhere_but_the_config_stays(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run", logs=tmp_path / "logs")
+    folder.write_config("a: 1\n")
+    assert (tmp_path / "run" / "config.yaml").read_text() == "a: 1\n"
+    assert folder.metrics == tmp_path / "logs" / "metrics.csv"
