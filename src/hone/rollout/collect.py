@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from hone.rollout.rewards.pool import RewardPool, Scored
+from hone.rollout.rewards.pool import RewardPool
 from hone.rollout.rewards.resolve import resolve_all
 from hone.rollout.shaping import shape
 from hone.types import Completion, Group, Prompt, Rollout
@@ -13,7 +13,7 @@ from hone.types import Completion, Group, Prompt, Rollout
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from hone.config.schema import RewardsConfig
+    from hone.config.schema import GRPOConfig, RewardsConfig
 
 _NOT_COLUMNS = ("prompt", "completion", "prompts", "completions", "completion_ids")
 
@@ -23,7 +23,7 @@ async def collect(
     completions: Sequence[Sequence[Completion]],
     tokenizer: PreTrainedTokenizerBase,
     pool: RewardPool,
-    cfg: Any,
+    cfg: GRPOConfig,
 ) -> list[Group]:
     """Score the completions of each prompt: one Group for a prompt, in order, with rewards or failures.
 
@@ -34,15 +34,12 @@ async def collect(
     shaping.shape).
     """
     rollouts = rollouts_of(prompts, completions, tokenizer)
-    scores = await score_rollouts(rollouts, pool, max((len(group) for group in completions), default=1))
-    for rollout, scored in zip(rollouts, scores, strict=True):
-        rollout.rewards, rollout.reward, rollout.failure = scored.rewards, scored.reward, scored.failure
+    await score_rollouts(rollouts, pool, max((len(group) for group in completions), default=1))
+    for rollout in rollouts:
         truncated = rollout.completion.finish == "length"
         if rollout.reward is not None:
             length = len(rollout.completion.tokens)
-            rollout.reward = shape(
-                rollout.reward, length, truncated, cfg.grpo.reward_scaling, cfg.grpo.reward_shaping
-            )
+            rollout.reward = shape(rollout.reward, length, truncated, cfg.grpo)
         if truncated and cfg.grpo.overlong_filtering:
             rollout.excluded = "truncated"
     remaining = iter(rollouts)
@@ -63,17 +60,17 @@ def rollouts_of(
     ]
 
 
-async def score_rollouts(rollouts: Sequence[Rollout], pool: RewardPool, group_size: int = 1) -> list[Scored]:
-    """What the reward functions say, without scaling or shaping; evaluation uses this alone."""
-    return await pool.score(
-        [rollout.prompt.content for rollout in rollouts],
-        [_as_prompted(rollout) for rollout in rollouts],
-        {
-            **columns_of([r.prompt.row for r in rollouts]),
-            "completion_ids": [list(r.completion.tokens) for r in rollouts],
-        },
-        group_size,
-    )
+async def score_rollouts(rollouts: Sequence[Rollout], pool: RewardPool, group_size: int = 1) -> None:
+    """Give each rollout what the reward functions say, neither scaled nor shaped: validation needs no more.
+
+    Raises RewardError (see RewardPool.score).
+    """
+    columns = columns_of([rollout.prompt.row for rollout in rollouts])
+    columns["completion_ids"] = [list(rollout.completion.tokens) for rollout in rollouts]
+    prompts = [rollout.prompt.content for rollout in rollouts]
+    scores = await pool.score(prompts, [_as_prompted(rollout) for rollout in rollouts], columns, group_size)
+    for rollout, scored in zip(rollouts, scores, strict=True):
+        rollout.rewards, rollout.reward, rollout.failure = scored.rewards, scored.reward, scored.failure
 
 
 def columns_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:

@@ -2,39 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from hone.errors import ConfigError
 
-
-class RewardScaling(Protocol):
-    """grpo.reward_scaling."""
-
-    @property
-    def enabled(self) -> bool: ...
-    @property
-    def source_min(self) -> float: ...
-    @property
-    def source_max(self) -> float: ...
-    @property
-    def target_min(self) -> float: ...
-    @property
-    def target_max(self) -> float: ...
-
-
-class RewardShaping(Protocol):
-    """grpo.reward_shaping."""
-
-    @property
-    def enabled(self) -> bool: ...
-    @property
-    def overlong_buffer_length(self) -> int | None: ...
-    @property
-    def overlong_buffer_penalty(self) -> float | None: ...
-    @property
-    def max_response_length(self) -> int | None: ...
-    @property
-    def stop_properly_penalty_coef(self) -> float | None: ...
+if TYPE_CHECKING:
+    from hone.config.schema import GRPOSection
 
 
 def scale(reward: float, source_min: float, source_max: float, target_min: float, target_max: float) -> float:
@@ -73,28 +46,19 @@ def stop_properly(reward: float, truncated: bool, coef: float) -> float:
     return min(reward, coef * reward) if truncated else reward
 
 
-def shape(
-    reward: float, length: int, truncated: bool, scaling: RewardScaling, shaping: RewardShaping
-) -> float:
+def shape(reward: float, length: int, truncated: bool, grpo: GRPOSection) -> float:
     """The reward as trained on, of a response of `length` tokens: scaled first, then shaped, each if enabled.
 
     With `stop_properly_penalty_coef` set, it takes the place of the overlong penalty.
     Raises ConfigError for settings that contradict each other.
     """
+    scaling, shaping = grpo.reward_scaling, grpo.reward_shaping
     if scaling.enabled:
         reward = scale(reward, scaling.source_min, scaling.source_max, scaling.target_min, scaling.target_max)
     if not shaping.enabled:
         return reward
     if shaping.stop_properly_penalty_coef is not None:
         return stop_properly(reward, truncated, shaping.stop_properly_penalty_coef)
-    maximum, buffer, penalty = (
-        shaping.max_response_length,
-        shaping.overlong_buffer_length,
-        shaping.overlong_buffer_penalty,
+    return reward + overlong_penalty(
+        length, shaping.max_response_length, shaping.overlong_buffer_length, shaping.overlong_buffer_penalty
     )
-    if maximum is None or buffer is None or penalty is None:
-        raise ConfigError(
-            "grpo.reward_shaping is enabled: set stop_properly_penalty_coef, or overlong_buffer_length, "
-            "overlong_buffer_penalty and max_response_length"
-        )
-    return reward + overlong_penalty(length, maximum, buffer, penalty)

@@ -67,9 +67,8 @@ class Batch:
         try:
             return pickle.dumps(message, protocol=pickle.HIGHEST_PROTOCOL)
         except (pickle.PicklingError, TypeError, AttributeError, RecursionError) as error:
-            raise RewardError(
-                f"reward {spec.label}: column '{_unpicklable(arguments)}' cannot be pickled for a worker: {error}"
-            ) from error
+            column = _unpicklable(arguments)
+            raise RewardError(f"reward {spec.label}: column '{column}' cannot be pickled: {error}") from error
 
     def record(self, spec: RewardSpec, indices: Sequence[int], rewards: Sequence[float | None]) -> None:
         """Keep what the function returned. A reward that is not finite fails its completion."""

@@ -11,6 +11,7 @@ never returns: the kernel then signals the group (see `_end_with_parent`).
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import fcntl
 import inspect
@@ -56,22 +57,24 @@ def _handle(
     message: bytes, functions: dict[str, tuple[Callable[..., Any], dict[str, Any]]]
 ) -> dict[str, Any]:
     """Answer one request. Whatever the function raises is an answer too, SystemExit included."""
-    function = None
+    file = None
     metrics.drain()
     try:
         request = pickle.loads(message)
         if request["op"] == "load":
+            file = request["target"].rpartition(":")[0]
             function = load(request["target"])
             described = describe(function, request["kwargs"])
             functions[request["name"]] = function, request["kwargs"]
             return {"ok": described}
         function, kwargs = functions[request["name"]]
+        file = getattr(getattr(inspect.unwrap(function), "__code__", None), "co_filename", None)
         rewards = _rewards(function, {**request["arguments"], **kwargs}, request["accepts"], request["count"])
         return {"ok": rewards, "metrics": metrics.drain()}
     except (Unusable, _Defect) as error:
         return {"defect": str(error)}
     except BaseException as error:
-        return _raised(error, function)
+        return _raised(error, file)
 
 
 def _rewards(
@@ -119,13 +122,12 @@ def _log_extra(column: str, values: list[Any]) -> None:
     print(f"{column}: {values!r:.2000}")
 
 
-def _raised(error: BaseException, function: Callable[..., Any] | None) -> dict[str, Any]:
+def _raised(error: BaseException, file: str | None) -> dict[str, Any]:
     """The exception as text, with the deepest line in the function's own file: where the user can mend it."""
     frames = _own_frames(error.__traceback__)
-    stack = traceback.extract_tb(frames)
-    code = getattr(inspect.unwrap(function), "__code__", None) if function is not None else None
-    own = [frame for frame in stack if code is not None and frame.filename == code.co_filename]
-    where = "".join(f" ({frame.filename}:{frame.lineno})" for frame in (own or list(stack))[-1:])
+    stack = list(traceback.extract_tb(frames))
+    mendable = [frame for frame in stack if frame.filename == file] or stack
+    where = "".join(f" ({frame.filename}:{frame.lineno})" for frame in mendable[-1:])
     text = "".join(traceback.format_exception(type(error), error, frames))
     message = "".join(traceback.format_exception_only(type(error), error)).strip()
     return {
@@ -183,7 +185,10 @@ def _limit(memory_limit_mb: int | None) -> None:
 
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if sys.platform == "linux":
-        with open("/proc/self/oom_score_adj", "w") as file:
+        with (
+            contextlib.suppress(OSError),
+            open("/proc/self/oom_score_adj", "w") as file,
+        ):  # /proc may be closed
             file.write("1000")
         if memory_limit_mb is not None:
             limit = memory_limit_mb * 1024 * 1024
