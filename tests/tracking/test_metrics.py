@@ -200,6 +200,9 @@ def test_enabled_but_not_installed_names_the_fix(tmp_path: Path, monkeypatch: An
 class FakeWandb(ModuleType):
     """Records what is asked of W&B."""
 
+    class Error(Exception):
+        """W&B's own base class."""
+
     def __init__(self) -> None:
         super().__init__("wandb")
         self.inits: list[dict[str, Any]] = []
@@ -223,6 +226,18 @@ def test_wandb_is_one_run_however_often_it_is_resumed(tmp_path: Path, monkeypatc
     assert ids[0] == ids[1] != ids[2]
     assert wandb.inits[0]["name"] == tmp_path.name
     assert wandb.logged[:2] == [(1, {"train_loss": 1.0}), (2, {"train_loss": 1.0})]
+
+
+def test_wandb_without_a_login_names_the_way_out(tmp_path: Path, monkeypatch: Any) -> None:
+    wandb = FakeWandb()
+
+    def refuse(**_: Any) -> None:
+        raise wandb.Error("No API key configured.")
+
+    wandb.init = refuse  # type: ignore[method-assign]
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    with pytest.raises(ConfigError, match=r"No API key.*WANDB_MODE=offline"):
+        MetricLog(RunFolder(tmp_path), settings(wandb_enabled=True))
 
 
 class FakeCuda(SimpleNamespace):

@@ -65,14 +65,20 @@ class WandbSink:
     ) -> None:
         wandb = _optional("wandb", "logger.wandb_enabled", "wandb")
         folder.logs.mkdir(parents=True, exist_ok=True)
-        self._run = wandb.init(
-            project=settings.project,
-            name=settings.name or folder.path.name,
-            dir=str(folder.logs),
-            id=run_id(folder.logs / "wandb_run_id", resume_step),
-            resume="allow",
-            config=None if config is None else dict(config),
-        )
+        try:
+            self._run = wandb.init(
+                project=settings.project,
+                name=settings.name or folder.path.name,
+                dir=str(folder.logs),
+                id=run_id(folder.logs / "wandb_run_id", resume_step),
+                resume="allow",
+                config=None if config is None else dict(config),
+            )
+        except wandb.Error as error:
+            raise ConfigError(
+                f"logger.wandb_enabled is true, but W&B refuses: {str(error).strip().rstrip('.')}. "
+                "Log in with `wandb login`, or set the environment variable WANDB_MODE=offline"
+            ) from error
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Log one point of each metric. W&B ignores steps that it has seen, as a resumed run repeats some."""
@@ -90,12 +96,26 @@ class MlflowSink:
         self, folder: RunFolder, settings: Any, resume_step: int | None, config: Mapping[str, Any] | None
     ) -> None:
         self._mlflow = _optional("mlflow", "logger.mlflow_enabled", "mlflow")
+        self._seen = -1
+        try:
+            self._start(folder, settings, resume_step, config)
+        except self._mlflow.exceptions.MlflowException as error:
+            where = settings.tracking_uri or "its default store"
+            raise ConfigError(
+                f"logger.mlflow_enabled is true, but MLflow at {where} refuses: {str(error).strip().rstrip('.')}. "
+                "Point logger.mlflow.tracking_uri at a tracking server, or set logger.mlflow_enabled=false"
+            ) from error
+
+    def _start(
+        self, folder: RunFolder, settings: Any, resume_step: int | None, config: Mapping[str, Any] | None
+    ) -> None:
         if settings.tracking_uri is not None:
             self._mlflow.set_tracking_uri(settings.tracking_uri)
         self._mlflow.set_experiment(settings.experiment_name)
         identity = folder.logs / "mlflow_run_id"
         if resume_step is not None and identity.exists():
-            self._mlflow.start_run(run_id=identity.read_text().strip())
+            known = self._mlflow.start_run(run_id=identity.read_text().strip())
+            self._seen = self._last_step(known)
             return
         run = self._mlflow.start_run(run_name=settings.run_name or folder.path.name)
         write_atomically(identity, run.info.run_id + "\n")
@@ -103,8 +123,14 @@ class MlflowSink:
             self._mlflow.log_dict(dict(config), "config.yaml")
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Log one point of each metric."""
-        self._mlflow.log_metrics(dict(metrics), step=step)
+        """Log one point of each metric, but none that the run has already: MLflow would keep both."""
+        if step > self._seen:
+            self._mlflow.log_metrics(dict(metrics), step=step)
+
+    def _last_step(self, run: Any) -> int:
+        client, identity = self._mlflow.MlflowClient(), run.info.run_id
+        points = (p for name in run.data.metrics for p in client.get_metric_history(identity, name))
+        return max((point.step for point in points), default=-1)
 
     def close(self) -> None:
         """End the run."""
