@@ -130,6 +130,11 @@ class Run:
             )
             raise Interrupted(f"stopped after step {step}: {saved}")
 
+    async def finish(self) -> None:
+        """Save the end of the run, unless its last step was saved."""
+        if self.config.checkpointing.enabled and self.step:
+            await self.save()
+
     def stop(self, reason: str) -> None:
         """End the run after this step, saving it."""
         self.stop_reason = reason

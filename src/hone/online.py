@@ -55,6 +55,7 @@ async def train(loaded: Loaded) -> dict[str, Any]:
                 run.log(0, await validate(parts, data.validation, pool, config, run, step=0))
             for step in run.steps():
                 await one_step(step, parts, data, pool, config, run)
+            await run.finish()
     return run.summary()
 
 

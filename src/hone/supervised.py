@@ -43,6 +43,8 @@ async def train(loaded: Loaded) -> dict[str, Any]:
         for step in run.steps():
             started = time.perf_counter()
             samples = data.next(config.policy.train_global_batch_size)
+            if not samples:  # rows that are left out can end the last epoch sooner than their number says
+                break
             metrics = await sft.step(learner, samples)
             tokens = sum(len(sample) for sample in samples)
             metrics = describe(metrics, samples, data) | {"tokens_per_s": tokens / (time.perf_counter() - started)}
@@ -50,6 +52,7 @@ async def train(loaded: Loaded) -> dict[str, Any]:
             if (config.sft.val_period > 0 and step % config.sft.val_period == 0) or (last and config.sft.val_at_end):
                 metrics |= await validate(learner, data.validation, config)
             await run.end_step(step, metrics, tokens=tokens)
+        await run.finish()
     return run.summary()
 
 

@@ -114,6 +114,11 @@ class PromptData:
         """Whole epochs drawn."""
         return self._order.epoch
 
+    @property
+    def columns(self) -> set[str]:
+        """Names of the columns that rows bring to reward functions."""
+        return {name for part in self._training for row in part.rows[:1] for name in row}
+
     def steps_per_epoch(self, batch: int) -> int:
         return ceil(self.num_rows / batch)
 
