@@ -53,7 +53,9 @@ def advantages(groups: Sequence[Group], config: GRPOSection) -> None:
         )
         for rollout, value in zip(scored, values_G.tolist(), strict=True):
             low, high = config.advantage_clip_low, config.advantage_clip_high
-            rollout.advantage = max(low if low is not None else value, min(value, high if high is not None else value))
+            rollout.advantage = max(
+                low if low is not None else value, min(value, high if high is not None else value)
+            )
 
 
 def samples_of(groups: Sequence[Group]) -> list[Sample | None]:
@@ -130,7 +132,9 @@ class GRPOLoss:
         clipped_N = ratio_N.clamp(1 - config.ratio_clip_min, 1 + config.ratio_clip_max)
         if config.disable_ppo_ratio:  # REINFORCE
             return -advantage_N * logprobs_N
-        if config.use_cispo:  # MiniMax-M1, arXiv 2506.13585 eq. 4: the clipped ratio is a weight, not a gradient path
+        if (
+            config.use_cispo
+        ):  # MiniMax-M1, arXiv 2506.13585 eq. 4: the clipped ratio is a weight, not a gradient path
             return -advantage_N * clipped_N.detach() * logprobs_N
         loss_N = torch.maximum(-advantage_N * ratio_N, -advantage_N * clipped_N)
         if config.ratio_clip_c is not None:  # dual clip, arXiv 1912.09729 eq. 5
@@ -192,7 +196,9 @@ async def step(
     for _ in range(config.grpo.num_updates_per_rollout):
         for start in range(0, len(slots), size):
             batch = [sample for sample in slots[start : start + size] if sample is not None]
-            if not batch:  # every rollout failed or was filtered: nothing to learn from, and the metrics say so
+            if (
+                not batch
+            ):  # every rollout failed or was filtered: nothing to learn from, and the metrics say so
                 continue
             metrics = await learner.forward_backward(batch, GRPOLoss(config.loss_fn))
             history.append(metrics | await learner.optim_step())

@@ -11,6 +11,9 @@ from hone.types import Batch, Totals
 
 KLType = Literal["k1", "k2", "k3"]
 
+REWARD_NOISE = 1e-12
+"""Rewards closer than this (relative to the larger of 1 and their size) differ by rounding alone: 0.1 + 0.2 and 0.3."""
+
 
 def group_advantages(rewards_G: Tensor, *, leave_one_out: bool, normalize: bool, eps: float = 1e-6) -> Tensor:
     """Advantage of each rollout relative to its group.
@@ -20,10 +23,14 @@ def group_advantages(rewards_G: Tensor, *, leave_one_out: bool, normalize: bool,
     (ddof 1) of the *whole* group plus `eps`, also under leave-one-out: the std of the others is zero beside a lone
     success, which would drop the one sample that carries the signal.
 
-    A group whose rewards are all equal gets exactly zero, never rounding noise divided by `eps`.
+    A group whose rewards are all equal, up to the rounding of fp64 sums, gets exactly zero, never rounding noise
+    divided by `eps`.
     """
     count = rewards_G.numel()
-    if count < 2 or bool((rewards_G == rewards_G[0]).all()):
+    if count < 2:
+        return torch.zeros_like(rewards_G)
+    scale = max(1.0, float(rewards_G.abs().max()))
+    if float(rewards_G.max() - rewards_G.min()) <= REWARD_NOISE * scale:
         return torch.zeros_like(rewards_G)
     advantages_G = rewards_G - rewards_G.mean()
     if leave_one_out:
@@ -93,11 +100,13 @@ def generator_correction(
     """Weight for the gap between the generator and the learner's own log-probabilities, without gradient.
 
     `log_ratio_N` is log pi_old(learner) - log pi(generator) of each token. Without `high` the plain ratio. "tis" (and
-    None): cut at `high` (truncated importance sampling; Yao et al. 2025, "Your Efficient RL Framework Secretly Brings You
-    Off-Policy RL Training"). "icepop": zero outside [low, high] (Ring-1T). "seq-mask-tis":
-    tokens keep their ratio, sequences whose geometric mean ratio lies outside [low, high] get zero.
+    None): cut at `high` (truncated importance sampling; Yao et al. 2025, "Your Efficient RL Framework Secretly Brings
+    You Off-Policy RL Training"). "icepop": zero outside [low, high] (Ring-1T). "seq-mask-tis": tokens keep their
+    ratio, sequences whose geometric mean ratio lies outside [low, high] get zero. With `sequence_level` the weight of
+    a token is the product of its sequence's ratios.
     """
     log_ratio_N = log_ratio_N.detach()
+    geometric_N = sequence_log_ratio(log_ratio_N, batch)
     if sequence_level:
         log_ratio_N = batch.per_token(batch.sum_by_sequence(log_ratio_N))
     weight_N = log_ratio_N.exp()
@@ -105,6 +114,6 @@ def generator_correction(
         return weight_N
     if kind in (None, "tis"):
         return weight_N.clamp(max=high)
-    judged_N = weight_N if kind == "icepop" else sequence_log_ratio(log_ratio_N, batch).exp()
+    judged_N = weight_N if kind == "icepop" else geometric_N.exp()
     inside_N = (judged_N >= (low or 0.0)) & (judged_N <= high)
     return torch.where(inside_N, weight_N, torch.zeros_like(weight_N))
