@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hone.config.loading import Loaded, load
 from hone.config.schema import EvalConfig, GRPOConfig, SFTConfig
 
-__all__ = ["EvalConfig", "GRPOConfig", "SFTConfig"]
+__all__ = ["EvalConfig", "GRPOConfig", "Loaded", "SFTConfig", "load"]

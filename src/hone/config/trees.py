@@ -1,4 +1,4 @@
-"""Plain nested dicts and lists: paths, leaves, merging. A path is a tuple of keys, or ints for list places."""
+"""Plain nested dicts and lists: paths, leaves, merging. A path is a tuple of keys and of places in lists."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import copy
 import re
 from collections.abc import Iterator
 from typing import Any
+
+from hone.errors import ConfigError
 
 Path = tuple[str | int, ...]
 MISSING: Any = object()
@@ -43,6 +45,26 @@ def leaves(tree: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
             yield from leaves(item, (*path, place))
     else:
         yield path, tree
+
+
+def into_entry(tree: Any, path: Path) -> Path:
+    """`data.train.KEY` where the tree has a list of one dataset there means that dataset.
+
+    Raises ConfigError when the list has several.
+    """
+    for head in ENTRY_LISTS:
+        entries = get(tree, head)
+        if path[: len(head)] != head or len(path) == len(head) or not isinstance(entries, list):
+            continue
+        if isinstance(path[len(head)], int):
+            continue
+        if len(entries) != 1:
+            raise ConfigError(
+                f"{dotted(path)}: {dotted(head)} is a list of {len(entries)} datasets; say which, as in "
+                f"{dotted(head)}.0.{dotted(path[len(head) :])}"
+            )
+        return (*head, 0, *path[len(head) :])
+    return path
 
 
 def get(tree: Any, path: Path) -> Any:

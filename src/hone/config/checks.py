@@ -1,0 +1,267 @@
+"""Settings that cannot work together, found before a model loads. Each message names the keys and the fix."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+
+from hone.config.schema import EvalConfig, GRPOConfig, SFTConfig
+from hone.config.schema.policy import GenerationConfig, PolicyConfig
+
+METRICS = {
+    "sft": {"val": ("val_loss", "val_seconds"), "train": ("loss", "train_loss", "grad_norm")},
+    "grpo": {
+        "val": ("accuracy", "reward", "completion_length", "truncated", "failed"),
+        "train": (
+            "loss",
+            "reward",
+            "accuracy",
+            "grad_norm",
+            "kl",
+            "entropy",
+            "completion_length",
+            "truncated",
+        ),
+    },
+}
+"""Metrics by which checkpoints can be ranked. `reward_NAME` of each reward function comes on top."""
+
+
+def check(config: SFTConfig | GRPOConfig | EvalConfig) -> list[str]:
+    """Everything that is wrong, as sentences."""
+    if isinstance(config, EvalConfig):
+        return list(_evaluation(config))
+    problems = [*_batches(config.policy), *_packing(config.policy), *_policy(config.policy), *_run(config)]
+    if isinstance(config, GRPOConfig):
+        problems += [
+            *_grpo(config),
+            *_loss(config),
+            *_sampling(config.policy.generation, "policy.generation"),
+        ]
+    elif config.sft.val_global_batch_size % config.sft.val_micro_batch_size:
+        problems.append(
+            _divides(
+                "sft.val_global_batch_size",
+                config.sft.val_global_batch_size,
+                "sft.val_micro_batch_size",
+                config.sft.val_micro_batch_size,
+            )
+        )
+    return problems
+
+
+def _divides(whole: str, size: int, part: str, unit: int) -> str:
+    near = max(unit, round(size / unit) * unit)
+    return f"{whole}={size} is not a multiple of {part}={unit}: set {whole} to {near}, or change {part}"
+
+
+def _batches(policy: PolicyConfig) -> Iterator[str]:
+    size, micro = policy.train_global_batch_size, policy.train_micro_batch_size
+    if size % micro:
+        yield _divides("policy.train_global_batch_size", size, "policy.train_micro_batch_size", micro)
+
+
+def _packing(policy: PolicyConfig) -> Iterator[str]:
+    if policy.dynamic_batching.enabled and policy.sequence_packing.enabled:
+        yield (
+            "policy.dynamic_batching.enabled and policy.sequence_packing.enabled are both true, but "
+            "a micro-batch is "
+            "filled in one way only: set one of them to false"
+        )
+    longest = policy.max_total_sequence_length
+    for name in ("dynamic_batching", "sequence_packing"):
+        settings = getattr(policy, name)
+        for key in ("train_mb_tokens", "logprob_mb_tokens") if settings.enabled else ():
+            budget = getattr(settings, key)
+            if budget < longest:
+                yield (
+                    f"policy.{name}.{key}={budget} is less than "
+                    f"policy.max_total_sequence_length={longest}, so the "
+                    f"longest sequence does not fit: set it to at least {longest}"
+                )
+
+
+def _policy(policy: PolicyConfig) -> Iterator[str]:
+    lora = policy.lora
+    if lora.enabled and lora.target_modules and lora.match_all_linear:
+        yield (
+            "policy.lora.target_modules names modules, but policy.lora.match_all_linear=true takes all: set "
+            "match_all_linear to false, or target_modules to []"
+        )
+    if lora.enabled and not lora.target_modules and not lora.match_all_linear:
+        yield "policy.lora.match_all_linear=false and policy.lora.target_modules=[] leave no module: name some"
+    phases = policy.scheduler or []
+    named = [phase for phase in phases if phase.milestones is None]
+    milestones = [phase.milestones for phase in phases if phase.milestones is not None]
+    if any(phase.name is None for phase in named) or any(phase.name for phase in phases if phase.milestones):
+        yield "policy.scheduler: each entry is either {name, kwargs} or the last one, {milestones: […]}"
+    elif len(milestones) > 1 or (len(named) - 1 != sum(map(len, milestones)) and phases):
+        yield (
+            f"policy.scheduler has {len(named)} phases and {sum(map(len, milestones))} milestones: give "
+            f"{max(0, len(named) - 1)}, the steps at which the next phase begins"
+        )
+
+
+def _run(config: SFTConfig | GRPOConfig) -> Iterator[str]:
+    kind = "grpo" if isinstance(config, GRPOConfig) else "sft"
+    loop = config.grpo if isinstance(config, GRPOConfig) else config.sft
+    if loop.max_num_epochs is None and loop.max_num_steps is None:
+        yield f"{kind}.max_num_epochs and {kind}.max_num_steps are both null, so the run would not end: set one"
+    settings = config.checkpointing
+    if settings.keep_top_k is not None and settings.keep_top_k < 1:
+        yield f"checkpointing.keep_top_k={settings.keep_top_k}: keep at least 1, or set it to null to keep all"
+    if settings.enabled and settings.metric_name is not None:
+        yield from _metric(config, kind, settings.metric_name)
+
+
+def validates(config: SFTConfig | GRPOConfig) -> bool:
+    """Whether the run will have validation metrics: it has data for it, and a time to do it."""
+    loop = config.grpo if isinstance(config, GRPOConfig) else config.sft
+    has_data = bool(config.data.validation) or any(e.split_validation_size for e in config.data.train or ())
+    return has_data and bool(loop.val_period or loop.val_at_start or loop.val_at_end)
+
+
+def _metric(config: SFTConfig | GRPOConfig, kind: str, name: str) -> Iterator[str]:
+    split, colon, metric = name.partition(":")
+    if not colon or split not in ("val", "train"):
+        yield f"checkpointing.metric_name={name}: write val:NAME or train:NAME, such as val:{METRICS[kind]['val'][0]}"
+        return
+    known = METRICS[kind][split]
+    plain = metric.removeprefix(f"{split}_") if kind == "grpo" else metric
+    if plain not in known and not plain.startswith("reward_"):
+        near = difflib.get_close_matches(metric, known, 1, 0.4)
+        meant = f": did you mean {split}:{near[0]}?" if near else f"; there are {', '.join(known)}"
+        yield f"checkpointing.metric_name={name}: `hone {kind}` has no such metric{meant}"
+    elif split == "val" and not validates(config):
+        yield (
+            f"checkpointing.metric_name={name} ranks checkpoints by validation, but there is none: give "
+            "data.validation.dataset_name (or data.train.split_validation_size) and "
+            f"{kind}.val_period, or set "
+            "checkpointing.metric_name to null"
+        )
+
+
+def _grpo(config: GRPOConfig) -> Iterator[str]:
+    grpo, policy = config.grpo, config.policy
+    rollout = grpo.num_prompts_per_step * grpo.num_generations_per_prompt
+    if rollout % policy.train_global_batch_size:
+        yield (
+            f"grpo.num_prompts_per_step={grpo.num_prompts_per_step} × grpo.num_generations_per_prompt="
+            f"{grpo.num_generations_per_prompt} = {rollout} completions cannot be divided into "
+            "optimizer steps of "
+            f"policy.train_global_batch_size={policy.train_global_batch_size}: set it to {rollout} or "
+            "a divisor of it"
+        )
+    if grpo.num_generations_per_prompt == 1 and grpo.use_leave_one_out_baseline:
+        yield (
+            "grpo.use_leave_one_out_baseline=true needs others in the group, but "
+            "grpo.num_generations_per_prompt=1: "
+            "set it to 2 or more"
+        )
+    if grpo.max_rollout_turns != 1:
+        yield f"grpo.max_rollout_turns={grpo.max_rollout_turns}: Hone has single-turn rollouts so far; set it to 1"
+    if (grpo.stop_at_validation_metric is None) != (grpo.stop_at_validation_threshold is None):
+        yield "grpo.stop_at_validation_metric and grpo.stop_at_validation_threshold go together: set both or none"
+    elif grpo.stop_at_validation_metric is not None and not validates(config):
+        yield (
+            f"grpo.stop_at_validation_metric={grpo.stop_at_validation_metric} needs validation, but "
+            "there is none: "
+            "give data.validation.dataset_name and grpo.val_period"
+        )
+    low, high = grpo.advantage_clip_low, grpo.advantage_clip_high
+    if low is not None and high is not None and low >= high:
+        yield f"grpo.advantage_clip_low={low} is not below grpo.advantage_clip_high={high}"
+    scale = grpo.reward_scaling
+    if scale.enabled and scale.source_min >= scale.source_max:
+        yield (
+            f"grpo.reward_scaling.source_min={scale.source_min} is not below "
+            f"grpo.reward_scaling.source_max={scale.source_max}"
+        )
+    shape = grpo.reward_shaping
+    if shape.enabled and shape.overlong_buffer_length > shape.max_response_length:
+        yield (
+            f"grpo.reward_shaping.overlong_buffer_length={shape.overlong_buffer_length} is more than "
+            f"grpo.reward_shaping.max_response_length={shape.max_response_length}: lower it"
+        )
+    if not config.rewards.functions:
+        yield (
+            "rewards.functions is empty, so nothing says which completions are good: list functions, such as "
+            "rewards.functions='[{name: math}]' (or data.default.env_name=math)"
+        )
+    if policy.generation.temperature == 0:
+        yield (
+            "policy.generation.temperature=0 gives every completion of a group the same tokens, so "
+            "there is nothing "
+            "to learn from: set it to 1.0 (policy.generation.val_temperature=0 is for validation)"
+        )
+
+
+def _loss(config: GRPOConfig) -> Iterator[str]:
+    loss = config.loss_fn
+    for key in ("ratio_clip_min", "ratio_clip_max"):
+        if getattr(loss, key) < 0:
+            yield f"loss_fn.{key}={getattr(loss, key)} is negative: it is a distance from 1, such as 0.2"
+    if loss.ratio_clip_min > 1:
+        yield f"loss_fn.ratio_clip_min={loss.ratio_clip_min} is more than 1, and ratios are never negative: lower it"
+    if loss.ratio_clip_c is not None and loss.ratio_clip_c <= 1:
+        yield f"loss_fn.ratio_clip_c={loss.ratio_clip_c}: the dual clip's limit is more than 1, such as 3"
+    if loss.constant_denominator is not None and not loss.token_level_loss:
+        yield (
+            "loss_fn.constant_denominator and loss_fn.token_level_loss=false are two ways to weigh "
+            "tokens: set "
+            "constant_denominator to null, or token_level_loss to true"
+        )
+    truncated = (loss.truncated_importance_sampling_ratio, loss.truncated_importance_sampling_type)
+    if any(value is not None for value in truncated) and not loss.use_importance_sampling_correction:
+        yield (
+            "loss_fn.truncated_importance_sampling_ratio limits weights that are not used: set "
+            "loss_fn.use_importance_sampling_correction=true, or the ratio and the type to null"
+        )
+    if (
+        loss.truncated_importance_sampling_type is not None
+        and loss.truncated_importance_sampling_ratio is None
+    ):
+        yield (
+            f"loss_fn.truncated_importance_sampling_type={loss.truncated_importance_sampling_type} needs "
+            "loss_fn.truncated_importance_sampling_ratio"
+        )
+    if loss.use_kl_in_reward and not loss.reference_policy_kl_penalty:
+        yield "loss_fn.use_kl_in_reward=true needs loss_fn.reference_policy_kl_penalty above 0"
+    updates = config.grpo.num_updates_per_rollout * (
+        config.grpo.num_prompts_per_step
+        * config.grpo.num_generations_per_prompt
+        // config.policy.train_global_batch_size
+    )
+    if loss.force_on_policy_ratio and updates > 1:
+        yield (
+            f"loss_fn.force_on_policy_ratio=true takes the ratio as 1, but there are {updates} "
+            "optimizer steps per "
+            "rollout: set policy.train_global_batch_size to the whole rollout, and "
+            "grpo.num_updates_per_rollout to 1"
+        )
+
+
+def _sampling(generation: GenerationConfig, head: str) -> Iterator[str]:
+    if generation.temperature == 0 and generation.top_k not in (None, 1):
+        return
+    for text in generation.stop_strings or ():
+        if not text:
+            yield f"{head}.stop_strings holds an empty text, which every completion has: remove it"
+    return
+
+
+def _evaluation(config: EvalConfig) -> Iterator[str]:
+    settings, generation = config.eval, config.generation
+    yield from _sampling(generation, "generation")
+    if settings.k_value > settings.num_tests_per_prompt:
+        yield (
+            f"eval.k_value={settings.k_value} is more than "
+            f"eval.num_tests_per_prompt={settings.num_tests_per_prompt}: "
+            "sample at least k answers for each problem"
+        )
+    if settings.num_tests_per_prompt > 1 and generation.temperature == 0:
+        yield (
+            f"eval.num_tests_per_prompt={settings.num_tests_per_prompt} with generation.temperature=0 "
+            "gives the same "
+            "answer every time: set a temperature such as 0.6, or num_tests_per_prompt to 1"
+        )

@@ -1,0 +1,112 @@
+"""YAML files: reading, writing, and `defaults:` inheritance."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from hone.config.trees import merge
+from hone.errors import ConfigError
+
+_INT = re.compile(r"^[-+]?(?:0b[01_]+|0x[0-9a-fA-F_]+|0|[1-9][\d_]*)$")
+_FLOAT = re.compile(
+    r"^(?:[-+]?\d[\d_]*\.[\d_]*(?:[eE][-+]?\d+)?|[-+]?\d[\d_]*[eE][-+]?\d+"
+    r"|[-+]?\.\d[\d_]*(?:[eE][-+]?\d+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
+)
+
+
+def _resolvers(inherited: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    """YAML 1.1 without its traps: 5e-6 is a number, 1:30:00 and 2024-01-01 are text."""
+    left_out = {f"tag:yaml.org,2002:{name}" for name in ("int", "float", "timestamp")}
+    kept = {key: [item for item in items if item[0] not in left_out] for key, items in inherited.items()}
+    for tag, pattern, first in (("int", _INT, "-+0123456789"), ("float", _FLOAT, "-+0123456789.")):
+        for character in first:
+            kept.setdefault(character, []).append((f"tag:yaml.org,2002:{tag}", pattern))
+    return kept
+
+
+class _Loader(yaml.SafeLoader):
+    yaml_implicit_resolvers = _resolvers(yaml.SafeLoader.yaml_implicit_resolvers)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen and key.tag != "tag:yaml.org,2002:merge":
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"{key.value} is given twice", key.start_mark
+                )
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+class _Dumper(yaml.SafeDumper):
+    yaml_implicit_resolvers = _resolvers(yaml.SafeDumper.yaml_implicit_resolvers)
+
+
+def parse(text: str) -> Any:
+    """One YAML value. Raises yaml.YAMLError."""
+    return yaml.load(text, Loader=_Loader)  # a SafeLoader
+
+
+def dump(tree: Any) -> str:
+    """YAML text that `parse` gives back."""
+    return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1000)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file. Raises ConfigError: no such file, invalid YAML (with the line), no mapping."""
+    try:
+        tree = parse(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: no such configuration file") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from error
+    except yaml.MarkedYAMLError as error:
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise ConfigError(f"{path}{line}: invalid YAML: {error.problem}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: invalid YAML: {error}") from error
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: expected a mapping of sections, got {type(tree).__name__}")
+    if "apiVersion" in tree and "kind" in tree:
+        raise ConfigError(
+            f"{path}: is a Kubernetes resource ({tree['kind']}), not a configuration of Hone: "
+            "put the settings into a file of their own, and give that as --config"
+        )
+    return tree
+
+
+def chain(path: Path, below: tuple[Path, ...] = ()) -> list[tuple[Path, dict[str, Any]]]:
+    """The file and all that its `defaults:` names, furthest ancestor first, each with its own settings only.
+
+    Raises ConfigError: a file that is not there, a circle.
+    """
+    place = path.expanduser().resolve()
+    if place in below:
+        circle = " -> ".join(str(item) for item in (*below[below.index(place) :], place))
+        raise ConfigError(f"defaults: go round in a circle: {circle}")
+    tree = read(path)
+    parents = tree.pop("defaults", None) or []
+    parents = [parents] if isinstance(parents, str) else parents
+    if not isinstance(parents, list) or not all(isinstance(parent, str) for parent in parents):
+        raise ConfigError(f"{path}: defaults={parents}: expected a path or a list of paths of YAML files")
+    layers: list[tuple[Path, dict[str, Any]]] = []
+    for parent in parents:
+        target = path.parent / parent
+        if not target.exists():
+            raise ConfigError(f"{path}: defaults names {parent}, but there is no file {target}")
+        layers += chain(target, (*below, place))
+    return [*layers, (path, tree)]
+
+
+def merged(layers: list[tuple[Path, dict[str, Any]]]) -> dict[str, Any]:
+    """All layers on top of one another."""
+    tree: dict[str, Any] = {}
+    for _, layer in layers:
+        tree = merge(tree, layer)
+    return tree

@@ -1,0 +1,125 @@
+"""Walking the schema: which keys there are, what they hold, and which one a mistyped key was meant to be."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from hone.config.schema.base import derived_expression
+from hone.config.trees import Path, dotted, without_places
+
+
+def section_of(annotation: Any) -> tuple[type[BaseModel] | None, bool]:
+    """(model, is it a list of them) that a field holds, or (None, False) for a plain value."""
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        return section_of(get_args(annotation)[0])
+    if origin in (Union, UnionType):
+        found = [section_of(part) for part in get_args(annotation)]
+        return next((item for item in found if item[0] is not None), (None, False))
+    if origin is list:
+        return section_of(get_args(annotation)[0])[0], True
+    is_model = isinstance(annotation, type) and issubclass(annotation, BaseModel)
+    return (annotation, False) if is_model else (None, False)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a path is: `known` parts of it are in the schema; `model` is the section that lacks the next."""
+
+    what: Literal["section", "key", "unknown"]
+    known: int
+    model: type[BaseModel]
+    field: FieldInfo | None = None
+
+
+def find(root: type[BaseModel], path: Path) -> Found:
+    """Walk `path` down the schema; places in lists of sections may be left out."""
+    model, field = root, None
+    for depth, part in enumerate(path):
+        if isinstance(part, int):
+            continue
+        if part not in model.model_fields:
+            return Found("unknown", depth, model)
+        field = model.model_fields[part]
+        inner, is_list = section_of(field.annotation)
+        if inner is None or (is_list and depth == len(path) - 1):
+            return Found("key", depth + 1, model, field)
+        model = inner
+    return Found("section", len(path), model, field)
+
+
+def derived_text(root: type[BaseModel], path: Path) -> str | None:
+    """The interpolation from which the key at `path` is derived when it is not given."""
+    found = find(root, path)
+    return derived_expression(found.model, str(path[-1])) if found.what == "key" else None
+
+
+def all_keys(
+    root: type[BaseModel], prefix: tuple[str, ...] = ()
+) -> Iterator[tuple[str, FieldInfo, type[BaseModel]]]:
+    """(dotted key, field, its section) of every leaf, in the schema's order."""
+    for name, field in root.model_fields.items():
+        inner, is_list = section_of(field.annotation)
+        if inner is None or is_list:
+            yield ".".join((*prefix, name)), field, root
+        if inner is not None:
+            yield from all_keys(inner, (*prefix, name))
+
+
+def defaults(root: type[BaseModel]) -> dict[str, Any]:
+    """The schema's defaults as a tree, derived ones as interpolations."""
+    tree: dict[str, Any] = {}
+    for name, field in root.model_fields.items():
+        inner, is_list = section_of(field.annotation)
+        if inner is not None and not is_list:
+            tree[name] = defaults(inner)
+        else:
+            expression = derived_expression(root, name)
+            tree[name] = expression or field.get_default(call_default_factory=True)
+    return tree
+
+
+def suggestion(root: type[BaseModel], path: Path, also: set[str]) -> str | None:
+    """The valid key that `path` was most likely meant to be; `also` holds accepted spellings."""
+    found = find(root, path)
+    names = without_places(path)
+    valid = [key for key, _, _ in all_keys(root)]
+    known = len(without_places(path[: found.known]))
+    head, wrong, tail = names[:known], names[known], names[known + 1 :]
+    siblings = {*found.model.model_fields, *_at(also, head)}
+    near = difflib.get_close_matches(wrong, sorted(siblings), 1, 0.7)
+    if near:
+        candidate = ".".join((*head, near[0], *tail))
+        exists = any(key == candidate or key.startswith(f"{candidate}.") for key in (*valid, *also))
+        if exists or not tail:
+            return candidate
+        path = (*head, near[0], *tail)
+        if find(root, path).what == "unknown" and find(root, path).known > found.known:
+            return suggestion(root, path, also) or ".".join((*head, near[0]))
+        return ".".join((*head, near[0]))
+    same_name = [key for key in valid if key.rpartition(".")[2] == names[-1]]
+    if same_name:
+        return same_name[0]
+    return next(iter(difflib.get_close_matches(".".join(names), [*valid, *sorted(also)], 1, 0.75)), None)
+
+
+def _at(spellings: set[str], head: tuple[str, ...]) -> set[str]:
+    parts = [tuple(text.split(".")) for text in spellings]
+    return {item[len(head)] for item in parts if len(item) > len(head) and item[: len(head)] == head}
+
+
+def unknown(root: type[BaseModel], path: Path, also: set[str]) -> str:
+    """The sentence about a key that is not there."""
+    meant = suggestion(root, path, also)
+    if meant is None:
+        sections = ", ".join(root.model_fields)
+        meant_text = f"; the sections are {sections}" if find(root, path).known == 0 else ""
+        return f"unknown key {dotted(path)}{meant_text}"
+    return f"unknown key {dotted(path)}: did you mean {meant}?"

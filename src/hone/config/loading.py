@@ -1,0 +1,185 @@
+"""`load`: from a file and overrides to a typed, checked configuration.
+
+Layers, lowest first: the schema's defaults; the recipe of the embedded model, if the run is about one; the files that
+`defaults:` names; the file; the command line. Interpolations are resolved after all of them are put together.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path as FilePath
+from typing import Any, Generic, Literal, TypeVar
+
+from pydantic import ValidationError
+
+from hone.config import checks, files, keys, messages, notices, overrides
+from hone.config.schema import ROOTS, DatasetSource, EvalConfig, GRPOConfig, SFTConfig
+from hone.config.schema.run import RewardFunctionConfig
+from hone.config.translate import Layer, Translation
+from hone.config.trees import Path, drop, escape, get, leaves, merge, put
+from hone.errors import ConfigError
+
+Kind = Literal["sft", "grpo", "eval"]
+Config = TypeVar("Config", bound=SFTConfig | GRPOConfig | EvalConfig)
+MODEL: dict[str, Path] = {
+    "sft": ("policy", "model_name"),
+    "grpo": ("policy", "model_name"),
+    "eval": ("generation", "model_name"),
+}
+
+
+@dataclass
+class Loaded(Generic[Config]):
+    """A configuration, and what the user should know about how it was read."""
+
+    config: Config
+    notices: list[str] = field(default_factory=list)
+    kind: Kind = "sft"
+
+    def to_yaml(self) -> str:
+        """The resolved configuration. Given as --config it loads to an equal one."""
+        tree = escape(self.config.model_dump(warnings=False))
+        for name in ("train", "validation"):
+            entries = tree["data"].get(name)
+            if entries is not None and len(entries) == 1:
+                tree["data"][name] = entries[0]
+        return files.dump(tree)
+
+
+def load(
+    kind: Kind, config_path: FilePath | str | None, overrides: list[str] | tuple[str, ...] = ()
+) -> Loaded[Any]:
+    """The configuration of `hone KIND`. Raises ConfigError, with everything that is wrong in one message."""
+    user, layers, removed = _user_layers(config_path, overrides)
+    root = ROOTS[kind]
+    schema = keys.defaults(root)
+    first = Translation(kind, root, schema, user, layers)
+    name = first.value(MODEL[kind])
+    recipe = _recipe(kind, name, first)
+    base = merge(schema, recipe)
+    _trim_optimizer(base, first)
+    for path in removed:
+        _restore(base, schema, path, first)
+    translation = Translation(kind, root, base, user, layers)
+    tree = translation.tree()
+    problems = list(translation.problems)
+    config: SFTConfig | GRPOConfig | EvalConfig | None = None
+    try:
+        config = root.model_validate(tree)
+    except ValidationError as error:
+        problems += messages.sentences(error, root, translation, tree)
+    said = notices.of(translation)
+    if config is not None:
+        said += _complete(config, translation)
+        problems += [*_needs_data(kind, config, bool(recipe)), *checks.check(config)]
+    messages.raise_all(problems)
+    assert config is not None
+    return Loaded(config, said, kind)
+
+
+def _user_layers(
+    config_path: FilePath | str | None, texts: list[str] | tuple[str, ...]
+) -> tuple[dict[str, Any], list[Layer], list[Path]]:
+    """The user's tree, which layer sets which leaves, and what `~key` took away."""
+    chain = files.chain(FilePath(config_path)) if config_path is not None else []
+    user = files.merged(chain)
+    layers = [Layer(str(path), tuple(place for place, _ in leaves(tree))) for path, tree in chain]
+    problems, command_line, removed = [], list[Path](), list[Path]()
+    for text in texts:
+        try:
+            override = overrides.parse(text)
+            command_line += overrides.apply(user, override)
+        except ConfigError as error:
+            problems.append(str(error))
+            continue
+        if override.remove:
+            removed.append(override.path)
+    messages.raise_all(problems)
+    return user, [*layers, Layer("the command line", tuple(command_line))], removed
+
+
+def _recipe(kind: Kind, name: Any, first: Translation) -> dict[str, Any]:
+    """The settings that suit the embedded model, if the run is about one; its data only if the user gives none."""
+    from hone import embedded  # the names of the embedded models live there; nothing heavy is imported
+
+    if not isinstance(name, str) or not embedded.is_embedded_model(name):
+        return {}
+    tree = files.merged(files.chain(FilePath(embedded.recipe(kind))))
+    dataset = ("data", "dataset_name") if kind == "eval" else ("data", "train")
+    if any(path[: len(dataset)] == dataset and path[-1] == "dataset_name" for path in first.given):
+        tree.pop("data", None)
+    return tree
+
+
+def _trim_optimizer(base: dict[str, Any], first: Translation) -> None:
+    """Another optimizer class than the default's does not get the default's betas and eps."""
+    path = ("policy", "optimizer", "name")
+    given = first.value(path) if path in first.given else None
+    if given is None or given == get(base, path):
+        return
+    kwargs = get(base, (*path[:-1], "kwargs"))
+    put(base, (*path[:-1], "kwargs"), {key: kwargs[key] for key in ("lr", "weight_decay") if key in kwargs})
+
+
+def _restore(base: dict[str, Any], schema: dict[str, Any], path: Path, first: Translation) -> None:
+    """`~key`: back to the schema's default, or gone where the schema does not name the key."""
+    found = keys.find(first.root, path)
+    if found.what == "unknown":
+        if first.spelled(path):
+            return
+        raise ConfigError(keys.unknown(first.root, path, set()))
+    default = get(schema, path)
+    if found.known == len(path) and found.field is not None and default is not None:
+        put(base, path, default)
+    else:
+        drop(base, path)
+
+
+def _complete(config: SFTConfig | GRPOConfig | EvalConfig, translation: Translation) -> list[str]:
+    """Defaults that depend on what else was given. Returns what to tell about them."""
+    said = []
+    if isinstance(config, GRPOConfig | EvalConfig) and not config.rewards.functions:
+        environments = {source.env_name for source in _sources(config)} - {None}
+        if environments == {"math"} or (isinstance(config, EvalConfig) and not environments):
+            config.rewards.functions = [RewardFunctionConfig(name="math")]
+            said.append("rewards.functions was not given: answers are checked as mathematics (`math`)")
+    if isinstance(config, EvalConfig):
+        return said
+    key = ("checkpointing", "metric_name")
+    if (
+        key not in translation.given
+        and config.checkpointing.metric_name is not None
+        and not checks.validates(config)
+    ):
+        config.checkpointing.metric_name = None
+        said.append("there is no validation to rank checkpoints by: the newest are kept")
+    return said
+
+
+def _sources(config: SFTConfig | GRPOConfig | EvalConfig) -> list[DatasetSource]:
+    if isinstance(config, EvalConfig):
+        return [config.data]
+    return [*(config.data.train or []), *(config.data.validation or [])]
+
+
+def _needs_data(kind: Kind, config: SFTConfig | GRPOConfig | EvalConfig, is_embedded: bool) -> list[str]:
+    key = "data.dataset_name" if kind == "eval" else "data.train.dataset_name"
+    sources = [config.data] if isinstance(config, EvalConfig) else config.data.train or []
+    model = ".".join(str(part) for part in MODEL[kind])
+    if not sources or any(source.dataset_name is None for source in sources):
+        return [
+            f"{key} is not set: give a file (JSONL, JSON, Parquet), a folder or a Hugging Face "
+            "dataset, such as "
+            f"{key}=train.jsonl (only the embedded models bring data of their own, and {model} is "
+            f"{config.generation.model_name if isinstance(config, EvalConfig) else config.policy.model_name})"
+        ]
+    if not isinstance(config, EvalConfig):
+        nameless = [s for s in config.data.validation or [] if s.dataset_name is None]
+        if nameless:
+            return ["data.validation.dataset_name is not set: name the data, or set data.validation to null"]
+    unknown = sorted({s.env_name for s in _sources(config) if s.env_name not in (None, "math")}, key=str)
+    return [
+        f"env_name={name}: Hone has `math` alone; score completions by functions of yours in "
+        "rewards.functions"
+        for name in unknown
+    ]

@@ -1,0 +1,79 @@
+"""What pydantic found wrong, in sentences that name the key as it was typed, its value, and what was expected."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from hone.config import keys
+from hone.config.translate import Translation, shown
+from hone.config.trees import ENTRY_LISTS, Path, get
+from hone.errors import ConfigError
+
+_EXPECTED = {
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "bool_type": "true or false",
+    "string_type": "text",
+    "list_type": "a list",
+    "dict_type": "a mapping",
+    "model_type": "a mapping of keys",
+    "model_attributes_type": "a mapping of keys",
+}
+_LIMITS = {
+    "greater_than": ("gt", "more than"),
+    "greater_than_equal": ("ge", "at least"),
+    "less_than": ("lt", "less than"),
+    "less_than_equal": ("le", "at most"),
+}
+
+
+def raise_all(problems: list[str]) -> None:
+    """Raise one ConfigError for all problems, if there are any."""
+    unique = list(dict.fromkeys(problems))
+    if len(unique) == 1:
+        raise ConfigError(unique[0])
+    if unique:
+        raise ConfigError(
+            f"{len(unique)} problems in the configuration:\n" + "\n".join(f"  - {p}" for p in unique)
+        )
+
+
+def sentences(
+    error: ValidationError, root: type[BaseModel], translation: Translation, tree: Any
+) -> list[str]:
+    """One sentence for each thing that pydantic found."""
+    return [_sentence(dict(item), root, translation, tree) for item in error.errors(include_url=False)]
+
+
+def _sentence(item: dict[str, Any], root: type[BaseModel], translation: Translation, tree: Any) -> str:
+    path: Path = tuple(item["loc"])
+    for head in ENTRY_LISTS:  # one entry that is not in a list was made a list of one
+        if path[: len(head)] == head and isinstance(get(tree, head), dict):
+            path = (*head, *path[len(head) + 1 :])
+    if item["type"] == "extra_forbidden":
+        return keys.unknown(root, path, set())
+    name, kind, context = translation.typed_as(path), item["type"], item.get("ctx", {})
+    value = shown(item["input"])
+    if kind == "missing":
+        return f"{name}: is required"
+    if kind == "literal_error":
+        return f"{name}={value}: expected {context['expected']}"
+    if kind in _LIMITS:
+        limit, words = _LIMITS[kind]
+        return f"{name}={value}: expected {words} {context[limit]}"
+    if kind == "string_pattern_mismatch":
+        return f"{name}={value}: expected the form DAYS:HOURS:MINUTES:SECONDS, such as 00:03:45:00"
+    if kind == "value_error":
+        return f"{name}: {context['error']}" if name else str(context["error"])
+    expected = _EXPECTED.get(kind, item["msg"].lower())
+    quote = f", got the text {value!r}" if isinstance(item["input"], str) else ""
+    hint = (
+        f' (write "{value}" in quotes)'
+        if kind == "string_type" and isinstance(item["input"], int | float)
+        else ""
+    )
+    return f"{name}={value}: expected {expected}{quote}{hint}"

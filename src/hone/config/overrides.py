@@ -1,0 +1,96 @@
+"""Overrides on the command line: `key=value`, `+key=value`, `++key=value`, `~key`.
+
+A value is read as YAML: numbers, true/false, null, quoted text, [lists] and {mappings}; anything else is
+text as it stands. `+` and `++` mean the same as no prefix: the schema says which keys there are, not the file.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from hone.config import files
+from hone.config.trees import Path, dotted, drop, get, into_entry, leaves, merge, put, split_path
+from hone.errors import ConfigError
+
+_FORM = re.compile(r"(?P<mark>\+\+|\+|~)?(?P<key>[A-Za-z_][\w.\[\]-]*)(?P<equals>=(?P<value>.*))?", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Override:
+    """One setting of the command line; `remove` is `~key`."""
+
+    path: Path
+    value: Any = None
+    remove: bool = False
+
+
+def parse(text: str) -> Override:
+    """Read one override. Raises ConfigError saying what was expected."""
+    found = _FORM.fullmatch(text.strip())
+    if found is None or (found["equals"] is None and found["mark"] != "~"):
+        hint = text.lstrip("-").replace(" ", "=", 1)
+        raise ConfigError(
+            f"cannot read the override {text!r}: write key=value, such as "
+            + (hint if "=" in hint and text.startswith("-") else "policy.train_global_batch_size=64")
+        )
+    path = split_path(found["key"])
+    if found["mark"] == "~":
+        return Override(path, remove=True)
+    return Override(path, _value(found["value"], text))
+
+
+def _value(text: str, override: str) -> Any:
+    stripped = text.strip()
+    if not stripped:
+        return ""
+    try:
+        value = files.parse(stripped)
+    except yaml.YAMLError as error:
+        if stripped[0] in "[\"'":
+            raise ConfigError(
+                f"cannot read the value of {override!r}: a bracket or a quote is not closed"
+            ) from error
+        return text
+    starts: dict[Any, str] = {dict: "{", list: "[", str: "\"'"}
+    if type(value) in starts and stripped[0] not in starts[type(value)]:
+        return text  # "Question: {q}" is a template, "- a" a sentence
+    if value is None and stripped not in ("null", "Null", "NULL", "~"):
+        return text
+    if isinstance(value, dict):
+        return text if value and ":" not in stripped else _spaced(value)  # "{q}" is a template
+    return value
+
+
+def _spaced(mapping: dict[Any, Any]) -> dict[str, Any]:
+    """`{a:1}`, which YAML reads as one key `a:1`, means `{a: 1}`."""
+    result: dict[str, Any] = {}
+    for key, value in mapping.items():
+        name, colon, rest = str(key).partition(":")
+        if value is None and colon and rest:
+            result[name] = files.parse(rest)
+        else:
+            result[str(key)] = _spaced(value) if isinstance(value, dict) else value
+    return result
+
+
+def apply(tree: dict[str, Any], override: Override) -> list[Path]:
+    """Change the tree in place; returns the leaves set. Raises ConfigError for a place not in a list."""
+    path = into_entry(tree, override.path)
+    for length, part in enumerate(path):
+        if not isinstance(part, int):
+            continue
+        items = get(tree, path[:length])
+        if not isinstance(items, list) or part >= len(items):
+            size = f"has {len(items)} entries" if isinstance(items, list) else "is not a list"
+            raise ConfigError(f"{dotted(path)}: {dotted(path[:length])} {size} in this configuration")
+    if override.remove:
+        drop(tree, path)
+        return []
+    held = get(tree, path)
+    value = merge(held, override.value) if isinstance(override.value, dict) else override.value
+    put(tree, path, value)
+    return [place for place, _ in leaves(override.value, path)]

@@ -1,0 +1,279 @@
+"""The one table of accepted spellings: what users of NeMo RL, NeMo and its tutorials write -> the key it means here.
+
+A spelling stands for one of our keys. Where both are given, a later layer (a file that inherits, the command line)
+wins over an earlier one; within one layer different values are an error. `beats` names keys that upstream ignores
+when this one is given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from hone.config.computed import COMPUTED, Compute, megatron_computed
+from hone.config.upstream import DTENSOR, MEGATRON, Switch
+
+Translate = Callable[[Any], Any]
+LORA = ("enabled", "dim", "alpha", "dropout", "target_modules", "exclude_modules", "match_all_linear")
+
+
+@dataclass(frozen=True)
+class Spelling:
+    """`path` as users write it. `value` translates, raising ValueError with the reason why it cannot.
+
+    With `compute` the spelling means something in terms of other keys, and `to` says for the reader which it sets.
+    """
+
+    path: str
+    to: tuple[str, ...]
+    value: Translate | None = None
+    beats: tuple[str, ...] = ()
+    when: Switch | None = None
+    compute: Compute | None = None
+
+
+def _choice(what: str, meanings: dict[Any, Any]) -> Translate:
+    def translate(value: Any) -> Any:
+        key = value.lower() if isinstance(value, str) else value
+        if isinstance(key, bool) or key not in meanings:
+            raise ValueError(f"{what} {', '.join(str(name) for name in meanings)}")
+        return meanings[key]
+
+    return translate
+
+
+PRECISION = _choice(
+    "expected one of",
+    {32: "float32", "32": "float32", "32-true": "float32", "fp32": "float32", "float32": "float32"}
+    | dict.fromkeys(("bf16", "bf16-mixed", "bf16-true", "bfloat16"), "bfloat16")
+    | dict.fromkeys((16, "16", "16-mixed", "16-true", "fp16", "float16"), "float16"),
+)
+_OPTIMIZERS = {
+    "adamw": "torch.optim.AdamW",
+    "fused_adam": "torch.optim.AdamW",
+    "distributed_fused_adam": "torch.optim.AdamW",
+    "adam": "torch.optim.Adam",
+    "sgd": "torch.optim.SGD",
+    "adagrad": "torch.optim.Adagrad",
+    "adafactor": "torch.optim.Adafactor",
+    "rmsprop": "torch.optim.RMSprop",
+    "nadam": "torch.optim.NAdam",
+    "radam": "torch.optim.RAdam",
+}
+
+
+def optimizer_class(value: Any) -> Any:
+    """A dotted name as it is, a short name as torch's class."""
+    if isinstance(value, str) and "." in value:
+        return value
+    return _choice("expected a dotted name such as torch.optim.AdamW, or one of", _OPTIMIZERS)(value)
+
+
+def _whole_period(value: Any) -> Any:
+    if isinstance(value, float):
+        raise ValueError("a share of an epoch is not supported: give a number of steps")
+    return value
+
+
+def _count_of_devices(value: Any) -> Any:
+    if isinstance(value, list):
+        return len(value)
+    if isinstance(value, str) and value.isdigit():
+        return int(value)
+    if value in (-1, "auto"):
+        raise ValueError("say how many GPUs each machine has")
+    return value
+
+
+def _all_is_null(value: Any) -> Any:
+    return None if value == -1 else value
+
+
+def _only_file(value: Any) -> Any:
+    if isinstance(value, list) and len(value) == 1:
+        return value[0]
+    if isinstance(value, list):
+        raise ValueError("for several files give data.train as a list of entries {dataset_name, weight}")
+    return value
+
+
+def _peft_scheme(value: Any) -> Any:
+    return _choice(
+        "only LoRA adapters are supported: expected one of", {"lora": True, "none": False, None: False}
+    )(value)
+
+
+def _dtensor() -> list[Spelling]:
+    same: tuple[str, ...] = (
+        "cpu_offload",
+        "sequence_parallel",
+        "activation_checkpointing",
+        "tensor_parallel_size",
+    )
+    same += ("context_parallel_size", "dp_replicate_size")
+    found = [Spelling(f"policy.dtensor_cfg.{key}", (f"policy.{key}",), when=DTENSOR) for key in same]
+    return found + [
+        Spelling(f"policy.dtensor_cfg.lora_cfg.{key}", (f"policy.lora.{key}",), when=DTENSOR) for key in LORA
+    ]
+
+
+def _megatron() -> list[Spelling]:
+    kwargs = "policy.optimizer.kwargs"
+    keys = {
+        "tensor_model_parallel_size": "policy.tensor_parallel_size",
+        "pipeline_model_parallel_size": "policy.pipeline_parallel_size",
+        "context_parallel_size": "policy.context_parallel_size",
+        "sequence_parallel": "policy.sequence_parallel",
+        "activation_checkpointing": "policy.activation_checkpointing",
+        "optimizer.clip_grad": "policy.max_grad_norm",
+        "optimizer.lr": f"{kwargs}.lr",
+        "optimizer.weight_decay": f"{kwargs}.weight_decay",
+        "optimizer.adam_eps": f"{kwargs}.eps",
+    }
+    head = "policy.megatron_cfg"
+    found = [Spelling(f"{head}.{key}", (to,), beats=(to,), when=MEGATRON) for key, to in keys.items()]
+    found += [
+        Spelling(f"{head}.peft.{key}", (f"policy.lora.{key}",), when=MEGATRON)
+        for key in LORA
+        if key != "match_all_linear"
+    ]
+    name = "policy.optimizer.name"
+    found.append(
+        Spelling(f"{head}.optimizer.optimizer", (name,), _megatron_optimizer, beats=(name,), when=MEGATRON)
+    )
+    return found + [
+        Spelling(f"{head}.{key}", to, when=MEGATRON, compute=compute)
+        for key, (to, compute) in megatron_computed().items()
+    ]
+
+
+def _megatron_optimizer(value: Any) -> Any:
+    return _choice("expected one of", {"adam": "torch.optim.AdamW", "sgd": "torch.optim.SGD"})(value)
+
+
+def _lightning(loop: str) -> list[Spelling]:
+    """`trainer.*` and the loop's older keys, `loop` being our section `sft` or `grpo`."""
+    return [
+        Spelling(f"{loop}.max_epochs", (f"{loop}.max_num_epochs",)),
+        Spelling(f"{loop}.max_steps", (f"{loop}.max_num_steps",)),
+        Spelling(f"{loop}.val_check_interval", (f"{loop}.val_period",), _whole_period),
+        Spelling(f"{loop}.save_interval", ("checkpointing.save_period",)),
+        Spelling("trainer.max_epochs", (f"{loop}.max_num_epochs",)),
+        Spelling("trainer.max_steps", (f"{loop}.max_num_steps",)),
+        Spelling("trainer.val_check_interval", (f"{loop}.val_period",), _whole_period),
+        Spelling("trainer.devices", ("cluster.gpus_per_node",), _count_of_devices),
+        Spelling("trainer.num_nodes", ("cluster.num_nodes",)),
+        Spelling("trainer.precision", ("policy.precision",), PRECISION),
+        Spelling("trainer.gradient_clip_val", ("policy.max_grad_norm",)),
+    ]
+
+
+def _nemo(loop: str) -> list[Spelling]:
+    """`model.*` and `optimizer.*` of NeMo."""
+    kwargs = "policy.optimizer.kwargs"
+    validation = ("sft.val_global_batch_size", "sft.val_micro_batch_size")
+    if loop == "grpo":
+        validation = ("grpo.val_batch_size", "policy.logprob_batch_size")
+    keys: dict[str, tuple[str, Translate | None]] = {
+        "model.name": ("policy.model_name", None),
+        "model.restore_from_path": ("policy.model_name", None),
+        "model.micro_batch_size": ("policy.train_micro_batch_size", None),
+        "model.global_batch_size": ("policy.train_global_batch_size", None),
+        "model.encoder_seq_length": ("policy.max_total_sequence_length", None),
+        "model.activation_checkpointing": ("policy.activation_checkpointing", None),
+        "model.sequence_parallel": ("policy.sequence_parallel", None),
+        "model.tensor_model_parallel_size": ("policy.tensor_parallel_size", None),
+        "model.pipeline_model_parallel_size": ("policy.pipeline_parallel_size", None),
+        "model.context_parallel_size": ("policy.context_parallel_size", None),
+        "model.peft.peft_scheme": ("policy.lora.enabled", _peft_scheme),
+        "model.peft.lora_tuning.adapter_dim": ("policy.lora.dim", None),
+        "model.peft.lora_tuning.alpha": ("policy.lora.alpha", None),
+        "model.peft.lora_tuning.dropout": ("policy.lora.dropout", None),
+        "model.peft.lora_tuning.adapter_dropout": ("policy.lora.dropout", None),
+        "model.data.train_ds.file_path": ("data.train.dataset_name", _only_file),
+        "model.data.train_ds.file_names": ("data.train.dataset_name", _only_file),
+        "model.data.train_ds.micro_batch_size": ("policy.train_micro_batch_size", None),
+        "model.data.train_ds.global_batch_size": ("policy.train_global_batch_size", None),
+        "model.data.train_ds.max_seq_length": ("policy.max_total_sequence_length", None),
+        "model.data.train_ds.shuffle": ("data.shuffle", None),
+        "model.data.validation_ds.file_path": ("data.validation.dataset_name", _only_file),
+        "model.data.validation_ds.file_names": ("data.validation.dataset_name", _only_file),
+        "model.data.validation_ds.global_batch_size": (validation[0], None),
+        "model.data.validation_ds.micro_batch_size": (validation[1], None),
+    }
+    for head in ("model.optim", "optimizer"):
+        keys[f"{head}.name"] = ("policy.optimizer.name", optimizer_class)
+        for key in ("lr", "weight_decay", "betas", "eps"):
+            keys[f"{head}.{key}"] = (f"{kwargs}.{key}", None)
+    return [Spelling(path, (to,), value) for path, (to, value) in keys.items()]
+
+
+def _data() -> list[Spelling]:
+    entry = (
+        "input_key",
+        "output_key",
+        "prompt_template",
+        "prompt_file",
+        "system_prompt_file",
+        "env_name",
+        "subset",
+    )
+    found = [Spelling(f"data.{key}", (f"data.default.{key}",)) for key in entry]
+    found += [
+        Spelling("data.dataset_name", ("data.train.dataset_name",)),
+        Spelling("data.dataset_path", ("data.train.dataset_name",), beats=("data.dataset_name",)),
+        Spelling("data.train_data_path", ("data.train.dataset_name",), beats=("data.dataset_name",)),
+        Spelling("data.val_data_path", ("data.validation.dataset_name",)),
+        Spelling("data.split", ("data.train.split",)),
+    ]
+    for part in ("train", "validation", "default"):
+        name = f"data.{part}.dataset_name"
+        found.append(Spelling(f"data.{part}.data_path", (name,), beats=(name,)))
+    return found
+
+
+def _checkpoint() -> list[Spelling]:
+    return [
+        Spelling("checkpoint.save_dir", ("checkpointing.checkpoint_dir",)),
+        Spelling("checkpoint.save_top_k", ("checkpointing.keep_top_k",), _all_is_null),
+        Spelling("checkpoint.save_interval", ("checkpointing.save_period",)),
+    ]
+
+
+def _grpo() -> list[Spelling]:
+    clip = ("loss_fn.ratio_clip_min", "loss_fn.ratio_clip_max")
+    return [
+        Spelling("grpo.adv_estimator.normalize_rewards", ("grpo.normalize_rewards",)),
+        Spelling("grpo.adv_estimator.use_leave_one_out_baseline", ("grpo.use_leave_one_out_baseline",)),
+        Spelling("training.num_samples_per_prompt", ("grpo.num_generations_per_prompt",)),
+        Spelling("optimization.kl_coefficient", ("loss_fn.reference_policy_kl_penalty",)),
+        Spelling("optimization.epsilon", clip),
+        Spelling("env.math.num_workers", ("rewards.num_workers",)),
+    ]
+
+
+def _eval() -> list[Spelling]:
+    name = "data.dataset_name"
+    return [
+        Spelling("generation.vllm_cfg.max_model_len", ("generation.max_model_len",)),
+        Spelling("generation.vllm_cfg.precision", ("generation.precision",), PRECISION),
+        Spelling("env.math.num_workers", ("rewards.num_workers",)),
+        Spelling("data.dataset_path", (name,), beats=(name,)),
+        Spelling("data.data_path", (name,), beats=(name,)),
+    ]
+
+
+def table(kind: str) -> dict[str, Spelling]:
+    """All spellings that a configuration of this kind ("sft", "grpo", "eval") may use, by path."""
+    if kind == "eval":
+        found = _eval()
+    else:
+        found = _lightning(kind) + _nemo(kind) + _data() + _checkpoint() + _dtensor() + _megatron()
+        found += [
+            Spelling("training.sequence_length", ("policy.max_total_sequence_length",)),
+            Spelling("optimization.learning_rate", ("policy.optimizer.kwargs.lr",)),
+        ]
+        found += _grpo() if kind == "grpo" else []
+        found += [Spelling(path, to, compute=compute) for path, (to, compute) in COMPUTED[kind].items()]
+    return {spelling.path: spelling for spelling in found}

@@ -1,0 +1,357 @@
+"""Upstream's keys that Hone does not have: inert ones, and those that only their neutral value may keep.
+
+Rules are tried in order; the first that matches decides. In a pattern `*` is one part of the path, and a last `**`
+all that follows.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Switch:
+    """Whether a section of upstream's configuration is in use: a key with its default, and a key that overrules."""
+
+    key: str
+    default: bool = False
+    on: tuple[Any, ...] = (True,)
+    unless: str | None = None
+
+
+MEGATRON = Switch("policy.megatron_cfg.enabled")
+DTENSOR = Switch("policy.dtensor_cfg.enabled", default=True, unless="policy.megatron_cfg.enabled")
+LORA = Switch("policy.lora.enabled")
+DRAFT = Switch("policy.draft.enabled")
+Accept = Callable[[Any, Callable[[str], Any]], bool]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What becomes of upstream's key.
+
+    `off`: inert while that switch is off, else the next rule is asked. `only`: accepted with these values (or where
+    the function, given the value and a way to look at our keys, says so), refused by name with any other.
+    Neither: always inert. `reason` completes "ignored KEY: …" or "KEY=VALUE: …".
+    """
+
+    pattern: str
+    reason: str
+    off: Switch | None = None
+    only: tuple[Any, ...] | Accept | None = None
+
+
+def inert(reason: str, *patterns: str) -> list[Rule]:
+    return [Rule(pattern, reason) for pattern in patterns]
+
+
+def neutral(pattern: str, values: tuple[Any, ...] | Accept, reason: str) -> Rule:
+    return Rule(pattern, reason, only=values)
+
+
+def section(pattern: str, switch: Switch) -> Rule:
+    return Rule(pattern, f"{switch.key} is off", off=switch)
+
+
+NONE = (None,)
+OFF = (False, None)
+EMPTY: tuple[Any, ...] = (None, {}, [])
+
+_MEGATRON = [
+    neutral("policy.megatron_cfg.enabled", (True, False), "expected true or false"),
+    section("policy.megatron_cfg.**", MEGATRON),
+    neutral(
+        "policy.megatron_cfg.expert_tensor_parallel_size",
+        (1,),
+        "experts are not spread over devices; set it to 1",
+    ),
+    neutral(
+        "policy.megatron_cfg.expert_model_parallel_size",
+        (1,),
+        "experts are not spread over devices; set it to 1",
+    ),
+    neutral(
+        "policy.megatron_cfg.num_layers_in_first_pipeline_stage",
+        NONE,
+        "layers are spread evenly; set it to null",
+    ),
+    neutral(
+        "policy.megatron_cfg.num_layers_in_last_pipeline_stage",
+        NONE,
+        "layers are spread evenly; set it to null",
+    ),
+    neutral("policy.megatron_cfg.model_overrides", EMPTY, "use policy.hf_config_overrides"),
+    neutral("policy.megatron_cfg.env_vars", EMPTY, "set environment variables for the command itself"),
+    neutral(
+        "policy.megatron_cfg.mtp_num_layers",
+        (0, None),
+        "Hone does not train multi-token prediction; set it to 0",
+    ),
+    neutral("policy.megatron_cfg.fp8_cfg.enabled", OFF, "Hone does not train in FP8; set it to false"),
+    neutral("policy.megatron_cfg.optimizer.optimizer_cpu_offload", OFF, "use policy.cpu_offload"),
+    neutral("policy.megatron_cfg.optimizer.fp16", OFF, "use policy.precision: float16"),
+    neutral(
+        "policy.megatron_cfg.optimizer.params_dtype", ("float32",), "the optimizer's weights are float32"
+    ),
+    neutral(
+        "policy.megatron_cfg.scheduler.weight_decay_incr_style", ("constant",), "weight decay is constant"
+    ),
+    neutral("policy.megatron_cfg.peft.a2a_experimental", OFF, "Hone has no such variant; set it to false"),
+    Rule("policy.megatron_cfg.peft.**", "the adapter is off", off=LORA),
+    neutral(
+        "policy.megatron_cfg.peft.dropout_position",
+        ("pre",),
+        "dropout is on the adapter's input; set it to pre",
+    ),
+    neutral("policy.megatron_cfg.peft.lora_dtype", (None, "None"), "adapters are float32; set it to null"),
+    *inert(
+        "how Megatron computes, not what",
+        *(
+            f"policy.megatron_cfg.{key}"
+            for key in (
+                "checkpoint.**",
+                "use_fused_linear_logprobs",
+                "fused_linear_logprobs_chunk_size",
+                "force_reconvert_from_hf",
+                "empty_unused_memory_level",
+                "cuda_graph_impl",
+                "cuda_graph_modules",
+                "cuda_graph_warmup_steps",
+                "fine_grained_activation_offloading",
+                "offload_modules",
+                "recompute_granularity",
+                "recompute_modules",
+                "pipeline_dtype",
+                "apply_rope_fusion",
+                "bias_activation_fusion",
+                "defer_fp32_logits",
+                "use_gloo_process_groups",
+                "gradient_accumulation_fusion",
+                "use_fused_weighted_squared_relu",
+                "peft.lora_A_init_method",
+                "peft.lora_B_init_method",
+                "optimizer.bf16",
+                "optimizer.sgd_momentum",
+                "optimizer.use_distributed_optimizer",
+                "optimizer.use_precision_aware_optimizer",
+                "optimizer.optimizer_offload_fraction",
+                "optimizer.overlap_cpu_optimizer_d2h_h2d",
+                "scheduler.start_weight_decay",
+                "scheduler.end_weight_decay",
+                "distributed_data_parallel_config.**",
+                "fp8_cfg.**",
+                "mtp_loss_scaling_factor",
+                "mtp_use_repeated_layer",
+                "mtp_detach_heads",
+            )
+        ),
+    ),
+    *inert(
+        "for mixtures of experts, which train as the model's own code does",
+        "policy.megatron_cfg.freeze_moe_router",
+        *(
+            f"policy.megatron_cfg.moe_{key}"
+            for key in (
+                "router_dtype",
+                "router_load_balancing_type",
+                "router_bias_update_rate",
+                "permute_fusion",
+                "per_layer_logging",
+                "enable_deepep",
+                "token_dispatcher_type",
+                "shared_expert_overlap",
+            )
+        ),
+    ),
+]
+
+_DTENSOR = [
+    neutral("policy.dtensor_cfg.enabled", (True, False), "expected true or false"),
+    section("policy.dtensor_cfg.**", DTENSOR),
+    *inert("Hone has one engine for PyTorch", "policy.dtensor_cfg._v2"),
+    neutral("policy.dtensor_cfg.env_vars", EMPTY, "set environment variables for the command itself"),
+    neutral("policy.dtensor_cfg.custom_parallel_plan", NONE, "Hone chooses the plan; set it to null"),
+    neutral(
+        "policy.dtensor_cfg.automodel_kwargs", EMPTY, "Hone loads models with transformers; set it to {}"
+    ),
+    neutral(
+        "policy.dtensor_cfg.automodel_kwargs.**", EMPTY, "Hone loads models with transformers; remove it"
+    ),
+    Rule("policy.dtensor_cfg.lora_cfg.**", "the adapter is off", off=LORA),
+    neutral(
+        "policy.dtensor_cfg.lora_cfg.dropout_position",
+        lambda value, ours: value == "pre" or ours("policy.lora.dropout") == 0,
+        "dropout is on the adapter's input; set it to pre",
+    ),
+    *inert("how adapters are computed, not what", "policy.dtensor_cfg.lora_cfg.use_triton"),
+    neutral("policy.dtensor_cfg.lora_cfg.lora_A_init", ("xavier",), "set it to xavier"),
+]
+
+_POLICY = [
+    neutral("policy.draft.enabled", OFF, "Hone has no draft model; set it to false"),
+    section("policy.draft.**", DRAFT),
+    neutral("policy.offload_optimizer_for_logprob", OFF, "use policy.cpu_offload"),
+    neutral("policy.sequence_packing.microbatch_order", ("packer",), "micro-batches keep the packer's order"),
+    *inert(
+        "changes speed alone",
+        "policy.tokenizer.use_fastokens",
+        "tokenizer.use_fastokens",
+        "policy.make_sequence_length_divisible_by",
+    ),
+]
+
+
+def _generation(head: str) -> list[Rule]:
+    """`policy.generation` of GRPO, `generation` of evaluation."""
+    vllm = f"{head}.vllm_cfg"
+    switch = Switch(f"{head}.backend", on=("vllm",))
+    rules = [
+        neutral(
+            f"{head}.colocated.enabled", (True,), "generation shares the learner's devices; set it to true"
+        ),
+        *inert("generation shares the learner's devices", f"{head}.colocated.resources.**"),
+        *inert(
+            "ports and transport, of which there are none",
+            f"{head}.port_range_low",
+            f"{head}.port_range_high",
+        ),
+        *inert(
+            "ports and transport, of which there are none", f"{head}.refit_transport", f"{head}.refit_cfg.**"
+        ),
+        *inert("for quantized models", f"{head}.real_quant_export_cpu_offload"),
+        *inert("the backend is not Megatron", f"{head}.mcore_generation_config.**"),
+        *inert("the backend is not SGLang", f"{head}.sglang_cfg.**", f"{head}.sglang_kwargs.**"),
+        Rule(f"{vllm}.**", "the backend is not vLLM", off=switch),
+        Rule(f"{head}.vllm_kwargs.**", "the backend is not vLLM", off=switch),
+        neutral(f"{head}.vllm_kwargs", EMPTY, "arguments for vLLM are not passed on; set it to {}"),
+        neutral(f"{head}.vllm_kwargs.**", EMPTY, "arguments for vLLM are not passed on; remove it"),
+        neutral(f"{vllm}.kv_cache_dtype", ("auto",), "the cache has the model's precision; set it to auto"),
+        neutral(f"{vllm}.logprobs_mode", ("processed_logprobs",), "set it to processed_logprobs"),
+        neutral(f"{vllm}.expert_parallel_size", (1,), "experts are not spread over devices; set it to 1"),
+    ]
+    for axis in ("tensor", "pipeline"):
+        what = "each generator runs on one device; set it to 1"
+        rules.append(neutral(f"{vllm}.{axis}_parallel_size", (1,), what))
+    if head == "policy.generation":
+        rules += [
+            neutral(
+                f"{vllm}.precision",
+                lambda value, ours: value == ours("policy.precision"),
+                "the generator has policy.precision; set it to ${policy.precision}",
+            ),
+            neutral(
+                f"{vllm}.max_model_len",
+                lambda value, ours: value == ours("policy.max_total_sequence_length"),
+                "is policy.max_total_sequence_length; set that, or this to "
+                "${policy.max_total_sequence_length}",
+            ),
+        ]
+    tuning: tuple[str, ...] = (
+        "async_engine",
+        "gpu_memory_utilization",
+        "enforce_eager",
+        "use_tqdm",
+        "use_deep_gemm",
+    )
+    tuning += ("num_last_layers_in_bf16", "num_first_layers_in_bf16", "enable_vllm_metrics_logger")
+    tuning += ("vllm_metrics_logger_interval", "http_refit_api_key_env_var", "http_refit_server_port")
+    tuning += (
+        "zmq_refit_server_port",
+        "reset_encoder_cache_after_weight_update",
+        "distributed_executor_backend",
+    )
+    return rules + inert("vLLM's own tuning, which changes speed alone", *(f"{vllm}.{key}" for key in tuning))
+
+
+_GRPO = [
+    neutral("grpo.use_dynamic_sampling", OFF, "Hone does not sample until groups differ; set it to false"),
+    *inert("dynamic sampling is off", "grpo.dynamic_sampling_max_gen_batches"),
+    neutral("grpo.batch_multiplier", (1,), "it is for dynamic sampling; set it to 1"),
+    neutral("grpo.adv_estimator.name", ("grpo",), "Hone has this one estimator so far; set it to grpo"),
+    *inert("only reinforce_plus_plus reads it", "grpo.adv_estimator.minus_baseline"),
+    *inert("only gdpo reads it", "grpo.adv_estimator.reward_weights"),
+    neutral("grpo.seq_logprob_error_threshold", NONE, "no sequence is left out by it; set it to null"),
+    neutral("grpo.invalid_tool_call_advantage", NONE, "Hone has no tool calls in training; set it to null"),
+    neutral("grpo.malformed_thinking_advantage", NONE, "use the reward function `format`; set it to null"),
+    neutral("grpo.async_grpo.enabled", OFF, "rollouts and training take turns; set it to false"),
+    section("grpo.async_grpo.**", Switch("grpo.async_grpo.enabled")),
+    neutral("reward_penalties.token_ids", EMPTY, "write it as a reward function"),
+    neutral("reward_penalties.*", OFF, "write it as a reward function, such as `format`; set it to false"),
+    neutral("data_plane.enabled", OFF, "Hone has no separate data plane; set it to false"),
+    section("data_plane.**", Switch("data_plane.enabled")),
+    neutral("on_policy_distillation", EMPTY, "distillation is not a part of `hone grpo`; set it to null"),
+    neutral("on_policy_distillation.**", NONE, "distillation is not a part of `hone grpo`; remove it"),
+]
+
+_ENV = [
+    neutral(
+        "env.math.math_verify_impl", ("hf_math_verify",), "answers are checked with math-verify; remove it"
+    ),
+]
+
+_FORMATS = ("sft_processor", "math_hf_data_processor", "math_data_processor", None)
+_PROCESSOR = "the format of rows is found from their columns; remove it"
+_AROUND = [
+    *(
+        neutral(f"data.{part}processor", _FORMATS, _PROCESSOR)
+        for part in ("", "train.", "validation.", "default.")
+    ),
+    neutral("data.use_multiple_dataloader", OFF, "datasets are mixed by their weight; set it to false"),
+    neutral("checkpointing.save_consolidated", OFF, "use `hone convert` after the run; set it to false"),
+    *inert("checkpoints are PyTorch's; `hone convert` writes safetensors", "checkpointing.model_save_format"),
+    neutral("logger.swanlab_enabled", OFF, "there is no SwanLab logger; set it to false"),
+    section("logger.swanlab.**", Switch("logger.swanlab_enabled")),
+    *inert("TensorBoard's files lie in the run's folder", "logger.tensorboard", "logger.tensorboard.**"),
+    *inert("GPUs are looked at once per step", "logger.gpu_monitoring.**"),
+    *inert("there are no such tables", "logger.wandb.log_nemo_gym_full_result_tables"),
+    *inert("ports and segments, of which there are none", "cluster.master_port_range_low"),
+    *inert(
+        "ports and segments, of which there are none",
+        "cluster.master_port_range_high",
+        "cluster.segment_size",
+    ),
+    neutral("checkpoint.save_last", (True,), "the newest checkpoint is always kept; set it to true"),
+    neutral(
+        "checkpoint.resume.enabled",
+        (True,),
+        "a run goes on by itself; for a new one set another checkpoint_dir",
+    ),
+    neutral(
+        "checkpoint.resume.resume_from_checkpoint",
+        ("auto", None),
+        "a run goes on from its own folder: set checkpointing.checkpoint_dir to it",
+    ),
+    neutral("model.architecture", ("transformer",), "the model's own config.json says it; remove it"),
+]
+
+
+def _method(kind: str) -> Rule:
+    def is_this(value: Any, ours: Callable[[str], Any]) -> bool:
+        return isinstance(value, str) and value.lower() == kind
+
+    return neutral("training.method", is_this, f"this is `hone {kind}`")
+
+
+@functools.cache
+def rules(kind: str) -> tuple[Rule, ...]:
+    """All rules for a configuration of this kind."""
+    if kind == "eval":
+        return (*_generation("generation"), *_POLICY, *_ENV, *_AROUND)
+    loop = (*_generation("policy.generation"), *_GRPO, *_ENV) if kind == "grpo" else ()
+    return (*_MEGATRON, *_DTENSOR, *_POLICY, *loop, *_AROUND, _method(kind))
+
+
+def matches(pattern: str, path: tuple[str, ...]) -> bool:
+    """Whether a rule's pattern covers the path."""
+    parts = pattern.split(".")
+    if parts[-1] == "**":
+        parts = parts[:-1]
+        if len(path) <= len(parts):
+            return False
+        path = path[: len(parts)]
+    return len(parts) == len(path) and all(
+        part in ("*", name) for part, name in zip(parts, path, strict=True)
+    )
