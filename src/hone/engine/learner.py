@@ -54,11 +54,10 @@ class LocalLearner:
         self.scheduler = build_scheduler(policy, self.optimizer)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=policy.precision == "float16")
 
-    @torch.no_grad()
     async def forward(self, samples: Sequence[Sample]) -> list[Tensor]:
         """Log-probabilities of each sample's targets, in order: one fp32 CPU tensor [targets] each."""
         results: list[Tensor | None] = [None] * len(samples)
-        with self._evaluating():
+        with torch.no_grad(), self._evaluating():  # a decorator would end before an async body begins
             for indices in plan(samples, self.policy, training=False):
                 micro = self._collate([samples[i] for i in indices])
                 parts = self._logprobs(micro).cpu().split(micro.batch.lengths_S.tolist())

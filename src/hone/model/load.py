@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils.logging import disable_progress_bar
 
 from hone import embedded
 from hone.errors import ModelError
@@ -50,6 +51,7 @@ def load_model(
     starts from random ones drawn with `seed`.
     """
     source = resolve(name)
+    disable_progress_bar()  # Hone's own progress line is the only one
     try:
         config = AutoConfig.from_pretrained(source, **dict(overrides or {}))
         if Path(source).is_dir() and not any(any(Path(source).glob(kind)) for kind in WEIGHT_FILES):
