@@ -100,9 +100,9 @@ class MlflowSink:
         try:
             self._start(folder, settings, resume_step, config)
         except self._mlflow.exceptions.MlflowException as error:
-            where = settings.tracking_uri or "its default store"
+            where, why = settings.tracking_uri or "its default store", str(error).strip().rstrip(".")
             raise ConfigError(
-                f"logger.mlflow_enabled is true, but MLflow at {where} refuses: {str(error).strip().rstrip('.')}. "
+                f"logger.mlflow_enabled is true, but MLflow at {where} refuses: {why}. "
                 "Point logger.mlflow.tracking_uri at a tracking server, or set logger.mlflow_enabled=false"
             ) from error
 
