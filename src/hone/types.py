@@ -168,12 +168,12 @@ class Sampling:
 
 def sample_of(rollout: Rollout) -> Sample:
     """The training sample of a rollout: its completion tokens are the targets, exactly as generated."""
-    prompt, completion = rollout.prompt.tokens, rollout.completion.tokens
-    mask = torch.zeros(len(prompt) + len(completion), dtype=torch.bool)
+    prompt, completion = rollout.prompt.tokens, rollout.completion
+    mask = torch.zeros(len(prompt) + len(completion.tokens), dtype=torch.bool)
     mask[len(prompt) :] = True
     return Sample(
         id=rollout.prompt.id,
-        tokens_T=torch.tensor(prompt + completion, dtype=torch.long),
+        tokens_T=torch.tensor(prompt + completion.tokens, dtype=torch.long),
         loss_mask_T=mask,
         token_columns={"generation_logprobs": torch.tensor(completion.logprobs, dtype=torch.float32)},
     )

@@ -52,10 +52,11 @@ def advantages(groups: Sequence[Group], config: GRPOSection) -> None:
             normalize=config.normalize_rewards,
         )
         for rollout, value in zip(scored, values_G.tolist(), strict=True):
-            low, high = config.advantage_clip_low, config.advantage_clip_high
-            rollout.advantage = max(
-                low if low is not None else value, min(value, high if high is not None else value)
-            )
+            if config.advantage_clip_low is not None:
+                value = max(value, config.advantage_clip_low)
+            if config.advantage_clip_high is not None:
+                value = min(value, config.advantage_clip_high)
+            rollout.advantage = value
 
 
 def samples_of(groups: Sequence[Group]) -> list[Sample | None]:
