@@ -1,0 +1,234 @@
+"""hone/word-problems: generated word problems with a checkable answer, for the embedded default.
+
+    Tom has 7 apples. He buys 5 more and gives 3 to Mia. How many apples does Tom have?
+    <think>7 + 5 = 12. 12 - 3 = 9.</think><answer>9</answer>          careful
+    <think>I guess 12.</think><answer>12</answer>                      hasty
+
+What the demo shows, and what it does not. The demonstrations are mixed on purpose: `CAREFUL_SHARE` of them are
+careful (every step, right answer), the others are hasty (no steps, and the answer of the *first* step: right for
+the one-step problems, which are `ONE_STEP_SHARE` of all, wrong for the others). SFT from random weights learns
+both styles. The hasty one is the more likely, so greedy decoding gets about the one-step problems right. GRPO
+with a correct-answer reward then finds that the careful style pays. So GRPO here mostly *selects* a skill that SFT
+has put there; it does not discover arithmetic. That is what makes it work in a minute on two cores.
+
+A *problem* is a family and its numbers. Each problem belongs to exactly one split (by a hash), whatever names and
+objects dress it up, so no text is shared between splits. Rows depend on integer arithmetic alone: the same on
+every Python version and machine.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hone.errors import DataError
+
+SEED = 20240607
+CAREFUL_SHARE = 0.4
+"""Share of the demonstrations that write the steps."""
+ONE_STEP_SHARE = 1 / 3
+"""Share of the problems that have one step; the hasty style is right on these alone."""
+SPLIT_ROWS = {"sft": 24_000, "train": 8_000, "validation": 256, "test": 512}
+"""Rows of each split. sft and validation demonstrate; train (for RL) and test have a prompt and an answer."""
+_BUCKETS = ("sft",) * 10 + ("train",) * 6 + ("validation",) * 1 + ("test",) * 3
+
+_PEOPLE = (
+    ("Tom", "He"),
+    ("Mia", "She"),
+    ("Ben", "He"),
+    ("Ana", "She"),
+    ("Sam", "He"),
+    ("Zoe", "She"),
+    ("Max", "He"),
+    ("Eva", "She"),
+)
+_THINGS = ("apples", "pens", "cards", "books", "shells", "coins", "eggs", "stamps")
+_MASK = (1 << 64) - 1
+
+
+@dataclass(frozen=True)
+class Family:
+    """A kind of problem: its text, the ranges of its numbers, and the steps that solve it.
+
+    A step is (operator, index of the number); the running value starts as the first number.
+    """
+
+    name: str
+    text: str
+    ranges: tuple[range, ...]
+    steps: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A family and its numbers: what belongs to one split."""
+
+    family: Family
+    numbers: tuple[int, ...]
+
+    @property
+    def key(self) -> str:
+        """Canonical name, e.g. 'add_sub 7 5 3'."""
+        return " ".join([self.family.name, *map(str, self.numbers)])
+
+
+_ADD, _TAKE, _BAGS, _FEW = range(2, 13), range(4, 16), range(2, 5), range(2, 10)
+_HAS, _ASK = "{A} has {0} {things}. ", "How many {things} does {A} have?"
+_PACKS = "{A} has {0} bags of {1} {things}. "
+FAMILIES = (
+    Family("add", _HAS + "{He} buys {1} more. " + _ASK, (_ADD, _FEW), (("+", 1),)),
+    Family("sub", _HAS + "{He} gives {1} to {B}. " + _ASK, (_TAKE, _FEW), (("-", 1),)),
+    Family("mul", _PACKS + _ASK, (_BAGS, _FEW), (("*", 1),)),
+    Family(
+        "add_add", _HAS + "{He} buys {1} and finds {2}. " + _ASK, (_ADD, _FEW, _FEW), (("+", 1), ("+", 2))
+    ),
+    Family(
+        "add_sub",
+        _HAS + "{He} buys {1} and gives {2} to {B}. " + _ASK,
+        (_ADD, _FEW, _FEW),
+        (("+", 1), ("-", 2)),
+    ),
+    Family(
+        "sub_add", _HAS + "{He} loses {1} and buys {2}. " + _ASK, (_TAKE, _FEW, _FEW), (("-", 1), ("+", 2))
+    ),
+    Family(
+        "sub_sub",
+        _HAS + "{He} loses {1} and gives {2} to {B}. " + _ASK,
+        (_TAKE, _FEW, _FEW),
+        (("-", 1), ("-", 2)),
+    ),
+    Family("mul_add", _PACKS + "{He} finds {2}. " + _ASK, (_BAGS, _FEW, _FEW), (("*", 1), ("+", 2))),
+    Family("mul_sub", _PACKS + "{He} loses {2}. " + _ASK, (_BAGS, _FEW, _FEW), (("*", 1), ("-", 2))),
+    Family(
+        "more",
+        _HAS + "{B} has {1} more. How many {things} do they have in all?",
+        (_ADD, _FEW),
+        (("+", 1), ("+", 0)),
+    ),
+)
+
+
+def rows(split: str, limit: int | None = None) -> list[dict[str, Any]]:
+    """The rows of a split, or its first `limit` ones.
+
+    prompt is [{"role": "user", …}]; answer is the right number as text. Splits sft and validation also have
+    completion, [{"role": "assistant", …}]. In test and validation no text comes twice.
+
+    Raises DataError for a split that does not exist.
+    """
+    if split not in SPLIT_ROWS:
+        raise DataError(f"hone/word-problems has no split '{split}'; it has {', '.join(SPLIT_ROWS)}.")
+    count = SPLIT_ROWS[split] if limit is None else min(limit, SPLIT_ROWS[split])
+    return list(itertools.islice(_rows(split), max(count, 0)))
+
+
+def solve(problem: Problem) -> list[tuple[int, str, int, int]]:
+    """The steps of a problem as (left, operator, right, result)."""
+    value, steps = problem.numbers[0], []
+    for operator, index in problem.family.steps:
+        number = problem.numbers[index]
+        result = {"+": value + number, "-": value - number, "*": value * number}[operator]
+        steps.append((value, operator, number, result))
+        value = result
+    return steps
+
+
+def careful(problem: Problem) -> str:
+    """The completion that writes every step and is right."""
+    steps = solve(problem)
+    written = " ".join(f"{left} {operator} {right} = {result}." for left, operator, right, result in steps)
+    return f"<think>{written}</think><answer>{steps[-1][3]}</answer>"
+
+
+def hasty(problem: Problem) -> str:
+    """The completion that stops at the result of the first step: right for one-step problems only."""
+    guess = solve(problem)[0][3]
+    return f"<think>I guess {guess}.</think><answer>{guess}</answer>"
+
+
+def parse_answer(completion: str) -> str | None:
+    """The text of the last <answer>…</answer>, stripped; None where there is none."""
+    found = re.findall(r"<answer>(.*?)</answer>", completion, flags=re.DOTALL)
+    return found[-1].strip() if found else None
+
+
+@functools.cache
+def problems(split: str) -> dict[str, tuple[Problem, ...]]:
+    """All problems of a split by family."""
+    return {
+        family.name: tuple(p for p in _enumerate(family) if _BUCKETS[_hash(p.key) % len(_BUCKETS)] == split)
+        for family in FAMILIES
+    }
+
+
+def _enumerate(family: Family) -> Iterator[Problem]:
+    """Every problem of a family whose values stay between 1 and 20."""
+    for numbers in itertools.product(*family.ranges):
+        problem = Problem(family, numbers)
+        if all(1 <= result <= 20 for *_, result in solve(problem)):
+            yield problem
+
+
+def _rows(split: str) -> Iterator[dict[str, Any]]:
+    distinct, seen = split in ("validation", "test"), set[str]()
+    one_step = [f.name for f in FAMILIES if len(f.steps) == 1]
+    several = [f.name for f in FAMILIES if len(f.steps) > 1]
+    draw = _Draw(_hash(f"{SEED} {split}"))
+    while True:
+        family = draw.choice(one_step if draw.chance(ONE_STEP_SHARE) else several)
+        problem = draw.choice(problems(split)[family])
+        text = _dress(problem, draw)
+        if distinct and text in seen:
+            continue
+        seen.add(text)
+        row: dict[str, Any] = {"prompt": [{"role": "user", "content": text}]}
+        style = careful if draw.chance(CAREFUL_SHARE) else hasty
+        if split in ("sft", "validation"):
+            row["completion"] = [{"role": "assistant", "content": style(problem)}]
+        row["answer"] = str(solve(problem)[-1][3])
+        yield row
+
+
+def _dress(problem: Problem, draw: _Draw) -> str:
+    """The problem's text with names and objects."""
+    first = draw.below(len(_PEOPLE))
+    second = (first + 1 + draw.below(len(_PEOPLE) - 1)) % len(_PEOPLE)
+    (name, pronoun), (other, _) = _PEOPLE[first], _PEOPLE[second]
+    things = draw.choice(_THINGS)
+    return problem.family.text.format(*problem.numbers, A=name, He=pronoun, B=other, things=things)
+
+
+def _mix(value: int) -> int:
+    """One round of the SplitMix64 finaliser: a bijection of 64-bit integers that scatters neighbours."""
+    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & _MASK
+    return value ^ (value >> 31)
+
+
+def _hash(text: str) -> int:
+    """64-bit hash of a text; unlike hash(), the same in every process."""
+    value = 0
+    for byte in text.encode():
+        value = _mix((value * 257 + byte + 1) & _MASK)
+    return value
+
+
+class _Draw:
+    """A stream of random choices made of integer arithmetic alone (SplitMix64)."""
+
+    def __init__(self, seed: int) -> None:
+        self._state = seed
+
+    def below(self, bound: int) -> int:
+        self._state = (self._state + 0x9E3779B97F4A7C15) & _MASK
+        return (_mix(self._state) * bound) >> 64
+
+    def chance(self, probability: float) -> bool:
+        return self.below(1 << 32) < probability * (1 << 32)
+
+    def choice(self, items: Sequence[Any]) -> Any:
+        return items[self.below(len(items))]
