@@ -28,7 +28,12 @@ def _resolvers(inherited: dict[str, list[Any]]) -> dict[str, list[Any]]:
     return kept
 
 
-class _Loader(yaml.SafeLoader):
+_Fast: type[yaml.SafeLoader] = getattr(
+    yaml, "CSafeLoader", yaml.SafeLoader
+)  # libyaml's, where it was built in
+
+
+class _Loader(_Fast):
     yaml_implicit_resolvers = _resolvers(yaml.SafeLoader.yaml_implicit_resolvers)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:

@@ -5,16 +5,18 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import math
 import os
 import re
 from functools import reduce
 from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from hone.config.trees import MISSING, Path, dotted
+from hone.config.trees import Path, dotted, get
 from hone.errors import ConfigError
 
 _ENVIRONMENT = re.compile(r"(?<!\\)\$\{([A-Z][A-Z0-9_]*)\}")
@@ -38,11 +40,15 @@ _register()
 
 
 class Interpolator:
-    """Resolves single values of a tree in place, so that what is never asked for may stay unresolvable."""
+    """Resolves single values of a tree where they stand, so that what is never asked for may stay unresolvable."""
 
     def __init__(self, tree: dict[str, Any]) -> None:
-        self._top = set(tree)
-        self._root = OmegaConf.create(self._with_environment(tree))
+        self._tree = tree
+
+    @functools.cached_property
+    def _root(self) -> DictConfig:
+        """Made when the first interpolation is met: most values have none."""
+        return OmegaConf.create(self._with_environment(self._tree))
 
     def _with_environment(self, value: Any) -> Any:
         if isinstance(value, dict):
@@ -53,22 +59,30 @@ class Interpolator:
 
     def _variable(self, found: re.Match[str]) -> str:
         name = found.group(1)
-        return found.group(0) if name in self._top or name not in os.environ else f"${{oc.env:{name}}}"
+        return found.group(0) if name in self._tree or name not in os.environ else f"${{oc.env:{name}}}"
 
     def value(self, path: Path) -> Any:
         """The plain, resolved value at `path`, or MISSING. Raises ConfigError naming the culprit."""
+        value = get(self._tree, path)
+        if not _has_interpolation(value):
+            return copy.deepcopy(value) if isinstance(value, dict | list) else value
         node: Any = self._root
         try:
             for part in path:
-                is_place = OmegaConf.is_list(node) and isinstance(part, int) and part < len(node)
-                if not is_place and not (OmegaConf.is_dict(node) and part in node):
-                    return MISSING
                 node = node[part]
             return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
         except OmegaConfBaseException as error:
             raise ConfigError(_explain(error, path)) from error
         except (TypeError, ZeroDivisionError) as error:  # from a resolver: ${div:1,0}, ${mul:a,b}
             raise ConfigError(f"{dotted(path)}: cannot compute its value: {error}") from error
+
+
+def _has_interpolation(value: Any) -> bool:
+    if isinstance(value, dict):
+        return any(_has_interpolation(item) for item in value.values())
+    if isinstance(value, list):
+        return any(_has_interpolation(item) for item in value)
+    return isinstance(value, str) and "${" in value
 
 
 def _explain(error: OmegaConfBaseException, path: Path) -> str:

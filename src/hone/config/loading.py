@@ -54,14 +54,14 @@ def load(
     root = ROOTS[kind]
     schema = keys.defaults(root)
     first = Translation(kind, root, schema, user, layers)
-    name = first.value(MODEL[kind])
+    name = first.value_given(MODEL[kind])
     recipe = _recipe(kind, name, first)
     base = merge(schema, recipe)
     _trim_optimizer(base, first)
     for path in removed:
         _restore(base, schema, path, first)
     translation = Translation(kind, root, base, user, layers)
-    tree = translation.tree()
+    tree = translation.run()
     problems = list(translation.problems)
     config: SFTConfig | GRPOConfig | EvalConfig | None = None
     try:
@@ -114,8 +114,8 @@ def _recipe(kind: Kind, name: Any, first: Translation) -> dict[str, Any]:
 def _trim_optimizer(base: dict[str, Any], first: Translation) -> None:
     """Another optimizer class than the default's does not get the default's betas and eps."""
     path = ("policy", "optimizer", "name")
-    given = first.value(path) if path in first.given else None
-    if given is None or given == get(base, path):
+    given = first.value_given(path)
+    if path not in first.given or given == get(base, path):
         return
     kwargs = get(base, (*path[:-1], "kwargs"))
     put(base, (*path[:-1], "kwargs"), {key: kwargs[key] for key in ("lr", "weight_decay") if key in kwargs})

@@ -29,26 +29,20 @@ def _spellings(translation: Translation) -> list[str]:
 
 
 def _inert(translation: Translation) -> list[str]:
-    found = []
-    for reason, paths in translation.inert.items():
-        heads: dict[str, list[str]] = {}
-        for path in paths:
-            heads.setdefault(dotted(_section(path)), []).append(str(path[-1]))
-        names = [
-            f"{head}.{_braced(last)}"
-            if head and len(last) <= 3
-            else f"{head}.* ({len(last)} keys)"
-            if head
-            else last[0]
-            for head, last in heads.items()
-        ]
-        found.append(f"ignored {', '.join(names)}: {reason}")
-    return found
+    return [f"ignored {_named(paths)}: {reason}" for reason, paths in translation.inert.items()]
 
 
-def _section(path: Path) -> Path:
-    """Where a group of ignored keys is named: three parts deep at most."""
-    return path[: min(3, len(path) - 1)]
+def _named(paths: list[Path]) -> str:
+    """Few keys by name, many by the section that they share."""
+    shared = paths[0][:-1]
+    while any(path[: len(shared)] != shared for path in paths):
+        shared = shared[:-1]
+    if len(paths) > 6 and shared:
+        return f"{dotted(shared)}.* ({len(paths)} keys)"
+    heads: dict[str, list[str]] = {}
+    for path in paths:
+        heads.setdefault(dotted(path[:-1]), []).append(str(path[-1]))
+    return ", ".join(f"{head}.{_braced(last)}" if head else _braced(last) for head, last in heads.items())
 
 
 def _braced(names: Iterable[str]) -> str:

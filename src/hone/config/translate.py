@@ -68,8 +68,24 @@ class Translation:
         self._tree = merge(base, self._cleaned(user))
         self._interpolator = Interpolator(self._with_aliases())
         self._sort(layers)
+
+    def run(self) -> dict[str, Any]:
+        """All of our keys, resolved, for the schema to validate."""
         self._translate()
         self._apply_rules()
+        result = self._section(self.root, ())
+        for path in self._foreign:
+            drop(result, path)  # such as data.train.processor, beside keys of ours
+        return result
+
+    def value_given(self, target: Path) -> Any:
+        """What our key will be before `run`: the user's value in any spelling, else the base's."""
+        candidates = self.given.get(target)
+        return (
+            self._translated(self._winner(target, candidates), report=False)
+            if candidates
+            else self.value(target)
+        )
 
     # What the user wrote, key by key
 
@@ -205,7 +221,7 @@ class Translation:
                 self.problems.append(f"{dotted(given.path)}={shown(value)}: {error}")
             return MISSING
 
-    def _winner(self, target: Path, candidates: list[Given], *, report: bool) -> Given:
+    def _winner(self, target: Path, candidates: list[Given], *, report: bool = False) -> Given:
         """The latest layer's; within one layer our own spelling, after making sure that all of them agree."""
         latest = [given for given in candidates if given.layer == max(item.layer for item in candidates)]
         beaten = {name for given in latest if given.spelling for name in given.spelling.beats}
@@ -276,13 +292,6 @@ class Translation:
 
     # The result
 
-    def tree(self) -> dict[str, Any]:
-        """All of our keys, resolved, for the schema to validate."""
-        result = self._section(self.root, ())
-        for path in self._foreign:
-            drop(result, path)  # such as data.train.processor, beside keys of ours
-        return result
-
     def _section(self, model: type[BaseModel], path: Path) -> dict[str, Any]:
         result: dict[str, Any] = {}
         for name, field in model.model_fields.items():
@@ -305,7 +314,7 @@ class Translation:
         for length in range(len(path), 0, -1):
             candidates = self.given.get(path[:length])
             if candidates:
-                winner = self._winner(path[:length], candidates, report=False)
+                winner = self._winner(path[:length], candidates)
                 return dotted((*winner.path, *path[length:]))
         return dotted(path)
 

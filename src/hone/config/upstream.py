@@ -25,7 +25,6 @@ class Switch:
 MEGATRON = Switch("policy.megatron_cfg.enabled")
 DTENSOR = Switch("policy.dtensor_cfg.enabled", default=True, unless="policy.megatron_cfg.enabled")
 LORA = Switch("policy.lora.enabled")
-DRAFT = Switch("policy.draft.enabled")
 Accept = Callable[[Any, Callable[[str], Any]], bool]
 
 
@@ -192,7 +191,7 @@ _DTENSOR = [
 
 _POLICY = [
     neutral("policy.draft.enabled", OFF, "Hone has no draft model; set it to false"),
-    section("policy.draft.**", DRAFT),
+    *inert("policy.draft.enabled is off", "policy.draft.**"),
     neutral("policy.offload_optimizer_for_logprob", OFF, "use policy.cpu_offload"),
     neutral("policy.sequence_packing.microbatch_order", ("packer",), "micro-batches keep the packer's order"),
     *inert(
@@ -277,11 +276,11 @@ _GRPO = [
     neutral("grpo.invalid_tool_call_advantage", NONE, "Hone has no tool calls in training; set it to null"),
     neutral("grpo.malformed_thinking_advantage", NONE, "use the reward function `format`; set it to null"),
     neutral("grpo.async_grpo.enabled", OFF, "rollouts and training take turns; set it to false"),
-    section("grpo.async_grpo.**", Switch("grpo.async_grpo.enabled")),
+    *inert("grpo.async_grpo.enabled is off", "grpo.async_grpo.**"),
     neutral("reward_penalties.token_ids", EMPTY, "write it as a reward function"),
     neutral("reward_penalties.*", OFF, "write it as a reward function, such as `format`; set it to false"),
     neutral("data_plane.enabled", OFF, "Hone has no separate data plane; set it to false"),
-    section("data_plane.**", Switch("data_plane.enabled")),
+    *inert("data_plane.enabled is off", "data_plane.**"),
     neutral("on_policy_distillation", EMPTY, "distillation is not a part of `hone grpo`; set it to null"),
     neutral("on_policy_distillation.**", NONE, "distillation is not a part of `hone grpo`; remove it"),
 ]
@@ -303,7 +302,7 @@ _AROUND = [
     neutral("checkpointing.save_consolidated", OFF, "use `hone convert` after the run; set it to false"),
     *inert("checkpoints are PyTorch's; `hone convert` writes safetensors", "checkpointing.model_save_format"),
     neutral("logger.swanlab_enabled", OFF, "there is no SwanLab logger; set it to false"),
-    section("logger.swanlab.**", Switch("logger.swanlab_enabled")),
+    *inert("logger.swanlab_enabled is off", "logger.swanlab.**"),
     *inert("TensorBoard's files lie in the run's folder", "logger.tensorboard", "logger.tensorboard.**"),
     *inert("GPUs are looked at once per step", "logger.gpu_monitoring.**"),
     *inert("there are no such tables", "logger.wandb.log_nemo_gym_full_result_tables"),

@@ -1,0 +1,225 @@
+"""Upstream's own files load as they are; each active key of theirs is honoured or refused by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hone.config import files, load
+from hone.config.trees import put, split_path
+from hone.errors import ConfigError
+
+KEYS = Path(__file__).resolve().parents[3] / "shared" / "spec" / "config-keys.txt"
+REPLACED = {
+    "sft": {
+        "policy.model_name": "models/llama",
+        "data.train.dataset_name": "train.jsonl",
+        "data.validation.dataset_name": "validation.jsonl",
+        "policy.tokenizer.chat_template": "{{ messages[0]['content'] }}",  # cut short in the list of keys
+    },
+    "grpo": {"policy.model_name": "models/qwen", "data.train.dataset_name": "train.jsonl"},
+    "eval": {"generation.model_name": "models/qwen", "data.dataset_name": "test.jsonl"},
+}
+HEADINGS = {"sft": "sft.yaml", "grpo": "grpo_math_1B.yaml", "eval": "evals/eval.yaml"}
+
+
+def upstream(kind: str) -> dict[str, Any]:
+    """Upstream's file as a tree, with names of models and data replaced."""
+    if not KEYS.exists():
+        pytest.skip("the list of upstream's keys is not here")
+    tree: dict[str, Any] = {}
+    inside = False
+    for line in KEYS.read_text().splitlines():
+        if line.startswith("#####"):
+            inside = line.split()[1] == HEADINGS[kind]
+        elif inside and line.strip():
+            key, _, text = line.partition(": ")
+            replaced = REPLACED[kind].get(key)
+            if key == "policy.scheduler":  # cut short in the list of keys
+                text = text.rstrip(" ,") + ", {milestones: [50]}]"
+            put(tree, split_path(key), replaced if replaced is not None else files.parse(text))
+    return tree
+
+
+def save(tree: dict[str, Any], folder: Path) -> Path:
+    path = folder / "upstream.yaml"
+    path.write_text(files.dump(tree))
+    return path
+
+
+@pytest.mark.parametrize("kind", ["sft", "grpo", "eval"])
+def test_the_file_loads_and_reloads(kind: Any, tmp_path: Path) -> None:
+    tree = upstream(kind)
+    loaded = load(kind, save(tree, tmp_path), [])
+    resolved = tmp_path / "resolved.yaml"
+    resolved.write_text(loaded.to_yaml())
+    assert load(kind, resolved, []).config == loaded.config
+
+
+def test_grpo_values(tmp_path: Path) -> None:
+    loaded = load("grpo", save(upstream("grpo"), tmp_path), [])
+    config = loaded.config
+    assert config.grpo.num_prompts_per_step == 32
+    assert config.policy.optimizer.kwargs == {
+        "lr": 5e-6,
+        "weight_decay": 0.01,
+        "betas": [0.9, 0.999],
+        "eps": 1e-8,
+    }
+    assert [phase.milestones for phase in config.policy.scheduler] == [None, None, [50]]
+    assert config.policy.sequence_packing.train_mb_tokens == 512 * 4
+    assert config.policy.generation.max_new_tokens == 512
+    assert config.data.train[0].prompt_file == "examples/prompts/cot.txt"
+    assert config.data.train[0].seed == 42
+    assert [f.name for f in config.rewards.functions] == ["math"]
+    assert config.rewards.num_workers == 8
+    assert config.checkpointing.metric_name == "val:accuracy"
+    assert any("policy.megatron_cfg.enabled is off" in notice for notice in loaded.notices)
+
+
+def test_sft_values(tmp_path: Path) -> None:
+    config = load("sft", save(upstream("sft"), tmp_path), []).config
+    assert config.sft.max_num_steps == 60
+    assert config.logger.wandb.name == "sft-dev-train.jsonl"
+    assert config.policy.optimizer.kwargs["foreach"] is False
+    assert config.data.train[0].split == "train"
+
+
+def test_a_command_line_in_other_spellings_wins_over_the_file(tmp_path: Path) -> None:
+    overrides = [
+        "trainer.max_epochs=3",
+        "model.tensor_model_parallel_size=2",
+        "policy.max_total_sequence_length=64",
+    ]
+    config = load("sft", save(upstream("sft"), tmp_path), overrides).config
+    assert config.sft.max_num_epochs == 3
+    assert config.policy.tensor_parallel_size == 2
+    assert config.data.max_input_seq_length == 64
+
+
+def test_megatron_settings_count_when_megatron_is_on(tmp_path: Path) -> None:
+    overrides = [
+        "policy.megatron_cfg.enabled=true",
+        "policy.dtensor_cfg.enabled=false",
+        "policy.megatron_cfg.tensor_model_parallel_size=4",
+        "policy.megatron_cfg.optimizer.lr=1e-5",
+        "policy.megatron_cfg.fp8_cfg.enabled=false",
+    ]
+    config = load("sft", save(upstream("sft"), tmp_path), overrides).config
+    assert config.policy.tensor_parallel_size == 4
+    assert config.policy.optimizer.kwargs["lr"] == 1e-5
+    assert config.policy.optimizer.kwargs["betas"] == [0.9, 0.98]
+    assert [phase.milestones for phase in config.policy.scheduler] == [None, None, [50]]
+    assert config.policy.scheduler[0].kwargs["start_factor"] == pytest.approx(4.9999e-06 / 1e-5)
+    assert config.policy.scheduler[0].kwargs["total_iters"] == 50
+
+
+REFUSED: list[tuple[str, list[tuple[str, str]]]] = [
+    (
+        "grpo",
+        [
+            ("policy.draft.enabled=true", "draft model"),
+            ("grpo.async_grpo.enabled=true", "take turns"),
+            ("grpo.use_dynamic_sampling=true", "set it to false"),
+            ("grpo.batch_multiplier=2", "set it to 1"),
+            ("grpo.adv_estimator.name=reinforce_plus_plus", "set it to grpo"),
+            ("grpo.seq_logprob_error_threshold=2.0", "set it to null"),
+            ("grpo.invalid_tool_call_advantage=-1.0", "set it to null"),
+            ("grpo.malformed_thinking_advantage=-1.0", "set it to null"),
+            ("reward_penalties.penalize_empty_final_answer=true", "set it to false"),
+            ("reward_penalties.token_ids=[1]", "reward function"),
+            ("data_plane.enabled=true", "set it to false"),
+            ("policy.generation.colocated.enabled=false", "set it to true"),
+            ("policy.generation.vllm_cfg.kv_cache_dtype=fp8", "set it to auto"),
+            ("policy.generation.vllm_cfg.tensor_parallel_size=2", "set it to 1"),
+            ("policy.generation.vllm_cfg.precision=fp8", "policy.precision"),
+            ("policy.generation.vllm_cfg.max_model_len=99", "policy.max_total_sequence_length"),
+            ("policy.generation.vllm_kwargs={max_num_seqs: 4}", "not passed on"),
+            ("policy.dtensor_cfg.custom_parallel_plan=my.plan", "set it to null"),
+            (
+                "policy.dtensor_cfg.automodel_kwargs={use_liger_kernel: true}",
+                "loads models with transformers",
+            ),
+            ("policy.offload_optimizer_for_logprob=true", "policy.cpu_offload"),
+            ("env.math.math_verify_impl=dapo_math_verify", "math-verify"),
+            ("data.use_multiple_dataloader=true", "set it to false"),
+            ("data.default.processor=my_processor", "remove it"),
+            ("data.train.processor=my_processor", "remove it"),
+            ("logger.swanlab_enabled=true", "SwanLab"),
+            ("checkpointing.save_consolidated=true", "hone convert"),
+            ("grpo.max_rollout_turns=4", "single-turn"),
+        ],
+    ),
+    (
+        "sft",
+        [
+            ("policy.sequence_packing.microbatch_order=random", "packer"),
+            ("policy.megatron_cfg.expert_model_parallel_size=2", "set it to 1"),
+            ("policy.megatron_cfg.fp8_cfg.enabled=true", "FP8"),
+            ("policy.megatron_cfg.optimizer.optimizer_cpu_offload=true", "policy.cpu_offload"),
+        ],
+    ),
+    (
+        "eval",
+        [
+            ("generation.vllm_cfg.tensor_parallel_size=2", "set it to 1"),
+            ("generation.colocated.enabled=false", "set it to true"),
+            ("data.processor=my_processor", "remove it"),
+        ],
+    ),
+]
+
+
+@pytest.mark.parametrize(("kind", "refused"), REFUSED)
+def test_each_active_key_that_is_unsupported_is_refused_by_name(
+    kind: Any, refused: list[tuple[str, str]], tmp_path: Path
+) -> None:
+    switch = ["policy.megatron_cfg.enabled=true"] if kind == "sft" else []
+    with pytest.raises(ConfigError) as caught:
+        load(kind, save(upstream(kind), tmp_path), switch + [override for override, _ in refused])
+    lines = str(caught.value).splitlines()
+    for override, reason in refused:
+        key = override.partition("=")[0]
+        assert [line for line in lines if key in line and reason in line], (key, lines)
+    assert len(lines) == len(refused) + 1
+
+
+def test_an_unknown_key_below_a_section_that_is_off_is_inert_and_below_one_that_is_on_an_error(
+    tmp_path: Path,
+) -> None:
+    path = save(upstream("sft"), tmp_path)
+    load("sft", path, ["+policy.megatron_cfg.brand_new=1"])
+    with pytest.raises(ConfigError, match=r"policy\.dtensor_cfg\.brand_new"):
+        load("sft", path, ["+policy.dtensor_cfg.brand_new=1"])
+
+
+SAMPLE = """
+policy:
+  model_name: models/llama
+  tokenizer: {name: "${policy.model_name}", use_fastokens: false}
+  max_total_sequence_length: 2048
+  train_micro_batch_size: 2
+  precision: bfloat16
+  dtensor_cfg: {_v2: true, enabled: true, tensor_parallel_size: 2, lora_cfg: {enabled: false, dim: 8}}
+  megatron_cfg: {enabled: false, tensor_model_parallel_size: 8, pipeline_dtype: "${policy.precision}"}
+  make_sequence_length_divisible_by: ${policy.dtensor_cfg.tensor_parallel_size}
+  dynamic_batching:
+    enabled: true
+    train_mb_tokens: ${mul:${policy.max_total_sequence_length}, ${policy.train_micro_batch_size}}
+data:
+  train: {dataset_name: train.jsonl}
+  default: {processor: sft_processor}
+logger: {wandb: {name: "sft-${data.train.dataset_name}"}}
+"""
+
+
+def test_a_small_sample_in_upstreams_style(tmp_path: Path) -> None:
+    path = tmp_path / "sample.yaml"
+    path.write_text(SAMPLE)
+    config = load("sft", path, []).config
+    assert config.policy.tensor_parallel_size == 2
+    assert config.policy.dynamic_batching.train_mb_tokens == 4096
+    assert config.policy.tokenizer.name == "models/llama"
+    assert config.logger.wandb.name == "sft-train.jsonl"
