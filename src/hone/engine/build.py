@@ -39,7 +39,9 @@ def set_threads(wanted: int | None) -> None:
     if wanted is not None:
         torch.set_num_threads(wanted)
     elif "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1))
+        torch.set_num_threads(
+            max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+        )
 
 
 def tokenizer_of(config: SFTConfig | GRPOConfig) -> PreTrainedTokenizerBase:
@@ -100,7 +102,9 @@ def build_generator(config: EvalConfig, tokenizer: PreTrainedTokenizerBase) -> L
     )
 
 
-def _check_fit(config: SFTConfig | GRPOConfig, model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase) -> None:
+def _check_fit(
+    config: SFTConfig | GRPOConfig, model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase
+) -> None:
     limit = context_length(model)  # type: ignore[arg-type]
     wanted = config.policy.max_total_sequence_length
     if limit is not None and wanted > limit:

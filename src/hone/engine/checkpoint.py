@@ -1,16 +1,17 @@
 """Checkpoints of a run: `step_N/`, written aside and renamed, checked when read, pruned by a metric.
 
-    step_N/config.yaml        the resolved configuration
-    step_N/policy/weights/    DCP shards; policy/optimizer/; policy/tokenizer/
-    step_N/state.pt           data cursor and random generators
-    step_N/training_info.json step, and the latest value of each metric
-    step_N/manifest.json      size and CRC-32 of every other file, written last
+step_N/config.yaml        the resolved configuration
+step_N/policy/weights/    DCP shards; policy/optimizer/; policy/tokenizer/
+step_N/state.pt           data cursor and random generators
+step_N/training_info.json step, and the latest value of each metric
+step_N/manifest.json      size and CRC-32 of every other file, written last
 """
 
 from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import random
 import re
@@ -102,7 +103,7 @@ class Checkpoints:
         """
         final, aside = self.path(step), self.root / f".writing_step_{step}"
         try:
-            _remove(aside)
+            self._sweep()
             aside.mkdir(parents=True)
             (aside / "config.yaml").write_text(config_yaml)
             for name, part in parts.items():
@@ -147,7 +148,8 @@ class Checkpoints:
         name = flat_metric(self.config.metric_name)
         values = {step: self.metrics(step).get(name) for step in self.steps()}
         sign = -1.0 if self.config.higher_is_better else 1.0
-        return sorted((s for s, v in values.items() if v is not None), key=lambda s: (sign * values[s], -s))
+        known = {step: value for step, value in values.items() if value is not None and not math.isnan(value)}
+        return sorted(known, key=lambda step: (sign * known[step], -step))
 
     def _prune(self) -> None:
         """Keep the best `keep_top_k` by the metric (by recency without one) and always the latest."""
@@ -160,11 +162,19 @@ class Checkpoints:
             if step != steps[-1]:
                 _remove(self.path(step))
 
+    def _sweep(self) -> None:
+        """Take away what a killed process left half-written or half-removed."""
+        for pattern in (".writing_step_*", ".removing_*"):
+            for path in self.root.glob(pattern):
+                shutil.rmtree(path, ignore_errors=True)
+
     def _cannot_write(self, final: Path, error: BaseException) -> CheckpointError:
         steps = self.steps()
         last = f"the last good one is {self.path(steps[-1])}" if steps else "no earlier one exists"
         full = _is_disk_full(error)
-        cause = "the disk is full" if full else str(error).strip().splitlines()[-1] if str(error) else repr(error)
+        cause = (
+            "the disk is full" if full else str(error).strip().splitlines()[-1] if str(error) else repr(error)
+        )
         fix = "Free some space" if full else "Make checkpointing.checkpoint_dir writable"
         return CheckpointError(
             f"cannot write checkpoint {final}: {cause}; {last}. {fix}, then run the same command to go on from there"
@@ -179,7 +189,9 @@ def verify(path: Path, *, fallback: list[Path] | None = None) -> None:
     try:
         expected = json.loads(manifest.read_text())
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"checkpoint {path} is damaged: {manifest.name} cannot be read. {fix}") from error
+        raise CheckpointError(
+            f"checkpoint {path} is damaged: {manifest.name} cannot be read. {fix}"
+        ) from error
     for name, (size, crc) in expected.items():
         file = path / name
         if not file.is_file():

@@ -51,19 +51,25 @@ class LocalGenerator:
         self.stop_tokens = tuple(stop_tokens)
         self.context, self.max_rows, self.autocast = context, max_rows, autocast
         self.version = 0
-        config = model.config.get_text_config()
-        self._windowed = any("full" not in kind for kind in getattr(config, "layer_types", None) or ["full"])
+        # A ready-made mask [rows, 1, 1, length] is right where every layer sees all before it, and PyTorch's attention
+        # reads it; else the model makes its own from the padding mask.
+        self._plain_mask = (
+            kv_cache.is_full_attention(model.config) and "sdpa" in model.config._attn_implementation
+        )
 
     async def generate(
         self, prompts: Sequence[Prompt], sampling: Sampling, *, count: int = 1
     ) -> list[list[Completion]]:
-        """`count` completions of each prompt, in order. Raises HoneError for a prompt that leaves no room."""
+        """`count` completions of each prompt, in order. Raises HoneError for a prompt that is empty or leaves no room."""
         rows = [self._row(prompts[p], p, c, sampling) for p in range(len(prompts)) for c in range(count)]
         training = self.model.training
         self.model.eval()
         try:
-            for start in range(0, len(rows), self.max_rows):
-                self._decode(prompts, rows[start : start + self.max_rows], sampling)
+            size = max(
+                self.max_rows // count * count, min(self.max_rows, count)
+            )  # whole groups where they fit
+            for start in range(0, len(rows), size):
+                self._decode(prompts, rows[start : start + size], sampling)
         finally:
             self.model.train(training)
         done = [self._completion(row) for row in rows]
@@ -83,6 +89,8 @@ class LocalGenerator:
         return checksum(named_weights(self.model))
 
     def _row(self, prompt: Prompt, index: int, number: int, sampling: Sampling) -> _Row:
+        if not prompt.tokens:
+            raise HoneError(f"prompt {prompt.id} has no tokens: there is nothing to go on from")
         limit = min(sampling.max_new_tokens, self.context - len(prompt.tokens))
         if limit < 1:
             raise HoneError(
@@ -104,10 +112,9 @@ class LocalGenerator:
         stops = torch.tensor(sorted({*self.stop_tokens, *sampling.stop_token_ids}), device=self.model.device)
         logits, cache, mask = self._prefill(prompts, rows, room=max(row.limit for row in rows))
         alive = list(rows)
-        seeds = torch.tensor([row.seed for row in alive], device=logits.device)
-        limits = torch.tensor([row.limit for row in alive], device=logits.device)
+        seeds = torch.tensor([row.seed for row in alive])  # on the CPU: Apple's GPU has no fp64
         lengths = mask.sum(1)
-        for step in range(int(limits.max())):
+        for step in range(max(row.limit for row in rows)):
             tokens, logprobs = sample(logits, uniform(seeds, torch.full_like(seeds, step)), sampling)
             ended = torch.isin(tokens, stops)
             finished = self._record(alive, tokens, logprobs, ended, sampling, step)
@@ -117,14 +124,20 @@ class LocalGenerator:
             if len(keep) <= COMPACT_BELOW * len(alive):
                 index = torch.tensor(keep, device=logits.device)
                 kv_cache.select_rows(cache, index)
-                tokens, mask, seeds, lengths = tokens[index], mask[index], seeds[index], lengths[index]
+                tokens, mask, seeds, lengths = tokens[index], mask[index], seeds[keep], lengths[index]
                 alive = [alive[i] for i in keep]
             mask = torch.cat([mask, mask.new_ones(len(alive), 1)], dim=1)
             logits = self._forward(tokens[:, None], lengths[:, None], mask, cache)
             lengths = lengths + 1
 
     def _record(
-        self, alive: list[_Row], tokens: Tensor, logprobs: Tensor, ended: Tensor, sampling: Sampling, step: int
+        self,
+        alive: list[_Row],
+        tokens: Tensor,
+        logprobs: Tensor,
+        ended: Tensor,
+        sampling: Sampling,
+        step: int,
     ) -> set[int]:
         """Append to each row that still goes on; the rows that need no further token."""
         finished = set()
@@ -141,7 +154,8 @@ class LocalGenerator:
     def _hit_stop_string(self, row: _Row, sampling: Sampling) -> bool:
         if not sampling.stop_strings:
             return False
-        tail = max(len(text) for text in sampling.stop_strings) + 8  # a token is at least a byte; 8 for split characters
+        # A token is at least a byte; 8 more for characters that the cut splits.
+        tail = max(len(text.encode()) for text in sampling.stop_strings) + 8
         text = self.tokenizer.decode(row.tokens[-tail:])
         return any(stop in text for stop in sampling.stop_strings)
 
@@ -175,8 +189,7 @@ class LocalGenerator:
         return logits[index], cache, mask[index]
 
     def _forward(self, tokens: Tensor, positions: Tensor, mask: Tensor, cache: DynamicCache) -> Tensor:
-        # With full attention everywhere the mask of one query is the padding mask itself.
-        attention = mask if self._windowed else mask[:, None, None, :]
+        attention = mask[:, None, None, :] if self._plain_mask else mask
         with self.autocast():
             return self.model(
                 input_ids=tokens,

@@ -22,14 +22,19 @@ class SlabLayer(DynamicLayer):
         self.room = room
         self._slabs: tuple[Tensor, Tensor] | None = None
 
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
         """Append [batch, heads, new, dim] and return everything so far."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         old = self.get_seq_length()
         new = old + key_states.shape[-2]
         if self._slabs is None or new > self._slabs[0].shape[-2]:
-            self._slabs = (self._enlarged(key_states, self.keys, old), self._enlarged(value_states, self.values, old))
+            self._slabs = (
+                self._enlarged(key_states, self.keys, old),
+                self._enlarged(value_states, self.values, old),
+            )
         keys, values = self._slabs
         keys[:, :, old:new] = key_states
         values[:, :, old:new] = value_states
@@ -52,6 +57,11 @@ class SlabLayer(DynamicLayer):
         self._slabs = None
 
 
+def is_full_attention(config: Any) -> bool:
+    """Whether every layer keeps all keys: no sliding window, no chunks, no recurrent state."""
+    return all(type(layer) is DynamicLayer for layer in DynamicCache(config=config).layers)
+
+
 def slab_cache(config: Any, room: int) -> DynamicCache:
     """The cache that `transformers` would make for this model, its full-attention layers written in place.
 
@@ -66,8 +76,3 @@ def select_rows(cache: DynamicCache, rows: Tensor) -> None:
     """Keep only `rows` of the batch in every layer."""
     for layer in cache.layers:
         layer.batch_select_indices(rows)
-
-
-def repeat_rows(cache: DynamicCache, counts: Tensor) -> None:
-    """Row i becomes counts[i] rows, next to each other."""
-    select_rows(cache, torch.repeat_interleave(torch.arange(counts.numel(), device=counts.device), counts))

@@ -17,7 +17,7 @@ from hone.config.schema import PolicyConfig
 from hone.engine import weights as weight_files
 from hone.engine.batching import MicroBatch, collate, plan, totals_of
 from hone.engine.optimizer import build_optimizer, build_scheduler
-from hone.errors import TrainingError
+from hone.errors import ConfigError, TrainingError
 from hone.model.logprobs import TokenScorer
 from hone.types import LossFn, Outputs, Sample
 
@@ -44,6 +44,11 @@ class LocalLearner:
         self.device = model.device
         self.dtype = DTYPES[policy.precision]
         self.scorer = TokenScorer(model, temperature=temperature, chunk_rows=policy.logprob_chunk_size)
+        if policy.sequence_packing.enabled and not self.scorer.keeps_packed_apart():
+            raise ConfigError(
+                f"policy.sequence_packing.enabled: packed samples would see each other in a {model.config.model_type} "
+                "model. Set policy.sequence_packing.enabled=false (policy.dynamic_batching.enabled=true pads little)"
+            )
         self.updates = 0
         self.frozen = frozen
         if frozen:
@@ -91,13 +96,15 @@ class LocalLearner:
     async def optim_step(self) -> dict[str, float]:
         """Clip, update, advance the schedule, clear the gradients.
 
-        Raises TrainingError when the gradient's norm is not finite (in fp16 the step is skipped and the scale
-        lowered instead, as loss scaling means it to be).
+        Raises TrainingError when the gradient's norm is not finite. In fp16 the step is skipped and the scale lowered
+        instead, as loss scaling means it to be, unless no scale is left to blame.
         """
         self.scaler.unscale_(self.optimizer)
         limit = self.policy.max_grad_norm
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), float("inf") if limit is None else limit)
-        if not self.scaler.is_enabled() and not torch.isfinite(norm):
+        norm = torch.nn.utils.clip_grad_norm_(
+            self.model.parameters(), float("inf") if limit is None else limit
+        )
+        if not torch.isfinite(norm) and (not self.scaler.is_enabled() or self.scaler.get_scale() <= 1):
             self.optimizer.zero_grad(set_to_none=True)
             raise TrainingError(
                 f"gradient norm is {norm.item()} at update {self.updates + 1}: nothing was updated. "

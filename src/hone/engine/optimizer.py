@@ -14,13 +14,20 @@ from torch.optim.lr_scheduler import LRScheduler, SequentialLR
 from hone.config.schema import PolicyConfig
 from hone.errors import ConfigError
 
+SCHEDULE_EXAMPLE = "torch.optim.lr_scheduler.LinearLR"
 
-def _class(name: str, key: str) -> Any:
+
+def _class(name: str, key: str, base: type) -> Any:
     module, _, attribute = name.rpartition(".")
+    example = f"give a dotted name such as {'torch.optim.AdamW' if base is Optimizer else SCHEDULE_EXAMPLE}"
     try:
-        return getattr(importlib.import_module(module), attribute)
+        cls = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"{key}={name}: no such class; give a dotted name such as torch.optim.AdamW") from error
+        raise ConfigError(f"{key}={name}: no such class; {example}") from error
+    if not (isinstance(cls, type) and issubclass(cls, base)):
+        raise ConfigError(f"{key}={name}: is no {base.__name__}; {example}")
+    _check_step(cls, key)
+    return cls
 
 
 def _make(cls: Any, key: str, *args: Any, **kwargs: Any) -> Any:
@@ -29,12 +36,27 @@ def _make(cls: Any, key: str, *args: Any, **kwargs: Any) -> Any:
     except TypeError as error:
         accepted = [name for name in inspect.signature(cls).parameters if name not in ("params", "optimizer")]
         raise ConfigError(f"{key}: {error}; it takes {', '.join(accepted)}") from error
-    return cls(*args, **kwargs)
+    try:
+        return cls(*args, **kwargs)
+    except (TypeError, ValueError, ZeroDivisionError) as error:
+        raise ConfigError(f"{key}: {cls.__name__} does not take {kwargs}: {error}") from error
+
+
+def _check_step(cls: Any, key: str) -> None:
+    """Refuse what asks for more than the gradients: a closure (LBFGS), a metric (ReduceLROnPlateau)."""
+    parameters = list(inspect.signature(cls.step).parameters.values())[1:]
+    needs = [
+        p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+    ]
+    if needs:
+        raise ConfigError(
+            f"{key}={cls.__name__} needs {needs[0]} at each step, which a run does not give: choose another"
+        )
 
 
 def build_optimizer(policy: PolicyConfig, parameters: Iterable[nn.Parameter]) -> Optimizer:
     """`policy.optimizer.name` on all trainable parameters, in one group (weight decay on all, as upstream)."""
-    cls = _class(policy.optimizer.name, "policy.optimizer.name")
+    cls = _class(policy.optimizer.name, "policy.optimizer.name", Optimizer)
     trainable = [parameter for parameter in parameters if parameter.requires_grad]
     return _make(cls, "policy.optimizer.kwargs", trainable, **policy.optimizer.kwargs)
 
@@ -45,12 +67,13 @@ def build_scheduler(policy: PolicyConfig, optimizer: Optimizer) -> LRScheduler |
     for entry in policy.scheduler or ():
         if entry.milestones is not None:
             milestones = list(entry.milestones)
+        elif entry.name is not None:
+            parts.append((_class(entry.name, "policy.scheduler.name", LRScheduler), entry.kwargs))
         else:
-            parts.append(entry)
-    schedules = [
-        _make(_class(entry.name, "policy.scheduler.name"), "policy.scheduler.kwargs", optimizer, **entry.kwargs)
-        for entry in parts
-    ]
+            raise ConfigError(
+                f"policy.scheduler: an entry needs a name (such as {SCHEDULE_EXAMPLE}) or milestones"
+            )
+    schedules = [_make(cls, "policy.scheduler.kwargs", optimizer, **kwargs) for cls, kwargs in parts]
     if not schedules:
         return None
     if len(schedules) == 1:

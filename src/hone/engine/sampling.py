@@ -36,7 +36,8 @@ def uniform(seeds_B: Tensor, positions_B: Tensor) -> Tensor:
 def sample(logits_BV: Tensor, draws_B: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
     """Tokens [B] and their log-probabilities [B] (fp32, of softmax(logits / temperature) before top-k and top-p).
 
-    Inverse transform sampling: the first token at which the cumulative probability passes the draw.
+    Inverse transform sampling: the first token at which the cumulative probability passes the draw. `draws_B` may be
+    on another device.
     """
     logits_BV = logits_BV.float()
     if sampling.temperature == 0:
@@ -46,7 +47,7 @@ def sample(logits_BV: Tensor, draws_B: Tensor, sampling: Sampling) -> tuple[Tens
         logprobs_BV = (logits_BV / sampling.temperature).log_softmax(-1)
         cumulative_BV = _filtered(logprobs_BV.exp(), sampling).cumsum(-1)
         total_B1 = cumulative_BV[:, -1:].contiguous()
-        thresholds_B1 = (draws_B[:, None] * total_B1).to(cumulative_BV.dtype)
+        thresholds_B1 = draws_B[:, None].to(total_B1.dtype).to(total_B1.device) * total_B1
         tokens_B1 = torch.searchsorted(cumulative_BV, thresholds_B1, right=True)
         # A draw next to 1 can round up to the total: the last token that has any probability is meant.
         last_B1 = torch.searchsorted(cumulative_BV, total_B1, right=False)

@@ -91,7 +91,9 @@ def _small_state(learner: LocalLearner) -> dict[str, Any]:
 
 def _write(state: dict[str, Any], path: Path) -> None:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # DCP notes that one process saves without a process group: it is meant
+        warnings.simplefilter(
+            "ignore"
+        )  # DCP notes that one process saves without a process group: it is meant
         dcp.save(state, checkpoint_id=str(path), no_dist=True)
 
 
@@ -103,4 +105,6 @@ def _read(state: dict[str, Any], path: Path) -> None:
             dcp.load(state, checkpoint_id=str(path), no_dist=True)
     except (CheckpointException, OSError, ValueError, RuntimeError, KeyError) as error:
         text = str(error).strip() or repr(error)
-        raise CheckpointError(f"{path} does not fit this model or is damaged: {text.splitlines()[-1]}") from error
+        raise CheckpointError(
+            f"{path} does not fit this model or is damaged: {text.splitlines()[-1]}"
+        ) from error

@@ -19,7 +19,12 @@ NAME = "hone_sdpa"
 
 
 def grouped_sdpa(
-    module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
     """PyTorch's attention; one new token ([batch, heads, 1, dim]) goes by groups of query heads."""
     batch, heads, length, dim = query.shape

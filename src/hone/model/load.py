@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from safetensors import SafetensorError
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils.logging import disable_progress_bar
 
 from hone import embedded
-from hone.errors import ModelError
+from hone.errors import ConfigError, ModelError
 from hone.model.attention import use_grouped_sdpa
 
 WEIGHT_FILES = ("*.safetensors", "pytorch_model*.bin")
@@ -53,19 +62,47 @@ def load_model(
     source = resolve(name)
     disable_progress_bar()  # Hone's own progress line is the only one
     try:
-        config = AutoConfig.from_pretrained(source, **dict(overrides or {}))
+        config = _configured(source, overrides or {})
         if Path(source).is_dir() and not any(any(Path(source).glob(kind)) for kind in WEIGHT_FILES):
             if not embedded.is_embedded_model(name):
                 raise ModelError(f"{name} has a config.json but no weights (*.safetensors)")
             model = _random(config, seed)
         else:
-            model = AutoModelForCausalLM.from_pretrained(source, config=config, dtype=torch.float32)
-    except (OSError, ValueError) as error:
+            model = _pretrained(name, source, config)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"cannot load model {name}: {_first_line(error)}") from error
     if activation_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     use_grouped_sdpa(model)
     model.config.use_cache = False
+    return model
+
+
+def _configured(source: str, overrides: Mapping[str, Any]) -> PreTrainedConfig:
+    """The model's config, changed. An override that it does not have would otherwise be dropped without a word."""
+    config = AutoConfig.from_pretrained(source)
+    known = config.to_dict()
+    for key in overrides:
+        if key not in known and not hasattr(config, key):
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise ConfigError(
+                f"policy.hf_config_overrides.{key}: {config.model_type} models have no such setting{hint}"
+            )
+    return AutoConfig.from_pretrained(source, **overrides) if overrides else config
+
+
+def _pretrained(name: str, source: str, config: PreTrainedConfig) -> PreTrainedModel:
+    """With every weight from the files: one that they lack would otherwise be random."""
+    model, report = AutoModelForCausalLM.from_pretrained(
+        source, config=config, dtype=torch.float32, output_loading_info=True
+    )
+    if report["missing_keys"]:
+        missing = sorted(report["missing_keys"])
+        raise ModelError(
+            f"{name} lacks {len(missing)} weights of {type(model).__name__}, such as {missing[0]}: "
+            "its config.json and its weight files do not belong together"
+        )
     return model
 
 
@@ -91,13 +128,26 @@ def load_tokenizer(name: str, *, chat_template: str | None = "default") -> PreTr
     if chat_template is None:
         tokenizer.chat_template = PASS_THROUGH
     elif chat_template != "default":
-        is_file = "{" not in chat_template and Path(chat_template).is_file()
-        tokenizer.chat_template = Path(chat_template).read_text() if is_file else chat_template
+        tokenizer.chat_template = _template(chat_template)
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token_id is None:
-            raise ModelError(f"tokenizer {name} has neither a pad nor an eos token: add one to tokenizer_config.json")
+            raise ModelError(
+                f"tokenizer {name} has neither a pad nor an eos token: add one to tokenizer_config.json"
+            )
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def _template(given: str) -> str:
+    """A Jinja template is taken as it is; what has no brace in it can only be a file's path."""
+    if "{" in given:
+        return given
+    try:
+        return Path(given).read_text()
+    except OSError as error:
+        raise ConfigError(
+            f"policy.tokenizer.chat_template={given} is neither a Jinja template nor a file that can be read"
+        ) from error
 
 
 def stop_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:

@@ -7,6 +7,8 @@ vocabularies) or computes them again chunk by chunk: memory is then one chunk, a
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -17,6 +19,9 @@ CHUNK_ELEMENTS = 1 << 22
 """Logits computed at once (16 MiB in fp32: stays near the cache of a CPU, keeps a GPU busy)."""
 KEEP_ELEMENTS = 1 << 26
 """Up to this many probabilities are kept for backward (256 MiB in fp32) and not computed again."""
+
+PROBE_LOGIT = 200.0
+"""Size of the logits at which a model's head is compared with a plain linear one."""
 
 
 class _LinearLogProbs(torch.autograd.Function):
@@ -36,8 +41,9 @@ class _LinearLogProbs(torch.autograd.Function):
             if keep:
                 kept.append(logits.sub_(normaliser[:, None]).exp_())
         ctx.temperature, ctx.chunk, ctx.kept = temperature, chunk, kept
-        ctx.save_for_backward(hidden, weight, targets, torch.cat(normalisers))
-        return torch.cat(results)
+        none = hidden.new_empty(0, dtype=torch.float32)  # a micro-batch may have no target at all
+        ctx.save_for_backward(hidden, weight, targets, torch.cat([none, *normalisers]))
+        return torch.cat([none, *results])
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -76,13 +82,26 @@ def _logits(hidden: Tensor, weight: Tensor, temperature: float) -> Tensor:
 
 
 def linear_logprobs(
-    hidden: Tensor, weight: Tensor, targets: Tensor, *, temperature: float = 1.0, chunk_rows: int | None = None
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    *,
+    temperature: float = 1.0,
+    chunk_rows: int | None = None,
 ) -> Tensor:
-    """log softmax(hidden @ weight.T / temperature) at `targets`: [N, H], [V, H], [N] -> [N] in fp32."""
+    """log softmax(hidden @ weight.T / temperature) at `targets`: [N, H], [V, H], [N] -> [N] in fp32.
+
+    Under autocast the products are in its precision, in backward too, where autocast itself is off: probabilities
+    that are computed again are then those of the forward. `chunk_rows` bounds memory; None chooses.
+    """
+    device = hidden.device.type
+    if torch.is_autocast_enabled(device):
+        hidden = hidden.to(torch.get_autocast_dtype(device))
     elements = hidden.shape[0] * weight.shape[0]
     chunk = chunk_rows or max(1, CHUNK_ELEMENTS // weight.shape[0])
     keep = torch.is_grad_enabled() and chunk_rows is None and elements <= KEEP_ELEMENTS
-    return _LinearLogProbs.apply(hidden, weight.to(hidden.dtype), targets, temperature, chunk, keep)
+    with torch.autocast(device, enabled=False):
+        return _LinearLogProbs.apply(hidden, weight.to(hidden.dtype), targets, temperature, chunk, keep)
 
 
 class TokenScorer(nn.Module):
@@ -93,14 +112,18 @@ class TokenScorer(nn.Module):
     logits.
     """
 
-    def __init__(self, model: PreTrainedModel, *, temperature: float = 1.0, chunk_rows: int | None = None) -> None:
+    def __init__(
+        self, model: PreTrainedModel, *, temperature: float = 1.0, chunk_rows: int | None = None
+    ) -> None:
         super().__init__()
         self.model = model
         self.temperature = temperature if temperature > 0 else 1.0
         self.chunk_rows = chunk_rows
         self.plain_head = self._head_is_plain()
 
-    def forward(self, input_ids: Tensor, position_ids: Tensor | None, at_N: Tensor, targets_N: Tensor) -> Tensor:
+    def forward(
+        self, input_ids: Tensor, position_ids: Tensor | None, at_N: Tensor, targets_N: Tensor
+    ) -> Tensor:
         """Log-probability of `targets_N`, each predicted from flat position `at_N` of `input_ids` [B, T]. -> [N] fp32.
 
         Rows are right-padded (causal attention never looks at what follows), or, with `position_ids` that start
@@ -123,13 +146,58 @@ class TokenScorer(nn.Module):
 
     @torch.no_grad()
     def _head_is_plain(self) -> bool:
+        """Compare with the model's own logits, the head's input scaled up until logits are large.
+
+        At the small logits of fresh weights a soft cap is the identity to the last digits.
+        """
         head = self.model.get_output_embeddings()
         if not isinstance(head, nn.Linear) or head.bias is not None:
             return False
-        training = self.model.training
-        self.model.eval()
-        probe = torch.arange(4, device=self.model.device)[None]
-        ours = self._hidden(probe, None) @ head.weight.t()
-        theirs = self.model(input_ids=probe, use_cache=False).logits
-        self.model.train(training)
-        return torch.allclose(ours.float(), theirs.float(), rtol=1e-4, atol=1e-4)
+        given: list[Tensor] = []
+
+        def scale_up(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            largest = (args[0] @ head.weight.t()).abs().max()
+            given.extend((args[0], args[0] * (PROBE_LOGIT / largest.clamp(min=1e-6))))
+            return (given[-1], *args[1:])
+
+        probe = self._probe(4)
+        hook = head.register_forward_pre_hook(scale_up)
+        try:
+            with _evaluating(self.model):
+                hidden = self._hidden(probe, None)
+                theirs = self.model(input_ids=probe, use_cache=False).logits
+        finally:
+            hook.remove()
+        if len(given) != 2 or hidden.shape != given[0].shape:
+            return False
+        same_input = torch.allclose(hidden, given[0], rtol=1e-4, atol=1e-4)
+        return same_input and torch.allclose(
+            given[1] @ head.weight.t(), theirs, rtol=1e-3, atol=1e-3 * PROBE_LOGIT
+        )
+
+    @torch.no_grad()
+    def keeps_packed_apart(self) -> bool:
+        """Whether a sequence packed behind another has the hidden states that it has alone.
+
+        Attention reads the borders from the positions; recurrent layers, for one, do not.
+        """
+        first, second = self._probe(5)[:, :3], self._probe(9)[:, 5:]
+        positions = torch.tensor([[*range(first.shape[1]), *range(second.shape[1])]], device=first.device)
+        with _evaluating(self.model):
+            alone = self._hidden(second, None)
+            packed = self._hidden(torch.cat([first, second], dim=1), positions)[:, first.shape[1] :]
+        return torch.allclose(alone, packed, rtol=1e-3, atol=1e-3 * float(alone.abs().max()))
+
+    def _probe(self, length: int) -> Tensor:
+        ids = torch.arange(length, device=self.model.device)[None]
+        return ids % self.model.get_input_embeddings().weight.shape[0]
+
+
+@contextlib.contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
