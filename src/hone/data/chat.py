@@ -193,12 +193,6 @@ class Encoder:
     # ---- conversations
 
     def _apply(self, messages: Sequence[Message], tools: Any, kwargs: Mapping[str, Any]) -> Any:
-        if not self.chat:
-            raise DataError(
-                f"the row is a conversation, but {self._name} has no chat template: set "
-                "policy.tokenizer.chat_template (a Jinja template, or a file with one), or use plain text "
-                "columns ('prompt' and 'completion', or 'text')"
-            )
         options = {"tokenize": False, **self.template_kwargs, **kwargs}
         try:
             return self.tokenizer.apply_chat_template(list(messages), tools=tools, **options)
@@ -215,7 +209,7 @@ class Encoder:
         turns = [i for i in range(first, len(messages)) if messages[i]["role"] == "assistant"]
         spans = []
         for i in turns[-1:] if self.only_unmask_final else turns:
-            span = turn_span(render, messages, i, whole)
+            span = turn_span(render, messages, i, whole, self._specials)
             if span is None:
                 raise DataError(
                     f"cannot tell which tokens of message {i} are the assistant's: the chat template of "

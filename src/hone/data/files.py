@@ -128,9 +128,10 @@ def missing_file(path: str) -> DataError:
 
 def _nearest(target: Path, parent: Path) -> str:
     names = [p.name for p in parent.iterdir()]
-    close = difflib.get_close_matches(target.name, names, n=1, cutoff=0.5)
+    stems = {name.split(".")[0]: name for name in sorted(names, reverse=True)}
+    close = difflib.get_close_matches(target.name.split(".")[0], stems, n=1, cutoff=0.6)
     if close:
-        return f"; did you mean {parent / close[0]}?"
+        return f"; did you mean {parent / stems[close[0]]}?"
     files = sorted(n for n in names if data_suffix(n))[:5]
     return f"; {parent} has {', '.join(files)}" if files else ""
 
@@ -142,9 +143,9 @@ def _read_parquet(path: str) -> Rows:
     try:
         if is_remote(path):
             with open_file(path) as file:
-                table = pq.read_table(file)
+                table = pq.ParquetFile(file).read()
         else:
-            table = pq.read_table(path, memory_map=True)
+            table = pq.ParquetFile(path, memory_map=True).read()
     except pa.ArrowException as error:
         raise DataError(f"{path} is not a readable Parquet file: {error}") from error
 

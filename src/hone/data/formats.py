@@ -134,6 +134,7 @@ class Format:
             if last < 0:
                 raise DataError("the conversation has no user message to answer")
             messages = messages[: last + 1]
+        self._need_template()
         return PromptText(
             self._with_system(self._wrapped(messages)), columns.tools(row), columns.template_kwargs(row)
         )
@@ -166,11 +167,20 @@ class Format:
     ) -> Example:
         if not any(m["role"] == "assistant" for m in rest):
             raise DataError("the conversation has no assistant message to learn from")
+        self._need_template()
         messages = self._with_system(self._wrapped([*prompt, *rest]))
         context = len(messages) - len(rest) if prompt else 0
         return Example(
             tuple(messages), context, tools=columns.tools(row), template_kwargs=columns.template_kwargs(row)
         )
+
+    def _need_template(self) -> None:
+        if not self.chat:
+            raise DataError(
+                "the row is a conversation, but the tokenizer has no chat template: set "
+                "policy.tokenizer.chat_template (a Jinja template, or a file with one), or use plain text "
+                "columns ('prompt' and 'completion', or 'text')"
+            )
 
     def _with_system(self, messages: list[Message]) -> list[Message]:
         if self.system_prompt is None or messages[0]["role"] == "system":

@@ -192,14 +192,15 @@ def _too_long(part: Part, overlong: dict[int, int], limit: Limit) -> DataError:
 def _overlong(part: Part, encoder: Encoder, limit: int) -> dict[int, int]:
     """Rows whose prompt is longer than `limit`, with their lengths. Only rows that could be are tokenised."""
     overhead = template_overhead(encoder)
-    doubtful = []
+    doubtful: list[tuple[int, PromptText]] = []
     for row, columns in part.kept():
         try:
             prompt = part.format.prompt(columns)
         except DataError as error:
             raise part.at(row, error) from error
         most = None if prompt.tools else most_tokens(prompt.content, overhead)
-        if most is None or most > limit:
+        first = not doubtful  # one is encoded in any case: it shows whether the template works at all
+        if first or most is None or most > limit:
             doubtful.append((row, prompt))
     overlong: dict[int, int] = {}
     for chunk in batches(doubtful, _BATCH):

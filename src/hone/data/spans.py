@@ -23,11 +23,15 @@ class Render(Protocol):
     def __call__(self, messages: Sequence[Message], *, generation: bool = False) -> str: ...
 
 
-def turn_span(render: Render, messages: list[Message], i: int, whole: str) -> Span | None:
-    """Characters of `whole` that message i, an assistant's, has to produce: from the end of the generation
-    prompt
-    to the end of what closes the turn. None when this template does not tell."""
-    start, end = _start(render, messages, i, whole), _end(render, messages, i, whole)
+def turn_span(
+    render: Render, messages: list[Message], i: int, whole: str, specials: tuple[str, ...]
+) -> Span | None:
+    """Characters of `whole` that message i, an assistant's, has to produce.
+
+    From the end of the generation prompt to the end of what closes the turn; None when this template does
+    not tell.
+    """
+    start, end = _start(render, messages, i, whole, specials), _end(render, messages, i, whole, specials)
     return None if start is None or end is None or end < start else (start, end)
 
 
@@ -37,9 +41,11 @@ def common_length(a: Sequence[Any], b: Sequence[Any]) -> int:
     return next((k for k in range(n) if a[k] != b[k]), n)
 
 
-def _start(render: Render, messages: list[Message], i: int, whole: str) -> int | None:
+def _start(
+    render: Render, messages: list[Message], i: int, whole: str, specials: tuple[str, ...]
+) -> int | None:
     if i == 0:  # many templates cannot render an empty conversation
-        return common_length(whole, render(_probed(messages, i)))
+        return common_length(whole, render(_probes(messages, i)[0]))
     asked = render(messages[:i], generation=True)
     if whole.startswith(asked):
         return len(asked)
@@ -47,24 +53,54 @@ def _start(render: Render, messages: list[Message], i: int, whole: str) -> int |
     if whole.startswith(before):  # the turn lacks what the generation prompt opens, such as <think>
         return common_length(asked, whole)
     opening = asked[len(before) :] if asked.startswith(before) else ""
-    content = common_length(whole, render(_probed(messages, i)))
-    at = whole.rfind(opening, 0, content) if opening else -1
-    return at + len(opening) if at >= 0 else None
+    content = common_length(whole, render(_probes(messages, i)[0]))
+    return _behind_opening(whole[:content], opening, specials) if opening else None
 
 
-def _end(render: Render, messages: list[Message], i: int, whole: str) -> int | None:
+def _behind_opening(text: str, opening: str, specials: tuple[str, ...]) -> int | None:
+    """Where the last `opening` in the text ends, if nothing but plain text follows it; else the end of the
+    text, if
+    that ends as an opening begins. Either way a special token has to vouch for it."""
+    at = text.rfind(opening)
+    if at >= 0 and not any(s in text[at + len(opening) :] for s in specials):
+        return at + len(opening)
+    for length in range(len(opening) - 1, 0, -1):
+        if text.endswith(opening[:length]):
+            return len(text) if any(s in opening[:length] for s in specials) else None
+    return None
+
+
+def _end(
+    render: Render, messages: list[Message], i: int, whole: str, specials: tuple[str, ...]
+) -> int | None:
     if i == len(messages) - 1:
         return len(whole)
     upto = render(messages[: i + 1])
     if whole.startswith(upto):
         return len(upto)
-    probed = _probed(messages, i)
-    _, found, rest = render(probed).partition(_PROBE)
-    _, found_alone, closing = render(probed[: i + 1]).partition(_PROBE)
-    if not (found and found_alone and whole.endswith(rest) and rest.startswith(closing)):
-        return None
-    return len(whole) - len(rest) + len(closing)
+    for probed in _probes(messages, i):
+        _, found, rest = render(probed).partition(_PROBE)
+        if not (found and whole.endswith(rest)):
+            continue
+        for generation in (False, True):  # a last turn may be closed in another way
+            _, found, closing = render(probed[: i + 1], generation=generation).partition(_PROBE)
+            length = _shared(rest, closing, specials, exact=not generation) if found else None
+            if length is not None:
+                return len(whole) - len(rest) + length
+    return None
 
 
-def _probed(messages: list[Message], i: int) -> list[Message]:
-    return [*messages[:i], {**messages[i], "content": _PROBE}, *messages[i + 1 :]]
+def _shared(rest: str, closing: str, specials: tuple[str, ...], *, exact: bool) -> int | None:
+    """How much of `rest` closes the turn: all of `closing` if `exact` and it is there, else up to the first
+    special token that both have in common. None: nothing does."""
+    if exact and rest.startswith(closing):
+        return len(closing)
+    shared = rest[: common_length(rest, closing)]
+    ends = [at + len(s) for s in specials if (at := shared.find(s)) >= 0]
+    return min(ends, default=None)
+
+
+def _probes(messages: list[Message], i: int) -> list[list[Message]]:
+    """The conversation with another content in turn i; then also without its tool calls and reasoning."""
+    contents = ({**messages[i], "content": _PROBE}, {"role": messages[i]["role"], "content": _PROBE})
+    return [[*messages[:i], message, *messages[i + 1 :]] for message in contents]

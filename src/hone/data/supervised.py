@@ -91,7 +91,7 @@ class SupervisedData:
         self.counts["rows"] = sum(len(p.keep) for p in training)
         self.counts["excluded_rows"] = sum(self._exclude(n, p) for n, p in enumerate(training))
         for part in validation:
-            self._check(part)
+            self._encode_rows(part, [(row, columns) for row, columns, _ in self._check(part)[:1]])
         self.counts["validation_rows"] = sum(len(p.keep) for p in validation)
         self._order = Mixture(
             [len(p.keep) for p in training], weights_of(training), shuffle, seed, max_epochs
@@ -157,7 +157,7 @@ class SupervisedData:
     def _check(self, part: Part) -> list[tuple[int, dict[str, Any], Example]]:
         """Read all rows (the first that lacks something raises DataError); returns those maybe too long."""
         overhead, limit = template_overhead(self.encoder), self.encoder.max_length
-        doubtful = []
+        doubtful: list[tuple[int, dict[str, Any], Example]] = []
         for row, columns in part.kept():
             try:
                 example = part.format.supervised(columns)
@@ -166,7 +166,8 @@ class SupervisedData:
             context = self._context(example)
             most = None if example.tools else most_tokens(context, overhead)
             answer = example.messages or example.completion
-            if not answer or most is None or (limit is not None and most >= limit):
+            first = not doubtful  # one is encoded in any case: it shows whether the template works at all
+            if first or not answer or most is None or (limit is not None and most >= limit):
                 doubtful.append((row, columns, example))
         return doubtful
 
