@@ -1,10 +1,9 @@
-"""Recipes of our own in place of the embedded ones, so that these tests say what the configuration does with them."""
+"""Recipes of our own in place of the embedded ones: these tests say what the configuration does with them."""
 
 from __future__ import annotations
 
 import sys
 import types
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -36,7 +35,7 @@ data: {dataset_name: hone/word-problems, split: test}
 
 
 @pytest.fixture(autouse=True)
-def recipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def recipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder with the recipes that `load` sees."""
     folder = tmp_path / "recipes"
     folder.mkdir()
@@ -47,4 +46,4 @@ def recipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     module.recipe = lambda kind: folder / f"{kind}.yaml"  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "hone.embedded", module)
     monkeypatch.setattr(hone, "embedded", module, raising=False)
-    yield folder
+    return folder

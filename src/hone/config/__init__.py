@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from hone.config.document import document
 from hone.config.loading import Loaded, load
 from hone.config.schema import EvalConfig, GRPOConfig, SFTConfig
 
-__all__ = ["EvalConfig", "GRPOConfig", "Loaded", "SFTConfig", "load"]
+__all__ = ["EvalConfig", "GRPOConfig", "Loaded", "SFTConfig", "document", "load"]

@@ -30,10 +30,11 @@ METRICS = {
 def check(config: SFTConfig | GRPOConfig | EvalConfig) -> list[str]:
     """Everything that is wrong, as sentences."""
     if isinstance(config, EvalConfig):
-        return list(_evaluation(config))
+        return [*_environments(config), *_evaluation(config)]
     problems = [*_batches(config.policy), *_packing(config.policy), *_policy(config.policy), *_run(config)]
     if isinstance(config, GRPOConfig):
         problems += [
+            *_environments(config),
             *_grpo(config),
             *_loss(config),
             *_sampling(config.policy.generation, "policy.generation"),
@@ -48,6 +49,20 @@ def check(config: SFTConfig | GRPOConfig | EvalConfig) -> list[str]:
             )
         )
     return problems
+
+
+def environments(config: GRPOConfig | EvalConfig) -> list[str]:
+    """All `env_name`s of the data."""
+    if isinstance(config, EvalConfig):
+        return [config.data.env_name] if config.data.env_name is not None else []
+    entries = [*(config.data.train or []), *(config.data.validation or [])]
+    return sorted({entry.env_name for entry in entries if entry.env_name is not None})
+
+
+def _environments(config: GRPOConfig | EvalConfig) -> Iterator[str]:
+    for name in environments(config):
+        if name != "math":
+            yield f"env_name={name}: Hone has `math` alone; score completions by your own rewards.functions"
 
 
 def _divides(whole: str, size: int, part: str, unit: int) -> str:
@@ -89,7 +104,7 @@ def _policy(policy: PolicyConfig) -> Iterator[str]:
             "match_all_linear to false, or target_modules to []"
         )
     if lora.enabled and not lora.target_modules and not lora.match_all_linear:
-        yield "policy.lora.match_all_linear=false and policy.lora.target_modules=[] leave no module: name some"
+        yield "policy.lora.match_all_linear=false and policy.lora.target_modules=[] leave no module"
     phases = policy.scheduler or []
     named = [phase for phase in phases if phase.milestones is None]
     milestones = [phase.milestones for phase in phases if phase.milestones is not None]
@@ -106,10 +121,10 @@ def _run(config: SFTConfig | GRPOConfig) -> Iterator[str]:
     kind = "grpo" if isinstance(config, GRPOConfig) else "sft"
     loop = config.grpo if isinstance(config, GRPOConfig) else config.sft
     if loop.max_num_epochs is None and loop.max_num_steps is None:
-        yield f"{kind}.max_num_epochs and {kind}.max_num_steps are both null, so the run would not end: set one"
+        yield f"{kind}.max_num_epochs and {kind}.max_num_steps are both null, so the run has no end: set one"
     settings = config.checkpointing
     if settings.keep_top_k is not None and settings.keep_top_k < 1:
-        yield f"checkpointing.keep_top_k={settings.keep_top_k}: keep at least 1, or set it to null to keep all"
+        yield f"checkpointing.keep_top_k={settings.keep_top_k}: keep at least 1, or null for all"
     if settings.enabled and settings.metric_name is not None:
         yield from _metric(config, kind, settings.metric_name)
 
@@ -124,7 +139,7 @@ def validates(config: SFTConfig | GRPOConfig) -> bool:
 def _metric(config: SFTConfig | GRPOConfig, kind: str, name: str) -> Iterator[str]:
     split, colon, metric = name.partition(":")
     if not colon or split not in ("val", "train"):
-        yield f"checkpointing.metric_name={name}: write val:NAME or train:NAME, such as val:{METRICS[kind]['val'][0]}"
+        yield f"checkpointing.metric_name={name}: write val:NAME or train:NAME; null keeps the newest"
         return
     known = METRICS[kind][split]
     plain = metric.removeprefix(f"{split}_") if kind == "grpo" else metric
@@ -159,9 +174,9 @@ def _grpo(config: GRPOConfig) -> Iterator[str]:
             "set it to 2 or more"
         )
     if grpo.max_rollout_turns != 1:
-        yield f"grpo.max_rollout_turns={grpo.max_rollout_turns}: Hone has single-turn rollouts so far; set it to 1"
+        yield f"grpo.max_rollout_turns={grpo.max_rollout_turns}: rollouts are single-turn so far; set it to 1"
     if (grpo.stop_at_validation_metric is None) != (grpo.stop_at_validation_threshold is None):
-        yield "grpo.stop_at_validation_metric and grpo.stop_at_validation_threshold go together: set both or none"
+        yield "grpo.stop_at_validation_metric and grpo.stop_at_validation_threshold go together: set both"
     elif grpo.stop_at_validation_metric is not None and not validates(config):
         yield (
             f"grpo.stop_at_validation_metric={grpo.stop_at_validation_metric} needs validation, but "
@@ -183,7 +198,7 @@ def _grpo(config: GRPOConfig) -> Iterator[str]:
             f"grpo.reward_shaping.overlong_buffer_length={shape.overlong_buffer_length} is more than "
             f"grpo.reward_shaping.max_response_length={shape.max_response_length}: lower it"
         )
-    if not config.rewards.functions:
+    if not config.rewards.functions and set(environments(config)) <= {"math"}:
         yield (
             "rewards.functions is empty, so nothing says which completions are good: list functions, such as "
             "rewards.functions='[{name: math}]' (or data.default.env_name=math)"
@@ -202,7 +217,7 @@ def _loss(config: GRPOConfig) -> Iterator[str]:
         if getattr(loss, key) < 0:
             yield f"loss_fn.{key}={getattr(loss, key)} is negative: it is a distance from 1, such as 0.2"
     if loss.ratio_clip_min > 1:
-        yield f"loss_fn.ratio_clip_min={loss.ratio_clip_min} is more than 1, and ratios are never negative: lower it"
+        yield f"loss_fn.ratio_clip_min={loss.ratio_clip_min} is more than 1, but ratios are never negative"
     if loss.ratio_clip_c is not None and loss.ratio_clip_c <= 1:
         yield f"loss_fn.ratio_clip_c={loss.ratio_clip_c}: the dual clip's limit is more than 1, such as 3"
     if loss.constant_denominator is not None and not loss.token_level_loss:
@@ -242,12 +257,10 @@ def _loss(config: GRPOConfig) -> Iterator[str]:
 
 
 def _sampling(generation: GenerationConfig, head: str) -> Iterator[str]:
-    if generation.temperature == 0 and generation.top_k not in (None, 1):
-        return
-    for text in generation.stop_strings or ():
-        if not text:
-            yield f"{head}.stop_strings holds an empty text, which every completion has: remove it"
-    return
+    if any(not text for text in generation.stop_strings or ()):
+        yield f"{head}.stop_strings holds an empty text, which every completion has: remove it"
+    if any(token < 0 for token in generation.stop_token_ids or ()):
+        yield f"{head}.stop_token_ids={generation.stop_token_ids}: ids of tokens are not negative"
 
 
 def _evaluation(config: EvalConfig) -> Iterator[str]:

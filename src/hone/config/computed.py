@@ -1,7 +1,7 @@
 """Spellings that mean something only together with other keys, such as `trainer.accumulate_grad_batches`.
 
-Each function gets the value as the user wrote it and a `Context`, and returns our keys with the values to set.
-A ValueError says why it cannot be done.
+Each function gets the value as the user wrote it and a `Context`, and returns our keys with the values to
+set. A ValueError says why it cannot be done.
 """
 
 from __future__ import annotations

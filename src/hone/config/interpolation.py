@@ -40,7 +40,7 @@ _register()
 
 
 class Interpolator:
-    """Resolves single values of a tree where they stand, so that what is never asked for may stay unresolvable."""
+    """Resolves single values of a tree where they stand; what is never asked for may be unresolvable."""
 
     def __init__(self, tree: dict[str, Any]) -> None:
         self._tree = tree

@@ -58,7 +58,8 @@ def find(root: type[BaseModel], path: Path) -> Found:
 def derived_text(root: type[BaseModel], path: Path) -> str | None:
     """The interpolation from which the key at `path` is derived when it is not given."""
     found = find(root, path)
-    return derived_expression(found.model, str(path[-1])) if found.what == "key" else None
+    is_field = found.what == "key" and found.known == len(path)  # not an entry of a free mapping
+    return derived_expression(found.model, str(path[-1])) if is_field else None
 
 
 def all_keys(
@@ -86,40 +87,49 @@ def defaults(root: type[BaseModel]) -> dict[str, Any]:
     return tree
 
 
-def suggestion(root: type[BaseModel], path: Path, also: set[str]) -> str | None:
+def suggestion(root: type[BaseModel], path: Path, also: set[str]) -> Path | None:
     """The valid key that `path` was most likely meant to be; `also` holds accepted spellings."""
-    found = find(root, path)
-    names = without_places(path)
-    valid = [key for key, _, _ in all_keys(root)]
-    known = len(without_places(path[: found.known]))
-    head, wrong, tail = names[:known], names[known], names[known + 1 :]
-    siblings = {*found.model.model_fields, *_at(also, head)}
-    near = difflib.get_close_matches(wrong, sorted(siblings), 1, 0.7)
-    if near:
-        candidate = ".".join((*head, near[0], *tail))
-        exists = any(key == candidate or key.startswith(f"{candidate}.") for key in (*valid, *also))
-        if exists or not tail:
-            return candidate
-        path = (*head, near[0], *tail)
-        if find(root, path).what == "unknown" and find(root, path).known > found.known:
-            return suggestion(root, path, also) or ".".join((*head, near[0]))
-        return ".".join((*head, near[0]))
-    same_name = [key for key in valid if key.rpartition(".")[2] == names[-1]]
-    if same_name:
-        return same_name[0]
-    return next(iter(difflib.get_close_matches(".".join(names), [*valid, *sorted(also)], 1, 0.75)), None)
+    valid = [tuple(key.split(".")) for key, _, _ in all_keys(root)]
+    names = {*valid, *(tuple(key.split(".")) for key in also)}
+    meant = _nearest(names, without_places(path))
+    if meant is not None:
+        return _with_places(meant, path)
+    last = str(without_places(path)[-1])
+    same = [key for key in valid if key[-1] == last]
+    if same:
+        return same[0]
+    near = difflib.get_close_matches(dotted(without_places(path)), [dotted(key) for key in valid], 1, 0.75)
+    return tuple(near[0].split(".")) if near else None
 
 
-def _at(spellings: set[str], head: tuple[str, ...]) -> set[str]:
-    parts = [tuple(text.split(".")) for text in spellings]
-    return {item[len(head)] for item in parts if len(item) > len(head) and item[: len(head)] == head}
+def _nearest(names: set[tuple[str, ...]], path: tuple[str, ...]) -> tuple[str, ...] | None:
+    """`path` with its wrong parts put right, each by the nearest name at its place."""
+    for depth, part in enumerate(path):
+        here = {name[depth] for name in names if name[:depth] == path[:depth] and len(name) > depth}
+        if part in here:
+            continue
+        near = difflib.get_close_matches(part, sorted(here), 1, 0.7)
+        if not near:
+            return None
+        repaired = (*path[:depth], near[0], *path[depth + 1 :])
+        is_whole = any(name[: len(repaired)] == repaired for name in names)
+        return repaired if is_whole else _nearest(names, repaired) or repaired[: depth + 1]
+    return path
+
+
+def _with_places(names: tuple[str, ...], path: Path) -> Path:
+    """Put the places in lists of `path` back where they were."""
+    result: list[str | int] = list(names)
+    for position, part in enumerate(path):
+        if isinstance(part, int) and position <= len(result):
+            result.insert(position, part)
+    return tuple(result)
 
 
 def unknown(root: type[BaseModel], path: Path, also: set[str]) -> str:
     """The sentence about a key that is not there."""
     meant = suggestion(root, path, also)
-    if meant is None:
-        sections = ", ".join(root.model_fields)
-        meant_text = f"; the sections are {sections}" if find(root, path).known == 0 else ""
-        return f"unknown key {dotted(path)}{meant_text}"
-    return f"unknown key {dotted(path)}: did you mean {meant}?"
+    if meant is not None and meant != path:
+        return f"unknown key {dotted(path)}: did you mean {dotted(meant)}?"
+    sections = f"; the sections are {', '.join(root.model_fields)}" if find(root, path).known == 0 else ""
+    return f"unknown key {dotted(path)}{sections}"

@@ -1,7 +1,7 @@
 """`load`: from a file and overrides to a typed, checked configuration.
 
-Layers, lowest first: the schema's defaults; the recipe of the embedded model, if the run is about one; the files that
-`defaults:` names; the file; the command line. Interpolations are resolved after all of them are put together.
+Layers, lowest first: the schema's defaults; the recipe of the embedded model, if the run is about one; the
+files that `defaults:` names; the file; the command line. Interpolations are resolved when all are together.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, Generic, Literal, TypeVar
 from pydantic import ValidationError
 
 from hone.config import checks, files, keys, messages, notices, overrides
-from hone.config.schema import ROOTS, DatasetSource, EvalConfig, GRPOConfig, SFTConfig
+from hone.config.schema import ROOTS, EvalConfig, GRPOConfig, SFTConfig
 from hone.config.schema.run import RewardFunctionConfig
 from hone.config.translate import Layer, Translation
 from hone.config.trees import Path, drop, escape, get, leaves, merge, put
@@ -71,7 +71,7 @@ def load(
     said = notices.of(translation)
     if config is not None:
         said += _complete(config, translation)
-        problems += [*_needs_data(kind, config, bool(recipe)), *checks.check(config)]
+        problems += [*_needs_data(kind, config), *checks.check(config)]
     messages.raise_all(problems)
     assert config is not None
     return Loaded(config, said, kind)
@@ -99,7 +99,7 @@ def _user_layers(
 
 
 def _recipe(kind: Kind, name: Any, first: Translation) -> dict[str, Any]:
-    """The settings that suit the embedded model, if the run is about one; its data only if the user gives none."""
+    """What suits the embedded model, if the run is about one; its data only if the user gives none."""
     from hone import embedded  # the names of the embedded models live there; nothing heavy is imported
 
     if not isinstance(name, str) or not embedded.is_embedded_model(name):
@@ -139,8 +139,8 @@ def _complete(config: SFTConfig | GRPOConfig | EvalConfig, translation: Translat
     """Defaults that depend on what else was given. Returns what to tell about them."""
     said = []
     if isinstance(config, GRPOConfig | EvalConfig) and not config.rewards.functions:
-        environments = {source.env_name for source in _sources(config)} - {None}
-        if environments == {"math"} or (isinstance(config, EvalConfig) and not environments):
+        named = checks.environments(config)
+        if named == ["math"] or (isinstance(config, EvalConfig) and not named):
             config.rewards.functions = [RewardFunctionConfig(name="math")]
             said.append("rewards.functions was not given: answers are checked as mathematics (`math`)")
     if isinstance(config, EvalConfig):
@@ -156,30 +156,18 @@ def _complete(config: SFTConfig | GRPOConfig | EvalConfig, translation: Translat
     return said
 
 
-def _sources(config: SFTConfig | GRPOConfig | EvalConfig) -> list[DatasetSource]:
-    if isinstance(config, EvalConfig):
-        return [config.data]
-    return [*(config.data.train or []), *(config.data.validation or [])]
-
-
-def _needs_data(kind: Kind, config: SFTConfig | GRPOConfig | EvalConfig, is_embedded: bool) -> list[str]:
+def _needs_data(kind: Kind, config: SFTConfig | GRPOConfig | EvalConfig) -> list[str]:
     key = "data.dataset_name" if kind == "eval" else "data.train.dataset_name"
     sources = [config.data] if isinstance(config, EvalConfig) else config.data.train or []
     model = ".".join(str(part) for part in MODEL[kind])
     if not sources or any(source.dataset_name is None for source in sources):
+        section = config.generation if isinstance(config, EvalConfig) else config.policy
         return [
-            f"{key} is not set: give a file (JSONL, JSON, Parquet), a folder or a Hugging Face "
-            "dataset, such as "
-            f"{key}=train.jsonl (only the embedded models bring data of their own, and {model} is "
-            f"{config.generation.model_name if isinstance(config, EvalConfig) else config.policy.model_name})"
+            f"{key} is not set: give a file (JSONL, JSON, Parquet), a folder or a Hugging Face dataset, such "
+            f"as {key}=rows.jsonl. Only an embedded model on its own settings brings data; {model} is {section.model_name}"
         ]
     if not isinstance(config, EvalConfig):
         nameless = [s for s in config.data.validation or [] if s.dataset_name is None]
         if nameless:
             return ["data.validation.dataset_name is not set: name the data, or set data.validation to null"]
-    unknown = sorted({s.env_name for s in _sources(config) if s.env_name not in (None, "math")}, key=str)
-    return [
-        f"env_name={name}: Hone has `math` alone; score completions by functions of yours in "
-        "rewards.functions"
-        for name in unknown
-    ]
+    return []

@@ -1,4 +1,4 @@
-"""What pydantic found wrong, in sentences that name the key as it was typed, its value, and what was expected."""
+"""What pydantic found wrong, in sentences: the key as it was typed, its value, what was expected."""
 
 from __future__ import annotations
 
@@ -45,8 +45,14 @@ def raise_all(problems: list[str]) -> None:
 def sentences(
     error: ValidationError, root: type[BaseModel], translation: Translation, tree: Any
 ) -> list[str]:
-    """One sentence for each thing that pydantic found."""
-    return [_sentence(dict(item), root, translation, tree) for item in error.errors(include_url=False)]
+    """One sentence for each thing found, but for keys that are only wrong because they follow a wrong one."""
+    items: list[dict[str, Any]] = [dict(item) for item in error.errors(include_url=False)]
+    own = [
+        item
+        for item in items
+        if keys.derived_text(root, item["loc"]) is None or tuple(item["loc"]) in translation.given
+    ]
+    return [_sentence(item, root, translation, tree) for item in own or items]
 
 
 def _sentence(item: dict[str, Any], root: type[BaseModel], translation: Translation, tree: Any) -> str:

@@ -1,7 +1,7 @@
 """Overrides on the command line: `key=value`, `+key=value`, `++key=value`, `~key`.
 
 A value is read as YAML: numbers, true/false, null, quoted text, [lists] and {mappings}; anything else is
-text as it stands. `+` and `++` mean the same as no prefix: the schema says which keys there are, not the file.
+text as it stands. `+` and `++` mean the same as no prefix: the schema says which keys there are, not a file.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from hone.config.trees import Path, dotted, drop, get, into_entry, leaves, merge
 from hone.errors import ConfigError
 
 _FORM = re.compile(r"(?P<mark>\+\+|\+|~)?(?P<key>[A-Za-z_][\w.\[\]-]*)(?P<equals>=(?P<value>.*))?", re.DOTALL)
+
+_TIGHT = re.compile(r"(?<=[{,\s])([A-Za-z_][\w.]*):(?=\S)")
 
 
 @dataclass(frozen=True)
@@ -48,33 +50,31 @@ def _value(text: str, override: str) -> Any:
     if not stripped:
         return ""
     try:
-        value = files.parse(stripped)
+        value = _parsed(stripped)
     except yaml.YAMLError as error:
         if stripped[0] in "[\"'":
-            raise ConfigError(
-                f"cannot read the value of {override!r}: a bracket or a quote is not closed"
-            ) from error
+            message = f"cannot read the value of {override!r}: a bracket or a quote is not closed"
+            raise ConfigError(message) from error
         return text
     starts: dict[Any, str] = {dict: "{", list: "[", str: "\"'"}
     if type(value) in starts and stripped[0] not in starts[type(value)]:
         return text  # "Question: {q}" is a template, "- a" a sentence
     if value is None and stripped not in ("null", "Null", "NULL", "~"):
         return text
-    if isinstance(value, dict):
-        return text if value and ":" not in stripped else _spaced(value)  # "{q}" is a template
-    return value
+    is_template = isinstance(value, dict) and value and ":" not in stripped
+    return text if is_template else value  # "{q}"
 
 
-def _spaced(mapping: dict[Any, Any]) -> dict[str, Any]:
-    """`{a:1}`, which YAML reads as one key `a:1`, means `{a: 1}`."""
-    result: dict[str, Any] = {}
-    for key, value in mapping.items():
-        name, colon, rest = str(key).partition(":")
-        if value is None and colon and rest:
-            result[name] = files.parse(rest)
-        else:
-            result[str(key)] = _spaced(value) if isinstance(value, dict) else value
-    return result
+def _parsed(text: str) -> Any:
+    """YAML, in which `{a:1}` also means `{a: 1}`."""
+    spaced = _TIGHT.sub(r"\1: ", text) if text[0] in "[{" else text
+    if spaced == text:
+        return files.parse(text)
+    try:
+        value = files.parse(text)
+    except yaml.YAMLError:
+        return files.parse(spaced)
+    return files.parse(spaced) if isinstance(value, dict) and None in value.values() else value
 
 
 def apply(tree: dict[str, Any], override: Override) -> list[Path]:

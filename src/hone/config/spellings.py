@@ -1,8 +1,7 @@
-"""The one table of accepted spellings: what users of NeMo RL, NeMo and its tutorials write -> the key it means here.
+"""The one table of accepted spellings: what users of NeMo RL, NeMo and its tutorials write -> our key.
 
-A spelling stands for one of our keys. Where both are given, a later layer (a file that inherits, the command line)
-wins over an earlier one; within one layer different values are an error. `beats` names keys that upstream ignores
-when this one is given.
+Where both are given, a later layer (a file that inherits, the command line) wins over an earlier one; within
+one layer different values are an error. `beats` names keys that upstream ignores when this one is given.
 """
 
 from __future__ import annotations
@@ -20,9 +19,9 @@ LORA = ("enabled", "dim", "alpha", "dropout", "target_modules", "exclude_modules
 
 @dataclass(frozen=True)
 class Spelling:
-    """`path` as users write it. `value` translates, raising ValueError with the reason why it cannot.
+    """`path` as users write it; `value` translates, raising ValueError with the reason why it cannot.
 
-    With `compute` the spelling means something in terms of other keys, and `to` says for the reader which it sets.
+    With `compute` it means something in terms of other keys, and `to` tells the reader what it sets.
     """
 
     path: str

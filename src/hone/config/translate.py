@@ -47,7 +47,7 @@ class Given:
 
 
 class Translation:
-    """Our keys from a user's tree. `problems` and `notices` say, in the user's spelling, what was met on the way."""
+    """Our keys from a user's tree. `problems` says what was met on the way, in the user's spelling."""
 
     def __init__(
         self,
@@ -103,8 +103,9 @@ class Translation:
         unknown: dict[Path, list[Path]] = {}
         for number, layer in enumerate(layers):
             for path in layer.paths:
-                if get(self._tree, path) is MISSING:
-                    continue  # a later layer took it away
+                value = get(self._tree, path)
+                if value is MISSING or (isinstance(value, dict) and value):
+                    continue  # a later layer took it away, or filled it
                 found = keys.find(self.root, path)
                 spelling = self._spelling(path)
                 if found.what == "key":
@@ -196,7 +197,7 @@ class Translation:
         return switch.default if value is MISSING else value in switch.on
 
     def _translate(self) -> None:
-        """Put translated values at our keys. Twice, so that a value which refers to a translated key sees it."""
+        """Put translated values at our keys; twice, so that what refers to a translated key sees it."""
         for last in (False, True):
             for target, candidates in self.given.items():
                 winner = self._winner(target, candidates, report=last)

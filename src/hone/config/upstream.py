@@ -1,7 +1,7 @@
 """Upstream's keys that Hone does not have: inert ones, and those that only their neutral value may keep.
 
-Rules are tried in order; the first that matches decides. In a pattern `*` is one part of the path, and a last `**`
-all that follows.
+Rules are tried in order; the first that matches decides. In a pattern `*` is one part of the path, and a last
+`**` all that follows.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Switch:
-    """Whether a section of upstream's configuration is in use: a key with its default, and a key that overrules."""
+    """Whether a section of upstream's is in use: a key with its default, and a key that overrules."""
 
     key: str
     default: bool = False
@@ -32,8 +32,8 @@ Accept = Callable[[Any, Callable[[str], Any]], bool]
 class Rule:
     """What becomes of upstream's key.
 
-    `off`: inert while that switch is off, else the next rule is asked. `only`: accepted with these values (or where
-    the function, given the value and a way to look at our keys, says so), refused by name with any other.
+    `off`: inert while that switch is off, else the next rule is asked. `only`: accepted with these values (or
+    where the function, given the value and a way to look at our keys, says so), refused by name with others.
     Neither: always inert. `reason` completes "ignored KEY: …" or "KEY=VALUE: …".
     """
 
