@@ -31,7 +31,7 @@ class Module(ModuleType):
             raise self.raises
         return self.result
 
-    main = load = document = record
+    main = load = record
 
 
 @pytest.fixture
@@ -190,11 +190,40 @@ def test_defects_keep_their_traceback(
         cli.main(["sft"])
 
 
-def test_config_documents_a_key(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    module = stand_in(monkeypatch, "hone.config", result="policy.precision: ...")
+def test_config_explains_a_key_and_a_section(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["config", "sft", "policy.precision"]) == 0
-    assert module.calls == [("sft", "policy.precision")]
-    assert capsys.readouterr().out == "policy.precision: ...\n"
+    out = capsys.readouterr().out
+    assert out.startswith("policy.precision\n    default: ")
+    assert out.count("default:") == 1
+    assert cli.main(["config", "grpo", "policy.optimizer"]) == 0
+    assert "policy.optimizer.name\n" in capsys.readouterr().out
+
+
+def test_config_lists_everything(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["config", "eval"]) == 0
+    assert "| `eval.k_value` |" in capsys.readouterr().out
+
+
+def test_config_names_the_nearest_key(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["config", "sft", "policy.precison"]) == 2
+    assert "did you mean 'policy.precision'?" in failure(capsys)
+
+
+@pytest.mark.parametrize(
+    ("argv", "named"),
+    [
+        (["sft", "policy.train_globl_batch_size=8"], "policy.train_global_batch_size"),
+        (["grpo", "grpo.num_prompts_per_stp=8"], "grpo.num_prompts_per_step"),
+        (["eval", "eval.k_valu=1"], "eval.k_value"),
+        (["sft", "--config", "nowhere.yaml"], "nowhere.yaml"),
+        (["sft", "sft.max_num_steps=many"], "sft.max_num_steps"),
+    ],
+)
+def test_a_wrong_setting_is_one_line_and_exit_code_2(
+    argv: list[str], named: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(argv) == 2
+    assert named in failure(capsys)
 
 
 def test_convert_takes_the_seeds_arguments_and_the_short_ones(monkeypatch: pytest.MonkeyPatch) -> None:

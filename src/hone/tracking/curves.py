@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hone.tracking.folder import naming
 from hone.tracking.table import read_table
 
 if TYPE_CHECKING:
@@ -135,8 +136,12 @@ def new_figure(width: float, height: float, title: str) -> Figure:
 def save(figure: Figure, png: Path) -> None:
     png.parent.mkdir(parents=True, exist_ok=True)
     aside = png.with_name(f".{png.name}.tmp")
-    figure.savefig(aside, format="png")
-    aside.replace(png)
+    try:
+        with naming(png):
+            figure.savefig(aside, format="png")
+        aside.replace(png)
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 def style(axes: Axes, title: str) -> None:

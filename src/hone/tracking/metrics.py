@@ -6,6 +6,7 @@ and the same everywhere: a CSV column, a TensorBoard tag, a W&B or MLflow metric
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -53,11 +54,12 @@ class MetricLog:
 
     def close(self) -> None:
         """Close everything. Safe after a failure in the middle of a run."""
-        if self._gpu is not None:
-            self._gpu.close()
-        self._table.close()
-        for sink in self._sinks:
-            sink.close()
+        with contextlib.ExitStack() as stack:  # each is closed, whatever happens to another
+            for sink in self._sinks:
+                stack.callback(sink.close)
+            stack.callback(self._table.close)
+            if self._gpu is not None:
+                stack.callback(self._gpu.close)
 
     def __enter__(self) -> MetricLog:
         return self

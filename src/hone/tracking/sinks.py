@@ -4,6 +4,7 @@ use."""
 from __future__ import annotations
 
 import importlib
+import socket
 import time
 import uuid
 from collections.abc import Mapping
@@ -12,7 +13,7 @@ from types import ModuleType
 from typing import Any, Protocol
 
 from hone.errors import ConfigError
-from hone.tracking.folder import RunFolder, write_atomically
+from hone.tracking.folder import RunFolder, naming, write_atomically
 
 
 class Sink(Protocol):
@@ -24,36 +25,43 @@ class Sink(Protocol):
 
 
 class TensorBoardSink:
-    """Event files, written with tensorboard's own writer: torch.utils.tensorboard is the same, and loads
-    torch.
+    """An event file, in the format and with the record writer of the tensorboard package.
 
-    A run that goes on announces itself at the first step it has yet to do, and readers drop what the killed
-    one had written from there on.
+    Not with its EventFileWriter, whose thread reports a full disk where nothing can catch it; nor with
+    torch.utils.tensorboard, which loads torch. A run that goes on announces itself at the first step it has
+    yet to do, and readers drop what the killed one had written from there on.
     """
 
     def __init__(self, folder: Path, resume_step: int | None) -> None:
         from tensorboard.compat.proto.event_pb2 import Event, SessionLog
         from tensorboard.compat.proto.summary_pb2 import Summary
-        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+        from tensorboard.summary.writer.record_writer import RecordWriter
 
         self._event, self._summary = Event, Summary
         earlier = folder.exists() and any(folder.iterdir())
-        self._writer = EventFileWriter(str(folder))
+        folder.mkdir(parents=True, exist_ok=True)
+        # Readers take the files of a run in the order of their names.
+        self._path = folder / f"events.out.tfevents.{time.time_ns():020d}.{socket.gethostname()}"
+        self._writer = RecordWriter(open(self._path, "wb"))  # noqa: SIM115 (open as long as the run is)
+        self._write(file_version="brain.Event:2")
         if earlier:
             first = 0 if resume_step is None else resume_step + 1
-            start = SessionLog(status=SessionLog.START)
-            self._writer.add_event(Event(step=first, wall_time=time.time(), session_log=start))
+            self._write(step=first, session_log=SessionLog(status=SessionLog.START))
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Write one scalar for each metric, under its own name."""
         values = [self._summary.Value(tag=name, simple_value=value) for name, value in metrics.items()]
-        event = self._event(step=step, wall_time=time.time(), summary=self._summary(value=values))
-        self._writer.add_event(event)
-        self._writer.flush()
+        self._write(step=step, summary=self._summary(value=values))
 
     def close(self) -> None:
-        """Finish the event file."""
-        self._writer.close()
+        """Close the event file. Every event is already in it."""
+        with naming(self._path):
+            self._writer.close()
+
+    def _write(self, **content: Any) -> None:
+        with naming(self._path):
+            self._writer.write(self._event(wall_time=time.time(), **content).SerializeToString())
+            self._writer.flush()
 
 
 class WandbSink:

@@ -7,7 +7,7 @@ import io
 from collections.abc import Mapping
 from pathlib import Path
 
-from hone.tracking.folder import write_atomically
+from hone.tracking.folder import naming, write_atomically
 
 ALWAYS = ("train_loss", "val_loss", "learning_rate", "gpu_utilization")
 """Columns that exist in every file, blank where there is no value, so that plotting scripts need no `if`."""
@@ -62,8 +62,9 @@ class MetricTable:
         row = self._rows.setdefault(step, {"step": str(step)})
         row.update(cells)
         if appends and len(known) == len(self.columns):
-            self._file.write(self._line(row))
-            self._file.flush()
+            with naming(self.path):
+                self._file.write(self._line(row))
+                self._file.flush()
             return
         self._file.close()
         self._rewrite()
@@ -71,7 +72,8 @@ class MetricTable:
 
     def close(self) -> None:
         """Close the file. Every row is already in it."""
-        self._file.close()
+        with naming(self.path):
+            self._file.close()
 
     def _rewrite(self) -> None:
         rows = "".join(self._line(self._rows[step]) for step in sorted(self._rows))
