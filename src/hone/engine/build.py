@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import random
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
@@ -12,6 +14,7 @@ from hone.config import EvalConfig, GRPOConfig, SFTConfig
 from hone.engine.generator import LocalGenerator
 from hone.engine.learner import DTYPES, LocalLearner
 from hone.errors import ConfigError
+from hone.model.adapters import with_lora
 from hone.model.load import context_length, load_model, load_tokenizer, stop_tokens
 
 
@@ -44,6 +47,13 @@ def set_threads(wanted: int | None) -> None:
         )
 
 
+def seed_everything(seed: int) -> None:
+    """Seed every global random generator: all of them are part of a checkpoint, so all must be part of the seed."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
 def tokenizer_of(config: SFTConfig | GRPOConfig) -> PreTrainedTokenizerBase:
     """The run's tokenizer; the data is checked with it before any weight is loaded."""
     return load_tokenizer(config.policy.tokenizer.name, chat_template=config.policy.tokenizer.chat_template)
@@ -54,7 +64,7 @@ def build(config: SFTConfig | GRPOConfig, tokenizer: PreTrainedTokenizerBase) ->
     policy = config.policy
     seed = config.grpo.seed if isinstance(config, GRPOConfig) else config.sft.seed
     set_threads(config.cluster.cpu_threads)
-    torch.manual_seed(seed)
+    seed_everything(seed)
     device = device_of_this_process()
     model = load_model(
         policy.model_name,
@@ -63,6 +73,8 @@ def build(config: SFTConfig | GRPOConfig, tokenizer: PreTrainedTokenizerBase) ->
         activation_checkpointing=policy.activation_checkpointing,
     )
     _check_fit(config, model, tokenizer)
+    if policy.lora.enabled:
+        model = with_lora(model, policy.lora)
     model.to(device)
     pad = tokenizer.pad_token_id
     if isinstance(config, SFTConfig):

@@ -5,15 +5,18 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
+from hone.config.schema.policy import LoraConfig
 from hone.engine.checkpoint import verify
 from hone.engine.learner import DTYPES
 from hone.engine.weights import read_weights
 from hone.errors import CheckpointError, ConfigError
+from hone.model.adapters import with_lora
 from hone.model.load import load_tokenizer
 
 
@@ -42,13 +45,8 @@ def convert(config_path: Path, dcp_ckpt_path: Path, hf_ckpt_path: Path, *, dtype
     if (policy_folder.parent / "manifest.json").is_file():
         verify(policy_folder.parent)
     settings = _policy_settings(config_path)
-    hf_config = AutoConfig.from_pretrained(policy_folder / "model")
-    model = AutoModelForCausalLM.from_config(hf_config, dtype=torch.float32)
-    read_weights(model, dcp_ckpt_path)
+    model = _trained_model(policy_folder, dcp_ckpt_path, settings)
     model.to(DTYPES[dtype])
-    model.config.use_cache = True
-    if (policy_folder / "model" / "generation_config.json").is_file():
-        model.generation_config = GenerationConfig.from_pretrained(policy_folder / "model")
     own = policy_folder / "tokenizer"
     tokenizer = load_tokenizer(str(own) if own.is_dir() else settings["tokenizer"]["name"])
     aside = hf_ckpt_path.with_name(f".writing_{hf_ckpt_path.name}")
@@ -65,7 +63,23 @@ def convert(config_path: Path, dcp_ckpt_path: Path, hf_ckpt_path: Path, *, dtype
     return hf_ckpt_path
 
 
-def _policy_settings(config_path: Path) -> dict[str, dict[str, str]]:
+def _trained_model(policy_folder: Path, weights: Path, settings: dict[str, Any]) -> PreTrainedModel:
+    """The model with its trained weights; adapters are merged into them."""
+    config = AutoConfig.from_pretrained(policy_folder / "model")
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    lora = LoraConfig.model_validate(settings.get("lora", {}))
+    if lora.enabled:
+        model = with_lora(model, lora)
+    read_weights(model, weights)
+    if lora.enabled:
+        model = model.merge_and_unload()
+    model.config.use_cache = True
+    if (policy_folder / "model" / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(policy_folder / "model")
+    return model
+
+
+def _policy_settings(config_path: Path) -> dict[str, Any]:
     try:
         return yaml.safe_load(config_path.read_text())["policy"]
     except FileNotFoundError as error:

@@ -23,11 +23,12 @@ from hone import embedded
 from hone.errors import ConfigError, ModelError
 from hone.model.attention import use_grouped_sdpa
 
+TOKENIZER_FILES = ("tokenizer_config.json", "tokenizer.json", "config.json")
 WEIGHT_FILES = ("*.safetensors", "pytorch_model*.bin")
 
 
-def resolve(name: str) -> str:
-    """The folder of an embedded model, a local folder as it is, or a hub name.
+def resolve(name: str, *, needs: tuple[str, ...] = ("config.json",)) -> str:
+    """The folder of an embedded model, a local folder that has one of the files it `needs`, or a hub name.
 
     Raises ModelError for what looks like a path and is not there, since a hub error about it would mislead.
     """
@@ -36,9 +37,9 @@ def resolve(name: str) -> str:
     looks_like_path = name.startswith((".", "/", "~")) or name.count("/") > 1
     path = Path(name).expanduser()
     if path.is_dir():
-        if not (path / "config.json").is_file():
+        if not any((path / file).is_file() for file in needs):
             raise ModelError(
-                f"{name} is a folder without config.json, so not a Hugging Face model. "
+                f"{name} is a folder without {needs[0]}, so not what Hugging Face saves. "
                 "A Hone checkpoint is converted first: hone convert STEP_FOLDER OUTPUT_FOLDER"
             )
         return str(path)
@@ -122,7 +123,7 @@ def load_tokenizer(name: str, *, chat_template: str | None = "default") -> PreTr
     path of a file that holds one.
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(resolve(name))
+        tokenizer = AutoTokenizer.from_pretrained(resolve(name, needs=TOKENIZER_FILES))
     except (OSError, ValueError) as error:
         raise ModelError(f"cannot load tokenizer {name}: {_first_line(error)}") from error
     if chat_template is None:
