@@ -13,9 +13,10 @@ from typing import Any, Generic, Literal, TypeVar
 from pydantic import ValidationError
 
 from hone.config import checks, files, keys, messages, notices, overrides
+from hone.config.given import Layer
 from hone.config.schema import ROOTS, EvalConfig, GRPOConfig, SFTConfig
 from hone.config.schema.run import RewardFunctionConfig
-from hone.config.translate import Layer, Translation
+from hone.config.translate import Translation
 from hone.config.trees import Path, drop, escape, get, leaves, merge, put
 from hone.errors import ConfigError
 
@@ -164,7 +165,7 @@ def _needs_data(kind: Kind, config: SFTConfig | GRPOConfig | EvalConfig) -> list
         section = config.generation if isinstance(config, EvalConfig) else config.policy
         return [
             f"{key} is not set: give a file (JSONL, JSON, Parquet), a folder or a Hugging Face dataset, such "
-            f"as {key}=rows.jsonl. Only an embedded model on its own settings brings data; {model} is {section.model_name}"
+            f"as {key}=rows.jsonl. Only embedded models bring data; {model} is {section.model_name}"
         ]
     if not isinstance(config, EvalConfig):
         nameless = [s for s in config.data.validation or [] if s.dataset_name is None]

@@ -7,7 +7,8 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from hone.config import keys
-from hone.config.translate import Translation, shown
+from hone.config.given import shown
+from hone.config.translate import Translation
 from hone.config.trees import ENTRY_LISTS, Path, get
 from hone.errors import ConfigError
 

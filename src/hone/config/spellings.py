@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hone.config.computed import COMPUTED, Compute, megatron_computed
-from hone.config.upstream import DTENSOR, MEGATRON, Switch
+from hone.config.rules import DTENSOR, MEGATRON, Switch
 
 Translate = Callable[[Any], Any]
 LORA = ("enabled", "dim", "alpha", "dropout", "target_modules", "exclude_modules", "match_all_linear")

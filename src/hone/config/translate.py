@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel
 
 from hone.config import keys
+from hone.config.given import Given, Layer, same, shown, with_aliases
 from hone.config.interpolation import Interpolator
+from hone.config.rules import Rule, Switch, matches
 from hone.config.spellings import Spelling, table
 from hone.config.trees import (
     ENTRY_LISTS,
@@ -25,25 +26,8 @@ from hone.config.trees import (
     split_path,
     without_places,
 )
-from hone.config.upstream import Rule, Switch, matches, rules
+from hone.config.upstream import rules
 from hone.errors import ConfigError
-
-
-@dataclass(frozen=True)
-class Layer:
-    """One file of the `defaults:` chain, or the command line: the leaves it sets."""
-
-    name: str
-    paths: tuple[Path, ...]
-
-
-@dataclass(frozen=True)
-class Given:
-    """One of our keys as a user gave it."""
-
-    layer: int
-    path: Path
-    spelling: Spelling | None = None
 
 
 class Translation:
@@ -66,7 +50,7 @@ class Translation:
         self._ruled: list[Path] = []
         self._foreign: list[Path] = []
         self._tree = merge(base, self._cleaned(user))
-        self._interpolator = Interpolator(self._with_aliases())
+        self._interpolator = Interpolator(with_aliases(self._tree, self._spellings))
         self._sort(layers)
 
     def run(self) -> dict[str, Any]:
@@ -80,12 +64,9 @@ class Translation:
 
     def value_given(self, target: Path) -> Any:
         """What our key will be before `run`: the user's value in any spelling, else the base's."""
-        candidates = self.given.get(target)
-        return (
-            self._translated(self._winner(target, candidates), report=False)
-            if candidates
-            else self.value(target)
-        )
+        if target not in self.given:
+            return self.value(target)
+        return self._translated(self._winner(target, self.given[target]), report=False)
 
     # What the user wrote, key by key
 
@@ -115,10 +96,10 @@ class Translation:
                 elif spelling is not None:
                     self._foreign.append(path)
                     self._take(Given(number, path, spelling))
-                elif any(matches(rule.pattern, without_places(path)) for rule in self._rules):
+                elif self.spelled(path):
                     self._foreign.append(path)
                     self._ruled.append(path)
-                elif not (get(self._tree, path) in (None, {}) and self._is_foreign_section(path)):
+                elif value not in (None, {}) or not self._is_foreign_section(path):
                     unknown.setdefault(path[: found.known + 1], []).append(path)
         accepted = set(self._spellings) | {rule.pattern for rule in self._rules if "*" not in rule.pattern}
         for head, paths in unknown.items():
@@ -134,19 +115,15 @@ class Translation:
             put(self._tree, path, {})
 
     def _is_foreign_section(self, path: Path) -> bool:
-        head = f"{dotted(path)}."
-        return any(
-            name.startswith(head) for name in [*self._spellings, *(rule.pattern for rule in self._rules)]
-        )
+        names = [*self._spellings, *(rule.pattern for rule in self._rules)]
+        return any(name.startswith(f"{dotted(path)}.") for name in names)
 
     def _spelling(self, path: Path) -> Spelling | None:
         """The entry of the table for a path, if the section that it belongs to is in use."""
         spelling = self._spellings.get(".".join(without_places(path)))
-        return (
-            spelling
-            if spelling is not None and (spelling.when is None or self._is_on(spelling.when))
-            else None
-        )
+        if spelling is None or spelling.when is None or self._is_on(spelling.when):
+            return spelling
+        return None
 
     def _take(self, given: Given) -> None:
         assert given.spelling is not None
@@ -165,21 +142,6 @@ class Translation:
         return into_entry(self._tree, found)
 
     # Values
-
-    def _with_aliases(self) -> dict[str, Any]:
-        """The tree, with each unwritten spelling referring to our key, for interpolations that name it."""
-        tree = copy.deepcopy(self._tree)
-        for spelling in self._spellings.values():
-            path = split_path(spelling.path)
-            plain = spelling.value is None and spelling.compute is None and path[:2] not in ENTRY_LISTS
-            if plain and self._is_free(tree, path) and get(tree, split_path(spelling.to[0])) is not MISSING:
-                put(tree, path, f"${{{spelling.to[0]}}}")
-        return tree
-
-    @staticmethod
-    def _is_free(tree: dict[str, Any], path: Path) -> bool:
-        above = [get(tree, path[:length]) for length in range(1, len(path))]
-        return get(tree, path) is MISSING and all(node is MISSING or isinstance(node, dict) for node in above)
 
     def value(self, path: Path) -> Any:
         """The resolved value at `path`; what cannot be resolved becomes a problem, and MISSING."""
@@ -203,7 +165,7 @@ class Translation:
                 winner = self._winner(target, candidates, report=last)
                 if winner.spelling is not None or len(candidates) > 1:
                     self._set(target, self._translated(winner, report=last))
-            self._interpolator = Interpolator(self._with_aliases())
+            self._interpolator = Interpolator(with_aliases(self._tree, self._spellings))
         for given in self._computed:
             self._compute(given)
 
@@ -257,7 +219,7 @@ class Translation:
                 continue
             put(self._tree, target, result)
             self.given.setdefault(target, []).append(given)
-        self._interpolator = Interpolator(self._with_aliases())
+        self._interpolator = Interpolator(with_aliases(self._tree, self._spellings))
 
     def layer_of(self, target: Path) -> int:
         """The latest layer that gave our key in any spelling, or -1."""
@@ -285,7 +247,7 @@ class Translation:
         value = self.value(path)
         ours = _View(self, 0).ours
         accepted = (
-            rule.only(value, ours) if callable(rule.only) else any(_same(value, item) for item in rule.only)
+            rule.only(value, ours) if callable(rule.only) else any(same(value, item) for item in rule.only)
         )
         if not accepted and value is not MISSING:
             self.problems.append(f"{dotted(path)}={shown(value)}: {rule.reason}")
@@ -336,19 +298,3 @@ class _View:
 
     def given(self, key: str) -> bool:
         return self._translation.layer_of(split_path(key)) >= self._layer
-
-
-def _same(value: Any, other: Any) -> bool:
-    """Equal, and not merely as 1 and True are."""
-    return value == other and isinstance(value, bool) == isinstance(other, bool)
-
-
-def shown(value: Any) -> str:
-    """A value as YAML would have it, shortened."""
-    text = (
-        {True: "true", False: "false", None: "null"}.get(value)
-        if isinstance(value, bool | None)
-        else str(value)
-    )
-    assert text is not None
-    return text if len(text) <= 80 else f"{text[:77]}…"
