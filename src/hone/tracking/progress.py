@@ -76,7 +76,7 @@ class Progress:
         self._latest.update(metrics)
         text, left = self._text(), duration(self.seconds_left())
         if self._rich is not None and self._run is not None:
-            self._rich.update(self._run, completed=step, text=text, left=left)
+            self._rich.update(self._run, completed=step, text=text, left=f"{left} left")
             return
         early = step - self.start_step <= 3
         if early or step >= self.total or now - self._printed >= self._every:
