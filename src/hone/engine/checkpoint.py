@@ -17,7 +17,7 @@ import random
 import re
 import shutil
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,9 +26,12 @@ import torch
 from torch.distributed.checkpoint.api import CheckpointException
 
 from hone.config.schema import CheckpointingConfig
-from hone.errors import CheckpointError
+from hone.errors import CheckpointError, HoneError
 
+MANIFEST = "manifest.json"
 STEP = re.compile(r"step_(\d+)")
+NO_SPACE = 1 << 16
+"""Free bytes below which a failed write is the disk's fault."""
 
 
 class Saved(Protocol):
@@ -87,6 +90,15 @@ class Checkpoints:
     def path(self, step: int) -> Path:
         return self.root / f"step_{step}"
 
+    def before(self, path: Path) -> list[Path]:
+        """The other checkpoints, oldest first: what there is to go back to."""
+        return [self.path(step) for step in self.steps() if self.path(step) != path]
+
+    def tidy(self) -> None:
+        """Remove what a killed process left half-written or half-removed."""
+        for left in (*self.root.glob(".writing_step_*"), *self.root.glob(".removing_*")):
+            shutil.rmtree(left, ignore_errors=True)
+
     async def save(
         self,
         step: int,
@@ -103,7 +115,7 @@ class Checkpoints:
         """
         final, aside = self.path(step), self.root / f".writing_step_{step}"
         try:
-            self._sweep()
+            self.tidy()
             aside.mkdir(parents=True)
             (aside / "config.yaml").write_text(config_yaml)
             for name, part in parts.items():
@@ -116,16 +128,21 @@ class Checkpoints:
             _remove(final)
             os.replace(aside, final)
             _sync(self.root)
-        except (OSError, CheckpointException, RuntimeError) as error:
-            _remove(aside)
-            raise self._cannot_write(final, error) from error
+        except BaseException as error:
+            full = _is_disk_full(error) or _free_space(self.root) < NO_SPACE
+            shutil.rmtree(aside, ignore_errors=True)
+            if (cause := _reported(error)) is not None:
+                raise cause from None
+            if isinstance(error, OSError | CheckpointException | RuntimeError):
+                raise self._cannot_write(final, error, full) from error
+            raise
         self._prune()
         return final
 
     async def load(self, step: int, parts: Mapping[str, Saved]) -> dict[str, Any]:
         """Restore `parts` and return the saved state. Raises CheckpointError for damage, naming the file."""
         path = self.path(step)
-        verify(path, fallback=[self.path(s) for s in self.steps() if s != step])
+        verify(path, fallback=self.before(path))
         for name, part in parts.items():
             await part.load(path / name)
         return torch.load(path / "state.pt", weights_only=True)
@@ -133,8 +150,8 @@ class Checkpoints:
     def metrics(self, step: int) -> dict[str, float]:
         """The metrics that were current when `step_N` was saved."""
         try:
-            return json.loads((self.path(step) / "training_info.json").read_text())["metrics"]
-        except (OSError, ValueError, KeyError):
+            return dict(json.loads((self.path(step) / "training_info.json").read_text())["metrics"])
+        except (OSError, ValueError, KeyError, TypeError):
             return {}  # a damaged file ranks last; loading that checkpoint says what is wrong with it
 
     def best(self) -> int | None:
@@ -162,49 +179,43 @@ class Checkpoints:
             if step != steps[-1]:
                 _remove(self.path(step))
 
-    def _sweep(self) -> None:
-        """Take away what a killed process left half-written or half-removed."""
-        for pattern in (".writing_step_*", ".removing_*"):
-            for path in self.root.glob(pattern):
-                shutil.rmtree(path, ignore_errors=True)
-
-    def _cannot_write(self, final: Path, error: BaseException) -> CheckpointError:
+    def _cannot_write(self, final: Path, error: BaseException, full: bool) -> CheckpointError:
         steps = self.steps()
         last = f"the last good one is {self.path(steps[-1])}" if steps else "no earlier one exists"
-        full = _is_disk_full(error)
-        cause = (
-            "the disk is full" if full else str(error).strip().splitlines()[-1] if str(error) else repr(error)
-        )
+        cause = "the disk is full" if full else (str(error).strip() or repr(error)).splitlines()[-1]
         fix = "Free some space" if full else "Make checkpointing.checkpoint_dir writable"
         return CheckpointError(
             f"cannot write checkpoint {final}: {cause}; {last}. {fix}, then run the same command to go on from there"
         )
 
 
-def verify(path: Path, *, fallback: list[Path] | None = None) -> None:
-    """Compare every file with the manifest. Raises CheckpointError naming the first that differs."""
-    manifest = path / "manifest.json"
+def verify(path: Path, *, fallback: Sequence[Path] = (), only: str | None = None) -> None:
+    """Compare every file (or `only` one) with the manifest. Raises CheckpointError naming the first that differs."""
     good = f" to go on from {fallback[-1].name}" if fallback else ""
     fix = f"Remove the folder {path}{good}, then run the same command"
     try:
-        expected = json.loads(manifest.read_text())
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"checkpoint {path} is damaged: {manifest.name} cannot be read. {fix}"
-        ) from error
-    for name, (size, crc) in expected.items():
-        file = path / name
+        expected = {name: (int(size), int(crc)) for name, (size, crc) in _manifest(path).items()}
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"checkpoint {path} is damaged: {MANIFEST} cannot be read. {fix}") from error
+    for name in ("config.yaml", "state.pt", *expected) if only is None else (only,):
+        if name not in expected:
+            raise CheckpointError(f"checkpoint {path} is damaged: {MANIFEST} does not list {name}. {fix}")
+        file, (size, crc) = path / name, expected[name]
         if not file.is_file():
             raise CheckpointError(f"checkpoint {path} is damaged: {name} is missing. {fix}")
         if file.stat().st_size != size or _crc(file) != crc:
             raise CheckpointError(f"checkpoint {path} is damaged: {name} is not what was written. {fix}")
 
 
+def _manifest(path: Path) -> dict[str, tuple[int, int]]:
+    return json.loads((path / MANIFEST).read_text())
+
+
 def _write_manifest(path: Path) -> None:
     files = sorted(file for file in path.rglob("*") if file.is_file())
     manifest = {str(file.relative_to(path)): [file.stat().st_size, _crc(file)] for file in files}
-    (path / "manifest.json").write_text(json.dumps(manifest, indent=1))
-    for file in (*files, path / "manifest.json"):
+    (path / MANIFEST).write_text(json.dumps(manifest, indent=1))
+    for file in (*files, path / MANIFEST):
         _sync(file)
     for folder in {file.parent for file in files}:
         _sync(folder)
@@ -234,6 +245,20 @@ def _remove(path: Path) -> None:
     shutil.rmtree(trash, ignore_errors=True)
     os.replace(path, trash)
     shutil.rmtree(trash, ignore_errors=True)
+
+
+def _reported(error: BaseException) -> BaseException | None:
+    """What Hone itself, or Ctrl-C, raised inside DCP, which packs everything into an exception of its own."""
+    inner = [cause for cause, _ in error.failures.values()] if isinstance(error, CheckpointException) else []
+    return next((cause for cause in inner if isinstance(cause, HoneError | KeyboardInterrupt)), None)
+
+
+def _free_space(folder: Path) -> int:
+    """Bytes that can still be written: the word of the disk where a library reports a failed write by other words."""
+    try:
+        return shutil.disk_usage(folder).free
+    except OSError:
+        return NO_SPACE
 
 
 def _is_disk_full(error: BaseException | None) -> bool:

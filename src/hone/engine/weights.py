@@ -55,8 +55,12 @@ def save(learner: LocalLearner, path: Path, *, with_optimizer: bool) -> None:
         learner.model.generation_config.to_json_file(path / "model" / "generation_config.json")
     _write(dict(named_weights(learner.model)), path / "weights")
     if with_optimizer:
-        _write(get_optimizer_state_dict(learner.model, learner.optimizer, options=FLAT), path / "optimizer")
+        (path / "optimizer").mkdir(parents=True, exist_ok=True)
         torch.save(_small_state(learner), path / "optimizer" / "schedule.pt")
+        if learner.optimizer.state:
+            _write(
+                get_optimizer_state_dict(learner.model, learner.optimizer, options=FLAT), path / "optimizer"
+            )
 
 
 def load(learner: LocalLearner, path: Path, *, with_optimizer: bool) -> None:
@@ -69,10 +73,13 @@ def load(learner: LocalLearner, path: Path, *, with_optimizer: bool) -> None:
             f"{path} holds no optimizer state (checkpointing.save_optimizer was false), so the run cannot resume "
             "from it. Convert it and start a new run from the weights: hone convert"
         )
-    state = get_optimizer_state_dict(learner.model, learner.optimizer, options=FLAT)
-    _read(state, path / "optimizer")
-    set_optimizer_state_dict(learner.model, learner.optimizer, state, options=FLAT)
     small = torch.load(path / "optimizer" / "schedule.pt", weights_only=True)
+    if small["param_groups"] is not None:
+        learner.optimizer.load_state_dict({"state": {}, "param_groups": small["param_groups"]})
+    else:
+        state = get_optimizer_state_dict(learner.model, learner.optimizer, options=FLAT)
+        _read(state, path / "optimizer")
+        set_optimizer_state_dict(learner.model, learner.optimizer, state, options=FLAT)
     learner.updates = small["updates"]
     learner.scaler.load_state_dict(small["scaler"])
     if learner.scheduler is not None:
@@ -85,8 +92,17 @@ def read_weights(model: nn.Module, path: Path) -> None:
 
 
 def _small_state(learner: LocalLearner) -> dict[str, Any]:
-    scheduler = learner.scheduler.state_dict() if learner.scheduler is not None else {}
-    return {"updates": learner.updates, "scheduler": scheduler, "scaler": learner.scaler.state_dict()}
+    """What is no tensor of a parameter's size.
+
+    `param_groups` stands for the whole optimizer while it has no state (before the first update; plain SGD): asking
+    PyTorch for a state that is not there makes one, as if an update had been made.
+    """
+    return {
+        "updates": learner.updates,
+        "scheduler": learner.scheduler.state_dict() if learner.scheduler is not None else {},
+        "scaler": learner.scaler.state_dict(),
+        "param_groups": None if learner.optimizer.state else learner.optimizer.state_dict()["param_groups"],
+    }
 
 
 def _write(state: dict[str, Any], path: Path) -> None:

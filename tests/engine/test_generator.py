@@ -1,0 +1,359 @@
+"""The built-in generator: exact log-probabilities, tokens that depend on nothing but their own seed, every stop."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from tiny import CONFIGS, EOS, PAD, VOCABULARY, make_learner, make_model, make_tokenizer, run, sft_config
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+
+from hone.algorithms import sft
+from hone.engine import generator as module
+from hone.engine import kv_cache
+from hone.engine.generator import LocalGenerator
+from hone.errors import HoneError
+from hone.model import load_tokenizer
+from hone.model.load import stop_tokens
+from hone.types import Completion, Prompt, Rollout, Sample, Sampling, sample_of
+
+LENGTHS = (3, 9, 1, 6, 12)
+
+
+def make_prompts(lengths: Sequence[int] = LENGTHS, seed: int = 0) -> list[Prompt]:
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        Prompt(f"p{i}", tuple(torch.randint(2, VOCABULARY, (n,), generator=generator).tolist()), "text")
+        for i, n in enumerate(lengths)
+    ]
+
+
+def make_generator(model: PreTrainedModel, stops: Sequence[int] = (EOS,), **kwargs: Any) -> LocalGenerator:
+    return LocalGenerator(
+        model, make_tokenizer(), stop_tokens=stops, context=kwargs.pop("context", 64), **kwargs
+    )
+
+
+def scored(
+    model: PreTrainedModel, prompts: Sequence[Prompt], done: list[list[Completion]], **kwargs: Any
+) -> float:
+    """Largest gap between the generator's log-probabilities and the learner's forward."""
+    samples: list[Sample] = []
+    for prompt, completions in zip(prompts, done, strict=True):
+        samples += [sample_of(Rollout(prompt, completion, "")) for completion in completions]
+    learner = make_learner(model, sft_config(train_micro_batch_size=4).policy, **kwargs)
+    theirs = run(learner.forward(samples))
+    return max(
+        float((sample.token_columns["generation_logprobs"] - values).abs().max())
+        for sample, values in zip(samples, theirs, strict=True)
+    )
+
+
+@pytest.mark.parametrize("kind", list(CONFIGS))
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_logprobs_agree_with_the_learner(kind: str, temperature: float) -> None:
+    """fp32, mixed prompt lengths, windows of 5 that prompts and completions both pass (Mistral, Gemma 2)."""
+    model, prompts = make_model(kind), make_prompts()
+    sampling = Sampling(max_new_tokens=16, temperature=temperature, seed=1)
+    done = run(make_generator(model).generate(prompts, sampling, count=3))
+    assert scored(model, prompts, done, temperature=temperature) < 1e-4
+    assert max(len(c.tokens) for completions in done for c in completions) == 16
+
+
+@pytest.mark.parametrize("kind", ["llama", "mistral"])
+def test_logprobs_agree_with_eager_attention(kind: str) -> None:
+    """Eager attention adds its mask to the scores: a mask of booleans would let padding through."""
+    model, prompts = make_model(kind, attn_implementation="eager"), make_prompts()
+    assert model.config._attn_implementation == "eager"
+    done = run(make_generator(model).generate(prompts, Sampling(max_new_tokens=12, seed=1), count=2))
+    assert scored(model, prompts, done) < 1e-4
+
+
+def test_logprobs_under_truncated_sampling_are_those_of_the_whole_distribution() -> None:
+    model, prompts = make_model(), make_prompts()
+    sampling = Sampling(max_new_tokens=10, top_k=5, top_p=0.8, seed=1)
+    done = run(make_generator(model).generate(prompts, sampling, count=2))
+    assert scored(model, prompts, done) < 1e-4
+
+
+def test_logprobs_follow_the_weights() -> None:
+    """After an update the generator samples from what the learner now holds (rule 4)."""
+    model, prompts = make_model(), make_prompts()
+    policy = sft_config(optimizer={"name": "torch.optim.SGD", "kwargs": {"lr": 0.5}}).policy
+    learner, generator = make_learner(model, policy), make_generator(model)
+    before = run(generator.generate(prompts, Sampling(8, seed=1)))
+    run(sft.step(learner, [sample_of(Rollout(prompts[0], before[0][0], ""))]))
+    run(generator.update_weights(7, learner.weights()))
+    after = run(generator.generate(prompts, Sampling(8, seed=1)))
+    assert after[0][0].version == 7
+    assert after[0][0].logprobs != before[0][0].logprobs
+    assert scored(model, prompts, after) < 1e-4
+
+
+def test_other_weights_than_the_learners_are_never_silent() -> None:
+    learner, generator = make_learner(make_model(seed=0)), make_generator(make_model(seed=1))
+    with pytest.raises(HoneError, match="does not hold the learner's weights of version 3"):
+        run(generator.update_weights(3, learner.weights()))
+    one_bit = make_learner(make_model(seed=1))
+    with torch.no_grad():
+        weight = next(one_bit.model.parameters())
+        weight.view(-1)[5] = torch.nextafter(weight.view(-1)[5], torch.tensor(9.0))
+    with pytest.raises(HoneError):
+        run(generator.update_weights(3, one_bit.weights()))
+
+
+@pytest.fixture(scope="module")
+def reference() -> tuple[PreTrainedModel, list[Prompt], Sampling, dict[str, list[tuple[int, ...]]]]:
+    model, prompts, sampling = make_model(), make_prompts(), Sampling(max_new_tokens=12, seed=5)
+    done = run(make_generator(model).generate(prompts, sampling, count=4))
+    return (
+        model,
+        prompts,
+        sampling,
+        {p.id: [c.tokens for c in cs] for p, cs in zip(prompts, done, strict=True)},
+    )
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5, 7, 100])
+def test_tokens_do_not_depend_on_the_rows_at_once(reference: Any, rows: int) -> None:
+    model, prompts, sampling, expected = reference
+    done = run(make_generator(model, max_rows=rows).generate(prompts, sampling, count=4))
+    assert {p.id: [c.tokens for c in cs] for p, cs in zip(prompts, done, strict=True)} == expected
+
+
+def test_tokens_do_not_depend_on_company_or_order(reference: Any) -> None:
+    model, prompts, sampling, expected = reference
+    backwards = prompts[::-1]
+    done = run(make_generator(model).generate(backwards, sampling, count=4))
+    assert {p.id: [c.tokens for c in cs] for p, cs in zip(backwards, done, strict=True)} == expected
+    for prompt in prompts:
+        alone = run(make_generator(model).generate([prompt], sampling, count=2))
+        assert [c.tokens for c in alone[0]] == expected[prompt.id][:2]
+
+
+def test_completions_differ_by_number_seed_and_draw(reference: Any) -> None:
+    model, prompts, sampling, expected = reference
+    assert len(set(expected["p0"])) == 4
+    other = run(make_generator(model).generate(prompts[:1], Sampling(12, seed=6), count=4))
+    assert [c.tokens for c in other[0]] != expected["p0"]
+    again = Prompt("p0 drawn again", prompts[0].tokens, prompts[0].content)
+    assert [c.tokens for c in run(make_generator(model).generate([again], sampling, count=4))[0]] != expected[
+        "p0"
+    ]
+
+
+def generation_of(model: PreTrainedModel, **sampling: Any) -> list[Completion]:
+    done = run(
+        make_generator(model, stops=sampling.pop("stops", ())).generate(
+            make_prompts(), Sampling(**sampling), count=8
+        )
+    )
+    return [completion for completions in done for completion in completions]
+
+
+def test_every_end_of_sequence_token_stops() -> None:
+    """A list in the generation config, another in the model config, the tokenizer's: all of them."""
+    model = make_model()
+    model.generation_config.eos_token_id = [7, 11]
+    model.config.eos_token_id = 13
+    stops = stop_tokens(model, make_tokenizer())
+    assert stops == (EOS, 7, 11, 13)
+    completions = generation_of(model, max_new_tokens=60, stops=stops)
+    ends = {c.tokens[-1] for c in completions if c.finish == "stop"}
+    assert ends == {EOS, 7, 11, 13}
+    assert all(not set(stops) & set(c.tokens[:-1]) for c in completions)
+    assert all(len(c.tokens) == len(c.logprobs) for c in completions)
+
+
+def test_stop_token_ids_stop_too() -> None:
+    completions = generation_of(make_model(), max_new_tokens=40, stops=(EOS,), stop_token_ids=(20, 21))
+    assert {c.tokens[-1] for c in completions if c.finish == "stop"} == {EOS, 20, 21}
+    assert all(not {EOS, 20, 21} & set(c.tokens[:-1]) for c in completions)
+
+
+def test_completions_without_a_stop_have_the_length_asked_for() -> None:
+    completions = generation_of(make_model(), max_new_tokens=9, stops=())
+    assert {(len(c.tokens), c.finish) for c in completions} == {(9, "length")}
+
+
+def test_the_context_limits_prompt_and_completion_together() -> None:
+    prompts = make_prompts((2, 10, 15))
+    done = run(
+        make_generator(make_model(), stops=(), context=16).generate(prompts, Sampling(max_new_tokens=8))
+    )
+    assert [len(completions[0].tokens) for completions in done] == [8, 6, 1]
+
+
+@pytest.mark.parametrize(
+    ("length", "message"), [(16, "p0 has 16 tokens and the context 16"), (0, "p0 has no tokens")]
+)
+def test_a_prompt_that_cannot_be_answered_is_named(length: int, message: str) -> None:
+    with pytest.raises(HoneError, match=message):
+        run(
+            make_generator(make_model(), context=16).generate(
+                make_prompts((length,)), Sampling(max_new_tokens=8)
+            )
+        )
+
+
+class Script:
+    """In place of `sample`: the same given tokens for every row."""
+
+    def __init__(self, tokens: Sequence[int]) -> None:
+        self.tokens = iter(tokens)
+
+    def __call__(self, logits: Tensor, draws: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
+        tokens = torch.full((logits.shape[0],), next(self.tokens))
+        return tokens, torch.zeros(logits.shape[0])
+
+
+def test_stop_strings_stop_at_the_token_that_completes_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = make_tokenizer()
+    tokens = tokenizer("abcXdeYfg", add_special_tokens=False).input_ids
+    assert len(tokens) == 9
+    monkeypatch.setattr(module, "sample", Script(tokens))
+    sampling = Sampling(max_new_tokens=9, stop_strings=("nothing like it", "deY"))
+    done = run(make_generator(make_model()).generate(make_prompts(), sampling, count=2))
+    for completions in done:
+        for completion in completions:
+            assert tokenizer.decode(completion.tokens) == "abcXdeY"
+            assert completion.finish == "stop"
+
+
+def test_stop_strings_of_several_bytes_per_character(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The embedded tokenizer knows bytes: one such character is three tokens, and the string is 12 characters."""
+    tokenizer = load_tokenizer("hone/tiny")
+    stop = "答案到此为止谢谢各位。。"
+    tokens = tokenizer("ok " + stop, add_special_tokens=False).input_ids
+    if len(tokens) < 20:
+        pytest.skip("this tokenizer joins these characters")
+    monkeypatch.setattr(module, "sample", Script([*tokens, *[5] * 50]))
+    model = make_model(vocab_size=len(tokenizer))
+    generator = LocalGenerator(model, tokenizer, stop_tokens=(), context=120)
+    sampling = Sampling(max_new_tokens=len(tokens) + 20, stop_strings=(stop,))
+    (completion,) = run(generator.generate([Prompt("p", (5, 6), "")], sampling))[0]
+    assert completion.tokens == tuple(tokens)
+    assert completion.finish == "stop"
+
+
+@pytest.mark.parametrize("kind", list(CONFIGS))
+def test_greedy_equals_transformers(kind: str) -> None:
+    model, prompts = make_model(kind).eval(), make_prompts()
+    done = run(make_generator(model).generate(prompts, Sampling(max_new_tokens=20, temperature=0.0), count=2))
+    for prompt, (first, second) in zip(prompts, done, strict=True):
+        theirs = model.generate(
+            torch.tensor([prompt.tokens]),
+            attention_mask=torch.ones(1, len(prompt.tokens)),
+            do_sample=False,
+            max_new_tokens=20,
+            eos_token_id=EOS,
+            pad_token_id=PAD,
+            use_cache=True,
+        )
+        assert list(first.tokens) == theirs[0, len(prompt.tokens) :].tolist()
+        assert first == second
+    assert scored(model, prompts, done) < 1e-4  # of the untempered distribution
+
+
+class Calls:
+    """Rows and new tokens of every call of the model."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.shapes: list[tuple[int, int]] = []
+        model.register_forward_pre_hook(self._note, with_kwargs=True)
+
+    def _note(self, _: Any, args: Any, kwargs: dict[str, Any]) -> None:
+        self.shapes.append(tuple(kwargs["input_ids"].shape))
+
+
+def test_a_groups_prompt_is_computed_once() -> None:
+    model = make_model()
+    calls = Calls(model)
+    run(make_generator(model, stops=()).generate(make_prompts(), Sampling(max_new_tokens=3), count=6))
+    # 5 prompts, the longest of 12 tokens, once; then 30 rows decode one token at a time (the first comes for free)
+    assert calls.shapes == [(5, 12), (30, 1), (30, 1)]
+
+
+def test_a_groups_prompt_is_computed_once_when_not_all_rows_fit() -> None:
+    """7 rows at once hold two groups of three: no group is cut in two."""
+    model = make_model()
+    calls = Calls(model)
+    run(
+        make_generator(model, stops=(), max_rows=7).generate(
+            make_prompts((4, 4, 4)), Sampling(max_new_tokens=2), count=3
+        )
+    )
+    assert calls.shapes == [(2, 4), (6, 1), (1, 4), (3, 1)]
+
+
+def test_finished_rows_leave_the_batch() -> None:
+    model = make_model()
+    calls = Calls(model)
+    done = run(
+        make_generator(model, stops=range(2, 12)).generate(
+            make_prompts(), Sampling(max_new_tokens=40), count=8
+        )
+    )
+    lengths = [len(c.tokens) for completions in done for c in completions]
+    needed = Counter()
+    for length in lengths:
+        needed.update(range(1, length))  # a row that goes on after token t is in the call that follows it
+    decoded = [rows for rows, new in calls.shapes[1:] if new == 1]
+    assert len(decoded) == max(lengths) - 1
+    for step, rows in enumerate(decoded, start=1):
+        assert needed[step] <= rows <= needed[step] / module.COMPACT_BELOW + 1
+    assert decoded[-1] < 10 < decoded[0]
+
+
+def test_the_models_mode_is_left_as_it_was() -> None:
+    model = make_model().train()
+    run(make_generator(model).generate(make_prompts(), Sampling(max_new_tokens=2)))
+    assert model.training
+
+
+def test_generation_leaves_the_model_trainable() -> None:
+    """Nothing made under inference mode stays in the model (rotary tables of a length-dependent rope, for one)."""
+    rope = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}
+    model = make_model(max_position_embeddings=16, rope_parameters=rope)
+    run(make_generator(model, stops=()).generate(make_prompts((10,)), Sampling(max_new_tokens=30)))
+    learner = make_learner(model)
+    sample = Sample("long", torch.arange(2, 42), torch.tensor([False] + [True] * 39))
+    assert run(sft.step(learner, [sample]))["loss"] > 0
+
+
+def test_slab_cache_equals_the_dynamic_one() -> None:
+    """Appending, growing past the room, and selecting rows: what a layer returns and holds is the same."""
+    config = make_model("mistral").config
+    config.sliding_window = None
+    slab, plain = kv_cache.slab_cache(config, room=4), DynamicCache(config=config)
+    assert all(isinstance(layer, kv_cache.SlabLayer) for layer in slab.layers)
+    generator = torch.Generator().manual_seed(0)
+    rows = 3
+    for step, new in enumerate([5, 1, 1, 1, 1, 1, 3, 1, 1]):  # the room of 4 is used up at the seventh
+        for layer in range(2):
+            keys, values = torch.randn(2, rows, 2, new, 8, generator=generator)
+            ours, theirs = slab.update(keys, values, layer), plain.update(keys, values, layer)
+            assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+        assert slab.get_seq_length() == plain.get_seq_length()
+        if step in (2, 6):
+            index = torch.tensor([2, 0, 2]) if step == 2 else torch.tensor([1])
+            kv_cache.select_rows(slab, index)
+            kv_cache.select_rows(plain, index)
+            rows = len(index)
+
+
+def test_the_slab_is_written_in_place() -> None:
+    cache = kv_cache.slab_cache(make_model().config, room=8)
+    first, _ = cache.update(torch.zeros(1, 2, 3, 8), torch.zeros(1, 2, 3, 8), 0)
+    second, _ = cache.update(torch.ones(1, 2, 1, 8), torch.ones(1, 2, 1, 8), 0)
+    assert first.data_ptr() == second.data_ptr()
+
+
+def test_windowed_layers_keep_their_own_cache() -> None:
+    assert not kv_cache.is_full_attention(make_model("mistral").config)
+    assert not kv_cache.is_full_attention(make_model("gemma2").config)
+    assert kv_cache.is_full_attention(make_model("qwen3").config)
