@@ -223,6 +223,24 @@ class TestBadInput:
         with pytest.raises(DataError, match=message):
             load("org/data", "validation")
 
+    def test_upstream_names(self, monkeypatch):
+        datasets = pytest.importorskip("datasets")
+        asked = []
+
+        def loaded(name, subset, split):
+            asked.append((name, subset, split))
+            return datasets.Dataset.from_list(ROWS)
+
+        monkeypatch.setattr(datasets, "load_dataset", loaded)
+        assert list(load("OpenMathInstruct-2")) == ROWS
+        load("gsm8k", split="test")
+        load("some/thing", subset="x")
+        assert asked == [
+            ("nvidia/OpenMathInstruct-2", None, "train_1M"),
+            ("openai/gsm8k", "main", "test"),
+            ("some/thing", "x", None),
+        ]
+
     def test_hub_name_that_does_not_exist_and_split_that_does_not(self, monkeypatch):
         datasets = pytest.importorskip("datasets")
 

@@ -94,15 +94,17 @@ def test_gsm8k_rows(llama3):
     assert ours(rows, llama3) == prepared_by_trl(as_trl, llama3)
 
 
-@pytest.mark.parametrize("family", ["qwen2_5", "qwen3", "llama3", "qwen3_instruct_2507"])
-@pytest.mark.parametrize("talk", [TALK[:2], SYSTEM[:3], TALK])
+FAMILIES = ["qwen2_5", "qwen3", "llama3", "qwen3_instruct_2507"]
+# TRL's marked Qwen3 template renders earlier turns otherwise than the original: nothing to compare there.
+SHAPES = [(f, t) for f in FAMILIES for t in (TALK[:2], SYSTEM[:3], TALK) if f != "qwen3" or len(t) < 4]
+
+
+@pytest.mark.parametrize(("family", "talk"), SHAPES)
 def test_places_found_without_marks_are_those_of_trls_marked_templates(family, talk, chatml, llama3):
     """TRL patches templates with {% generation %} marks by hand; we find the same places in the originals."""
     original, patched = (TEMPLATES / f"{family}{end}.jinja" for end in ("", "_training"))
     if not patched.exists() or not original.exists():
         pytest.skip("this TRL has no such template")
-    if family == "qwen3" and len(talk) > 2 and talk[-3]["role"] == "assistant":
-        pytest.skip("TRL's patched Qwen3 template renders earlier turns in another way")
     import copy
 
     tokenizer = copy.copy(llama3 if family == "llama3" else chatml)

@@ -18,7 +18,8 @@ as plain text; and a last assistant turn that ends in no special token gets the 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import PurePath
@@ -27,9 +28,11 @@ from typing import Any
 import jinja2
 
 from hone.data.formats import Example, PromptText
-from hone.data.spans import Span, common_length, turn_span
+from hone.data.spans import Span, common_length, joined, overlap, turn_span
 from hone.errors import DataError
 from hone.types import Message
+
+_MARK = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 
 @dataclass(frozen=True)
@@ -56,8 +59,6 @@ class Rendered:
     prompted: bool = False
     """A prompt and its completion: the prompt's tokens must be the prompt's alone."""
     add_eos: bool = False
-    encoded: Encoded | None = None
-    """Set where the template's own marks already gave the tokens."""
 
 
 @dataclass
@@ -89,9 +90,8 @@ class Encoder:
         if not example.messages:
             text, start = example.prompt + example.completion, len(example.prompt)
             return self._bare(text, [(start, len(text))], answered=True)
-        if self._marked(example.tools):
-            return Rendered("", [], encoded=self._encode_marked(example))
-        text, spans = self._assistant_spans(example)
+        marked = _MARK.search(self.tokenizer.get_chat_template(tools=example.tools))
+        text, spans = self._marked_spans(example) if marked else self._found_spans(example)
         answered = example.messages[-1]["role"] == "assistant"
         if not self._has_special(text):
             return self._bare(text, spans, answered)
@@ -99,8 +99,7 @@ class Encoder:
 
     def tokenize(self, rendered: Sequence[Rendered]) -> list[Encoded]:
         """Tokenise together what was rendered one by one."""
-        done = iter(self._encode_all([r for r in rendered if r.encoded is None]))
-        return [self._cut(r.encoded or next(done)) for r in rendered]
+        return [self._cut(e) for e in self._encode_all(rendered)]
 
     def render_prompt(self, prompt: PromptText) -> Rendered:
         """The text that a model continues. A conversation that ends with the assistant is continued there."""
@@ -116,6 +115,10 @@ class Encoder:
         """The tokens that a generator continues."""
         ids = self._ids([p.text for p in prompts])
         return [self._with_bos(tokens) if p.bare else tokens for p, tokens in zip(prompts, ids, strict=True)]
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """How many tokens each text has, with nothing added."""
+        return [len(tokens) for tokens in self._ids(list(texts))]
 
     # ---- text to tokens
 
@@ -135,7 +138,8 @@ class Encoder:
         prompts = iter(self._ids([r.text[: r.spans[0][0]] for r in rendered if r.prompted]))
         offsets: Sequence[Sequence[Span] | None] = [None] * len(texts)
         if self.tokenizer.is_fast and not all(r.prompted for r in rendered):
-            out = self.tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)
+            more = {"return_offsets_mapping": True, "return_attention_mask": False}
+            out = self.tokenizer(texts, add_special_tokens=False, **more)
             ids, offsets = out["input_ids"], out["offset_mapping"]
         else:
             ids = self._ids(texts)
@@ -144,7 +148,7 @@ class Encoder:
             if r.prompted:
                 tokens, mask = self._completion(r, tokens, next(prompts))
             else:
-                mask = self._prefix_mask(r, tokens) if places is None else _overlap(places, r.spans)
+                mask = self._prefix_mask(r, tokens) if places is None else overlap(places, r.spans)
             if r.bare:
                 before = len(tokens)
                 tokens = self._with_bos(tokens)
@@ -173,7 +177,9 @@ class Encoder:
         return mask
 
     def _ids(self, texts: list[str]) -> list[list[int]]:
-        return self.tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+        if not texts:
+            return []
+        return self.tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]
 
     def _with_bos(self, tokens: list[int]) -> list[int]:
         """Put BOS first, where the tokenizer does so by itself and the text does not bring one."""
@@ -194,12 +200,10 @@ class Encoder:
 
     def _apply(self, messages: Sequence[Message], tools: Any, kwargs: Mapping[str, Any]) -> Any:
         options = {"tokenize": False, **self.template_kwargs, **kwargs}
-        try:
+        with self._refusals():
             return self.tokenizer.apply_chat_template(list(messages), tools=tools, **options)
-        except (jinja2.TemplateError, TypeError, KeyError, ValueError) as error:
-            raise DataError(f"the chat template of {self._name} refuses the conversation: {error}") from error
 
-    def _assistant_spans(self, example: Example) -> tuple[str, list[Span]]:
+    def _found_spans(self, example: Example) -> tuple[str, list[Span]]:
         def render(messages: Sequence[Message], *, generation: bool = False) -> str:
             kwargs = {**example.template_kwargs, "add_generation_prompt": generation}
             return self._apply(messages, example.tools, kwargs)
@@ -241,37 +245,37 @@ class Encoder:
         name = PurePath(self.tokenizer.name_or_path).name
         return f"tokenizer {name}" if name else "the tokenizer"
 
-    # ---- templates with {% generation %} marks
+    def _marked_spans(self, example: Example) -> tuple[str, list[Span]]:
+        """By the template's own {% generation %} marks. (What `apply_chat_template` calls to get them: it
+        only
+        gives them for one conversation at a time, tokenised.)"""
+        from transformers.utils.chat_template_utils import render_jinja_template
 
-    def _marked(self, tools: Any) -> bool:
-        if not self.chat or not self.tokenizer.is_fast:
-            return False
-        return bool(re.search(r"\{%-?\s*generation\b", self.tokenizer.get_chat_template(tools=tools)))
-
-    def _encode_marked(self, example: Example) -> Encoded:
-        kwargs = {"tokenize": True, "return_dict": True, "return_assistant_tokens_mask": True}
-        out = self._apply(example.messages, example.tools, {**example.template_kwargs, **kwargs})
-        tokens, mask = list(out["input_ids"]), [bool(m) for m in out["assistant_masks"]]
-        context = 1
-        if example.num_prompt_messages:
-            prompt = list(example.messages[: example.num_prompt_messages])
+        variables = {**self.tokenizer.special_tokens_map, **self.template_kwargs, **example.template_kwargs}
+        with self._refusals():
+            rendered: Any = render_jinja_template(  # (texts, spans); its annotation says str
+                conversations=[list(example.messages)],
+                tools=example.tools,
+                chat_template=self.tokenizer.get_chat_template(tools=example.tools),
+                return_assistant_tokens_mask=True,
+                **variables,
+            )
+        text, spans = rendered[0][0], joined(rendered[1][0])
+        prompt = list(example.messages[: example.num_prompt_messages])
+        if any(m["role"] == "assistant" for m in prompt):
             asked = self.render_prompt(PromptText(prompt, example.tools, example.template_kwargs))
-            context = max(1, common_length(self._ids([asked.text])[0], tokens))
-        if self.only_unmask_final and True in mask:
-            last = len(mask) - mask[::-1].index(True)
-            context = max(context, len(mask[:last]) - [*mask[:last][::-1], False].index(False))
-        mask[:context] = [False] * len(mask[:context])
-        return Encoded(tokens, mask)
+            context = common_length(asked.text, text)
+            spans = [(max(start, context), end) for start, end in spans if end > context]
+        if not spans:
+            raise DataError(
+                f"the {{% generation %}} marks in the template of {self._name} mark nothing of it"
+            )
+        return text, spans[-1:] if self.only_unmask_final else spans
 
-
-def _overlap(offsets: Sequence[Span], spans: Sequence[Span]) -> list[bool]:
-    """Which tokens share a character with a span. Tokens of white space alone may have empty offsets (Llama
-    3's
-    tokenizer trims them): they stand where the token before them ended."""
-    mask, before = [], 0
-    for start, end in offsets:
-        start = min(start, before) if end <= start else start
-        end = max(end, start + 1)
-        mask.append(any(start < stop and end > begin for begin, stop in spans))
-        before = end
-    return mask
+    @contextmanager
+    def _refusals(self) -> Iterator[None]:
+        """What a template raises, in one sentence."""
+        try:
+            yield
+        except (jinja2.TemplateError, TypeError, KeyError, ValueError) as error:
+            raise DataError(f"the chat template of {self._name} refuses the conversation: {error}") from error

@@ -14,9 +14,25 @@ from hone.data.rows import ColumnRows, Row, Rows
 from hone.data.sources import choose_split, key_of
 from hone.errors import DataError
 
+_SHORT_NAMES: dict[str, tuple[str, str | None, str | None]] = {
+    "openmathinstruct-2": ("nvidia/OpenMathInstruct-2", None, "train_1M"),
+    "openmathinstruct2": ("nvidia/OpenMathInstruct-2", None, "train_1M"),
+    "deepscaler": ("agentica-org/DeepScaleR-Preview-Dataset", None, "train"),
+    "dapomath17k": ("BytedTsinghua-SIA/DAPO-Math-17k", None, "train"),
+    "dapomathaime2024": ("BytedTsinghua-SIA/AIME-2024", None, "train"),
+    "aime2024": ("HuggingFaceH4/aime_2024", None, "train"),
+    "math500": ("HuggingFaceH4/MATH-500", None, "test"),
+    "gsm8k": ("openai/gsm8k", "main", None),
+    "squad": ("rajpurkar/squad", None, None),
+    "tulu3_sft_mixture": ("allenai/tulu-3-sft-mixture", None, "train"),
+}
+"""NeMo RL's names of datasets, in lower case: hub name, subset, and the split where the entry gives none."""
+
 
 def load(name: str, subset: str | None, split: str | None, kind: str) -> Rows:
-    """A dataset by its hub name. Raises DataError when it cannot be had, with the reason."""
+    """A dataset by its hub name, or NeMo RL's name for it. Raises DataError when it cannot be had."""
+    if named := _SHORT_NAMES.get(name.lower()):
+        name, subset, split = named[0], subset or named[1], split or named[2]
     try:
         loaded = datasets.load_dataset(name, subset, split=split)
     except datasets.exceptions.DatasetNotFoundError as error:

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any, TypeVar
 
 from hone.data.chat import Encoder
 from hone.data.formats import Format, PromptText, read_prompt_file
-from hone.data.rows import Rows
+from hone.data.rows import Row, Rows
 from hone.data.sources import holdout, key_of, load_rows
 from hone.errors import ConfigError, DataError
 from hone.types import Message
 
 T = TypeVar("T")
-_TEMPLATE_BYTES = 256
-"""Room for what a template writes around one message, on top of what was measured."""
+_CHUNK = 1024
+_MARGIN = 16
+"""Tokens of slack for what tokenising in parts and a template's special cases may add."""
 
 
 @dataclass
@@ -103,28 +104,69 @@ def weights_of(parts: Sequence[Part]) -> list[float] | None:
     return [p.weight for p in parts] if len(parts) > 1 else None
 
 
-def template_overhead(encoder: Encoder) -> int:
-    """Bytes that the chat template may write around one message, generously."""
-    if not encoder.chat:
-        return _TEMPLATE_BYTES
-    try:
-        rendered = encoder.render_prompt(PromptText([{"role": "user", "content": "x"}])).text
-    except DataError:  # a template that wants more than this message says so at a real row
-        return _TEMPLATE_BYTES
-    return _TEMPLATE_BYTES + len(rendered.encode())
+class LengthScreen:
+    """Tells cheaply which texts are surely shorter than `limit` tokens, so that few have to be encoded to
+    know.
 
-
-def most_tokens(content: str | Sequence[Message], overhead: int) -> int | None:
-    """No tokenizer makes more tokens of the text than it has bytes, so this many at most; None: cannot be
-    said.
-
-    It spares tokenising a dataset only to find that all of its rows are short enough.
+    No tokenizer makes more tokens of a text than it has bytes; where that does not decide, the contents are
+    tokenised without rendering the template, whose share is measured once, generously.
     """
-    if isinstance(content, str):
-        return len(content.encode()) + 8
-    if any(not isinstance(m["content"], str) or len(m) > 2 for m in content):
-        return None
-    return sum(len(m["content"].encode()) + overhead for m in content)
+
+    def __init__(self, encoder: Encoder, limit: int) -> None:
+        self.encoder, self.limit = encoder, limit
+        self.around = _MARGIN
+        if encoder.chat:
+            try:
+                probe = encoder.render_prompt(PromptText([{"role": "user", "content": "x"}]))
+                self.around += len(encoder.encode_prompts([probe])[0])
+            except DataError:  # a template that wants more than this message says so at a real row
+                self.around += limit
+
+    def fits(self, content: str | Sequence[Message]) -> bool:
+        """Whether the text, or the conversation, is surely shorter than the limit: by its bytes."""
+        if isinstance(content, str):
+            return len(content.encode()) + _MARGIN < self.limit
+        size = 0
+        for message in content:
+            if len(message) > 2 or not isinstance(message["content"], str):
+                return False
+            size += len(message["content"].encode()) + self.around
+        return size < self.limit
+
+    def fit_tokenised(self, contents: Sequence[str | Sequence[Message]]) -> list[bool]:
+        """The same by the number of tokens, for many together."""
+        plain = [c if isinstance(c, str) else "\n".join(str(m["content"]) for m in c) for c in contents]
+        lengths = self.encoder.count_tokens(plain)
+        return [
+            n + (_MARGIN if isinstance(c, str) else self.around * len(c)) < self.limit
+            and (isinstance(c, str) or all(len(m) == 2 for m in c))
+            for c, n in zip(contents, lengths, strict=True)
+        ]
+
+
+def unsure_rows(
+    part: Part, screen: LengthScreen, read: Callable[[Row], str | Sequence[Message] | None]
+) -> list[tuple[int, Row]]:
+    """Read every row, and return those that have to be encoded to know whether they are too long.
+
+    `read` gives the text in question; None: only encoding tells. The first row is always among them: it shows
+    whether the template works at all. Raises DataError for the first row that `read` refuses.
+    """
+    unsure: list[tuple[int, Row]] = []
+    for chunk in batches(part.kept(), _CHUNK):
+        left: list[tuple[int, Row, str | Sequence[Message]]] = []
+        for row, columns in chunk:
+            try:
+                content = read(columns)
+            except DataError as error:
+                raise part.at(row, error) from error
+            if content is None or not (unsure or left):
+                unsure.append((row, columns))
+            elif not screen.fits(content):
+                left.append((row, columns, content))
+        fits = screen.fit_tokenised([content for _, _, content in left])
+        unsure += [(row, columns) for (row, columns, _), ok in zip(left, fits, strict=True) if not ok]
+    return sorted(unsure, key=lambda pair: pair[0])
 
 
 def batches(items: Iterable[T], size: int) -> Iterator[list[T]]:

@@ -12,16 +12,17 @@ from hone.data.chat import Encoder, Rendered
 from hone.data.cursor import Mixture
 from hone.data.formats import PromptText
 from hone.data.parts import (
+    LengthScreen,
     Part,
     batches,
     load_part,
     load_parts,
-    most_tokens,
-    template_overhead,
+    unsure_rows,
     weights_of,
 )
+from hone.data.rows import Row
 from hone.errors import DataError
-from hone.types import Prompt
+from hone.types import Message, Prompt
 
 _BATCH = 256
 
@@ -94,7 +95,7 @@ class PromptData:
         seed: int = 0,
         max_epochs: int | None = None,
     ) -> None:
-        self.encoder, self.max_epochs = encoder, max_epochs
+        self.encoder, self.limit, self.max_epochs = encoder, limit, max_epochs
         self._training, self._validation = training, validation
         self.counts = {"drawn": 0, "rows": sum(len(p.keep) for p in training)}
         self.counts["dropped_rows"] = _fit(training, encoder, limit)
@@ -136,7 +137,11 @@ class PromptData:
             f"{self._training[d].label}:{row}@{epoch}.{first + k}" for k, (d, row, epoch) in enumerate(drawn)
         ]
         self.counts["drawn"] = self._order.draws
-        return _prompts(asked, names, self.encoder)
+        prompts = _prompts(asked, names, self.encoder)
+        for (part, row, _), prompt in zip(asked, prompts, strict=True):
+            if len(prompt.tokens) > self.limit.tokens:  # the screen was wrong about a strange template
+                raise _too_long(part, {row: len(prompt.tokens)}, self.limit)
+        return prompts
 
     @cached_property
     def validation(self) -> list[Prompt]:
@@ -190,22 +195,17 @@ def _too_long(part: Part, overlong: dict[int, int], limit: Limit) -> DataError:
 
 
 def _overlong(part: Part, encoder: Encoder, limit: int) -> dict[int, int]:
-    """Rows whose prompt is longer than `limit`, with their lengths. Only rows that could be are tokenised."""
-    overhead = template_overhead(encoder)
-    doubtful: list[tuple[int, PromptText]] = []
-    for row, columns in part.kept():
-        try:
-            prompt = part.format.prompt(columns)
-        except DataError as error:
-            raise part.at(row, error) from error
-        most = None if prompt.tools else most_tokens(prompt.content, overhead)
-        first = not doubtful  # one is encoded in any case: it shows whether the template works at all
-        if first or most is None or most > limit:
-            doubtful.append((row, prompt))
+    """Rows whose prompt is longer than `limit`, with their lengths."""
+
+    def read(row: Row) -> str | list[Message] | None:
+        prompt = part.format.prompt(row)
+        return None if prompt.tools else prompt.content
+
     overlong: dict[int, int] = {}
-    for chunk in batches(doubtful, _BATCH):
-        tokens = encoder.encode_prompts([_render(part, row, prompt, encoder) for row, prompt in chunk])
-        overlong |= {row: len(t) for (row, _), t in zip(chunk, tokens, strict=True) if len(t) > limit}
+    for chunk in batches(unsure_rows(part, LengthScreen(encoder, limit + 1), read), _BATCH):
+        rendered = [_render(part, row, part.format.prompt(columns), encoder) for row, columns in chunk]
+        lengths = [len(tokens) for tokens in encoder.encode_prompts(rendered)]
+        overlong |= {row: n for (row, _), n in zip(chunk, lengths, strict=True) if n > limit}
     return overlong
 
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+import numpy as np
+
 from hone.types import Message
 
 Span = tuple[int, int]
@@ -104,3 +106,29 @@ def _probes(messages: list[Message], i: int) -> list[list[Message]]:
     """The conversation with another content in turn i; then also without its tool calls and reasoning."""
     contents = ({**messages[i], "content": _PROBE}, {"role": messages[i]["role"], "content": _PROBE})
     return [[*messages[:i], message, *messages[i + 1 :]] for message in contents]
+
+
+def joined(spans: Sequence[Span]) -> list[Span]:
+    """Spans that touch become one."""
+    merged: list[Span] = []
+    for start, end in spans:
+        if merged and start <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], end)
+        elif end > start:
+            merged.append((start, end))
+    return merged
+
+
+def overlap(offsets: Sequence[Span], spans: Sequence[Span]) -> list[bool]:
+    """Which tokens share a character with a span. Tokens of white space alone may have empty offsets (Llama
+    3's
+    tokenizer trims them): they stand where the token before them ended."""
+    places = np.array(offsets, dtype=np.int64).reshape(-1, 2)
+    start, end = places[:, 0], places[:, 1]
+    before = np.concatenate([[0], end[:-1]])
+    start = np.where(end <= start, np.minimum(start, before), start)
+    end = np.maximum(end, start + 1)
+    mask = np.zeros(len(places), dtype=bool)
+    for begin, stop in spans:
+        mask |= (start < stop) & (end > begin)
+    return mask.tolist()

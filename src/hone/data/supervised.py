@@ -14,9 +14,10 @@ import torch
 from hone.data.chat import Encoded, Encoder
 from hone.data.cursor import Mixture
 from hone.data.formats import Example
-from hone.data.parts import Part, batches, load_parts, most_tokens, template_overhead, weights_of
+from hone.data.parts import LengthScreen, Part, batches, load_parts, unsure_rows, weights_of
+from hone.data.rows import Row
 from hone.errors import DataError
-from hone.types import Sample
+from hone.types import Message, Sample
 
 _CACHED_TOKENS = 1 << 26
 """Encoded rows are remembered up to so many tokens (5 bytes each): later epochs then cost nothing."""
@@ -91,7 +92,7 @@ class SupervisedData:
         self.counts["rows"] = sum(len(p.keep) for p in training)
         self.counts["excluded_rows"] = sum(self._exclude(n, p) for n, p in enumerate(training))
         for part in validation:
-            self._encode_rows(part, [(row, columns) for row, columns, _ in self._check(part)[:1]])
+            self._encode_rows(part, self._check(part)[:1])
         self.counts["validation_rows"] = sum(len(p.keep) for p in validation)
         self._order = Mixture(
             [len(p.keep) for p in training], weights_of(training), shuffle, seed, max_epochs
@@ -154,25 +155,16 @@ class SupervisedData:
         self._order.load_state_dict(state["order"])
         self.counts |= state["counts"]
 
-    def _check(self, part: Part) -> list[tuple[int, dict[str, Any], Example]]:
+    def _check(self, part: Part) -> list[tuple[int, Row]]:
         """Read all rows (the first that lacks something raises DataError); returns those maybe too long."""
-        overhead, limit = template_overhead(self.encoder), self.encoder.max_length
-        doubtful: list[tuple[int, dict[str, Any], Example]] = []
-        for row, columns in part.kept():
-            try:
-                example = part.format.supervised(columns)
-            except DataError as error:
-                raise part.at(row, error) from error
-            context = self._context(example)
-            most = None if example.tools else most_tokens(context, overhead)
-            answer = example.messages or example.completion
-            first = not doubtful  # one is encoded in any case: it shows whether the template works at all
-            if first or not answer or most is None or (limit is not None and most >= limit):
-                doubtful.append((row, columns, example))
-        return doubtful
+        assert self.encoder.max_length is not None
+        screen = LengthScreen(self.encoder, self.encoder.max_length)
+        return unsure_rows(part, screen, lambda row: self._context(part.format.supervised(row)))
 
-    def _context(self, example: Example) -> str | Sequence[Any]:
-        """What comes before the first target."""
+    def _context(self, example: Example) -> str | Sequence[Message] | None:
+        """What comes before the first target; None when only encoding tells, or whether there is a target."""
+        if example.tools or not (example.messages or example.completion):
+            return None
         if not example.messages:
             return example.prompt
         turns = [i for i, m in enumerate(example.messages) if m["role"] == "assistant"]
@@ -183,8 +175,8 @@ class SupervisedData:
         """Take out the training rows that have no target left. Raises DataError when nothing is left."""
         excluded = set()
         for chunk in batches(self._check(part), _BATCH):
-            encoded = self._encode_rows(part, [(row, columns) for row, columns, _ in chunk])
-            excluded |= {row for (row, _, _), e in zip(chunk, encoded, strict=True) if not e.has_target}
+            encoded = self._encode_rows(part, chunk)
+            excluded |= {row for (row, _), e in zip(chunk, encoded, strict=True) if not e.has_target}
         if len(excluded) == len(part.keep):
             raise DataError(
                 f"no row of {part.rows.name} has anything to learn within {self.encoder.max_length} tokens: "
@@ -208,7 +200,7 @@ class SupervisedData:
                 self._cached_tokens += sum(len(s.tokens) for s in new.values())
         return found
 
-    def _encode_rows(self, part: Part, rows: Sequence[tuple[int, dict[str, Any]]]) -> list[Encoded]:
+    def _encode_rows(self, part: Part, rows: Sequence[tuple[int, Row]]) -> list[Encoded]:
         rendered = []
         for row, columns in rows:
             try:
