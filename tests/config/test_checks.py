@@ -19,7 +19,6 @@ CASES: list[tuple[str, list[str], list[str]]] = [
             "set policy.train_global_batch_size",
         ],
     ),
-    ("sft", ["sft.val_global_batch_size=10", "sft.val_micro_batch_size=4"], ["sft.val_micro_batch_size=4"]),
     (
         "grpo",
         ["grpo.num_prompts_per_step=5"],

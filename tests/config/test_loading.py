@@ -86,12 +86,18 @@ def test_the_embedded_model_on_data_of_ones_own_keeps_none_of_the_embedded_data(
 
 
 @pytest.mark.parametrize("key", ["policy.model_name", "model.name", "model.restore_from_path"])
-def test_a_model_of_ones_own_needs_data(key: str) -> None:
-    assert "data.train.dataset_name" in problem("sft", [f"{key}=models/mine"])
+def test_a_model_of_ones_own_without_data_gets_the_embedded_data_and_nothing_else(key: str) -> None:
+    loaded = load("sft", None, [f"{key}=models/mine"])
+    assert loaded.config.data.train[0].dataset_name == "hone/word-problems"
+    assert loaded.config.policy.optimizer.kwargs["lr"] == 5.0e-6
+    assert any("hone/word-problems" in notice for notice in loaded.notices)
 
 
-def test_evaluation_of_a_model_of_ones_own_needs_data() -> None:
-    assert "data.dataset_name" in problem("eval", ["generation.model_name=models/mine"])
+def test_data_settings_without_a_dataset_are_an_error() -> None:
+    assert "data.train.dataset_name" in problem(
+        "sft", ["policy.model_name=models/mine", "data.train.split=train"]
+    )
+    assert "data.dataset_name" in problem("eval", ["generation.model_name=models/mine", "data.split=test"])
 
 
 def test_checkpoints_are_ranked_by_validation_only_where_there_is_some() -> None:

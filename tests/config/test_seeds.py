@@ -15,9 +15,6 @@ from hone.config import load
 
 ROOT = Path(__file__).resolve().parents[2]
 SFT_YAML = str(ROOT / "examples/configs/sft.yaml")
-DATA = (
-    "data.train.dataset_name=train.jsonl"  # what a model of one's own needs, besides what the tutorial says
-)
 
 
 def value(config: Any, key: str) -> Any:
@@ -45,7 +42,6 @@ COMMANDS: list[tuple[str, list[str], dict[str, Any]]] = [
             "checkpointing.checkpoint_dir=results/sft_llama8b",
             "logger.wandb_enabled=True",
             "logger.wandb.name=sft-llama8b-tutorial",
-            DATA,
         ],
         {
             "policy.model_name": "meta-llama/Llama-3.1-8B-Instruct",
@@ -296,7 +292,7 @@ FRAGMENTS: list[tuple[str, str, list[str], dict[str, Any]]] = [
     (
         "grpo",
         DEEPSCALER,
-        [DATA],
+        [],
         {
             "policy.model_name": "DeepSeek-R1",
             "policy.train_global_batch_size": 512,
@@ -335,7 +331,7 @@ FRAGMENTS: list[tuple[str, str, list[str], dict[str, Any]]] = [
             "data.validation.0.dataset_name": "/data/val.jsonl",
             "policy.train_micro_batch_size": 4,
             "policy.train_global_batch_size": 32,
-            "sft.val_micro_batch_size": 4,
+            "policy.logprob_batch_size": 4,
             "policy.optimizer.name": "torch.optim.AdamW",
             "policy.optimizer.kwargs.lr": 2e-5,
             "policy.optimizer.kwargs.betas": [0.9, 0.98],

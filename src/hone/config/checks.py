@@ -39,15 +39,6 @@ def check(config: SFTConfig | GRPOConfig | EvalConfig) -> list[str]:
             *_loss(config),
             *_sampling(config.policy.generation, "policy.generation"),
         ]
-    elif config.sft.val_global_batch_size % config.sft.val_micro_batch_size:
-        problems.append(
-            _divides(
-                "sft.val_global_batch_size",
-                config.sft.val_global_batch_size,
-                "sft.val_micro_batch_size",
-                config.sft.val_micro_batch_size,
-            )
-        )
     return problems
 
 

@@ -56,7 +56,7 @@ def load(
     schema = keys.defaults(root)
     first = Translation(kind, root, schema, user, layers)
     name = first.value_given(MODEL[kind])
-    recipe = _recipe(kind, name, first)
+    recipe, said = _recipe(kind, name, first, rewarded="rewards" in user)
     base = merge(schema, recipe)
     _trim_optimizer(base, first)
     for path in removed:
@@ -69,7 +69,7 @@ def load(
         config = root.model_validate(tree)
     except ValidationError as error:
         problems += messages.sentences(error, root, translation, tree)
-    said = notices.of(translation)
+    said += notices.of(translation)
     if config is not None:
         said += _complete(config, translation)
         problems += [*_needs_data(kind, config), *checks.check(config)]
@@ -99,17 +99,26 @@ def _user_layers(
     return user, [*layers, Layer("the command line", tuple(command_line))], removed
 
 
-def _recipe(kind: Kind, name: Any, first: Translation) -> dict[str, Any]:
-    """What suits the embedded model, if the run is about one; its data only if the user gives none."""
+def _recipe(kind: Kind, name: Any, first: Translation, *, rewarded: bool) -> tuple[dict[str, Any], list[str]]:
+    """What suits the embedded model, if the run is about one; its data only if the user gives none.
+
+    Another model gets of it the data and the rewards that go with them, if the user gives no data at all.
+    """
     from hone import embedded  # the names of the embedded models live there; nothing heavy is imported
 
-    if not isinstance(name, str) or not embedded.is_embedded_model(name):
-        return {}
-    tree = files.merged(files.chain(FilePath(embedded.recipe(kind))))
+    own = isinstance(name, str) and embedded.is_embedded_model(name)
     dataset = ("data", "dataset_name") if kind == "eval" else ("data", "train")
-    if any(path[: len(dataset)] == dataset and path[-1] == "dataset_name" for path in first.given):
+    has_data = any(path[: len(dataset)] == dataset and path[-1] == "dataset_name" for path in first.given)
+    if not own and (has_data or any(path[:1] == ("data",) for path in first.given)):
+        return {}, []
+    tree = files.merged(files.chain(FilePath(embedded.recipe(kind))))
+    if has_data:
         tree.pop("data", None)
-    return tree
+    if own:
+        return tree, []
+    said = f"{'.'.join(dataset)} was not given: the embedded word problems (hone/word-problems) are used"
+    wanted = ("data",) if rewarded else ("data", "rewards")
+    return {section: tree[section] for section in wanted if section in tree}, [said]
 
 
 def _trim_optimizer(base: dict[str, Any], first: Translation) -> None:

@@ -158,6 +158,7 @@ def _lightning(loop: str) -> list[Spelling]:
         Spelling(f"{loop}.max_steps", (f"{loop}.max_num_steps",)),
         Spelling(f"{loop}.val_check_interval", (f"{loop}.val_period",), _whole_period),
         Spelling(f"{loop}.save_interval", ("checkpointing.save_period",)),
+        Spelling("sft.val_micro_batch_size", ("policy.logprob_batch_size",)),
         Spelling("trainer.max_epochs", (f"{loop}.max_num_epochs",)),
         Spelling("trainer.max_steps", (f"{loop}.max_num_steps",)),
         Spelling("trainer.val_check_interval", (f"{loop}.val_period",), _whole_period),
@@ -171,9 +172,10 @@ def _lightning(loop: str) -> list[Spelling]:
 def _nemo(loop: str) -> list[Spelling]:
     """`model.*` and `optimizer.*` of NeMo."""
     kwargs = "policy.optimizer.kwargs"
-    validation = ("sft.val_global_batch_size", "sft.val_micro_batch_size")
-    if loop == "grpo":
-        validation = ("grpo.val_batch_size", "policy.logprob_batch_size")
+    validation = (
+        "sft.val_global_batch_size" if loop == "sft" else "grpo.val_batch_size",
+        "policy.logprob_batch_size",
+    )
     keys: dict[str, tuple[str, Translate | None]] = {
         "model.name": ("policy.model_name", None),
         "model.restore_from_path": ("policy.model_name", None),

@@ -11,6 +11,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from hone.config import EvalConfig, GRPOConfig, SFTConfig
+from hone.config.schema import ClusterConfig
 from hone.engine.generator import LocalGenerator
 from hone.engine.learner import DTYPES, LocalLearner
 from hone.errors import ConfigError
@@ -28,13 +29,41 @@ class Engine:
     generator: LocalGenerator | None = None
 
 
-def device_of_this_process() -> torch.device:
-    """CUDA where there is some, then Apple's GPU, else the CPU."""
+def device_of_this_process(cluster: ClusterConfig) -> torch.device:
+    """CUDA where there is some, then Apple's GPU, else the CPU; the CPU when the cluster is to have no GPU."""
+    if cluster.gpus_per_node == 0:
+        return torch.device("cpu")
     if torch.cuda.is_available():
         return torch.device("cuda", torch.cuda.current_device())
     if torch.backends.mps.is_available():
         return torch.device("mps")
     return torch.device("cpu")
+
+
+PLACEMENT = (
+    "tensor_parallel_size",
+    "context_parallel_size",
+    "pipeline_parallel_size",
+    "dp_replicate_size",
+    "sequence_parallel",
+    "cpu_offload",
+)
+
+
+def placement_notices(config: SFTConfig | GRPOConfig | EvalConfig) -> list[str]:
+    """What the config asks of a cluster that this process does not do. None of it changes a result beyond rounding."""
+    asked = [f"cluster.num_nodes={config.cluster.num_nodes}"] if config.cluster.num_nodes > 1 else []
+    if config.cluster.gpus_per_node > 1:
+        asked.append(f"cluster.gpus_per_node={config.cluster.gpus_per_node}")
+    if not isinstance(config, EvalConfig):
+        asked += [
+            f"policy.{name}={value}"
+            for name in PLACEMENT
+            if (value := getattr(config.policy, name)) not in (1, False)
+        ]
+    if not asked:
+        return []
+    return [f"{', '.join(asked)}: runs in one process here; the same numbers up to rounding, slower"]
 
 
 def set_threads(wanted: int | None) -> None:
@@ -65,7 +94,7 @@ def build(config: SFTConfig | GRPOConfig, tokenizer: PreTrainedTokenizerBase) ->
     seed = config.grpo.seed if isinstance(config, GRPOConfig) else config.sft.seed
     set_threads(config.cluster.cpu_threads)
     seed_everything(seed)
-    device = device_of_this_process()
+    device = device_of_this_process(config.cluster)
     model = load_model(
         policy.model_name,
         overrides=policy.hf_config_overrides,
@@ -100,7 +129,7 @@ def build_generator(config: EvalConfig, tokenizer: PreTrainedTokenizerBase) -> L
     """A generator alone, for evaluation."""
     set_threads(config.cluster.cpu_threads)
     generation = config.generation
-    model = load_model(generation.model_name).to(device_of_this_process()).eval()
+    model = load_model(generation.model_name).to(device_of_this_process(config.cluster)).eval()
     device, dtype = model.device.type, DTYPES[generation.precision]
     limit = context_length(model)
     wanted = generation.max_model_len

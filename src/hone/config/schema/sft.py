@@ -26,8 +26,6 @@ class SFTSection(ConfigModel):
     """Batches of each validation; 0 or -1: the whole validation data."""
     val_global_batch_size: int = Field(32, ge=1)
     """Sequences of a validation batch."""
-    val_micro_batch_size: int = Field(1, ge=1)
-    """Sequences per forward in validation."""
     val_at_start: bool = True
     """Validate before the first step."""
     val_at_end: bool = False

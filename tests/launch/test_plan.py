@@ -1,0 +1,91 @@
+"""`hone plan`: arithmetic checked by hand, and what does and does not make it fail."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hone.cli import main
+from tests import tiny
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    tiny.make_model("llama").save_pretrained(tmp_path / "model")
+    tiny.make_tokenizer().save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def plan(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
+    code = main(["plan", *arguments])
+    captured = capsys.readouterr()
+    return code, captured.out + captured.err
+
+
+def test_sizes_and_batches_by_hand(capsys: pytest.CaptureFixture[str], model: Path, tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "a", "completion": "b"}\n' * 5)
+    code, text = plan(
+        capsys,
+        "sft",
+        f"policy.model_name={model}",
+        f"data.train.dataset_name={tmp_path / 'rows.jsonl'}",
+        "policy.train_global_batch_size=8",
+        "policy.train_micro_batch_size=2",
+        "policy.max_total_sequence_length=64",
+        "policy.precision=float32",
+        "cluster.gpus_per_node=0",
+        "sft.max_num_steps=7",
+        "checkpointing.metric_name=null",
+    )
+    assert code == 0
+    # Embeddings and head 2 x 64 x 32; a layer: q, o 32 x 32 each, k, v 32 x 16 each, three of 32 x 48, two norms of 32;
+    # two layers; the last norm.
+    parameters = 2 * 64 * 32 + 2 * (2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 48 + 2 * 32) + 32
+    assert parameters == 19_616
+    assert "LlamaForCausalLM, 19.62 k parameters" in text
+    assert f"weights {4 * parameters / 1024:.1f} KiB" in text
+    assert f"gradients and optimizer {12 * parameters / 1024:.1f} KiB" in text
+    # 34 bytes per token, hidden unit and layer at 16 bits, twice that in fp32: 68 * 128 tokens * 32 * 2 layers
+    assert f"activations about {68 * 128 * 32 * 2 / 1024:.1f} KiB (128 tokens at once)" in text
+    assert "8 sequences per update" in text
+    assert "until 7 steps or 1 epoch of the data, whichever is first" in text
+    assert "5 rows" in text
+
+
+def test_what_is_not_here_is_said_and_is_no_failure(capsys: pytest.CaptureFixture[str]) -> None:
+    code, text = plan(
+        capsys,
+        "grpo",
+        "policy.model_name=/nowhere/model",
+        "data.train.dataset_name=/nowhere/rows.jsonl",
+        "rewards.functions=[{name: answer}]",
+        "cluster.num_nodes=4",
+        "cluster.gpus_per_node=8",
+    )
+    assert code == 0
+    assert "/nowhere/model: not reachable from here" in text
+    assert "/nowhere/rows.jsonl: not reachable from here" in text
+    assert "4 x 8 GPUs" in text
+    assert "32 prompts x 16 completions = 512 per step, 1 update of 512" in text
+
+
+def test_a_wrong_config_fails(capsys: pytest.CaptureFixture[str]) -> None:
+    code, text = plan(capsys, "grpo", "policy.model_nam=x", "data.train.dataset_name=y")
+    assert code == 2
+    assert "policy.model_name" in text
+    assert text.count("error:") == 1
+
+
+def test_eval_and_dry_run(capsys: pytest.CaptureFixture[str], model: Path) -> None:
+    code, text = plan(
+        capsys,
+        "eval",
+        f"generation.model_name={model}",
+        "data.dataset_name=/nowhere/test.jsonl",
+        "rewards.functions=[{name: answer}]",
+        "eval.num_tests_per_prompt=16",
+    )
+    assert code == 0
+    assert "16 answers for each problem" in text
+    assert main(["sft", "--dry-run", f"policy.model_name={model}", "data.train.dataset_name=/nowhere/x.jsonl"]) == 0
