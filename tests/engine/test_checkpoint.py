@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -125,6 +126,15 @@ def damage_bit(file: Path) -> None:
     file.write_bytes(content)
 
 
+@pytest.fixture(scope="module")
+def two_steps(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("two_steps")
+    learner = trained_learner()
+    save(checkpoints_of(folder), 1, learner)
+    save(checkpoints_of(folder), 2, learner)
+    return folder
+
+
 @pytest.mark.parametrize("damage", [damage_cut, damage_bit, Path.unlink])
 @pytest.mark.parametrize(
     "name",
@@ -136,10 +146,9 @@ def damage_bit(file: Path) -> None:
         "*.distcp",
     ],
 )
-def test_damage_is_named_and_the_way_out_too(name: str, damage: Any, tmp_path: Path) -> None:
-    checkpoints = checkpoints_of(tmp_path)
-    save(checkpoints, 1, learner_of())
-    path = save(checkpoints, 2, learner_of())
+def test_damage_is_named_and_the_way_out_too(name: str, damage: Any, two_steps: Path, tmp_path: Path) -> None:
+    shutil.copytree(two_steps, tmp_path, dirs_exist_ok=True)
+    checkpoints, path = checkpoints_of(tmp_path), tmp_path / "step_2"
     file = next((path / "policy" / "weights").glob(name)) if "*" in name else path / name
     damage(file)
     with pytest.raises(CheckpointError) as caught:
@@ -331,7 +340,7 @@ def test_a_limit_on_file_size(tmp_path: Path) -> None:
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (biggest // 2, limits[1]))
     try:
-        with pytest.raises(CheckpointError, match="cannot write checkpoint.*the last good one is"):
+        with pytest.raises(CheckpointError, match=r"cannot write checkpoint.*the last good one is"):
             save(checkpoints, 2, learner)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

@@ -180,14 +180,17 @@ def test_fp16_without_a_scale_to_blame_stops() -> None:
     """Gradients that are infinite at any scale: skipping them for ever would look like training."""
     learner = make_learner(make_model(), policy_of(precision="float16"))
 
-    def one_update() -> None:
+    def updates() -> None:
+        for _ in range(30):
+            one()
+
+    def one() -> None:
         run(learner.forward_backward(make_samples(2), sft.sft_loss))
         next(p for p in learner.model.parameters() if p.grad is not None).grad[0] = float("inf")  # type: ignore[index]
         run(learner.optim_step())
 
     with pytest.raises(TrainingError, match="gradient norm"):
-        for _ in range(30):
-            one_update()
+        updates()
     assert learner.scaler.get_scale() <= 1
 
 

@@ -56,8 +56,16 @@ def assert_same(ours: LocalLearner, theirs: LocalLearner) -> None:
     assert all(torch.equal(tensor, expected[name]) for name, tensor in ours.weights())
 
 
-@pytest.mark.parametrize("setting", SETTINGS)
-@pytest.mark.parametrize("done", [0, 3, 6])
+@pytest.mark.parametrize(
+    ("setting", "done"),
+    [
+        *((setting, 3) for setting in SETTINGS),
+        ("sequential", 0),
+        ("sequential", 6),
+        ("no state", 0),
+        ("fp16", 0),
+    ],
+)
 def test_going_on_is_bit_exact(setting: str, done: int, tmp_path: Path) -> None:
     """`done` updates, saved; 5 more, against a fresh process's learner that loads (other weights before it does)."""
     first = learner_of(setting)
