@@ -69,6 +69,10 @@ def scalar(completions, **kwargs):
     return 1.0
 
 
+def mapping(completions, **kwargs):
+    return dict.fromkeys(range(len(completions)), 1.0)
+
+
 def words(completions, **kwargs):
     return ["good"] * len(completions)
 

@@ -18,6 +18,7 @@ from hone.rollout.rewards.resolve import resolve_all
     [
         ("too_few", r"returned 15 rewards; expected 16"),
         ("scalar", r"returned a float; expected a list of 16 rewards"),
+        ("mapping", r"returned a dict; expected a list of 16 rewards"),
         ("words", r"returned 'good' \(str\) as a reward; expected a number or None"),
     ],
 )
@@ -47,6 +48,14 @@ def test_a_missing_column_is_named() -> None:
         score(["answer"], ["a"], {"label": [1]})
 
 
+def test_the_gold_column_by_name() -> None:
+    by_name = {"name": "answer", "kwargs": {"column": "gold"}}
+    columns = {"gold": ["1"], "answer": ["2"]}
+    assert score([by_name], ["<answer>1</answer>"], columns)[0].reward == 1.0
+    with pytest.raises(RewardError, match="'answer' needs the column 'gold', which"):
+        score([by_name], ["<answer>1</answer>"], {"answer": ["2"]})
+
+
 def test_a_column_that_cannot_be_pickled_is_named() -> None:
     with pytest.raises(RewardError, match="column 'lock' cannot be pickled"):
         score([entry("length")], ["a"], {"fine": [1], "lock": [lambda: None]})
@@ -61,6 +70,8 @@ def test_trl_arguments_and_metrics() -> None:
             assert metrics["mean_length"] == 3.0
             assert metrics["called"] == 1.0
             assert "mean_length" not in pool.metrics()
+            await pool.score(["p"] * 16, ["x"] * 16, columns)
+            assert pool.metrics()["mean_length"] == 1.0
 
     asyncio.run(run())
 

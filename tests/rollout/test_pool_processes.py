@@ -78,7 +78,7 @@ def test_cancelling_does_not_wait_for_a_hang() -> None:
 
 
 PARENT = """
-    import asyncio, sys
+    import asyncio, signal, sys
     from hone.rollout.rewards.pool import RewardPool
     from hone.rollout.rewards.resolve import resolve_all
 
@@ -87,6 +87,7 @@ PARENT = """
             print(pool.worker_pids()[0], flush=True)
             await pool.score(["p"], ["{completion}"], {{}})
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in the background ignores it
     try:
         asyncio.run(main())
     except KeyboardInterrupt:
