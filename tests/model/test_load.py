@@ -114,10 +114,31 @@ def test_weights_that_are_not_all_there(folder: Path) -> None:
 
 
 def test_weights_of_another_shape(folder: Path) -> None:
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, "intermediate_size": 96}))
-    with pytest.raises(ModelError, match=f"cannot load model {folder}") as caught:
-        load_model(str(folder))
+    with pytest.raises(
+        ModelError, match=r"down_proj.* is \[32, 48\] in the weight files and \[32, 96\] by the config"
+    ):
+        load_model(str(folder), overrides={"intermediate_size": 96})
+
+
+def test_overrides_that_contradict_each_other(folder: Path) -> None:
+    with pytest.raises(ModelError, match=r"lm_head\.weight is \[64, 32\].*\[64, 33\] by the config") as caught:
+        load_model(str(folder), overrides={"hidden_size": 33})
+    one_line(caught.value)
+
+
+def test_an_override_of_the_wrong_type(folder: Path) -> None:
+    with pytest.raises(ModelError, match="'num_hidden_layers' expected int, got str") as caught:
+        load_model(str(folder), overrides={"num_hidden_layers": "x"})
+    one_line(caught.value)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b'{"version": "1.0"}', b'{"version": "1.0", "model": {"type": "X"}}']
+)
+def test_a_damaged_tokenizer(folder: Path, content: bytes) -> None:
+    (folder / "tokenizer.json").write_bytes(content)
+    with pytest.raises(ModelError, match=f"cannot load tokenizer {folder}") as caught:
+        load_tokenizer(str(folder))
     one_line(caught.value)
 
 

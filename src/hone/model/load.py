@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
@@ -70,8 +71,8 @@ def load_model(
             model = _random(config, seed)
         else:
             model = _pretrained(name, source, config)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise ModelError(f"cannot load model {name}: {_first_line(error)}") from error
+    except (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError) as error:
+        raise ModelError(f"cannot load model {name}: {_one_line(error)}") from error
     if activation_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     use_grouped_sdpa(model)
@@ -94,10 +95,16 @@ def _configured(source: str, overrides: Mapping[str, Any]) -> PreTrainedConfig:
 
 
 def _pretrained(name: str, source: str, config: PreTrainedConfig) -> PreTrainedModel:
-    """With every weight from the files: one that they lack would otherwise be random."""
+    """With every weight from the files: one that they lack, or have in another shape, would otherwise be random."""
     model, report = AutoModelForCausalLM.from_pretrained(
-        source, config=config, dtype=torch.float32, output_loading_info=True
+        source, config=config, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
     )
+    if report["mismatched_keys"]:
+        weight, stored, wanted = sorted(report["mismatched_keys"])[0]
+        raise ModelError(
+            f"{name}: {weight} is {list(stored)} in the weight files and {list(wanted)} by the config: "
+            "correct config.json or policy.hf_config_overrides"
+        )
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])
         raise ModelError(
@@ -124,8 +131,8 @@ def load_tokenizer(name: str, *, chat_template: str | None = "default") -> PreTr
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(resolve(name, needs=TOKENIZER_FILES))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"cannot load tokenizer {name}: {_first_line(error)}") from error
+    except Exception as error:  # the tokenizers library raises a bare Exception for a file it cannot read
+        raise ModelError(f"cannot load tokenizer {name}: {_one_line(error)}") from error
     if chat_template is None:
         tokenizer.chat_template = PASS_THROUGH
     elif chat_template != "default":
@@ -165,5 +172,7 @@ def context_length(model: PreTrainedModel) -> int | None:
     return getattr(model.config.get_text_config(), "max_position_embeddings", None)
 
 
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+def _one_line(error: BaseException) -> str:
+    """The first line, or the last where the first only says where a check failed."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[-1 if isinstance(error, StrictDataclassError) else 0].strip()
