@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from hone import embedded
 from hone.errors import HoneError
@@ -106,13 +106,13 @@ def report(summary: dict[str, Any], out: Path) -> str:
             "",
             f"Held-out accuracy (greedy, {summary['problems']} problems), after SFT -> after GRPO:",
             *rows,
-            f"{summary['seconds_total']:.0f} s. Look at {out / 'curves.png'}; the numbers are in {out / 'summary.json'}.",
+            f"{summary['seconds_total']:.0f} s. Look at {out / 'curves.png'}; numbers are in {out / 'summary.json'}.",
             f"Rollouts are in {out}/grpo-seed-*/rollouts/, the models (for transformers) in {out}/model-seed-*.",
         ]
     )
 
 
-def _load(kind: str, overrides: list[str]) -> Any:
+def _load(kind: Literal["sft", "grpo", "eval"], overrides: list[str]) -> Any:
     from hone.config import load
 
     return load(kind, embedded.recipe(kind), overrides)
@@ -141,8 +141,7 @@ def _draw(out: Path, summary: dict[str, Any]) -> None:
         [out / f"grpo-seed-{seed}" / "metrics.csv" for seed in seeds],
         out / "curves.png",
         [(run["accuracy_before"], run["accuracy_after"]) for run in summary["seeds"]],
-        title="Hone demo: SFT from random weights, then GRPO, on two CPU cores" if os.cpu_count() == 2 else "Hone demo: "
-        "SFT from random weights, then GRPO",
+        title="SFT from random weights, then GRPO",
         seeds=seeds,
         sft_csv=out / "sft" / "metrics.csv",
     )

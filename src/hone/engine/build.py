@@ -40,6 +40,11 @@ def device_of_this_process(cluster: ClusterConfig) -> torch.device:
     return torch.device("cpu")
 
 
+def place(model: torch.nn.Module, device: torch.device) -> None:
+    """Move a model, in place."""
+    model.to(device)
+
+
 PLACEMENT = (
     "tensor_parallel_size",
     "context_parallel_size",
@@ -104,15 +109,17 @@ def build(config: SFTConfig | GRPOConfig, tokenizer: PreTrainedTokenizerBase) ->
     _check_fit(config, model, tokenizer)
     if policy.lora.enabled:
         model = with_lora(model, policy.lora)
-    model.to(device)
+    place(model, device)
     pad = tokenizer.pad_token_id
     if isinstance(config, SFTConfig):
         return Engine(tokenizer, LocalLearner(model, policy, pad_token=pad))
+    policy = config.policy
     temperature = policy.generation.temperature
     learner = LocalLearner(model, policy, pad_token=pad, temperature=temperature)
     reference = None
     if config.loss_fn.reference_policy_kl_penalty:
-        frozen = load_model(policy.model_name, overrides=policy.hf_config_overrides, seed=seed).to(device)
+        frozen = load_model(policy.model_name, overrides=policy.hf_config_overrides, seed=seed)
+        place(frozen, device)
         reference = LocalLearner(frozen, policy, pad_token=pad, temperature=temperature, frozen=True)
     generator = LocalGenerator(
         model,
@@ -129,7 +136,8 @@ def build_generator(config: EvalConfig, tokenizer: PreTrainedTokenizerBase) -> L
     """A generator alone, for evaluation."""
     set_threads(config.cluster.cpu_threads)
     generation = config.generation
-    model = load_model(generation.model_name).to(device_of_this_process(config.cluster)).eval()
+    model = load_model(generation.model_name).eval()
+    place(model, device_of_this_process(config.cluster))
     device, dtype = model.device.type, DTYPES[generation.precision]
     limit = context_length(model)
     wanted = generation.max_model_len

@@ -60,7 +60,7 @@ class LocalGenerator:
     async def generate(
         self, prompts: Sequence[Prompt], sampling: Sampling, *, count: int = 1
     ) -> list[list[Completion]]:
-        """`count` completions of each prompt, in order. Raises HoneError for a prompt that is empty or leaves no room."""
+        """`count` completions of each prompt, in order. Raises HoneError for a prompt that is empty or too long."""
         rows = [self._row(prompts[p], p, c, sampling) for p in range(len(prompts)) for c in range(count)]
         training = self.model.training
         self.model.eval()

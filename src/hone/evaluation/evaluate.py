@@ -63,8 +63,7 @@ async def scored_groups(
 ) -> list[Group]:
     """One group for each prompt, with rewards as the functions gave them: no scaling, no shaping."""
     rollouts = rollouts_of(prompts, completions, tokenizer)
-    for rollout, scored in zip(rollouts, await score_rollouts(rollouts, pool), strict=True):
-        rollout.rewards, rollout.reward, rollout.failure = scored.rewards, scored.reward, scored.failure
+    await score_rollouts(rollouts, pool)
     rest = iter(rollouts)
     return [Group(prompt.id, [next(rest) for _ in row]) for prompt, row in zip(prompts, completions, strict=True)]
 

@@ -46,7 +46,7 @@ def convert(config_path: Path, dcp_ckpt_path: Path, hf_ckpt_path: Path, *, dtype
         verify(policy_folder.parent)
     settings = _policy_settings(config_path)
     model = _trained_model(policy_folder, dcp_ckpt_path, settings)
-    model.to(DTYPES[dtype])
+    torch.nn.Module.to(model, DTYPES[dtype])
     own = policy_folder / "tokenizer"
     tokenizer = load_tokenizer(str(own) if own.is_dir() else settings["tokenizer"]["name"])
     aside = hf_ckpt_path.with_name(f".writing_{hf_ckpt_path.name}")

@@ -160,7 +160,8 @@ def data_lines(config: SFTConfig | GRPOConfig | EvalConfig, entries: list[Any]) 
 def batch_lines(config: SFTConfig | GRPOConfig) -> list[str]:
     """The arithmetic from rows to updates."""
     policy = config.policy
-    update = f"{policy.train_global_batch_size} sequences per update, at most {micro_batch_tokens(config)} tokens at once"
+    tokens = micro_batch_tokens(config)
+    update = f"{policy.train_global_batch_size} sequences per update, at most {tokens} tokens at once"
     layout = "packed" if policy.sequence_packing.enabled else "padded"
     if isinstance(config, SFTConfig):
         return [f"{update} ({layout})", steps_line(config.sft.max_num_steps, config.sft.max_num_epochs)]
@@ -171,7 +172,7 @@ def batch_lines(config: SFTConfig | GRPOConfig) -> list[str]:
         f"{g.num_prompts_per_step} prompts x {g.num_generations_per_prompt} completions = {rollouts} per step, "
         f"{updates} update{'s' if updates > 1 else ''} of {policy.train_global_batch_size}",
         f"{update} ({layout})",
-        f"generation: {generation_backend(policy.generation.backend)}",
+        f"generation: {generation_backend(config.policy.generation.backend)}",
         "rewards: " + ", ".join(f"{f.weight:g} x {f.path or f.name}" for f in config.rewards.functions),
         steps_line(g.max_num_steps, g.max_num_epochs),
     ]
@@ -196,7 +197,8 @@ def checkpoint_lines(config: SFTConfig | GRPOConfig) -> list[str]:
     c = config.checkpointing
     if not c.enabled:
         return ["none (checkpointing.enabled=false): a stopped run starts from the beginning"]
-    kept = "all kept" if c.keep_top_k is None else f"{c.keep_top_k} kept" + (f" by {c.metric_name}" if c.metric_name else "")
+    ranked = f" by {c.metric_name}" if c.metric_name else ""
+    kept = "all kept" if c.keep_top_k is None else f"{c.keep_top_k} kept{ranked}"
     return [f"{c.checkpoint_dir}/step_N every {c.save_period} steps and at the end, {kept}"]
 
 
