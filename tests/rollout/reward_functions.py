@@ -31,6 +31,10 @@ def troubled(completions, **kwargs):
             re.match(r"(a+)+$", "a" * 60 + "b")  # holds the interpreter's lock for years
         elif word == "exit":
             os._exit(3)
+        elif word == "fork":
+            if os.fork() == 0:
+                time.sleep(60)  # with the worker's end of the channel open
+            os._exit(3)
         elif word == "sysexit":
             sys.exit("enough")
         elif word == "segfault":

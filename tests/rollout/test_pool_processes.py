@@ -38,6 +38,14 @@ def test_what_a_killed_function_started_dies_with_it() -> None:
     assert _sleepers() == before
 
 
+def test_a_child_that_outlives_the_worker_does_not_pass_for_it() -> None:
+    start = time.monotonic()
+    scored = score([entry("troubled")], ["fork", "ok"], timeout_s=30)
+    assert scored[0].failure == "worker exited with code 3 in reward 'troubled'"
+    assert scored[1].reward == 2.0
+    assert time.monotonic() - start < 10
+
+
 def _sleepers() -> set[str]:
     out = subprocess.run(["pgrep", "-f", "^sleep 300"], capture_output=True, text=True).stdout
     return set(out.split())
