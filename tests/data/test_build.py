@@ -12,6 +12,9 @@ import torch
 
 from hone.config.schema import EvalConfig, GRPOConfig, SFTConfig
 from hone.data import build_eval_prompts, build_prompts, build_supervised
+from hone.data.chat import Encoder
+from hone.data.formats import PromptText
+from hone.data.parts import LengthScreen
 from hone.errors import ConfigError, DataError
 
 WORDS = ("apples", "France", "Mia", "think")
@@ -250,9 +253,28 @@ class TestBadData:
                 build(section({"train": {"dataset_name": file}}, length=4096), tokenizer)
 
 
-def test_the_first_batch_encodes_only_what_it_needs(file, chatml, monkeypatch):
-    from hone.data.chat import Encoder
+@pytest.mark.parametrize("name", ["chatml", "llama3", "qwen3", "metaspace", "with a system text"])
+def test_the_length_screen_never_lets_a_long_one_pass(name, request):
+    tokenizer = request.getfixturevalue(name if " " not in name else "chatml")
+    if " " in name:
+        tokenizer = copy.copy(tokenizer)
+        tokenizer.chat_template = "You are a helpful assistant. " * 3 + tokenizer.chat_template
+    encoder = Encoder(tokenizer)
+    generator = random.Random(0)
+    decided = 0
+    for _ in range(200):
+        words = [generator.choice(["a", "the answer", "漢字 é", "apples?", "\n\n  "]) for _ in range(40)]
+        texts = [" ".join(words[: generator.randint(1, 40)]) for _ in range(generator.randint(1, 3))]
+        content = [{"role": "user", "content": t} for t in texts] if encoder.chat else texts[0]
+        length = len(encoder.encode_prompts([encoder.render_prompt(PromptText(content))])[0])
+        screen = LengthScreen(encoder, generator.randint(8, 400))
+        passed = screen.fits(content) or screen.fit_tokenised([content])[0]
+        assert not passed or length < screen.limit
+        decided += passed
+    assert decided > 30
 
+
+def test_the_first_batch_encodes_only_what_it_needs(file, chatml, monkeypatch):
     seen = []
     original = Encoder.render
     monkeypatch.setattr(

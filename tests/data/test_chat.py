@@ -6,6 +6,7 @@ import pytest
 
 from hone.data.chat import Encoder
 from hone.data.formats import Example, Format, PromptText
+from hone.data.spans import overlap
 from hone.errors import DataError
 
 ASK, ANSWER = {"role": "user", "content": "What is 2?"}, {"role": "assistant", "content": "It is 12."}
@@ -141,6 +142,70 @@ def test_a_last_turn_that_is_closed_otherwise(chatml):
     ]
 
 
+def test_a_last_turn_that_ends_in_another_token(chatml):
+    """gpt-oss closes the very last turn with <|return|>, all others with <|end|>."""
+    template = (
+        "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content }}"
+        "{% if loop.last and m.role == 'assistant' and not add_generation_prompt %}{{ '<|endoftext|>' }}"
+        "{% else %}{{ '<|im_end|>' }}{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    )
+    found = targets(with_template(chatml, template), {"messages": TWO_TURNS})
+    assert found == ["It is 12.<|im_end|>", "You are welcome.<|endoftext|>"]
+
+
+def test_turns_between_tools_whose_reasoning_is_dropped_later(qwen3):
+    """Before the second question, turn 3 follows a turn that was still rendered with its reasoning."""
+    talk = [
+        ASK,
+        {"role": "assistant", "content": "<think>\nhm\n</think>\n\nI ask."},
+        {"role": "tool", "content": "12"},
+        {"role": "assistant", "content": "<think>\nso\n</think>\n\nIt is 12."},
+        MORE,
+        FINAL,
+    ]
+    assert targets(qwen3, {"messages": talk}) == [
+        "I ask.<|im_end|>",
+        "It is 12.<|im_end|>",
+        "<think>\n\n</think>\n\nYou are welcome.<|im_end|>",
+    ]
+
+
+def test_a_last_turn_that_the_template_leaves_open_gets_eos(chatml):
+    template = (
+        "{% for m in messages %}{% if m.role == 'user' %}{{ '<|im_start|>' + m.content + '<|endoftext|>' }}"
+        "{% else %}{{ m.content }}{% endif %}{% endfor %}"
+    )
+    tokenizer = with_template(chatml, template)
+    assert targets(tokenizer, {"messages": TWO_TURNS}) == ["It is 12.", "You are welcome.<|im_end|>"]
+    assert targets(tokenizer, {"messages": TWO_TURNS}, add_eos=False)[-1] == "You are welcome."
+    assert targets(tokenizer, {"messages": TWO_TURNS[:3]}) == ["It is 12."]
+
+
+def test_a_generation_prompt_that_opens_what_the_turn_does_not_have(chatml):
+    """DeepSeek-R1 and Qwen3-Thinking open <think> for the model; answers without reasoning have none."""
+    template = (
+        "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n<think>\n' }}{% endif %}"
+    )
+    tokenizer = with_template(chatml, template)
+    both = ["It is 12.<|im_end|>", "You are welcome.<|im_end|>"]
+    assert targets(tokenizer, {"messages": TWO_TURNS}) == both
+    thought = {"role": "assistant", "content": "<think>\nhm\n</think>\nYes."}
+    assert targets(tokenizer, {"messages": [ASK, thought]}) == ["hm\n</think>\nYes.<|im_end|>"]
+
+
+def test_earlier_turns_in_words_alone_that_read_otherwise_once_others_follow(plain):
+    template = (
+        "{% for m in messages %}{{ m.role + ': ' }}"
+        "{% if loop.last and m.role == 'assistant' %}{{ '[last] ' }}{% endif %}{{ m.content + '\n' }}"
+        "{% endfor %}{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
+    )
+    tokenizer = with_template(plain, template)
+    found = targets(tokenizer, {"messages": TWO_TURNS})
+    assert [t.strip() for t in found] == ["It is 12.", "[last] You are welcome.\n<|im_end|>"]
+
+
 def test_a_template_that_does_not_tell_is_an_error_with_a_fix(chatml):
     turn = "{% for m in messages %}{{ m.role + m.content | upper + '<|im_end|>' }}{% endfor %}"
     template = "{{ messages | length }}" + turn
@@ -261,3 +326,11 @@ def with_template(tokenizer, template):
     other = copy.copy(tokenizer)
     other.chat_template = template
     return other
+
+
+def test_tokens_with_empty_offsets_stand_behind_the_token_before():
+    """As a tokenizer that trims offsets gives them for 'ab  c' with the tokens ab, space, space, c."""
+    offsets = [(0, 2), (3, 3), (4, 4), (4, 5)]
+    assert overlap(offsets, [(2, 4)]) == [False, True, True, False]
+    assert overlap(offsets, [(3, 5)]) == [False, False, True, True]
+    assert overlap([], [(0, 1)]) == []
