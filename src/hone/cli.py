@@ -100,6 +100,8 @@ def _dispatch(argv: list[str]) -> int:
         raise ConfigError(f"unknown command {name!r}: {hint}")
     # Tokenizers warn, and may deadlock, when a process that has used them forks (data and reward workers).
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # Threads that spin while they wait for each other made a busy two-core machine 5 times slower. Read once, by torch.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     return commands[name](rest)
 
 

@@ -71,21 +71,19 @@ def placement_notices(config: SFTConfig | GRPOConfig | EvalConfig) -> list[str]:
     return [f"{', '.join(asked)}: runs in one process here; the same numbers up to rounding, slower"]
 
 
-def set_threads(wanted: int | None) -> None:
-    """Threads of this process's tensor operations: `cluster.cpu_threads`, else OMP_NUM_THREADS, else the cores."""
+SMALL_MODEL = 10_000_000
+"""Below so many parameters one thread is as fast as several: waiting for each other costs what sharing gains."""
+
+
+def set_threads(wanted: int | None, model: torch.nn.Module) -> None:
+    """Threads of this process's tensor operations: `cluster.cpu_threads`, else what OMP_NUM_THREADS said to torch,
+    else one for a small model and all cores for a larger one."""
     if wanted is not None:
         torch.set_num_threads(wanted)
     elif "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(
-            max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-        )
-
-
-def seed_everything(seed: int) -> None:
-    """Seed every global random generator: all of them are part of a checkpoint, so all must be part of the seed."""
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
+        small = sum(parameter.numel() for parameter in model.parameters()) < SMALL_MODEL
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        torch.set_num_threads(1 if small else cores)
 
 
 def tokenizer_of(config: SFTConfig | GRPOConfig) -> PreTrainedTokenizerBase:
@@ -107,6 +105,7 @@ def build(config: SFTConfig | GRPOConfig, tokenizer: PreTrainedTokenizerBase) ->
         activation_checkpointing=policy.activation_checkpointing,
     )
     _check_fit(config, model, tokenizer)
+    set_threads(config.cluster.cpu_threads, model)
     if policy.lora.enabled:
         model = with_lora(model, policy.lora)
     place(model, device)
@@ -134,9 +133,9 @@ def build(config: SFTConfig | GRPOConfig, tokenizer: PreTrainedTokenizerBase) ->
 
 def build_generator(config: EvalConfig, tokenizer: PreTrainedTokenizerBase) -> LocalGenerator:
     """A generator alone, for evaluation."""
-    set_threads(config.cluster.cpu_threads)
     generation = config.generation
     model = load_model(generation.model_name).eval()
+    set_threads(config.cluster.cpu_threads, model)
     place(model, device_of_this_process(config.cluster))
     device, dtype = model.device.type, DTYPES[generation.precision]
     limit = context_length(model)
