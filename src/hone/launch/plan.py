@@ -146,7 +146,7 @@ def data_lines(config: SFTConfig | GRPOConfig | EvalConfig, entries: list[Any]) 
     """Each dataset with its number of rows, or why it cannot be read from here."""
     from hone.data.sources import load_rows
 
-    kind = {SFTConfig: "sft", GRPOConfig: "grpo"}.get(type(config), "eval")
+    kind = "test" if isinstance(config, EvalConfig) else "train"
     lines = []
     for entry in entries:
         name = entry.dataset_name + (f" [{entry.split}]" if entry.split else "")
