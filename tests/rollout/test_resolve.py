@@ -9,7 +9,7 @@ import pytest
 
 from hone.config.schema import RewardsConfig
 from hone.errors import RewardError
-from hone.rollout.rewards.pool import RewardPool
+from hone.rollout.collect import open_pool
 from hone.rollout.rewards.resolve import RewardSpec, resolve, resolve_all
 
 HERE = Path(__file__).parent
@@ -37,7 +37,7 @@ def test_the_section_of_the_config() -> None:
     section = RewardsConfig.model_validate(
         {"functions": [{"name": "answer"}, {"name": "format", "weight": 0.2}]}
     )
-    pool = RewardPool.from_config(section)
+    pool = open_pool(section)
     assert pool.specs == [RewardSpec("answer", "answer"), RewardSpec("format", "format", 0.2)]
     pool.close()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hone.rollout.rewards.pool import RewardPool
@@ -16,6 +17,20 @@ if TYPE_CHECKING:
     from hone.config.schema import GRPOConfig, RewardsConfig
 
 _NOT_COLUMNS = ("prompt", "completion", "prompts", "completions", "completion_ids")
+
+
+def open_pool(rewards: RewardsConfig, log_path: str | Path | None = None) -> RewardPool:
+    """The pool that a configuration's `rewards` section describes, for `async with`.
+
+    What the functions print goes to `log_path`, if given. Raises RewardError (see resolve.resolve_all).
+    """
+    return RewardPool(
+        resolve_all(rewards.functions),
+        num_workers=rewards.num_workers,
+        timeout_s=rewards.timeout_s,
+        max_failure_fraction=rewards.max_failure_fraction,
+        log_path=log_path,
+    )
 
 
 async def collect(
@@ -83,13 +98,3 @@ def _as_prompted(rollout: Rollout) -> str | list[dict[str, Any]]:
     if isinstance(rollout.prompt.content, str):
         return rollout.text
     return [{"role": "assistant", "content": rollout.text}]
-
-
-def open_pool(rewards: RewardsConfig) -> RewardPool:
-    """The pool that a configuration's `rewards` section describes, for `async with`."""
-    return RewardPool(
-        resolve_all(rewards.functions),
-        num_workers=rewards.num_workers,
-        timeout_s=rewards.timeout_s,
-        max_failure_fraction=rewards.max_failure_fraction,
-    )

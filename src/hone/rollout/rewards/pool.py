@@ -1,6 +1,6 @@
 """RewardPool: scores batches of completions in worker processes that are killed when they hang or crash.
 
-    async with RewardPool.from_config(cfg.rewards) as pool:                  # a wrong function stops here
+    async with RewardPool(resolve_all(cfg.rewards.functions)) as pool:      # a wrong function stops here
         pool.check_columns(dataset_columns)                                 # a missing column stops here
         scored = await pool.score(prompts, completions, {"answer": [...]})  # one Scored for each completion
 
@@ -25,15 +25,12 @@ from concurrent.futures import ThreadPoolExecutor
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hone.errors import RewardError
 from hone.rollout.rewards.batch import Batch, Scored
 from hone.rollout.rewards.process import CallFailed, Limits, TimedOut, WorkerProcess
-from hone.rollout.rewards.resolve import RewardSpec, resolve_all
-
-if TYPE_CHECKING:
-    from hone.config.schema import RewardsConfig
+from hone.rollout.rewards.resolve import RewardSpec
 
 __all__ = ["RewardPool", "Scored"]
 
@@ -77,17 +74,6 @@ class RewardPool:
         self._chunk_limit: dict[str, int] = {}
         self._metrics: dict[str, list[float]] = {}
         self._counts: Counter[str] = Counter()
-
-    @classmethod
-    def from_config(cls, rewards: RewardsConfig, log_path: str | Path | None = None) -> RewardPool:
-        """The pool that the `rewards` section describes, not yet started. Raises RewardError."""
-        return cls(
-            resolve_all(rewards.functions),
-            rewards.num_workers,
-            rewards.timeout_s,
-            rewards.max_failure_fraction,
-            log_path=log_path,
-        )
 
     def start(self) -> RewardPool:
         """Have a worker import every function. Raises RewardError for one that is no reward function."""
