@@ -42,6 +42,8 @@ _POLICY = [
         "tokenizer.use_fastokens",
         "policy.make_sequence_length_divisible_by",
     ),
+    *inert("rows are prepared when they are drawn, in this process", "data.num_workers"),
+    *inert("the opening of a turn is never trained on", "data.add_generation_prompt"),
 ]
 
 

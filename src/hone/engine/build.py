@@ -86,6 +86,13 @@ def set_threads(wanted: int | None, model: torch.nn.Module) -> None:
         torch.set_num_threads(1 if small else cores)
 
 
+def seed_everything(seed: int) -> None:
+    """Seed every global random generator: all of them are part of a checkpoint, so all must be part of the seed."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
 def tokenizer_of(config: SFTConfig | GRPOConfig) -> PreTrainedTokenizerBase:
     """The run's tokenizer; the data is checked with it before any weight is loaded."""
     return load_tokenizer(config.policy.tokenizer.name, chat_template=config.policy.tokenizer.chat_template)
@@ -95,7 +102,6 @@ def build(config: SFTConfig | GRPOConfig, tokenizer: PreTrainedTokenizerBase) ->
     """All that the run computes with. Raises ConfigError for what this model or machine cannot do."""
     policy = config.policy
     seed = config.grpo.seed if isinstance(config, GRPOConfig) else config.sft.seed
-    set_threads(config.cluster.cpu_threads)
     seed_everything(seed)
     device = device_of_this_process(config.cluster)
     model = load_model(

@@ -67,14 +67,10 @@ class DataConfig(ConfigModel):
     """What to do with a prompt that is longer; dropped ones are counted."""
     shuffle: bool = True
     """Draw rows in an order given by the seed; false: in the file's order."""
-    num_workers: int = Field(1, ge=0)
-    """Processes that prepare rows."""
     add_bos: bool = True
     """Begin with the tokenizer's beginning-of-sequence token, if it has one and the template puts none."""
     add_eos: bool = True
     """End a trained-on answer with the end-of-sequence token, if the template does not put it."""
-    add_generation_prompt: bool = False
-    """Put the template's opening of an assistant turn after the prompt."""
 
     @model_validator(mode="after")
     def _apply_default(self) -> Self:
