@@ -10,10 +10,13 @@ reference log-probabilities itself, then its loss; nothing of it is copied here.
     cispo                  tokens of the whole batch                       use_cispo=true, token_level_loss=true
     importance_sampling_level=sequence, grpo (GSPO)    sequence_level_importance_ratios=true, token_level_loss=false
 
-    TRL epsilon, epsilon_high = ratio_clip_min, ratio_clip_max; delta = ratio_clip_c; beta = reference_policy_kl_penalty
-    with k3 and use_bias_correction_kl=false (the default, true, lets the KL's gradient through the ratio as well; Hone's
-    use_on_policy_kl_approximation weighs by learner over generator, without gradient). Its cispo cuts the ratio at epsilon_high itself and not from below: ratio_clip_max=epsilon_high - 1,
-    ratio_clip_min=1. Its advantages divide by std + 1e-4 (Hone: + 1e-6), scale_rewards=group = normalize_rewards.
+    epsilon, epsilon_high     ratio_clip_min, ratio_clip_max; for TRL's cispo, which cuts the ratio at epsilon_high itself
+                              and not from below: ratio_clip_max=epsilon_high - 1, ratio_clip_min=1
+    delta                     ratio_clip_c
+    beta                      reference_policy_kl_penalty with k3 and use_bias_correction_kl=false (the default, true,
+                              lets the KL's gradient through the ratio as well; Hone's use_on_policy_kl_approximation
+                              weighs by learner over generator, without gradient)
+    scale_rewards=group       normalize_rewards=true, but TRL divides by std + 1e-4 and Hone by std + 1e-6
 
 TRL divides grpo, bnpo and dr_grpo by each micro-batch's own count and then by the number of micro-batches; Hone by the
 global count. The two agree where the batch is one micro-batch, as here.

@@ -135,15 +135,15 @@ def two_steps(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("damage", [damage_cut, damage_bit, Path.unlink])
 @pytest.mark.parametrize(
-    "name",
+    ("name", "damage"),
     [
-        "state.pt",
-        "training_info.json",
-        "policy/optimizer/schedule.pt",
-        "policy/weights/.metadata",
-        "*.distcp",
+        ("state.pt", damage_cut),
+        ("*.distcp", damage_bit),
+        ("*.distcp", Path.unlink),
+        ("policy/weights/.metadata", damage_bit),
+        ("policy/optimizer/schedule.pt", Path.unlink),
+        ("training_info.json", damage_bit),
     ],
 )
 def test_damage_is_named_and_the_way_out_too(name: str, damage: Any, two_steps: Path, tmp_path: Path) -> None:

@@ -10,13 +10,13 @@ import pytest
 import torch
 from tiny import CONFIGS, EOS, PAD, VOCABULARY, make_learner, make_model, make_tokenizer, run, sft_config
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
+from transformers import AutoModelForCausalLM, DynamicCache, MambaConfig, PreTrainedModel, Qwen3NextConfig
 
 from hone.algorithms import sft
 from hone.engine import generator as module
 from hone.engine import kv_cache
 from hone.engine.generator import LocalGenerator
-from hone.errors import HoneError
+from hone.errors import HoneError, ModelError
 from hone.model import load_tokenizer
 from hone.model.load import stop_tokens
 from hone.types import Completion, Prompt, Rollout, Sample, Sampling, sample_of
@@ -71,6 +71,43 @@ def test_logprobs_agree_with_eager_attention(kind: str) -> None:
     assert model.config._attn_implementation == "eager"
     done = run(make_generator(model).generate(prompts, Sampling(max_new_tokens=12, seed=1), count=2))
     assert scored(model, prompts, done) < 1e-4
+
+
+def test_logprobs_agree_for_a_model_with_recurrent_layers() -> None:
+    """Qwen3-Next: gated delta rule and attention; the rule by chunks and the rule by steps round apart."""
+    config = Qwen3NextConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        linear_num_value_heads=2,
+        linear_num_key_heads=2,
+        linear_key_head_dim=8,
+        linear_value_head_dim=8,
+        num_experts=4,
+        num_experts_per_tok=2,
+        moe_intermediate_size=16,
+        shared_expert_intermediate_size=16,
+        initializer_range=0.15,
+    )
+    torch.manual_seed(0)
+    model, prompts = AutoModelForCausalLM.from_config(config, dtype=torch.float32), make_prompts()
+    done = run(
+        make_generator(model, stops=range(2, 6)).generate(
+            prompts, Sampling(max_new_tokens=12, seed=1), count=2
+        )
+    )
+    assert scored(model, prompts, done) < 1e-3
+
+
+def test_a_model_that_would_ignore_the_cache_is_refused() -> None:
+    config = MambaConfig(vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=2, state_size=4)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    with pytest.raises(ModelError, match="cannot decode mamba models"):
+        make_generator(model)
 
 
 def test_logprobs_under_truncated_sampling_are_those_of_the_whole_distribution() -> None:

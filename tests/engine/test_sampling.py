@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ LOGITS = torch.tensor([2.0, 1.0, 0.5, 0.0, -1.0, 1.0, -3.0, 0.2])
 DRAWS = 40_000
 
 
+@cache
 def draws(count: int = DRAWS, seed: int = 0) -> torch.Tensor:
     seeds = torch.tensor([row_seed(seed, "row", i) for i in range(count)])
     return uniform(seeds, torch.zeros(count, dtype=torch.long))

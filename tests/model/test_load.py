@@ -65,7 +65,7 @@ def one_line(error: HoneError) -> str:
 
 
 def test_a_missing_folder(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="model folder .*nowhere does not exist"):
+    with pytest.raises(ModelError, match=r"model folder .*nowhere does not exist"):
         load_model(str(tmp_path / "nowhere"))
     with pytest.raises(ModelError, match="nowhere does not exist"):
         load_tokenizer(str(tmp_path / "nowhere"))
@@ -86,14 +86,14 @@ def test_a_folder_without_weights(folder: Path) -> None:
 def test_damaged_weights(folder: Path, content: bytes | None) -> None:
     file = folder / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-50] if content is None else content)
-    with pytest.raises(ModelError, match=f"cannot load model {folder}") as caught:
+    with pytest.raises(ModelError, match="cannot load model /") as caught:
         load_model(str(folder))
     one_line(caught.value)
 
 
 def test_a_damaged_config(folder: Path) -> None:
     (folder / "config.json").write_text("{")
-    with pytest.raises(ModelError, match=f"cannot load model {folder}") as caught:
+    with pytest.raises(ModelError, match="cannot load model /") as caught:
         load_model(str(folder))
     one_line(caught.value)
 
@@ -121,7 +121,9 @@ def test_weights_of_another_shape(folder: Path) -> None:
 
 
 def test_overrides_that_contradict_each_other(folder: Path) -> None:
-    with pytest.raises(ModelError, match=r"lm_head\.weight is \[64, 32\].*\[64, 33\] by the config") as caught:
+    with pytest.raises(
+        ModelError, match=r"lm_head\.weight is \[64, 32\].*\[64, 33\] by the config"
+    ) as caught:
         load_model(str(folder), overrides={"hidden_size": 33})
     one_line(caught.value)
 
@@ -137,7 +139,7 @@ def test_an_override_of_the_wrong_type(folder: Path) -> None:
 )
 def test_a_damaged_tokenizer(folder: Path, content: bytes) -> None:
     (folder / "tokenizer.json").write_bytes(content)
-    with pytest.raises(ModelError, match=f"cannot load tokenizer {folder}") as caught:
+    with pytest.raises(ModelError, match="cannot load tokenizer /") as caught:
         load_tokenizer(str(folder))
     one_line(caught.value)
 

@@ -7,6 +7,7 @@ leave the batch. It serves laptops, tests and exact log-probabilities; on GPUs i
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -17,7 +18,7 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 from hone.engine import kv_cache
 from hone.engine.sampling import row_seed, sample, uniform
 from hone.engine.weights import checksum, named_weights
-from hone.errors import HoneError
+from hone.errors import HoneError, ModelError
 from hone.types import Completion, Prompt, Sampling
 
 COMPACT_BELOW = 0.8
@@ -47,6 +48,13 @@ class LocalGenerator:
         max_rows: int = 256,
         autocast: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
     ) -> None:
+        if (
+            "past_key_values" not in inspect.signature(model.forward).parameters
+        ):  # it would be ignored, in silence
+            raise ModelError(
+                f"the built-in generator cannot decode {model.config.model_type} models: their state is not a "
+                "key/value cache. Choose a model with attention, or policy.generation.backend=vllm"
+            )
         self.model, self.tokenizer = model, tokenizer
         self.stop_tokens = tuple(stop_tokens)
         self.context, self.max_rows, self.autocast = context, max_rows, autocast

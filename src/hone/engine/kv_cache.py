@@ -71,7 +71,10 @@ def slab_cache(config: Any, room: int) -> DynamicCache:
     return cache
 
 
-def select_rows(cache: DynamicCache, rows: Tensor) -> None:
-    """Keep only `rows` of the batch in every layer."""
+def select_rows(cache: Any, rows: Tensor) -> None:
+    """Keep only `rows` of the batch in every layer, as often as they are named."""
     for layer in cache.layers:
-        layer.batch_select_indices(rows)
+        recurrent = hasattr(
+            layer, "update_recurrent_state"
+        )  # such layers know one way to pick rows: that of beams
+        (layer.reorder_cache if recurrent else layer.batch_select_indices)(rows)

@@ -96,9 +96,10 @@ def _configured(source: str, overrides: Mapping[str, Any]) -> PreTrainedConfig:
 
 def _pretrained(name: str, source: str, config: PreTrainedConfig) -> PreTrainedModel:
     """With every weight from the files: one that they lack, or have in another shape, would otherwise be random."""
-    model, report = AutoModelForCausalLM.from_pretrained(
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
         source, config=config, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
     )
+    model, report = loaded
     if report["mismatched_keys"]:
         weight, stored, wanted = sorted(report["mismatched_keys"])[0]
         raise ModelError(

@@ -100,8 +100,7 @@ def linear_logprobs(
     elements = hidden.shape[0] * weight.shape[0]
     chunk = chunk_rows or max(1, CHUNK_ELEMENTS // weight.shape[0])
     keep = torch.is_grad_enabled() and chunk_rows is None and elements <= KEEP_ELEMENTS
-    with torch.autocast(device, enabled=False):
-        return _LinearLogProbs.apply(hidden, weight.to(hidden.dtype), targets, temperature, chunk, keep)
+    return _LinearLogProbs.apply(hidden, weight.to(hidden.dtype), targets, temperature, chunk, keep)
 
 
 class TokenScorer(nn.Module):
@@ -189,8 +188,8 @@ class TokenScorer(nn.Module):
         return torch.allclose(alone, packed, rtol=1e-3, atol=1e-3 * float(alone.abs().max()))
 
     def _probe(self, length: int) -> Tensor:
-        ids = torch.arange(length, device=self.model.device)[None]
-        return ids % self.model.get_input_embeddings().weight.shape[0]
+        vocabulary = self.model.config.get_text_config().vocab_size
+        return torch.arange(length, device=self.model.device)[None] % vocabulary
 
 
 @contextlib.contextmanager
