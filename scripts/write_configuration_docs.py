@@ -1,0 +1,31 @@
+"""Write docs/configuration.md from the schema; `--check` fails when it is not what the schema says."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from hone.config import document
+
+TARGET = Path(__file__).resolve().parents[1] / "docs" / "configuration.md"
+INTRODUCTION = """# Every setting
+
+Written by `python scripts/write_configuration_docs.py` from the schema; `hone config KIND [KEY]` prints the same.
+Settings come from `--config FILE` and `key=value` after it. Section and key names are NeMo RL's; its repeats per
+backend and the spellings of NeMo's tutorials are accepted, too, and a run says what it read them as. The defaults are
+for a model of your own: `hone/tiny` and `hone/tiny-sft` bring a recipe (`src/hone/embedded/recipes/`).
+"""
+
+
+def text() -> str:
+    """The whole page."""
+    parts = [INTRODUCTION]
+    for kind in ("sft", "grpo", "eval"):
+        parts.append(f"## `hone {kind}`\n\n{document(kind).strip()}\n")
+    return "\n".join(parts)
+
+
+if __name__ == "__main__":
+    if "--check" in sys.argv[1:]:
+        sys.exit(0 if TARGET.is_file() and TARGET.read_text() == text() else f"{TARGET} is out of date")
+    TARGET.write_text(text())
