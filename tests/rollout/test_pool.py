@@ -110,7 +110,7 @@ def test_a_slow_function_is_called_on_fewer_at_a_time() -> None:
             for expected_retries in (8, 0):
                 scored = await pool.score(["p"] * 8, ["c"] * 8, {})
                 assert [s.reward for s in scored] == [1.0] * 8
-                assert pool.metrics()["reward_workers/retried"] == expected_retries
+                assert pool.metrics()["workers_retried"] == expected_retries
 
     asyncio.run(run())
 

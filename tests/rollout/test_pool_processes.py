@@ -27,7 +27,7 @@ def test_a_killed_worker_is_replaced() -> None:
                 scored = await pool.score(["p"] * 4, ["a", "bb", "ccc", ""], {})
                 assert [s.reward for s in scored] == [1.0, 2.0, 3.0, 0.0]
                 assert pool.worker_pids() != [pid]
-            assert pool.metrics()["reward_workers/killed"] == 3
+            assert pool.metrics()["workers_killed"] == 3
 
     asyncio.run(run())
 

@@ -144,10 +144,10 @@ class RewardPool:
 
     def metrics(self) -> dict[str, float]:
         """Since the last call: the means of what functions reported by `log_metric`,
-        `reward_workers/retried` (calls of one completion after the call of its chunk failed) and
-        `reward_workers/killed` (or found dead)."""
+        `workers_retried` (calls of one completion after the call of its chunk failed) and
+        `workers_killed` (or found dead)."""
         means = {name: sum(values) / len(values) for name, values in self._metrics.items()}
-        counts = {f"reward_workers/{name}": float(self._counts[name]) for name in ("retried", "killed")}
+        counts = {f"workers_{name}": float(self._counts[name]) for name in ("retried", "killed")}
         self._metrics.clear()
         self._counts.clear()
         return means | counts
