@@ -2,10 +2,10 @@
 
     python scripts/build_embedded.py              rebuild in place
     python scripts/build_embedded.py --check      rebuild aside and compare with what is shipped
-    --no-weights                                  leave the weights alone (they take some minutes)
+    --no-weights                                  leave the weights alone (they take two minutes)
 
-Text files must match to the byte. Weights match bit for bit on the same kind of machine (one thread); elsewhere
-sums round differently, so what counts there is the accuracy, which --check prints.
+Text files must match to the byte. Weights match bit for bit on the same kind of machine and torch; elsewhere
+sums round differently, so what counts there is the accuracy, which is printed for both.
 """
 
 from __future__ import annotations
@@ -17,87 +17,24 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config
+import torch
+from embedded_tokenizer import CONTEXT, SPECIAL, TOKENIZER_CONFIG, VOCABULARY, build_tokenizer
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+)
 
 from hone import embedded
 from hone.embedded import task
 
-SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
-TAGS = ("<think>", "</think>", "<answer>", "</answer>")
-VOCABULARY, CONTEXT = 512, 1024
-# A word and a number keep the space before them; a number has up to three digits in one piece.
-PIECES = r"[^\r\n\p{L}\p{N}]?\p{L}+| ?\p{N}{1,3}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-# Fills the vocabulary up with what is frequent in other English text.
-COMMON_WORDS = """
-the of and to in a is that for it as was with be by on not he his but at are this have from or had an they
-which one you were her all she there would their we him been has when who will more no if out so said what up
-its about into than them can only other new some could time these two may then do first any my now such like
-our over me even most made after also did many before must through back years where much your way well down
-should because each just those people how too little good very make world still own see work long get here
-between both life being under day same another know while last might us great year off come since against
-right came take used three number sum total each first then so answer question problem step because left add
-half twice price cost day week hour
-system user assistant
-"""
-# Class and keys that transformers 4 and 5 both know, since other tools read these files too.
-TOKENIZER_CONFIG = {
-    "tokenizer_class": "PreTrainedTokenizerFast",
-    "pad_token": SPECIAL[0],
-    "eos_token": SPECIAL[2],
-    "additional_special_tokens": [SPECIAL[1]],
-    "model_max_length": CONTEXT,
-    "clean_up_tokenization_spaces": False,
-}
-CHAT_TEMPLATE = """\
-{%- for message in messages -%}
-{{- '<|im_start|>' + message['role'] + '\\n' -}}
-{%- if message['role'] == 'assistant' -%}
-{%- generation -%}
-{{- message['content'] + '<|im_end|>' -}}
-{%- endgeneration -%}
-{%- else -%}
-{{- message['content'] + '<|im_end|>' -}}
-{%- endif -%}
-{{- '\\n' -}}
-{%- endfor -%}
-{%- if add_generation_prompt -%}
-{{- '<|im_start|>assistant\\n' -}}
-{%- endif -%}
-"""
-
-
-def build_tokenizer(pieces: str = PIECES) -> PreTrainedTokenizerFast:
-    """Byte-level BPE on the word problems. Nothing is normalised: every text comes back byte by byte."""
-    bpe = Tokenizer(models.BPE())
-    split = pre_tokenizers.Split(Regex(pieces), "isolated")
-    to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    bpe.pre_tokenizer = pre_tokenizers.Sequence([split, to_bytes])
-    bpe.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY - len(TAGS),
-        special_tokens=list(SPECIAL),
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=False,
-    )
-    bpe.train_from_iterator(_corpus(), trainer)
-    bpe.add_tokens([AddedToken(tag, normalized=False, special=False) for tag in TAGS])
-    named = {key: value for key, value in TOKENIZER_CONFIG.items() if key != "tokenizer_class"}
-    return PreTrainedTokenizerFast(tokenizer_object=bpe, chat_template=CHAT_TEMPLATE, **named)
-
-
-def _corpus() -> list[str]:
-    """The word problems without the tags, which are tokens of their own, and a few common words."""
-    texts = ["user\nassistant\n" * 10, *[COMMON_WORDS] * 2]
-    for row in task.rows("sft"):
-        text = row["prompt"][0]["content"] + "\n" + row["completion"][0]["content"]
-        for tag in TAGS:
-            text = text.replace(tag, "\n")
-        texts.append(text)
-    return texts
+SEED, STEPS, BATCH, LR, WARM_UP = 0, 1000, 16, 1e-3, 20  # those of recipes/sft.yaml
 
 
 def build_config() -> Qwen3Config:
@@ -105,12 +42,12 @@ def build_config() -> Qwen3Config:
     return Qwen3Config(
         architectures=["Qwen3ForCausalLM"],
         vocab_size=VOCABULARY,
-        hidden_size=128,
-        num_hidden_layers=4,
-        num_attention_heads=4,
+        hidden_size=192,
+        num_hidden_layers=2,
+        num_attention_heads=6,
         num_key_value_heads=2,
         head_dim=32,
-        intermediate_size=384,
+        intermediate_size=512,
         max_position_embeddings=CONTEXT,
         tie_word_embeddings=True,
         bos_token_id=None,
@@ -134,39 +71,102 @@ def build_texts(folder: Path) -> None:
 
 
 def _without_version(path: Path) -> None:
-    """Drop the line that names the transformers version, so that another version writes the same bytes."""
-    lines = [line for line in path.read_text().splitlines() if '"transformers_version"' not in line]
-    if lines[-2].endswith(","):
-        lines[-2] = lines[-2][:-1]
-    path.write_text("\n".join(lines) + "\n")
+    """Drop the version of transformers, so that another version writes the same bytes."""
+    values = json.loads(path.read_text())
+    del values["transformers_version"]
+    path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
 
 
-def check_texts(folder: Path) -> list[str]:
-    """Names of the text files that differ from the shipped ones."""
+def build_weights(folder: Path) -> None:
+    """SFT from random weights, as recipes/sft.yaml has it, in plain torch; stored as float16."""
+    tokenizer = build_tokenizer()
+    torch.manual_seed(SEED)
+    model = AutoModelForCausalLM.from_config(build_config(), dtype=torch.float32)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LR, betas=(0.9, 0.95), weight_decay=0.01)
+    rows = task.rows("sft", STEPS * BATCH)
+    for step in range(STEPS):
+        share = min((step + 1) / WARM_UP, (STEPS - step) / (STEPS - WARM_UP))
+        optimizer.param_groups[0]["lr"] = LR * share
+        tokens_ST, targets_ST = _batch(tokenizer, rows[step * BATCH : (step + 1) * BATCH])
+        model(input_ids=tokens_ST, labels=targets_ST).loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+    model.half().save_pretrained(folder / "tiny-sft")
+
+
+def _batch(
+    tokenizer: PreTrainedTokenizerFast, rows: list[dict[str, Any]]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Padded tokens and labels [S, T]; only what the assistant says is a label, the others are -100."""
+    encoded = tokenizer.apply_chat_template(
+        [row["prompt"] + row["completion"] for row in rows],
+        return_dict=True,
+        return_assistant_tokens_mask=True,
+        return_tensors="pt",
+        padding=True,
+    )
+    tokens, mask = encoded["input_ids"], torch.as_tensor(encoded["assistant_masks"]).bool()
+    return tokens, tokens.masked_fill(~mask, -100)
+
+
+def accuracy(folder: Path, limit: int = 512) -> float:
+    """Greedy accuracy on the first `limit` test problems."""
+    tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    rows = task.rows("test", limit)
+    prompts = [row["prompt"] for row in rows]
+    inputs = tokenizer.apply_chat_template(
+        prompts, add_generation_prompt=True, return_dict=True, return_tensors="pt", padding=True
+    )
+    tokens = model.generate(**inputs, max_new_tokens=48, do_sample=False)[:, inputs["input_ids"].shape[1] :]
+    right = [
+        task.parse_answer(text) == row["answer"]
+        for text, row in zip(tokenizer.batch_decode(tokens), rows, strict=True)
+    ]
+    return sum(right) / len(right)
+
+
+def check(folder: Path, weights: bool) -> int:
+    """Say what differs from the shipped files; 1 when a text file does or the accuracy is another."""
     shipped = embedded.MODELS["hone/tiny"].parent
-    found = {path.relative_to(folder) for path in folder.rglob("*") if path.suffix in (".json", ".jinja")}
-    there = {
-        path.relative_to(shipped) for name in ("tiny", "tiny-sft") for path in (shipped / name).glob("*.j*")
-    }
-    same = {path for path in found & there if (folder / path).read_bytes() == (shipped / path).read_bytes()}
-    return sorted(map(str, (found | there) - same))
+    names = {path.relative_to(folder) for path in folder.rglob("*.j*")}
+    names |= {path.relative_to(shipped) for model in embedded.MODELS.values() for path in model.glob("*.j*")}
+    different = [name for name in sorted(names) if _bytes(folder / name) != _bytes(shipped / name)]
+    print("\n".join(f"differs: {name}" for name in different) or "text files: identical")
+    if not weights:
+        return bool(different)
+    name = "tiny-sft/model.safetensors"
+    same = _bytes(folder / name) == _bytes(shipped / name)
+    before, after = accuracy(shipped / "tiny-sft"), accuracy(folder / "tiny-sft")
+    print(f"weights: {'identical' if same else 'differ'}; accuracy shipped {before:.1%}, rebuilt {after:.1%}")
+    return bool(different) or abs(before - after) > 0.15
+
+
+def _bytes(path: Path) -> bytes | None:
+    return path.read_bytes() if path.is_file() else None
 
 
 def main() -> int:
-    """Rebuild in place, or compare; 1 when something shipped differs."""
+    """Rebuild in place, or compare; 1 when what is shipped differs."""
     parser = argparse.ArgumentParser(description="Rebuild the embedded model")
     parser.add_argument("--check", action="store_true", help="compare with what is shipped, change nothing")
     parser.add_argument("--no-weights", action="store_true", help="text files only")
     options = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)
     with tempfile.TemporaryDirectory() as aside:
         folder = Path(aside)
+        if not options.no_weights:
+            build_weights(folder)
         build_texts(folder)
         if options.check:
-            different = check_texts(folder)
-            print("\n".join(f"differs: {name}" for name in different) or "text files: identical")
-            return 1 if different else 0
+            return check(folder, weights=not options.no_weights)
         for name, shipped in embedded.MODELS.items():
-            shutil.copytree(folder / name.removeprefix("hone/"), shipped, dirs_exist_ok=True)
+            built = folder / name.removeprefix("hone/")
+            shutil.copytree(built, shipped, copy_function=shutil.copyfile, dirs_exist_ok=True)
+        if not options.no_weights:
+            print(f"hone/tiny-sft: greedy accuracy {accuracy(folder / 'tiny-sft'):.1%}")
     return 0
 
 

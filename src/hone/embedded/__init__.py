@@ -1,8 +1,8 @@
 """The embedded default: a tiny model, its tokenizer, a generated task and recipes, all inside the package.
 
 `hone/tiny` has no weights (callers initialise at random), `hone/tiny-sft` has those that SFT left half-good,
-and `hone/word-problems` is the task (see `task`). No torch is imported here. `scripts/build_embedded.py` in the
-repository rebuilds every file.
+and `hone/word-problems` is the task (see `task`). No torch is imported here. `scripts/build_embedded.py` in
+the repository rebuilds every file.
 """
 
 from __future__ import annotations

@@ -4,16 +4,17 @@
     <think>7 + 5 = 12. 12 - 3 = 9.</think><answer>9</answer>          careful
     <think>I guess 12.</think><answer>12</answer>                      hasty
 
-What the demo shows, and what it does not. The demonstrations are mixed on purpose: `CAREFUL_SHARE` of them are
-careful (every step, right answer), the others are hasty (no steps, and the answer of the *first* step: right for
-the one-step problems, which are `ONE_STEP_SHARE` of all, wrong for the others). SFT from random weights learns
-both styles. The hasty one is the more likely, so greedy decoding gets about the one-step problems right. GRPO
-with a correct-answer reward then finds that the careful style pays. So GRPO here mostly *selects* a skill that SFT
-has put there; it does not discover arithmetic. That is what makes it work in a minute on two cores.
+What the demo shows, and what it does not. The demonstrations are mixed on purpose: `CAREFUL_SHARE` of them
+are careful (every step, right answer), the others are hasty (no steps, and the answer of the *first* step:
+right for the one-step problems, which are `ONE_STEP_SHARE` of all, wrong for the others). SFT from random
+weights learns both styles. The hasty one is the more likely, so greedy decoding gets about the one-step
+problems right. GRPO with a correct-answer reward then finds that the careful style pays. So GRPO here
+mostly *selects* a skill that SFT has put there; it does not discover arithmetic. That is what makes it work
+in a minute on two cores.
 
-A *problem* is a family and its numbers. Each problem belongs to exactly one split (by a hash), whatever names and
-objects dress it up, so no text is shared between splits. Rows depend on integer arithmetic alone: the same on
-every Python version and machine.
+A *problem* is a family and its numbers. Each problem belongs to exactly one split (by a hash), whatever
+names and objects dress it up, so no text is shared between splits. Rows depend on integer arithmetic alone:
+the same on every Python version and machine.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ CAREFUL_SHARE = 0.4
 """Share of the demonstrations that write the steps."""
 ONE_STEP_SHARE = 1 / 3
 """Share of the problems that have one step; the hasty style is right on these alone."""
-SPLIT_ROWS = {"sft": 24_000, "train": 8_000, "validation": 256, "test": 512}
+SPLIT_ROWS = {"sft": 16_000, "train": 8_000, "validation": 256, "test": 512}
 """Rows of each split. sft and validation demonstrate; train (for RL) and test have a prompt and an answer."""
 _BUCKETS = ("sft",) * 10 + ("train",) * 6 + ("validation",) * 1 + ("test",) * 3
 
