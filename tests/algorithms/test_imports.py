@@ -1,4 +1,4 @@
-"""An algorithm knows torch, the types, its configuration and the tensor functions: no machine, no server, no library."""
+"""An algorithm knows torch, the types, its configuration and the tensor functions: no machine, no server."""
 
 from __future__ import annotations
 
