@@ -151,6 +151,8 @@ def _run(kind: str, argv: list[str]) -> int:
 
 
 def _ending(summary: Mapping[str, Any]) -> str:
+    if summary.get("message"):
+        return str(summary["message"])
     why = f" ({summary['stopped']})" if summary.get("stopped") else ""
     return (
         f"{'stopped' if why else 'done'} at step {summary['step']}/{summary['total_steps']}{why} after "

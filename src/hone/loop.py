@@ -5,24 +5,35 @@ A loop's body is what is its own; everything that must not differ between algori
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import FrameType
+from types import FrameType, TracebackType
 from typing import Any, Protocol
 
 import yaml
 
 from hone.config import GRPOConfig, Loaded, SFTConfig
-from hone.engine.checkpoint import Checkpoints, Saved, flat_metric, random_state, restore_random_state
-from hone.errors import CheckpointError, Interrupted
+from hone.engine.build import placement_notices
+from hone.engine.checkpoint import (
+    Checkpoints,
+    Saved,
+    random_state,
+    restore_random_state,
+    verify,
+)
+from hone.errors import CheckpointError, Interrupted, TrainingError
 from hone.tracking import MetricLog, Progress, RunFolder, draw_curves
 
 FREE_TO_CHANGE = ("checkpointing", "logger", "cluster")
 """Sections that do not alter what a run computes: a resumed run may have them otherwise."""
-FREE_KEYS = ("max_num_steps", "max_num_epochs", "val_period", "val_at_start", "val_at_end", "val_start_at")
+GOAL_KEYS = ("stop_at_validation_metric", "stop_at_validation_threshold")
+LENGTH_KEYS = ("max_num_steps", "max_num_epochs")
+VALIDATION_KEYS = ("val_period", "val_at_start", "val_at_end", "val_start_at")
+FREE_KEYS = (*GOAL_KEYS, *LENGTH_KEYS, *VALIDATION_KEYS, "num_workers")
 
 
 class Cursor(Protocol):
@@ -36,13 +47,15 @@ class Cursor(Protocol):
 class Run:
     """One training run, from its start or from its last checkpoint to its end.
 
-        run = Run(loaded, "sft", total_steps=..., parts=..., data=..., tokenizer=...)
-        await run.resume()
-        with run:
-            for step in run.steps():
-                ...
-                await run.end_step(step, metrics, tokens=...)
+    run = Run(loaded, "sft", total_steps=..., parts=..., data=..., tokenizer=...)
+    await run.resume()
+    if run.finished:
         return run.summary()
+    with run:
+        for step in run.steps():
+            ...
+            await run.end_step(step, metrics, tokens=...)
+    return run.summary()
     """
 
     def __init__(
@@ -58,48 +71,73 @@ class Run:
         config: SFTConfig | GRPOConfig = loaded.config
         self.config, self.kind, self.total_steps = config, kind, total_steps
         self.parts, self.data, self.tokenizer = parts, data, tokenizer
-        self.yaml = loaded.to_yaml()
+        self.yaml, self.notices = loaded.to_yaml(), loaded.notices
         self.checkpoints = Checkpoints(config.checkpointing)
         self.folder = RunFolder(config.checkpointing.checkpoint_dir, config.logger.log_dir)
         self.step = 0
         self.latest: dict[str, float] = {}
         self.stop_reason: str | None = None
-        self._started = time.monotonic()
+        self._goal: str | None = None
+        self._started = self._step_started = time.monotonic()
+        self._slowest_step = self._slowest_save = 0.0
         self._deadline = self._parse_deadline()
         self._interrupted = False
-        self._saved_step = 0
+        self._saved_step = self._first_step = 0
 
     async def resume(self) -> None:
         """Go to the state of the newest checkpoint, if there is one.
 
         Raises CheckpointError when that run had other settings, or its files are damaged.
         """
+        self.checkpoints.tidy()
         steps = self.checkpoints.steps() if self.config.checkpointing.enabled else []
         if steps:
-            self.step = self._saved_step = steps[-1]
-            self._check_same_run(self.checkpoints.path(self.step))
+            self.step = self._saved_step = self._first_step = steps[-1]
+            changed = self._check_same_run(self.checkpoints.path(self.step))
             state = await self.checkpoints.load(self.step, self.parts)
             self.data.load_state_dict(state["data"])
             restore_random_state(state["random"])
             self.latest = self.checkpoints.metrics(self.step)
-        self.folder.write_config(self.yaml)
+            if not any(key.endswith(GOAL_KEYS) for key in changed):
+                self.stop_reason = self._goal = state.get("goal")
+        if not self.finished:
+            self.folder.write_config(self.yaml)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the checkpoint that was loaded is the end of the run: then there is nothing to do or to write."""
+        return self.step > 0 and (self.step >= self.total_steps or self._goal is not None)
 
     def __enter__(self) -> Run:
-        self._handlers = {kind: signal.signal(kind, self._on_signal) for kind in (signal.SIGINT, signal.SIGTERM)}
-        self.metrics = MetricLog(self.folder, self.config.logger, self.step or None, yaml.safe_load(self.yaml))
+        self._forget_later_steps()
+        self.metrics = MetricLog(
+            self.folder, self.config.logger, self.step or None, yaml.safe_load(self.yaml)
+        )
+        self._handlers = {
+            kind: signal.signal(kind, self._on_signal) for kind in (signal.SIGINT, signal.SIGTERM)
+        }
         self.progress = Progress(self.total_steps, self.kind, self.step)
         self.progress.__enter__()
+        for notice in (*self.notices, *placement_notices(self.config)):
+            self.progress.note(notice)
         if self.step:
             self.progress.note(f"resumed from {self.checkpoints.path(self.step)}")
+        self._step_started = time.monotonic()
         return self
 
-    def __exit__(self, *exception: Any) -> None:
-        self.progress.__exit__(*exception)
-        self.metrics.close()
-        for kind, handler in self._handlers.items():
-            signal.signal(kind, handler)
-        if self.step:
-            draw_curves(self.folder.metrics, self.folder.curves, f"{self.kind}: {self._title()}")
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.progress.__exit__(kind, error, trace)
+        # A disk that is full is full here, too: what went wrong first is what is to be told.
+        with contextlib.suppress(OSError) if error is not None else contextlib.nullcontext():
+            self.metrics.close()
+            if self.step:
+                draw_curves(self.folder.metrics, self.folder.curves, f"{self.kind}: {self._title()}")
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        if isinstance(error, TrainingError):
+            raise TrainingError(f"{error}. {self._way_back()}") from error
 
     def steps(self) -> Iterator[int]:
         """The steps still to do. Ends early when something asked the run to stop."""
@@ -116,17 +154,21 @@ class Run:
         self.step = step
         self.log(step, metrics)
         self.progress.update(step, {**metrics}, tokens)
+        self._slowest_step = max(self._slowest_step, time.monotonic() - self._step_started)
         if self._interrupted:
             self.stop_reason = "interrupted"
-        elif self._deadline is not None and time.monotonic() - self._started > self._deadline:
+        elif self._deadline is not None and self._time_of_next_save() > self._deadline:
             self.stop_reason = "checkpoint_must_save_by"
         settings = self.config.checkpointing
         last = step >= self.total_steps or self.stop_reason is not None
         if settings.enabled and (last or step % settings.save_period == 0):
             await self.save()
-        if self._interrupted:
-            saved = f"saved {self.checkpoints.path(step)}; run the same command to go on" if settings.enabled else (
-                "nothing was saved (checkpointing.enabled=false)"
+        self._step_started = time.monotonic()
+        if self._interrupted and not step >= self.total_steps:
+            saved = (
+                f"saved {self.checkpoints.path(step)}; run the same command to go on"
+                if settings.enabled
+                else ("nothing was saved (checkpointing.enabled=false)")
             )
             raise Interrupted(f"stopped after step {step}: {saved}")
 
@@ -136,22 +178,24 @@ class Run:
             await self.save()
 
     def stop(self, reason: str) -> None:
-        """End the run after this step, saving it."""
-        self.stop_reason = reason
+        """End the run after this step, saving it: its goal is reached, and the same command will not go on."""
+        self.stop_reason = self._goal = reason
 
     async def save(self) -> None:
         """Write a checkpoint of the present step, once."""
         if self._saved_step == self.step:
             return
+        started = time.monotonic()
         path = await self.checkpoints.save(
             self.step,
             self.parts,
             tokenizer=self.tokenizer,
-            state={"data": self.data.state_dict(), "random": random_state()},
+            state={"data": self.data.state_dict(), "random": random_state(), "goal": self._goal},
             metrics=self.latest,
             config_yaml=self.yaml,
         )
         self._saved_step = self.step
+        self._slowest_save = max(self._slowest_save, time.monotonic() - started)
         self.progress.note(f"saved {path}")
 
     def summary(self) -> dict[str, Any]:
@@ -160,10 +204,41 @@ class Run:
             "step": self.step,
             "total_steps": self.total_steps,
             "stopped": self.stop_reason,
+            "message": self._finished_message() if self.finished and self.step == self._first_step else None,
             "seconds": round(time.monotonic() - self._started, 2),
             "folder": str(self.folder.path),
             "metrics": self.latest,
         }
+
+    def _finished_message(self) -> str:
+        reached = f": {self._goal}" if self._goal is not None else ""
+        more = (
+            f"grpo.{GOAL_KEYS[1]}"
+            if self._goal is not None
+            else f"{self.kind}.max_num_steps or max_num_epochs"
+        )
+        return (
+            f"{self.folder.path} is a finished run (step {self.step} of {self.total_steps}{reached}); nothing was "
+            f"changed. To train it further raise {more}; for a new run name another checkpointing.checkpoint_dir"
+        )
+
+    def _way_back(self) -> str:
+        """Where a run that cannot go on stands."""
+        steps = self.checkpoints.steps() if self.config.checkpointing.enabled else []
+        if not steps:
+            return "No checkpoint had been written"
+        text = f"The last checkpoint is {self.checkpoints.path(steps[-1])}"
+        if len(steps) > 1:
+            text += f"; should it be spoilt already, remove that folder to go back to step_{steps[-2]}"
+        return text
+
+    def _forget_later_steps(self) -> None:
+        """Remove samples of steps after the checkpoint, which are to be done again or (in a new run) never were."""
+        for folder in (self.folder.rollouts, self.folder.validation):
+            for file in folder.glob("step_*.jsonl"):
+                number = file.stem.removeprefix("step_")
+                if number.isdigit() and int(number) > (self.step or -1):
+                    file.unlink()
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self._interrupted:
@@ -171,7 +246,12 @@ class Run:
                 f"stopped at once, in step {self.step + 1}: the last checkpoint stands; run the same command to go on"
             )
         self._interrupted = True
-        self.progress.note("stopping: this step is finished and saved first (Ctrl-C again stops at once)")
+        with contextlib.suppress(RuntimeError):  # the signal came while this very line was being written
+            self.progress.note("stopping: this step is finished and saved first (Ctrl-C again stops at once)")
+
+    def _time_of_next_save(self) -> float:
+        """Seconds after the start at which a further step would have been saved, if it is as slow as the slowest."""
+        return time.monotonic() - self._started + self._slowest_step + 2 * self._slowest_save
 
     def _parse_deadline(self) -> float | None:
         text = self.config.checkpointing.checkpoint_must_save_by
@@ -180,24 +260,23 @@ class Run:
         days, hours, minutes, seconds = (int(part) for part in text.split(":"))
         return float(((days * 24 + hours) * 60 + minutes) * 60 + seconds)
 
-    def _check_same_run(self, path: Path) -> None:
-        if self.config.checkpointing.allow_config_change:
-            return
-        try:
-            saved = yaml.safe_load((path / "config.yaml").read_text())
-        except (OSError, yaml.YAMLError) as error:
-            raise CheckpointError(f"checkpoint {path} is damaged: config.yaml cannot be read") from error
-        changed = [
+    def _check_same_run(self, path: Path) -> list[str]:
+        """The keys that have changed since `path` was written. Raises CheckpointError when they may not."""
+        verify(path, only="config.yaml", fallback=self.checkpoints.before(path))
+        saved = yaml.safe_load((path / "config.yaml").read_text())
+        differences = list(_differences(saved, yaml.safe_load(self.yaml)))
+        bad = [
             f"{key}: {old!r} -> {new!r}"
-            for key, old, new in _differences(saved, yaml.safe_load(self.yaml))
+            for key, old, new in differences
             if key.split(".")[0] not in FREE_TO_CHANGE and key.split(".")[-1] not in FREE_KEYS
         ]
-        if changed:
+        if bad and not self.config.checkpointing.allow_config_change:
             raise CheckpointError(
-                f"{path} was made with other settings ({'; '.join(changed[:6])}). For a new run set another "
+                f"{path} was made with other settings ({'; '.join(bad[:6])}). For a new run set another "
                 f"checkpointing.checkpoint_dir (or remove {self.checkpoints.root}); to go on with the changed "
                 "settings set checkpointing.allow_config_change=true"
             )
+        return [key for key, _, _ in differences]
 
     def _title(self) -> str:
         return os.path.basename(self.config.policy.model_name.rstrip("/"))
@@ -209,9 +288,3 @@ def _differences(old: Any, new: Any, prefix: str = "") -> Iterator[tuple[str, An
             yield from _differences(old.get(key), new.get(key), f"{prefix}.{key}" if prefix else str(key))
     elif old != new:
         yield prefix, old, new
-
-
-def best_metric_column(config: SFTConfig | GRPOConfig) -> str | None:
-    """The column of metrics.csv that ranks this run's checkpoints."""
-    name = config.checkpointing.metric_name
-    return None if name is None else flat_metric(name)

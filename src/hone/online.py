@@ -5,7 +5,6 @@ Synchronous today: rollouts of step k are sampled from the weights after step k 
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from hone.engine import Engine
 from hone.engine.build import tokenizer_of
 from hone.engine.checkpoint import flat_metric
 from hone.loop import Run
+from hone.process import run_alone
 from hone.rollout.collect import collect, open_pool
 from hone.rollout.rewards.pool import RewardPool
 from hone.tracking import write_rollouts
@@ -28,7 +28,7 @@ from hone.types import Group, Prompt, Rollout, Sampling
 
 def main(loaded: Loaded) -> dict[str, Any]:
     """Train as configured; returns the run's summary. Raises HoneError for all that is expected to go wrong."""
-    return asyncio.run(train(loaded))
+    return run_alone(loaded.config, train(loaded))
 
 
 async def train(loaded: Loaded) -> dict[str, Any]:
@@ -48,6 +48,8 @@ async def train(loaded: Loaded) -> dict[str, Any]:
             tokenizer=tokenizer,
         )
         await run.resume()
+        if run.finished:
+            return run.summary()
         assert parts.generator is not None
         await parts.generator.update_weights(run.step, parts.learner.weights())
         with run:
@@ -118,7 +120,9 @@ def validation_is_due(step: int, total: int, config: GRPOConfig) -> bool:
     """At the period (once `val_start_at` has passed), and at the end when asked for."""
     if step == total and config.grpo.val_at_end:
         return True
-    return config.grpo.val_period > 0 and step % config.grpo.val_period == 0 and step >= config.grpo.val_start_at
+    return (
+        config.grpo.val_period > 0 and step % config.grpo.val_period == 0 and step >= config.grpo.val_start_at
+    )
 
 
 async def validate(
@@ -185,7 +189,9 @@ def _print_samples(rollouts: Sequence[Rollout], run: Run, count: int) -> None:
     for rollout in rollouts[:count]:
         content = rollout.prompt.content
         asked = content if isinstance(content, str) else content[-1]["content"]
-        run.progress.note(f"{asked}\n  -> {rollout.text}\n  reward {rollout.reward} (row {Path(rollout.prompt.id).name})")
+        run.progress.note(
+            f"{asked}\n  -> {rollout.text}\n  reward {rollout.reward} (row {Path(rollout.prompt.id).name})"
+        )
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -14,12 +13,13 @@ from hone.data import SupervisedData, build_supervised
 from hone.engine.build import tokenizer_of
 from hone.engine.learner import LocalLearner
 from hone.loop import Run
+from hone.process import run_alone
 from hone.types import Sample
 
 
 def main(loaded: Loaded) -> dict[str, Any]:
     """Train as configured; returns the run's summary. Raises HoneError for all that is expected to go wrong."""
-    return asyncio.run(train(loaded))
+    return run_alone(loaded.config, train(loaded))
 
 
 async def train(loaded: Loaded) -> dict[str, Any]:
@@ -37,6 +37,8 @@ async def train(loaded: Loaded) -> dict[str, Any]:
         tokenizer=tokenizer,
     )
     await run.resume()
+    if run.finished:
+        return run.summary()
     with run:
         if config.sft.val_at_start and run.step == 0:
             run.log(0, await validate(learner, data.validation, config))
@@ -47,9 +49,13 @@ async def train(loaded: Loaded) -> dict[str, Any]:
                 break
             metrics = await sft.step(learner, samples)
             tokens = sum(len(sample) for sample in samples)
-            metrics = describe(metrics, samples, data) | {"tokens_per_s": tokens / (time.perf_counter() - started)}
+            metrics = describe(metrics, samples, data) | {
+                "tokens_per_s": tokens / (time.perf_counter() - started)
+            }
             last = step == run.total_steps
-            if (config.sft.val_period > 0 and step % config.sft.val_period == 0) or (last and config.sft.val_at_end):
+            if (config.sft.val_period > 0 and step % config.sft.val_period == 0) or (
+                last and config.sft.val_at_end
+            ):
                 metrics |= await validate(learner, data.validation, config)
             await run.end_step(step, metrics, tokens=tokens)
         await run.finish()

@@ -1,0 +1,90 @@
+"""What a run asks of its process and its folder: one run in a folder, and Ctrl-C that is heard at any time."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import fcntl
+import os
+import signal
+import tempfile
+from collections.abc import Coroutine, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+from hone.config import GRPOConfig, SFTConfig
+from hone.errors import CheckpointError
+from hone.tracking import RunFolder
+
+
+def run_alone(config: SFTConfig | GRPOConfig, main: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any]:
+    """A loop's result, with the run's folder held for it alone.
+
+    Raises CheckpointError, before anything is loaded, for a folder that cannot be written or is in use.
+    """
+    with contextlib.closing(main), claimed(config):
+        return run_async(main)
+
+
+def run_async(main: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any]:
+    """`asyncio.run` that Ctrl-C stops at once.
+
+    asyncio's own way is to cancel the task at its next wait, and a loop in one process may never wait. It keeps out
+    where it finds another handler than Python's default.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _interrupt)
+    try:
+        return asyncio.run(main)
+    finally:
+        if before is signal.default_int_handler:
+            signal.signal(signal.SIGINT, before)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def claimed(config: SFTConfig | GRPOConfig) -> Iterator[None]:
+    """Hold the run's folder: two processes that train into one would destroy each other's checkpoints.
+
+    The claim ends with the process, however that ends.
+    """
+    folder = RunFolder(config.checkpointing.checkpoint_dir, config.logger.log_dir)
+    _check_writable(
+        folder.logs, "logger.log_dir" if config.logger.log_dir else "checkpointing.checkpoint_dir"
+    )
+    _check_writable(folder.path, "checkpointing.checkpoint_dir")
+    descriptor = os.open(folder.path, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise CheckpointError(
+                f"another run is writing to checkpointing.checkpoint_dir={folder.path}: wait for it to end, or name "
+                "another folder"
+            ) from error
+        except OSError as error:
+            if error.errno not in (errno.ENOTSUP, errno.ENOLCK, errno.ENOSYS):  # a file system without locks
+                raise
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _check_writable(path: Path, key: str) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise  # the command line says what to do about a full disk
+        reason = "it is a file" if isinstance(error, FileExistsError) else error.strerror or str(error)
+        raise CheckpointError(
+            f"{key}={path} cannot be written to: {reason}. Name a folder that can"
+        ) from error
