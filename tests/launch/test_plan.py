@@ -85,6 +85,7 @@ def test_eval_and_dry_run(capsys: pytest.CaptureFixture[str], model: Path) -> No
         "data.dataset_name=/nowhere/test.jsonl",
         "rewards.functions=[{name: answer}]",
         "eval.num_tests_per_prompt=16",
+        "generation.temperature=0.7",
     )
     assert code == 0
     assert "16 answers for each problem" in text
