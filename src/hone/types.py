@@ -6,9 +6,9 @@ Shapes are in the names: `_T` tokens of one sequence, `_N` the target tokens of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -151,6 +151,26 @@ class LossOutput:
 
 LossFn = Callable[[Outputs, Batch, Totals], LossOutput]
 """Must be picklable: it travels to workers."""
+
+
+class Scorer(Protocol):
+    """A model that gives log-probabilities; `engine/` has the implementations."""
+
+    async def forward(self, samples: Sequence[Sample]) -> list[Tensor]:
+        """Log-probabilities of each sample's targets, in order: one fp32 tensor [targets] each."""
+        ...
+
+
+class Learner(Scorer, Protocol):
+    """What an algorithm asks of a model that is trained."""
+
+    async def forward_backward(self, samples: Sequence[Sample], loss: LossFn) -> dict[str, float]:
+        """Add the gradient of the loss over a global batch; its denominators are counted before any backward."""
+        ...
+
+    async def optim_step(self) -> dict[str, float]:
+        """Clip, update, advance the schedule, clear the gradients."""
+        ...
 
 
 @dataclass(frozen=True)

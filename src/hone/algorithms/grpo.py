@@ -7,8 +7,7 @@
 Dr. GRPO: normalize_rewards false, constant_denominator L. DAPO: ratio_clip_max above ratio_clip_min, token-level
 loss. GSPO: sequence_level_importance_ratios, token_level_loss false. CISPO: use_cispo.
 
-Simplified away: no value model, no entropy bonus. With one update per rollout pi_old is pi itself, so its
-log-probabilities are not computed a second time: rho is exactly 1 and its gradient is that of log pi.
+Simplified away: value model, entropy bonus. With one update per rollout pi_old is pi itself and is not computed again.
 """
 
 from __future__ import annotations
@@ -16,29 +15,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from hone.algorithms import ops
-from hone.config import GRPOConfig
-from hone.config.schema import GRPOSection, LossConfig
-from hone.types import Batch, Group, LossFn, LossOutput, Outputs, Rollout, Sample, Totals, sample_of
-
-
-class Scorer(Protocol):
-    """A model that gives log-probabilities."""
-
-    async def forward(self, samples: list[Sample]) -> list[Tensor]: ...
-
-
-class Trained(Scorer, Protocol):
-    """The verbs that a GRPO step needs of a Learner."""
-
-    async def forward_backward(self, samples: list[Sample], loss: LossFn) -> dict[str, float]: ...
-
-    async def optim_step(self) -> dict[str, float]: ...
+from hone.config.schema import GRPOConfig, GRPOSection, LossConfig
+from hone.types import (
+    Batch,
+    Group,
+    Learner,
+    LossOutput,
+    Outputs,
+    Rollout,
+    Sample,
+    Scorer,
+    Totals,
+    sample_of,
+)
 
 
 def advantages(groups: Sequence[Group], config: GRPOSection) -> None:
@@ -50,12 +44,9 @@ def advantages(groups: Sequence[Group], config: GRPOSection) -> None:
             rewards_G,
             leave_one_out=config.use_leave_one_out_baseline,
             normalize=config.normalize_rewards,
+            limits=(config.advantage_clip_low, config.advantage_clip_high),
         )
         for rollout, value in zip(scored, values_G.tolist(), strict=True):
-            if config.advantage_clip_low is not None:
-                value = max(value, config.advantage_clip_low)
-            if config.advantage_clip_high is not None:
-                value = min(value, config.advantage_clip_high)
             rollout.advantage = value
 
 
@@ -88,9 +79,8 @@ class GRPOLoss:
             constant=config.constant_denominator,
         )
         generated_N = batch.token_columns["generation_logprobs"]
-        old_N = batch.token_columns.get("old_logprobs", logprobs_N.detach())
-        if config.force_on_policy_ratio:
-            old_N = logprobs_N.detach()
+        on_policy = config.force_on_policy_ratio or "old_logprobs" not in batch.token_columns
+        old_N = logprobs_N.detach() if on_policy else batch.token_columns["old_logprobs"]
         advantage_N = batch.per_token(batch.sequence_columns["advantage"])
         log_ratio_N = logprobs_N - old_N
         if config.sequence_level_importance_ratios:
@@ -146,16 +136,21 @@ class GRPOLoss:
 
     def _kl(self, logprobs_N: Tensor, generated_N: Tensor, reference_N: Tensor) -> Tensor:
         config = self.config
-        kl_N = ops.kl_estimate(
-            logprobs_N,
-            reference_N,
-            config.reference_policy_kl_type,
-            input_clamp=config.kl_input_clamp_value,
-            output_clamp=config.kl_output_clamp_value,
-        )
+        kl_N = kl(logprobs_N, reference_N, config)
         if config.use_on_policy_kl_approximation:  # the estimate holds under the policy, not the generator
             kl_N = kl_N * (logprobs_N - generated_N).detach().exp()
         return kl_N
+
+
+def kl(logprobs_N: Tensor, reference_N: Tensor, config: LossConfig) -> Tensor:
+    """Per-token KL(policy || reference), estimated as configured."""
+    return ops.kl_estimate(
+        logprobs_N,
+        reference_N,
+        config.reference_policy_kl_type,
+        input_clamp=config.kl_input_clamp_value,
+        output_clamp=config.kl_output_clamp_value,
+    )
 
 
 def charge_kl(rollouts: Sequence[Rollout], slots: Sequence[Sample | None], config: LossConfig) -> None:
@@ -163,18 +158,12 @@ def charge_kl(rollouts: Sequence[Rollout], slots: Sequence[Sample | None], confi
     for rollout, sample in zip(rollouts, slots, strict=True):
         if sample is not None and rollout.reward is not None:
             columns = sample.token_columns
-            kl_T = ops.kl_estimate(
-                columns["old_logprobs"],
-                columns.pop("reference_logprobs"),
-                config.reference_policy_kl_type,
-                input_clamp=config.kl_input_clamp_value,
-                output_clamp=config.kl_output_clamp_value,
-            )
+            kl_T = kl(columns["old_logprobs"], columns.pop("reference_logprobs"), config)
             rollout.reward -= config.reference_policy_kl_penalty * float(kl_T.sum())
 
 
 async def step(
-    learner: Trained, reference: Scorer | None, groups: Sequence[Group], config: GRPOConfig
+    learner: Learner, reference: Scorer | None, groups: Sequence[Group], config: GRPOConfig
 ) -> dict[str, float]:
     """All optimizer steps on one batch of rollouts. Metrics are means over the steps."""
     rollouts = [rollout for group in groups for rollout in group.rollouts]
@@ -191,15 +180,13 @@ async def step(
         charge_kl(rollouts, slots, config.loss_fn)
     advantages(groups, config.grpo)
     for rollout, slot in zip(rollouts, slots, strict=True):
-        if slot is not None and rollout.advantage is not None:
-            slot.sequence_columns["advantage"] = rollout.advantage
+        if slot is not None:
+            slot.sequence_columns["advantage"] = rollout.advantage or 0.0
     history: list[dict[str, float]] = []
     for _ in range(config.grpo.num_updates_per_rollout):
         for start in range(0, len(slots), size):
             batch = [sample for sample in slots[start : start + size] if sample is not None]
-            if (
-                not batch
-            ):  # every rollout failed or was filtered: nothing to learn from, and the metrics say so
+            if not batch:  # every rollout failed or was filtered: nothing to learn, and the metrics say so
                 continue
             metrics = await learner.forward_backward(batch, GRPOLoss(config.loss_fn))
             history.append(metrics | await learner.optim_step())

@@ -15,7 +15,14 @@ REWARD_NOISE = 1e-12
 """Rewards closer than this (relative to the larger of 1 and their size) differ by rounding alone: 0.1 + 0.2 and 0.3."""
 
 
-def group_advantages(rewards_G: Tensor, *, leave_one_out: bool, normalize: bool, eps: float = 1e-6) -> Tensor:
+def group_advantages(
+    rewards_G: Tensor,
+    *,
+    leave_one_out: bool,
+    normalize: bool,
+    limits: tuple[float | None, float | None] = (None, None),
+    eps: float = 1e-6,
+) -> Tensor:
     """Advantage of each rollout relative to its group.
 
     Baseline: the group's mean (GRPO, arXiv 2402.03300 section 4.1.2), or the mean of the others (RLOO,
@@ -24,7 +31,7 @@ def group_advantages(rewards_G: Tensor, *, leave_one_out: bool, normalize: bool,
     success, which would drop the one sample that carries the signal.
 
     A group whose rewards are all equal, up to the rounding of fp64 sums, gets exactly zero, never rounding noise
-    divided by `eps`.
+    divided by `eps`. `limits` bound the result from below and above.
     """
     count = rewards_G.numel()
     if count < 2:
@@ -37,7 +44,7 @@ def group_advantages(rewards_G: Tensor, *, leave_one_out: bool, normalize: bool,
         advantages_G = advantages_G * (count / (count - 1))
     if normalize:
         advantages_G = advantages_G / (rewards_G.std() + eps)
-    return advantages_G
+    return advantages_G if limits == (None, None) else advantages_G.clamp(*limits)
 
 
 def kl_estimate(

@@ -7,19 +7,11 @@ Simplified away: no label smoothing, no auxiliary router loss.
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Sequence
 
 from torch import Tensor
 
-from hone.types import Batch, LossFn, LossOutput, Outputs, Sample, Totals
-
-
-class Trained(Protocol):
-    """The two verbs that a supervised step needs of a Learner."""
-
-    async def forward_backward(self, samples: list[Sample], loss: LossFn) -> dict[str, float]: ...
-
-    async def optim_step(self) -> dict[str, float]: ...
+from hone.types import Batch, Learner, LossOutput, Outputs, Sample, Totals
 
 
 def sft_loss(outputs: Outputs, batch: Batch, totals: Totals) -> LossOutput:
@@ -28,7 +20,7 @@ def sft_loss(outputs: Outputs, batch: Batch, totals: Totals) -> LossOutput:
     return LossOutput(loss)
 
 
-async def step(learner: Trained, samples: list[Sample]) -> dict[str, float]:
+async def step(learner: Learner, samples: Sequence[Sample]) -> dict[str, float]:
     """One optimizer step on one global batch."""
     metrics = await learner.forward_backward(samples, sft_loss)
     return metrics | await learner.optim_step()
