@@ -312,6 +312,8 @@ def tensors(run: Path, part: str = "weights", step: int | None = None) -> dict[s
     from torch.distributed.checkpoint.state_dict_loader import _load_state_dict
 
     step = steps_of(run)[-1] if step is None else step
+    if not (run / f"step_{step}" / "policy" / part / ".metadata").exists():
+        return {}  # an optimizer without any state
     state: dict[str, Any] = {}
     reader = FileSystemReader(run / f"step_{step}" / "policy" / part)
     _load_state_dict(state, reader, planner=_EmptyStateDictLoadPlanner(), no_dist=True)

@@ -17,7 +17,8 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 
-from hone.errors import CheckpointError
+from hone.engine.optimizer import build_optimizer, build_scheduler
+from hone.errors import CheckpointError, TrainingError
 
 if TYPE_CHECKING:
     from hone.engine.learner import LocalLearner
@@ -48,8 +49,15 @@ def checksum(weights: Iterator[tuple[str, Tensor]]) -> int:
 def save(learner: LocalLearner, path: Path, *, with_optimizer: bool) -> None:
     """DCP shards below `path`: `weights/`, and the optimizer's, schedule's and loss scale's state in `optimizer/`.
 
-    `model/` holds the model's own config, so that a conversion needs nothing but the checkpoint.
+    `model/` holds the model's own config, so that a conversion needs nothing but the checkpoint. Raises TrainingError
+    for weights that are not finite: no run can go on from them, and they might take a good checkpoint's place.
     """
+    for name, weight in named_weights(learner.model):
+        if not torch.isfinite(weight).all():
+            raise TrainingError(
+                f"weight {name} is not finite after update {learner.updates}: it is not saved. "
+                "Lower policy.optimizer.kwargs.lr"
+            )
     learner.model.config.save_pretrained(path / "model")
     if learner.model.generation_config is not None:
         learner.model.generation_config.to_json_file(path / "model" / "generation_config.json")
@@ -81,8 +89,11 @@ def load(learner: LocalLearner, path: Path, *, with_optimizer: bool) -> None:
         _read(state, path / "optimizer")
         set_optimizer_state_dict(learner.model, learner.optimizer, state, options=FLAT)
     learner.updates = small["updates"]
-    learner.scaler.load_state_dict(small["scaler"])
-    if learner.scheduler is not None:
+    if small["scaler"] and learner.scaler.is_enabled():
+        learner.scaler.load_state_dict(small["scaler"])
+    if small["settings"] != _settings(learner):
+        _apply_settings(learner)
+    elif learner.scheduler is not None:
         learner.scheduler.load_state_dict(small["scheduler"])
 
 
@@ -101,8 +112,34 @@ def _small_state(learner: LocalLearner) -> dict[str, Any]:
         "updates": learner.updates,
         "scheduler": learner.scheduler.state_dict() if learner.scheduler is not None else {},
         "scaler": learner.scaler.state_dict(),
+        "settings": _settings(learner),
         "param_groups": None if learner.optimizer.state else learner.optimizer.state_dict()["param_groups"],
     }
+
+
+def _settings(learner: LocalLearner) -> dict[str, Any]:
+    """What the optimizer's and the schedule's hyperparameters came from."""
+    return learner.policy.model_dump(include={"optimizer", "scheduler"})
+
+
+def _apply_settings(learner: LocalLearner) -> None:
+    """Hyperparameters and schedule as they are configured now, where they would stand after `updates` updates.
+
+    A checkpoint holds those that it was made with: without this a learning rate changed for the rest of a run
+    (checkpointing.allow_config_change) would not be heard.
+    """
+    optimizer = learner.optimizer
+    fresh = build_optimizer(learner.policy, learner.model.parameters())
+    for group, configured in zip(optimizer.param_groups, fresh.param_groups, strict=True):
+        group.pop("initial_lr", None)
+        group.update({name: value for name, value in configured.items() if name != "params"})
+    learner.scheduler = scheduler = build_scheduler(learner.policy, optimizer)
+    if scheduler is None:
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch misses the optimizer's steps, which were made before
+        for _ in range(learner.updates):
+            scheduler.step()
 
 
 def _write(state: dict[str, Any], path: Path) -> None:

@@ -1,0 +1,61 @@
+"""A folder with a model and data, and the runs that nobody interrupted: what all others are compared with."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from processes import GRPO, SFT, Ended, Result, hone, result, succeeded, workplace
+
+# Batches of 5 from 64 rows: epochs end in the middle of a batch. Saving and validating fall together and apart.
+SFT_RUN = (
+    *SFT,
+    "policy.train_global_batch_size=5",
+    "policy.train_micro_batch_size=1",
+    "policy.sequence_packing.enabled=true",
+    "sft.max_num_steps=18",
+    "sft.val_period=3",
+    "checkpointing.save_period=4",
+    "checkpointing.keep_top_k=2",
+    "policy.scheduler=[{name: torch.optim.lr_scheduler.LinearLR, kwargs: {start_factor: 0.1, total_iters: 5}}, "
+    "{name: torch.optim.lr_scheduler.CosineAnnealingLR, kwargs: {T_max: 20}}, {milestones: [5]}]",
+)
+GRPO_RUN = (
+    *GRPO,
+    "grpo.max_num_steps=8",
+    "grpo.val_period=3",
+    "grpo.num_updates_per_rollout=2",
+    "checkpointing.save_period=2",
+    "checkpointing.keep_top_k=2",
+)
+RUNS = {"sft": SFT_RUN, "grpo": GRPO_RUN}
+
+
+@pytest.fixture(scope="session")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return workplace(tmp_path_factory.mktemp("resume"))
+
+
+@pytest.fixture(scope="session")
+def uninterrupted(place: Path) -> Callable[[str], tuple[Result, Ended]]:
+    """The result of a run of each kind, made once."""
+    made: dict[str, tuple[Result, Ended]] = {}
+
+    def get(kind: str) -> tuple[Result, Ended]:
+        if kind not in made:
+            name = f"reference_{kind}"
+            ended = succeeded(hone(*RUNS[kind], f"checkpointing.checkpoint_dir={name}", cwd=place))
+            made[kind] = result(place / name), ended
+        return made[kind]
+
+    return get
+
+
+@pytest.fixture
+def run_dir(place: Path, request: pytest.FixtureRequest) -> Path:
+    """A folder for this test's run, gone before it."""
+    path = place / request.node.name.replace("/", "_")
+    shutil.rmtree(path, ignore_errors=True)
+    return path
