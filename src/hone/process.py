@@ -15,14 +15,15 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from hone.config import GRPOConfig, SFTConfig
-from hone.errors import CheckpointError
+from hone.errors import CheckpointError, ConfigError
 from hone.tracking import RunFolder
 
 
 def run_alone(config: SFTConfig | GRPOConfig, main: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any]:
     """A loop's result, with the run's folder held for it alone.
 
-    Raises CheckpointError, before anything is loaded, for a folder that cannot be written or is in use.
+    Raises, before anything is loaded, ConfigError for a folder that cannot be written and CheckpointError for one
+    that is in use.
     """
     with contextlib.closing(main), claimed(config):
         return run_async(main)
@@ -55,10 +56,8 @@ def claimed(config: SFTConfig | GRPOConfig) -> Iterator[None]:
     The claim ends with the process, however that ends.
     """
     folder = RunFolder(config.checkpointing.checkpoint_dir, config.logger.log_dir)
-    _check_writable(
-        folder.logs, "logger.log_dir" if config.logger.log_dir else "checkpointing.checkpoint_dir"
-    )
-    _check_writable(folder.path, "checkpointing.checkpoint_dir")
+    check_writable(folder.logs, "logger.log_dir" if config.logger.log_dir else "checkpointing.checkpoint_dir")
+    check_writable(folder.path, "checkpointing.checkpoint_dir")
     descriptor = os.open(folder.path, os.O_RDONLY)
     try:
         try:
@@ -76,7 +75,8 @@ def claimed(config: SFTConfig | GRPOConfig) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _check_writable(path: Path, key: str) -> None:
+def check_writable(path: Path, key: str) -> None:
+    """Make a folder, and a file in it. Raises ConfigError, naming the key, where that is not possible."""
     try:
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
@@ -85,6 +85,4 @@ def _check_writable(path: Path, key: str) -> None:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise  # the command line says what to do about a full disk
         reason = "it is a file" if isinstance(error, FileExistsError) else error.strerror or str(error)
-        raise CheckpointError(
-            f"{key}={path} cannot be written to: {reason}. Name a folder that can"
-        ) from error
+        raise ConfigError(f"{key}={path} cannot be written to: {reason}. Name a folder that can") from error

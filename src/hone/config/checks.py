@@ -263,6 +263,10 @@ def _evaluation(config: EvalConfig) -> Iterator[str]:
             f"eval.num_tests_per_prompt={settings.num_tests_per_prompt}: "
             "sample at least k answers for each problem"
         )
+    elif settings.metric == "cons@k" and settings.num_tests_per_prompt % settings.k_value:
+        yield _divides(
+            "eval.num_tests_per_prompt", settings.num_tests_per_prompt, "eval.k_value", settings.k_value
+        )
     if settings.num_tests_per_prompt > 1 and generation.temperature == 0:
         yield (
             f"eval.num_tests_per_prompt={settings.num_tests_per_prompt} with generation.temperature=0 "

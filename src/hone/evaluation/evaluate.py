@@ -1,10 +1,8 @@
-"""Evaluation by sampling: every prompt `num_tests_per_prompt` times, scored by the first reward function."""
+"""Evaluation by sampling: every prompt `num_tests_per_prompt` times, right where the first reward function says 1."""
 
 from __future__ import annotations
 
-import asyncio
 import json
-import math
 import os
 import time
 from collections.abc import Sequence
@@ -13,9 +11,10 @@ from typing import Any
 
 from hone.config import EvalConfig, Loaded
 from hone.data import build_eval_prompts
-from hone.engine.build import build_generator
-from hone.errors import DataError
+from hone.engine.build import build_generator, placement_notices
+from hone.evaluation.metrics import score
 from hone.model.load import load_tokenizer
+from hone.process import check_writable, run_async
 from hone.rollout.collect import open_pool, rollouts_of, score_rollouts
 from hone.rollout.rewards.pool import RewardPool
 from hone.tracking import Progress, write_rollouts
@@ -24,7 +23,9 @@ from hone.types import Completion, Group, Prompt, Sampling
 
 def main(loaded: Loaded) -> dict[str, Any]:
     """Evaluate as configured, print the result, write it where `eval.save_path` says."""
-    report = asyncio.run(evaluate(loaded.config))
+    for notice in (*loaded.notices, *placement_notices(loaded.config)):
+        print(notice, flush=True)
+    report = run_async(evaluate(loaded.config))
     print(
         f"{report['metric']} = {report['score']:.4f} on {report['prompts']} prompts x {report['tests_per_prompt']} "
         f"({report['failed']} failed, {report['truncated']} truncated), {report['seconds']:.1f} s"
@@ -35,22 +36,22 @@ def main(loaded: Loaded) -> dict[str, Any]:
 async def evaluate(config: EvalConfig) -> dict[str, Any]:
     """The report as a dictionary. Failed samples count as wrong here, and are counted beside the score."""
     started = time.perf_counter()
+    if config.eval.save_path:
+        check_writable(Path(config.eval.save_path), "eval.save_path")
     async with open_pool(config.rewards) as pool:
         tokenizer = load_tokenizer(config.tokenizer.name, chat_template=config.tokenizer.chat_template)
         prompts = build_eval_prompts(config, tokenizer)
         generator = build_generator(config, tokenizer)
         groups: list[Group] = []
-        size = config.generation.num_prompts_per_step
-        size = len(prompts) if size is None or size < 1 else size
+        tests = config.eval.num_tests_per_prompt
+        size = config.generation.num_prompts_per_step or max(1, config.generation.batch_size // tests)
         with Progress(len(prompts), "eval", 0) as progress:
             for start in range(0, len(prompts), size):
                 chunk = prompts[start : start + size]
-                completions = await generator.generate(
-                    chunk, sampling_of(config), count=config.eval.num_tests_per_prompt
-                )
+                completions = await generator.generate(chunk, sampling_of(config), count=tests)
                 groups += await scored_groups(chunk, completions, tokenizer, pool)
                 tokens = sum(len(c.tokens) for row in completions for c in row)
-                done = {"accuracy": score(groups, 1)}
+                done = {"accuracy": score(groups, "pass@k", 1)}
                 progress.update(start + len(chunk), done, tokens)
     report = report_of(groups, config) | {"seconds": time.perf_counter() - started}
     if config.eval.save_path:
@@ -65,7 +66,9 @@ async def scored_groups(
     rollouts = rollouts_of(prompts, completions, tokenizer)
     await score_rollouts(rollouts, pool)
     rest = iter(rollouts)
-    return [Group(prompt.id, [next(rest) for _ in row]) for prompt, row in zip(prompts, completions, strict=True)]
+    return [
+        Group(prompt.id, [next(rest) for _ in row]) for prompt, row in zip(prompts, completions, strict=True)
+    ]
 
 
 def sampling_of(config: EvalConfig) -> Sampling:
@@ -82,33 +85,15 @@ def sampling_of(config: EvalConfig) -> Sampling:
     )
 
 
-def pass_at_k(samples: int, correct: int, k: int) -> float:
-    """Unbiased estimate of the chance that one of k samples is right (Chen et al., arXiv 2107.03374 section 2.1)."""
-    if samples - correct < k:
-        return 1.0
-    return 1.0 - math.comb(samples - correct, k) / math.comb(samples, k)
-
-
-def score(groups: Sequence[Group], k: int) -> float:
-    """Mean pass@k over the groups; right is a first reward of at least 1, a failed sample is wrong."""
-    values = []
-    for group in groups:
-        correct = sum(_first(rollout.rewards) >= 1.0 for rollout in group.rollouts)
-        values.append(pass_at_k(len(group.rollouts), correct, k))
-    return sum(values) / len(values)
-
-
 def report_of(groups: Sequence[Group], config: EvalConfig) -> dict[str, Any]:
     """The numbers of an evaluation."""
-    if not groups:
-        raise DataError(f"data.dataset_name={config.data.dataset_name} has no rows to evaluate")
     rollouts = [rollout for group in groups for rollout in group.rollouts]
     k = config.eval.k_value
     return {
         "model": config.generation.model_name,
         "dataset": config.data.dataset_name,
-        "metric": f"pass@{k}",
-        "score": score(groups, k),
+        "metric": config.eval.metric.replace("@k", f"@{k}"),
+        "score": score(groups, config.eval.metric, k),
         "prompts": len(groups),
         "tests_per_prompt": config.eval.num_tests_per_prompt,
         "failed": sum(rollout.failure is not None for rollout in rollouts),
@@ -124,8 +109,3 @@ def save(path: Path, report: dict[str, Any], groups: Sequence[Group]) -> None:
     aside = path / ".report.json"
     aside.write_text(json.dumps(report, indent=1) + "\n")
     os.replace(aside, path / "report.json")
-
-
-def _first(rewards: dict[str, float | None]) -> float:
-    value = next(iter(rewards.values()), None)
-    return 0.0 if value is None else value

@@ -25,8 +25,9 @@ from hone.config.schema.run import ClusterConfig, RewardsConfig
 class EvalSection(ConfigModel):
     """What is measured."""
 
-    metric: Literal["pass@k"] = "pass@k"
-    """`pass@k`: the chance that at least one of k answers is right, estimated without bias."""
+    metric: Literal["pass@k", "cons@k"] = "pass@k"
+    """`pass@k`: the chance that at least one of k answers is right, estimated without bias.
+    `cons@k`: how often the commonest of k answers is right; num_tests_per_prompt is a multiple of k."""
     num_tests_per_prompt: int = Field(1, ge=1)
     """Answers sampled for each problem."""
     k_value: int = Field(1, ge=1)

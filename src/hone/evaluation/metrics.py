@@ -1,0 +1,66 @@
+"""What an evaluation reports: pass@k and cons@k of groups of scored answers."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Hashable, Sequence
+
+from hone.rollout.rewards.text import answer_tag, as_number, boxed, last_number
+from hone.types import Group, Rollout
+
+
+def score(groups: Sequence[Group], metric: str, k: int) -> float:
+    """Mean over the groups of `pass@k` or `cons@k`; nan without groups."""
+    values = [
+        _pass(group, k) if metric == "pass@k" else consensus_at_k(group.rollouts, k) for group in groups
+    ]
+    return sum(values) / len(values) if values else math.nan
+
+
+def pass_at_k(samples: int, correct: int, k: int) -> float:
+    """Unbiased estimate of the chance that one of k samples is right (Chen et al., arXiv 2107.03374 section 2.1)."""
+    if samples - correct < k:
+        return 1.0
+    return 1.0 - math.comb(samples - correct, k) / math.comb(samples, k)
+
+
+def consensus_at_k(rollouts: Sequence[Rollout], k: int) -> float:
+    """How often the commonest answer of k samples is right: self-consistency (Wang et al., arXiv 2203.11171).
+
+    The mean over the disjoint chunks of k. Of answers equally common, the one given first counts; a sample without
+    an answer has no vote, and a chunk without any is wrong.
+    """
+    chunks = [rollouts[start : start + k] for start in range(0, len(rollouts) - k + 1, k)]
+    return sum(_majority_is_right(chunk) for chunk in chunks) / len(chunks)
+
+
+def is_right(rollout: Rollout) -> bool:
+    """A first reward of at least 1; a sample that failed is not right."""
+    reward = next(iter(rollout.rewards.values()), None)
+    return reward is not None and reward >= 1.0
+
+
+def answer_of(text: str) -> Hashable | None:
+    r"""The answer that a completion gives, for comparison: what its last `<answer>…</answer>` holds, else its last
+    `\boxed{…}`, else its last number. Equal numbers are equal however they are written; None without an answer."""
+    given = answer_tag(text)
+    if given is None:
+        given = boxed(text)
+    if given is None:
+        return last_number(text)
+    number = as_number(given)
+    return number if number is not None else " ".join(given.casefold().split()) or None
+
+
+def _pass(group: Group, k: int) -> float:
+    return pass_at_k(len(group.rollouts), sum(map(is_right, group.rollouts)), k)
+
+
+def _majority_is_right(rollouts: Sequence[Rollout]) -> bool:
+    answers = [answer_of(rollout.text) for rollout in rollouts]
+    votes = Counter(answer for answer in answers if answer is not None)
+    if not votes:
+        return False
+    winner = votes.most_common(1)[0][0]  # the first seen of equally common ones
+    return is_right(rollouts[answers.index(winner)])
