@@ -81,6 +81,9 @@ class Sample:
     loss_mask_T: Tensor
     token_columns: dict[str, Tensor] = field(default_factory=dict)
     sequence_columns: dict[str, float] = field(default_factory=dict)
+    group: str = ""
+    prefix: int = 0
+    """Leading tokens that all samples of the same `group` have in common, so that they may be computed once."""
 
     def __len__(self) -> int:
         return int(self.tokens_T.numel())
@@ -195,5 +198,7 @@ def sample_of(rollout: Rollout) -> Sample:
         id=rollout.prompt.id,
         tokens_T=torch.tensor(prompt + completion.tokens, dtype=torch.long),
         loss_mask_T=mask,
+        group=rollout.prompt.id,
+        prefix=len(prompt),
         token_columns={"generation_logprobs": torch.tensor(completion.logprobs, dtype=torch.float32)},
     )

@@ -146,6 +146,9 @@ def hone(
 ) -> tuple[float, dict[str, Tensor]]:
     model.zero_grad()
     learner = make_learner(model, sft_config(**{"train_micro_batch_size": 16, **policy}).policy)
+    learner.scorer.shares_prompts = (
+        False  # TRL's layout, so that sums round alike; test_shared_prompts.py has the other
+    )
     metrics = run(learner.forward_backward(samples, grpo.GRPOLoss(config)))
     grads = gradients(model)
     model.zero_grad()

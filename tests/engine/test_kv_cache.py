@@ -7,6 +7,7 @@ from tiny import make_model
 from transformers import DynamicCache
 
 from hone.engine import kv_cache
+from hone.model.attention import has_full_attention
 
 
 def test_slab_cache_equals_the_dynamic_one() -> None:
@@ -38,6 +39,6 @@ def test_the_slab_is_written_in_place() -> None:
 
 
 def test_windowed_layers_keep_their_own_cache() -> None:
-    assert not kv_cache.is_full_attention(make_model("mistral").config)
-    assert not kv_cache.is_full_attention(make_model("gemma2").config)
-    assert kv_cache.is_full_attention(make_model("qwen3").config)
+    assert not has_full_attention(make_model("mistral").config)
+    assert not has_full_attention(make_model("gemma2").config)
+    assert has_full_attention(make_model("qwen3").config)

@@ -1,4 +1,9 @@
-"""From samples to micro-batches: which samples go together, and the tensors that a model reads."""
+"""From samples to micro-batches: which samples go together, and the tensors that a model reads.
+
+A micro-batch is a list of rows, a row a list of samples. Padded: one sample a row. Packed: one row of several samples
+that do not see each other. Shared: the samples of a row are completions of one prompt, which is laid out and computed
+once; each completion sees the prompt and itself. In GRPO that is the prompt once instead of once for each completion.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +17,23 @@ from hone.config.schema import PolicyConfig
 from hone.data import packing
 from hone.types import Batch, Sample, Totals
 
+Rows = list[list[int]]
+LONGEST_SHARED = 4096
+"""Tokens of a row with a shared prompt: its attention mask is square, and no kernel skips what it hides."""
+WORTH_SHARING = 0.8
+"""Sharing pays when it leaves this part of the tokens or less."""
+
 
 @dataclass
 class MicroBatch:
-    """`input_ids` [B, T]; target n is token `batch.tokens_N[n]`, predicted from flat position `at_N[n]` of it."""
+    """`input_ids` [B, T]; target n is token `batch.tokens_N[n]`, predicted from flat position `at_N[n]` of it.
+
+    `attention_mask` [B, 1, T, T] says what sees what, where causality and positions do not say it.
+    """
 
     input_ids: Tensor
     position_ids: Tensor | None
+    attention_mask: Tensor | None
     at_N: Tensor
     batch: Batch
 
@@ -29,35 +44,66 @@ def totals_of(samples: Sequence[Sample]) -> Totals:
     return Totals(tokens=float(sum(counts)), sequences=float(sum(count > 0 for count in counts)))
 
 
-def plan(samples: Sequence[Sample], policy: PolicyConfig, *, training: bool) -> list[list[int]]:
-    """Which samples share a micro-batch. Changes speed and memory, never the result (beyond rounding)."""
+def plan(samples: Sequence[Sample], policy: PolicyConfig, *, training: bool, share: bool) -> list[Rows]:
+    """Which samples go together. Changes speed and memory, never the result (beyond rounding)."""
     lengths = [len(sample) for sample in samples]
     pack, dynamic = policy.sequence_packing, policy.dynamic_batching
     if pack.enabled:
-        return packing.packed(lengths, pack.train_mb_tokens if training else pack.logprob_mb_tokens)
+        rows = packing.packed(lengths, pack.train_mb_tokens if training else pack.logprob_mb_tokens)
+        return [[row] for row in rows]
+    size = policy.train_micro_batch_size if training else policy.logprob_batch_size
+    budget = dynamic.train_mb_tokens if training else dynamic.logprob_mb_tokens
+    rows = [[index] for index in range(len(samples))]
+    if share:
+        together = shared_rows(
+            samples, len(samples) if dynamic.enabled else size, min(budget, LONGEST_SHARED)
+        )
+        if sum(row_length(samples, row) for row in together) <= WORTH_SHARING * sum(lengths):
+            rows = together
+    row_lengths = [row_length(samples, row) for row in rows]
     if dynamic.enabled:
-        budget = dynamic.train_mb_tokens if training else dynamic.logprob_mb_tokens
-        return packing.by_tokens(lengths, budget, round_to=dynamic.sequence_length_round)
-    return packing.fixed(lengths, policy.train_micro_batch_size if training else policy.logprob_batch_size)
+        micros = packing.by_tokens(row_lengths, budget, round_to=dynamic.sequence_length_round)
+    else:
+        micros = packing.fixed(row_lengths, max(1, size // max(map(len, rows), default=1)))
+    return [[rows[index] for index in micro] for micro in micros]
+
+
+def shared_rows(samples: Sequence[Sample], most: int, tokens: int) -> Rows:
+    """The samples of each group together: at most `most` of them, and `tokens` tokens, in a row."""
+    rows: Rows = []
+    open_rows: dict[str, int] = {}
+    for index, sample in enumerate(samples):
+        at = open_rows.get(sample.group, -1) if sample.prefix else -1
+        if at < 0 or len(rows[at]) == most or row_length(samples, [*rows[at], index]) > tokens:
+            at = open_rows[sample.group] = len(rows)
+            rows.append([])
+        rows[at].append(index)
+    return rows
+
+
+def row_length(samples: Sequence[Sample], row: Sequence[int]) -> int:
+    """Tokens of samples in one row, their common prompt counted once."""
+    return samples[row[0]].prefix + sum(len(samples[index]) - samples[index].prefix for index in row)
 
 
 def collate(
-    samples: Sequence[Sample], *, packed: bool, pad: int, device: torch.device, round_to: int = 1
+    rows: Sequence[Sequence[Sample]], *, pad: int, device: torch.device, round_to: int = 1
 ) -> MicroBatch:
-    """Lay samples out in rows, right-padded to a multiple of `round_to`; or, `packed`, end to end in one row, with
-    positions that start again at each."""
-    lengths = [len(sample) for sample in samples]
-    if packed:
-        input_ids = torch.cat([sample.tokens_T for sample in samples])[None]
-        position_ids = torch.cat([torch.arange(length) for length in lengths])[None]
-        starts = [sum(lengths[:i]) for i in range(len(lengths))]
-    else:
-        width = -(-max(lengths) // round_to) * round_to
-        input_ids = torch.full((len(samples), width), pad, dtype=torch.long)
-        for row, sample in enumerate(samples):
-            input_ids[row, : lengths[row]] = sample.tokens_T
-        position_ids = None
-        starts = [row * width for row in range(len(samples))]
+    """Lay rows of samples out, right-padded to a multiple of `round_to`."""
+    samples = [sample for row in rows for sample in row]
+    laid_out = [_lay_out(row) for row in rows]
+    width = -(-max(row.tokens.numel() for row in laid_out) // round_to) * round_to
+    input_ids = torch.full((len(rows), width), pad)
+    positions = torch.arange(width).repeat(len(rows), 1)
+    segments = torch.full((len(rows), width), -1)
+    for number, row in enumerate(laid_out):
+        length = row.tokens.numel()
+        input_ids[number, :length] = row.tokens
+        positions[number, :length] = row.positions
+        segments[number, :length] = row.segments
+    where = [place + number * width for number, row in enumerate(laid_out) for place in row.where]
+    shared = any(row.shared for row in laid_out)
+    several = any(len(row) > 1 for row in rows)
     targets = [sample.loss_mask_T.nonzero().squeeze(1) for sample in samples]
     counts = torch.tensor([target.numel() for target in targets])
     batch = Batch(
@@ -74,10 +120,45 @@ def collate(
             for name in samples[0].sequence_columns
         },
     )
-    at_N = torch.cat([target + (start - 1) for target, start in zip(targets, starts, strict=True)])
+    at_N = torch.cat([place[target - 1] for target, place in zip(targets, where, strict=True)])
     return MicroBatch(
         input_ids=input_ids.to(device),
-        position_ids=None if position_ids is None else position_ids.to(device),
+        position_ids=positions.to(device) if several else None,
+        attention_mask=_mask(segments).to(device) if shared else None,
         at_N=at_N.to(device),
         batch=batch,
     )
+
+
+@dataclass
+class _RowLayout:
+    """One row: its tokens, their positions, which sample each is of (0: the shared prompt), and where each sample's
+    tokens stand in it."""
+
+    tokens: Tensor
+    positions: Tensor
+    segments: Tensor
+    where: list[Tensor]
+    shared: bool
+
+
+def _lay_out(row: Sequence[Sample]) -> _RowLayout:
+    shared = len(row) > 1 and row[0].prefix > 0 and len({sample.group for sample in row}) == 1
+    prefix = row[0].prefix if shared else 0
+    tokens, positions = [row[0].tokens_T[:prefix]], [torch.arange(prefix)]
+    segments, where = [torch.zeros(prefix, dtype=torch.long)], []
+    start = prefix
+    for number, sample in enumerate(row, start=1):
+        own = len(sample) - prefix
+        tokens.append(sample.tokens_T[prefix:])
+        positions.append(torch.arange(prefix, prefix + own))
+        segments.append(torch.full((own,), number))
+        where.append(torch.cat([torch.arange(prefix), torch.arange(start, start + own)]))
+        start += own
+    return _RowLayout(torch.cat(tokens), torch.cat(positions), torch.cat(segments), where, shared)
+
+
+def _mask(segments: Tensor) -> Tensor:
+    """[B, T] -> [B, 1, T, T]: each token sees those before it that are its own sample's or the shared prompt's."""
+    key, query = segments[:, None, :], segments[:, :, None]
+    return (((key == query) | (key == 0)).tril())[:, None]

@@ -19,6 +19,7 @@ from hone.engine import kv_cache
 from hone.engine.sampling import row_seed, sample, uniform
 from hone.engine.weights import checksum, named_weights
 from hone.errors import HoneError, ModelError
+from hone.model.attention import has_full_attention
 from hone.types import Completion, Prompt, Sampling
 
 COMPACT_BELOW = 0.8
@@ -61,9 +62,7 @@ class LocalGenerator:
         self.version = 0
         # A ready-made mask [rows, 1, 1, length] is right where every layer sees all before it, and PyTorch's attention
         # reads it; else the model makes its own from the padding mask.
-        self._plain_mask = (
-            kv_cache.is_full_attention(model.config) and "sdpa" in model.config._attn_implementation
-        )
+        self._plain_mask = has_full_attention(model.config) and "sdpa" in model.config._attn_implementation
 
     async def generate(
         self, prompts: Sequence[Prompt], sampling: Sampling, *, count: int = 1

@@ -56,11 +56,6 @@ class SlabLayer(DynamicLayer):
         self._slabs = None
 
 
-def is_full_attention(config: Any) -> bool:
-    """Whether every layer keeps all keys: no sliding window, no chunks, no recurrent state."""
-    return all(type(layer) is DynamicLayer for layer in DynamicCache(config=config).layers)
-
-
 def slab_cache(config: Any, room: int) -> DynamicCache:
     """The cache that `transformers` would make for this model, its full-attention layers written in place.
 

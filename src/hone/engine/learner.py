@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from hone.config.schema import PolicyConfig
 from hone.engine import weights as weight_files
-from hone.engine.batching import MicroBatch, collate, plan, totals_of
+from hone.engine.batching import MicroBatch, Rows, collate, plan, totals_of
 from hone.engine.optimizer import build_optimizer, build_scheduler
 from hone.errors import ConfigError, TrainingError
 from hone.model.logprobs import TokenScorer
@@ -63,10 +63,10 @@ class LocalLearner:
         """Log-probabilities of each sample's targets, in order: one fp32 CPU tensor [targets] each."""
         results: list[Tensor | None] = [None] * len(samples)
         with torch.no_grad(), self._evaluating():  # a decorator would end before an async body begins
-            for indices in plan(samples, self.policy, training=False):
-                micro = self._collate([samples[i] for i in indices])
+            for rows in self._plan(samples, training=False):
+                micro = self._collate(samples, rows)
                 parts = self._logprobs(micro).cpu().split(micro.batch.lengths_S.tolist())
-                for index, part in zip(indices, parts, strict=True):
+                for index, part in zip((i for row in rows for i in row), parts, strict=True):
                     results[index] = part
         return [result for result in results if result is not None]
 
@@ -77,8 +77,8 @@ class LocalLearner:
         """
         totals = totals_of(samples)
         sums: dict[str, Tensor] = {}
-        for indices in plan(samples, self.policy, training=True):
-            micro = self._collate([samples[i] for i in indices])
+        for rows in self._plan(samples, training=True):
+            micro = self._collate(samples, rows)
             outputs = Outputs(logprobs_N=self._logprobs(micro))
             result = loss(outputs, micro.batch, totals)
             if not torch.isfinite(result.loss):
@@ -132,11 +132,14 @@ class LocalLearner:
         """Restore what `save` wrote. Raises CheckpointError when it does not fit this model."""
         weight_files.load(self, path, with_optimizer=not self.frozen)
 
-    def _collate(self, samples: Sequence[Sample]) -> MicroBatch:
+    def _plan(self, samples: Sequence[Sample], *, training: bool) -> list[Rows]:
+        share = any(sample.prefix for sample in samples) and self.scorer.shares_prompts
+        return plan(samples, self.policy, training=training, share=share)
+
+    def _collate(self, samples: Sequence[Sample], rows: Rows) -> MicroBatch:
         dynamic = self.policy.dynamic_batching
         return collate(
-            samples,
-            packed=self.policy.sequence_packing.enabled,
+            [[samples[index] for index in row] for row in rows],
             pad=self.pad_token,
             device=self.device,
             round_to=dynamic.sequence_length_round if dynamic.enabled else 1,
@@ -144,7 +147,13 @@ class LocalLearner:
 
     def _logprobs(self, micro: MicroBatch) -> Tensor:
         with self.autocast():
-            return self.scorer(micro.input_ids, micro.position_ids, micro.at_N, micro.batch.tokens_N)
+            return self.scorer(
+                micro.input_ids,
+                micro.position_ids,
+                micro.at_N,
+                micro.batch.tokens_N,
+                attention_mask=micro.attention_mask,
+            )
 
     def autocast(self) -> contextlib.AbstractContextManager[None]:
         """The context that computes in `policy.precision`."""

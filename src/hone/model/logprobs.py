@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+
+from hone.model.attention import has_full_attention
 
 CHUNK_ELEMENTS = 1 << 22
 """Logits computed at once (16 MiB in fp32: stays near the cache of a CPU, keeps a GPU busy)."""
@@ -121,26 +124,37 @@ class TokenScorer(nn.Module):
         self.plain_head = self._head_is_plain()
 
     def forward(
-        self, input_ids: Tensor, position_ids: Tensor | None, at_N: Tensor, targets_N: Tensor
+        self,
+        input_ids: Tensor,
+        position_ids: Tensor | None,
+        at_N: Tensor,
+        targets_N: Tensor,
+        *,
+        attention_mask: Tensor | None = None,
     ) -> Tensor:
         """Log-probability of `targets_N`, each predicted from flat position `at_N` of `input_ids` [B, T]. -> [N] fp32.
 
         Rows are right-padded (causal attention never looks at what follows), or, with `position_ids` that start
-        again at 0, several sequences packed into a row that do not see each other.
+        again at 0, several sequences packed into a row that do not see each other. `attention_mask` [B, 1, T, T]
+        (True: sees) goes beyond both.
         """
         if not self.plain_head:
-            logits = self.model(input_ids=input_ids, position_ids=position_ids, use_cache=False).logits
+            logits = self.model(
+                input_ids=input_ids, position_ids=position_ids, attention_mask=attention_mask, use_cache=False
+            ).logits
             picked = logits.flatten(0, 1)[at_N].float() / self.temperature
             return picked.log_softmax(-1).gather(1, targets_N[:, None]).squeeze(1)
-        hidden = self._hidden(input_ids, position_ids).flatten(0, 1)[at_N]
+        hidden = self._hidden(input_ids, position_ids, attention_mask).flatten(0, 1)[at_N]
         weight = self.model.get_output_embeddings().weight
         return linear_logprobs(
             hidden, weight, targets_N, temperature=self.temperature, chunk_rows=self.chunk_rows
         )
 
-    def _hidden(self, input_ids: Tensor, position_ids: Tensor | None) -> Tensor:
+    def _hidden(
+        self, input_ids: Tensor, position_ids: Tensor | None, attention_mask: Tensor | None = None
+    ) -> Tensor:
         return self.model.get_decoder()(
-            input_ids=input_ids, position_ids=position_ids, use_cache=False
+            input_ids=input_ids, position_ids=position_ids, attention_mask=attention_mask, use_cache=False
         ).last_hidden_state
 
     @torch.no_grad()
@@ -186,6 +200,24 @@ class TokenScorer(nn.Module):
             alone = self._hidden(second, None)
             packed = self._hidden(torch.cat([first, second], dim=1), positions)[:, first.shape[1] :]
         return torch.allclose(alone, packed, rtol=1e-3, atol=1e-3 * float(alone.abs().max()))
+
+    @cached_property
+    def shares_prompts(self) -> bool:
+        """Whether two completions behind one prompt have the hidden states that each has with a prompt of its own.
+
+        Asked of models with full attention alone: a window would show at lengths that no quick check has.
+        """
+        if not has_full_attention(self.model.config) or "sdpa" not in self.model.config._attn_implementation:
+            return False
+        prompt, first, second = self._probe(9).split(3, dim=1)
+        segments = torch.tensor([[0] * 3 + [1] * 3 + [2] * 3], device=prompt.device)
+        key, query = segments[:, None, :], segments[:, :, None]
+        mask = ((key == query) | (key == 0)).tril()[:, None]
+        positions = torch.tensor([[0, 1, 2, 3, 4, 5, 3, 4, 5]], device=prompt.device)
+        with torch.no_grad(), _evaluating(self.model):
+            alone = self._hidden(torch.cat([prompt, second], dim=1), None)[:, 3:]
+            shared = self._hidden(torch.cat([prompt, first, second], dim=1), positions, mask)[:, 6:]
+        return torch.allclose(alone, shared, rtol=1e-3, atol=1e-3 * float(alone.abs().max()))
 
     def _probe(self, length: int) -> Tensor:
         vocabulary = self.model.config.get_text_config().vocab_size
