@@ -68,4 +68,4 @@ def test_logs_may_live_elsewhere_but_the_config_stays(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run", logs=tmp_path / "logs")
     folder.write_config("a: 1\n")
     assert (tmp_path / "run" / "config.yaml").read_text() == "a: 1\n"
-    assert folder.metrics == tmp_path / "logs" / "metrics.csv"
+    assert folder.metrics == tmp_path / "logs" / "run" / "metrics.csv"

@@ -39,13 +39,13 @@ def write_atomically(path: Path, text: str) -> None:
 class RunFolder:
     """Paths of everything in a run's folder but the checkpoints (`step_N/`), which `engine/` owns.
 
-    `logs` moves metrics, curves, TensorBoard, rollouts and validation samples elsewhere; config.yaml stays
-    with the checkpoints, whose conversion needs it.
+    `logs` moves metrics, curves, TensorBoard, rollouts and validation samples to a folder of the run's name below it
+    (upstream's files have one `logs` for all runs); config.yaml stays with the checkpoints, whose conversion needs it.
     """
 
     def __init__(self, path: str | Path, logs: str | Path | None = None) -> None:
         self.path = Path(path)
-        self.logs = Path(logs) if logs is not None else self.path
+        self.logs = Path(logs) / self.path.resolve().name if logs is not None else self.path
 
     @property
     def config(self) -> Path:

@@ -67,7 +67,7 @@ class LoggerConfig(ConfigModel):
     """Where metrics go besides `metrics.csv`."""
 
     log_dir: str | None = None
-    """Folder of the logs; null: the run's folder (checkpointing.checkpoint_dir)."""
+    """Folder for the logs, in which the run gets a folder of its own name; null: the run's folder."""
     num_val_samples_to_print: int = Field(0, ge=0)
     """Validation samples shown on the terminal each time."""
     tensorboard_enabled: bool = True
