@@ -17,11 +17,14 @@ help: ## this list
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "error: Hone needs Python 3.10 or newer and found none; install one, or name it: make setup PYTHON=/path/to/python3" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "error: $(PYTHON) is older than Python 3.10; name a newer one: make setup PYTHON=python3.12" >&2; exit 1; }
+	@mkdir -p $(VENV) && date +%s > $(VENV)/.started
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.setup: pyproject.toml constraints.txt | $(BIN)/python
+	@test -f $(VENV)/.started || date +%s > $(VENV)/.started
 	$(PIP) torch setuptools
 	$(PIP) --no-build-isolation -e .
+	@echo $$(($$(date +%s) - $$(cat $(VENV)/.started))) > $(VENV)/.seconds; rm $(VENV)/.started
 	@touch $@
 
 $(VENV)/.setup-test: $(VENV)/.setup
@@ -33,7 +36,7 @@ setup: $(VENV)/.setup ## .venv with hone in it (.venv/bin/hone)
 setup-test: $(VENV)/.setup-test ## the same, with what the tests need
 
 demo: setup ## SFT, then GRPO, on this machine; ends with results/demo/summary.json and curves.png
-	$(BIN)/python -m hone.demo
+	HONE_SETUP_SECONDS=$$(cat $(VENV)/.seconds) $(BIN)/python -m hone.demo
 
 # One thread for each test process: the processes share the cores already.
 test test-quick: export OMP_NUM_THREADS := 1
