@@ -59,7 +59,6 @@ def hone(folder: Path, steps: int, threads: int) -> None:
                 "grpo.val_period=0",
                 f"policy.train_global_batch_size={PROMPTS * GROUP}",
                 f"policy.train_micro_batch_size={MICRO}",
-                "policy.sequence_packing.enabled=false",
                 f"policy.generation_batch_size={PROMPTS * GROUP}",
                 "policy.max_total_sequence_length=1024",
                 f"policy.generation.max_new_tokens={LONGEST}",

@@ -9,7 +9,7 @@ from typing_extensions import Self
 
 from hone.config.schema.base import ConfigModel, Count, CountOrAll, Derived, derived, fill_derived, section
 from hone.config.schema.data import GRPODataConfig
-from hone.config.schema.policy import GenerationConfig, OptimizerConfig, PolicyConfig, SequencePackingConfig
+from hone.config.schema.policy import GenerationConfig, OptimizerConfig, PolicyConfig
 from hone.config.schema.run import ClusterConfig, GRPOCheckpointingConfig, LoggerConfig, RewardsConfig
 
 
@@ -148,13 +148,6 @@ class GRPOOptimizerConfig(OptimizerConfig):
     """Arguments of the class: lr, weight_decay, betas, eps …"""
 
 
-class GRPOSequencePackingConfig(SequencePackingConfig):
-    """Several sequences end to end in one row, none of which sees another."""
-
-    enabled: bool = True
-    """Pack sequences, up to the budget of tokens."""
-
-
 class GRPOPolicyConfig(PolicyConfig):
     """The model that is trained, and how it samples."""
 
@@ -169,7 +162,6 @@ class GRPOPolicyConfig(PolicyConfig):
     generation_batch_size: int = Field(32, ge=1)
     """Completions that the built-in generator decodes at once. Changes memory and speed only."""
     optimizer: GRPOOptimizerConfig = section(GRPOOptimizerConfig)
-    sequence_packing: GRPOSequencePackingConfig = section(GRPOSequencePackingConfig)
     generation: GenerationConfig = section(GenerationConfig)
 
 

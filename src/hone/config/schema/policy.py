@@ -74,7 +74,7 @@ class SequencePackingConfig(DynamicBatchingConfig):
     """Several sequences end to end in one row, none of which sees another."""
 
     enabled: bool = False
-    """Pack sequences, up to the budget of tokens."""
+    """Pack sequences, up to the budget of tokens. Without packing, completions of one prompt share it."""
     algorithm: PackingAlgorithm = "modified_first_fit_decreasing"
     """How sequences are put together. Changes speed, never the result."""
 
