@@ -12,6 +12,7 @@ import yaml
 
 from hone.config import document, load
 from hone.config.keys import all_keys
+from hone.config.loading import Kind
 from hone.config.schema import ROOTS
 from hone.errors import ConfigError
 
@@ -418,3 +419,13 @@ def test_every_shipped_configuration_loads(path: Path) -> None:
     assert loaded.notices == []
     own = {"sft": OWN, "grpo": [*OWN, "data.default.env_name=math"]}
     load(kind, path, own.get(kind, ["generation.model_name=m", "data.dataset_name=math500"]))
+
+
+@pytest.mark.parametrize(
+    ("kind", "head", "data"),
+    [("grpo", "policy.generation", "data.train.dataset_name"), ("eval", "generation", "data.dataset_name")],
+)
+def test_a_sampler_that_is_not_there_is_said(kind: Kind, head: str, data: str) -> None:
+    asked = [f"{data}=rows.jsonl", "rewards.functions=[{name: answer}]"]
+    assert any("built-in generator" in n for n in load(kind, None, [*asked, f"{head}.backend=vllm"]).notices)
+    assert not any("built-in generator" in n for n in load(kind, None, asked).notices)

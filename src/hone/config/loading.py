@@ -153,6 +153,13 @@ def _complete(config: SFTConfig | GRPOConfig | EvalConfig, translation: Translat
         if named == ["math"] or (isinstance(config, EvalConfig) and not named):
             config.rewards.functions = [RewardFunctionConfig(name="math")]
             said.append("rewards.functions was not given: answers are checked as mathematics (`math`)")
+    sampler = (
+        config.generation if isinstance(config, EvalConfig) else getattr(config.policy, "generation", None)
+    )
+    if sampler is not None and sampler.backend == "vllm":
+        said.append(
+            "generation.backend=vllm: this version samples with its built-in generator, from the same distribution"
+        )
     if isinstance(config, EvalConfig):
         return said
     key = ("checkpointing", "metric_name")
