@@ -92,7 +92,7 @@ class ClusterConfig(ConfigModel):
     num_nodes: int = Field(1, ge=1)
     """Machines."""
     cpu_threads: int | None = Field(None, ge=1)
-    """Threads of torch in this process; null: OMP_NUM_THREADS, else one for a model below 10 M parameters, else all cores."""
+    """Threads of torch; null: OMP_NUM_THREADS, else one for a model below 10 M parameters, else all cores."""
 
 
 class RewardFunctionConfig(ConfigModel):
