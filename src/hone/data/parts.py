@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from math import ceil
 from pathlib import PurePath
 from typing import Any, TypeVar
 
 from hone.data.chat import Encoder
+from hone.data.cursor import Mixture
 from hone.data.formats import Format, PromptText, read_prompt_file
 from hone.data.rows import Row, Rows
 from hone.data.sources import holdout, key_of, load_rows
@@ -97,6 +99,33 @@ def load_part(entry: Any, kind: str, *, chat: bool) -> Part:
 def same_dataset(part: Part, keep: Sequence[int]) -> Part:
     """Other rows of the same dataset."""
     return Part(part.label, part.rows, part.format, keep, part.env, part.weight, part.repeat)
+
+
+class Drawn:
+    """Training rows in a resumable order: what prompts and supervised data have in common."""
+
+    def __init__(self, training: Sequence[Part], *, shuffle: bool, seed: int, max_epochs: int | None) -> None:
+        self.max_epochs = max_epochs
+        lengths = [len(part.keep) for part in training]
+        self._order = Mixture(lengths, weights_of(training), shuffle, seed, max_epochs)
+
+    @property
+    def num_rows(self) -> int:
+        """Training rows that are drawn: all but those held out or left out."""
+        return self._order.epoch_length
+
+    @property
+    def epoch(self) -> int:
+        """Whole epochs drawn."""
+        return self._order.epoch
+
+    def steps_per_epoch(self, batch: int) -> int:
+        return ceil(self.num_rows / batch)
+
+    def total_steps(self, batch: int) -> int:
+        """Steps until the epochs are over; the last batch may be smaller. Batches run over epoch borders."""
+        assert self.max_epochs is not None, "a run without a number of epochs has no total"
+        return ceil(self.max_epochs * self.num_rows / batch)
 
 
 def weights_of(parts: Sequence[Part]) -> list[float] | None:

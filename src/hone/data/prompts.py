@@ -5,20 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from math import ceil
 from typing import Any
 
 from hone.data.chat import Encoder, Rendered
-from hone.data.cursor import Mixture
 from hone.data.formats import PromptText
 from hone.data.parts import (
+    Drawn,
     LengthScreen,
     Part,
     batches,
     load_part,
     load_parts,
     unsure_rows,
-    weights_of,
 )
 from hone.data.rows import Row
 from hone.errors import DataError
@@ -77,7 +75,7 @@ def build_eval_prompts(config: Any, tokenizer: Any) -> list[Prompt]:
     return _all_prompts([part], encoder)
 
 
-class PromptData:
+class PromptData(Drawn):
     """Prompts to sample for, and the validation prompts.
 
     `counts` has `drawn` prompts of the run so far, and of the data `rows`, `dropped_rows` (too long),
@@ -95,38 +93,18 @@ class PromptData:
         seed: int = 0,
         max_epochs: int | None = None,
     ) -> None:
-        self.encoder, self.limit, self.max_epochs = encoder, limit, max_epochs
+        self.encoder, self.limit = encoder, limit
         self._training, self._validation = training, validation
         self.counts = {"drawn": 0, "rows": sum(len(p.keep) for p in training)}
         self.counts["dropped_rows"] = _fit(training, encoder, limit)
         self.counts["validation_rows"] = sum(len(p.keep) for p in validation)
         self.counts["validation_dropped_rows"] = _fit(validation, encoder, limit)
-        self._order = Mixture(
-            [len(p.keep) for p in training], weights_of(training), shuffle, seed, max_epochs
-        )
-
-    @property
-    def num_rows(self) -> int:
-        """Training rows that are drawn: all but those held out or dropped."""
-        return self._order.epoch_length
-
-    @property
-    def epoch(self) -> int:
-        """Whole epochs drawn."""
-        return self._order.epoch
+        super().__init__(training, shuffle=shuffle, seed=seed, max_epochs=max_epochs)
 
     @property
     def columns(self) -> set[str]:
         """Names of the columns that rows bring to reward functions."""
         return {name for part in self._training for row in part.rows[:1] for name in row}
-
-    def steps_per_epoch(self, batch: int) -> int:
-        return ceil(self.num_rows / batch)
-
-    def total_steps(self, batch: int) -> int:
-        """Steps until the epochs are over; the last batch may be smaller. Batches run over epoch borders."""
-        assert self.max_epochs is not None, "a run without a number of epochs has no total"
-        return ceil(self.max_epochs * self.num_rows / batch)
 
     def next(self, n: int) -> list[Prompt]:
         """The next n prompts, each with an id of its own; fewer at the end of the last epoch, then none."""

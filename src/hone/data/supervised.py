@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from math import ceil
 from typing import Any
 
 import numpy as np
 import torch
 
 from hone.data.chat import Encoded, Encoder
-from hone.data.cursor import Mixture
 from hone.data.formats import Example
-from hone.data.parts import LengthScreen, Part, batches, load_parts, unsure_rows, weights_of
+from hone.data.parts import Drawn, LengthScreen, Part, batches, load_parts, unsure_rows
 from hone.data.rows import Row
 from hone.errors import DataError
 from hone.types import Message, Sample
@@ -66,7 +64,7 @@ class _Stored:
         return Sample(name, tokens, torch.from_numpy(self.mask.copy()))
 
 
-class SupervisedData:
+class SupervisedData(Drawn):
     """Batches of training samples, and the validation samples.
 
     A row without any target left (its prompt alone is as long as a sample may be) is excluded and counted.
@@ -84,7 +82,7 @@ class SupervisedData:
         seed: int = 0,
         max_epochs: int | None = None,
     ) -> None:
-        self.encoder, self.max_epochs = encoder, max_epochs
+        self.encoder = encoder
         self._training, self._validation = training, validation
         self._cache: dict[tuple[int, int], _Stored] = {}
         self._cached_tokens = 0
@@ -94,27 +92,7 @@ class SupervisedData:
         for part in validation:
             self._encode_rows(part, self._check(part)[:1])
         self.counts["validation_rows"] = sum(len(p.keep) for p in validation)
-        self._order = Mixture(
-            [len(p.keep) for p in training], weights_of(training), shuffle, seed, max_epochs
-        )
-
-    @property
-    def num_rows(self) -> int:
-        """Training rows that are drawn: all but those held out or excluded."""
-        return self._order.epoch_length
-
-    @property
-    def epoch(self) -> int:
-        """Whole epochs drawn."""
-        return self._order.epoch
-
-    def steps_per_epoch(self, batch: int) -> int:
-        return ceil(self.num_rows / batch)
-
-    def total_steps(self, batch: int) -> int:
-        """Steps until the epochs are over; the last batch may be smaller. Batches run over epoch borders."""
-        assert self.max_epochs is not None, "a run without a number of epochs has no total"
-        return ceil(self.max_epochs * self.num_rows / batch)
+        super().__init__(training, shuffle=shuffle, seed=seed, max_epochs=max_epochs)
 
     def next(self, n: int) -> list[Sample]:
         """The next n samples; fewer at the end of the last epoch, then none."""
