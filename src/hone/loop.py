@@ -94,6 +94,9 @@ class Run:
         if steps:
             self.step = self._saved_step = self._first_step = steps[-1]
             changed = self._check_same_run(self.checkpoints.path(self.step))
+            if self.finished:  # nothing will be done with it, so nothing needs to be loaded
+                self.latest = self.checkpoints.metrics(self.step)
+                return
             state = await self.checkpoints.load(self.step, self.parts)
             self.data.load_state_dict(state["data"])
             restore_random_state(state["random"])

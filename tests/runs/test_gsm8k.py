@@ -7,8 +7,7 @@ import math
 
 import pytest
 import torch
-from processes import REPOSITORY as ROOT
-from processes import command, hone, metric_rows, steps_of, succeeded, tensors
+from processes import hone, metric_rows, steps_of, succeeded, tensors
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 
@@ -79,10 +78,7 @@ def test_grpo_resumes_converts_and_loads(kind, fresh, gsm8k, monkeypatch):
         *("--dcp-ckpt-path", f"{step}/policy/weights/"),
         *("--hf-ckpt-path", "grpo/hf"),
     )
-    if kind == "llama":  # once as it is typed
-        succeeded(command(str(ROOT / "examples/converters/convert_dcp_to_hf.py"), *convert, cwd=place))
-    else:
-        succeeded(hone("convert", *convert, cwd=place))
+    succeeded(hone("convert", *convert, cwd=place))
 
     converted = AutoModelForCausalLM.from_pretrained(place / "grpo/hf", dtype=torch.float32).eval()
     learner = AutoModelForCausalLM.from_config(

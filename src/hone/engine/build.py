@@ -116,11 +116,12 @@ def build(config: SFTConfig | GRPOConfig, tokenizer: PreTrainedTokenizerBase) ->
         model = with_lora(model, policy.lora)
     place(model, device)
     pad = tokenizer.pad_token_id
-    if isinstance(config, SFTConfig):
-        return Engine(tokenizer, LocalLearner(model, policy, pad_token=pad))
-    policy = config.policy
-    temperature = policy.generation.temperature
+    temperature = config.policy.generation.temperature if isinstance(config, GRPOConfig) else 1.0
     learner = LocalLearner(model, policy, pad_token=pad, temperature=temperature)
+    learner.save_optimizer = config.checkpointing.save_optimizer
+    if isinstance(config, SFTConfig):
+        return Engine(tokenizer, learner)
+    policy = config.policy
     reference = None
     if config.loss_fn.reference_policy_kl_penalty:
         frozen = load_model(policy.model_name, overrides=policy.hf_config_overrides, seed=seed)

@@ -129,7 +129,7 @@ class Checkpoints:
             os.replace(aside, final)
             _sync(self.root)
         except BaseException as error:
-            full = _is_disk_full(error) or _free_space(self.root) < NO_SPACE
+            full = is_disk_full(error) or _free_space(self.root) < NO_SPACE
             shutil.rmtree(aside, ignore_errors=True)
             if (cause := _reported(error)) is not None:
                 raise cause from None
@@ -189,10 +189,12 @@ class Checkpoints:
         )
 
 
-def verify(path: Path, *, fallback: Sequence[Path] = (), only: str | None = None) -> None:
+def verify(
+    path: Path, *, fallback: Sequence[Path] = (), only: str | None = None, fix: str | None = None
+) -> None:
     """Compare every file (or `only` one) with the manifest. Raises CheckpointError naming the first that differs."""
     good = f" to go on from {fallback[-1].name}" if fallback else ""
-    fix = f"Remove the folder {path}{good}, then run the same command"
+    fix = fix or f"Remove the folder {path}{good}, then run the same command"
     try:
         expected = {name: (int(size), int(crc)) for name, (size, crc) in _manifest(path).items()}
     except (OSError, ValueError, TypeError, AttributeError) as error:
@@ -261,12 +263,12 @@ def _free_space(folder: Path) -> int:
         return NO_SPACE
 
 
-def _is_disk_full(error: BaseException | None) -> bool:
-    """Whether the disk is full, wherever in the chain (or in DCP's report, or PyTorch's zip writer) it says so."""
+def is_disk_full(error: BaseException | None) -> bool:
+    """Whether the disk is full, wherever in the chain (or DCP, PyTorch's zip writer, safetensors) it says so."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             return True
-        if "No space left" in str(error) or "unexpected pos" in str(error):
+        if "No space left" in str(error) or "unexpected pos" in str(error) or "code: 28" in str(error):
             return True
         error = error.__cause__ or error.__context__
     return False

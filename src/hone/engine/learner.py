@@ -51,6 +51,7 @@ class LocalLearner:
             )
         self.updates = 0
         self.frozen = frozen
+        self.save_optimizer = not frozen
         if frozen:
             model.requires_grad_(False).eval()
             return
@@ -125,8 +126,8 @@ class LocalLearner:
         yield from weight_files.named_weights(self.model)
 
     async def save(self, path: Path) -> None:
-        """Write `weights/` and, unless frozen, `optimizer/` below `path`."""
-        weight_files.save(self, path, with_optimizer=not self.frozen)
+        """Write `weights/` and, where `save_optimizer` is set, `optimizer/` below `path`."""
+        weight_files.save(self, path, with_optimizer=self.save_optimizer)
 
     async def load(self, path: Path) -> None:
         """Restore what `save` wrote. Raises CheckpointError when it does not fit this model."""

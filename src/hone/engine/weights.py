@@ -19,6 +19,7 @@ from torch.distributed.checkpoint.state_dict import (
 
 from hone.engine.optimizer import build_optimizer, build_scheduler
 from hone.errors import CheckpointError, TrainingError
+from hone.model.load import not_finite
 
 if TYPE_CHECKING:
     from hone.engine.learner import LocalLearner
@@ -52,12 +53,11 @@ def save(learner: LocalLearner, path: Path, *, with_optimizer: bool) -> None:
     `model/` holds the model's own config, so that a conversion needs nothing but the checkpoint. Raises TrainingError
     for weights that are not finite: no run can go on from them, and they might take a good checkpoint's place.
     """
-    for name, weight in named_weights(learner.model):
-        if not torch.isfinite(weight).all():
-            raise TrainingError(
-                f"weight {name} is not finite after update {learner.updates}: it is not saved. "
-                "Lower policy.optimizer.kwargs.lr"
-            )
+    if (spoilt := not_finite(named_weights(learner.model))) is not None:
+        raise TrainingError(
+            f"weight {spoilt} holds nan or infinity after update {learner.updates}: nothing was saved. "
+            "Lower policy.optimizer.kwargs.lr"
+        )
     learner.model.config.save_pretrained(path / "model")
     if learner.model.generation_config is not None:
         learner.model.generation_config.to_json_file(path / "model" / "generation_config.json")

@@ -9,10 +9,12 @@ from typing import Any
 
 import torch
 import yaml
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
+from transformers.utils.logging import disable_progress_bar
 
 from hone.config.schema.policy import LoraConfig
-from hone.engine.checkpoint import verify
+from hone.engine.checkpoint import is_disk_full, verify
 from hone.engine.learner import DTYPES
 from hone.engine.weights import read_weights
 from hone.errors import CheckpointError, ConfigError
@@ -37,26 +39,30 @@ def convert(config_path: Path, dcp_ckpt_path: Path, hf_ckpt_path: Path, *, dtype
     """
     if dtype not in DTYPES:
         raise ConfigError(f"--dtype {dtype}: choose one of {', '.join(DTYPES)}")
-    if not (dcp_ckpt_path / ".metadata").is_file():
-        raise CheckpointError(f"{dcp_ckpt_path} holds no DCP checkpoint: give a step's policy/weights folder")
+    if hf_ckpt_path.exists() and not hf_ckpt_path.is_dir():
+        raise CheckpointError(f"{hf_ckpt_path} is a file: choose a folder to write to")
     if hf_ckpt_path.exists() and any(hf_ckpt_path.iterdir()):
         raise CheckpointError(f"{hf_ckpt_path} is not empty: remove it or choose another folder")
     policy_folder = dcp_ckpt_path.parent
     if (policy_folder.parent / "manifest.json").is_file():
-        verify(policy_folder.parent)
+        verify(policy_folder.parent, fix="Convert another checkpoint of the run")
+    if not ((dcp_ckpt_path / ".metadata").is_file() and (policy_folder / "model" / "config.json").is_file()):
+        raise CheckpointError(f"{dcp_ckpt_path} holds no DCP checkpoint: give a step's policy/weights folder")
     settings = _policy_settings(config_path)
     model = _trained_model(policy_folder, dcp_ckpt_path, settings)
     torch.nn.Module.to(model, DTYPES[dtype])
     own = policy_folder / "tokenizer"
     tokenizer = load_tokenizer(str(own) if own.is_dir() else settings["tokenizer"]["name"])
+    disable_progress_bar()
     aside = hf_ckpt_path.with_name(f".writing_{hf_ckpt_path.name}")
     shutil.rmtree(aside, ignore_errors=True)
     try:
         model.save_pretrained(aside)
         tokenizer.save_pretrained(aside)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         shutil.rmtree(aside, ignore_errors=True)
-        raise CheckpointError(f"cannot write {hf_ckpt_path}: {error.strerror or error}") from error
+        reason = "the disk is full: free some space" if is_disk_full(error) else str(error)
+        raise CheckpointError(f"cannot write {hf_ckpt_path}: {reason}") from error
     if hf_ckpt_path.exists():
         hf_ckpt_path.rmdir()
     os.replace(aside, hf_ckpt_path)
@@ -84,5 +90,7 @@ def _policy_settings(config_path: Path) -> dict[str, Any]:
         return yaml.safe_load(config_path.read_text())["policy"]
     except FileNotFoundError as error:
         raise CheckpointError(f"--config {config_path} does not exist: give a step's config.yaml") from error
-    except (yaml.YAMLError, KeyError, TypeError) as error:
-        raise CheckpointError(f"--config {config_path} is not a run's config.yaml (no policy section)") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"--config {config_path} is not a run's config.yaml (no policy section)"
+        ) from error

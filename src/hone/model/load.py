@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -73,11 +73,24 @@ def load_model(
             model = _pretrained(name, source, config)
     except (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError) as error:
         raise ModelError(f"cannot load model {name}: {_one_line(error)}") from error
+    if (spoilt := not_finite(model.state_dict().items())) is not None:
+        raise ModelError(
+            f"weight {spoilt} of {name} holds nan or infinity, so the model cannot compute anything: load it from "
+            "its source again, or convert an earlier checkpoint"
+        )
     if activation_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     use_grouped_sdpa(model)
     model.config.use_cache = False
     return model
+
+
+def not_finite(weights: Iterable[tuple[str, torch.Tensor]]) -> str | None:
+    """The name of the first weight that holds nan or infinity. A sum tells, at the speed of reading."""
+    for name, weight in weights:
+        if not torch.isfinite(weight.sum()) and not torch.isfinite(weight).all():
+            return name
+    return None
 
 
 def _configured(source: str, overrides: Mapping[str, Any]) -> PreTrainedConfig:

@@ -116,8 +116,12 @@ class Batch:
         raise RewardError(
             f"at least {len(self._failures)} of {self.size} completions could not be scored, more than "
             f"rewards.max_failure_fraction={fraction:g} allows: {causes}. "
-            f"Mend the function, or raise the bound. The first: {self._first}"
+            f"Mend the function, or raise {self._bounds()}. The first: {self._first}"
         )
+
+    def _bounds(self) -> str:
+        late = any(kind.startswith("timeout") for kind in self._kinds)
+        return "rewards.timeout_s or that bound" if late else "that bound"
 
 
 def _unpicklable(arguments: Mapping[str, Any]) -> str:
