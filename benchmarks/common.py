@@ -61,7 +61,9 @@ def make_model(folder: Path, *, vocabulary: int = 4096, eos: int = 1) -> None:
         show_progress=False,
     )
     inner.train_from_iterator((row["question"] + row["answer"] for row in rows(4000)), trainer)
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<|im_end|>", pad_token="<|endoftext|>")
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=inner, eos_token="<|im_end|>", pad_token="<|endoftext|>"
+    )
     tokenizer.chat_template = CHATML
     tokenizer.save_pretrained(folder)
     config = Qwen3Config(
@@ -95,7 +97,9 @@ def arguments(description: str) -> argparse.Namespace:
     return parser.parse_args()
 
 
-def compare(options: argparse.Namespace, script: str, prepare: Callable[[Path], None], unit: str) -> dict[str, Any]:
+def compare(
+    options: argparse.Namespace, script: str, prepare: Callable[[Path], None], unit: str
+) -> dict[str, Any]:
     """Run both in turn; print and return medians and the ratio of speeds (Hone's over TRL's; above 1: Hone is faster).
 
     A worker prints one JSON object on its last line, with `seconds` (of the measured steps) and `work` (in `unit`).

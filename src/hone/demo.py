@@ -29,10 +29,14 @@ PROBLEMS = 512
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the demo; 0 when it ended, a HoneError's own code when it could not."""
-    parser = argparse.ArgumentParser(prog="python -m hone.demo", description="SFT, then GRPO, on this machine")
+    parser = argparse.ArgumentParser(
+        prog="python -m hone.demo", description="SFT, then GRPO, on this machine"
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="a GRPO run for each")
     parser.add_argument("--out", type=Path, default=Path("results/demo"))
-    parser.add_argument("--fresh", action="store_true", help="remove what an earlier demo left and start over")
+    parser.add_argument(
+        "--fresh", action="store_true", help="remove what an earlier demo left and start over"
+    )
     options = parser.parse_args(argv)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -60,7 +64,9 @@ def demo(out: Path, seeds: Sequence[int], *, fresh: bool = False) -> dict[str, A
     runs = []
     for seed in seeds:
         folder = out / f"grpo-seed-{seed}"
-        with seconds.phase(f"grpo_seed_{seed}", f"3. GRPO, seed {seed}: it learns from its own attempts and a check"):
+        with seconds.phase(
+            f"grpo_seed_{seed}", f"3. GRPO, seed {seed}: it learns from its own attempts and a check"
+        ):
             online.main(
                 _load(
                     "grpo",

@@ -89,4 +89,7 @@ def test_eval_and_dry_run(capsys: pytest.CaptureFixture[str], model: Path) -> No
     )
     assert code == 0
     assert "16 answers for each problem" in text
-    assert main(["sft", "--dry-run", f"policy.model_name={model}", "data.train.dataset_name=/nowhere/x.jsonl"]) == 0
+    assert (
+        main(["sft", "--dry-run", f"policy.model_name={model}", "data.train.dataset_name=/nowhere/x.jsonl"])
+        == 0
+    )

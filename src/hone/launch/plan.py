@@ -97,8 +97,10 @@ def devices(config: SFTConfig | GRPOConfig | EvalConfig) -> list[str]:
     here = torch.cuda.device_count()
     lines = [f"asked for: {cluster.num_nodes} x {cluster.gpus_per_node} GPUs; here: {here or 'none'}"]
     if wanted > max(here, 1):
-        lines.append(f"not reachable from here: {wanted - here} GPUs. A run here uses one process: same numbers "
-                     "up to rounding, slower")
+        lines.append(
+            f"not reachable from here: {wanted - here} GPUs. A run here uses one process: same numbers "
+            "up to rounding, slower"
+        )
     elif not here:
         lines.append(f"a run here uses one process on the CPU, {torch.get_num_threads()} threads")
     return lines
@@ -110,14 +112,19 @@ def memory_lines(config: SFTConfig | GRPOConfig, shape: ModelShape | None) -> li
         return ["unknown without the model's config.json"]
     policy = config.policy
     count = max(config.cluster.gpus_per_node * config.cluster.num_nodes, 1)
-    weights, states = 4 * shape.parameters, 12 * shape.parameters  # fp32 weights; gradients and two Adam moments
+    weights, states = (
+        4 * shape.parameters,
+        12 * shape.parameters,
+    )  # fp32 weights; gradients and two Adam moments
     tokens = micro_batch_tokens(config)
     # Korthikanti et al. 2022 (arXiv 2205.05198) eq. 2 without the attention scores, which are not kept
     per_layer = 34 * tokens * shape.hidden * (BYTES[policy.precision] / 2)
     if policy.activation_checkpointing:
         per_layer = BYTES[policy.precision] * tokens * shape.hidden
     activations = per_layer * shape.layers
-    reference = weights if isinstance(config, GRPOConfig) and config.loss_fn.reference_policy_kl_penalty else 0
+    reference = (
+        weights if isinstance(config, GRPOConfig) and config.loss_fn.reference_policy_kl_penalty else 0
+    )
     total = (weights + states + reference) / count + activations
     lines = [
         f"on each of {count}: {human_bytes(total)} = weights {human_bytes(weights / count)} + gradients and optimizer "
@@ -128,8 +135,10 @@ def memory_lines(config: SFTConfig | GRPOConfig, shape: ModelShape | None) -> li
     if torch.cuda.is_available():
         room = torch.cuda.get_device_properties(0).total_memory
         if total > room:
-            lines.append(f"more than a device here has ({human_bytes(room)}): lower policy.train_micro_batch_size, set "
-                         "policy.activation_checkpointing=true, or use more devices")
+            lines.append(
+                f"more than a device here has ({human_bytes(room)}): lower policy.train_micro_batch_size, set "
+                "policy.activation_checkpointing=true, or use more devices"
+            )
     return lines
 
 
@@ -188,7 +197,9 @@ def steps_line(steps: int | None, epochs: int | None) -> str:
 def generation_backend(wanted: str) -> str:
     """Which generator a run here gets, and why."""
     if wanted == "vllm":
-        return "built-in (the vLLM backend is not part of this version; the samples have the same distribution)"
+        return (
+            "built-in (the vLLM backend is not part of this version; the samples have the same distribution)"
+        )
     return "built-in generator, in the learner's process"
 
 
