@@ -9,7 +9,10 @@ import pytest
 import torch
 from bad_input.conftest import GRPO, SFT, disk, fails
 from processes import hone, make_model, make_tokenizer, same, steps_of, succeeded, sums, tensors
+from tiny import make_learner, run
 from transformers import AutoModelForCausalLM
+
+from hone.errors import TrainingError
 
 FAULTS = {
     "raises": ("raise ValueError('no such unit: furlong')", ("ValueError", "furlong")),
@@ -108,6 +111,15 @@ def test_a_learning_rate_that_destroys_the_model(kind, place, run_dir):
         shutil.rmtree(run_dir / f"step_{step}")
     calm = (f"{name}.max_num_steps=3", "checkpointing.allow_config_change=true")
     assert f"resumed from {run_dir.name}/step_1" in succeeded(hone(*argv, *calm, cwd=place)).out
+
+
+def test_weights_that_are_no_numbers_are_not_saved(tmp_path):
+    learner = make_learner()
+    with torch.no_grad():
+        learner.model.lm_head.weight[3, 4] = float("inf")
+    with pytest.raises(TrainingError, match=r"lm_head\.weight holds nan or infinity after update 0"):
+        run(learner.save(tmp_path))
+    assert not list(tmp_path.iterdir())
 
 
 def checkpoint_bytes(run_dir) -> int:

@@ -12,6 +12,8 @@ import pytest
 from processes import GRPO, hone, result, same, start, steps_of, succeeded
 from resume.conftest import RUNS
 
+from hone.process import run_async
+
 SLOW_REWARD = """
 import time
 
@@ -95,14 +97,24 @@ def test_a_second_ctrl_c_while_a_checkpoint_is_written(delay, place, run_dir, un
 
 
 def test_ctrl_c_before_the_first_step_is_heard(place, run_dir):
-    """While the reward workers start and the model loads: nothing to save, and nothing goes on."""
-    for seconds in (0.02, 0.2):
-        running = start(*RUNS["grpo"], f"checkpointing.checkpoint_dir={run_dir.name}", cwd=place)
+    """While the program, the reward workers, the model are loaded: nothing to save, and nothing goes on."""
+    for kind, seconds in (("grpo", 0.02), ("grpo", 0.2), ("sft", 0.1)):
+        running = start(*RUNS[kind], f"checkpointing.checkpoint_dir={run_dir.name}_{kind}", cwd=place)
         running.poll(seconds)
         running.send(signal.SIGINT)
         ended = running.wait(20)
         assert ended.code == 130, ended
         assert "Traceback" not in ended.err
+
+
+def test_ctrl_c_is_heard_by_a_loop_that_never_waits():
+    async def never_waits() -> dict[str, bool]:
+        os.kill(os.getpid(), signal.SIGINT)
+        return {"went on": sum(range(1000)) > 0}
+
+    with pytest.raises(KeyboardInterrupt):
+        run_async(never_waits())
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 @pytest.mark.slow
