@@ -45,6 +45,10 @@ class Parser(argparse.ArgumentParser):
     """argparse that fails as everything else in Hone does: one message, and exit code 2."""
 
     def error(self, message: str) -> NoReturn:
+        unknown = message.removeprefix("unrecognized arguments: ").split("=")[0].split()
+        if unknown and message.startswith("unrecognized"):
+            near = difflib.get_close_matches(unknown[0], self._option_string_actions, n=1)
+            message = f"unknown option {unknown[0]}" + (f": did you mean {near[0]}?" if near else "")
         raise ConfigError(f"{message} (see {self.prog} --help)")
 
 
@@ -142,8 +146,11 @@ def _run(kind: str, argv: list[str]) -> int:
     parser.add_argument("--dry-run", action="store_true", help=f"the same as hone plan {kind}")
     options = parser.parse_intermixed_args(argv)
     loaded = load(kind, options.config, options.overrides)
+    start = importlib.import_module("hone.launch.start")
+    start.spare_the_hub(loaded)
     if options.dry_run:
         return _call("hone.launch.plan", kind, loaded)
+    start.announce(kind, loaded)
     result = importlib.import_module(RUNS[kind]).main(loaded)
     if isinstance(result, dict) and "folder" in result:
         print(_ending(result))
@@ -171,7 +178,9 @@ def _plan(argv: list[str]) -> int:
         from hone.launch.kind import infer_kind
 
         kind = infer_kind(options.config, overrides)
-    return _call("hone.launch.plan", kind, load(kind, options.config, overrides))
+    loaded = load(kind, options.config, overrides)
+    importlib.import_module("hone.launch.start").spare_the_hub(loaded)
+    return _call("hone.launch.plan", kind, loaded)
 
 
 def load(kind: str, config: str | None, overrides: list[str]) -> Any:

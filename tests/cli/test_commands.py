@@ -31,12 +31,13 @@ class Module(ModuleType):
             raise self.raises
         return self.result
 
-    main = load = record
+    main = load = announce = spare_the_hub = record
 
 
 @pytest.fixture
 def config(monkeypatch: pytest.MonkeyPatch) -> Module:
-    """hone.config with a `load` that returns "loaded"."""
+    """hone.config with a `load` that returns "loaded"; nothing is said of it at the start."""
+    monkeypatch.setitem(sys.modules, "hone.launch.start", Module("hone.launch.start"))
     module = Module("hone.config", result="loaded")
     monkeypatch.setitem(sys.modules, "hone.config", module)
     return module
@@ -64,7 +65,7 @@ def failure(capsys: pytest.CaptureFixture[str]) -> str:
         (["train"], "the commands are sft, grpo, eval, convert, plan, doctor, config"),
         (["sft", "recipe.yaml"], "--config recipe.yaml"),
         (["sft", "sft.max_num_steps", "3"], "'sft.max_num_steps' is not an override: write key=value"),
-        (["sft", "--confg", "x.yaml"], "--confg"),
+        (["sft", "--confg", "x.yaml"], "unknown option --confg: did you mean --config?"),
         (["sft", "--config"], "expected one argument"),
         (["config", "sgt"], "invalid choice: 'sgt'"),
         (["convert"], "give either a folder and OUT"),

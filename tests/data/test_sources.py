@@ -219,7 +219,7 @@ class TestBadInput:
             raise ConnectionError("Couldn't reach 'org/data' on the Hub\nmore")
 
         monkeypatch.setattr(datasets, "load_dataset", unreachable)
-        message = r"no file or folder 'org/data' here, .* not be reached .* data.validation.dataset_name="
+        message = r"data.validation.dataset_name=org/data: there is no such file .* hub cannot be reached"
         with pytest.raises(DataError, match=message):
             load("org/data", "validation")
 

@@ -43,7 +43,7 @@ def test_sizes_and_batches_by_hand(capsys: pytest.CaptureFixture[str], model: Pa
     # two layers; the last norm.
     parameters = 2 * 64 * 32 + 2 * (2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 48 + 2 * 32) + 32
     assert parameters == 19_616
-    assert "LlamaForCausalLM, 19.62 k parameters" in text
+    assert "LlamaForCausalLM, 19.6k parameters" in text
     assert f"weights {4 * parameters / 1024:.1f} KiB" in text
     assert f"gradients and optimizer {12 * parameters / 1024:.1f} KiB" in text
     # 34 bytes per token, hidden unit and layer at 16 bits, twice that in fp32: 68 * 128 tokens * 32 * 2 layers
@@ -89,7 +89,25 @@ def test_eval_and_dry_run(capsys: pytest.CaptureFixture[str], model: Path) -> No
     )
     assert code == 0
     assert "16 answers for each problem" in text
-    assert (
-        main(["sft", "--dry-run", f"policy.model_name={model}", "data.train.dataset_name=/nowhere/x.jsonl"])
-        == 0
+    settings = [f"policy.model_name={model}", "policy.max_total_sequence_length=64"]
+    assert main(["sft", "--dry-run", *settings, "data.train.dataset_name=/nowhere/x.jsonl"]) == 0
+
+
+def test_a_context_that_the_model_lacks_fails(capsys: pytest.CaptureFixture[str], model: Path) -> None:
+    code, text = plan(capsys, "sft", f"policy.model_name={model}", "policy.max_total_sequence_length=100000")
+    assert code == 2
+    assert "policy.max_total_sequence_length=100000 is more than the " in text
+
+
+def test_a_reward_that_no_worker_can_load_is_said(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "def right_answer(completions, **columns): return [0.0] * len(completions)"
     )
+    path = tmp_path / "mine.py"
+    code, text = plan(capsys, "grpo", f"rewards.functions=[{{path: {path}:right_anser}}]")
+    assert code == 0
+    assert "not usable from here: reward 'right_anser'" in text
+    assert "did you mean 'right_answer'?" in text
+    code, text = plan(capsys, "grpo", f"rewards.functions=[{{path: {path}:right_answer}}]")
+    assert code == 0
+    assert "not usable" not in text

@@ -40,11 +40,14 @@ def load(name: str, subset: str | None, split: str | None, kind: str) -> Rows:
             f"{key_of(kind)}: '{name}' is neither a file or folder here nor a dataset on the Hugging Face "
             f"hub (private ones need `hf auth login`). {_first_line(error)}"
         ) from error
+    except ConnectionError as error:
+        raise DataError(
+            f"{key_of(kind)}.dataset_name={name}: there is no such file or folder here, the Hugging Face hub cannot "
+            "be reached, and no dataset of that name was downloaded before. A local file needs no network"
+        ) from error
     except OSError as error:
         raise DataError(
-            f"{key_of(kind)}: there is no file or folder '{name}' here, and the Hugging Face hub could not "
-            f"be reached to look for a dataset of that name ({_first_line(error)}). A local path needs no "
-            f"network: {key_of(kind)}.dataset_name=/path/to/file.jsonl"
+            f"{key_of(kind)}: dataset '{name}' could not be loaded: {_first_line(error)}"
         ) from error
     except (ValueError, datasets.exceptions.DatasetsError) as error:  # unknown split or subset, broken files
         raise DataError(f"{key_of(kind)}: dataset '{name}' could not be loaded: {error}") from error

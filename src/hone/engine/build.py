@@ -75,15 +75,20 @@ SMALL_MODEL = 10_000_000
 """Below so many parameters one thread is as fast as several: waiting for each other costs what sharing gains."""
 
 
-def set_threads(wanted: int | None, model: torch.nn.Module) -> None:
-    """Threads of this process's tensor operations: `cluster.cpu_threads`, else what OMP_NUM_THREADS said to torch,
+def threads_for(wanted: int | None, parameters: int) -> int:
+    """Threads of a process's tensor operations: `cluster.cpu_threads`, else what OMP_NUM_THREADS said to torch,
     else one for a small model and all cores for a larger one."""
     if wanted is not None:
-        torch.set_num_threads(wanted)
-    elif "OMP_NUM_THREADS" not in os.environ:
-        small = sum(parameter.numel() for parameter in model.parameters()) < SMALL_MODEL
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        torch.set_num_threads(1 if small else cores)
+        return wanted
+    if "OMP_NUM_THREADS" in os.environ:
+        return torch.get_num_threads()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return 1 if parameters < SMALL_MODEL else cores
+
+
+def set_threads(wanted: int | None, model: torch.nn.Module) -> None:
+    """Give torch the threads that a model is best served by."""
+    torch.set_num_threads(threads_for(wanted, sum(p.numel() for p in model.parameters())))
 
 
 def seed_everything(seed: int) -> None:
@@ -157,16 +162,20 @@ def build_generator(config: EvalConfig, tokenizer: PreTrainedTokenizerBase) -> L
     )
 
 
-def _check_fit(
-    config: SFTConfig | GRPOConfig, model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase
-) -> None:
-    limit = context_length(model)  # type: ignore[arg-type]
+def check_length(config: SFTConfig | GRPOConfig, limit: int | None) -> None:
+    """Raise ConfigError when sequences may be longer than the model's positions."""
     wanted = config.policy.max_total_sequence_length
     if limit is not None and wanted > limit:
         raise ConfigError(
             f"policy.max_total_sequence_length={wanted} is more than the {limit} positions of "
             f"{config.policy.model_name}: lower it to {limit}, or extend the model with policy.hf_config_overrides"
         )
+
+
+def _check_fit(
+    config: SFTConfig | GRPOConfig, model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    check_length(config, context_length(model))  # type: ignore[arg-type]
     rows = model.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
     if len(tokenizer) > rows:
         raise ConfigError(

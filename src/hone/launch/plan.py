@@ -6,6 +6,7 @@ data or hardware that cannot be reached from here is said, and is no failure.
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +14,11 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from hone.config import EvalConfig, GRPOConfig, Loaded, SFTConfig
-from hone.errors import HoneError
-from hone.model.load import resolve
+from hone.engine.build import SMALL_MODEL, check_length, threads_for
+from hone.errors import HoneError, RewardError
+from hone.model.load import one_line, resolve
+from hone.rollout.collect import open_pool
+from hone.rollout.rewards.resolve import resolve_all
 
 GIB = 1024**3
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -34,27 +38,34 @@ class ModelShape:
 
 def main(kind: str, loaded: Loaded) -> int:
     """Print the plan. Returns 0: a config that cannot run never gets this far."""
+    parts = sections(kind, loaded)
     print(f"hone {kind}: the run that this configuration describes")
-    for title, lines in sections(kind, loaded):
+    for title, lines in parts:
         for index, line in enumerate(lines):
             print(f"  {title if index == 0 else '':<12}{line}")
     return 0
 
 
 def sections(kind: str, loaded: Loaded) -> list[tuple[str, list[str]]]:
-    """Title and lines of each part of the plan."""
+    """Title and lines of each part of the plan. Raises ConfigError for settings that the model cannot have."""
     config = loaded.config
     if isinstance(config, EvalConfig):
         shape, about = model_shape(config.generation.model_name, {})
-        parts = [("model", about), ("devices", devices(config)), ("data", data_lines(config, [config.data]))]
+        parts = [
+            ("model", about),
+            ("devices", devices(config, shape)),
+            ("data", data_lines(config, [config.data])),
+        ]
         parts.append(("sampling", eval_lines(config)))
     else:
         policy = config.policy
         shape, about = model_shape(policy.model_name, policy.hf_config_overrides)
+        if shape is not None:
+            check_length(config, shape.context)
         train = list(config.data.train or [])
         parts = [
             ("model", about),
-            ("devices", devices(config)),
+            ("devices", devices(config, shape)),
             ("memory", memory_lines(config, shape)),
             ("data", data_lines(config, train)),
             ("batch", batch_lines(config)),
@@ -73,8 +84,7 @@ def model_shape(name: str, overrides: dict[str, Any]) -> tuple[ModelShape | None
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config)
     except (HoneError, OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        return None, [f"{name}: not reachable from here ({reason})"]
+        return None, [f"{name}: not reachable from here ({one_line(error)})"]
     text = config.get_text_config()
     shape = ModelShape(
         architecture=type(model).__name__,
@@ -90,19 +100,27 @@ def model_shape(name: str, overrides: dict[str, Any]) -> tuple[ModelShape | None
     ]
 
 
-def devices(config: SFTConfig | GRPOConfig | EvalConfig) -> list[str]:
+def devices(config: SFTConfig | GRPOConfig | EvalConfig, shape: ModelShape | None) -> list[str]:
     """What the config asks for, and what is here."""
     cluster = config.cluster
     wanted = cluster.gpus_per_node * cluster.num_nodes
     here = torch.cuda.device_count()
-    lines = [f"asked for: {cluster.num_nodes} x {cluster.gpus_per_node} GPUs; here: {here or 'none'}"]
+    asked = (
+        f"{cluster.num_nodes} x {cluster.gpus_per_node} GPUs"
+        if wanted > 1
+        else "1 GPU"
+        if wanted
+        else "the CPU"
+    )
+    lines = [f"asked for: {asked}; here: {counted(here, 'GPU') if here else 'none'}"]
     if wanted > max(here, 1):
         lines.append(
             f"not reachable from here: {wanted - here} GPUs. A run here uses one process: same numbers "
             "up to rounding, slower"
         )
     elif not here:
-        lines.append(f"a run here uses one process on the CPU, {torch.get_num_threads()} threads")
+        threads = threads_for(cluster.cpu_threads, shape.parameters if shape is not None else SMALL_MODEL)
+        lines.append(f"a run here uses one process on the CPU, {counted(threads, 'thread')}")
     return lines
 
 
@@ -127,7 +145,8 @@ def memory_lines(config: SFTConfig | GRPOConfig, shape: ModelShape | None) -> li
     )
     total = (weights + states + reference) / count + activations
     lines = [
-        f"on each of {count}: {human_bytes(total)} = weights {human_bytes(weights / count)} + gradients and optimizer "
+        (f"on each of {count}: " if count > 1 else "")
+        + f"{human_bytes(total)} = weights {human_bytes(weights / count)} + gradients and optimizer "
         f"{human_bytes(states / count)}"
         + (f" + reference {human_bytes(reference / count)}" if reference else "")
         + f" + activations about {human_bytes(activations)} ({tokens} tokens at once)"
@@ -183,8 +202,26 @@ def batch_lines(config: SFTConfig | GRPOConfig) -> list[str]:
         f"{update} ({layout})",
         f"generation: {generation_backend(config.policy.generation.backend)}",
         "rewards: " + ", ".join(f"{f.weight:g} x {f.path or f.name}" for f in config.rewards.functions),
+        *reward_lines(config),
         steps_line(g.max_num_steps, g.max_num_epochs),
     ]
+
+
+def reward_lines(config: GRPOConfig) -> list[str]:
+    """What is wrong with the reward functions, seen from here: a worker imports them, as for a run."""
+    try:
+        asyncio.run(_try_rewards(config))
+    except RewardError as error:
+        return [f"not usable from here: {str(error).splitlines()[0]}"]
+    return []
+
+
+async def _try_rewards(config: GRPOConfig) -> None:
+    if all(f.path is None for f in config.rewards.functions):
+        resolve_all(config.rewards.functions)  # built-in ones: nothing to import
+        return
+    async with open_pool(config.rewards):
+        pass
 
 
 def steps_line(steps: int | None, epochs: int | None) -> str:
@@ -217,17 +254,22 @@ def eval_lines(config: EvalConfig) -> list[str]:
     """How answers are drawn and scored."""
     g, e = config.generation, config.eval
     return [
-        f"{e.num_tests_per_prompt} answers for each problem, temperature {g.temperature:g}, top_p {g.top_p:g}, at most "
-        f"{g.max_new_tokens} tokens; {e.metric} with k = {e.k_value}",
+        f"{counted(e.num_tests_per_prompt, 'answer')} for each problem, temperature {g.temperature:g}, "
+        f"top_p {g.top_p:g}, at most {g.max_new_tokens} tokens; {e.metric} with k = {e.k_value}",
         f"generation: {generation_backend(g.backend)}",
     ]
 
 
+def counted(number: int, what: str) -> str:
+    """1 thread, 2 threads"""
+    return f"{number} {what}{'s' if number != 1 else ''}"
+
+
 def human_count(number: float) -> str:
-    """1234567 -> 1.2 M"""
+    """1234567 -> 1.2M"""
     for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
         if number >= size:
-            return f"{number / size:.2f} {unit}"
+            return f"{number / size:.3g}{unit}"
     return str(int(number))
 
 

@@ -72,7 +72,7 @@ def load_model(
         else:
             model = _pretrained(name, source, config)
     except (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError) as error:
-        raise ModelError(f"cannot load model {name}: {_one_line(error)}") from error
+        raise ModelError(f"cannot load model {name}: {one_line(error)}") from error
     if (spoilt := not_finite(model.state_dict().items())) is not None:
         raise ModelError(
             f"weight {spoilt} of {name} holds nan or infinity, so the model cannot compute anything: load it from "
@@ -146,7 +146,7 @@ def load_tokenizer(name: str, *, chat_template: str | None = "default") -> PreTr
     try:
         tokenizer = AutoTokenizer.from_pretrained(resolve(name, needs=TOKENIZER_FILES))
     except Exception as error:  # the tokenizers library raises a bare Exception for a file it cannot read
-        raise ModelError(f"cannot load tokenizer {name}: {_one_line(error)}") from error
+        raise ModelError(f"cannot load tokenizer {name}: {one_line(error)}") from error
     if chat_template is None:
         tokenizer.chat_template = PASS_THROUGH
     elif chat_template != "default":
@@ -186,7 +186,12 @@ def context_length(model: PreTrainedModel) -> int | None:
     return getattr(model.config.get_text_config(), "max_position_embeddings", None)
 
 
-def _one_line(error: BaseException) -> str:
-    """The first line, or the last where the first only says where a check failed."""
+def one_line(error: BaseException) -> str:
+    """The first line, or the last where the first only says where a check failed; an unreachable hub in our words."""
+    if str(error).startswith("We couldn't connect to"):
+        return (
+            "there is no such folder here, the Hugging Face hub cannot be reached, and nothing of that name was "
+            "downloaded before. A folder that transformers wrote needs no network"
+        )
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[-1 if isinstance(error, StrictDataclassError) else 0].strip()

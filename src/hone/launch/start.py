@@ -1,0 +1,72 @@
+"""Before the heavy part of a command: say what begins, and spare it a hub that cannot be reached.
+
+Nothing of torch or Hugging Face is imported here: a setting for them must be there before they are.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from hone.config import EvalConfig, GRPOConfig, Loaded, SFTConfig
+
+FILES = (".jsonl", ".json", ".parquet")
+
+
+def announce(kind: str, loaded: Loaded) -> None:
+    """Print what a run is about, model, data and folder: its first step is seconds away."""
+    config: SFTConfig | GRPOConfig | EvalConfig = loaded.config
+    if isinstance(config, EvalConfig):
+        print(f"{kind}: {config.generation.model_name} on {config.data.dataset_name}", flush=True)
+        return
+    data = ", ".join(str(entry.dataset_name) for entry in config.data.train or [])
+    folder = config.checkpointing.checkpoint_dir
+    print(f"{kind}: {config.policy.model_name} on {data}, into {folder}", flush=True)
+
+
+def spare_the_hub(loaded: Loaded) -> None:
+    """Turn Hugging Face's offline mode on when the run names something of the hub and the hub cannot be reached.
+
+    Its libraries would try five times for each file, a minute and twenty lines in all, before they look at what is
+    already on this machine. Someone who has set HF_HUB_OFFLINE is not second-guessed.
+    """
+    if (
+        "HF_HUB_OFFLINE" not in os.environ
+        and any(map(_of_the_hub, _names(loaded.config)))
+        and not reachable()
+    ):
+        os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+def reachable(timeout: float = 5.0) -> bool:
+    """Whether the hub answers at all. Behind a proxy that cannot be told, and is taken to be so."""
+    endpoint = urlsplit(os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
+    if urllib.request.getproxies() or endpoint.hostname is None:
+        return True
+    port = endpoint.port or (80 if endpoint.scheme == "http" else 443)
+    try:
+        socket.create_connection((endpoint.hostname, port), timeout=timeout).close()
+    except OSError:
+        return False
+    return True
+
+
+def _names(config: SFTConfig | GRPOConfig | EvalConfig) -> Iterator[str | None]:
+    """Every model, tokenizer and dataset of a run."""
+    if isinstance(config, EvalConfig):
+        yield from (config.generation.model_name, config.tokenizer.name, config.data.dataset_name)
+        return
+    yield from (config.policy.model_name, config.policy.tokenizer.name)
+    for entry in (*(config.data.train or ()), *(config.data.validation or ())):
+        yield entry.dataset_name
+
+
+def _of_the_hub(name: str | None) -> bool:
+    """Whether it is neither embedded nor a path."""
+    if not name or name.startswith(("hone/", ".", "/", "~")) or name.endswith(FILES):
+        return False
+    return not Path(name).exists()

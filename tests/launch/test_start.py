@@ -1,0 +1,67 @@
+"""What a command does before anything heavy is imported."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from hone.config import load
+from hone.launch import start
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No offline mode and no proxy; what a test sets is taken back."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "")
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    monkeypatch.setattr("urllib.request.getproxies", dict)
+
+
+def test_the_first_line_names_model_data_and_folder(capsys: pytest.CaptureFixture[str]) -> None:
+    start.announce("sft", load("sft", None, ["checkpointing.checkpoint_dir=out"]))
+    assert capsys.readouterr().out == "sft: hone/tiny on hone/word-problems, into out\n"
+    start.announce("eval", load("eval", None, []))
+    assert capsys.readouterr().out == "eval: hone/tiny-sft on hone/word-problems\n"
+
+
+def test_a_hub_that_does_not_answer_is_not_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(start, "reachable", lambda: False)
+    start.spare_the_hub(load("grpo", None, ["policy.model_name=Qwen/Qwen3-0.6B"]))
+    assert os.environ["HF_HUB_OFFLINE"] == "1"
+
+
+def test_a_hub_that_answers_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(start, "reachable", lambda: True)
+    start.spare_the_hub(load("grpo", None, ["policy.model_name=Qwen/Qwen3-0.6B"]))
+    assert "HF_HUB_OFFLINE" not in os.environ
+
+
+def test_a_run_of_local_things_asks_nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def nobody() -> bool:
+        raise AssertionError("the network was asked")
+
+    monkeypatch.setattr(start, "reachable", nobody)
+    for kind in ("sft", "grpo", "eval"):
+        start.spare_the_hub(load(kind, None, []))
+    local = [f"policy.model_name={tmp_path}", "data.train.dataset_name=rows.jsonl"]
+    start.spare_the_hub(load("sft", None, local))
+
+
+def test_what_the_user_set_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(start, "reachable", lambda: False)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    start.spare_the_hub(load("grpo", None, ["policy.model_name=Qwen/Qwen3-0.6B"]))
+    assert os.environ["HF_HUB_OFFLINE"] == "0"
+
+
+def test_reachable_means_that_the_endpoint_takes_a_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{port}")
+        assert start.reachable()
+    assert not start.reachable()
+    monkeypatch.setattr("urllib.request.getproxies", lambda: {"https": "http://proxy"})
+    assert start.reachable()
