@@ -7,6 +7,9 @@ from collections.abc import Iterable
 from hone.config.translate import Translation
 from hone.config.trees import Path, dotted
 
+MANY = 4
+"""More keys of a section than this are counted, not listed."""
+
 
 def of(translation: Translation) -> list[str]:
     """All notices of a translation."""
@@ -24,12 +27,18 @@ def _spellings(translation: Translation) -> list[str]:
     for (theirs, ours), pairs in read.items():
         pairs = list(dict.fromkeys(pairs))
         left, right = _braced(a for a, _ in pairs), _braced(b for _, b in pairs)
-        found.append(f"read {theirs}.{left} as {ours}.{right}")
+        found.append(f"read {theirs}.{left} as {ours}.{'*' if left == right and len(pairs) > 1 else right}")
     return found
 
 
 def _inert(translation: Translation) -> list[str]:
-    return [f"ignored {_named(paths)}: {reason}" for reason, paths in translation.inert.items()]
+    told, off = [], []
+    for reason, paths in translation.inert.items():
+        if reason.endswith(" is off"):
+            off.append(_named(paths))
+        else:
+            told.append(f"ignored {_named(paths)}: {reason}")
+    return [*told, f"ignored, for what they belong to is off: {', '.join(off)}"] if off else told
 
 
 def _named(paths: list[Path]) -> str:
@@ -37,7 +46,7 @@ def _named(paths: list[Path]) -> str:
     shared = paths[0][:-1]
     while any(path[: len(shared)] != shared for path in paths):
         shared = shared[:-1]
-    if len(paths) > 6 and shared:
+    if len(paths) > MANY and shared:
         return f"{dotted(shared)}.* ({len(paths)} keys)"
     heads: dict[str, list[str]] = {}
     for path in paths:

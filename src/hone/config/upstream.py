@@ -57,13 +57,11 @@ def _generation(head: str) -> list[Rule]:
         ),
         *inert("generation shares the learner's devices", f"{head}.colocated.resources.**"),
         *inert(
-            "ports and transport, of which there are none",
+            "one process needs no ports or transport",
             f"{head}.port_range_low",
             f"{head}.port_range_high",
         ),
-        *inert(
-            "ports and transport, of which there are none", f"{head}.refit_transport", f"{head}.refit_cfg.**"
-        ),
+        *inert("one process needs no ports or transport", f"{head}.refit_transport", f"{head}.refit_cfg.**"),
         *inert("for quantized models", f"{head}.real_quant_export_cpu_offload"),
         *inert("the backend is not Megatron", f"{head}.mcore_generation_config.**"),
         *inert("the backend is not SGLang", f"{head}.sglang_cfg.**", f"{head}.sglang_kwargs.**"),
@@ -150,9 +148,9 @@ _AROUND = [
     *inert("TensorBoard's files lie in the run's folder", "logger.tensorboard", "logger.tensorboard.**"),
     *inert("GPUs are looked at once per step", "logger.gpu_monitoring.**"),
     *inert("there are no such tables", "logger.wandb.log_nemo_gym_full_result_tables"),
-    *inert("ports and segments, of which there are none", "cluster.master_port_range_low"),
+    *inert("one process needs no ports or segments", "cluster.master_port_range_low"),
     *inert(
-        "ports and segments, of which there are none",
+        "one process needs no ports or segments",
         "cluster.master_port_range_high",
         "cluster.segment_size",
     ),
