@@ -6,6 +6,10 @@ The command line prints the message alone (no traceback) and exits with `exit_co
 
 from __future__ import annotations
 
+import os
+import sys
+from pathlib import Path
+
 
 class HoneError(Exception):
     """Base of all expected failures."""
@@ -43,3 +47,10 @@ class Interrupted(HoneError):
     """Ctrl-C or SIGTERM, after the state was saved."""
 
     exit_code = 130
+
+
+def install_command(what: str) -> str:
+    """The shell command that installs `what` for this Python: a bare `pip` is often that of another one."""
+    python, here = Path(sys.executable), Path.cwd()
+    shown = os.path.relpath(python, here) if python.is_relative_to(here) else python
+    return f'{shown} -m pip install "{what}"'

@@ -15,19 +15,17 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
-from hone.errors import HoneError
+from hone.errors import HoneError, install_command
 
 GIB = 2**30
 
 OPTIONAL = {
-    "vllm": ("fast generation on GPUs", "pip install vllm"),
-    "ray": ("more than one machine", 'pip install "ray[default]"'),
-    "peft": ("adapters such as LoRA", 'pip install "hone[peft]"'),
-    "wandb": ("logger.wandb_enabled", 'pip install "hone[wandb]"'),
-    "mlflow": ("logger.mlflow_enabled", 'pip install "hone[mlflow]"'),
-    "trl": ("the benchmarks' peer", 'pip install "hone[bench]"'),
+    "peft": ("adapters such as LoRA", "hone[peft]"),
+    "wandb": ("logger.wandb_enabled", "hone[wandb]"),
+    "mlflow": ("logger.mlflow_enabled", "hone[mlflow]"),
+    "trl": ("the benchmarks' peer", "hone[bench]"),
 }
-"""Module: what it is for, and how to get it."""
+"""Module: what it is for, and what pip is to install for it."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +86,7 @@ def packages() -> Iterator[Finding]:
     for needed in declared:
         if needed.marker is not None and not needed.marker.evaluate({"extra": ""}):
             continue
-        fix = f'pip install "{needed.name}{needed.specifier}"'
+        fix = install_command(f"{needed.name}{needed.specifier}")
         try:
             version = metadata.version(needed.name)
         except metadata.PackageNotFoundError:
@@ -103,9 +101,7 @@ def torch_and_devices() -> Iterator[Finding]:
     try:
         import torch
     except (ImportError, OSError) as error:  # OSError: a shared library that does not load
-        yield Finding(
-            "torch", "bad", f"does not load: {first_line(error)}", "pip install --force-reinstall torch"
-        )
+        yield Finding("torch", "bad", f"does not load: {first_line(error)}", "make clean setup")
         return
     yield Finding("torch", "ok", f"{torch.__version__}, {torch.get_num_threads()} threads on {cores()} cores")
     if torch.cuda.is_available():
@@ -174,9 +170,9 @@ def embedded_model() -> Finding:
 
 def optional() -> Iterator[Finding]:
     """Parts that some settings need."""
-    for name, (purpose, fix) in OPTIONAL.items():
+    for name, (purpose, needed) in OPTIONAL.items():
         if importlib.util.find_spec(name) is None:
-            yield Finding(name, "absent", f"not installed; for {purpose}", fix)
+            yield Finding(name, "absent", f"not installed; for {purpose}", install_command(needed))
         else:
             yield Finding(name, "ok", f"{version_of(name)}; for {purpose}")
 

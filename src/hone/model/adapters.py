@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from transformers import PreTrainedModel
 
-from hone.errors import ConfigError
+from hone.errors import ConfigError, install_command
 
 if TYPE_CHECKING:
     from hone.config.schema.policy import LoraConfig
@@ -22,7 +22,7 @@ def with_lora(model: PreTrainedModel, lora: LoraConfig) -> PreTrainedModel:
         import peft
     except ImportError as error:
         raise ConfigError(
-            'policy.lora.enabled=true needs PEFT: pip install "hone[peft]", or set policy.lora.enabled=false'
+            f"policy.lora.enabled=true needs PEFT: {install_command('hone[peft]')}, or set policy.lora.enabled=false"
         ) from error
     settings = peft.LoraConfig(
         r=lora.dim,

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
 
-from hone.errors import ConfigError
+from hone.errors import ConfigError, install_command
 from hone.tracking.folder import RunFolder, naming, write_atomically
 
 
@@ -160,5 +160,5 @@ def _optional(module: str, setting: str, extra: str) -> ModuleType:
     except ImportError as error:
         raise ConfigError(
             f"{setting} is true, but {module} is not installed: "
-            f'pip install "hone[{extra}]", or set {setting}=false'
+            f"{install_command(f'hone[{extra}]')}, or set {setting}=false"
         ) from error
