@@ -22,7 +22,7 @@ from hone.loop import Run
 from hone.process import run_alone
 from hone.rollout.collect import collect, open_pool
 from hone.rollout.rewards.pool import RewardPool
-from hone.tracking import write_rollouts
+from hone.tracking import RunFolder, write_rollouts
 from hone.types import Group, Prompt, Rollout, Sampling
 
 
@@ -34,7 +34,8 @@ def main(loaded: Loaded) -> dict[str, Any]:
 async def train(loaded: Loaded) -> dict[str, Any]:
     """The loop itself."""
     config: GRPOConfig = loaded.config
-    async with open_pool(config.rewards) as pool:  # a wrong reward function stops here, before a model loads
+    printed = RunFolder(config.checkpointing.checkpoint_dir, config.logger.log_dir).rewards_log
+    async with open_pool(config.rewards, printed) as pool:  # a wrong function stops here, before a model loads
         tokenizer = tokenizer_of(config)
         data = build_prompts(config, tokenizer)
         pool.check_columns(data.columns)

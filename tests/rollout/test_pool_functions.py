@@ -104,6 +104,7 @@ def test_functions_of_the_tutorials_verbatim() -> None:
     [
         ("no_such_package.module.f", "No module named 'no_such_package'"),
         ("os.path.no_such_function", "there is no 'no_such_function' in os.path"),
+        ("os.path.exist", "did you mean 'exists'?"),
         ("os.environ", "_Environ, not a function"),
         ("collections.Counter", "is a class, not a function"),
         (f"{FUNCTIONS}:calls", "is a int, not a function"),
@@ -147,3 +148,22 @@ def test_a_module_of_the_working_directory(tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "my_rewards.py").write_text("def good(completions, **_): return [3.0] * len(completions)\n")
     monkeypatch.chdir(tmp_path)
     assert score(["my_rewards.good"], ["a"])[0].reward == 3.0
+
+
+def test_completions_in_the_other_form_are_named_as_that(tmp_path: Path) -> None:
+    """TRL gives texts for plain prompts and messages for conversations; a function mostly knows one of them."""
+    lines = [
+        "import re",
+        "def messages(completions, **columns): return [float('4' in c[0]['content']) for c in completions]",
+        "def texts(completions, **columns): return [float(bool(re.search('4', c))) for c in completions]",
+        "def lower(completions, **columns): return [float('4' in c.lower()) for c in completions]",
+    ]
+    (tmp_path / "mine.py").write_text("\n".join(lines))
+    message = [{"role": "assistant", "content": "4"}]
+    for name, completions, advice in (
+        ("messages", ["4", "4"], "each completion is a text: c, not c[0]['content']"),
+        ("texts", [message, message], "a completion's text is c[0]['content']"),
+        ("lower", [message, message], "a completion's text is c[0]['content']"),
+    ):
+        failed = score([f"{tmp_path}/mine.py:{name}"], completions, max_failure_fraction=1.0)
+        assert advice in str(failed[0].failure)

@@ -77,6 +77,11 @@ class RunFolder:
         """Folder of the TensorBoard event files."""
         return self.logs / "tensorboard"
 
+    @property
+    def rewards_log(self) -> Path:
+        """What the reward functions printed."""
+        return self.logs / "rewards.log"
+
     def rollout_file(self, step: int) -> Path:
         """File of the rollouts of a step."""
         return self.rollouts / f"step_{step}.jsonl"

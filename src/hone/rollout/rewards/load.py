@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import importlib.util
 import inspect
@@ -34,7 +35,9 @@ def load(target: str) -> Callable[..., Any]:
         module = importlib.import_module("hone.rollout.rewards.functions").BUILTIN
     found = module.get(name) if isinstance(module, dict) else getattr(module, name, None)
     if found is None:
-        raise Unusable(f"there is no '{name}' in {file or target.rpartition('.')[0]}")
+        near = difflib.get_close_matches(name, list(vars(module)) if colon or "." in target else [], n=1)
+        hint = f"; did you mean '{near[0]}'?" if near else ""
+        raise Unusable(f"does not exist: there is no '{name}' in {file or target.rpartition('.')[0]}{hint}")
     if isinstance(found, type) or not callable(found):
         raise Unusable(f"is a {'class' if isinstance(found, type) else type(found).__name__}, not a function")
     return found

@@ -131,11 +131,22 @@ def _raised(error: BaseException, file: str | None) -> dict[str, Any]:
     text = "".join(traceback.format_exception(type(error), error, frames))
     message = "".join(traceback.format_exception_only(type(error), error)).strip()
     return {
-        "raised": message[:_MAX_TEXT] + where,
+        "raised": message[:_MAX_TEXT] + where + _advice(error),
         "type": type(error).__name__,
         "traceback": text[-_MAX_TRACEBACK:],
         "restart": isinstance(error, MemoryError),
     }
+
+
+def _advice(error: BaseException) -> str:
+    """What to write instead where a function took TRL's one form of completions for the other."""
+    said = str(error)
+    if isinstance(error, TypeError) and said.startswith("string indices must be integers"):
+        return "; the prompts are plain text here, so each completion is a text: c, not c[0]['content']"
+    wrong = ("expected string or bytes-like object, got 'list'", "'list' object has no attribute '")
+    if isinstance(error, TypeError | AttributeError) and said.startswith(wrong):
+        return "; the prompts are conversations here, so a completion's text is c[0]['content']"
+    return ""
 
 
 def _own_frames(frames: TracebackType | None) -> TracebackType | None:
