@@ -39,10 +39,38 @@ def run_async(main: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any]:
     if before is signal.default_int_handler:
         signal.signal(signal.SIGINT, _interrupt)
     try:
-        return asyncio.run(main)
+        with _held_back(signal.SIGINT):  # half an event loop cannot be closed
+            loop = asyncio.new_event_loop()
+        try:
+            return loop.run_until_complete(main)
+        finally:
+            _close(loop)
     finally:
         if before is signal.default_int_handler:
             signal.signal(signal.SIGINT, before)
+
+
+@contextlib.contextmanager
+def _held_back(number: signal.Signals) -> Iterator[None]:
+    """A signal that comes in here is heard at the end."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {number})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _close(loop: asyncio.AbstractEventLoop) -> None:
+    """As `asyncio.run` does: what still runs is cancelled and may clean up."""
+    try:
+        tasks = asyncio.all_tasks(loop)
+        for task in tasks:
+            task.cancel()
+        loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.run_until_complete(loop.shutdown_default_executor())
+    finally:
+        loop.close()
 
 
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
