@@ -28,7 +28,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "evaluation": {"errors", "types", "config", "data", "engine", "model", "process", "rollout", "tracking"},
     "supervised": {"types", "config", "algorithms", "data", "engine", "loop", "process", "tracking"},
     "online": {"types", "config", "algorithms", "data", "engine", "loop", "process", "rollout", "tracking"},
-    "launch": {"errors", "config", "data", "embedded", "model", "engine"},
+    "launch": {"errors", "config", "data", "embedded", "model", "engine", "rollout"},
     "demo": {"errors", "embedded", "config", "online", "supervised", "evaluation", "export", "tracking"},
     "cli": {"errors", "config", "export", "launch"},
     "__main__": {"cli"},

@@ -76,6 +76,7 @@ class Run:
         self.folder = RunFolder(config.checkpointing.checkpoint_dir, config.logger.log_dir)
         self.step = 0
         self.latest: dict[str, float] = {}
+        self._of_step: dict[str, float] = {}
         self.stop_reason: str | None = None
         self._goal: str | None = None
         self._started = self._step_started = time.monotonic()
@@ -154,7 +155,7 @@ class Run:
 
     async def end_step(self, step: int, metrics: Mapping[str, float], *, tokens: int) -> None:
         """Record a finished step; save when it is time to; stop when something asked for it."""
-        self.step = step
+        self.step, self._of_step = step, dict(metrics)
         self.log(step, metrics)
         self.progress.update(step, {**metrics}, tokens)
         self._slowest_step = max(self._slowest_step, time.monotonic() - self._step_started)
@@ -194,7 +195,7 @@ class Run:
             self.parts,
             tokenizer=self.tokenizer,
             state={"data": self.data.state_dict(), "random": random_state(), "goal": self._goal},
-            metrics=self.latest,
+            metrics=self._of_step,
             config_yaml=self.yaml,
         )
         self._saved_step = self.step

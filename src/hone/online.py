@@ -20,7 +20,7 @@ from hone.engine.build import tokenizer_of
 from hone.engine.checkpoint import flat_metric
 from hone.loop import Run
 from hone.process import run_alone
-from hone.rollout.collect import collect, open_pool
+from hone.rollout.collect import collect, open_pool, scored_groups
 from hone.rollout.rewards.pool import RewardPool
 from hone.tracking import RunFolder, write_rollouts
 from hone.types import Group, Prompt, Rollout, Sampling
@@ -143,7 +143,7 @@ async def validate(
         completions = await parts.generator.generate(
             chunk, sampling, count=config.grpo.val_num_generations_per_prompt
         )
-        groups += await collect(chunk, completions, parts.tokenizer, pool, config)
+        groups += await scored_groups(chunk, completions, parts.tokenizer, pool)
         run.progress.phase("validation", start + len(chunk), len(prompts))
     write_rollouts(run.folder.validation_file(step), step, groups)
     rollouts = [rollout for group in groups for rollout in group.rollouts]

@@ -3,7 +3,7 @@
 step_N/config.yaml        the resolved configuration
 step_N/policy/weights/    DCP shards; policy/optimizer/; policy/tokenizer/
 step_N/state.pt           data cursor and random generators
-step_N/training_info.json step, and the latest value of each metric
+step_N/training_info.json step, and the metrics that were measured at it
 step_N/manifest.json      size and CRC-32 of every other file, written last
 """
 

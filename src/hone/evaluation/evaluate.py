@@ -15,10 +15,9 @@ from hone.engine.build import build_generator, placement_notices
 from hone.evaluation.metrics import score
 from hone.model.load import load_tokenizer
 from hone.process import check_writable, run_async
-from hone.rollout.collect import open_pool, rollouts_of, score_rollouts
-from hone.rollout.rewards.pool import RewardPool
+from hone.rollout.collect import open_pool, scored_groups
 from hone.tracking import Progress, write_rollouts
-from hone.types import Completion, Group, Prompt, Sampling
+from hone.types import Group, Sampling
 
 
 def main(loaded: Loaded) -> dict[str, Any]:
@@ -57,18 +56,6 @@ async def evaluate(config: EvalConfig) -> dict[str, Any]:
     if config.eval.save_path:
         save(Path(config.eval.save_path), report, groups)
     return report
-
-
-async def scored_groups(
-    prompts: Sequence[Prompt], completions: Sequence[Sequence[Completion]], tokenizer: Any, pool: RewardPool
-) -> list[Group]:
-    """One group for each prompt, with rewards as the functions gave them: no scaling, no shaping."""
-    rollouts = rollouts_of(prompts, completions, tokenizer)
-    await score_rollouts(rollouts, pool)
-    rest = iter(rollouts)
-    return [
-        Group(prompt.id, [next(rest) for _ in row]) for prompt, row in zip(prompts, completions, strict=True)
-    ]
 
 
 def sampling_of(config: EvalConfig) -> Sampling:

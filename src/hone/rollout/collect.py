@@ -88,6 +88,19 @@ async def score_rollouts(rollouts: Sequence[Rollout], pool: RewardPool, group_si
         rollout.rewards, rollout.reward, rollout.failure = scored.rewards, scored.reward, scored.failure
 
 
+async def scored_groups(
+    prompts: Sequence[Prompt],
+    completions: Sequence[Sequence[Completion]],
+    tokenizer: PreTrainedTokenizerBase,
+    pool: RewardPool,
+) -> list[Group]:
+    """A Group for each prompt, with rewards as the functions gave them: for validation and evaluation."""
+    rollouts = rollouts_of(prompts, completions, tokenizer)
+    await score_rollouts(rollouts, pool)
+    rest = iter(rollouts)
+    return [Group(p.id, [next(rest) for _ in group]) for p, group in zip(prompts, completions, strict=True)]
+
+
 def columns_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
     """Rows as columns, a value for each row: None where datasets are mixed and a row lacks the column."""
     names = dict.fromkeys(name for row in rows for name in row if name not in _NOT_COLUMNS)
