@@ -40,6 +40,8 @@ async def train(loaded: Loaded) -> dict[str, Any]:
     if run.finished:
         return run.summary()
     with run:
+        _say_left_out(run, data, config)
+        said = False
         if config.sft.val_at_start and run.step == 0:
             run.log(0, await validate(learner, data.validation, config))
         for step in run.steps():
@@ -47,6 +49,7 @@ async def train(loaded: Loaded) -> dict[str, Any]:
             samples = data.next(config.policy.train_global_batch_size)
             if not samples:  # rows that are left out can end the last epoch sooner than their number says
                 break
+            said = said or _say_truncated(run, data, config)
             metrics = await sft.step(learner, samples)
             tokens = sum(len(sample) for sample in samples)
             metrics = describe(metrics, samples, data) | {
@@ -69,6 +72,26 @@ def total_steps(config: SFTConfig, data: SupervisedData) -> int:
     if epochs is not None:
         limits.append(data.total_steps(config.policy.train_global_batch_size))
     return min(limits)
+
+
+def _say_left_out(run: Run, data: SupervisedData, config: SFTConfig) -> None:
+    """Tell of rows that are not trained on at all."""
+    if left_out := data.counts["excluded_rows"]:
+        run.progress.note(
+            f"{left_out} of {data.counts['rows']} rows are left out: their prompt alone fills "
+            f"policy.max_total_sequence_length={config.policy.max_total_sequence_length}"
+        )
+
+
+def _say_truncated(run: Run, data: SupervisedData, config: SFTConfig) -> bool:
+    """Tell, once, that samples are cut: whether it has been told."""
+    if not data.counts["truncated"]:
+        return False
+    run.progress.note(
+        f"samples longer than policy.max_total_sequence_length={config.policy.max_total_sequence_length} are cut; "
+        "metrics.csv counts them (truncated_samples)"
+    )
+    return True
 
 
 def describe(metrics: dict[str, float], samples: Sequence[Sample], data: SupervisedData) -> dict[str, float]:

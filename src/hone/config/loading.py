@@ -28,6 +28,9 @@ MODEL: dict[str, Path] = {
     "eval": ("generation", "model_name"),
 }
 
+OTHER_METHODS = {"dpo": "DPO", "rm": "reward models", "ppo": "PPO", "distillation": "distillation"}
+"""Upstream's files of other methods, by their section: one sentence, not a list of keys that Hone lacks."""
+
 
 @dataclass
 class Loaded(Generic[Config]):
@@ -84,6 +87,11 @@ def _user_layers(
     """The user's tree, which layer sets which leaves, and what `~key` took away."""
     chain = files.chain(FilePath(config_path)) if config_path is not None else []
     user = files.merged(chain)
+    for section in OTHER_METHODS.keys() & user.keys():
+        raise ConfigError(
+            f"{config_path} is for {OTHER_METHODS[section]} (its section `{section}`), which this version of Hone does "
+            "not do: it has sft, grpo and eval"
+        )
     layers = [Layer(str(path), tuple(place for place, _ in leaves(tree))) for path, tree in chain]
     problems, command_line, removed = [], list[Path](), list[Path]()
     for text in texts:
