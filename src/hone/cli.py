@@ -230,19 +230,20 @@ def _config(argv: list[str]) -> int:
     parser.add_argument("key", nargs="?", help="one setting or section: policy.optimizer")
     options = parser.parse_args(argv)
     table: str = importlib.import_module("hone.config").document(options.kind)
-    print(table.rstrip() if options.key is None else _explained(table, options.key))
+    print(_explained(table, options.key))
     return 0
 
 
-def _explained(table: str, wanted: str) -> str:
-    """The rows of the settings' table at or below a key, one above the other. Raises ConfigError for no such
-    key."""
+def _explained(table: str, wanted: str | None) -> str:
+    """The rows of the settings' table at or below a key (all for None), one above the other. Raises ConfigError for
+    no such key."""
     rows = re.findall(r"^\| `(.+?)` \| `(.*?)` \| (.*) \|$", table, flags=re.MULTILINE)
-    found = [row for row in rows if row[0] == wanted or row[0].startswith(f"{wanted}.")]
-    if not found:
+    found = [row for row in rows if wanted is None or row[0] == wanted or row[0].startswith(f"{wanted}.")]
+    if wanted is not None and not found:
         near = difflib.get_close_matches(wanted, [key for key, _, _ in rows], n=1, cutoff=0)
         raise ConfigError(f"no setting {wanted!r}: did you mean {near[0]!r}?")
-    return "\n\n".join(f"{key}\n    default: {default}\n    {about}" for key, default, about in found)
+    text = "\n\n".join(f"{key}\n    default: {default}\n    {about}" for key, default, about in found)
+    return text.replace("\\|", "|")  # a bar within a cell of the table
 
 
 def _call(module: str, *arguments: Any) -> int:

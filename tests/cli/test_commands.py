@@ -202,7 +202,9 @@ def test_config_explains_a_key_and_a_section(capsys: pytest.CaptureFixture[str])
 
 def test_config_lists_everything(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["config", "eval"]) == 0
-    assert "| `eval.k_value` |" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "\n\neval.k_value\n    default: 1\n    k; at most num_tests_per_prompt.\n" in out
+    assert "list[float | None]" in out
 
 
 def test_config_names_the_nearest_key(capsys: pytest.CaptureFixture[str]) -> None:
