@@ -35,7 +35,8 @@ async def train(loaded: Loaded) -> dict[str, Any]:
     """The loop itself."""
     config: GRPOConfig = loaded.config
     printed = RunFolder(config.checkpointing.checkpoint_dir, config.logger.log_dir).rewards_log
-    async with open_pool(config.rewards, printed) as pool:  # a wrong function stops here, before a model loads
+    # A wrong reward function stops here, before a model loads.
+    async with open_pool(config.rewards, printed) as pool:
         tokenizer = tokenizer_of(config)
         data = build_prompts(config, tokenizer)
         pool.check_columns(data.columns)
