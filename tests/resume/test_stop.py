@@ -141,15 +141,16 @@ def test_saved_by_the_time_that_was_set(place, run_dir, uninterrupted):
 def test_saved_by_means_before(place, run_dir):
     """A step that would end too late is not begun."""
     argv = slow_grpo(
-        place, run_dir, 4, "checkpointing.checkpoint_must_save_by=0:0:0:14", "grpo.max_num_steps=99"
+        place, run_dir, 4, "checkpointing.checkpoint_must_save_by=0:0:0:11", "grpo.max_num_steps=99"
     )
     ended = succeeded(hone(*argv, cwd=place))
-    found = re.search(r"stopped at step (\d+)/99 \(checkpoint_must_save_by\) after ([\d.]+) s", ended.out)
+    found = re.search(r"stopped at step (\d+)/99 \(checkpoint_must_save_by\)", ended.out)
     assert found, ended.out
-    # Steps of 4 s and more: after the second (8 s) or third (12 s) another would end beyond 14 s. Without looking ahead
-    # the run would begin one more and end at 16 s.
-    assert 1 <= int(found[1]) <= 3
-    assert float(found[2]) <= 14
+    # Steps of 4 s and more: after the second (8 s) another would end beyond 11 s. Without looking ahead the run would
+    # begin it, and save at 12 s.
+    assert 1 <= int(found[1]) <= 2
+    saved = (run_dir / f"step_{found[1]}" / "manifest.json").stat().st_mtime
+    assert saved - (run_dir / "config.yaml").stat().st_mtime <= 11
 
 
 def test_a_finished_run_says_so_and_changes_nothing(place, run_dir, uninterrupted):
