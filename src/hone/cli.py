@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from hone import __version__
-from hone.errors import ConfigError, HoneError
+from hone.errors import ConfigError, HoneError, Interrupted
 
 KINDS = ("sft", "grpo", "eval")
 
@@ -59,6 +59,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     try:
         return _dispatch(list(sys.argv[1:] if argv is None else argv))
+    except Interrupted as stopped:  # what was asked for is no error
+        sys.stdout.flush()
+        print(stopped, file=sys.stderr)
+        return stopped.exit_code
     except HoneError as error:
         return _fail(str(error), error.exit_code)
     except KeyboardInterrupt:

@@ -162,7 +162,6 @@ def test_plan_infers_the_kind(
     ("error", "code", "message"),
     [
         (TrainingError("loss is nan"), 1, "loss is nan"),
-        (Interrupted("saved; go on"), 130, "saved; go on"),
         (HoneError("no"), 1, "no"),
         (KeyboardInterrupt(), 130, "interrupted"),
         (OSError(errno.ENOSPC, "No space left on device", "/runs/x"), 1, "disk full while writing /runs/x"),
@@ -180,6 +179,14 @@ def test_expected_failures_are_one_line(
     stand_in(monkeypatch, "hone.supervised", raises=error)
     assert cli.main(["sft"]) == code
     assert message in failure(capsys)
+
+
+def test_what_was_asked_for_is_no_error(
+    monkeypatch: pytest.MonkeyPatch, config: Module, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stand_in(monkeypatch, "hone.supervised", raises=Interrupted("saved; go on"))
+    assert cli.main(["sft"]) == 130
+    assert capsys.readouterr().err == "saved; go on\n"
 
 
 @pytest.mark.parametrize("error", [ValueError("a defect"), OSError(errno.EACCES, "denied")])
