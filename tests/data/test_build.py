@@ -57,7 +57,7 @@ def test_samples_are_the_rows(file, chatml):
 
 def test_every_row_once_per_epoch_and_a_short_last_batch(file, chatml):
     data = build_supervised(sft({"train": {"dataset_name": file}}, max_num_epochs=2), chatml)
-    assert (data.steps_per_epoch(5), data.total_steps(5)) == (5, 10)
+    assert data.total_steps(5) == 10
     batches = []
     while batch := data.next(5):
         batches.append([s.id for s in batch])

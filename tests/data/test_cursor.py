@@ -34,7 +34,7 @@ def test_last_batch_is_short_and_then_nothing():
     mixture = Mixture([5], max_epochs=2, seed=1)
     sizes = [len(mixture.next(4)) for _ in range(4)]
     assert sizes == [4, 4, 2, 0]
-    assert mixture.exhausted
+    assert mixture.next(1) == []
     assert mixture.epoch == 2
 
 

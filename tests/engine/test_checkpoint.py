@@ -139,7 +139,7 @@ def test_a_damaged_training_info_ranks_last(tmp_path: Path) -> None:
     save(checkpoints, 1, val_loss=1.0)
     save(checkpoints, 2, val_loss=2.0)
     (tmp_path / "step_1" / "training_info.json").write_text("[]")
-    assert checkpoints.best() == 2
+    assert checkpoints._ranked()[0] == 2
 
 
 # val_loss by step: 1: 3.0, 2: 1.0, 3: 2.0, 4: 1.0, 5: 5.0
@@ -171,7 +171,7 @@ def test_a_metric_that_is_not_a_number_is_never_the_best(tmp_path: Path) -> None
     checkpoints = checkpoints_of(tmp_path, metric_name="val:val_loss", keep_top_k=1)
     for step, loss in enumerate([float("nan"), 2.0, float("nan"), 3.0], start=1):
         save(checkpoints, step, val_loss=loss)
-    assert checkpoints.best() == 2
+    assert checkpoints._ranked()[0] == 2
     assert checkpoints.steps() == [2, 4]
 
 

@@ -76,10 +76,6 @@ class Mixture:
         """Whole epochs completed."""
         return self.draws // self.epoch_length
 
-    @property
-    def exhausted(self) -> bool:
-        return self.max_epochs is not None and self.draws >= self.max_epochs * self.epoch_length
-
     def next(self, n: int) -> list[Draw]:
         """The next n draws; fewer where `max_epochs` ends, then []."""
         if self.max_epochs is not None:

@@ -119,9 +119,6 @@ class Drawn:
         """Whole epochs drawn."""
         return self._order.epoch
 
-    def steps_per_epoch(self, batch: int) -> int:
-        return ceil(self.num_rows / batch)
-
     def total_steps(self, batch: int) -> int:
         """Steps until the epochs are over; the last batch may be smaller. Batches run over epoch borders."""
         assert self.max_epochs is not None, "a run without a number of epochs has no total"

@@ -154,11 +154,6 @@ class Checkpoints:
         except (OSError, ValueError, KeyError, TypeError):
             return {}  # a damaged file ranks last; loading that checkpoint says what is wrong with it
 
-    def best(self) -> int | None:
-        """The step that is best by the configured metric, or None where no checkpoint has it."""
-        ranked = self._ranked()
-        return ranked[0] if ranked else None
-
     def _ranked(self) -> list[int]:
         if self.config.metric_name is None:
             return []

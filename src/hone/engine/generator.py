@@ -134,7 +134,8 @@ class LocalGenerator:
                 tokens, mask, seeds, lengths = tokens[index], mask[index], seeds[keep], lengths[index]
                 alive = [alive[i] for i in keep]
             mask = torch.cat([mask, mask.new_ones(len(alive), 1)], dim=1)
-            logits = self._forward(tokens[:, None], lengths[:, None], mask, cache)
+            attention = mask[:, None, None, :] if self._plain_mask else mask
+            logits = self._forward(tokens[:, None], lengths[:, None], attention, cache)
             lengths = lengths + 1
 
     def _record(
@@ -181,26 +182,18 @@ class LocalGenerator:
         ids, mask = ids.to(self.model.device), mask.to(self.model.device)
         cache = kv_cache.slab_cache(self.model.config, room)
         positions = (mask.cumsum(1) - 1).clamp(min=0)
-        with self.autocast():
-            logits = self.model(
-                input_ids=ids,
-                attention_mask=mask,
-                position_ids=positions,
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=1,
-            ).logits[:, -1]
+        logits = self._forward(ids, positions, mask, cache)
         owner = {p: i for i, p in enumerate(needed)}
         index = torch.tensor([owner[row.prompt] for row in rows], device=ids.device)
         kv_cache.select_rows(cache, index)
         return logits[index], cache, mask[index]
 
     def _forward(self, tokens: Tensor, positions: Tensor, mask: Tensor, cache: DynamicCache) -> Tensor:
-        attention = mask[:, None, None, :] if self._plain_mask else mask
+        """Logits [rows, vocabulary] after the last of `tokens` [rows, new]."""
         with self.autocast():
             return self.model(
                 input_ids=tokens,
-                attention_mask=attention,
+                attention_mask=mask,
                 position_ids=positions,
                 past_key_values=cache,
                 use_cache=True,
