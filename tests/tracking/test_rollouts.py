@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 
 from hone.tracking import RunFolder, write_rollouts
@@ -69,3 +71,15 @@ def test_logs_may_live_elsewhere_but_the_config_stays(tmp_path: Path) -> None:
     folder.write_config("a: 1\n")
     assert (tmp_path / "run" / "config.yaml").read_text() == "a: 1\n"
     assert folder.metrics == tmp_path / "logs" / "run" / "metrics.csv"
+
+
+def test_what_a_kill_left_aside_is_gone_after_the_next_write(tmp_path: Path) -> None:
+    path = tmp_path / "step_1.jsonl"
+    pid = os.fork()
+    if pid == 0:
+        os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment]
+        write_rollouts(path, 1, [group()], Tokenizer())
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+    assert [file.suffix for file in tmp_path.iterdir()] == [".tmp"], "killed between writing and renaming"
+    write_rollouts(path, 1, [group()], Tokenizer())
+    assert list(tmp_path.iterdir()) == [path]

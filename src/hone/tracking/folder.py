@@ -23,10 +23,11 @@ def write_atomically(path: Path, text: str) -> None:
     """Replace `path` by `text`: written aside and renamed, so that a kill leaves the old file or the new one.
 
     Kills, not power cuts: nothing is synced to the disk, which would cost more than a small model's step.
-    The folder is made if need be. Raises OSError (disk full, no permission); `path` is then unchanged.
+    The name aside is always the same, so that the run that goes on overwrites what a kill left (a run's folder has one
+    writer). The folder is made if need be. Raises OSError (disk full, no permission); `path` is then unchanged.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    aside = path.with_name(f".{path.name}.tmp")
     try:
         with naming(path), open(aside, "w", encoding="utf-8", newline="") as file:
             file.write(text)
