@@ -9,8 +9,9 @@ import torch
 from tiny import CONFIGS, VOCABULARY, gradients, largest_gap, make_model
 from torch import Tensor
 
-from hone.model import logprobs as module
-from hone.model.logprobs import TokenScorer, linear_logprobs
+from hone.model import linear_logprobs as module
+from hone.model.linear_logprobs import linear_logprobs
+from hone.model.scorer import TokenScorer
 
 ROWS, HIDDEN, TOKENS = 23, 16, 50
 
@@ -213,7 +214,7 @@ def test_a_soft_cap_is_seen_at_the_small_logits_of_fresh_weights() -> None:
 def test_probing_leaves_no_trace() -> None:
     model = make_model().train()
     scorer = TokenScorer(model)
-    assert scorer.keeps_packed_apart()
+    assert scorer.keeps_packed_apart
     assert model.training
     assert gradients(model) == {}
     assert not model.get_output_embeddings()._forward_pre_hooks

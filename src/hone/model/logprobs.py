@@ -1,8 +1,7 @@
 """Log-probabilities of target tokens without the logits of all the others.
 
-The language-model head is applied to the hidden states of target positions only, in chunks of rows, and the
-probabilities of a chunk are the only [rows, vocabulary] tensor that lives. Backward either keeps them (small
-vocabularies) or computes them again chunk by chunk: memory is then one chunk, at the price of one more matmul.
+The language-model head is applied to the hidden states of target positions only, tile by tile
+(`model/linear_logprobs.py`).
 """
 
 from __future__ import annotations
@@ -11,100 +10,16 @@ import contextlib
 import math
 from collections.abc import Iterator
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from hone.model.attention import has_full_attention
-
-CHUNK_ELEMENTS = 1 << 22
-"""Logits computed at once (16 MiB in fp32: stays near the cache of a CPU, keeps a GPU busy)."""
-KEEP_ELEMENTS = 1 << 26
-"""Up to this many probabilities are kept for backward (256 MiB in fp32) and not computed again."""
+from hone.model.linear_logprobs import linear_logprobs
 
 PROBE_LOGIT = 200.0
 """Size of the logits at which a model's head is compared with a plain linear one."""
-
-
-class _LinearLogProbs(torch.autograd.Function):
-    """log softmax(hidden @ weight.T / temperature)[target], one row at a time of `hidden` [N, H]."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float, chunk: int, keep: bool
-    ) -> Tensor:
-        results, normalisers, kept = [], [], []
-        for start in range(0, hidden.shape[0], chunk):
-            logits = _logits(hidden[start : start + chunk], weight, temperature)
-            normaliser = logits.logsumexp(-1)
-            picked = logits.gather(1, targets[start : start + chunk, None]).squeeze(1)
-            results.append(picked - normaliser)
-            normalisers.append(normaliser)
-            if keep:
-                kept.append(logits.sub_(normaliser[:, None]).exp_())
-        ctx.temperature, ctx.chunk, ctx.kept = temperature, chunk, kept
-        none = hidden.new_empty(0, dtype=torch.float32)  # a micro-batch may have no target at all
-        ctx.save_for_backward(hidden, weight, targets, torch.cat([none, *normalisers]))
-        return torch.cat([none, *results])
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        (grad,) = grads
-        hidden, weight, targets, normalisers = ctx.saved_tensors
-        grad_hidden = torch.empty_like(hidden)
-        grad_weight = torch.zeros_like(weight, dtype=torch.float32) if ctx.needs_input_grad[1] else None
-        for index, start in enumerate(range(0, hidden.shape[0], ctx.chunk)):
-            rows = slice(start, start + ctx.chunk)
-            if ctx.kept:
-                probabilities = ctx.kept[index]
-            else:
-                logits = _logits(hidden[rows], weight, ctx.temperature)
-                probabilities = logits.sub_(normalisers[rows, None]).exp_()
-            scaled = grad[rows] / ctx.temperature
-            grad_logits = probabilities.mul_(-scaled[:, None])
-            grad_logits.scatter_add_(1, targets[rows, None], scaled[:, None])
-            grad_logits = grad_logits.to(hidden.dtype)
-            grad_hidden[rows] = grad_logits @ weight
-            if grad_weight is not None:
-                grad_weight += grad_logits.t() @ hidden[rows]
-        ctx.kept = []
-        return (
-            grad_hidden,
-            None if grad_weight is None else grad_weight.to(weight.dtype),
-            None,
-            None,
-            None,
-            None,
-        )
-
-
-def _logits(hidden: Tensor, weight: Tensor, temperature: float) -> Tensor:
-    logits = (hidden @ weight.t()).float()
-    return logits.div_(temperature) if temperature != 1.0 else logits
-
-
-def linear_logprobs(
-    hidden: Tensor,
-    weight: Tensor,
-    targets: Tensor,
-    *,
-    temperature: float = 1.0,
-    chunk_rows: int | None = None,
-) -> Tensor:
-    """log softmax(hidden @ weight.T / temperature) at `targets`: [N, H], [V, H], [N] -> [N] in fp32.
-
-    Under autocast the products are in its precision, in backward too, where autocast itself is off: probabilities
-    that are computed again are then those of the forward. `chunk_rows` bounds memory; None chooses.
-    """
-    device = hidden.device.type
-    if torch.is_autocast_enabled(device):
-        hidden = hidden.to(torch.get_autocast_dtype(device))
-    elements = hidden.shape[0] * weight.shape[0]
-    chunk = chunk_rows or max(1, CHUNK_ELEMENTS // weight.shape[0])
-    keep = torch.is_grad_enabled() and chunk_rows is None and elements <= KEEP_ELEMENTS
-    return _LinearLogProbs.apply(hidden, weight.to(hidden.dtype), targets, temperature, chunk, keep)
 
 
 class TokenScorer(nn.Module):

@@ -1,0 +1,238 @@
+"""Log-probabilities of target tokens from a linear head, without the logits of all tokens at once.
+
+Logits are computed tile by tile ([rows, columns of the vocabulary]), and only a tile of them lives at a time. Backward
+keeps them (small problems) or computes them again: four matrix products instead of three, on tiles that stay near
+the cache, where the full logits are read and written many times over.
+
+Tiles are wide in rows and narrow in the vocabulary, because vocabularies are larger than micro-batches: a tile's part
+of the weight's gradient is then complete, and what is added up from tile to tile is the [N, H] gradient of the hidden
+states and never a [V, H] one.
+
+Where the head is split over processes by the vocabulary, each has the normaliser of its own shard in hand after its
+last tile; the processes exchange two numbers a row, once, and one [N, H] gradient in backward.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+CHUNK_ELEMENTS = 1 << 22
+"""Logits computed at once on a CPU (16 MiB in fp32: near its cache)."""
+ACCELERATOR_CHUNKS = 4
+"""Tiles are larger by this on an accelerator, where each starts a dozen kernels."""
+CHUNK_ROWS = 8192
+"""Rows of a tile at most."""
+KEEP_ELEMENTS = 1 << 26
+"""Up to this many logits are kept for backward (256 MiB in fp32) and not computed again."""
+
+
+@dataclass(frozen=True)
+class VocabularyShard:
+    """`weight` is rows [start, start + len(weight)) of a head whose other rows the other ranks of `group` hold.
+
+    Shards may differ in size and may be empty.
+    """
+
+    group: dist.ProcessGroup
+    start: int
+
+
+@dataclass(frozen=True)
+class _Tile:
+    """Some rows by some columns, and which of them are targets: (rows, columns) counted from the tile's corner."""
+
+    rows: slice
+    columns: slice
+    target_rows: Tensor
+    target_columns: Tensor
+
+
+@dataclass(frozen=True)
+class _Options:
+    temperature: float
+    rows: int
+    elements: int
+    keep: bool
+    vocabulary: VocabularyShard | None
+
+
+class _LinearLogProbs(torch.autograd.Function):
+    """log softmax(hidden @ weight.T / temperature)[target] of each row of `hidden` [N, H]."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, options: _Options) -> Tensor:
+        tiles = _tiles(targets, weight.shape[0], options)
+        tempered = options.temperature
+        picked = hidden.new_full(targets.shape, -math.inf, dtype=torch.float32)
+        strips = hidden.new_full((max(1, len(tiles)), *targets.shape), -math.inf, dtype=torch.float32)
+        logits_space, exponentials_space = _spaces(hidden, tiles)
+        ctx.kept = []
+        for strip, of_strip in zip(strips, tiles, strict=False):
+            for tile in of_strip:
+                space = hidden.new_empty(_size(tile)) if options.keep else logits_space
+                logits = _logits(hidden, weight, tile, space)
+                if options.keep:
+                    ctx.kept.append(logits)
+                at = (tile.target_rows, tile.target_columns)
+                picked[tile.rows].index_put_(at[:1], logits[at].float())
+                largest = logits.amax(-1).float()
+                exponentials = _shaped(exponentials_space, tile)
+                torch.sub(logits, largest[:, None], out=exponentials)
+                total = _divided(exponentials, tempered).exp_().sum(-1)
+                strip[tile.rows] = total.log_().mul_(tempered).add_(largest)
+        normaliser = (strips / tempered).logsumexp(0) * tempered
+        if options.vocabulary is not None:
+            normaliser, picked = _over_the_group(normaliser, picked, tempered, options.vocabulary.group)
+        logprobs = (picked - normaliser) / tempered
+        ctx.tiles, ctx.options = tiles, options
+        ctx.save_for_backward(hidden, weight, normaliser, logprobs)
+        return logprobs
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        hidden, weight, normaliser, logprobs = ctx.saved_tensors
+        options: _Options = ctx.options
+        kept, ctx.kept = ctx.kept[::-1], []
+        scaled = (grad / options.temperature).float()
+        at_targets = scaled * -torch.expm1(logprobs)  # 1 - p, exact also where p is nearly 1
+        grad_hidden = torch.zeros_like(hidden, dtype=torch.float32) if ctx.needs_input_grad[0] else None
+        grad_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
+        logits_space, exponentials_space = _spaces(hidden, ctx.tiles)
+        for of_strip in ctx.tiles:
+            part = None
+            for tile in of_strip:
+                rows, at = tile.rows, (tile.target_rows, tile.target_columns)
+                logits = kept.pop() if kept else _logits(hidden, weight, tile, logits_space)
+                probabilities = _shaped(exponentials_space, tile)
+                torch.sub(logits, normaliser[rows, None], out=probabilities)
+                _divided(probabilities, options.temperature).exp_()
+                grad_logits = torch.mul(probabilities, -scaled[rows, None], out=logits)
+                grad_logits.index_put_(at, at_targets[rows][at[0]].to(grad_logits.dtype))
+                if grad_hidden is not None:
+                    _add_product(grad_hidden[rows], grad_logits, weight[tile.columns])
+                if grad_weight is not None:
+                    product = grad_logits.t() @ hidden[rows]
+                    part = product if part is None else part.float().add_(product)
+            if grad_weight is not None and part is not None:
+                grad_weight[of_strip[0].columns] = part
+        if grad_hidden is not None:
+            if options.vocabulary is not None:
+                dist.all_reduce(grad_hidden, group=options.vocabulary.group)
+            grad_hidden = grad_hidden.to(hidden.dtype)
+        return grad_hidden, grad_weight, None, None
+
+
+def linear_logprobs(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    *,
+    temperature: float = 1.0,
+    chunk_rows: int | None = None,
+    vocabulary: VocabularyShard | None = None,
+) -> Tensor:
+    """log softmax(hidden @ weight.T / temperature) at `targets`: [N, H], [V, H], [N] -> [N] in fp32.
+
+    Under autocast the products are in its precision, in backward too, where autocast itself is off: probabilities
+    that are computed again are then those of the forward. `chunk_rows` bounds the rows computed at once, and keeps
+    nothing for backward; None chooses.
+
+    With `vocabulary`, `weight` [V of this rank, H] is a shard of the head. All ranks of its group call this with the
+    same `hidden` and `targets` (which count over the whole head), get the same bits back, and send back the same
+    gradient; that of `hidden` is then the whole one on every rank, that of `weight` its shard's.
+
+    Raises IndexError where a target is none of the head's rows (not seen in a sharded head: -inf).
+    """
+    device = hidden.device.type
+    if torch.is_autocast_enabled(device):
+        hidden = hidden.to(torch.get_autocast_dtype(device))
+    elements = hidden.shape[0] * weight.shape[0]
+    options = _Options(
+        temperature=temperature,
+        rows=chunk_rows or CHUNK_ROWS,
+        elements=CHUNK_ELEMENTS * (1 if device == "cpu" else ACCELERATOR_CHUNKS),
+        keep=torch.is_grad_enabled() and chunk_rows is None and elements <= KEEP_ELEMENTS,
+        vocabulary=vocabulary,
+    )
+    return _LinearLogProbs.apply(hidden, weight.to(hidden.dtype), targets, options)
+
+
+def _tiles(targets: Tensor, width: int, options: _Options) -> list[list[_Tile]]:
+    """Tiles of [targets, width], those of the same columns together. Asks the device for numbers once a row block."""
+    blocks = list(_even(len(targets), options.rows))
+    tallest = max((rows.stop - rows.start for rows in blocks), default=1)
+    strips = list(_even(width, max(1, options.elements // tallest)))
+    tiles: list[list[_Tile]] = [[] for _ in strips]
+    first = options.vocabulary.start if options.vocabulary else 0
+    borders = torch.tensor([0, *(columns.stop for columns in strips)], device=targets.device)
+    for rows in blocks:
+        ordered, order = (targets[rows] - first).sort()
+        ends = torch.searchsorted(ordered, borders).tolist()
+        if options.vocabulary is None and (ends[0], ends[-1]) != (0, len(ordered)):
+            raise IndexError(f"targets {int(ordered[0])} to {int(ordered[-1])} of a head with {width} rows")
+        for of_strip, columns, begin, end in zip(tiles, strips, ends, ends[1:], strict=False):
+            of_strip.append(_Tile(rows, columns, order[begin:end], ordered[begin:end] - columns.start))
+    return tiles if blocks else []
+
+
+def _even(total: int, most: int) -> Iterator[slice]:
+    """[0, total) in the fewest parts of at most `most`, all of about one size."""
+    parts = -(-total // most)
+    for part in range(parts):
+        yield slice(total * part // parts, total * (part + 1) // parts)
+
+
+def _spaces(hidden: Tensor, tiles: list[list[_Tile]]) -> tuple[Tensor, Tensor]:
+    """Memory for the logits of a tile in the precision of the products, and for their exponentials in fp32.
+
+    It is used again and again (fresh memory would cost more than what is computed in it), and shared in fp32.
+    """
+    most = max((_size(tile) for strip in tiles for tile in strip), default=0)
+    logits = hidden.new_empty(most)
+    return logits, logits if hidden.dtype == torch.float32 else hidden.new_empty(most, dtype=torch.float32)
+
+
+def _size(tile: _Tile) -> int:
+    return (tile.rows.stop - tile.rows.start) * (tile.columns.stop - tile.columns.start)
+
+
+def _shaped(space: Tensor, tile: _Tile) -> Tensor:
+    return space[: _size(tile)].view(tile.rows.stop - tile.rows.start, -1)
+
+
+def _logits(hidden: Tensor, weight: Tensor, tile: _Tile, space: Tensor) -> Tensor:
+    return torch.mm(hidden[tile.rows], weight[tile.columns].t(), out=_shaped(space, tile))
+
+
+def _divided(values: Tensor, temperature: float) -> Tensor:
+    return values.div_(temperature) if temperature != 1.0 else values
+
+
+def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    if total.dtype == left.dtype:
+        total.addmm_(left, right)
+    else:
+        total += left @ right
+
+
+def _over_the_group(
+    normaliser: Tensor, picked: Tensor, temperature: float, group: dist.ProcessGroup
+) -> tuple[Tensor, Tensor]:
+    """The whole head's normaliser and each target's logit [N], from those of the shards.
+
+    Gathered and then combined by every rank in the same order: the same bits everywhere, whatever the library's
+    order of adding.
+    """
+    local = torch.stack([normaliser, picked])
+    gathered = local.new_empty((dist.get_world_size(group), *local.shape))
+    dist.all_gather_into_tensor(gathered.flatten(0, 1), local, group=group)
+    return (gathered[:, 0] / temperature).logsumexp(0) * temperature, gathered[:, 1].amax(0)
