@@ -8,8 +8,8 @@ Tiles are wide in rows and narrow in the vocabulary, because vocabularies are la
 of the weight's gradient is then complete, and what is added up from tile to tile is the [N, H] gradient of the hidden
 states and never a [V, H] one.
 
-Where the head is split over processes by the vocabulary, each has the normaliser of its own shard in hand after its
-last tile; the processes exchange two numbers a row, once, and one [N, H] gradient in backward.
+Where the head is split over processes by the vocabulary, each adds up its own shard; the processes exchange three
+numbers a row, once, and one [N, H] gradient in backward.
 """
 
 from __future__ import annotations
@@ -70,12 +70,12 @@ class _LinearLogProbs(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, options: _Options) -> Tensor:
         tiles = _tiles(targets, weight.shape[0], options)
-        tempered = options.temperature
         picked = hidden.new_full(targets.shape, -math.inf, dtype=torch.float32)
-        strips = hidden.new_full((max(1, len(tiles)), *targets.shape), -math.inf, dtype=torch.float32)
+        largest = picked.new_full((max(1, len(tiles)), *targets.shape), -math.inf)
+        totals = torch.zeros_like(largest)
         logits_space, exponentials_space = _spaces(hidden, tiles)
         ctx.kept = []
-        for strip, of_strip in zip(strips, tiles, strict=False):
+        for strip, of_strip in enumerate(tiles):
             for tile in of_strip:
                 space = hidden.new_empty(_size(tile)) if options.keep else logits_space
                 logits = _logits(hidden, weight, tile, space)
@@ -83,27 +83,28 @@ class _LinearLogProbs(torch.autograd.Function):
                     ctx.kept.append(logits)
                 at = (tile.target_rows, tile.target_columns)
                 picked[tile.rows].index_put_(at[:1], logits[at].float())
-                largest = logits.amax(-1).float()
-                exponentials = _shaped(exponentials_space, tile)
-                torch.sub(logits, largest[:, None], out=exponentials)
-                total = _divided(exponentials, tempered).exp_().sum(-1)
-                strip[tile.rows] = total.log_().mul_(tempered).add_(largest)
-        normaliser = (strips / tempered).logsumexp(0) * tempered
+                largest[strip, tile.rows] = logits.amax(-1).float()
+                exponentials = _exponentials(
+                    logits, largest[strip, tile.rows], options, _shaped(exponentials_space, tile)
+                )
+                totals[strip, tile.rows] = exponentials.sum(-1)
+        normaliser = _combined(largest, totals, options) if tiles else (largest[0], totals[0])
         if options.vocabulary is not None:
-            normaliser, picked = _over_the_group(normaliser, picked, tempered, options.vocabulary.group)
-        logprobs = (picked - normaliser) / tempered
+            normaliser, picked = _over_the_group(*normaliser, picked, options)
+        logprobs = (picked - normaliser[0]) / options.temperature - normaliser[1].log()
         ctx.tiles, ctx.options = tiles, options
-        ctx.save_for_backward(hidden, weight, normaliser, logprobs)
+        ctx.save_for_backward(hidden, weight, *normaliser, logprobs)
         return logprobs
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        hidden, weight, normaliser, logprobs = ctx.saved_tensors
+        hidden, weight, largest, total, logprobs = ctx.saved_tensors
         options: _Options = ctx.options
         kept, ctx.kept = ctx.kept[::-1], []
         scaled = (grad / options.temperature).float()
         at_targets = scaled * -torch.expm1(logprobs)  # 1 - p, exact also where p is nearly 1
+        factors = -scaled / total
         grad_hidden = torch.zeros_like(hidden, dtype=torch.float32) if ctx.needs_input_grad[0] else None
         grad_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
         logits_space, exponentials_space = _spaces(hidden, ctx.tiles)
@@ -112,10 +113,10 @@ class _LinearLogProbs(torch.autograd.Function):
             for tile in of_strip:
                 rows, at = tile.rows, (tile.target_rows, tile.target_columns)
                 logits = kept.pop() if kept else _logits(hidden, weight, tile, logits_space)
-                probabilities = _shaped(exponentials_space, tile)
-                torch.sub(logits, normaliser[rows, None], out=probabilities)
-                _divided(probabilities, options.temperature).exp_()
-                grad_logits = torch.mul(probabilities, -scaled[rows, None], out=logits)
+                exponentials = _exponentials(
+                    logits, largest[rows], options, _shaped(exponentials_space, tile)
+                )
+                grad_logits = torch.mul(exponentials, factors[rows, None], out=logits)
                 grad_logits.index_put_(at, at_targets[rows][at[0]].to(grad_logits.dtype))
                 if grad_hidden is not None:
                     _add_product(grad_hidden[rows], grad_logits, weight[tile.columns])
@@ -213,8 +214,12 @@ def _logits(hidden: Tensor, weight: Tensor, tile: _Tile, space: Tensor) -> Tenso
     return torch.mm(hidden[tile.rows], weight[tile.columns].t(), out=_shaped(space, tile))
 
 
-def _divided(values: Tensor, temperature: float) -> Tensor:
-    return values.div_(temperature) if temperature != 1.0 else values
+def _exponentials(logits: Tensor, largest: Tensor, options: _Options, out: Tensor) -> Tensor:
+    """exp((logits - largest) / temperature) in fp32: at most 1, and exact at the top, where it matters."""
+    torch.sub(logits, largest[:, None], out=out)
+    if options.temperature != 1.0:
+        out.div_(options.temperature)
+    return out.exp_()
 
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
@@ -224,15 +229,24 @@ def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
         total += left @ right
 
 
+def _combined(largest: Tensor, totals: Tensor, options: _Options) -> tuple[Tensor, Tensor]:
+    """Of parts [K, N] of the vocabulary: the largest logit, and the sum of exponentials relative to it, both [N]."""
+    most = largest.amax(0)
+    return most, ((largest - most) / options.temperature).exp_().mul_(totals).sum(0)
+
+
 def _over_the_group(
-    normaliser: Tensor, picked: Tensor, temperature: float, group: dist.ProcessGroup
-) -> tuple[Tensor, Tensor]:
-    """The whole head's normaliser and each target's logit [N], from those of the shards.
+    largest: Tensor, total: Tensor, picked: Tensor, options: _Options
+) -> tuple[tuple[Tensor, Tensor], Tensor]:
+    """The same over all shards, and each target's logit [N], which only one shard has.
 
     Gathered and then combined by every rank in the same order: the same bits everywhere, whatever the library's
     order of adding.
     """
-    local = torch.stack([normaliser, picked])
+    assert options.vocabulary is not None
+    group = options.vocabulary.group
+    local = torch.stack([largest, total, picked])
     gathered = local.new_empty((dist.get_world_size(group), *local.shape))
     dist.all_gather_into_tensor(gathered.flatten(0, 1), local, group=group)
-    return (gathered[:, 0] / temperature).logsumexp(0) * temperature, gathered[:, 1].amax(0)
+    largest, total, picked = gathered.unbind(1)
+    return _combined(largest, total, options), picked.amax(0)
