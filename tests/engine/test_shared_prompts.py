@@ -67,7 +67,7 @@ def test_log_probabilities_and_gradients_are_those_of_the_samples_alone(
     alone = tiny.make_learner(tiny.make_model(kind), policy(train_micro_batch_size=1))
     ours, theirs = groups(share=True), groups(share=False)
     assert shared.scorer.shares_prompts
-    assert any(len(row) > 1 for rows in shared._plan(ours, training=True) for row in rows)
+    assert any(len(row) > 1 for rows in shared._share(ours, training=True) for row in rows)
     for a, b in zip(tiny.run(shared.forward(ours)), tiny.run(alone.forward(theirs)), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
     first = tiny.run(shared.forward_backward(ours, LOSS))

@@ -75,6 +75,20 @@ def packed(lengths: Sequence[int], capacity: int) -> Plan:
     return plan
 
 
+def balanced(costs: Sequence[int], shares: int) -> Plan:
+    """Each index in one of `shares` shares of nearly equal cost: the costliest first, to whoever has least so far.
+
+    The largest share is at most 4/3 of the best possible (Graham 1969). A share may be empty. Indices ascend.
+    """
+    plan: Plan = [[] for _ in range(shares)]
+    loads = [0] * shares
+    for index in _longest_first(costs):
+        share = loads.index(min(loads))
+        plan[share].append(index)
+        loads[share] += costs[index]
+    return [sorted(share) for share in plan]
+
+
 def _longest_first(lengths: Sequence[int]) -> list[int]:
     return sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
 

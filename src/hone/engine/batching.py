@@ -8,7 +8,7 @@ once; each completion sees the prompt and itself. In GRPO that is the prompt onc
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -66,6 +66,45 @@ def plan(samples: Sequence[Sample], policy: PolicyConfig, *, training: bool, sha
     else:
         micros = packing.fixed(row_lengths, max(1, size // max(map(len, rows), default=1)))
     return [[rows[index] for index in micro] for micro in micros]
+
+
+def shares(
+    samples: Sequence[Sample], policy: PolicyConfig, count: int, *, training: bool, share: bool
+) -> list[list[Rows]]:
+    """The plan of each of `count` ranks, of equal cost as far as may be, and of equal length: collectives want every
+    rank to take part in as many forwards as the busiest. A rank without samples left has micro-batches of no rows."""
+    if count == 1:
+        return [plan(samples, policy, training=training, share=share)]
+    units = [[index] for index in range(len(samples))]
+    if share and len(groups := _groups(samples)) >= count:
+        units = groups
+    costs = [row_length(samples, unit) if share else sum(len(samples[i]) for i in unit) for unit in units]
+    plans = []
+    for chosen in packing.balanced(costs, count):
+        own = sorted(index for unit in chosen for index in units[unit])
+        micros = plan([samples[i] for i in own], policy, training=training, share=share) if own else []
+        plans.append([[[own[index] for index in row] for row in rows] for rows in micros])
+    longest = max(map(len, plans))
+    return [micros + [[] for _ in range(longest - len(micros))] for micros in plans]
+
+
+def silent(samples: Sequence[Sample]) -> Sample:
+    """What a rank without work computes: the shortest sample, without targets, so that it weighs nothing."""
+    sample = min(samples, key=len)
+    return replace(
+        sample,
+        loss_mask_T=torch.zeros_like(sample.loss_mask_T),
+        token_columns={name: column[:0] for name, column in sample.token_columns.items()},
+        prefix=0,
+    )
+
+
+def _groups(samples: Sequence[Sample]) -> Rows:
+    """The samples of each group; one that shares no prompt is a group of its own."""
+    groups: dict[str, list[int]] = {}
+    for index, sample in enumerate(samples):
+        groups.setdefault(sample.group if sample.prefix else f"\0{index}", []).append(index)
+    return list(groups.values())
 
 
 def shared_rows(samples: Sequence[Sample], most: int, tokens: int) -> Rows:

@@ -1,13 +1,17 @@
 """The Learner in this process: anything that is trained or scored.
 
-A Ray worker's body is this same class; there is no second implementation of training.
+A Ray worker's body is this same class; there is no second implementation of training. On a mesh every rank calls the
+same verb with the same arguments, computes its share, and has the same result.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Sequence
+from itertools import accumulate, chain
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 from torch import Tensor
@@ -15,10 +19,11 @@ from transformers import PreTrainedModel
 
 from hone.config.schema import PolicyConfig
 from hone.engine import weights as weight_files
-from hone.engine.batching import MicroBatch, Rows, collate, plan, totals_of
-from hone.engine.optimizer import build_optimizer, build_scheduler
+from hone.engine.batching import MicroBatch, Rows, collate, shares, silent, totals_of
+from hone.engine.optimizer import build_optimizer, build_scheduler, clip_gradients
+from hone.engine.ranks import Ranks, whole
 from hone.errors import ConfigError, TrainingError
-from hone.model.logprobs import TokenScorer
+from hone.model.scorer import TokenScorer
 from hone.types import LossFn, Outputs, Sample
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -33,43 +38,50 @@ class LocalLearner:
 
     def __init__(
         self,
-        model: PreTrainedModel,
+        model: PreTrainedModel | TokenScorer,
         policy: PolicyConfig,
         *,
         pad_token: int,
         temperature: float = 1.0,
         frozen: bool = False,
     ) -> None:
-        self.model, self.policy, self.pad_token = model, policy, pad_token
-        self.device = model.device
+        if not isinstance(model, TokenScorer):
+            model = TokenScorer(model, temperature=temperature, chunk_rows=policy.logprob_chunk_size)
+        self.scorer, self.model, self.policy, self.pad_token = model, model.model, policy, pad_token
+        self.ranks = Ranks(model.mesh)
+        self.device = self.model.device
         self.dtype = DTYPES[policy.precision]
-        self.scorer = TokenScorer(model, temperature=temperature, chunk_rows=policy.logprob_chunk_size)
-        if policy.sequence_packing.enabled and not self.scorer.keeps_packed_apart():
+        if policy.sequence_packing.enabled and not self.scorer.keeps_packed_apart:
             raise ConfigError(
-                f"policy.sequence_packing.enabled: packed samples would see each other in a {model.config.model_type} "
-                "model. Set policy.sequence_packing.enabled=false (policy.dynamic_batching.enabled=true pads little)"
+                f"policy.sequence_packing.enabled: packed samples would see each other in a "
+                f"{self.model.config.model_type} model. Set policy.sequence_packing.enabled=false "
+                "(policy.dynamic_batching.enabled=true pads little)"
             )
         self.updates = 0
         self.frozen = frozen
         self.save_optimizer = not frozen
         if frozen:
-            model.requires_grad_(False).eval()
+            self.model.requires_grad_(False).eval()
             return
-        model.train()
-        self.optimizer = build_optimizer(policy, model.parameters())
+        self.model.train()
+        self.optimizer = build_optimizer(policy, self.model.parameters())
         self.scheduler = build_scheduler(policy, self.optimizer)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=policy.precision == "float16")
 
     async def forward(self, samples: Sequence[Sample]) -> list[Tensor]:
         """Log-probabilities of each sample's targets, in order: one fp32 CPU tensor [targets] each."""
-        results: list[Tensor | None] = [None] * len(samples)
+        counts = [sample.num_targets for sample in samples]
+        if not counts:
+            return []
+        starts = list(accumulate(counts, initial=0))
+        values_N = torch.zeros(starts[-1], device=self.device)
         with torch.no_grad(), self._evaluating():  # a decorator would end before an async body begins
-            for rows in self._plan(samples, training=False):
+            for rows in self._share(samples, training=False):
                 micro = self._collate(samples, rows)
-                parts = self._logprobs(micro).cpu().split(micro.batch.lengths_S.tolist())
-                for index, part in zip((i for row in rows for i in row), parts, strict=True):
-                    results[index] = part
-        return [result for result in results if result is not None]
+                parts = self._logprobs(micro).split(micro.batch.lengths_S.tolist())
+                for index, part in zip((i for row in rows for i in row), parts, strict=bool(rows)):
+                    values_N[starts[index] : starts[index + 1]] = part
+        return list(self.ranks.total(values_N).cpu().split(counts))
 
     async def forward_backward(self, samples: Sequence[Sample], loss: LossFn) -> dict[str, float]:
         """Add the gradient of the global batch's loss. Metrics are the parts of all micro-batches, summed.
@@ -78,21 +90,29 @@ class LocalLearner:
         """
         totals = totals_of(samples)
         sums: dict[str, Tensor] = {}
-        for rows in self._plan(samples, training=True):
+        losses: list[tuple[Tensor, list[str]]] = []
+        for rows in self._share(samples, training=True):
             micro = self._collate(samples, rows)
-            outputs = Outputs(logprobs_N=self._logprobs(micro))
-            result = loss(outputs, micro.batch, totals)
-            if not torch.isfinite(result.loss):
-                self.optimizer.zero_grad(set_to_none=True)
-                raise TrainingError(
-                    f"loss is {result.loss.item()} at update {self.updates + 1}, in samples "
-                    f"{', '.join(micro.batch.ids[:4])}: nothing was updated. Lower policy.optimizer.kwargs.lr, "
-                    "or look at these samples and at policy.precision"
-                )
+            result = loss(Outputs(logprobs_N=self._logprobs(micro)), micro.batch, totals)
             self.scaler.scale(result.loss).backward()
-            for name, part in {"loss": result.loss.detach(), **result.metrics}.items():
+            losses.append((result.loss.detach(), micro.batch.ids))
+            for name, part in {"loss": losses[-1][0], **result.metrics}.items():
                 sums[name] = sums[name] + part if name in sums else part
-        return {name: float(value) for name, value in sums.items()}
+        values = self.ranks.total(torch.stack([value.float() for value in sums.values()])).tolist()
+        metrics = dict(zip(sums, values, strict=True))
+        if not math.isfinite(metrics["loss"]):
+            self._refuse(metrics["loss"], losses)
+        return metrics
+
+    def _refuse(self, loss: float, losses: list[tuple[Tensor, list[str]]]) -> NoReturn:
+        """Undo the backward, and say in which samples the loss went wrong. The ranks come here together."""
+        self.optimizer.zero_grad(set_to_none=True)
+        bad = self.ranks.share([ids for value, ids in losses if not torch.isfinite(value)])
+        where = f", in samples {', '.join(list(dict.fromkeys(chain(*bad)))[:4])}" if bad else ""
+        raise TrainingError(
+            f"loss is {loss} at update {self.updates + 1}{where}: nothing was updated. Lower "
+            "policy.optimizer.kwargs.lr, or look at these samples and at policy.precision"
+        )
 
     async def optim_step(self) -> dict[str, float]:
         """Clip, update, advance the schedule, clear the gradients.
@@ -101,10 +121,7 @@ class LocalLearner:
         instead, as loss scaling means it to be, unless no scale is left to blame.
         """
         self.scaler.unscale_(self.optimizer)
-        limit = self.policy.max_grad_norm
-        norm = torch.nn.utils.clip_grad_norm_(
-            self.model.parameters(), float("inf") if limit is None else limit
-        )
+        norm = clip_gradients(self.model.parameters(), self.policy.max_grad_norm)
         if not torch.isfinite(norm) and (not self.scaler.is_enabled() or self.scaler.get_scale() <= 1):
             self.optimizer.zero_grad(set_to_none=True)
             raise TrainingError(
@@ -122,8 +139,9 @@ class LocalLearner:
         return metrics | ({"loss_scale": self.scaler.get_scale()} if self.scaler.is_enabled() else {})
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
-        """Name and tensor of every weight, tied ones once."""
-        yield from weight_files.named_weights(self.model)
+        """Name and tensor of every weight, tied ones once. On a mesh every rank must go through them."""
+        for name, tensor in weight_files.named_weights(self.model):
+            yield name, whole(tensor)
 
     async def save(self, path: Path) -> None:
         """Write `weights/` and, where `save_optimizer` is set, `optimizer/` below `path`."""
@@ -133,17 +151,19 @@ class LocalLearner:
         """Restore what `save` wrote. Raises CheckpointError when it does not fit this model."""
         weight_files.load(self, path, with_optimizer=not self.frozen)
 
-    def _plan(self, samples: Sequence[Sample], *, training: bool) -> list[Rows]:
+    def _share(self, samples: Sequence[Sample], *, training: bool) -> list[Rows]:
+        """This rank's micro-batches of a global batch."""
         share = any(sample.prefix for sample in samples) and self.scorer.shares_prompts
-        return plan(samples, self.policy, training=training, share=share)
+        plans = shares(samples, self.policy, self.ranks.count, training=training, share=share)
+        return plans[self.ranks.number]
 
     def _collate(self, samples: Sequence[Sample], rows: Rows) -> MicroBatch:
         dynamic = self.policy.dynamic_batching
         return collate(
-            [[samples[index] for index in row] for row in rows],
+            [[samples[index] for index in row] for row in rows] or [[silent(samples)]],
             pad=self.pad_token,
             device=self.device,
-            round_to=dynamic.sequence_length_round if dynamic.enabled else 1,
+            round_to=math.lcm(self.scorer.divides, dynamic.sequence_length_round if dynamic.enabled else 1),
         )
 
     def _logprobs(self, micro: MicroBatch) -> Tensor:

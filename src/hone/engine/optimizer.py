@@ -7,11 +7,15 @@ import inspect
 from collections.abc import Iterable
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, SequentialLR
 
 from hone.config.schema import PolicyConfig
+from hone.engine.ranks import whole
 from hone.errors import ConfigError
 
 SCHEDULE_EXAMPLE = "torch.optim.lr_scheduler.LinearLR"
@@ -55,10 +59,35 @@ def _check_step(cls: Any, key: str) -> None:
 
 
 def build_optimizer(policy: PolicyConfig, parameters: Iterable[nn.Parameter]) -> Optimizer:
-    """`policy.optimizer.name` on all trainable parameters, in one group (weight decay on all, as upstream)."""
+    """`policy.optimizer.name` on all trainable parameters, all treated alike (weight decay on all, as upstream)."""
     cls = _class(policy.optimizer.name, "policy.optimizer.name", Optimizer)
-    trainable = [parameter for parameter in parameters if parameter.requires_grad]
-    return _make(cls, "policy.optimizer.kwargs", trainable, **policy.optimizer.kwargs)
+    alike = by_mesh(parameter for parameter in parameters if parameter.requires_grad)
+    groups = [{"params": group} for group in alike]
+    return _make(cls, "policy.optimizer.kwargs", groups, **policy.optimizer.kwargs)
+
+
+def by_mesh(parameters: Iterable[nn.Parameter]) -> list[list[nn.Parameter]]:
+    """Parameters that are spread over the same ranks in the same way: operations on many at once want these apart.
+    In one process there is one group."""
+    groups: dict[Any, list[nn.Parameter]] = {}
+    for parameter in parameters:
+        spread = (parameter.device_mesh, parameter.placements) if isinstance(parameter, DTensor) else None
+        groups.setdefault(spread, []).append(parameter)
+    return list(groups.values())
+
+
+def clip_gradients(parameters: Iterable[nn.Parameter], limit: float | None) -> Tensor:
+    """Scale gradients down to a global L2 norm of `limit`; the norm before, 0-dim, the same on every rank.
+
+    A weight that several ranks hold counts once.
+    """
+    groups = by_mesh(parameter for parameter in parameters if parameter.grad is not None)
+    norms = [whole(get_total_norm([p.grad for p in group if p.grad is not None])) for group in groups]
+    norm = torch.linalg.vector_norm(torch.stack(norms)) if len(norms) != 1 else norms[0]
+    if limit is not None:
+        for group in groups:
+            clip_grads_with_norm_(group, limit, norm)
+    return norm
 
 
 def build_scheduler(policy: PolicyConfig, optimizer: Optimizer) -> LRScheduler | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
@@ -18,6 +19,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 from hone.engine.optimizer import build_optimizer, build_scheduler
+from hone.engine.ranks import own_part
 from hone.errors import CheckpointError, TrainingError
 from hone.model.load import not_finite
 
@@ -29,12 +31,11 @@ FLAT = StateDictOptions(flatten_optimizer_state_dict=True)
 
 def named_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """Parameters and persistent buffers by name; a tensor that two names share comes once."""
-    seen: set[int] = set()
+    once = {name for name, _ in model.named_parameters()}
+    others = {name for name, _ in model.named_parameters(remove_duplicate=False)} - once
     for name, tensor in model.state_dict().items():
-        if tensor.data_ptr() in seen and tensor.numel():
-            continue
-        seen.add(tensor.data_ptr())
-        yield name, tensor
+        if name not in others:
+            yield name, tensor
 
 
 def checksum(weights: Iterator[tuple[str, Tensor]]) -> int:
@@ -53,18 +54,23 @@ def save(learner: LocalLearner, path: Path, *, with_optimizer: bool) -> None:
     `model/` holds the model's own config, so that a conversion needs nothing but the checkpoint. Raises TrainingError
     for weights that are not finite: no run can go on from them, and they might take a good checkpoint's place.
     """
-    if (spoilt := not_finite(named_weights(learner.model))) is not None:
+    ranks = learner.ranks
+    spoilt = not_finite((name, own_part(weight)) for name, weight in named_weights(learner.model))
+    if bad := ranks.share([spoilt] if spoilt is not None else []):
+        spoilt = bad[0]
         raise TrainingError(
             f"weight {spoilt} holds nan or infinity after update {learner.updates}: nothing was saved. "
             "Lower policy.optimizer.kwargs.lr"
         )
-    learner.model.config.save_pretrained(path / "model")
-    if learner.model.generation_config is not None:
-        learner.model.generation_config.to_json_file(path / "model" / "generation_config.json")
+    if ranks.first:
+        learner.model.config.save_pretrained(path / "model")
+        if learner.model.generation_config is not None:
+            learner.model.generation_config.to_json_file(path / "model" / "generation_config.json")
     _write(dict(named_weights(learner.model)), path / "weights")
     if with_optimizer:
         (path / "optimizer").mkdir(parents=True, exist_ok=True)
-        torch.save(_small_state(learner), path / "optimizer" / "schedule.pt")
+        if ranks.first:
+            torch.save(_small_state(learner), path / "optimizer" / "schedule.pt")
         if learner.optimizer.state:
             _write(
                 get_optimizer_state_dict(learner.model, learner.optimizer, options=FLAT), path / "optimizer"
@@ -147,7 +153,7 @@ def _write(state: dict[str, Any], path: Path) -> None:
         warnings.simplefilter(
             "ignore"
         )  # DCP notes that one process saves without a process group: it is meant
-        dcp.save(state, checkpoint_id=str(path), no_dist=True)
+        dcp.save(state, checkpoint_id=str(path), no_dist=not dist.is_initialized())
 
 
 def _read(state: dict[str, Any], path: Path) -> None:
@@ -155,7 +161,7 @@ def _read(state: dict[str, Any], path: Path) -> None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            dcp.load(state, checkpoint_id=str(path), no_dist=True)
+            dcp.load(state, checkpoint_id=str(path), no_dist=not dist.is_initialized())
     except (CheckpointException, OSError, ValueError, RuntimeError, KeyError) as error:
         text = str(error).strip() or repr(error)
         raise CheckpointError(

@@ -1,8 +1,11 @@
-"""Attention for decoding with grouped queries, without repeating keys and values.
+"""Attention as PyTorch has it, in two forms that `transformers` lacks.
 
-Where several query heads share a key/value head, `transformers` copies all keys and values once per query head
-before it calls PyTorch's attention with a mask. For a single new token the query heads of a group can stand in the
-place of query positions instead: the same numbers, no copy.
+Decoding with grouped queries: where several query heads share a key/value head, `transformers` copies all keys and
+values once per query head before it calls PyTorch's attention with a mask. For a single new token the query heads of
+a group can stand in the place of query positions instead: the same numbers, no copy.
+
+Context parallelism: a rank has a part of each sequence's tokens. It gathers the keys and values of all (Llama 3,
+arXiv 2407.21783 section 3.3.2) and attends from its own, so any mask that one rank could use can be used.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
@@ -50,6 +54,49 @@ def use_grouped_sdpa(model: PreTrainedModel) -> None:
     AttentionInterface.register(NAME, grouped_sdpa)
     AttentionMaskInterface.register(NAME, sdpa_mask)
     model.set_attn_implementation(NAME)
+
+
+CONTEXT = "hone_context_sdpa"
+
+
+def use_context_attention(model: PreTrainedModel, group: dist.ProcessGroup) -> None:
+    """Let a model attend to the keys and values of all ranks of `group`, each with the next part of every sequence.
+
+    Its forward must be given the mask of its own tokens, [batch, 1, own, all].
+    """
+
+    def context_sdpa(
+        module: torch.nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | None,
+        **kwargs: Any,
+    ) -> tuple[Tensor, Tensor | None]:
+        key, value = Gather.apply(torch.stack([key, value]), 3, group)
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+
+    AttentionInterface.register(CONTEXT, context_sdpa)
+    AttentionMaskInterface.register(CONTEXT, sdpa_mask)
+    model.set_attn_implementation(CONTEXT)
+
+
+class Gather(torch.autograd.Function):
+    """The parts of all ranks side by side along `dim`; backward sums what each rank asks of a part."""
+
+    @staticmethod
+    def forward(ctx: Any, part: Tensor, dim: int, group: dist.ProcessGroup) -> Tensor:
+        ctx.dim, ctx.group = dim, group
+        parts = [torch.empty_like(part, memory_format=torch.contiguous_format) for _ in range(group.size())]
+        dist.all_gather(parts, part.contiguous(), group=group)
+        return torch.cat(parts, dim)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        parts = torch.stack(grads[0].chunk(ctx.group.size(), ctx.dim))
+        mine = torch.empty_like(parts[0])
+        dist.reduce_scatter_tensor(mine, parts.flatten(0, 1), group=ctx.group)
+        return mine, None, None
 
 
 def has_full_attention(config: Any) -> bool:

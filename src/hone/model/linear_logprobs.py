@@ -246,7 +246,8 @@ def _over_the_group(
     assert options.vocabulary is not None
     group = options.vocabulary.group
     local = torch.stack([largest, total, picked])
-    gathered = local.new_empty((dist.get_world_size(group), *local.shape))
-    dist.all_gather_into_tensor(gathered.flatten(0, 1), local, group=group)
+    parts = [torch.empty_like(local) for _ in range(dist.get_world_size(group))]
+    dist.all_gather(parts, local, group=group)
+    gathered = torch.stack(parts)
     largest, total, picked = gathered.unbind(1)
     return _combined(largest, total, options), picked.amax(0)

@@ -64,7 +64,7 @@ def load_model(
     source = resolve(name)
     disable_progress_bar()  # Hone's own progress line is the only one
     try:
-        config = _configured(source, overrides or {})
+        config = configured(source, overrides or {})
         if Path(source).is_dir() and not any(any(Path(source).glob(kind)) for kind in WEIGHT_FILES):
             if not embedded.is_embedded_model(name):
                 raise ModelError(f"{name} has a config.json but no weights (*.safetensors)")
@@ -78,11 +78,27 @@ def load_model(
             f"weight {spoilt} of {name} holds nan or infinity, so the model cannot compute anything: load it from "
             "its source again, or convert an earlier checkpoint"
         )
+    _set_up(model, activation_checkpointing)
+    return model
+
+
+def empty_model(
+    name: str, *, overrides: Mapping[str, Any] | None = None, activation_checkpointing: bool = False
+) -> PreTrainedModel:
+    """What `load_model` gives, on the meta device: no weights are read, and none take memory."""
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(
+            configured(resolve(name), overrides or {}), dtype=torch.float32
+        )
+    _set_up(model, activation_checkpointing)
+    return model
+
+
+def _set_up(model: PreTrainedModel, activation_checkpointing: bool) -> None:
     if activation_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     use_grouped_sdpa(model)
     model.config.use_cache = False
-    return model
 
 
 def not_finite(weights: Iterable[tuple[str, torch.Tensor]]) -> str | None:
@@ -93,7 +109,7 @@ def not_finite(weights: Iterable[tuple[str, torch.Tensor]]) -> str | None:
     return None
 
 
-def _configured(source: str, overrides: Mapping[str, Any]) -> PreTrainedConfig:
+def configured(source: str, overrides: Mapping[str, Any]) -> PreTrainedConfig:
     """The model's config, changed. An override that it does not have would otherwise be dropped without a word."""
     config = AutoConfig.from_pretrained(source)
     known = config.to_dict()

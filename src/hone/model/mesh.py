@@ -1,0 +1,49 @@
+"""This rank's place in the mesh of ranks, and the axes that weights and samples are spread over."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch.distributed as dist
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """One set of ranks seen in two ways. `size` and `rank` are by axis.
+
+    `weights` has the axes replicate, shard, tensor: FSDP spreads every weight over shard (context ranks included, since
+    they hold the same weights), tensor parallelism over tensor. `work` has the axes data, context, tensor: samples are
+    shared out over data, the tokens of a sequence over context.
+    """
+
+    weights: DeviceMesh
+    work: DeviceMesh
+
+    def size(self, axis: str) -> int:
+        """Ranks along `data`, `context` or `tensor`."""
+        return self.work[axis].size()
+
+    def rank(self, axis: str) -> int:
+        """This rank's number along an axis."""
+        return self.work[axis].get_local_rank()
+
+    def group(self, axis: str) -> dist.ProcessGroup:
+        """Those that differ from this rank along one axis only."""
+        return self.work.get_group(axis)
+
+
+def make_mesh(axes: Mapping[str, int], device_type: str) -> Mesh:
+    """A mesh of all ranks of the process group, for sizes by axis: replicate, shard, context, tensor."""
+    replicate, shard, context, tensor = (axes[name] for name in ("replicate", "shard", "context", "tensor"))
+    return Mesh(
+        weights=init_device_mesh(
+            device_type,
+            (replicate, shard * context, tensor),
+            mesh_dim_names=("replicate", "shard", "tensor"),
+        ),
+        work=init_device_mesh(
+            device_type, (replicate * shard, context, tensor), mesh_dim_names=("data", "context", "tensor")
+        ),
+    )

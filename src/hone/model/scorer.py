@@ -1,0 +1,184 @@
+"""A model's log-probabilities at chosen positions, however its weights and its tokens are spread over ranks."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, Replicate, Shard
+from transformers import PreTrainedModel
+
+from hone.model import traits
+from hone.model.linear_logprobs import VocabularyShard, linear_logprobs
+from hone.model.mesh import Mesh
+
+
+class TokenScorer(nn.Module):
+    """Holds the model. Where its logits are a plain linear map of its last hidden states (checked once, by comparing
+    with the model's own), `linear_logprobs` is used. Any other head (soft-capped, scaled) goes through the model's own
+    logits.
+
+    `known` are the model's traits, where its weights are not there to try with; else they are found out when needed.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        *,
+        temperature: float = 1.0,
+        chunk_rows: int | None = None,
+        known: traits.Traits | None = None,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.temperature = temperature if temperature > 0 else 1.0
+        self.chunk_rows = chunk_rows
+        self.known = known
+        self.mesh: Mesh | None = None
+        """Set when the model is spread over ranks (`hone.model.parallel`), as is `sequence_parallel`."""
+        self.sequence_parallel = False
+        self.plain_head = known.head_is_plain if known is not None else traits.head_is_plain(model)
+
+    @cached_property
+    def keeps_packed_apart(self) -> bool:
+        """Whether sequences packed into one row do not see each other."""
+        return (
+            self.known.keeps_packed_apart if self.known is not None else traits.keeps_packed_apart(self.model)
+        )
+
+    @cached_property
+    def shares_prompts(self) -> bool:
+        """Whether completions may stand in one row behind a prompt that they share."""
+        return self.known.shares_prompts if self.known is not None else traits.shares_prompts(self.model)
+
+    @property
+    def divides(self) -> int:
+        """What the length of a row must be a multiple of."""
+        if self.mesh is None:
+            return 1
+        return self.mesh.size("context") * (self.mesh.size("tensor") if self.sequence_parallel else 1)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        position_ids: Tensor | None,
+        at_N: Tensor,
+        targets_N: Tensor,
+        *,
+        attention_mask: Tensor | None = None,
+    ) -> Tensor:
+        """Log-probability of `targets_N`, each predicted from flat position `at_N` of `input_ids` [B, T]. -> [N] fp32.
+
+        Rows are right-padded (causal attention never looks at what follows), or, with `position_ids` that start
+        again at 0, several sequences packed into a row that do not see each other. `attention_mask` [B, 1, T, T]
+        (True: sees) goes beyond both.
+
+        On a mesh every rank is given the whole rows and returns all of [N]; T must be a multiple of `divides`.
+        """
+        if self.mesh is not None and self.mesh.size("context") > 1:
+            return self._by_parts(input_ids, position_ids, at_N, targets_N, attention_mask)
+        if (
+            self.sequence_parallel
+        ):  # the model sees fewer embeddings than there are tokens and would count them
+            if position_ids is not None and attention_mask is None:
+                attention_mask = visible(position_ids, 0, input_ids.shape[1])
+            if position_ids is None:
+                position_ids = torch.arange(input_ids.shape[1], device=input_ids.device)[None]
+        return self._logprobs(input_ids, position_ids, at_N, targets_N, attention_mask)
+
+    def _logprobs(
+        self,
+        input_ids: Tensor,
+        position_ids: Tensor | None,
+        at_N: Tensor,
+        targets_N: Tensor,
+        attention_mask: Tensor | None,
+    ) -> Tensor:
+        if not self.plain_head:
+            logits = self.model(
+                input_ids=input_ids, position_ids=position_ids, attention_mask=attention_mask, use_cache=False
+            ).logits
+            picked = logits.flatten(0, 1)[at_N].float() / self.temperature
+            return picked.log_softmax(-1).gather(1, targets_N[:, None]).squeeze(1)
+        hidden = traits.hidden_states(self.model, input_ids, position_ids, attention_mask)
+        if self.sequence_parallel:
+            assert self.mesh is not None
+            parts = DTensor.from_local(hidden, self.mesh.weights["tensor"], [Shard(1)])
+            hidden = parts.redistribute(placements=[Replicate()]).to_local()
+        weight, vocabulary = self.model.get_output_embeddings().weight, None
+        if isinstance(weight, DTensor):
+            vocabulary = VocabularyShard(weight.device_mesh.get_group(), _first_row(weight))
+            weight = weight.to_local()
+        return linear_logprobs(
+            hidden.flatten(0, 1)[at_N],
+            weight,
+            targets_N,
+            temperature=self.temperature,
+            chunk_rows=self.chunk_rows,
+            vocabulary=vocabulary,
+        )
+
+    def _by_parts(
+        self,
+        input_ids: Tensor,
+        position_ids: Tensor | None,
+        at_N: Tensor,
+        targets_N: Tensor,
+        attention_mask: Tensor | None,
+    ) -> Tensor:
+        """The model sees this context rank's part of every row; log-probabilities are put together afterwards."""
+        assert self.mesh is not None
+        length = input_ids.shape[1]
+        width = length // self.mesh.size("context")
+        start = self.mesh.rank("context") * width
+        if position_ids is None:
+            position_ids = torch.arange(length, device=input_ids.device).expand_as(input_ids)
+        if attention_mask is None:
+            mask = visible(position_ids, start, start + width)
+        else:
+            mask = attention_mask[:, :, start : start + width]
+        own = slice(start, start + width)
+        column_N = at_N % length
+        mine_N = (column_N >= start) & (column_N < start + width)
+        at_own = (at_N // length * width + column_N - start)[mine_N]
+        logprobs = self._logprobs(input_ids[:, own], position_ids[:, own], at_own, targets_N[mine_N], mask)
+        return _PutTogether.apply(logprobs, mine_N, self.mesh.group("context"))
+
+
+def visible(position_ids: Tensor, start: int, end: int) -> Tensor:
+    """What tokens [start, end) of each row see: those before them since positions last began at 0.
+
+    [B, T] -> [B, 1, end - start, T], True where seen.
+    """
+    length = position_ids.shape[1]
+    sequence = (position_ids == 0).cumsum(1)
+    at = torch.arange(length, device=position_ids.device)
+    before = at[None, :] <= at[start:end, None]
+    return (before[None] & (sequence[:, None, :] == sequence[:, start:end, None]))[:, None]
+
+
+def _first_row(weight: DTensor) -> int:
+    """Number of the first row that this rank holds of a weight that is spread by rows, as `torch.chunk` spreads."""
+    ranks, rows = weight.device_mesh.size(), weight.shape[0]
+    return min(rows, weight.device_mesh.get_local_rank() * -(-rows // ranks))
+
+
+class _PutTogether(torch.autograd.Function):
+    """Values of all ranks' own targets in one tensor [N]. Every rank goes on to compute the same loss of it, so that
+    backward hands each its own part and sums nothing."""
+
+    @staticmethod
+    def forward(ctx: Any, own: Tensor, mine_N: Tensor, group: dist.ProcessGroup) -> Tensor:
+        ctx.save_for_backward(mine_N)
+        values_N = own.new_zeros(mine_N.shape)
+        values_N[mine_N] = own
+        dist.all_reduce(values_N, group=group)
+        return values_N
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        (mine_N,) = ctx.saved_tensors
+        return grads[0][mine_N], None, None
