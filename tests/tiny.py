@@ -101,7 +101,14 @@ def make_samples(
 
 def sft_config(**policy: Any) -> SFTConfig:
     """fp32, plain SGD-like defaults replaced by what `policy` says."""
-    return SFTConfig(policy={"precision": "float32", "max_total_sequence_length": 64, **policy})
+    return SFTConfig(
+        policy={
+            "precision": "float32",
+            "max_total_sequence_length": 64,
+            "train_micro_batch_size": 1,
+            **policy,
+        }
+    )
 
 
 def grpo_config(
@@ -112,7 +119,12 @@ def grpo_config(
 ) -> GRPOConfig:
     """fp32 GRPO."""
     return GRPOConfig(
-        policy={"precision": "float32", "max_total_sequence_length": 64, **(policy or {})},
+        policy={
+            "precision": "float32",
+            "max_total_sequence_length": 64,
+            "train_micro_batch_size": 4,
+            **(policy or {}),
+        },
         grpo=grpo or {},
         loss_fn=loss_fn or {},
     )

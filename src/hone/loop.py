@@ -33,7 +33,9 @@ FREE_TO_CHANGE = ("checkpointing", "logger", "cluster")
 GOAL_KEYS = ("stop_at_validation_metric", "stop_at_validation_threshold")
 LENGTH_KEYS = ("max_num_steps", "max_num_epochs")
 VALIDATION_KEYS = ("val_period", "val_at_start", "val_at_end", "val_start_at")
-FREE_KEYS = (*GOAL_KEYS, *LENGTH_KEYS, *VALIDATION_KEYS, "num_workers")
+FIT_KEYS = ("train_micro_batch_size", "logprob_batch_size", "train_mb_tokens", "logprob_mb_tokens")
+FIT_KEYS += ("tensor_parallel_size", "sequence_parallel", "activation_checkpointing", "cpu_offload")
+FREE_KEYS = (*GOAL_KEYS, *LENGTH_KEYS, *VALIDATION_KEYS, *FIT_KEYS, "num_workers")
 
 
 class Cursor(Protocol):

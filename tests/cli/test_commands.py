@@ -23,10 +23,12 @@ class Module(ModuleType):
     def __init__(self, name: str, result: Any = None, raises: BaseException | None = None) -> None:
         super().__init__(name)
         self.calls: list[tuple[Any, ...]] = []
+        self.options: dict[str, Any] = {}
         self.result, self.raises = result, raises
 
-    def record(self, *arguments: Any) -> Any:
+    def record(self, *arguments: Any, **options: Any) -> Any:
         self.calls.append(arguments)
+        self.options = options
         if self.raises is not None:
             raise self.raises
         return self.result
@@ -119,8 +121,10 @@ def test_the_end_of_a_run_says_where_its_files_are(
 def test_dry_run_is_plan(monkeypatch: pytest.MonkeyPatch, config: Module) -> None:
     plan = stand_in(monkeypatch, "hone.launch.plan", result=0)
     assert cli.main(["sft", "--dry-run", "a=1"]) == 0
-    assert cli.main(["plan", "sft", "a=1"]) == 0
-    assert plan.calls == [("sft", "loaded")] * 2
+    assert config.options == {"settle": False}  # what is open is the plan's to choose
+    assert cli.main(["plan", "sft", "a=1", "--gpu", "H100-80G"]) == 0
+    assert config.options == {"settle": False}
+    assert plan.calls == [("sft", "loaded"), ("sft", "loaded", "H100-80G")]
 
 
 def test_plan_returns_what_it_found(monkeypatch: pytest.MonkeyPatch, config: Module) -> None:
@@ -155,7 +159,7 @@ def test_plan_infers_the_kind(
     (tmp_path / "parent.yaml").write_text("loss_fn: {}\n")
     (tmp_path / "c.yaml").write_text(text)
     assert cli.main(["plan", "--config", str(tmp_path / "c.yaml"), *overrides]) == 0
-    assert plan.calls == [(kind, "loaded")]
+    assert plan.calls == [(kind, "loaded", None)]
 
 
 @pytest.mark.parametrize(

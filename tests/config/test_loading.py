@@ -14,6 +14,7 @@ from hone.config import document, load
 from hone.config.keys import all_keys
 from hone.config.loading import Kind
 from hone.config.schema import ROOTS
+from hone.config.schema.base import fill_derived
 from hone.errors import ConfigError
 
 CONFIGS = Path(__file__).resolve().parents[2] / "examples" / "configs"
@@ -171,10 +172,38 @@ def test_derived_values_follow_the_user() -> None:
     ).config
     assert config.policy.generation.max_new_tokens == 100
     assert config.policy.generation.val_temperature == 0.7
-    assert config.policy.dynamic_batching.train_mb_tokens == 400
-    assert config.policy.logprob_batch_size == 4
-    again = load("grpo", None, ["policy.logprob_batch_size=null"]).config
+    assert config.policy.dynamic_batching.train_mb_tokens == 100
+    assert config.policy.logprob_batch_size == 1
+    sized = ["policy.logprob_batch_size=null", "policy.train_micro_batch_size=4"]
+    again = load("grpo", None, sized).config
     assert again.policy.logprob_batch_size == 4
+
+
+def test_what_is_left_open_is_chosen_later_and_what_follows_it_waits(tmp_path: Path) -> None:
+    text = """\
+policy:
+  model_name: somewhere/model
+  train_global_batch_size: 6
+  max_total_sequence_length: 100
+  dynamic_batching: {enabled: true}
+  sequence_packing:
+    train_mb_tokens: ${mul:${policy.max_total_sequence_length}, ${policy.train_micro_batch_size}}
+"""
+    path = write(tmp_path, "open.yaml", text)
+    left = load("sft", path, ["data.train.dataset_name=x.jsonl"], settle=False)
+    policy = left.config.policy
+    assert policy.train_micro_batch_size is policy.logprob_batch_size is None
+    assert policy.activation_checkpointing is policy.tensor_parallel_size is policy.cpu_offload is None
+    assert policy.dynamic_batching.train_mb_tokens is policy.sequence_packing.train_mb_tokens is None
+    again = load("sft", write(tmp_path, "again.yaml", left.to_yaml()), [], settle=False)
+    assert again.config == left.config
+    policy.train_micro_batch_size = 3
+    fill_derived(left.config)
+    assert policy.logprob_batch_size == 3
+    assert policy.dynamic_batching.train_mb_tokens == policy.sequence_packing.train_mb_tokens == 300
+    plain = load("sft", path, ["data.train.dataset_name=x.jsonl"]).config.policy
+    assert (plain.train_micro_batch_size, plain.dynamic_batching.train_mb_tokens) == (1, 100)
+    assert (plain.tensor_parallel_size, plain.cpu_offload) == (1, False)
 
 
 def test_interpolation_that_cannot_be_resolved() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from transformers import LlamaConfig
 
 from hone.cli import main
 from tests import tiny
@@ -44,10 +45,11 @@ def test_sizes_and_batches_by_hand(capsys: pytest.CaptureFixture[str], model: Pa
     parameters = 2 * 64 * 32 + 2 * (2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 48 + 2 * 32) + 32
     assert parameters == 19_616
     assert "LlamaForCausalLM, 19.6k parameters" in text
-    assert f"weights {4 * parameters / 1024:.1f} KiB" in text
-    assert f"gradients and optimizer {12 * parameters / 1024:.1f} KiB" in text
-    # 34 bytes per token, hidden unit and layer at 16 bits, twice that in fp32: 68 * 128 tokens * 32 * 2 layers
-    assert f"activations about {68 * 128 * 32 * 2 / 1024:.1f} KiB (128 tokens at once)" in text
+    rows = {words[0]: " ".join(words[1:3]) for line in text.splitlines() if len(words := line.split()) > 2}
+    assert rows["weights"] == rows["gradients"] == f"{4 * parameters / 1024:.1f} KiB"
+    assert rows["optimizer"] == f"{8 * parameters / 1024:.1f} KiB"
+    assert "one process: micro-batch 2" in text
+    assert "128 tokens at once, 2 layers" in text
     assert "8 sequences per update" in text
     assert "until 7 steps or 1 epoch of the data, whichever is first" in text
     assert "5 rows" in text
@@ -111,3 +113,40 @@ def test_a_reward_that_no_worker_can_load_is_said(capsys: pytest.CaptureFixture[
     code, text = plan(capsys, "grpo", f"rewards.functions=[{{path: {path}:right_answer}}]")
     assert code == 0
     assert "not usable" not in text
+
+
+def test_a_cluster_is_planned_from_a_laptop(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Llama-2-7B by its published config: 16 bytes for each of 6,738,415,616 parameters over eight devices."""
+    sizes = {
+        "vocab_size": 32000,
+        "hidden_size": 4096,
+        "intermediate_size": 11008,
+        "max_position_embeddings": 4096,
+    }
+    LlamaConfig(**sizes).save_pretrained(tmp_path / "7b")
+    argv = ("sft", f"policy.model_name={tmp_path / '7b'}", "data.train.dataset_name=/nowhere/x.jsonl")
+    code, text = plan(capsys, *argv, "--gpu", "A100-80G", "cluster.gpus_per_node=8")
+    assert code == 0
+    assert "asked for: 1 x 8 GPUs; here: " in text
+    assert "FSDP2 (8 ranks = shard 8): micro-batch 4" in text
+    rows = {words[0]: " ".join(words[1:3]) for line in text.splitlines() if len(words := line.split()) > 2}
+    assert rows["weights"] == rows["gradients"] == f"{4 * 6_738_415_616 / 8 / 2**30:.1f} GiB" == "3.1 GiB"
+    assert rows["optimizer"] == "6.3 GiB"
+    assert "of 72.9 GiB that can be used, in training" in text
+    assert "32 sequences per update, at most 4096 tokens at once" in text  # 4 of 1024
+    code, text = plan(capsys, *argv, "--gpu", "A100-80G")
+    assert "micro-batch 8, activation checkpointing, CPU offload" in text
+    assert "does not fit: micro-batch 8, " in text
+    assert "and in host memory 100.4 GiB a device" in text
+    code, text = plan(capsys, *argv, "--gpu", "A100-80G", "policy.cpu_offload=false")
+    assert code == 0
+    assert "does not fit A100-80G; at least: one process: micro-batch 1, activation checkpointing" in text
+    assert "would fit: leave policy.cpu_offload open (null): " in text
+    assert "would fit: policy.lora.enabled=true: " in text
+    assert "would fit: 2 x A100-80G (cluster.num_nodes=1 cluster.gpus_per_node=2): " in text
+
+
+def test_a_gpu_that_is_none(capsys: pytest.CaptureFixture[str]) -> None:
+    code, text = plan(capsys, "sft", "--gpu", "H100")
+    assert code == 2
+    assert "--gpu H100: did you mean H100-80G or H100-NVL?" in text

@@ -63,7 +63,7 @@ def _divides(whole: str, size: int, part: str, unit: int) -> str:
 
 def _batches(policy: PolicyConfig) -> Iterator[str]:
     size, micro = policy.train_global_batch_size, policy.train_micro_batch_size
-    if size % micro:
+    if micro is not None and size % micro:
         yield _divides("policy.train_global_batch_size", size, "policy.train_micro_batch_size", micro)
 
 
@@ -79,7 +79,7 @@ def _packing(policy: PolicyConfig) -> Iterator[str]:
         settings = getattr(policy, name)
         for key in ("train_mb_tokens", "logprob_mb_tokens") if settings.enabled else ():
             budget = getattr(settings, key)
-            if budget < longest:
+            if budget is not None and budget < longest:
                 yield (
                     f"policy.{name}.{key}={budget} is less than "
                     f"policy.max_total_sequence_length={longest}, so the "

@@ -44,8 +44,8 @@ def _accumulate(value: Any, context: Context) -> dict[str, Any]:
         return {}
     devices = max(1, context.ours("cluster.gpus_per_node")) * context.ours("cluster.num_nodes")
     for kind in ("tensor", "context", "pipeline"):
-        devices //= context.ours(f"policy.{kind}_parallel_size")
-    micro = context.ours("policy.train_micro_batch_size")
+        devices //= context.ours(f"policy.{kind}_parallel_size") or 1
+    micro = context.ours("policy.train_micro_batch_size") or 1  # as Lightning has it
     return {"policy.train_global_batch_size": micro * steps * max(1, devices)}
 
 

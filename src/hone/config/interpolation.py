@@ -10,6 +10,7 @@ import functools
 import math
 import os
 import re
+from collections.abc import Callable
 from functools import reduce
 from typing import Any
 
@@ -28,12 +29,17 @@ def _divide(left: float, right: float) -> float:
     return left / right
 
 
+def _known(compute: Callable[..., Any]) -> Callable[..., Any]:
+    """What is computed from a null, a value that is still to be chosen, is null too."""
+    return lambda *values: None if None in values else compute(*values)
+
+
 def _register() -> None:
     register = getattr(OmegaConf, "register_resolver", None) or OmegaConf.register_new_resolver
-    register("mul", lambda *values: math.prod(values), replace=True)
-    register("add", lambda *values: sum(values), replace=True)
-    register("div", lambda *values: reduce(_divide, values), replace=True)
-    register("max", lambda *values: max(values), replace=True)
+    register("mul", _known(lambda *values: math.prod(values)), replace=True)
+    register("add", _known(lambda *values: sum(values)), replace=True)
+    register("div", _known(lambda *values: reduce(_divide, values)), replace=True)
+    register("max", _known(lambda *values: max(values)), replace=True)
 
 
 _register()

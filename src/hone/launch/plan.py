@@ -7,38 +7,26 @@ data or hardware that cannot be reached from here is said, and is no failure.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
 
 from hone.config import EvalConfig, GRPOConfig, Loaded, SFTConfig
 from hone.engine.build import SMALL_MODEL, check_length, threads_for
-from hone.errors import HoneError, RewardError
-from hone.model.load import one_line, resolve
+from hone.engine.machine import Machine, machine_here, machine_named
+from hone.engine.memory import tokens
+from hone.engine.planner import choose, settled
+from hone.errors import HoneError, ModelError, RewardError
+from hone.launch.memory import choice_lines, human_count, memory_lines
+from hone.model.shape import ModelShape, load_shape
 from hone.rollout.collect import open_pool
 from hone.rollout.rewards.resolve import resolve_all
 
-GIB = 1024**3
-BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
-
-@dataclass(frozen=True)
-class ModelShape:
-    """What a plan knows of a model without its weights."""
-
-    architecture: str
-    parameters: int
-    layers: int
-    hidden: int
-    vocabulary: int
-    context: int | None
-
-
-def main(kind: str, loaded: Loaded) -> int:
-    """Print the plan. Returns 0: a config that cannot run never gets this far."""
-    parts = sections(kind, loaded)
+def main(kind: str, loaded: Loaded, gpu: str | None = None) -> int:
+    """Print the plan, for GPUs of the kind `gpu` where it is given. Returns 0: a config that cannot run never gets this
+    far."""
+    parts = sections(kind, loaded, gpu)
     print(f"hone {kind}: the run that this configuration describes")
     for title, lines in parts:
         for index, line in enumerate(lines):
@@ -46,7 +34,7 @@ def main(kind: str, loaded: Loaded) -> int:
     return 0
 
 
-def sections(kind: str, loaded: Loaded) -> list[tuple[str, list[str]]]:
+def sections(kind: str, loaded: Loaded, gpu: str | None = None) -> list[tuple[str, list[str]]]:
     """Title and lines of each part of the plan. Raises ConfigError for settings that the model cannot have."""
     config = loaded.config
     if isinstance(config, EvalConfig):
@@ -60,14 +48,18 @@ def sections(kind: str, loaded: Loaded) -> list[tuple[str, list[str]]]:
     else:
         policy = config.policy
         shape, about = model_shape(policy.model_name, policy.hf_config_overrides)
-        if shape is not None:
+        parts = [("model", about), ("devices", devices(config, shape, gpu))]
+        machine = machine_of(config, gpu)
+        if shape is None:
+            parts.append(("memory", ["unknown without the model's config.json"]))
+        else:
             check_length(config, shape.context)
-        train = list(config.data.train or [])
-        parts = [
-            ("model", about),
-            ("devices", devices(config, shape)),
-            ("memory", memory_lines(config, shape)),
-            ("data", data_lines(config, train)),
+            choice = choose(shape, config, machine)
+            config = settled(config, choice.taken.settings)
+            parts.append(("run as", choice_lines(choice)))
+            parts.append(("memory", memory_lines(choice, shape, config)))
+        parts += [
+            ("data", data_lines(config, list(config.data.train or []))),
             ("batch", batch_lines(config)),
             ("checkpoints", checkpoint_lines(config)),
         ]
@@ -77,30 +69,33 @@ def sections(kind: str, loaded: Loaded) -> list[tuple[str, list[str]]]:
 
 
 def model_shape(name: str, overrides: dict[str, Any]) -> tuple[ModelShape | None, list[str]]:
-    """The model's size, counted on a meta device from its config alone; or why it cannot be told from here."""
+    """The model's size, counted from its config alone; or why it cannot be told from here."""
     try:
-        source = resolve(name)
-        config = AutoConfig.from_pretrained(source, **overrides)
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config)
-    except (HoneError, OSError, ValueError) as error:
-        return None, [f"{name}: not reachable from here ({one_line(error)})"]
-    text = config.get_text_config()
-    shape = ModelShape(
-        architecture=type(model).__name__,
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
-        layers=text.num_hidden_layers,
-        hidden=text.hidden_size,
-        vocabulary=text.vocab_size,
-        context=getattr(text, "max_position_embeddings", None),
-    )
+        shape = load_shape(name, overrides)
+    except ModelError as error:
+        return None, [f"{name}: not reachable from here ({error})"]
     return shape, [
         f"{name}: {shape.architecture}, {human_count(shape.parameters)} parameters",
         f"{shape.layers} layers of {shape.hidden}, vocabulary {shape.vocabulary}, context {shape.context}",
     ]
 
 
-def devices(config: SFTConfig | GRPOConfig | EvalConfig, shape: ModelShape | None) -> list[str]:
+def machine_of(config: SFTConfig | GRPOConfig, gpu: str | None) -> Machine:
+    """The devices to plan for: GPUs of a kind that was named, those here (any others being alike), or the CPU."""
+    cluster = config.cluster
+    nodes, per_node = cluster.num_nodes, cluster.gpus_per_node
+    if gpu is not None:
+        return machine_named(gpu, nodes=nodes, per_node=max(per_node, 1))
+    if per_node and torch.cuda.is_available():
+        return machine_here(nodes=nodes, per_node=per_node, gpu=True)
+    if nodes * per_node > 1:
+        return Machine("GPU", nodes, per_node)
+    return machine_here(gpu=False)
+
+
+def devices(
+    config: SFTConfig | GRPOConfig | EvalConfig, shape: ModelShape | None, gpu: str | None = None
+) -> list[str]:
     """What the config asks for, and what is here."""
     cluster = config.cluster
     wanted = cluster.gpus_per_node * cluster.num_nodes
@@ -113,10 +108,12 @@ def devices(config: SFTConfig | GRPOConfig | EvalConfig, shape: ModelShape | Non
         else "the CPU"
     )
     lines = [f"asked for: {asked}; here: {counted(here, 'GPU') if here else 'none'}"]
+    if gpu is not None:
+        return lines
     if wanted > max(here, 1):
         lines.append(
             f"not reachable from here: {wanted - here} GPUs. A run here uses one process: same numbers "
-            "up to rounding, slower"
+            "up to rounding, slower. --gpu A100-80G (or another kind) plans for their memory"
         )
     elif not here:
         threads = threads_for(cluster.cpu_threads, shape.parameters if shape is not None else SMALL_MODEL)
@@ -124,50 +121,12 @@ def devices(config: SFTConfig | GRPOConfig | EvalConfig, shape: ModelShape | Non
     return lines
 
 
-def memory_lines(config: SFTConfig | GRPOConfig, shape: ModelShape | None) -> list[str]:
-    """Bytes by kind on each device, weights and states shared out over all of them."""
-    if shape is None:
-        return ["unknown without the model's config.json"]
+def at_once(config: SFTConfig | GRPOConfig) -> str:
+    """How much one forward and backward holds."""
     policy = config.policy
-    count = max(config.cluster.gpus_per_node * config.cluster.num_nodes, 1)
-    weights, states = (
-        4 * shape.parameters,
-        12 * shape.parameters,
-    )  # fp32 weights; gradients and two Adam moments
-    tokens = micro_batch_tokens(config)
-    # Korthikanti et al. 2022 (arXiv 2205.05198) eq. 2 without the attention scores, which are not kept
-    per_layer = 34 * tokens * shape.hidden * (BYTES[policy.precision] / 2)
-    if policy.activation_checkpointing:
-        per_layer = BYTES[policy.precision] * tokens * shape.hidden
-    activations = per_layer * shape.layers
-    reference = (
-        weights if isinstance(config, GRPOConfig) and config.loss_fn.reference_policy_kl_penalty else 0
-    )
-    total = (weights + states + reference) / count + activations
-    lines = [
-        (f"on each of {count}: " if count > 1 else "")
-        + f"{human_bytes(total)} = weights {human_bytes(weights / count)} + gradients and optimizer "
-        f"{human_bytes(states / count)}"
-        + (f" + reference {human_bytes(reference / count)}" if reference else "")
-        + f" + activations about {human_bytes(activations)} ({tokens} tokens at once)"
-    ]
-    if torch.cuda.is_available():
-        room = torch.cuda.get_device_properties(0).total_memory
-        if total > room:
-            lines.append(
-                f"more than a device here has ({human_bytes(room)}): lower policy.train_micro_batch_size, set "
-                "policy.activation_checkpointing=true, or use more devices"
-            )
-    return lines
-
-
-def micro_batch_tokens(config: SFTConfig | GRPOConfig) -> int:
-    """Most tokens that one forward and backward holds."""
-    policy = config.policy
-    for budget in (policy.sequence_packing, policy.dynamic_batching):
-        if budget.enabled:
-            return budget.train_mb_tokens
-    return policy.train_micro_batch_size * policy.max_total_sequence_length
+    if policy.train_micro_batch_size is None:
+        return "in micro-batches that are chosen when the model is known"
+    return f"at most {tokens(policy, policy.train_micro_batch_size)} tokens at once"
 
 
 def data_lines(config: SFTConfig | GRPOConfig | EvalConfig, entries: list[Any]) -> list[str]:
@@ -188,8 +147,7 @@ def data_lines(config: SFTConfig | GRPOConfig | EvalConfig, entries: list[Any]) 
 def batch_lines(config: SFTConfig | GRPOConfig) -> list[str]:
     """The arithmetic from rows to updates."""
     policy = config.policy
-    tokens = micro_batch_tokens(config)
-    update = f"{policy.train_global_batch_size} sequences per update, at most {tokens} tokens at once"
+    update = f"{policy.train_global_batch_size} sequences per update, {at_once(config)}"
     layout = "packed" if policy.sequence_packing.enabled else "padded"
     if isinstance(config, SFTConfig):
         return [f"{update} ({layout})", steps_line(config.sft.max_num_steps, config.sft.max_num_epochs)]
@@ -263,19 +221,3 @@ def eval_lines(config: EvalConfig) -> list[str]:
 def counted(number: int, what: str) -> str:
     """1 thread, 2 threads"""
     return f"{number} {what}{'s' if number != 1 else ''}"
-
-
-def human_count(number: float) -> str:
-    """1234567 -> 1.2M"""
-    for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
-        if number >= size:
-            return f"{number / size:.3g}{unit}"
-    return str(int(number))
-
-
-def human_bytes(number: float) -> str:
-    """Bytes in the unit that reads best."""
-    for unit, size in (("TiB", 1024**4), ("GiB", GIB), ("MiB", 1024**2)):
-        if number >= size:
-            return f"{number / size:.1f} {unit}"
-    return f"{number / 1024:.1f} KiB"

@@ -42,7 +42,8 @@ def section(model: type[ConfigModel]) -> Any:
 def derived(expression: str) -> Any:
     """A key whose default follows another key; `expression` is an interpolation such as `${.top_p}`.
 
-    The attribute is never None on a validated root (unless the other key is); null in a file: derive it.
+    The attribute is never None on a validated root (unless the other key is); null in a file: derive it. What
+    follows a key that is chosen when the run starts (null until then) is derived again by `fill_derived` after that.
     """
     return Field(default=None, json_schema_extra={"derived": expression})
 

@@ -155,8 +155,6 @@ class GRPOPolicyConfig(PolicyConfig):
     """Hugging Face name or folder of the model; or an embedded one: `hone/tiny`, `hone/tiny-sft`."""
     train_global_batch_size: int = Field(512, ge=1)
     """Completions per optimizer step, over all devices; divides prompts × generations of a rollout."""
-    train_micro_batch_size: int = Field(4, ge=1)
-    """Sequences per forward and backward on one device. Changes memory and speed, never the result."""
     max_total_sequence_length: int = Field(512, ge=2)
     """Longest sequence, prompt and completion together, in tokens."""
     generation_batch_size: int = Field(32, ge=1)

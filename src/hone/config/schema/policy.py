@@ -108,8 +108,9 @@ class PolicyConfig(ConfigModel):
     """Values that replace those of the model's own config.json."""
     train_global_batch_size: int = Field(32, ge=1)
     """Sequences per optimizer step, over all devices."""
-    train_micro_batch_size: int = Field(1, ge=1)
-    """Sequences per forward and backward on one device. Changes memory and speed, never the result."""
+    train_micro_batch_size: Count | None = None
+    """Sequences per forward and backward on one device; null: chosen to fit it. Changes memory and speed, never the
+    result."""
     logprob_batch_size: Derived[Count] = derived("${policy.train_micro_batch_size}")
     """Sequences per forward when only log-probabilities are computed."""
     max_total_sequence_length: int = Field(1024, ge=2)
@@ -123,12 +124,13 @@ class PolicyConfig(ConfigModel):
     """Learning-rate phases in order: `[{name, kwargs}, …, {milestones: […]}]`; null: constant."""
     dynamic_batching: DynamicBatchingConfig = section(DynamicBatchingConfig)
     sequence_packing: SequencePackingConfig = section(SequencePackingConfig)
-    activation_checkpointing: bool = False
-    """Recompute activations in the backward: less memory, about a third slower. Same result."""
+    activation_checkpointing: bool | None = None
+    """Recompute activations in the backward: less memory, about a third slower. Same result. null: where it is
+    needed to fit."""
     logprob_chunk_size: int | None = Field(None, ge=1)
     """Target tokens per chunk of the output layer; null: chosen. Changes memory, not the result."""
-    tensor_parallel_size: int = Field(1, ge=1)
-    """Devices that share each layer."""
+    tensor_parallel_size: Count | None = None
+    """Devices that share each layer; null: 1, or more of a node where that is needed to fit."""
     context_parallel_size: int = Field(1, ge=1)
     """Devices that share each sequence."""
     pipeline_parallel_size: int = Field(1, ge=1)
@@ -137,8 +139,8 @@ class PolicyConfig(ConfigModel):
     """Groups of data-parallel devices that each hold a whole copy of the sharded model."""
     sequence_parallel: bool = False
     """With tensor parallelism: also share the parts between the layers along the sequence."""
-    cpu_offload: bool = False
-    """Keep weights and optimizer state in host memory between uses."""
+    cpu_offload: bool | None = None
+    """Keep weights, gradients and optimizer state in host memory between uses; slow. null: where nothing else fits."""
     lora: LoraConfig = section(LoraConfig)
 
 

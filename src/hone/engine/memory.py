@@ -1,0 +1,198 @@
+"""The bytes that one device holds, by kind: arithmetic on the sizes of a model, without a weight.
+
+Weights, gradients and optimizer state are fp32, spread by FSDP2 over the ranks; `policy.precision` is what autocast
+computes in. Two phases hold different things on top of what is resident: training, and (GRPO) generating.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hone.config import GRPOConfig, SFTConfig
+from hone.config.schema.policy import LoraConfig, OptimizerConfig, PolicyConfig
+from hone.engine.layout import Layout
+from hone.model.linear_logprobs import ACCELERATOR_CHUNKS, CHUNK_ELEMENTS, KEEP_ELEMENTS
+from hone.model.shape import ModelShape
+
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+FP32 = 4
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What Hone may choose of a run. Changes memory and speed, never the result (beyond rounding)."""
+
+    micro_batch: int
+    activation_checkpointing: bool = False
+    tensor: int = 1
+    sequence_parallel: bool = False
+    cpu_offload: bool = False
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of one device by kind; `host` is what the rank keeps in its machine's memory instead."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    reference: int
+    generator: int
+    """The generator's own copy of the weights."""
+    gathered: int
+    """FSDP's unsharded weights (two blocks and what is outside of them) and gradients."""
+    cast: int
+    """Weights in the precision that is computed in, which the backward keeps."""
+    activations: int
+    logits: int
+    """A chunk of logits, and the output layer's gradient before it is added up."""
+    cache: int
+    """Keys and values of the sequences that are generated at once."""
+    host: int = 0
+
+    @property
+    def resident(self) -> int:
+        """Held all the time."""
+        return self.weights + self.gradients + self.optimizer + self.reference + self.generator
+
+    @property
+    def peak(self) -> int:
+        """The most that is held at once: the phases take turns."""
+        training = self.gathered + self.cast + self.activations + self.logits
+        return self.resident + max(training, self.cache)
+
+    @property
+    def phase(self) -> str:
+        """The phase with the peak."""
+        return "training" if self.peak > self.resident + self.cache or not self.cache else "generating"
+
+
+def memory(shape: ModelShape, config: SFTConfig | GRPOConfig, layout: Layout, settings: Settings) -> Memory:
+    """What each device of a layout holds. `policy`'s own values of what `settings` has are not looked at."""
+    policy = config.policy
+    lora = policy.lora.enabled
+    adapters = adapter_parameters(shape, policy.lora) if lora else 0
+    ranks = layout.shard * layout.context * layout.tensor
+    size = BYTES[policy.precision]
+    trained = adapters if lora else shape.parameters
+    weights = _share(FP32 * (shape.parameters + adapters), ranks)
+    gradients = _share(FP32 * trained, ranks)
+    states = _share(state_bytes(policy.optimizer) * trained, ranks)
+    reference = generator = cache = 0
+    sharded = layout.world > 1 or settings.cpu_offload
+    if isinstance(config, GRPOConfig):
+        if config.loss_fn.reference_policy_kl_penalty and not lora:
+            reference = _share(FP32 * shape.parameters, ranks)
+        generator = size * shape.parameters if sharded else 0
+        cache = cache_bytes(shape, config, shared=not sharded)
+    offload = settings.cpu_offload
+    return Memory(
+        weights=0 if offload else weights,
+        gradients=0 if offload else gradients,
+        optimizer=0 if offload else states,
+        reference=reference,
+        generator=generator,
+        gathered=_gathered(shape, layout, lora=lora) if sharded else 0,
+        cast=_cast(shape, size, settings),
+        activations=_activations(shape, policy, layout, settings),
+        logits=_logits(shape, policy, layout, settings),
+        cache=cache,
+        host=weights + gradients + states if offload else 0,
+    )
+
+
+def tokens(policy: PolicyConfig, micro_batch: int) -> int:
+    """Most tokens that one forward and backward holds: a budget that was given, else the micro-batch's."""
+    for budget in (policy.sequence_packing, policy.dynamic_batching):
+        if budget.enabled and budget.train_mb_tokens is not None:
+            return budget.train_mb_tokens
+    return micro_batch * policy.max_total_sequence_length
+
+
+def adapter_parameters(shape: ModelShape, lora: LoraConfig) -> int:
+    """Parameters of LoRA's two matrices at every linear layer that gets them."""
+    return sum(
+        lora.dim * (linear.inputs + linear.outputs) * linear.count
+        for linear in shape.linears
+        if (not lora.target_modules or linear.name in lora.target_modules)
+        and linear.name not in lora.exclude_modules
+    )
+
+
+def state_bytes(optimizer: OptimizerConfig) -> int:
+    """Bytes of optimizer state per trained parameter; what is not known is taken to be like Adam."""
+    given, name = optimizer.kwargs, optimizer.name.rpartition(".")[2]
+    if name == "SGD":
+        return FP32 if given.get("momentum") else 0
+    if name == "RMSprop":
+        return FP32 * (1 + bool(given.get("momentum")) + bool(given.get("centered")))
+    if name == "Adagrad":
+        return FP32
+    return FP32 * (3 if given.get("amsgrad") else 2)
+
+
+def cache_bytes(shape: ModelShape, config: GRPOConfig, *, shared: bool) -> int:
+    """Keys and values of `generation_batch_size` sequences of full length. Under autocast, with the learner's own
+    weights (`shared`), rotated keys come out in fp32."""
+    policy = config.policy
+    size = BYTES[policy.precision]
+    each = shape.kv_heads * shape.head_dim * ((FP32 if shared else size) + size)
+    return each * shape.layers * policy.generation_batch_size * policy.max_total_sequence_length
+
+
+def _share(total: int, ranks: int) -> int:
+    return -(-total // ranks)
+
+
+def _gathered(shape: ModelShape, layout: Layout, *, lora: bool) -> int:
+    """Weights: a block that computes, the next one on its way, and what is outside of the blocks for the whole step.
+    Gradients of a block and of the outside, before they are scattered."""
+    weights = 2 * shape.block + shape.root
+    gradients = 0 if lora else shape.block + shape.root
+    return _share(FP32 * (weights + gradients), layout.tensor)
+
+
+def _cast(shape: ModelShape, size: int, settings: Settings) -> int:
+    """Autocast makes a copy of each matrix, and the graph holds it until the backward has used it. With activation
+    checkpointing the graph is made again block by block."""
+    if size == FP32:
+        return 0
+    head = shape.vocabulary * shape.hidden
+    all_used = shape.parameters - (0 if shape.tied else shape.embedding)
+    used = shape.block + head if settings.activation_checkpointing else all_used
+    return _share(size * used, settings.tensor)
+
+
+def _activations(shape: ModelShape, policy: PolicyConfig, layout: Layout, settings: Settings) -> int:
+    """What the backward needs of each layer, after Korthikanti et al. 2022 (arXiv 2205.05198) section 4.1, for the
+    layers of today: no dropout, no attention scores, an MLP with a gate, an fp32 stream between the layers.
+
+    Both norms keep their input and its normalised value in fp32. Autocast hands each of the five matrices that read a
+    norm its own copy (in fp32 the two norms' outputs are shared). Attention keeps query, key, value and its result
+    twice, the MLP four vectors of its inner size.
+    """
+    size, h = BYTES[policy.precision], shape.hidden
+    here = _share(tokens(policy, settings.micro_batch), layout.context)
+    between = settings.tensor if settings.sequence_parallel else 1
+    queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+    norms = 4 * FP32 * h // between
+    inputs = (2 if size == FP32 else 5) * size * h
+    inside = size * (3 * queries + 2 * keys + 4 * shape.intermediate) // settings.tensor
+    layer = norms + inputs + inside
+    end = (2 * FP32 + size) * h
+    stream = FP32 * h // between
+    kept = shape.layers * stream + layer if settings.activation_checkpointing else shape.layers * layer
+    return here * (kept + end)
+
+
+def _logits(shape: ModelShape, policy: PolicyConfig, layout: Layout, settings: Settings) -> int:
+    """As `model/linear_logprobs.py` computes them: a tile in fp32 and in the precision of the products, all of them
+    where they are few, and the gradient of the whole matrix. A head that is not a plain matrix has all at once."""
+    size = BYTES[policy.precision]
+    product = 0 if size == FP32 else size
+    width = _share(shape.vocabulary, settings.tensor)
+    elements = _share(tokens(policy, settings.micro_batch), layout.context) * width
+    tile = 2 * elements if not shape.plain_head else min(CHUNK_ELEMENTS * ACCELERATOR_CHUNKS, elements)
+    keep = policy.logprob_chunk_size is None and elements <= KEEP_ELEMENTS and shape.plain_head
+    gradient = 0 if policy.lora.enabled else width * shape.hidden
+    return (tile + gradient) * (FP32 + product) + (elements * size if keep else 0)
