@@ -6,7 +6,10 @@ from typing import Any
 
 import pytest
 import torch
+from ranks import layout as mesh_of
+from ranks import on_ranks, spread_tiny
 from tiny import CONFIGS, grpo_config, make_learner, make_model, make_samples, run, sft_config
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from hone.algorithms import sft
@@ -14,6 +17,7 @@ from hone.config import SFTConfig
 from hone.engine.kv_cache import slab_cache
 from hone.engine.layout import Layout
 from hone.engine.memory import Memory, Settings, adapter_parameters, cache_bytes, memory
+from hone.model.mesh import Mesh
 from hone.model.shape import ModelShape, shape_of
 
 ADAMW = {"name": "torch.optim.AdamW", "kwargs": {"lr": 1e-3}}
@@ -67,6 +71,34 @@ def test_adapters_are_counted_as_peft_makes_them(lora: dict[str, Any]) -> None:
     trained = tensor_bytes(p for p in model.parameters() if p.requires_grad)
     assert (expected.gradients, expected.optimizer) == (trained, 2 * trained)
     assert 4 * adapter_parameters(shape(), config.policy.lora) == trained
+
+
+def resident_on_a_rank(mesh: Mesh) -> tuple[int, int]:
+    """Bytes of weights and of optimizer state that this rank holds itself."""
+    scorer = spread_tiny(mesh, make_model)
+    learner = make_learner(scorer, sft_config(optimizer=ADAMW).policy)  # type: ignore[arg-type]
+    run(sft.step(learner, make_samples(6)))
+    states = [s for state in learner.optimizer.state.values() for s in state.values() if s.dim()]
+    return tensor_bytes(map(local, scorer.parameters())), tensor_bytes(map(local, states))
+
+
+def local(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [mesh_of(shard=2), mesh_of(replicate=2), mesh_of(context=2), mesh_of(shard=2, tensor=2)],
+    ids=str,
+)
+def test_each_rank_holds_its_share(layout: Layout) -> None:
+    expected = held(shape(), layout=layout, settings=Settings(1, tensor=layout.tensor))
+    norms = (
+        4 * 5 * 32 if layout.tensor > 1 else 0
+    )  # two in each layer and the last one: tensor ranks all have them
+    for weights, optimizer in on_ranks(layout, resident_on_a_rank):
+        assert expected.weights <= weights <= expected.weights + norms
+        assert expected.optimizer <= optimizer <= expected.optimizer + 2 * norms
 
 
 def test_shards_and_offload_by_hand() -> None:
