@@ -44,14 +44,15 @@ def test_values_and_gradients_are_those_of_log_softmax(chunk: int | None, temper
         assert torch.allclose(a, b.float(), atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("keep", [0, 1 << 26])
-def test_kept_and_computed_again_are_the_same(keep: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Large vocabularies do not keep their probabilities; several chunks in both cases."""
+@pytest.mark.parametrize(("keep", "tiles"), [(0, 0), (400, 2), (1 << 26, 7)])
+def test_kept_and_computed_again_are_the_same(keep: int, tiles: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """None, two and all of seven tiles of 23 rows by 7 or 8 columns."""
     monkeypatch.setattr(module, "KEEP_ELEMENTS", keep)
-    monkeypatch.setattr(module, "CHUNK_ELEMENTS", 4 * TOKENS)
+    monkeypatch.setattr(module, "KEEP_SHARE", 0.0)
+    monkeypatch.setattr(module, "CHUNK_ELEMENTS", 8 * ROWS)
     hidden, weight, targets, grad = inputs()
     values = linear_logprobs(hidden, weight, targets)
-    assert bool(values.grad_fn.kept) == (keep > 0)  # type: ignore[union-attr]
+    assert len(values.grad_fn.kept) == tiles  # type: ignore[union-attr]
     ours = torch.autograd.grad(values, (hidden, weight), grad)
     theirs = torch.autograd.grad(plain(hidden, weight, targets, 1.0), (hidden, weight), grad)
     for a, b in zip(ours, theirs, strict=True):
