@@ -1,6 +1,7 @@
 """Log-probabilities of 8 x 1,024 targets at Qwen2.5's vocabulary, forward and backward: memory and time.
 
-Four ways, in turn, each run in a process of its own: ours; the full logits, `log_softmax` in fp32 and `gather`; TRL's
+Five ways, in turn, each run in a process of its own: ours, and ours keeping nothing for backward (as
+`policy.logprob_chunk_size` has it); the full logits, `log_softmax` in fp32 and `gather`; TRL's
 `selective_log_softmax` of the full logits, as they come from the product and in fp32. `bfloat16` stands for a model in
 bf16. TRL takes the softmax of bf16 logits in bf16: less work and other numbers (`error`, against fp64 on a few
 rows).
@@ -23,9 +24,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-SIDES = ("hone", "full", "trl", "trl-fp32")
+SIDES = ("hone", "hone-lean", "full", "trl", "trl-fp32")
 CHECKED_ROWS = 16
 
 
@@ -121,10 +123,10 @@ def _measure(options: argparse.Namespace) -> dict[str, float]:
 
 
 def _logprobs(side: str) -> Callable[..., object]:
-    if side == "hone":
+    if side in ("hone", "hone-lean"):
         from hone.model.linear_logprobs import linear_logprobs
 
-        return linear_logprobs
+        return partial(linear_logprobs, chunk_rows=1024 if side == "hone-lean" else None)
     if side == "full":
         return lambda h, w, t: (h @ w.t()).float().log_softmax(-1).gather(1, t[:, None]).squeeze(1)
     from trl.trainer.utils import selective_log_softmax
