@@ -94,10 +94,11 @@ class _LinearLogProbs(torch.autograd.Function):
         normaliser = _combined(largest, totals, options) if tiles else (largest[0], totals[0])
         if options.vocabulary is not None:
             normaliser, picked = _over_the_group(*normaliser, picked, options)
-        logprobs = (picked - normaliser[0]) / options.temperature - normaliser[1].log()
+        most, logarithm = normaliser[0], normaliser[1].log()
         ctx.tiles, ctx.options = tiles, options
-        ctx.save_for_backward(hidden, weight, *normaliser, logprobs)
-        return logprobs
+        ctx.save_for_backward(hidden, weight, *normaliser, (picked - most) / options.temperature - logarithm)
+        # The same, rounded once more where logsumexp rounds: mostly the bits of what other libraries compute.
+        return picked / options.temperature - (most / options.temperature + logarithm)
 
     @staticmethod
     @once_differentiable
