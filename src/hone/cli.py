@@ -149,7 +149,7 @@ def _run(kind: str, argv: list[str]) -> int:
     parser = _with_config(_parser(kind))
     parser.add_argument("--dry-run", action="store_true", help=f"the same as hone plan {kind}")
     options = parser.parse_intermixed_args(argv)
-    loaded = load(kind, options.config, options.overrides, settle=not options.dry_run)
+    loaded = load(kind, options.config, options.overrides)
     start = importlib.import_module("hone.launch.start")
     start.spare_the_hub(loaded)
     if options.dry_run:
@@ -187,12 +187,12 @@ def _plan(argv: list[str]) -> int:
         from hone.launch.kind import infer_kind
 
         kind = infer_kind(options.config, overrides)
-    loaded = load(kind, options.config, overrides, settle=False)
+    loaded = load(kind, options.config, overrides)
     importlib.import_module("hone.launch.start").spare_the_hub(loaded)
     return _call("hone.launch.plan", kind, loaded, options.gpu)
 
 
-def load(kind: str, config: str | None, overrides: list[str], *, settle: bool = True) -> Any:
+def load(kind: str, config: str | None, overrides: list[str]) -> Any:
     """`hone.config.load`, after a look at what is no override at all. Raises ConfigError."""
     for text in overrides:
         if "=" in text or text.startswith("~"):
@@ -200,7 +200,7 @@ def load(kind: str, config: str | None, overrides: list[str], *, settle: bool = 
         if text.endswith((".yaml", ".yml")):
             raise ConfigError(f"{text!r} is not an override: a file of settings is given as --config {text}")
         raise ConfigError(f"{text!r} is not an override: write key=value, +key=value, ++key=value or ~key")
-    return importlib.import_module("hone.config").load(kind, config, overrides, settle=settle)
+    return importlib.import_module("hone.config").load(kind, config, overrides)
 
 
 def _convert(argv: list[str]) -> int:

@@ -43,6 +43,14 @@ class TrainingError(HoneError):
     """Training that cannot go on: a loss or gradient that is not finite."""
 
 
+class ClusterError(HoneError):
+    """Machines that cannot be used: an address that does not answer, too few of them, another version of Hone."""
+
+
+class WorkerLostError(ClusterError):
+    """A worker died, hung or lost touch: the run goes on from its last checkpoint with another in its place."""
+
+
 class Interrupted(HoneError):
     """Ctrl-C or SIGTERM, after the state was saved."""
 

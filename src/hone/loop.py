@@ -8,8 +8,9 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Protocol
@@ -17,7 +18,7 @@ from typing import Any, Protocol
 import yaml
 
 from hone.config import GRPOConfig, Loaded, SFTConfig
-from hone.engine.build import placement_notices
+from hone.engine import Engine
 from hone.engine.checkpoint import (
     Checkpoints,
     Saved,
@@ -25,7 +26,8 @@ from hone.engine.checkpoint import (
     restore_random_state,
     verify,
 )
-from hone.errors import CheckpointError, Interrupted, TrainingError
+from hone.engine.place import placement_notices
+from hone.errors import CheckpointError, Interrupted, TrainingError, WorkerLostError
 from hone.tracking import MetricLog, Progress, RunFolder, draw_curves
 
 FREE_TO_CHANGE = ("checkpointing", "logger", "cluster")
@@ -33,8 +35,12 @@ FREE_TO_CHANGE = ("checkpointing", "logger", "cluster")
 GOAL_KEYS = ("stop_at_validation_metric", "stop_at_validation_threshold")
 LENGTH_KEYS = ("max_num_steps", "max_num_epochs")
 VALIDATION_KEYS = ("val_period", "val_at_start", "val_at_end", "val_start_at")
-FIT_KEYS = ("train_micro_batch_size", "logprob_batch_size", "train_mb_tokens", "logprob_mb_tokens")
-FIT_KEYS += ("tensor_parallel_size", "sequence_parallel", "activation_checkpointing", "cpu_offload")
+FIT_KEYS = (
+    *("train_micro_batch_size", "logprob_batch_size", "train_mb_tokens", "logprob_mb_tokens"),
+    *("tensor_parallel_size", "context_parallel_size", "dp_replicate_size", "sequence_parallel"),
+    *("activation_checkpointing", "cpu_offload"),
+)
+"""How a run fits its devices, which may be others when it goes on."""
 FREE_KEYS = (*GOAL_KEYS, *LENGTH_KEYS, *VALIDATION_KEYS, *FIT_KEYS, "num_workers")
 
 
@@ -46,10 +52,39 @@ class Cursor(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
+class MoreMachines(Exception):
+    """Machines have come that a run asked for: it goes on from the checkpoint just written, with them."""
+
+
+async def keep_going(
+    config: SFTConfig | GRPOConfig, train: Callable[[bool], Awaitable[dict[str, Any]]]
+) -> dict[str, Any]:
+    """`train(recovering)` from its last checkpoint again and again, while workers are lost and it gets on in between.
+
+    Raises WorkerLostError when workers were lost more than `cluster.max_restarts` times without a new checkpoint.
+    """
+    checkpoints = Checkpoints(config.checkpointing)
+    recovering, lost, reached = False, 0, -1
+    while True:
+        try:
+            return await train(recovering)
+        except MoreMachines as news:
+            print(news, file=sys.stderr, flush=True)
+        except WorkerLostError as error:
+            newest = (checkpoints.steps() or [0])[-1]
+            lost = 1 if newest > reached else lost + 1
+            reached = newest
+            if lost > config.cluster.max_restarts or not config.checkpointing.enabled:
+                raise
+            origin = f"step_{newest}" if newest else "the start"
+            print(f"{error}\ngoing on from {origin} with new workers", file=sys.stderr, flush=True)
+        recovering = True
+
+
 class Run:
     """One training run, from its start or from its last checkpoint to its end.
 
-    run = Run(loaded, "sft", total_steps=..., parts=..., data=..., tokenizer=...)
+    run = Run(loaded, "sft", total_steps=..., parts=..., data=..., tokenizer=..., engine=...)
     await run.resume()
     if run.finished:
         return run.summary()
@@ -69,10 +104,11 @@ class Run:
         parts: Mapping[str, Saved],
         data: Cursor,
         tokenizer: Any,
+        engine: Engine,
     ) -> None:
         config: SFTConfig | GRPOConfig = loaded.config
         self.config, self.kind, self.total_steps = config, kind, total_steps
-        self.parts, self.data, self.tokenizer = parts, data, tokenizer
+        self.parts, self.data, self.tokenizer, self.engine = parts, data, tokenizer, engine
         self.yaml, self.notices = loaded.to_yaml(), loaded.notices
         self.checkpoints = Checkpoints(config.checkpointing)
         self.folder = RunFolder(config.checkpointing.checkpoint_dir, config.logger.log_dir)
@@ -124,7 +160,7 @@ class Run:
         }
         self.progress = Progress(self.total_steps, self.kind, self.step)
         self.progress.__enter__()
-        for notice in (*self.notices, *placement_notices(self.config)):
+        for notice in (*self.notices, *placement_notices(self.config), *self.engine.notices):
             self.progress.note(notice)
         if self.step:
             self.progress.note(f"resumed from {self.checkpoints.path(self.step)}")
@@ -157,6 +193,9 @@ class Run:
 
     async def end_step(self, step: int, metrics: Mapping[str, float], *, tokens: int) -> None:
         """Record a finished step; save when it is time to; stop when something asked for it."""
+        metrics = {**metrics, **await self.engine.usage()}
+        if self.engine.ranks > 1 and "tokens_per_s" in metrics:
+            metrics["tokens_per_s_per_device"] = metrics["tokens_per_s"] / self.engine.ranks
         self.step, self._of_step = step, dict(metrics)
         self.log(step, metrics)
         self.progress.update(step, {**metrics}, tokens)
@@ -169,6 +208,8 @@ class Run:
         last = step >= self.total_steps or self.stop_reason is not None
         if settings.enabled and (last or step % settings.save_period == 0):
             await self.save()
+            if not last and self.engine.can_grow():
+                raise MoreMachines(f"more machines after step {step}")
         self._step_started = time.monotonic()
         if self._interrupted and not step >= self.total_steps:
             saved = (

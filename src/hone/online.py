@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from hone.data import PromptData, build_prompts
 from hone.engine import Engine
 from hone.engine.build import tokenizer_of
 from hone.engine.checkpoint import flat_metric
-from hone.loop import Run
+from hone.loop import Run, keep_going
 from hone.process import run_alone
 from hone.rollout.collect import collect, open_pool, scored_groups
 from hone.rollout.rewards.pool import RewardPool
@@ -28,10 +29,10 @@ from hone.types import Group, Prompt, Rollout, Sampling
 
 def main(loaded: Loaded) -> dict[str, Any]:
     """Train as configured; returns the run's summary. Raises HoneError for all that is expected to go wrong."""
-    return run_alone(loaded.config, train(loaded))
+    return run_alone(loaded.config, keep_going(loaded.config, partial(train, loaded)))
 
 
-async def train(loaded: Loaded) -> dict[str, Any]:
+async def train(loaded: Loaded, recovering: bool = False) -> dict[str, Any]:
     """The loop itself."""
     config: GRPOConfig = loaded.config
     printed = RunFolder(config.checkpointing.checkpoint_dir, config.logger.log_dir).rewards_log
@@ -40,26 +41,32 @@ async def train(loaded: Loaded) -> dict[str, Any]:
         tokenizer = tokenizer_of(config)
         data = build_prompts(config, tokenizer)
         pool.check_columns(data.columns)
-        parts = engine.build(config, tokenizer)
-        run = Run(
-            loaded,
-            "grpo",
-            total_steps=total_steps(config, data),
-            parts={"policy": parts.learner},
-            data=data,
-            tokenizer=tokenizer,
-        )
-        await run.resume()
-        if run.finished:
-            return run.summary()
-        assert parts.generator is not None
-        await parts.generator.update_weights(run.step, parts.learner.weights())
-        with run:
-            if config.grpo.val_at_start and run.step == 0:
-                run.log(0, await validate(parts, data.validation, pool, config, run, step=0))
-            for step in run.steps():
-                await one_step(step, parts, data, pool, config, run)
-            await run.finish()
+        with engine.build(config, tokenizer, recovering=recovering) as parts:
+            return await _train(loaded, data, parts, pool)
+
+
+async def _train(loaded: Loaded, data: PromptData, parts: Engine, pool: RewardPool) -> dict[str, Any]:
+    config: GRPOConfig = loaded.config
+    run = Run(
+        loaded,
+        "grpo",
+        total_steps=total_steps(config, data),
+        parts={"policy": parts.learner},
+        data=data,
+        tokenizer=parts.tokenizer,
+        engine=parts,
+    )
+    await run.resume()
+    if run.finished:
+        return run.summary()
+    assert parts.generator is not None
+    await parts.generator.update_weights(run.step, parts.learner.weights())
+    with run:
+        if config.grpo.val_at_start and run.step == 0:
+            run.log(0, await validate(parts, data.validation, pool, config, run, step=0))
+        for step in run.steps():
+            await one_step(step, parts, data, pool, config, run)
+        await run.finish()
     return run.summary()
 
 

@@ -4,30 +4,41 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
+
+from transformers import PreTrainedTokenizerBase
 
 from hone import engine
 from hone.algorithms import sft
 from hone.config import Loaded, SFTConfig
 from hone.data import SupervisedData, build_supervised
+from hone.engine import Engine
 from hone.engine.build import tokenizer_of
-from hone.engine.learner import LocalLearner
-from hone.loop import Run
+from hone.loop import Run, keep_going
 from hone.process import run_alone
-from hone.types import Sample
+from hone.types import Sample, TrainedModel
 
 
 def main(loaded: Loaded) -> dict[str, Any]:
     """Train as configured; returns the run's summary. Raises HoneError for all that is expected to go wrong."""
-    return run_alone(loaded.config, train(loaded))
+    return run_alone(loaded.config, keep_going(loaded.config, partial(train, loaded)))
 
 
-async def train(loaded: Loaded) -> dict[str, Any]:
+async def train(loaded: Loaded, recovering: bool = False) -> dict[str, Any]:
     """The loop itself."""
     config: SFTConfig = loaded.config
     tokenizer = tokenizer_of(config)
     data = build_supervised(config, tokenizer)  # before the model: wrong data stops the run in a second
-    learner = engine.build(config, tokenizer).learner
+    with engine.build(config, tokenizer, recovering=recovering) as parts:
+        return await _train(loaded, tokenizer, data, parts)
+
+
+async def _train(
+    loaded: Loaded, tokenizer: PreTrainedTokenizerBase, data: SupervisedData, parts: Engine
+) -> dict[str, Any]:
+    config: SFTConfig = loaded.config
+    learner = parts.learner
     run = Run(
         loaded,
         "sft",
@@ -35,6 +46,7 @@ async def train(loaded: Loaded) -> dict[str, Any]:
         parts={"policy": learner},
         data=data,
         tokenizer=tokenizer,
+        engine=parts,
     )
     await run.resume()
     if run.finished:
@@ -107,7 +119,7 @@ def describe(metrics: dict[str, float], samples: Sequence[Sample], data: Supervi
     }
 
 
-async def validate(learner: LocalLearner, samples: Sequence[Sample], config: SFTConfig) -> dict[str, float]:
+async def validate(learner: TrainedModel, samples: Sequence[Sample], config: SFTConfig) -> dict[str, float]:
     """Mean negative log-likelihood of the held-out targets, over tokens."""
     if config.sft.val_batches > 0:
         samples = samples[: config.sft.val_batches * config.sft.val_global_batch_size]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
@@ -176,6 +177,22 @@ class Learner(Scorer, Protocol):
         ...
 
 
+class TrainedModel(Learner, Protocol):
+    """A learner that can be kept, and whose weights a generator can take."""
+
+    async def save(self, path: Path) -> None:
+        """Write the weights and the optimizer's state below `path`."""
+        ...
+
+    async def load(self, path: Path) -> None:
+        """Restore what `save` wrote, bit for bit."""
+        ...
+
+    def weights(self) -> Any:
+        """What `Generator.update_weights` of the same engine takes."""
+        ...
+
+
 @dataclass(frozen=True)
 class Sampling:
     """How to sample. temperature 0 is greedy. top_k None and top_p 1.0 are off."""
@@ -187,6 +204,20 @@ class Sampling:
     stop_token_ids: tuple[int, ...] = ()
     stop_strings: tuple[str, ...] = ()
     seed: int = 0
+
+
+class Generator(Protocol):
+    """Anything that samples."""
+
+    async def generate(
+        self, prompts: Sequence[Prompt], sampling: Sampling, *, count: int = 1
+    ) -> list[list[Completion]]:
+        """`count` completions of each prompt, in order."""
+        ...
+
+    async def update_weights(self, version: int, weights: Any) -> None:
+        """Sample from these weights from now on; raises HoneError when that is not what it then holds."""
+        ...
 
 
 def sample_of(rollout: Rollout) -> Sample:

@@ -23,12 +23,10 @@ class Module(ModuleType):
     def __init__(self, name: str, result: Any = None, raises: BaseException | None = None) -> None:
         super().__init__(name)
         self.calls: list[tuple[Any, ...]] = []
-        self.options: dict[str, Any] = {}
         self.result, self.raises = result, raises
 
     def record(self, *arguments: Any, **options: Any) -> Any:
         self.calls.append(arguments)
-        self.options = options
         if self.raises is not None:
             raise self.raises
         return self.result
@@ -121,9 +119,7 @@ def test_the_end_of_a_run_says_where_its_files_are(
 def test_dry_run_is_plan(monkeypatch: pytest.MonkeyPatch, config: Module) -> None:
     plan = stand_in(monkeypatch, "hone.launch.plan", result=0)
     assert cli.main(["sft", "--dry-run", "a=1"]) == 0
-    assert config.options == {"settle": False}  # what is open is the plan's to choose
     assert cli.main(["plan", "sft", "a=1", "--gpu", "H100-80G"]) == 0
-    assert config.options == {"settle": False}
     assert plan.calls == [("sft", "loaded"), ("sft", "loaded", "H100-80G")]
 
 

@@ -190,20 +190,17 @@ policy:
     train_mb_tokens: ${mul:${policy.max_total_sequence_length}, ${policy.train_micro_batch_size}}
 """
     path = write(tmp_path, "open.yaml", text)
-    left = load("sft", path, ["data.train.dataset_name=x.jsonl"], settle=False)
+    left = load("sft", path, ["data.train.dataset_name=x.jsonl"])
     policy = left.config.policy
     assert policy.train_micro_batch_size is policy.logprob_batch_size is None
     assert policy.activation_checkpointing is policy.tensor_parallel_size is policy.cpu_offload is None
     assert policy.dynamic_batching.train_mb_tokens is policy.sequence_packing.train_mb_tokens is None
-    again = load("sft", write(tmp_path, "again.yaml", left.to_yaml()), [], settle=False)
+    again = load("sft", write(tmp_path, "again.yaml", left.to_yaml()), [])
     assert again.config == left.config
     policy.train_micro_batch_size = 3
     fill_derived(left.config)
     assert policy.logprob_batch_size == 3
     assert policy.dynamic_batching.train_mb_tokens == policy.sequence_packing.train_mb_tokens == 300
-    plain = load("sft", path, ["data.train.dataset_name=x.jsonl"]).config.policy
-    assert (plain.train_micro_batch_size, plain.dynamic_batching.train_mb_tokens) == (1, 100)
-    assert (plain.tensor_parallel_size, plain.cpu_offload) == (1, False)
 
 
 def test_interpolation_that_cannot_be_resolved() -> None:

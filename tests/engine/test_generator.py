@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, MambaConfig, PreTrainedModel, Qwe
 
 from hone.algorithms import sft
 from hone.engine import generator as module
+from hone.engine.weights import checksum, named_weights
 from hone.errors import HoneError, ModelError
 from hone.types import Completion, Prompt, Rollout, Sample, Sampling, sample_of
 
@@ -111,16 +112,19 @@ def test_logprobs_follow_the_weights() -> None:
     assert scored(model, prompts, after) < 1e-4
 
 
-def test_other_weights_than_the_learners_are_never_silent() -> None:
+def test_other_weights_than_the_learners_are_taken_or_refused_never_kept() -> None:
+    """A generator with weights of its own copies all of them; any that were not given would be stale."""
     learner, generator = make_learner(make_model(seed=0)), make_generator(make_model(seed=1))
+    weights = dict(learner.weights())
+    name = "model.layers.1.mlp.up_proj.weight"
     with pytest.raises(HoneError, match="does not hold the learner's weights of version 3"):
-        run(generator.update_weights(3, learner.weights()))
-    one_bit = make_learner(make_model(seed=1))
-    with torch.no_grad():
-        weight = next(one_bit.model.parameters())
-        weight.view(-1)[5] = torch.nextafter(weight.view(-1)[5], torch.tensor(9.0))
-    with pytest.raises(HoneError):
-        run(generator.update_weights(3, one_bit.weights()))
+        run(generator.update_weights(3, ((n, w) for n, w in weights.items() if n != name)))
+    with pytest.raises(HoneError, match="no weight other"):
+        run(generator.update_weights(3, [("other", weights[name])]))
+    assert generator.version == 0
+    run(generator.update_weights(3, learner.weights()))
+    assert generator.checksum() == checksum(learner.weights())
+    assert all(torch.equal(w, weights[n]) for n, w in named_weights(generator.model))
 
 
 @pytest.fixture(scope="module")

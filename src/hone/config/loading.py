@@ -15,7 +15,6 @@ from pydantic import ValidationError
 from hone.config import checks, files, keys, messages, notices, overrides
 from hone.config.given import Layer
 from hone.config.schema import ROOTS, EvalConfig, GRPOConfig, SFTConfig
-from hone.config.schema.base import fill_derived
 from hone.config.schema.run import RewardFunctionConfig
 from hone.config.translate import Translation
 from hone.config.trees import Path, drop, escape, get, leaves, merge, put
@@ -55,12 +54,10 @@ def load(
     kind: Kind,
     config_path: FilePath | str | None,
     overrides: list[str] | tuple[str, ...] = (),
-    *,
-    settle: bool = True,
 ) -> Loaded[Any]:
     """The configuration of `hone KIND`. Raises ConfigError, with everything that is wrong in one message.
 
-    `settle` gives what is left to be chosen for the devices (null) plain values, for who does not choose.
+    What is left to be chosen for the devices (null) is chosen when they are known (`engine.planner`).
     """
     user, layers, removed = _user_layers(config_path, overrides)
     root = ROOTS[kind]
@@ -86,18 +83,7 @@ def load(
         problems += [*_needs_data(kind, config), *checks.check(config)]
     messages.raise_all(problems)
     assert config is not None
-    if settle and not isinstance(config, EvalConfig):
-        _settle(config)
     return Loaded(config, said, kind)
-
-
-def _settle(config: SFTConfig | GRPOConfig) -> None:
-    policy = config.policy
-    policy.train_micro_batch_size = policy.train_micro_batch_size or 1
-    policy.tensor_parallel_size = policy.tensor_parallel_size or 1
-    policy.activation_checkpointing = bool(policy.activation_checkpointing)
-    policy.cpu_offload = bool(policy.cpu_offload)
-    fill_derived(config)
 
 
 def _user_layers(

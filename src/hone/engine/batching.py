@@ -51,7 +51,7 @@ def plan(samples: Sequence[Sample], policy: PolicyConfig, *, training: bool, sha
     if pack.enabled:
         rows = packing.packed(lengths, pack.train_mb_tokens if training else pack.logprob_mb_tokens)
         return [[row] for row in rows]
-    size = policy.train_micro_batch_size if training else policy.logprob_batch_size
+    size = (policy.train_micro_batch_size if training else policy.logprob_batch_size) or 1
     budget = dynamic.train_mb_tokens if training else dynamic.logprob_mb_tokens
     rows = [[index] for index in range(len(samples))]
     if share:

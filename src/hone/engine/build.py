@@ -4,71 +4,74 @@ from __future__ import annotations
 
 import os
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hone.config import EvalConfig, GRPOConfig, SFTConfig
-from hone.config.schema import ClusterConfig
+from hone.engine import planner
 from hone.engine.generator import LocalGenerator
-from hone.engine.learner import DTYPES, LocalLearner
+from hone.engine.learner import DTYPES, LocalLearner, WithoutAdapters
+from hone.engine.place import alone, check_several, device_of_this_process, machine_of
+from hone.engine.spread import spread, unspread_copy
 from hone.errors import ConfigError
 from hone.model.adapters import with_lora
-from hone.model.load import context_length, load_model, load_tokenizer, stop_tokens
+from hone.model.load import context_length, empty_model, load_model, load_tokenizer, stop_tokens
+from hone.model.mesh import Mesh
+from hone.model.scorer import TokenScorer
+from hone.model.shape import load_shape
+from hone.types import Generator, Scorer, TrainedModel
 
 
 @dataclass
 class Engine:
-    """What a loop works with. `reference` and `generator` are there when the algorithm needs them."""
+    """What a loop works with. `reference` and `generator` are there when the algorithm needs them.
+
+    A context: on leaving it, what was started elsewhere is stopped.
+    """
 
     tokenizer: PreTrainedTokenizerBase
+    learner: TrainedModel
+    reference: Scorer | None = None
+    generator: Generator | None = None
+    ranks: int = 1
+    """Devices that the learner is spread over."""
+    notices: list[str] = field(default_factory=list)
+    """What was chosen or found out, for the run's log."""
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Nothing was started."""
+
+    def can_grow(self) -> bool:
+        """Whether machines that the run asked for, and went on without, have come."""
+        return False
+
+    async def usage(self) -> dict[str, float]:
+        """Load and memory of the ranks, for the metrics; this process's own are measured elsewhere."""
+        return {}
+
+
+@dataclass
+class LocalEngine(Engine):
+    """All of it in this process."""
+
     learner: LocalLearner
-    reference: LocalLearner | None = None
+    reference: LocalLearner | WithoutAdapters | None = None
     generator: LocalGenerator | None = None
-
-
-def device_of_this_process(cluster: ClusterConfig) -> torch.device:
-    """CUDA where there is some, then Apple's GPU, else the CPU; the CPU when the cluster is to have no GPU."""
-    if cluster.gpus_per_node == 0:
-        return torch.device("cpu")
-    if torch.cuda.is_available():
-        return torch.device("cuda", torch.cuda.current_device())
-    if torch.backends.mps.is_available():
-        return torch.device("mps")
-    return torch.device("cpu")
 
 
 def place(model: torch.nn.Module, device: torch.device) -> None:
     """Move a model, in place."""
     model.to(device)
-
-
-PLACEMENT = (
-    "tensor_parallel_size",
-    "context_parallel_size",
-    "pipeline_parallel_size",
-    "dp_replicate_size",
-    "sequence_parallel",
-    "cpu_offload",
-)
-
-
-def placement_notices(config: SFTConfig | GRPOConfig | EvalConfig) -> list[str]:
-    """What the config asks of a cluster that this process does not do. None of it changes a result beyond rounding."""
-    asked = [f"cluster.num_nodes={config.cluster.num_nodes}"] if config.cluster.num_nodes > 1 else []
-    if config.cluster.gpus_per_node > 1:
-        asked.append(f"cluster.gpus_per_node={config.cluster.gpus_per_node}")
-    if not isinstance(config, EvalConfig):
-        asked += [
-            f"policy.{name}={value}"
-            for name in PLACEMENT
-            if (value := getattr(config.policy, name)) not in (1, False)
-        ]
-    if not asked:
-        return []
-    return [f"{', '.join(asked)}: runs in one process here; the same numbers up to rounding, slower"]
 
 
 SMALL_MODEL = 10_000_000
@@ -103,44 +106,109 @@ def tokenizer_of(config: SFTConfig | GRPOConfig) -> PreTrainedTokenizerBase:
     return load_tokenizer(config.policy.tokenizer.name, chat_template=config.policy.tokenizer.chat_template)
 
 
-def build(config: SFTConfig | GRPOConfig, tokenizer: PreTrainedTokenizerBase) -> Engine:
-    """All that the run computes with. Raises ConfigError for what this model or machine cannot do."""
+def build(
+    config: SFTConfig | GRPOConfig, tokenizer: PreTrainedTokenizerBase, *, recovering: bool = False
+) -> Engine:
+    """All that the run computes with. Raises ConfigError for what this model or machine cannot do.
+
+    `recovering`: a run that lost machines may go on with fewer than it asks for.
+    """
+    policy = config.policy
+    shape = load_shape(policy.model_name, policy.hf_config_overrides)
+    check_length(config, shape.context)
+    if alone(config.cluster):
+        machine = machine_of(config.cluster)
+        settled = planner.resolve(config, shape, machine)[0]
+        return build_here(settled, tokenizer, device_of_this_process(config.cluster))
+    from hone.engine.cluster import build_on_cluster  # Ray, which a run in one process never imports
+
+    check_several(config)
+    return build_on_cluster(config, tokenizer, shape, recovering=recovering)
+
+
+def build_here(
+    config: SFTConfig | GRPOConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    device: torch.device,
+    mesh: Mesh | None = None,
+) -> LocalEngine:
+    """In this process: all of it, or on a mesh this rank's part."""
     policy = config.policy
     seed = config.grpo.seed if isinstance(config, GRPOConfig) else config.sft.seed
-    seed_everything(seed)
-    device = device_of_this_process(config.cluster)
-    model = load_model(
-        policy.model_name,
-        overrides=policy.hf_config_overrides,
-        seed=seed,
-        activation_checkpointing=policy.activation_checkpointing,
-    )
-    _check_fit(config, model, tokenizer)
-    set_threads(config.cluster.cpu_threads, model)
-    if policy.lora.enabled:
-        model = with_lora(model, policy.lora)
-    place(model, device)
-    pad = tokenizer.pad_token_id
+    seed_everything(seed + (mesh.rank("data") if mesh is not None else 0))
     temperature = config.policy.generation.temperature if isinstance(config, GRPOConfig) else 1.0
-    learner = LocalLearner(model, policy, pad_token=pad, temperature=temperature)
+    make = partial(_make, config, tokenizer, seed)
+    chunk = policy.logprob_chunk_size
+
+    def scorer(trained: bool) -> TokenScorer:
+        if mesh is not None:
+            return spread(
+                partial(make, trained),
+                mesh,
+                device,
+                temperature=temperature,
+                chunk_rows=chunk,
+                sequence_parallel=policy.sequence_parallel,
+                cpu_offload=bool(policy.cpu_offload),
+            )
+        model = make(trained, True)
+        place(model, device)
+        return TokenScorer(model, temperature=temperature, chunk_rows=chunk)
+
+    trained = scorer(True)
+    if mesh is None:
+        set_threads(config.cluster.cpu_threads, trained)
+    learner = LocalLearner(trained, policy, pad_token=tokenizer.pad_token_id)
     learner.save_optimizer = config.checkpointing.save_optimizer
     if isinstance(config, SFTConfig):
-        return Engine(tokenizer, learner)
-    policy = config.policy
-    reference = None
+        return LocalEngine(tokenizer, learner)
+    reference: LocalLearner | WithoutAdapters | None = None
     if config.loss_fn.reference_policy_kl_penalty:
-        frozen = load_model(policy.model_name, overrides=policy.hf_config_overrides, seed=seed)
-        place(frozen, device)
-        reference = LocalLearner(frozen, policy, pad_token=pad, temperature=temperature, frozen=True)
+        if policy.lora.enabled:
+            reference = WithoutAdapters(learner)
+        else:
+            reference = LocalLearner(scorer(False), policy, pad_token=tokenizer.pad_token_id, frozen=True)
+    model = learner.model
+    if mesh is not None:
+        model = unspread_copy(make(True, False, DTYPES[policy.precision]), learner.model, device)
     generator = LocalGenerator(
         model,
         tokenizer,
         stop_tokens=stop_tokens(model, tokenizer),
-        context=policy.max_total_sequence_length,
-        max_rows=policy.generation_batch_size,
+        context=config.policy.max_total_sequence_length,
+        max_rows=config.policy.generation_batch_size,
         autocast=learner.autocast,
     )
-    return Engine(tokenizer, learner, reference, generator)
+    return LocalEngine(tokenizer, learner, reference, generator)
+
+
+def _make(
+    config: SFTConfig | GRPOConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    seed: int,
+    trained: bool,
+    with_weights: bool,
+    dtype: torch.dtype = torch.float32,
+) -> PreTrainedModel:
+    """The run's model in host memory; without weights on the meta device. What is not trained has no adapters."""
+    policy = config.policy
+    checkpointing = bool(policy.activation_checkpointing) and trained
+    if with_weights:
+        model = load_model(
+            policy.model_name,
+            overrides=policy.hf_config_overrides,
+            seed=seed,
+            activation_checkpointing=checkpointing,
+        )
+    else:
+        model = empty_model(
+            policy.model_name,
+            overrides=policy.hf_config_overrides,
+            activation_checkpointing=checkpointing,
+            dtype=dtype,
+        )
+    _check_fit(model, tokenizer, config)
+    return with_lora(model, policy.lora) if policy.lora.enabled and trained else model
 
 
 def build_generator(config: EvalConfig, tokenizer: PreTrainedTokenizerBase) -> LocalGenerator:
@@ -173,10 +241,10 @@ def check_length(config: SFTConfig | GRPOConfig, limit: int | None) -> None:
 
 
 def _check_fit(
-    config: SFTConfig | GRPOConfig, model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: SFTConfig | GRPOConfig
 ) -> None:
-    check_length(config, context_length(model))  # type: ignore[arg-type]
-    rows = model.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
+    check_length(config, context_length(model))
+    rows = len(model.get_input_embeddings().weight)  # type: ignore[arg-type]
     if len(tokenizer) > rows:
         raise ConfigError(
             f"policy.tokenizer.name={config.policy.tokenizer.name} has {len(tokenizer)} tokens, but "

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from hone.engine import kv_cache
+from hone.engine.pulse import beat
 from hone.engine.sampling import row_seed, sample, uniform
 from hone.engine.weights import checksum, named_weights
 from hone.errors import HoneError, ModelError
@@ -83,13 +84,27 @@ class LocalGenerator:
         return [done[p * count : (p + 1) * count] for p in range(len(prompts))]
 
     async def update_weights(self, version: int, weights: Iterable[tuple[str, Tensor]]) -> None:
-        """Take the learner's weights. Here both hold the same tensors: checked, never assumed.
+        """Take the learner's weights: the same tensors, or copied into its own. Which it then holds is checked, never
+        assumed.
 
         Raises HoneError when what this generator would sample from is not what the learner has.
         """
-        if checksum(iter(weights)) != self.checksum():
+        if checksum(self._taken(weights)) != self.checksum():
             raise HoneError(f"the generator does not hold the learner's weights of version {version}")
         self.version = version
+
+    @torch.no_grad()
+    def _taken(self, weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+        """The weights as they come, in this generator's precision, each put into its place."""
+        held = dict(named_weights(self.model))
+        for name, tensor in weights:
+            if name not in held:
+                raise HoneError(f"the generator has no weight {name}, which the learner has")
+            given = tensor.detach().to(held[name].device, held[name].dtype)
+            if given.data_ptr() != held[name].data_ptr():
+                held[name].copy_(given)
+            beat()
+            yield name, given
 
     def checksum(self) -> int:
         """Over the bits of the weights that the next token would be sampled from."""
@@ -122,6 +137,7 @@ class LocalGenerator:
         seeds = torch.tensor([row.seed for row in alive])  # on the CPU: Apple's GPU has no fp64
         lengths = mask.sum(1)
         for step in range(max(row.limit for row in rows)):
+            beat()
             tokens, logprobs = sample(logits, uniform(seeds, torch.full_like(seeds, step)), sampling)
             ended = torch.isin(tokens, stops)
             finished = self._record(alive, tokens, logprobs, ended, sampling, step)

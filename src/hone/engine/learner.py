@@ -21,6 +21,7 @@ from hone.config.schema import PolicyConfig
 from hone.engine import weights as weight_files
 from hone.engine.batching import MicroBatch, Rows, collate, shares, silent, totals_of
 from hone.engine.optimizer import build_optimizer, build_scheduler, clip_gradients
+from hone.engine.pulse import beat
 from hone.engine.ranks import Ranks, whole
 from hone.errors import ConfigError, TrainingError
 from hone.model.scorer import TokenScorer
@@ -77,6 +78,7 @@ class LocalLearner:
         values_N = torch.zeros(starts[-1], device=self.device)
         with torch.no_grad(), self._evaluating():  # a decorator would end before an async body begins
             for rows in self._share(samples, training=False):
+                beat()
                 micro = self._collate(samples, rows)
                 parts = self._logprobs(micro).split(micro.batch.lengths_S.tolist())
                 for index, part in zip((i for row in rows for i in row), parts, strict=bool(rows)):
@@ -92,6 +94,7 @@ class LocalLearner:
         sums: dict[str, Tensor] = {}
         losses: list[tuple[Tensor, list[str]]] = []
         for rows in self._share(samples, training=True):
+            beat()
             micro = self._collate(samples, rows)
             result = loss(Outputs(logprobs_N=self._logprobs(micro)), micro.batch, totals)
             self.scaler.scale(result.loss).backward()
@@ -180,7 +183,8 @@ class LocalLearner:
         """The context that computes in `policy.precision`."""
         if self.dtype == torch.float32:
             return contextlib.nullcontext()
-        return torch.autocast(self.device.type, dtype=self.dtype)
+        # A cache of casts would keep every weight twice from the forward on, and each is used once in it.
+        return torch.autocast(self.device.type, dtype=self.dtype, cache_enabled=False)
 
     @contextlib.contextmanager
     def _evaluating(self) -> Iterator[None]:
@@ -190,3 +194,15 @@ class LocalLearner:
             yield
         finally:
             self.model.train(training)
+
+
+class WithoutAdapters:
+    """The model that a learner's adapters were put on, as a scorer: the reference of LoRA, at no memory."""
+
+    def __init__(self, learner: LocalLearner) -> None:
+        self.learner = learner
+
+    async def forward(self, samples: Sequence[Sample]) -> list[Tensor]:
+        """Log-probabilities of each sample's targets under the base model."""
+        with self.learner.model.disable_adapter():  # type: ignore[operator]
+            return await self.learner.forward(samples)

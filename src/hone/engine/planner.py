@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from hone.config import GRPOConfig, SFTConfig
 from hone.config.schema.base import fill_derived
@@ -20,7 +20,7 @@ from hone.engine.memory import Memory, Settings, memory, tokens
 from hone.errors import ConfigError
 from hone.model.shape import ModelShape
 
-Config = TypeVar("Config", SFTConfig, GRPOConfig)
+Config = TypeVar("Config", bound=SFTConfig | GRPOConfig)
 
 GPU_TOKENS = 8192
 """Tokens of a micro-batch that is chosen: enough to keep a GPU's matrix products busy."""
@@ -106,15 +106,15 @@ def resolve(config: Config, shape: ModelShape, machine: Machine) -> tuple[Config
 
 def settled(config: Config, settings: Settings) -> Config:
     """A copy with concrete values; budgets of tokens that follow the micro-batch follow it."""
-    config = config.model_copy(deep=True)
-    policy = config.policy
+    copy = cast(Config, config.model_copy(deep=True))
+    policy = copy.policy
     policy.train_micro_batch_size = settings.micro_batch
     policy.activation_checkpointing = settings.activation_checkpointing
     policy.tensor_parallel_size = settings.tensor
     policy.sequence_parallel = settings.sequence_parallel
     policy.cpu_offload = settings.cpu_offload
-    fill_derived(config)
-    return config
+    fill_derived(copy)
+    return copy
 
 
 def choose(shape: ModelShape, config: SFTConfig | GRPOConfig, machine: Machine) -> Choice:

@@ -70,6 +70,18 @@ def spread(
     return scorer
 
 
+def unspread_copy(empty: PreTrainedModel, like: PreTrainedModel, device: torch.device) -> PreTrainedModel:
+    """All of a spread model on one device, for sampling: `empty` (on the meta device) with room for its weights, which
+    `update_weights` brings, and its buffers, which do not change."""
+    ties = tied_parameters(empty)
+    empty.to_empty(device=device)
+    tie(empty, ties)
+    buffers = dict(like.named_buffers())
+    for name, buffer in empty.named_buffers():
+        buffer.copy_(buffers[name])
+    return empty.requires_grad_(False).eval()
+
+
 def tied_parameters(model: nn.Module) -> list[list[str]]:
     """Names that stand for the same parameter, for each that has several."""
     names: dict[int, list[str]] = {}

@@ -11,7 +11,8 @@ from typing import Any
 
 from hone.config import EvalConfig, Loaded
 from hone.data import build_eval_prompts
-from hone.engine.build import build_generator, placement_notices
+from hone.engine.build import build_generator
+from hone.engine.place import placement_notices
 from hone.evaluation.metrics import score
 from hone.model.load import load_tokenizer
 from hone.process import check_writable, run_async

@@ -21,6 +21,7 @@ GIB = 2**30
 
 OPTIONAL = {
     "peft": ("adapters such as LoRA", "hone[peft]"),
+    "ray": ("several devices or machines", "hone[ray]"),
     "wandb": ("logger.wandb_enabled", "hone[wandb]"),
     "mlflow": ("logger.mlflow_enabled", "hone[mlflow]"),
     "trl": ("the benchmarks' peer", "hone[bench]"),

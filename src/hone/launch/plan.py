@@ -86,6 +86,8 @@ def machine_of(config: SFTConfig | GRPOConfig, gpu: str | None) -> Machine:
     nodes, per_node = cluster.num_nodes, cluster.gpus_per_node
     if gpu is not None:
         return machine_named(gpu, nodes=nodes, per_node=max(per_node, 1))
+    if cluster.cpu_workers_per_node is not None:
+        return machine_here(nodes=nodes, per_node=cluster.cpu_workers_per_node, gpu=False)
     if per_node and torch.cuda.is_available():
         return machine_here(nodes=nodes, per_node=per_node, gpu=True)
     if nodes * per_node > 1:

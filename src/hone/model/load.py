@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    GenerationConfig,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -83,13 +85,18 @@ def load_model(
 
 
 def empty_model(
-    name: str, *, overrides: Mapping[str, Any] | None = None, activation_checkpointing: bool = False
+    name: str,
+    *,
+    overrides: Mapping[str, Any] | None = None,
+    activation_checkpointing: bool = False,
+    dtype: torch.dtype = torch.float32,
 ) -> PreTrainedModel:
     """What `load_model` gives, on the meta device: no weights are read, and none take memory."""
+    source = resolve(name)
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(
-            configured(resolve(name), overrides or {}), dtype=torch.float32
-        )
+        model = AutoModelForCausalLM.from_config(configured(source, overrides or {}), dtype=dtype)
+    with contextlib.suppress(OSError):  # a model need not have one
+        model.generation_config = GenerationConfig.from_pretrained(source)
     _set_up(model, activation_checkpointing)
     return model
 

@@ -91,6 +91,17 @@ class ClusterConfig(ConfigModel):
     """GPUs per machine; 0: run on the CPU even where there is a GPU."""
     num_nodes: int = Field(1, ge=1)
     """Machines."""
+    cpu_workers_per_node: int | None = Field(None, ge=1)
+    """Processes per machine that compute on the CPU, each in a GPU's place; null: gpus_per_node counts."""
+    ray_address: str | None = None
+    """Address of a running Ray cluster (`host:6379`, or `auto`: the one that this machine belongs to). null: `auto`
+    for several machines; on one machine Hone starts Ray itself, and without a second device there is none."""
+    max_restarts: int = Field(3, ge=0)
+    """How often in a row, without a checkpoint in between, lost workers are replaced before the run stops."""
+    worker_timeout_s: float = Field(1800.0, gt=0)
+    """Seconds without a sign of progress (a micro-batch, a decoded token) after which a worker is taken to hang."""
+    node_wait_s: float = Field(60.0, ge=0)
+    """Seconds to wait for machines to join. A run that had them and lost some then goes on with fewer."""
     cpu_threads: int | None = Field(None, ge=1)
     """Threads of torch; null: OMP_NUM_THREADS, else one for a model below 10 M parameters, else all cores."""
 

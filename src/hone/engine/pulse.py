@@ -1,0 +1,26 @@
+"""A sign of life: what this process is doing, and a count that grows while it gets on.
+
+A collective that waits for a lost or stopped rank does not beat, so that whoever watches can tell a long step from a
+hang.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass
+class Pulse:
+    """`count` grows with every micro-batch, decoded token and file; `doing` says which verb it is for."""
+
+    count: int = 0
+    doing: str = "nothing"
+
+
+PULSE = Pulse()
+"""This process's own."""
+
+
+def beat() -> None:
+    """Say that the work gets on."""
+    PULSE.count += 1

@@ -1,0 +1,136 @@
+"""One rank of a run: a process whose body is the in-process engine. It knows nothing of how it was started."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import platform
+import resource
+import socket
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+import hone
+from hone.config import GRPOConfig, SFTConfig
+from hone.engine.build import Engine, build_here, tokenizer_of
+from hone.engine.layout import Layout
+from hone.engine.pulse import PULSE
+from hone.model.mesh import make_mesh
+from hone.types import Completion, Prompt, Sampling
+
+
+class Worker:
+    """All methods but `pulse`, `stacks` and `usage` are called one at a time; those three at any time, from a thread
+    of their own."""
+
+    def __init__(self, rank: int, folder: str, log: str | None) -> None:
+        self.rank = rank
+        if os.path.isdir(folder):
+            os.chdir(folder)  # relative paths mean what they mean where the command was typed
+        if log is not None and os.path.isdir(os.path.dirname(log)):
+            _write_to(log)
+        self.engine: Engine | None = None
+
+    def hello(self, sign: str | None) -> dict[str, Any]:
+        """Who this is, and whether it sees the file `sign` in the run's folder."""
+        return {
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "hone": hone.__version__,
+            "torch": torch.__version__.split("+")[0],
+            "python": platform.python_version(),
+            "gpus": torch.cuda.device_count(),
+            "sees": sign is None or os.path.isfile(sign),
+        }
+
+    def address(self) -> str:
+        """A free port of this machine, where the ranks may meet."""
+        host = socket.gethostbyname(socket.gethostname())
+        with socket.socket() as free:
+            free.bind(("", 0))
+            return f"{host}:{free.getsockname()[1]}"
+
+    def join(self, address: str, layout: Layout, timeout_s: float) -> None:
+        """Meet the other ranks."""
+        cuda = torch.cuda.is_available()
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if cuda else "gloo",
+            init_method=f"tcp://{address}",
+            rank=self.rank,
+            world_size=layout.world,
+            timeout=timedelta(seconds=timeout_s),
+        )
+
+    def build(self, config: SFTConfig | GRPOConfig, layout: Layout) -> int:
+        """Load the run's models onto the mesh; the number of the learner's parameters."""
+        if config.cluster.cpu_workers_per_node is not None:
+            device = torch.device("cpu")
+        else:
+            device = torch.device("cuda", 0)
+            torch.cuda.set_device(device)
+        mesh = make_mesh(layout.axes, device.type)
+        self.engine = build_here(config, tokenizer_of(config), device, mesh)
+        return sum(parameter.numel() for parameter in self.engine.learner.model.parameters())
+
+    def call(self, part: str, verb: str, arguments: tuple[Any, ...]) -> Any:
+        """A verb of the learner or the reference. Every rank is called alike; the first answers for all."""
+        PULSE.doing = f"{part}.{verb}"
+        arguments = tuple(Path(one) if isinstance(one, os.PathLike) else one for one in arguments)
+        result = asyncio.run(getattr(getattr(self.engine, part), verb)(*arguments))
+        PULSE.doing = "nothing"
+        return result if self.rank == 0 else None
+
+    def take_weights(self, version: int) -> None:
+        """Give this rank's generator the learner's weights."""
+        PULSE.doing = "generator.update_weights"
+        assert self.engine is not None
+        assert self.engine.generator is not None
+        asyncio.run(self.engine.generator.update_weights(version, self.engine.learner.weights()))
+        PULSE.doing = "nothing"
+
+    def generate(self, prompts: Sequence[Prompt], sampling: Sampling, count: int) -> list[list[Completion]]:
+        """This rank's share of the prompts, every `world`-th from its own number on."""
+        PULSE.doing = "generator.generate"
+        assert self.engine is not None
+        assert self.engine.generator is not None
+        own = prompts[self.rank :: dist.get_world_size()]
+        result = asyncio.run(self.engine.generator.generate(own, sampling, count=count)) if own else []
+        PULSE.doing = "nothing"
+        return result
+
+    def pulse(self) -> tuple[int, str]:
+        """The count of what has been done, and what is being done."""
+        return PULSE.count, PULSE.doing
+
+    def stacks(self) -> str:
+        """Where the working thread is, innermost call last."""
+        own = sys._getframe()
+        frames = [frame for frame in sys._current_frames().values() if frame is not own]
+        inside = ["".join(traceback.format_stack(frame)[-6:]) for frame in frames]
+        return next((text for text in inside if "hone" in text), inside[0] if inside else "")
+
+    def usage(self) -> Mapping[str, float]:
+        """This process's memory and its GPU's load."""
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        found = {"host_memory_gib": peak / 2**20 if sys.platform != "darwin" else peak / 2**30}
+        if torch.cuda.is_available():
+            found["gpu_memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
+            with contextlib.suppress(ImportError, RuntimeError):  # no NVML, or it refuses
+                found["gpu_utilization"] = float(torch.cuda.utilization())
+        return found
+
+
+def _write_to(log: str) -> None:
+    """Send what this process prints, its libraries included, to a file."""
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    os.close(descriptor)

@@ -1,0 +1,165 @@
+"""Runs on two ranks of a Ray cluster that Hone starts: what is lost is named and replaced, and the end is the same.
+
+The kills of the trunk (tests/resume) again, with more that can be killed: a rank, the raylet, the driver.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from processes import ENVIRONMENT, metric_rows, same, steps_of, tensors
+
+SEED = int(os.environ.get("HONE_KILL_SEED", "0")) or random.SystemRandom().randrange(1, 10**6)
+RANDOM = random.Random(SEED)
+STEPS = 12
+SETTINGS = (
+    "policy.model_name=hone/tiny",
+    "policy.precision=float32",
+    "policy.train_global_batch_size=8",
+    "policy.train_micro_batch_size=4",
+    f"sft.max_num_steps={STEPS}",
+    "sft.val_period=0",
+    "checkpointing.save_period=3",
+    "checkpointing.keep_top_k=null",
+    "logger.tensorboard_enabled=false",
+    "cluster.cpu_workers_per_node=2",
+)
+
+
+def start(run: Path, *more: str) -> subprocess.Popen[str]:
+    """The real command, in a process group of its own."""
+    run.parent.mkdir(parents=True, exist_ok=True)
+    output = open(run.parent / f"{run.name}.out", "a")  # noqa: SIM115  the process has it
+    return subprocess.Popen(
+        [sys.executable, "-m", "hone", "sft", *SETTINGS, *more, f"checkpointing.checkpoint_dir={run}"],
+        env={**os.environ, **ENVIRONMENT},
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        cwd=run.parent,
+    )
+
+
+def said(run: Path) -> str:
+    return (run.parent / f"{run.name}.out").read_text()
+
+
+def finish(process: subprocess.Popen[str], run: Path, code: int = 0) -> None:
+    assert process.wait(240) == code, said(run)
+
+
+def processes_of(driver: subprocess.Popen[str], name: str) -> list[psutil.Process]:
+    """Those that a run started, by a part of their command line."""
+    found = []
+    for process in psutil.Process(driver.pid).children(recursive=True):
+        try:
+            if name in " ".join(process.cmdline()):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def until_step(run: Path, step: int, process: subprocess.Popen[str]) -> None:
+    """Wait until a run has recorded a step."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            if any(int(row["step"]) >= step for row in metric_rows(run)):
+                return
+        except (OSError, KeyError, ValueError, IndexError):
+            pass
+        time.sleep(0.02)
+    raise AssertionError(said(run))
+
+
+def same_end(run: Path, reference: Path) -> None:
+    """Weights, optimizer and losses, to the bit."""
+    assert steps_of(run)[-1] == steps_of(reference)[-1] == STEPS
+    for part in ("weights", "optimizer"):
+        same(tensors(run, part), tensors(reference, part), part)
+    columns = ("step", "train_loss", "val_loss", "grad_norm", "learning_rate")
+    mine, others = (
+        [tuple(row[c] for c in columns) for row in metric_rows(folder)] for folder in (run, reference)
+    )
+    assert mine == others
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    run = tmp_path_factory.mktemp("reference") / "run"
+    finish(start(run), run)
+    yield run
+
+
+@pytest.mark.slow
+def test_a_killed_rank_is_named_and_replaced(tmp_path: Path, uninterrupted: Path) -> None:
+    run = tmp_path / "run"
+    process = start(run)
+    until_step(run, RANDOM.randrange(4, STEPS - 1), process)
+    victim = RANDOM.choice(processes_of(process, "ray::Worker"))
+    victim.kill()
+    finish(process, run)
+    assert f"pid {victim.pid} on" in said(run)
+    assert "died" in said(run)
+    assert "with new workers" in said(run)
+    same_end(run, uninterrupted)
+
+
+@pytest.mark.slow
+def test_a_killed_raylet(tmp_path: Path, uninterrupted: Path) -> None:
+    run = tmp_path / "run"
+    process = start(run)
+    until_step(run, 4, process)
+    processes_of(process, "raylet/raylet")[0].kill()
+    finish(process, run)
+    assert "with new workers" in said(run)
+    same_end(run, uninterrupted)
+
+
+@pytest.mark.slow
+def test_a_killed_driver_takes_its_ranks_with_it(tmp_path: Path, uninterrupted: Path) -> None:
+    run = tmp_path / "run"
+    process = start(run)
+    until_step(run, 4, process)
+    ranks = processes_of(process, "ray::Worker")
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    again = start(run)
+    finish(again, run)
+    assert not [rank for rank in ranks if rank.is_running() and rank.status() != psutil.STATUS_ZOMBIE]
+    same_end(run, uninterrupted)
+
+
+@pytest.mark.slow
+def test_a_hung_rank_is_named_and_replaced(tmp_path: Path, uninterrupted: Path) -> None:
+    run = tmp_path / "run"
+    process = start(run, "cluster.worker_timeout_s=8")
+    until_step(run, 4, process)
+    victim = processes_of(process, "ray::Worker")[1]
+    victim.suspend()
+    finish(process, run)
+    assert f"pid {victim.pid} on" in said(run)
+    assert "made no progress for 8 s" in said(run)
+    same_end(run, uninterrupted)
+
+
+@pytest.mark.slow
+def test_a_run_that_cannot_get_on_ends(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    process = start(run, "cluster.max_restarts=0")
+    until_step(run, 1, process)
+    processes_of(process, "ray::Worker")[0].kill()
+    finish(process, run, code=1)
+    assert "error: rank" in said(run)
+    assert "died" in said(run)
