@@ -167,9 +167,8 @@ logger: {wandb: {name: "${RUN_NAME}-${checkpointing.keep_top_k}"}}
 
 
 def test_derived_values_follow_the_user() -> None:
-    config = load(
-        "grpo", None, ["policy.max_total_sequence_length=100", "policy.generation.temperature=0.7"]
-    ).config
+    sizes = ["policy.train_micro_batch_size=1", "policy.max_total_sequence_length=100"]
+    config = load("grpo", None, [*sizes, "policy.generation.temperature=0.7"]).config
     assert config.policy.generation.max_new_tokens == 100
     assert config.policy.generation.val_temperature == 0.7
     assert config.policy.dynamic_batching.train_mb_tokens == 100

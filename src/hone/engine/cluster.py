@@ -134,6 +134,7 @@ def connect(cluster: ClusterConfig) -> bool:
             return False
         ranks = cluster.cpu_workers_per_node or 0
         ray.init(
+            address="local",  # never somebody else's that happens to run here
             num_cpus=max(os.cpu_count() or 1, ranks, cluster.gpus_per_node),
             include_dashboard=False,
             log_to_driver=False,
@@ -166,7 +167,7 @@ def wait_for_nodes(cluster: ClusterConfig, *, recovering: bool) -> int:
             kind = "CPUs" if cluster.cpu_workers_per_node else "GPUs"
             wanted = cluster.cpu_workers_per_node or cluster.gpus_per_node
             raise ClusterError(
-                f"cluster.num_nodes={cluster.num_nodes}: the Ray cluster has {there} machines with {wanted} {kind}. "
+                f"cluster.num_nodes={cluster.num_nodes}: of the Ray cluster's machines {there} have {wanted} {kind}. "
                 "Let more join (`ray start --address=...`) or lower cluster.num_nodes"
             )
         if not said:
