@@ -1,0 +1,170 @@
+"""The only room that knows Ray: ranks as actors, each with a `Worker` for a body, and the verbs that reach all of them.
+
+Every verb goes to all ranks at once with the same arguments, which travel once. Nothing waits for ever: a rank that
+dies, or makes no progress, is named with its cause and the last lines of its log, and the whole group is replaced
+(`hone.loop.keep_going`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from hone.config import GRPOConfig, SFTConfig
+from hone.engine import planner
+from hone.engine.build import Engine
+from hone.engine.cluster.machines import FewerMachines, connect, ray, usable_nodes, wait_for_nodes
+from hone.engine.cluster.workers import Workers
+from hone.engine.layout import Layout
+from hone.engine.place import machine_of
+from hone.model.load import configured, resolve
+from hone.model.parallel import check_parallel
+from hone.model.shape import ModelShape
+from hone.types import Completion, LossFn, Prompt, Sample, Sampling
+
+
+def build_on_cluster(
+    config: SFTConfig | GRPOConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    shape: ModelShape,
+    *,
+    recovering: bool,
+) -> ClusterEngine:
+    """Start the ranks, check that they can work together, and load the run's models onto them.
+
+    Raises ConfigError and ClusterError before any weight is loaded, WorkerLostError when a rank is lost meanwhile.
+    """
+    machine_of(config.cluster)
+    own = connect(config.cluster)
+    while True:
+        workers: Workers | None = None
+        try:
+            nodes = wait_for_nodes(config.cluster, recovering=recovering)
+            settled, layout = _planned(config, shape, nodes)
+            workers = Workers(settled, layout, own=own)
+            workers.start()
+            workers.everyone("build", settled, layout, seconds=config.cluster.worker_timeout_s)
+            break
+        except FewerMachines:  # one was counted that was dead already
+            assert workers is not None
+            workers.close(stay=True)
+        except BaseException:
+            if workers is not None:
+                workers.close()
+            elif own:
+                ray.shutdown()
+            raise
+    notices = [f"{layout} on {nodes} machine{'s' if nodes > 1 else ''}; logs of the ranks: {workers.folder}"]
+    missing = config.cluster.num_nodes - nodes
+    if missing:
+        notices.append(
+            f"{missing} of {config.cluster.num_nodes} machines are missing: going on with those left"
+        )
+    online = isinstance(config, GRPOConfig)
+    referred = isinstance(config, GRPOConfig) and bool(config.loss_fn.reference_policy_kl_penalty)
+    return ClusterEngine(
+        tokenizer,
+        ClusterLearner(workers, "learner"),
+        ClusterLearner(workers, "reference") if referred else None,
+        ClusterGenerator(workers) if online else None,
+        ranks=layout.world,
+        notices=notices,
+        workers=workers,
+    )
+
+
+def _planned(
+    config: SFTConfig | GRPOConfig, shape: ModelShape, nodes: int
+) -> tuple[SFTConfig | GRPOConfig, Layout]:
+    """The configuration with all choices made, and the mesh, on so many machines. Raises ConfigError."""
+    settled, choice = planner.resolve(config, shape, machine_of(config.cluster, nodes))
+    check_parallel(
+        configured(resolve(config.policy.model_name), config.policy.hf_config_overrides),
+        choice.layout.axes,
+        sequence_parallel=settled.policy.sequence_parallel,
+        lora=config.policy.lora.enabled,
+    )
+    return settled, choice.layout
+
+
+class ClusterLearner:
+    """A model on all ranks: the learner, or the reference."""
+
+    def __init__(self, workers: Workers, part: str) -> None:
+        self.workers, self.part = workers, part
+
+    async def forward(self, samples: Sequence[Sample]) -> list[torch.Tensor]:
+        """As `LocalLearner.forward`."""
+        return await self._call("forward", list(samples))
+
+    async def forward_backward(self, samples: Sequence[Sample], loss: LossFn) -> dict[str, float]:
+        """As `LocalLearner.forward_backward`."""
+        return await self._call("forward_backward", list(samples), loss)
+
+    async def optim_step(self) -> dict[str, float]:
+        """As `LocalLearner.optim_step`."""
+        return await self._call("optim_step")
+
+    async def save(self, path: Path) -> None:
+        """Every rank writes its part below `path`, which all of them see."""
+        await self._call("save", path.resolve())
+
+    async def load(self, path: Path) -> None:
+        """Every rank reads its part, whatever mesh wrote it."""
+        await self._call("load", path.resolve())
+
+    def weights(self) -> Workers:
+        """Where they are: they go from the ranks' learners to the ranks' generators, not through here."""
+        return self.workers
+
+    async def _call(self, verb: str, *arguments: Any) -> Any:
+        return (await self.workers.ask("call", self.part, verb, arguments))[0]
+
+
+class ClusterGenerator:
+    """A generator on every rank, each with all of the weights; prompts are shared out."""
+
+    def __init__(self, workers: Workers) -> None:
+        self.workers = workers
+
+    async def generate(
+        self, prompts: Sequence[Prompt], sampling: Sampling, *, count: int = 1
+    ) -> list[list[Completion]]:
+        """As `LocalGenerator.generate`: a completion is the same wherever it is sampled."""
+        shares = await self.workers.ask("generate", list(prompts), sampling, count)
+        return [shares[i % len(shares)][i // len(shares)] for i in range(len(prompts))]
+
+    async def update_weights(self, version: int, weights: Workers) -> None:
+        """As `LocalGenerator.update_weights`, on every rank."""
+        assert weights is self.workers
+        await self.workers.ask("take_weights", version)
+
+
+@dataclass
+class ClusterEngine(Engine):
+    """All of it on the ranks of a cluster."""
+
+    workers: Workers = field(kw_only=True)
+
+    def close(self) -> None:
+        """Stop the ranks."""
+        self.workers.close()
+
+    def can_grow(self) -> bool:
+        """Whether machines that are asked for, and were missing, have come."""
+        cluster, nodes = self.workers.config.cluster, self.workers.layout.nodes
+        return nodes < cluster.num_nodes and len(usable_nodes(cluster)) > nodes
+
+    async def usage(self) -> dict[str, float]:
+        """`host_memory_gib` and, on GPUs, `gpu_memory_gib` of the fullest rank, mean `gpu_utilization`."""
+        found = [one for one in await self.workers.ask("usage") if one]
+        merged: dict[str, float] = {}
+        for name in found[0] if found else ():
+            values = [one[name] for one in found if name in one]
+            merged[name] = max(values) if name.endswith("gib") else sum(values) / len(values)
+        return merged
