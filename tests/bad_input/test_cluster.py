@@ -40,7 +40,6 @@ def test_before_anything_starts(overrides: list[str], message: str, tmp_path: Pa
             ["cluster.cpu_workers_per_node=3", "policy.tensor_parallel_size=3"],
             "policy.tensor_parallel_size=3 does not divide",
         ),
-        (["cluster.num_nodes=2", "cluster.node_wait_s=1"], "`ray start --"),
     ],
 )
 def test_before_a_model_loads(overrides: list[str], message: str, tmp_path: Path) -> None:
