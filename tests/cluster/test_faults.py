@@ -19,7 +19,7 @@ from processes import ENVIRONMENT, metric_rows, same, steps_of, tensors
 
 SEED = int(os.environ.get("HONE_KILL_SEED", "0")) or random.SystemRandom().randrange(1, 10**6)
 RANDOM = random.Random(SEED)
-STEPS = 12
+STEPS = 40
 SETTINGS = (
     "policy.model_name=hone/tiny",
     "policy.precision=float32",
@@ -27,7 +27,7 @@ SETTINGS = (
     "policy.train_micro_batch_size=4",
     f"sft.max_num_steps={STEPS}",
     "sft.val_period=0",
-    "checkpointing.save_period=3",
+    "checkpointing.save_period=4",
     "checkpointing.keep_top_k=null",
     "logger.tensorboard_enabled=false",
     "cluster.cpu_workers_per_node=2",
@@ -105,7 +105,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_killed_rank_is_named_and_replaced(tmp_path: Path, uninterrupted: Path) -> None:
     run = tmp_path / "run"
     process = start(run)
-    until_step(run, RANDOM.randrange(4, STEPS - 1), process)
+    until_step(run, RANDOM.randrange(4, STEPS // 2), process)
     victim = RANDOM.choice(processes_of(process, "ray::Worker"))
     victim.kill()
     finish(process, run)
