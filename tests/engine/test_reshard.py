@@ -69,3 +69,28 @@ def test_the_losses_go_on_as_if_nothing_had_changed(meshes: list[Layout | None],
     assert losses == pytest.approx(alone, rel=1e-5, abs=1e-5)
     for name, weight in expected.items():
         torch.testing.assert_close(weights[name], weight, rtol=0, atol=1e-5)
+
+
+def dropping(mesh: Mesh, folder: Path) -> tuple[list[float], list[float]]:
+    """Losses after a checkpoint, going on and going on from it, with dropout."""
+
+    def fresh() -> LocalLearner:
+        model = spread_tiny(mesh, lambda: make_model("llama", attention_dropout=0.3))
+        return LocalLearner(model, sft_config(optimizer=ADAMW).policy, pad_token=PAD)
+
+    def train(learner: LocalLearner, first: int) -> list[float]:
+        return [run(sft.step(learner, make_samples(7, seed=first + i)))["loss"] for i in range(3)]
+
+    learner = fresh()
+    train(learner, 0)
+    run(learner.save(folder))
+    went_on = train(learner, 3)
+    torch.manual_seed(99)
+    resumed = fresh()
+    run(resumed.load(folder))
+    return went_on, train(resumed, 3)
+
+
+def test_dropout_goes_on_from_where_each_rank_was(tmp_path: Path) -> None:
+    for went_on, resumed in on_ranks(layout(shard=2), dropping, tmp_path):
+        assert went_on == resumed

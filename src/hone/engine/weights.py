@@ -18,6 +18,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 
+from hone.engine.checkpoint import random_state, restore_random_state
 from hone.engine.optimizer import build_optimizer, build_scheduler
 from hone.engine.ranks import own_part
 from hone.errors import CheckpointError, TrainingError
@@ -71,6 +72,9 @@ def save(learner: LocalLearner, path: Path, *, with_optimizer: bool) -> None:
         (path / "optimizer").mkdir(parents=True, exist_ok=True)
         if ranks.first:
             torch.save(_small_state(learner), path / "optimizer" / "schedule.pt")
+        if ranks.mesh is not None:  # one process's generators are the run's own, which saves them
+            own = {"ranks": dist.get_world_size(), "random": random_state()}
+            torch.save(own, path / "optimizer" / f"random_{dist.get_rank()}.pt")
         if learner.optimizer.state:
             _write(
                 get_optimizer_state_dict(learner.model, learner.optimizer, options=FLAT), path / "optimizer"
@@ -95,12 +99,22 @@ def load(learner: LocalLearner, path: Path, *, with_optimizer: bool) -> None:
         _read(state, path / "optimizer")
         set_optimizer_state_dict(learner.model, learner.optimizer, state, options=FLAT)
     learner.updates = small["updates"]
+    _restore_random(learner, path / "optimizer")
     if small["scaler"] and learner.scaler.is_enabled():
         learner.scaler.load_state_dict(small["scaler"])
     if small["settings"] != _settings(learner):
         _apply_settings(learner)
     elif learner.scheduler is not None:
         learner.scheduler.load_state_dict(small["scheduler"])
+
+
+def _restore_random(learner: LocalLearner, folder: Path) -> None:
+    """This rank's random generators (dropout), as they were. Another number of ranks has none to go on with."""
+    file = folder / f"random_{dist.get_rank()}.pt" if learner.ranks.mesh is not None else None
+    if file is not None and file.is_file():
+        saved = torch.load(file, weights_only=True)
+        if saved["ranks"] == dist.get_world_size():
+            restore_random_state(saved["random"])
 
 
 def read_weights(model: nn.Module, path: Path) -> None:
