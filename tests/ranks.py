@@ -80,4 +80,5 @@ def spread_tiny(mesh: Mesh, make: Callable[[], Any], **settings: Any) -> TokenSc
         with torch.device("meta"):
             return make()
 
-    return spread(one, mesh, torch.device("cpu"), **{"temperature": 1.0, "chunk_rows": None} | settings)
+    usual = {"device": torch.device("cpu"), "temperature": 1.0, "chunk_rows": None}
+    return spread(one, mesh, **usual | settings)

@@ -85,6 +85,9 @@ class Sample:
     group: str = ""
     prefix: int = 0
     """Leading tokens that all samples of the same `group` have in common, so that they may be computed once."""
+    unit: str = ""
+    """Samples that share one are always in the same micro-batch, next to each other and in their order: a pair's chosen
+    and rejected side. Sizes of micro-batches count units; a sample without one is a unit of its own."""
 
     def __len__(self) -> int:
         return int(self.tokens_T.numel())
@@ -96,7 +99,11 @@ class Sample:
 
 @dataclass
 class Batch:
-    """The target tokens of S sequences laid end to end, as a loss sees them: no padding, no packing, no rank."""
+    """The target tokens of S sequences laid end to end, as a loss sees them: no padding, no packing, no rank.
+
+    A rank without work sees a unit of samples without targets whose sequence columns are all 0, so what a loss weighs
+    by a sequence column, or sums over targets, is right there too.
+    """
 
     ids: list[str]
     tokens_N: Tensor
@@ -132,6 +139,8 @@ class Totals:
     """Target tokens."""
     sequences: float
     """Sequences that have at least one target."""
+    sums: Mapping[str, float] = field(default_factory=dict)
+    """Sum of each sequence column: a loss that weighs sequences divides by the sum of their weights."""
 
 
 @dataclass

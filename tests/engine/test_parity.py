@@ -21,6 +21,7 @@ ADAMW = {"name": "torch.optim.AdamW", "kwargs": {"lr": 1e-3, "weight_decay": 0.0
 makes a whole step of rounding noise, in one process with other micro-batches too; `eps` keeps such gradients small."""
 UPDATES = 20
 MESHES = {
+    "one rank": layout(),
     "dp2": layout(shard=2),
     "ddp2": layout(replicate=2),
     "dp3": layout(shard=3),

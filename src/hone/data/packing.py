@@ -1,6 +1,6 @@
 """Plans of micro-batches: which samples go through the model together. Pure functions of the lengths.
 
-Every plan holds each index exactly once. What is together changes nothing but speed, since denominators are
+What is planned is whatever stays together: a sample, or the samples of a unit. Every plan holds each index exactly once. What is together changes nothing but speed, since denominators are
 counted over the global batch, so the plans are free to sort. Longest first: memory that does not suffice
 shows at once.
 """
@@ -21,8 +21,8 @@ class SampleTooLongError(DataError):
     def __init__(self, index: int, length: int, budget: int) -> None:
         self.index, self.length, self.budget = index, length, budget
         super().__init__(
-            f"a sample of {length} tokens does not fit a micro-batch of {budget} tokens: raise "
-            "train_mb_tokens (and logprob_mb_tokens) of policy.sequence_packing or policy.dynamic_batching "
+            f"a sample of {length} tokens (of a pair: both sides) does not fit a micro-batch of {budget} tokens: "
+            "raise train_mb_tokens (and logprob_mb_tokens) of policy.sequence_packing or policy.dynamic_batching "
             f"to at least {length}, or lower policy.max_total_sequence_length"
         )
 
@@ -33,22 +33,26 @@ def fixed(lengths: Sequence[int], size: int) -> Plan:
     return [order[i : i + size] for i in range(0, len(order), size)]
 
 
-def by_tokens(lengths: Sequence[int], budget: int, round_to: int = 1) -> Plan:
+def by_tokens(
+    lengths: Sequence[int], budget: int, round_to: int = 1, rows: Sequence[int] | None = None
+) -> Plan:
     """As few padded micro-batches as possible, each of at most `budget` padded tokens.
 
-    The cost of a micro-batch is rows × longest row rounded up to a multiple of `round_to`. A row that fits
-    the budget only before rounding gets a micro-batch of its own. Raises SampleTooLongError.
+    `rows` says how many rows each index has (1 when None), the longest of them `lengths` long. The cost of a micro-batch
+    is rows × longest row rounded up to a multiple of `round_to`. What fits the budget only before rounding gets a
+    micro-batch of its own. Raises SampleTooLongError.
     """
-    order = _longest_first(lengths)
+    rows = [1] * len(lengths) if rows is None else rows
     plan: Plan = []
-    start = 0
-    while start < len(order):
-        longest = lengths[order[start]]
-        if longest > budget:
-            raise SampleTooLongError(order[start], longest, budget)
-        rows = max(1, budget // max(1, _round_up(longest, round_to)))
-        plan.append(order[start : start + rows])
-        start += rows
+    room = 0  # rows that the newest micro-batch has left
+    for index in _longest_first(lengths):
+        if lengths[index] * rows[index] > budget:
+            raise SampleTooLongError(index, lengths[index] * rows[index], budget)
+        if not plan or rows[index] > room:
+            plan.append([])
+            room = budget // max(1, _round_up(lengths[index], round_to))
+        plan[-1].append(index)
+        room -= rows[index]
     return plan
 
 

@@ -3,10 +3,14 @@
 A micro-batch is a list of rows, a row a list of samples. Padded: one sample a row. Packed: one row of several samples
 that do not see each other. Shared: the samples of a row are completions of one prompt, which is laid out and computed
 once; each completion sees the prompt and itself. In GRPO that is the prompt once instead of once for each completion.
+
+Samples of a unit (a pair's two sides) are never parted: what is planned are atoms, each of one unit or of several that
+share their prompt.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -38,34 +42,59 @@ class MicroBatch:
     batch: Batch
 
 
+@dataclass
+class Atom:
+    """What stays together in a micro-batch: the rows of one unit, or one row of several units of one prompt."""
+
+    rows: Rows
+    units: int = 1
+
+
 def totals_of(samples: Sequence[Sample]) -> Totals:
     """The denominators of a global batch, counted before any of it is computed."""
     counts = [sample.num_targets for sample in samples]
-    return Totals(tokens=float(sum(counts)), sequences=float(sum(count > 0 for count in counts)))
+    columns = {name for sample in samples for name in sample.sequence_columns}
+    return Totals(
+        tokens=float(sum(counts)),
+        sequences=float(sum(count > 0 for count in counts)),
+        sums={
+            name: math.fsum(s.sequence_columns.get(name, 0.0) for s in samples) for name in sorted(columns)
+        },
+    )
+
+
+def units_of(samples: Sequence[Sample]) -> Rows:
+    """The samples of each unit, in their order."""
+    units: dict[str, list[int]] = {}
+    for index, sample in enumerate(samples):
+        units.setdefault(sample.unit or f"\0{index}", []).append(index)
+    return list(units.values())
 
 
 def plan(samples: Sequence[Sample], policy: PolicyConfig, *, training: bool, share: bool) -> list[Rows]:
     """Which samples go together. Changes speed and memory, never the result (beyond rounding)."""
-    lengths = [len(sample) for sample in samples]
+    units = units_of(samples)
     pack, dynamic = policy.sequence_packing, policy.dynamic_batching
     if pack.enabled:
+        lengths = [sum(len(samples[index]) for index in unit) for unit in units]
         rows = packing.packed(lengths, pack.train_mb_tokens if training else pack.logprob_mb_tokens)
-        return [[row] for row in rows]
+        return [[[index for unit in row for index in units[unit]]] for row in rows]
     size = (policy.train_micro_batch_size if training else policy.logprob_batch_size) or 1
     budget = dynamic.train_mb_tokens if training else dynamic.logprob_mb_tokens
-    rows = [[index] for index in range(len(samples))]
+    atoms = [Atom([[index] for index in unit]) for unit in units]
     if share:
-        together = shared_rows(
-            samples, len(samples) if dynamic.enabled else size, min(budget, LONGEST_SHARED)
-        )
-        if sum(row_length(samples, row) for row in together) <= WORTH_SHARING * sum(lengths):
-            rows = together
-    row_lengths = [row_length(samples, row) for row in rows]
+        most = len(units) if dynamic.enabled else size
+        together = shared_atoms(samples, units, most, min(budget, LONGEST_SHARED))
+        tokens = sum(row_length(samples, row) for atom in together for row in atom.rows)
+        if tokens <= WORTH_SHARING * sum(map(len, samples)):
+            atoms = together
+    lengths = [max(row_length(samples, row) for row in atom.rows) for atom in atoms]
     if dynamic.enabled:
-        micros = packing.by_tokens(row_lengths, budget, round_to=dynamic.sequence_length_round)
+        rows_of = [len(atom.rows) for atom in atoms]
+        micros = packing.by_tokens(lengths, budget, dynamic.sequence_length_round, rows_of)
     else:
-        micros = packing.fixed(row_lengths, max(1, size // max(map(len, rows), default=1)))
-    return [[rows[index] for index in micro] for micro in micros]
+        micros = packing.fixed(lengths, max(1, size // max((atom.units for atom in atoms), default=1)))
+    return [[row for number in micro for row in atoms[number].rows] for micro in micros]
 
 
 def shares(
@@ -75,49 +104,77 @@ def shares(
     rank to take part in as many forwards as the busiest. A rank without samples left has micro-batches of no rows."""
     if count == 1:
         return [plan(samples, policy, training=training, share=share)]
-    units = [[index] for index in range(len(samples))]
+    parts = [[unit] for unit in units_of(samples)]
     if share and len(groups := _groups(samples)) >= count:
-        units = groups
-    costs = [row_length(samples, unit) if share else sum(len(samples[i]) for i in unit) for unit in units]
+        parts = groups
     plans = []
-    for chosen in packing.balanced(costs, count):
-        own = sorted(index for unit in chosen for index in units[unit])
+    for chosen in packing.balanced([_cost(samples, part, share) for part in parts], count):
+        own = sorted(index for number in chosen for unit in parts[number] for index in unit)
         micros = plan([samples[i] for i in own], policy, training=training, share=share) if own else []
         plans.append([[[own[index] for index in row] for row in rows] for rows in micros])
     longest = max(map(len, plans))
     return [micros + [[] for _ in range(longest - len(micros))] for micros in plans]
 
 
-def silent(samples: Sequence[Sample]) -> Sample:
-    """What a rank without work computes: the shortest sample, without targets, so that it weighs nothing."""
-    sample = min(samples, key=len)
-    return replace(
-        sample,
-        loss_mask_T=torch.zeros_like(sample.loss_mask_T),
-        token_columns={name: column[:0] for name, column in sample.token_columns.items()},
-        prefix=0,
-    )
+def silent(samples: Sequence[Sample]) -> list[Sample]:
+    """What a rank without work computes: the shortest unit, without targets, so that it weighs nothing."""
+    unit = min(units_of(samples), key=lambda unit: sum(len(samples[index]) for index in unit))
+    return [
+        replace(
+            samples[index],
+            loss_mask_T=torch.zeros_like(samples[index].loss_mask_T),
+            token_columns={name: column[:0] for name, column in samples[index].token_columns.items()},
+            sequence_columns=dict.fromkeys(samples[index].sequence_columns, 0.0),
+            prefix=0,
+        )
+        for index in unit
+    ]
 
 
-def _groups(samples: Sequence[Sample]) -> Rows:
-    """The samples of each group; one that shares no prompt is a group of its own."""
-    groups: dict[str, list[int]] = {}
-    for index, sample in enumerate(samples):
-        groups.setdefault(sample.group if sample.prefix else f"\0{index}", []).append(index)
+def _group(samples: Sequence[Sample], unit: Sequence[int]) -> str | None:
+    """The group whose prompt all samples of a unit share, if they do."""
+    group = samples[unit[0]].group
+    alike = all(samples[index].prefix and samples[index].group == group for index in unit)
+    return group if alike else None
+
+
+def _groups(samples: Sequence[Sample]) -> list[Rows]:
+    """The units of each group; one that shares no prompt is a group of its own."""
+    groups: dict[str, Rows] = {}
+    for unit in units_of(samples):
+        group = _group(samples, unit)
+        groups.setdefault(f"\0{unit[0]}" if group is None else group, []).append(unit)
     return list(groups.values())
 
 
-def shared_rows(samples: Sequence[Sample], most: int, tokens: int) -> Rows:
-    """The samples of each group together: at most `most` of them, and `tokens` tokens, in a row."""
-    rows: Rows = []
-    open_rows: dict[str, int] = {}
-    for index, sample in enumerate(samples):
-        at = open_rows.get(sample.group, -1) if sample.prefix else -1
-        if at < 0 or len(rows[at]) == most or row_length(samples, [*rows[at], index]) > tokens:
-            at = open_rows[sample.group] = len(rows)
-            rows.append([])
-        rows[at].append(index)
-    return rows
+def _cost(samples: Sequence[Sample], part: Rows, share: bool) -> int:
+    """Tokens to compute of some units of one group."""
+    indices = [index for unit in part for index in unit]
+    if share and _group(samples, indices) is not None:
+        return row_length(samples, indices)
+    return sum(len(samples[index]) for index in indices)
+
+
+def shared_atoms(samples: Sequence[Sample], units: Rows, most: int, tokens: int) -> list[Atom]:
+    """The units of each group together: at most `most` of them, and `tokens` tokens, in a row."""
+    atoms: list[Atom] = []
+    open_atoms: dict[str, Atom] = {}
+    for unit in units:
+        group = _group(samples, unit)
+        if group is None or row_length(samples, unit) > tokens:
+            atoms.append(Atom([[index] for index in unit]))
+            continue
+        atom = open_atoms.get(group)
+        if (
+            atom is None
+            or atom.units >= most
+            or row_length(samples, joined := [*atom.rows[0], *unit]) > tokens
+        ):
+            atom = open_atoms[group] = Atom([list(unit)])
+            atoms.append(atom)
+        else:
+            atom.rows, atom.units = [joined], atom.units + 1
+    return atoms
 
 
 def row_length(samples: Sequence[Sample], row: Sequence[int]) -> int:

@@ -20,7 +20,7 @@ from hone.engine.spread import spread, unspread_copy
 from hone.errors import ConfigError
 from hone.model.adapters import with_lora
 from hone.model.load import context_length, empty_model, load_model, load_tokenizer, stop_tokens
-from hone.model.mesh import Mesh
+from hone.model.mesh import Mesh, mesh_of_one
 from hone.model.scorer import TokenScorer
 from hone.model.shape import load_shape
 from hone.types import Generator, Scorer, TrainedModel
@@ -78,15 +78,15 @@ SMALL_MODEL = 10_000_000
 """Below so many parameters one thread is as fast as several: waiting for each other costs what sharing gains."""
 
 
-def threads_for(wanted: int | None, parameters: int) -> int:
+def threads_for(wanted: int | None, parameters: int, *, sharers: int = 1) -> int:
     """Threads of a process's tensor operations: `cluster.cpu_threads`, else what OMP_NUM_THREADS said to torch,
-    else one for a small model and all cores for a larger one."""
+    else one for a small model and for a larger one all cores, which as many processes share."""
     if wanted is not None:
         return wanted
     if "OMP_NUM_THREADS" in os.environ:
         return torch.get_num_threads()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return 1 if parameters < SMALL_MODEL else cores
+    return 1 if parameters < SMALL_MODEL else max(1, cores // sharers)
 
 
 def set_threads(wanted: int | None, model: torch.nn.Module) -> None:
@@ -117,12 +117,14 @@ def build(
     shape = load_shape(policy.model_name, policy.hf_config_overrides)
     check_length(config, shape.context)
     if alone(config.cluster):
-        machine = machine_of(config.cluster)
-        settled = planner.resolve(config, shape, machine)[0]
-        return build_here(settled, tokenizer, device_of_this_process(config.cluster))
+        settled, _ = planner.resolve(config, shape, machine_of(config.cluster))
+        device = device_of_this_process(config.cluster)
+        offload = settled.policy.cpu_offload and device.type == "cuda"
+        return build_here(settled, tokenizer, device, mesh_of_one(device.type) if offload else None)
     from hone.engine.cluster import build_on_cluster  # Ray, which a run in one process never imports
 
     check_several(config)
+    machine_of(config.cluster)  # more GPUs than there are stop the run before Ray starts
     return build_on_cluster(config, tokenizer, shape, recovering=recovering)
 
 

@@ -50,7 +50,7 @@ class LocalLearner:
             model = TokenScorer(model, temperature=temperature, chunk_rows=policy.logprob_chunk_size)
         self.scorer, self.model, self.policy, self.pad_token = model, model.model, policy, pad_token
         self.ranks = Ranks(model.mesh)
-        self.device = self.model.device
+        self.device = self.scorer.device
         self.dtype = DTYPES[policy.precision]
         if policy.sequence_packing.enabled and not self.scorer.keeps_packed_apart:
             raise ConfigError(
@@ -163,7 +163,7 @@ class LocalLearner:
     def _collate(self, samples: Sequence[Sample], rows: Rows) -> MicroBatch:
         dynamic = self.policy.dynamic_batching
         return collate(
-            [[samples[index] for index in row] for row in rows] or [[silent(samples)]],
+            [[samples[index] for index in row] for row in rows] or [[sample] for sample in silent(samples)],
             pad=self.pad_token,
             device=self.device,
             round_to=math.lcm(self.scorer.divides, dynamic.sequence_length_round if dynamic.enabled else 1),

@@ -186,13 +186,14 @@ def _activations(shape: ModelShape, policy: PolicyConfig, layout: Layout, settin
 
 
 def _logits(shape: ModelShape, policy: PolicyConfig, layout: Layout, settings: Settings) -> int:
-    """As `model/linear_logprobs.py` computes them: a tile in fp32 and in the precision of the products, all of them
-    where they are few, and the gradient of the whole matrix. A head that is not a plain matrix has all at once."""
+    """As `model/linear_logprobs.py` computes them: a tile in fp32 and in the precision of the products, as many of
+    them as it keeps on an accelerator, and the gradient of the whole matrix. A head that is not a plain matrix has
+    all at once."""
     size = BYTES[policy.precision]
     product = 0 if size == FP32 else size
     width = _share(shape.vocabulary, settings.tensor)
     elements = _share(tokens(policy, settings.micro_batch), layout.context) * width
     tile = 2 * elements if not shape.plain_head else min(CHUNK_ELEMENTS * ACCELERATOR_CHUNKS, elements)
-    keep = policy.logprob_chunk_size is None and elements <= KEEP_ELEMENTS and shape.plain_head
+    kept = min(elements, KEEP_ELEMENTS) if policy.logprob_chunk_size is None and shape.plain_head else 0
     gradient = 0 if policy.lora.enabled else width * shape.hidden
-    return (tile + gradient) * (FP32 + product) + (elements * size if keep else 0)
+    return (tile + gradient) * (FP32 + product) + kept * size

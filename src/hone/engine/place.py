@@ -6,8 +6,11 @@ import torch
 
 from hone.config import EvalConfig, GRPOConfig, SFTConfig
 from hone.config.schema import ClusterConfig
+from hone.engine.layout import Layout
 from hone.engine.machine import Machine, machine_here
 from hone.errors import ConfigError
+from hone.model.load import configured, resolve
+from hone.model.parallel import check_parallel
 
 
 def device_of_this_process(cluster: ClusterConfig) -> torch.device:
@@ -51,7 +54,7 @@ def machine_of(cluster: ClusterConfig, nodes: int | None = None) -> Machine:
 
 
 def check_several(config: SFTConfig | GRPOConfig) -> None:
-    """Raise ConfigError for settings that several ranks cannot have."""
+    """Raise ConfigError for settings that several ranks cannot have, whatever the model."""
     policy = config.policy
     if policy.pipeline_parallel_size > 1:
         raise ConfigError(
@@ -65,6 +68,17 @@ def check_several(config: SFTConfig | GRPOConfig) -> None:
             "policy.sequence_parallel=true is a part of tensor parallelism: set policy.tensor_parallel_size, or "
             "policy.sequence_parallel=false"
         )
+
+
+def check_mesh(config: SFTConfig | GRPOConfig, layout: Layout) -> None:
+    """Raise ConfigError for a model that cannot be spread like this. Reads its config, not its weights."""
+    policy = config.policy
+    check_parallel(
+        configured(resolve(policy.model_name), policy.hf_config_overrides),
+        layout.axes,
+        sequence_parallel=policy.sequence_parallel,
+        lora=policy.lora.enabled,
+    )
 
 
 def placement_notices(config: SFTConfig | GRPOConfig | EvalConfig) -> list[str]:

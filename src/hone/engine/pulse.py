@@ -6,6 +6,8 @@ hang.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 
@@ -19,6 +21,16 @@ class Pulse:
 
 PULSE = Pulse()
 """This process's own."""
+
+
+@contextlib.contextmanager
+def doing(what: str) -> Iterator[None]:
+    """Say what is being done in here."""
+    PULSE.doing = what
+    try:
+        yield
+    finally:
+        PULSE.doing = "nothing"
 
 
 def beat() -> None:

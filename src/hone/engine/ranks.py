@@ -42,11 +42,6 @@ class Ranks:
         dist.all_gather_object(every, list(wanted))
         return [one for part in every for one in part]
 
-    def wait(self) -> None:
-        """Until every rank is here."""
-        if self.mesh is not None:
-            dist.barrier()
-
 
 def whole(tensor: Tensor) -> Tensor:
     """All of a tensor that may be spread over ranks, on every rank (who must all ask)."""

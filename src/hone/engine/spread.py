@@ -60,6 +60,9 @@ def spread(
     parallelize(scorer, mesh, sequence_parallel=sequence_parallel, cpu_offload=cpu_offload)
     scorer.to_empty(device="cpu" if cpu_offload else device)
     tie(model, ties)
+    for module in model.modules():  # buffers stay on the device when the weights do not
+        for name, buffer in module.named_buffers(recurse=False):
+            setattr(module, name, torch.empty_like(buffer, device=device))
     for name, buffer in model.named_buffers():
         if first:
             buffer.copy_(buffers[name])

@@ -5,14 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import platform
 import resource
 import socket
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,14 +20,14 @@ import hone
 from hone.config import GRPOConfig, SFTConfig
 from hone.engine.build import Engine, build_here, tokenizer_of
 from hone.engine.layout import Layout
-from hone.engine.pulse import PULSE
-from hone.model.mesh import make_mesh
-from hone.types import Completion, Prompt, Sampling
+from hone.engine.pulse import PULSE, doing
+from hone.model.mesh import communication, make_mesh
+from hone.types import Completion, Generator, Prompt, Sampling
 
 
 class Worker:
-    """All methods but `pulse`, `stacks` and `usage` are called one at a time; those three at any time, from a thread
-    of their own."""
+    """All methods but `pulse` and `stacks` are called one at a time; those two at any time, from a thread of their
+    own."""
 
     def __init__(self, rank: int, folder: str, log: str | None) -> None:
         self.rank = rank
@@ -46,8 +44,6 @@ class Worker:
             "pid": os.getpid(),
             "hone": hone.__version__,
             "torch": torch.__version__.split("+")[0],
-            "python": platform.python_version(),
-            "gpus": torch.cuda.device_count(),
             "sees": sign is None or os.path.isfile(sign),
         }
 
@@ -60,51 +56,51 @@ class Worker:
 
     def join(self, address: str, layout: Layout, timeout_s: float) -> None:
         """Meet the other ranks."""
-        cuda = torch.cuda.is_available()
         dist.init_process_group(
-            "cpu:gloo,cuda:nccl" if cuda else "gloo",
+            communication(),
             init_method=f"tcp://{address}",
             rank=self.rank,
             world_size=layout.world,
             timeout=timedelta(seconds=timeout_s),
         )
 
-    def build(self, config: SFTConfig | GRPOConfig, layout: Layout) -> int:
-        """Load the run's models onto the mesh; the number of the learner's parameters."""
+    def build(self, config: SFTConfig | GRPOConfig, layout: Layout) -> None:
+        """Load the run's models onto the mesh."""
         if config.cluster.cpu_workers_per_node is not None:
             device = torch.device("cpu")
         else:
             device = torch.device("cuda", 0)
             torch.cuda.set_device(device)
-        mesh = make_mesh(layout.axes, device.type)
-        self.engine = build_here(config, tokenizer_of(config), device, mesh)
-        return sum(parameter.numel() for parameter in self.engine.learner.model.parameters())
+        with doing("loading the model"):
+            mesh = make_mesh(layout.axes, device.type)
+            self.engine = build_here(config, tokenizer_of(config), device, mesh)
 
     def call(self, part: str, verb: str, arguments: tuple[Any, ...]) -> Any:
         """A verb of the learner or the reference. Every rank is called alike; the first answers for all."""
-        PULSE.doing = f"{part}.{verb}"
-        arguments = tuple(Path(one) if isinstance(one, os.PathLike) else one for one in arguments)
-        result = asyncio.run(getattr(getattr(self.engine, part), verb)(*arguments))
-        PULSE.doing = "nothing"
+        with doing(f"{part}.{verb}"):
+            result = asyncio.run(getattr(getattr(self.engine, part), verb)(*arguments))
         return result if self.rank == 0 else None
 
     def take_weights(self, version: int) -> None:
         """Give this rank's generator the learner's weights."""
-        PULSE.doing = "generator.update_weights"
-        assert self.engine is not None
-        assert self.engine.generator is not None
-        asyncio.run(self.engine.generator.update_weights(version, self.engine.learner.weights()))
-        PULSE.doing = "nothing"
+        with doing("generator.update_weights"):
+            asyncio.run(self._generator.update_weights(version, self._engine.learner.weights()))
 
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling, count: int) -> list[list[Completion]]:
         """This rank's share of the prompts, every `world`-th from its own number on."""
-        PULSE.doing = "generator.generate"
-        assert self.engine is not None
-        assert self.engine.generator is not None
         own = prompts[self.rank :: dist.get_world_size()]
-        result = asyncio.run(self.engine.generator.generate(own, sampling, count=count)) if own else []
-        PULSE.doing = "nothing"
-        return result
+        with doing("generator.generate"):
+            return asyncio.run(self._generator.generate(own, sampling, count=count)) if own else []
+
+    @property
+    def _engine(self) -> Engine:
+        assert self.engine is not None
+        return self.engine
+
+    @property
+    def _generator(self) -> Generator:
+        assert self._engine.generator is not None
+        return self._engine.generator
 
     def pulse(self) -> tuple[int, str]:
         """The count of what has been done, and what is being done."""

@@ -15,6 +15,7 @@ from hone.config import EvalConfig, GRPOConfig, Loaded, SFTConfig
 from hone.engine.build import SMALL_MODEL, check_length, threads_for
 from hone.engine.machine import Machine, machine_here, machine_named
 from hone.engine.memory import tokens
+from hone.engine.place import alone, check_mesh, check_several
 from hone.engine.planner import choose, settled
 from hone.errors import HoneError, ModelError, RewardError
 from hone.launch.memory import choice_lines, human_count, memory_lines
@@ -49,12 +50,15 @@ def sections(kind: str, loaded: Loaded, gpu: str | None = None) -> list[tuple[st
         policy = config.policy
         shape, about = model_shape(policy.model_name, policy.hf_config_overrides)
         parts = [("model", about), ("devices", devices(config, shape, gpu))]
-        machine = machine_of(config, gpu)
+        machine = planned_machine(config, gpu)
         if shape is None:
             parts.append(("memory", ["unknown without the model's config.json"]))
         else:
             check_length(config, shape.context)
             choice = choose(shape, config, machine)
+            if machine.count > 1 and (gpu is not None or not alone(config.cluster)):
+                check_several(config)
+                check_mesh(settled(config, choice.taken.settings), choice.layout)
             config = settled(config, choice.taken.settings)
             parts.append(("run as", choice_lines(choice)))
             parts.append(("memory", memory_lines(choice, shape, config)))
@@ -80,7 +84,7 @@ def model_shape(name: str, overrides: dict[str, Any]) -> tuple[ModelShape | None
     ]
 
 
-def machine_of(config: SFTConfig | GRPOConfig, gpu: str | None) -> Machine:
+def planned_machine(config: SFTConfig | GRPOConfig, gpu: str | None) -> Machine:
     """The devices to plan for: GPUs of a kind that was named, those here (any others being alike), or the CPU."""
     cluster = config.cluster
     nodes, per_node = cluster.num_nodes, cluster.gpus_per_node
@@ -100,6 +104,10 @@ def devices(
 ) -> list[str]:
     """What the config asks for, and what is here."""
     cluster = config.cluster
+    if cluster.cpu_workers_per_node is not None and gpu is None:
+        return [
+            f"asked for: {cluster.num_nodes} x {counted(cluster.cpu_workers_per_node, 'process')} on the CPU"
+        ]
     wanted = cluster.gpus_per_node * cluster.num_nodes
     here = torch.cuda.device_count()
     asked = (
@@ -114,8 +122,9 @@ def devices(
         return lines
     if wanted > max(here, 1):
         lines.append(
-            f"not reachable from here: {wanted - here} GPUs. A run here uses one process: same numbers "
-            "up to rounding, slower. --gpu A100-80G (or another kind) plans for their memory"
+            f"not reachable from here: {wanted - here} GPUs. "
+            + ("" if here else "A run here uses one process: same numbers up to rounding, slower. ")
+            + "--gpu A100-80G (or another kind) plans for their memory"
         )
     elif not here:
         threads = threads_for(cluster.cpu_threads, shape.parameters if shape is not None else SMALL_MODEL)
@@ -221,5 +230,5 @@ def eval_lines(config: EvalConfig) -> list[str]:
 
 
 def counted(number: int, what: str) -> str:
-    """1 thread, 2 threads"""
-    return f"{number} {what}{'s' if number != 1 else ''}"
+    """1 thread, 2 threads, 2 processes"""
+    return f"{number} {what}{'' if number == 1 else 'es' if what.endswith('s') else 's'}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
@@ -32,6 +33,18 @@ class Mesh:
     def group(self, axis: str) -> dist.ProcessGroup:
         """Those that differ from this rank along one axis only."""
         return self.work.get_group(axis)
+
+
+def communication() -> str:
+    """What PyTorch's ranks speak to each other by: NCCL where there are GPUs, gloo for what is in host memory."""
+    return "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+
+
+def mesh_of_one(device_type: str) -> Mesh:
+    """A mesh with this process alone: FSDP without other ranks, for what else it does (CPU offload)."""
+    if not dist.is_initialized():
+        dist.init_process_group(communication(), store=dist.HashStore(), rank=0, world_size=1)
+    return make_mesh(dict.fromkeys(("replicate", "shard", "context", "tensor"), 1), device_type)
 
 
 def make_mesh(axes: Mapping[str, int], device_type: str) -> Mesh:

@@ -65,7 +65,7 @@ def tensor_parallel(scorer: TokenScorer, axis: DeviceMesh, *, sequence_parallel:
     model = scorer.model
     decoder = model.get_decoder()
     between = Shard(1) if sequence_parallel else Replicate()
-    for block in decoder.layers:
+    for block in blocks_of(model):
         plan = {name: STYLES[style]() for name, style in block_plan(model.config).items()}
         for name, module in block.named_children():
             if _is_norm(module):
@@ -119,7 +119,7 @@ def shard(scorer: TokenScorer, mesh: Mesh, *, cpu_offload: bool) -> None:
     replicated = mesh.weights["replicate"].size() > 1
     over = mesh.weights["replicate", "shard"] if replicated else mesh.weights["shard"]
     offload = CPUOffloadPolicy() if cpu_offload and mesh.weights.device_type != "cpu" else OffloadPolicy()
-    for block in scorer.model.get_decoder().layers:
+    for block in blocks_of(scorer.model):
         fully_shard(block, mesh=over, offload_policy=offload)
     fully_shard(scorer, mesh=over, offload_policy=offload)
     for module in scorer.modules():
@@ -169,6 +169,11 @@ def _is_norm(module: nn.Module) -> bool:
     return "norm" in type(module).__name__.lower()
 
 
-def blocks_of(model: PreTrainedModel) -> nn.ModuleList:
-    """The transformer blocks of a model, in order."""
-    return model.get_decoder().layers
+def blocks_of(model: PreTrainedModel) -> list[nn.Module]:
+    """The modules that repeat: those that the architecture says are not to be split, the outermost of them."""
+    kinds = set(model._no_split_modules or ())
+    found: dict[str, nn.Module] = {}
+    for name, module in model.named_modules():
+        if type(module).__name__ in kinds and not any(name.startswith(f"{above}.") for above in found):
+            found[name] = module
+    return list(found.values())

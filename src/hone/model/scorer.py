@@ -55,6 +55,13 @@ class TokenScorer(nn.Module):
         return self.known.shares_prompts if self.known is not None else traits.shares_prompts(self.model)
 
     @property
+    def device(self) -> torch.device:
+        """Where it computes: under CPU offload that is not where the weights are."""
+        if self.mesh is None or self.mesh.weights.device_type == "cpu":
+            return self.model.device
+        return torch.device(self.mesh.weights.device_type, torch.cuda.current_device())
+
+    @property
     def divides(self) -> int:
         """What the length of a row must be a multiple of."""
         if self.mesh is None:

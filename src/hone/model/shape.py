@@ -73,11 +73,13 @@ def load_shape(name: str, overrides: Mapping[str, Any] | None = None) -> ModelSh
 
 def shape_of(config: PreTrainedConfig) -> ModelShape:
     """Count a model on a meta device: 405B parameters take a fifth of a second and no memory."""
+    from hone.model.parallel import blocks_of  # torch's DTensor, which few runs need
+
     with torch.device("meta"):
         model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
     text = config.get_text_config()
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
-    blocks = [sum(p.numel() for p in block.parameters()) for block in _blocks(model)]
+    blocks = [sum(p.numel() for p in block.parameters()) for block in blocks_of(model)]
     parameters = sum(p.numel() for p in model.parameters())
     splits, splits_sequence = _splits(config)
     heads = getattr(text, "num_attention_heads", None) or 1
@@ -102,16 +104,6 @@ def shape_of(config: PreTrainedConfig) -> ModelShape:
         splits_sequence=splits_sequence,
         linears=_linears(model, head),
     )
-
-
-def _blocks(model: PreTrainedModel) -> list[nn.Module]:
-    """The modules that repeat: those that the architecture says are not to be split, the outermost of them."""
-    kinds = set(model._no_split_modules or ())
-    found: dict[str, nn.Module] = {}
-    for name, module in model.named_modules():
-        if type(module).__name__ in kinds and not any(name.startswith(f"{above}.") for above in found):
-            found[name] = module
-    return list(found.values())
 
 
 def _linears(model: PreTrainedModel, head: nn.Module | None) -> tuple[Linear, ...]:
@@ -139,11 +131,7 @@ def _scaled(text: PreTrainedConfig) -> bool:
 
 
 def _splits(config: PreTrainedConfig) -> tuple[bool, bool]:
-    from hone.model.parallel import (  # torch's DTensor, which few runs need
-        BETWEEN_IS_NORMS,
-        STYLES,
-        block_plan,
-    )
+    from hone.model.parallel import BETWEEN_IS_NORMS, STYLES, block_plan
 
     plan = block_plan(config)
     splits = bool(plan) and set(plan.values()) <= set(STYLES)

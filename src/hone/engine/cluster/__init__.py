@@ -17,13 +17,10 @@ from transformers import PreTrainedTokenizerBase
 
 from hone.config import GRPOConfig, SFTConfig
 from hone.engine import planner
-from hone.engine.build import Engine
+from hone.engine.build import Engine, threads_for
 from hone.engine.cluster.machines import FewerMachines, connect, ray, usable_nodes, wait_for_nodes
 from hone.engine.cluster.workers import Workers
-from hone.engine.layout import Layout
-from hone.engine.place import machine_of
-from hone.model.load import configured, resolve
-from hone.model.parallel import check_parallel
+from hone.engine.place import check_mesh, machine_of
 from hone.model.shape import ModelShape
 from hone.types import Completion, LossFn, Prompt, Sample, Sampling
 
@@ -39,14 +36,16 @@ def build_on_cluster(
 
     Raises ConfigError and ClusterError before any weight is loaded, WorkerLostError when a rank is lost meanwhile.
     """
-    machine_of(config.cluster)
     own = connect(config.cluster)
     while True:
         workers: Workers | None = None
         try:
             nodes = wait_for_nodes(config.cluster, recovering=recovering)
-            settled, layout = _planned(config, shape, nodes)
-            workers = Workers(settled, layout, own=own)
+            settled, choice = planner.resolve(config, shape, machine_of(config.cluster, nodes))
+            layout = choice.layout
+            check_mesh(settled, layout)
+            threads = threads_for(config.cluster.cpu_threads, shape.parameters, sharers=layout.per_node)
+            workers = Workers(settled, layout, threads=threads, own=own)
             workers.start()
             workers.everyone("build", settled, layout, seconds=config.cluster.worker_timeout_s)
             break
@@ -76,20 +75,6 @@ def build_on_cluster(
         notices=notices,
         workers=workers,
     )
-
-
-def _planned(
-    config: SFTConfig | GRPOConfig, shape: ModelShape, nodes: int
-) -> tuple[SFTConfig | GRPOConfig, Layout]:
-    """The configuration with all choices made, and the mesh, on so many machines. Raises ConfigError."""
-    settled, choice = planner.resolve(config, shape, machine_of(config.cluster, nodes))
-    check_parallel(
-        configured(resolve(config.policy.model_name), config.policy.hf_config_overrides),
-        choice.layout.axes,
-        sequence_parallel=settled.policy.sequence_parallel,
-        lora=config.policy.lora.enabled,
-    )
-    return settled, choice.layout
 
 
 class ClusterLearner:

@@ -12,11 +12,9 @@ from typing import Any
 from hone.config.schema import ClusterConfig
 from hone.errors import ClusterError, ConfigError, install_command
 
-os.environ.setdefault(
-    "RAY_AUTH_MODE", "disabled"
-)  # read on import; with it Ray writes a token into the home folder
+# Read when Ray is imported. It would write a token into the home folder, and report its use.
+os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 try:
     import ray

@@ -24,16 +24,16 @@ class Watch:
     """Tells a long piece of work from a hang, by the ranks' pulses."""
 
     def __init__(self, workers: Workers, method: str, seconds: float) -> None:
-        self.workers, self.method, self.seconds = workers, method, seconds
+        self.workers, self.doing, self.seconds = workers, method, seconds
         self.counts: dict[int, int | None] = {}
         self.moved = time.monotonic()
 
     async def hung(self, waiting: Sequence[int]) -> str | None:
         """Why this is a hang, once no rank that is waited for has got on for long enough."""
-        before, self.counts = self.counts, {}
+        before, self.counts = self.counts, dict.fromkeys(waiting)
         for rank in waiting:
-            beat = await self._control(rank, "pulse")
-            self.counts[rank] = beat[0] if beat is not None else None
+            if (pulse := await self._control(rank, "pulse")) is not None:
+                self.counts[rank], self.doing = pulse
         if any(count is not None and count != before.get(rank) for rank, count in self.counts.items()):
             self.moved = time.monotonic()
         if time.monotonic() - self.moved < self.seconds:
@@ -42,7 +42,7 @@ class Watch:
         rank = min(waiting, key=lambda rank: -1 if (count := self.counts[rank]) is None else count)
         stack = await self._control(rank, "stacks")
         where = f"; it is here:\n{stack}" if stack else "; it does not answer"
-        return f"{self.workers.name(rank)} made no progress for {self.seconds:.0f} s in {self.method}{where}"
+        return f"{self.workers.name(rank)} made no progress for {self.seconds:.0f} s in {self.doing}{where}"
 
     async def _control(self, rank: int, method: str) -> Any:
         actor = self.workers.actors[rank]
@@ -54,6 +54,7 @@ class Watch:
 
 
 async def answer_of(ref: Any) -> Any:
+    """What a call comes back with."""
     return await asyncio.wrap_future(ref.future())
 
 
@@ -67,6 +68,7 @@ def why(error: BaseException) -> str:
 
 
 def is_about_touch(error: BaseException) -> bool:
+    """Whether this is PyTorch's communication giving up, which has no exception of its own."""
     text = f"{type(error).__name__} {error}".lower()
     return isinstance(error, RuntimeError) and any(
         word in text

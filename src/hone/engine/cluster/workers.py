@@ -38,8 +38,8 @@ PASSED_ON = ("HF_HUB_OFFLINE", "HF_HOME", "HF_ENDPOINT", "HF_TOKEN", "PYTHONPATH
 class Workers:
     """The ranks of a run."""
 
-    def __init__(self, config: SFTConfig | GRPOConfig, layout: Layout, *, own: bool) -> None:
-        self.config, self.layout, self.own = config, layout, own
+    def __init__(self, config: SFTConfig | GRPOConfig, layout: Layout, *, threads: int, own: bool) -> None:
+        self.config, self.layout, self.threads, self.own = config, layout, threads, own
         self.folder = Path(config.checkpointing.checkpoint_dir).resolve() / "workers"
         self.actors: list[Any] = []
         self.about: list[dict[str, Any]] = []
@@ -96,10 +96,8 @@ class Workers:
                 )
 
     def _environment(self) -> dict[str, str]:
-        threads = self.config.cluster.cpu_threads or max(1, (os.cpu_count() or 1) // self.layout.per_node)
-        chosen = os.environ.get("OMP_NUM_THREADS") if self.config.cluster.cpu_threads is None else None
         return {
-            "OMP_NUM_THREADS": chosen or str(threads),
+            "OMP_NUM_THREADS": str(self.threads),
             "OMP_WAIT_POLICY": "PASSIVE",
             "TOKENIZERS_PARALLELISM": "false",
             **{name: os.environ[name] for name in PASSED_ON if name in os.environ},
