@@ -145,10 +145,15 @@ class Totals:
 
 @dataclass
 class Outputs:
-    """What the model said about the targets of a Batch. All fp32."""
+    """What the model said about the targets of a Batch. All fp32.
+
+    A language model gives log-probabilities. A model with a scalar head gives values, each of the state before its
+    target; its `logprobs_N` are nan, so that a loss made for the other kind stops the run.
+    """
 
     logprobs_N: Tensor
     entropy_N: Tensor | None = None
+    values_N: Tensor | None = None
 
 
 @dataclass
@@ -167,10 +172,11 @@ LossFn = Callable[[Outputs, Batch, Totals], LossOutput]
 
 
 class Scorer(Protocol):
-    """A model that gives log-probabilities; `engine/` has the implementations."""
+    """A model that gives log-probabilities, or values; `engine/` has the implementations."""
 
     async def forward(self, samples: Sequence[Sample]) -> list[Tensor]:
-        """Log-probabilities of each sample's targets, in order: one fp32 tensor [targets] each."""
+        """Log-probabilities of each sample's targets (values, from a model with a scalar head), in order: one fp32
+        tensor [targets] each."""
         ...
 
 

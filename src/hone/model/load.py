@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +14,20 @@ from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
     AutoTokenizer,
     GenerationConfig,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import logging
 from transformers.utils.logging import disable_progress_bar
 
 from hone import embedded
 from hone.errors import ConfigError, ModelError
 from hone.model.attention import use_grouped_sdpa
+from hone.model.scalar import check_head, has_scalar_head, head_name
 
 TOKENIZER_FILES = ("tokenizer_config.json", "tokenizer.json", "config.json")
 WEIGHT_FILES = ("*.safetensors", "pytorch_model*.bin")
@@ -57,22 +60,25 @@ def load_model(
     overrides: Mapping[str, Any] | None = None,
     seed: int = 0,
     activation_checkpointing: bool = False,
+    scalar: bool = False,
+    fresh_head: bool = True,
 ) -> PreTrainedModel:
     """A causal language model in fp32 (the precision of a run is applied when it computes, not when it stores).
 
     `overrides` change the model's config (upstream: policy.hf_config_overrides). An embedded model without weights
-    starts from random ones drawn with `seed`.
+    starts from random ones drawn with `seed`. `scalar`: with a head that says one number (`hone.model.scalar`), the
+    checkpoint's own or, where it has none and `fresh_head`, a new one drawn with `seed`.
     """
     source = resolve(name)
     disable_progress_bar()  # Hone's own progress line is the only one
     try:
-        config = configured(source, overrides or {})
+        config = wanted_config(name, overrides or {}, scalar=scalar, fresh_head=fresh_head)
         if Path(source).is_dir() and not any(any(Path(source).glob(kind)) for kind in WEIGHT_FILES):
             if not embedded.is_embedded_model(name):
                 raise ModelError(f"{name} has a config.json but no weights (*.safetensors)")
-            model = _random(config, seed)
+            model = _random(config, seed, scalar)
         else:
-            model = _pretrained(name, source, config)
+            model = _pretrained(name, source, config, seed, scalar)
     except (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError) as error:
         raise ModelError(f"cannot load model {name}: {one_line(error)}") from error
     if (spoilt := not_finite(model.state_dict().items())) is not None:
@@ -90,18 +96,36 @@ def empty_model(
     overrides: Mapping[str, Any] | None = None,
     activation_checkpointing: bool = False,
     dtype: torch.dtype = torch.float32,
+    scalar: bool = False,
 ) -> PreTrainedModel:
     """What `load_model` gives, on the meta device: no weights are read, and none take memory."""
-    source = resolve(name)
+    config = wanted_config(name, overrides or {}, scalar=scalar)
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(configured(source, overrides or {}), dtype=dtype)
+        model = auto_class(scalar).from_config(config, dtype=dtype)
     with contextlib.suppress(OSError):  # a model need not have one
-        model.generation_config = GenerationConfig.from_pretrained(source)
+        model.generation_config = GenerationConfig.from_pretrained(resolve(name))
     _set_up(model, activation_checkpointing)
     return model
 
 
+def auto_class(scalar: bool) -> Any:
+    """The class of `transformers` that makes a model with the head that is wanted."""
+    return AutoModelForSequenceClassification if scalar else AutoModelForCausalLM
+
+
+def wanted_config(
+    name: str, overrides: Mapping[str, Any], *, scalar: bool = False, fresh_head: bool = True
+) -> PreTrainedConfig:
+    """The config of a model with the head that is wanted. Raises ModelError where the checkpoint has another one."""
+    config = configured(resolve(name), overrides)
+    check_head(name, config, scalar=scalar, fresh=fresh_head)
+    if scalar:
+        config.num_labels = 1
+    return config
+
+
 def _set_up(model: PreTrainedModel, activation_checkpointing: bool) -> None:
+    model.config.architectures = [type(model).__name__]  # a checkpoint's config says what to make of its weights
     if activation_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     use_grouped_sdpa(model)
@@ -130,11 +154,15 @@ def configured(source: str, overrides: Mapping[str, Any]) -> PreTrainedConfig:
     return AutoConfig.from_pretrained(source, **overrides) if overrides else config
 
 
-def _pretrained(name: str, source: str, config: PreTrainedConfig) -> PreTrainedModel:
-    """With every weight from the files: one that they lack, or have in another shape, would otherwise be random."""
-    loaded: Any = AutoModelForCausalLM.from_pretrained(
-        source, config=config, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
-    )
+def _pretrained(name: str, source: str, config: PreTrainedConfig, seed: int, scalar: bool) -> PreTrainedModel:
+    """With every weight from the files: one that they lack, or have in another shape, would otherwise be random. A new
+    scalar head is: it is drawn with `seed`."""
+    fresh = scalar and not has_scalar_head(config)
+    with _quiet(fresh), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        loaded: Any = auto_class(scalar).from_pretrained(
+            source, config=config, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
+        )
     model, report = loaded
     if report["mismatched_keys"]:
         weight, stored, wanted = sorted(report["mismatched_keys"])[0]
@@ -142,8 +170,8 @@ def _pretrained(name: str, source: str, config: PreTrainedConfig) -> PreTrainedM
             f"{name}: {weight} is {list(stored)} in the weight files and {list(wanted)} by the config: "
             "correct config.json or policy.hf_config_overrides"
         )
-    if report["missing_keys"]:
-        missing = sorted(report["missing_keys"])
+    own = f"{head_name(model)}." if fresh else "\0"
+    if missing := sorted(key for key in report["missing_keys"] if not key.startswith(own)):
         raise ModelError(
             f"{name} lacks {len(missing)} weights of {type(model).__name__}, such as {missing[0]}: "
             "its config.json and its weight files do not belong together"
@@ -151,10 +179,22 @@ def _pretrained(name: str, source: str, config: PreTrainedConfig) -> PreTrainedM
     return model
 
 
-def _random(config: Any, seed: int) -> PreTrainedModel:
+@contextlib.contextmanager
+def _quiet(wanted: bool) -> Iterator[None]:
+    """Without the library's report of a head that is new, as it is meant to be."""
+    before = logging.get_verbosity()
+    if wanted:
+        logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
+def _random(config: Any, seed: int, scalar: bool) -> PreTrainedModel:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        return auto_class(scalar).from_config(config, dtype=torch.float32)
 
 
 PASS_THROUGH = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
