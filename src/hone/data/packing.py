@@ -1,8 +1,8 @@
 """Plans of micro-batches: which samples go through the model together. Pure functions of the lengths.
 
-What is planned is whatever stays together: a sample, or the samples of a unit. Every plan holds each index exactly once. What is together changes nothing but speed, since denominators are
-counted over the global batch, so the plans are free to sort. Longest first: memory that does not suffice
-shows at once.
+What is planned is whatever stays together: a sample, or the samples of a unit. Every plan holds each index exactly
+once. What is together changes nothing but speed, since denominators are counted over the global batch, so the plans
+are free to sort. Longest first: memory that does not suffice shows at once.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def by_tokens(
 ) -> Plan:
     """As few padded micro-batches as possible, each of at most `budget` padded tokens.
 
-    `rows` says how many rows each index has (1 when None), the longest of them `lengths` long. The cost of a micro-batch
-    is rows × longest row rounded up to a multiple of `round_to`. What fits the budget only before rounding gets a
+    `rows` says how many rows each index has (1 when None), the longest of them `lengths` long. A micro-batch costs
+    rows × longest row rounded up to a multiple of `round_to`. What fits the budget only before rounding gets a
     micro-batch of its own. Raises SampleTooLongError.
     """
     rows = [1] * len(lengths) if rows is None else rows

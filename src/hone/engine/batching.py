@@ -164,12 +164,9 @@ def shared_atoms(samples: Sequence[Sample], units: Rows, most: int, tokens: int)
         if group is None or row_length(samples, unit) > tokens:
             atoms.append(Atom([[index] for index in unit]))
             continue
-        atom = open_atoms.get(group)
-        if (
-            atom is None
-            or atom.units >= most
-            or row_length(samples, joined := [*atom.rows[0], *unit]) > tokens
-        ):
+        atom = open_atoms.get(group, Atom([[]], most))  # full: none is open
+        joined = [*atom.rows[0], *unit]
+        if atom.units >= most or row_length(samples, joined) > tokens:
             atom = open_atoms[group] = Atom([list(unit)])
             atoms.append(atom)
         else:
