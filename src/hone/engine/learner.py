@@ -58,6 +58,8 @@ class LocalLearner:
                 f"{self.model.config.model_type} model. Set policy.sequence_packing.enabled=false "
                 "(policy.dynamic_batching.enabled=true pads little)"
             )
+        if self.scorer.scalar:  # where `transformers` looks for the end of a text; saved with the model
+            self.model.config.get_text_config().pad_token_id = pad_token
         self.updates = 0
         self.frozen = frozen
         self.save_optimizer = not frozen
@@ -70,7 +72,8 @@ class LocalLearner:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=policy.precision == "float16")
 
     async def forward(self, samples: Sequence[Sample]) -> list[Tensor]:
-        """Log-probabilities of each sample's targets, in order: one fp32 CPU tensor [targets] each."""
+        """Log-probabilities of each sample's targets, in order: one fp32 CPU tensor [targets] each. Values, where the
+        model has a scalar head."""
         counts = [sample.num_targets for sample in samples]
         if not counts:
             return []
@@ -80,7 +83,7 @@ class LocalLearner:
             for rows in self._share(samples, training=False):
                 beat()
                 micro = self._collate(samples, rows)
-                parts = self._logprobs(micro).split(micro.batch.lengths_S.tolist())
+                parts = self._read(micro).split(micro.batch.lengths_S.tolist())
                 for index, part in zip((i for row in rows for i in row), parts, strict=bool(rows)):
                     values_N[starts[index] : starts[index + 1]] = part
         return list(self.ranks.total(values_N).cpu().split(counts))
@@ -96,7 +99,7 @@ class LocalLearner:
         for rows in self._share(samples, training=True):
             beat()
             micro = self._collate(samples, rows)
-            result = loss(Outputs(logprobs_N=self._logprobs(micro)), micro.batch, totals)
+            result = loss(self._outputs(micro), micro.batch, totals)
             self.scaler.scale(result.loss).backward()
             losses.append((result.loss.detach(), micro.batch.ids))
             for name, part in {"loss": losses[-1][0], **result.metrics}.items():
@@ -169,7 +172,14 @@ class LocalLearner:
             round_to=math.lcm(self.scorer.divides, dynamic.sequence_length_round if dynamic.enabled else 1),
         )
 
-    def _logprobs(self, micro: MicroBatch) -> Tensor:
+    def _outputs(self, micro: MicroBatch) -> Outputs:
+        """What a loss is given: log-probabilities, or the values of a scalar head."""
+        read_N = self._read(micro)
+        if not self.scorer.scalar:
+            return Outputs(logprobs_N=read_N)
+        return Outputs(logprobs_N=torch.full_like(read_N, math.nan, requires_grad=False), values_N=read_N)
+
+    def _read(self, micro: MicroBatch) -> Tensor:
         with self.autocast():
             return self.scorer(
                 micro.input_ids,

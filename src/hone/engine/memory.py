@@ -157,7 +157,7 @@ def _cast(shape: ModelShape, size: int, settings: Settings) -> int:
     checkpointing the graph is made again block by block."""
     if size == FP32:
         return 0
-    head = shape.vocabulary * shape.hidden
+    head = 0 if shape.scalar else shape.vocabulary * shape.hidden
     all_used = shape.parameters - (0 if shape.tied else shape.embedding)
     used = shape.block + head if settings.activation_checkpointing else all_used
     return _share(size * used, settings.tensor)

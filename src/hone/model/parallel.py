@@ -61,7 +61,8 @@ def parallelize(scorer: TokenScorer, mesh: Mesh, *, sequence_parallel: bool, cpu
 
 
 def tensor_parallel(scorer: TokenScorer, axis: DeviceMesh, *, sequence_parallel: bool) -> None:
-    """Spread each block over the ranks of `axis`, and the embedding and head over the vocabulary."""
+    """Spread each block over the ranks of `axis`, and the embedding and head over the vocabulary. A scalar head, like
+    the norms, is whole on every rank."""
     model = scorer.model
     decoder = model.get_decoder()
     between = Shard(1) if sequence_parallel else Replicate()
@@ -87,7 +88,8 @@ def tensor_parallel(scorer: TokenScorer, axis: DeviceMesh, *, sequence_parallel:
         parallelize_module(block, axis, plan)
     ends: dict[str, ParallelStyle] = {}
     embedding = model.get_input_embeddings()
-    tied = model.get_output_embeddings().weight is embedding.weight
+    head = model.get_output_embeddings()
+    tied = head is not None and head.weight is embedding.weight
     spread = type(embedding) is nn.Embedding and (scorer.plain_head or not tied)
     if spread:
         ends["embed_tokens"] = RowwiseParallel(input_layouts=Replicate(), output_layouts=between)
@@ -99,9 +101,9 @@ def tensor_parallel(scorer: TokenScorer, axis: DeviceMesh, *, sequence_parallel:
         ends["norm"] = SequenceParallel(use_local_output=True)
     parallelize_module(decoder, axis, ends)
     if scorer.plain_head and (spread or not tied):
-        parallelize_module(model.get_output_embeddings(), axis, ColwiseParallel())
+        parallelize_module(head, axis, ColwiseParallel())
     if tied:
-        model.get_output_embeddings().weight = embedding.weight
+        head.weight = embedding.weight
 
 
 def block_plan(config: PreTrainedConfig) -> dict[str, str]:

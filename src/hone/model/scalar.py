@@ -62,7 +62,11 @@ def check_head(name: str, config: PreTrainedConfig, *, scalar: bool, fresh: bool
 def head_of(model: nn.Module) -> nn.Module:
     """The module that turns a hidden state into the score. Raises ModelError where there is not exactly one."""
     bare = _bare(model)
-    heads = [part for part in bare.children() if part is not bare.base_model and any(True for _ in part.parameters())]
+    heads = [
+        part
+        for part in bare.children()
+        if part is not bare.base_model and any(True for _ in part.parameters())
+    ]
     if len(heads) != 1:
         raise ModelError(f"{type(bare).__name__} has {len(heads)} modules beside its body: {_UNUSABLE}")
     return heads[0]
@@ -92,12 +96,16 @@ def check_scores(model: PreTrainedModel, ids: Tensor, hidden: Tensor, longer: Te
     try:
         own = model(input_ids=ids, use_cache=False).logits
     except (TypeError, ValueError, RuntimeError) as error:
-        raise ModelError(f"{type(_bare(model)).__name__} cannot score a text: {error}; {_UNUSABLE}") from error
+        raise ModelError(
+            f"{type(_bare(model)).__name__} cannot score a text: {error}; {_UNUSABLE}"
+        ) from error
     finally:
         config.pad_token_id = pad
     read = values(model, torch.stack([hidden[0, -1], longer[0, ids.shape[1] - 1]]))
     if own.shape != (1, 1) or not torch.allclose(own.float().expand(2, 1)[:, 0], read, rtol=1e-3, atol=1e-4):
-        raise ModelError(f"{type(_bare(model)).__name__}: its score is not read off its last token; {_UNUSABLE}")
+        raise ModelError(
+            f"{type(_bare(model)).__name__}: its score is not read off its last token; {_UNUSABLE}"
+        )
 
 
 _UNUSABLE = "use a decoder whose sequence classifier has one linear head, such as a Llama's or a Qwen3's"

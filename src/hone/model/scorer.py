@@ -1,4 +1,4 @@
-"""A model's log-probabilities at chosen positions, however its weights and its tokens are spread over ranks."""
+"""A model's log-probabilities, or values, at chosen positions, however its weights and its tokens are spread over ranks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, Replicate, Shard
 from transformers import PreTrainedModel
 
-from hone.model import traits
+from hone.model import scalar, traits
 from hone.model.linear_logprobs import VocabularyShard, linear_logprobs
 from hone.model.mesh import Mesh
 
@@ -19,7 +19,7 @@ from hone.model.mesh import Mesh
 class TokenScorer(nn.Module):
     """Holds the model. Where its logits are a plain linear map of its last hidden states (checked once, by comparing
     with the model's own), `linear_logprobs` is used. Any other head (soft-capped, scaled) goes through the model's own
-    logits.
+    logits. A model with a scalar head gives its values in their place.
 
     `known` are the model's traits, where its weights are not there to try with; else they are found out when needed.
     """
@@ -40,6 +40,7 @@ class TokenScorer(nn.Module):
         self.mesh: Mesh | None = None
         """Set when the model is spread over ranks (`hone.model.parallel`), as is `sequence_parallel`."""
         self.sequence_parallel = False
+        self.scalar = scalar.is_scalar(model)
         self.plain_head = known.head_is_plain if known is not None else traits.head_is_plain(model)
 
     @cached_property
@@ -77,7 +78,8 @@ class TokenScorer(nn.Module):
         *,
         attention_mask: Tensor | None = None,
     ) -> Tensor:
-        """Log-probability of `targets_N`, each predicted from flat position `at_N` of `input_ids` [B, T]. -> [N] fp32.
+        """Log-probability of `targets_N`, each predicted from flat position `at_N` of `input_ids` [B, T], or the values
+        of these positions. -> [N] fp32.
 
         Rows are right-padded (causal attention never looks at what follows), or, with `position_ids` that start
         again at 0, several sequences packed into a row that do not see each other. `attention_mask` [B, 1, T, T]
@@ -94,9 +96,9 @@ class TokenScorer(nn.Module):
                 attention_mask = visible(position_ids, 0, input_ids.shape[1])
             if position_ids is None:
                 position_ids = torch.arange(input_ids.shape[1], device=input_ids.device)[None]
-        return self._logprobs(input_ids, position_ids, at_N, targets_N, attention_mask)
+        return self._read(input_ids, position_ids, at_N, targets_N, attention_mask)
 
-    def _logprobs(
+    def _read(
         self,
         input_ids: Tensor,
         position_ids: Tensor | None,
@@ -104,7 +106,7 @@ class TokenScorer(nn.Module):
         targets_N: Tensor,
         attention_mask: Tensor | None,
     ) -> Tensor:
-        if not self.plain_head:
+        if not self.plain_head and not self.scalar:
             logits = self.model(
                 input_ids=input_ids, position_ids=position_ids, attention_mask=attention_mask, use_cache=False
             ).logits
@@ -115,6 +117,8 @@ class TokenScorer(nn.Module):
             assert self.mesh is not None
             parts = DTensor.from_local(hidden, self.mesh.weights["tensor"], [Shard(1)])
             hidden = parts.redistribute(placements=[Replicate()]).to_local()
+        if self.scalar:
+            return scalar.values(self.model, hidden.flatten(0, 1)[at_N])
         weight, vocabulary = self.model.get_output_embeddings().weight, None
         if isinstance(weight, DTensor):
             vocabulary = VocabularyShard(weight.device_mesh.get_group(), _first_row(weight))
@@ -136,7 +140,7 @@ class TokenScorer(nn.Module):
         targets_N: Tensor,
         attention_mask: Tensor | None,
     ) -> Tensor:
-        """The model sees this context rank's part of every row; log-probabilities are put together afterwards."""
+        """The model sees this context rank's part of every row; what is read is put together afterwards."""
         assert self.mesh is not None
         length = input_ids.shape[1]
         width = length // self.mesh.size("context")
@@ -151,8 +155,8 @@ class TokenScorer(nn.Module):
         column_N = at_N % length
         mine_N = (column_N >= start) & (column_N < start + width)
         at_own = (at_N // length * width + column_N - start)[mine_N]
-        logprobs = self._logprobs(input_ids[:, own], position_ids[:, own], at_own, targets_N[mine_N], mask)
-        return _PutTogether.apply(logprobs, mine_N, self.mesh.group("context"))
+        read = self._read(input_ids[:, own], position_ids[:, own], at_own, targets_N[mine_N], mask)
+        return _PutTogether.apply(read, mine_N, self.mesh.group("context"))
 
 
 def visible(position_ids: Tensor, start: int, end: int) -> Tensor:

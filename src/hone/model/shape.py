@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
-from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from hone.errors import ModelError
-from hone.model.load import configured, one_line, resolve
+from hone.model.load import auto_class, one_line, wanted_config
+from hone.model.scalar import head_of
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Linear:
 
 @dataclass(frozen=True)
 class ModelShape:
-    """Sizes of a causal language model, in parameters, units or tokens."""
+    """Sizes of a causal language model, or of one with a scalar head, in parameters, units or tokens."""
 
     architecture: str
     model_type: str
@@ -58,25 +59,28 @@ class ModelShape:
     splits_sequence: bool
     """Whether sequence parallelism is made for the architecture."""
     linears: tuple[Linear, ...] = ()
+    scalar: bool = False
+    """Whether the head says one number, so that there are no logits."""
 
 
-def load_shape(name: str, overrides: Mapping[str, Any] | None = None) -> ModelShape:
+def load_shape(name: str, overrides: Mapping[str, Any] | None = None, *, scalar: bool = False) -> ModelShape:
     """The shape of a model by name: its config is read, its weights are not.
 
-    Raises ModelError for a config that cannot be read, ConfigError for an override that it does not have.
+    Raises ModelError for a config that cannot be read or tells of another head, ConfigError for an override that it
+    does not have.
     """
     try:
-        return shape_of(configured(resolve(name), overrides or {}))
+        return shape_of(wanted_config(name, overrides or {}, scalar=scalar), scalar=scalar)
     except (OSError, ValueError, StrictDataclassError) as error:
         raise ModelError(f"cannot read the config of model {name}: {one_line(error)}") from error
 
 
-def shape_of(config: PreTrainedConfig) -> ModelShape:
+def shape_of(config: PreTrainedConfig, *, scalar: bool = False) -> ModelShape:
     """Count a model on a meta device: 405B parameters take a fifth of a second and no memory."""
     from hone.model.parallel import blocks_of  # torch's DTensor, which few runs need
 
     with torch.device("meta"):
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
+        model: PreTrainedModel = auto_class(scalar).from_config(config)
     text = config.get_text_config()
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     blocks = [sum(p.numel() for p in block.parameters()) for block in blocks_of(model)]
@@ -102,7 +106,8 @@ def shape_of(config: PreTrainedConfig) -> ModelShape:
         plain_head=isinstance(head, nn.Linear) and head.bias is None and not _scaled(text),
         splits=splits,
         splits_sequence=splits_sequence,
-        linears=_linears(model, head),
+        linears=_linears(model, head_of(model) if scalar else head),
+        scalar=scalar,
     )
 
 

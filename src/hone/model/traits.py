@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from hone.model.attention import has_full_attention
+from hone.model.scalar import check_scores, is_scalar
 
 PROBE_LOGIT = 200.0
 """Size of the logits at which a model's head is compared with a plain linear one."""
@@ -27,8 +28,9 @@ class Traits:
 
 
 def traits_of(model: PreTrainedModel) -> Traits:
-    """Every trait of a model."""
-    return Traits(head_is_plain(model), keeps_packed_apart(model), shares_prompts(model))
+    """Every trait of a model. Raises ModelError for a scalar head that cannot be read at single positions."""
+    plain = head_is_plain(model)
+    return Traits(plain, keeps_packed_apart(model), shares_prompts(model))
 
 
 def hidden_states(
@@ -48,8 +50,14 @@ def head_is_plain(model: PreTrainedModel) -> bool:
     """Whether the logits are a plain linear map of the last hidden states.
 
     Compared with the model's own logits, the head's input scaled up until logits are large: at the small logits of
-    fresh weights a soft cap is the identity to the last digits.
+    fresh weights a soft cap is the identity to the last digits. A scalar head is never plain, but must be one: raises
+    ModelError for one whose score is not that of the last token alone.
     """
+    if is_scalar(model):
+        text, longer = _probe(model, 4), _probe(model, 6)
+        with _evaluating(model):
+            check_scores(model, text, hidden_states(model, text), hidden_states(model, longer))
+        return False
     head = model.get_output_embeddings()
     if not isinstance(head, nn.Linear) or head.bias is not None:
         return False
