@@ -188,7 +188,9 @@ def _activations(shape: ModelShape, policy: PolicyConfig, layout: Layout, settin
 def _logits(shape: ModelShape, policy: PolicyConfig, layout: Layout, settings: Settings) -> int:
     """As `model/linear_logprobs.py` computes them: a tile in fp32 and in the precision of the products, as many of
     them as it keeps on an accelerator, and the gradient of the whole matrix. A head that is not a plain matrix has
-    all at once."""
+    all at once, a scalar one none."""
+    if shape.scalar:
+        return 0
     size = BYTES[policy.precision]
     product = 0 if size == FP32 else size
     width = _share(shape.vocabulary, settings.tensor)

@@ -1,4 +1,4 @@
-"""A model's log-probabilities, or values, at chosen positions, however its weights and its tokens are spread over ranks."""
+"""A model's log-probabilities, or values, at chosen positions, however weights and tokens are spread over ranks."""
 
 from __future__ import annotations
 
