@@ -12,6 +12,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hone.config import EvalConfig, GRPOConfig, SFTConfig
+from hone.config.schema import PolicyConfig
 from hone.engine import planner
 from hone.engine.generator import LocalGenerator
 from hone.engine.learner import DTYPES, LocalLearner, WithoutAdapters
@@ -28,7 +29,7 @@ from hone.types import Generator, Scorer, TrainedModel
 
 @dataclass
 class Engine:
-    """What a loop works with. `reference` and `generator` are there when the algorithm needs them.
+    """What a loop works with. `reference`, `generator` and `value` are there when the algorithm needs them.
 
     A context: on leaving it, what was started elsewhere is stopped.
     """
@@ -37,6 +38,8 @@ class Engine:
     learner: TrainedModel
     reference: Scorer | None = None
     generator: Generator | None = None
+    value: TrainedModel | None = None
+    """A second model that is trained, with a scalar head: what a state is worth."""
     ranks: int = 1
     """Devices that the learner is spread over."""
     notices: list[str] = field(default_factory=list)
@@ -47,6 +50,11 @@ class Engine:
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+    @property
+    def parts(self) -> dict[str, TrainedModel]:
+        """The models that are trained, by the name that each has in a checkpoint."""
+        return {"policy": self.learner} | ({"value": self.value} if self.value is not None else {})
 
     def close(self) -> None:
         """Nothing was started."""
@@ -67,6 +75,7 @@ class LocalEngine(Engine):
     learner: LocalLearner
     reference: LocalLearner | WithoutAdapters | None = None
     generator: LocalGenerator | None = None
+    value: LocalLearner | None = None
 
 
 def place(model: torch.nn.Module, device: torch.device) -> None:
@@ -114,8 +123,10 @@ def build(
     `recovering`: a run that lost machines may go on with fewer than it asks for.
     """
     policy = config.policy
-    shape = load_shape(policy.model_name, policy.hf_config_overrides)
-    check_length(config, shape.context)
+    shape = load_shape(policy.model_name, policy.hf_config_overrides, scalar=policy.scalar)
+    check_length(policy, shape.context)
+    if (value := value_settings(config)) is not None:
+        check_length(value, load_shape(value.model_name, value.hf_config_overrides, scalar=True).context)
     if alone(config.cluster):
         settled, _ = planner.resolve(config, shape, machine_of(config.cluster))
         device = device_of_this_process(config.cluster)
@@ -128,6 +139,11 @@ def build(
     return build_on_cluster(config, tokenizer, shape, recovering=recovering)
 
 
+def value_settings(config: SFTConfig | GRPOConfig) -> PolicyConfig | None:
+    """The settings of the run's value model, if it has one."""
+    return getattr(config, "value", None)
+
+
 def build_here(
     config: SFTConfig | GRPOConfig,
     tokenizer: PreTrainedTokenizerBase,
@@ -136,44 +152,33 @@ def build_here(
 ) -> LocalEngine:
     """In this process: all of it, or on a mesh this rank's part."""
     policy = config.policy
-    seed = config.grpo.seed if isinstance(config, GRPOConfig) else config.sft.seed
+    seed = config.loop.seed
     seed_everything(seed + (mesh.rank("data") if mesh is not None else 0))
     temperature = config.policy.generation.temperature if isinstance(config, GRPOConfig) else 1.0
-    make = partial(_make, config, tokenizer, seed)
-    chunk = policy.logprob_chunk_size
 
-    def scorer(trained: bool) -> TokenScorer:
-        if mesh is not None:
-            return spread(
-                partial(make, trained),
-                mesh,
-                device,
-                temperature=temperature,
-                chunk_rows=chunk,
-                sequence_parallel=policy.sequence_parallel,
-                cpu_offload=bool(policy.cpu_offload),
-            )
-        model = make(trained, True)
-        place(model, device)
-        return TokenScorer(model, temperature=temperature, chunk_rows=chunk)
+    def learner_of(policy: PolicyConfig, *, trained: bool = True) -> LocalLearner:
+        scorer = _scorer(policy, tokenizer, seed, device, mesh, temperature=temperature, trained=trained)
+        return LocalLearner(scorer, policy, pad_token=tokenizer.pad_token_id, frozen=not trained)
 
-    trained = scorer(True)
-    if mesh is None:
-        set_threads(config.cluster.cpu_threads, trained)
-    learner = LocalLearner(trained, policy, pad_token=tokenizer.pad_token_id)
+    learner = learner_of(policy)
     learner.save_optimizer = config.checkpointing.save_optimizer
-    if isinstance(config, SFTConfig):
-        return LocalEngine(tokenizer, learner)
-    reference: LocalLearner | WithoutAdapters | None = None
+    if mesh is None:
+        set_threads(config.cluster.cpu_threads, learner.scorer)
+    engine = LocalEngine(tokenizer, learner)
+    if (settings := value_settings(config)) is not None:
+        engine.value = learner_of(settings)
+        engine.value.save_optimizer = learner.save_optimizer
+    if not isinstance(config, GRPOConfig):
+        return engine
     if config.loss_fn.reference_policy_kl_penalty:
-        if policy.lora.enabled:
-            reference = WithoutAdapters(learner)
-        else:
-            reference = LocalLearner(scorer(False), policy, pad_token=tokenizer.pad_token_id, frozen=True)
+        engine.reference = (
+            WithoutAdapters(learner) if policy.lora.enabled else learner_of(policy, trained=False)
+        )
     model = learner.model
     if mesh is not None:
-        model = unspread_copy(make(True, False, DTYPES[policy.precision]), learner.model, device)
-    generator = LocalGenerator(
+        empty = _make(policy, tokenizer, seed, True, False, DTYPES[policy.precision])
+        model = unspread_copy(empty, learner.model, device)
+    engine.generator = LocalGenerator(
         model,
         tokenizer,
         stop_tokens=stop_tokens(model, tokenizer),
@@ -181,35 +186,64 @@ def build_here(
         max_rows=config.policy.generation_batch_size,
         autocast=learner.autocast,
     )
-    return LocalEngine(tokenizer, learner, reference, generator)
+    return engine
+
+
+def _scorer(
+    policy: PolicyConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    seed: int,
+    device: torch.device,
+    mesh: Mesh | None,
+    *,
+    temperature: float,
+    trained: bool,
+) -> TokenScorer:
+    """A model on this process's device, or spread over the mesh."""
+    chunk = policy.logprob_chunk_size
+    if mesh is not None:
+        return spread(
+            partial(_make, policy, tokenizer, seed, trained),
+            mesh,
+            device,
+            temperature=temperature,
+            chunk_rows=chunk,
+            sequence_parallel=policy.sequence_parallel,
+            cpu_offload=bool(policy.cpu_offload),
+        )
+    model = _make(policy, tokenizer, seed, trained, True)
+    place(model, device)
+    return TokenScorer(model, temperature=temperature, chunk_rows=chunk)
 
 
 def _make(
-    config: SFTConfig | GRPOConfig,
+    policy: PolicyConfig,
     tokenizer: PreTrainedTokenizerBase,
     seed: int,
     trained: bool,
     with_weights: bool,
     dtype: torch.dtype = torch.float32,
 ) -> PreTrainedModel:
-    """The run's model in host memory; without weights on the meta device. What is not trained has no adapters."""
-    policy = config.policy
+    """A model of the run in host memory; without weights on the meta device. What is not trained has no adapters."""
+    name, overrides = policy.model_name, policy.hf_config_overrides
     checkpointing = bool(policy.activation_checkpointing) and trained
     if with_weights:
         model = load_model(
-            policy.model_name,
-            overrides=policy.hf_config_overrides,
+            name,
+            overrides=overrides,
             seed=seed,
             activation_checkpointing=checkpointing,
+            scalar=policy.scalar,
         )
     else:
         model = empty_model(
-            policy.model_name,
-            overrides=policy.hf_config_overrides,
+            name,
+            overrides=overrides,
             activation_checkpointing=checkpointing,
             dtype=dtype,
+            scalar=policy.scalar,
         )
-    _check_fit(model, tokenizer, config)
+    _check_fit(model, tokenizer, policy)
     return with_lora(model, policy.lora) if policy.lora.enabled and trained else model
 
 
@@ -232,23 +266,21 @@ def build_generator(config: EvalConfig, tokenizer: PreTrainedTokenizerBase) -> L
     )
 
 
-def check_length(config: SFTConfig | GRPOConfig, limit: int | None) -> None:
+def check_length(policy: PolicyConfig, limit: int | None) -> None:
     """Raise ConfigError when sequences may be longer than the model's positions."""
-    wanted = config.policy.max_total_sequence_length
+    wanted = policy.max_total_sequence_length
     if limit is not None and wanted > limit:
         raise ConfigError(
             f"policy.max_total_sequence_length={wanted} is more than the {limit} positions of "
-            f"{config.policy.model_name}: lower it to {limit}, or extend the model with policy.hf_config_overrides"
+            f"{policy.model_name}: lower it to {limit}, or extend the model with policy.hf_config_overrides"
         )
 
 
-def _check_fit(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: SFTConfig | GRPOConfig
-) -> None:
-    check_length(config, context_length(model))
+def _check_fit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, policy: PolicyConfig) -> None:
+    check_length(policy, context_length(model))
     rows = len(model.get_input_embeddings().weight)  # type: ignore[arg-type]
     if len(tokenizer) > rows:
         raise ConfigError(
-            f"policy.tokenizer.name={config.policy.tokenizer.name} has {len(tokenizer)} tokens, but "
-            f"{config.policy.model_name} has embeddings for {rows}: use the model's own tokenizer"
+            f"policy.tokenizer.name={policy.tokenizer.name} has {len(tokenizer)} tokens, but "
+            f"{policy.model_name} has embeddings for {rows}: use the model's own tokenizer"
         )

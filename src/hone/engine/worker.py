@@ -76,7 +76,7 @@ class Worker:
             self.engine = build_here(config, tokenizer_of(config), device, mesh)
 
     def call(self, part: str, verb: str, arguments: tuple[Any, ...]) -> Any:
-        """A verb of the learner or the reference. Every rank is called alike; the first answers for all."""
+        """A verb of a model, by its name in the engine. Every rank is called alike; the first answers for all."""
         with doing(f"{part}.{verb}"):
             result = asyncio.run(getattr(getattr(self.engine, part), verb)(*arguments))
         return result if self.rank == 0 else None

@@ -48,13 +48,13 @@ def sections(kind: str, loaded: Loaded, gpu: str | None = None) -> list[tuple[st
         parts.append(("sampling", eval_lines(config)))
     else:
         policy = config.policy
-        shape, about = model_shape(policy.model_name, policy.hf_config_overrides)
+        shape, about = model_shape(policy.model_name, policy.hf_config_overrides, scalar=policy.scalar)
         parts = [("model", about), ("devices", devices(config, shape, gpu))]
         machine = planned_machine(config, gpu)
         if shape is None:
             parts.append(("memory", ["unknown without the model's config.json"]))
         else:
-            check_length(config, shape.context)
+            check_length(policy, shape.context)
             choice = choose(shape, config, machine)
             if machine.count > 1 and (gpu is not None or not alone(config.cluster)):
                 check_several(config)
@@ -72,10 +72,12 @@ def sections(kind: str, loaded: Loaded, gpu: str | None = None) -> list[tuple[st
     return parts
 
 
-def model_shape(name: str, overrides: dict[str, Any]) -> tuple[ModelShape | None, list[str]]:
+def model_shape(
+    name: str, overrides: dict[str, Any], *, scalar: bool = False
+) -> tuple[ModelShape | None, list[str]]:
     """The model's size, counted from its config alone; or why it cannot be told from here."""
     try:
-        shape = load_shape(name, overrides)
+        shape = load_shape(name, overrides, scalar=scalar)
     except ModelError as error:
         return None, [f"{name}: not reachable from here ({error})"]
     return shape, [

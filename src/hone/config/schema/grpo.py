@@ -175,6 +175,11 @@ class GRPOConfig(ConfigModel):
     logger: LoggerConfig = section(LoggerConfig)
     cluster: ClusterConfig = section(ClusterConfig)
 
+    @property
+    def loop(self) -> GRPOSection:
+        """How long the run is, when it validates, what it draws with: the section of the command's own name."""
+        return self.grpo
+
     @model_validator(mode="after")
     def _fill(self) -> Self:
         fill_derived(self)

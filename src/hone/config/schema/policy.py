@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
@@ -100,6 +100,9 @@ class LoraConfig(ConfigModel):
 
 class PolicyConfig(ConfigModel):
     """The model that is trained."""
+
+    scalar: ClassVar[bool] = False
+    """Whether its head says one number (a reward or value model) rather than what comes next."""
 
     model_name: str = "hone/tiny"
     """Hugging Face name or folder of the model; or an embedded one: `hone/tiny`, `hone/tiny-sft`."""

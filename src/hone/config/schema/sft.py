@@ -63,6 +63,11 @@ class SFTConfig(ConfigModel):
     logger: LoggerConfig = section(LoggerConfig)
     cluster: ClusterConfig = section(ClusterConfig)
 
+    @property
+    def loop(self) -> SFTSection:
+        """How long the run is, when it validates, what it draws with: the section of the command's own name."""
+        return self.sft
+
     @model_validator(mode="after")
     def _fill(self) -> Self:
         fill_derived(self)

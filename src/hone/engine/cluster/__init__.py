@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from hone.config import GRPOConfig, SFTConfig
 from hone.engine import planner
-from hone.engine.build import Engine, threads_for
+from hone.engine.build import Engine, threads_for, value_settings
 from hone.engine.cluster.machines import FewerMachines, connect, ray, usable_nodes, wait_for_nodes
 from hone.engine.cluster.workers import Workers
 from hone.engine.place import check_mesh, machine_of
@@ -71,6 +71,7 @@ def build_on_cluster(
         ClusterLearner(workers, "learner"),
         ClusterLearner(workers, "reference") if referred else None,
         ClusterGenerator(workers) if online else None,
+        ClusterLearner(workers, "value") if value_settings(config) is not None else None,
         ranks=layout.world,
         notices=notices,
         workers=workers,
@@ -78,7 +79,7 @@ def build_on_cluster(
 
 
 class ClusterLearner:
-    """A model on all ranks: the learner, or the reference."""
+    """A model on all ranks: the learner, the reference or the value model, each by its name in the engine."""
 
     def __init__(self, workers: Workers, part: str) -> None:
         self.workers, self.part = workers, part
