@@ -177,7 +177,7 @@ class LocalLearner:
         read_N = self._read(micro)
         if not self.scorer.scalar:
             return Outputs(logprobs_N=read_N)
-        return Outputs(logprobs_N=torch.full_like(read_N, math.nan, requires_grad=False), values_N=read_N)
+        return Outputs(logprobs_N=read_N * math.nan, values_N=read_N)
 
     def _read(self, micro: MicroBatch) -> Tensor:
         with self.autocast():

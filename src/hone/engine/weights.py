@@ -65,8 +65,8 @@ def save(learner: LocalLearner, path: Path, *, with_optimizer: bool) -> None:
         )
     if ranks.first:
         learner.model.config.save_pretrained(path / "model")
-        if learner.model.generation_config is not None:
-            learner.model.generation_config.to_json_file(path / "model" / "generation_config.json")
+        if (generation := getattr(learner.model, "generation_config", None)) is not None:
+            generation.to_json_file(path / "model" / "generation_config.json")
     _write(dict(named_weights(learner.model)), path / "weights")
     if with_optimizer:
         (path / "optimizer").mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,5 @@
-"""From a checkpoint's DCP shards to a folder that `AutoModelForCausalLM.from_pretrained` loads."""
+"""From a checkpoint's DCP shards to a folder that `AutoModelForCausalLM.from_pretrained` loads, or for a model with a
+scalar head `AutoModelForSequenceClassification.from_pretrained`."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 import yaml
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
+from transformers import AutoConfig, GenerationConfig, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
 from hone.config.schema.policy import LoraConfig
@@ -19,7 +20,8 @@ from hone.engine.learner import DTYPES
 from hone.engine.weights import read_weights
 from hone.errors import CheckpointError, ConfigError
 from hone.model.adapters import with_lora
-from hone.model.load import load_tokenizer
+from hone.model.load import auto_class, load_tokenizer
+from hone.model.scalar import has_scalar_head
 
 
 def locate(run_or_step: Path) -> tuple[Path, Path]:
@@ -48,10 +50,13 @@ def convert(config_path: Path, dcp_ckpt_path: Path, hf_ckpt_path: Path, *, dtype
         verify(policy_folder.parent, fix="Convert another checkpoint of the run")
     if not ((dcp_ckpt_path / ".metadata").is_file() and (policy_folder / "model" / "config.json").is_file()):
         raise CheckpointError(f"{dcp_ckpt_path} holds no DCP checkpoint: give a step's policy/weights folder")
-    settings = _policy_settings(config_path)
+    settings = _settings(config_path, policy_folder.name)
     model = _trained_model(policy_folder, dcp_ckpt_path, settings)
     torch.nn.Module.to(model, DTYPES[dtype])
-    own = policy_folder / "tokenizer"
+    own = (
+        policy_folder.with_name("policy" if policy_folder.name == "value" else policy_folder.name)
+        / "tokenizer"
+    )
     tokenizer = load_tokenizer(str(own) if own.is_dir() else settings["tokenizer"]["name"])
     disable_progress_bar()
     aside = hf_ckpt_path.with_name(f".writing_{hf_ckpt_path.name}")
@@ -72,7 +77,7 @@ def convert(config_path: Path, dcp_ckpt_path: Path, hf_ckpt_path: Path, *, dtype
 def _trained_model(policy_folder: Path, weights: Path, settings: dict[str, Any]) -> PreTrainedModel:
     """The model with its trained weights; adapters are merged into them."""
     config = AutoConfig.from_pretrained(policy_folder / "model")
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model = auto_class(has_scalar_head(config)).from_config(config, dtype=torch.float32)
     lora = LoraConfig.model_validate(settings.get("lora", {}))
     if lora.enabled:
         model = with_lora(model, lora)
@@ -85,9 +90,10 @@ def _trained_model(policy_folder: Path, weights: Path, settings: dict[str, Any])
     return model
 
 
-def _policy_settings(config_path: Path) -> dict[str, Any]:
+def _settings(config_path: Path, part: str) -> dict[str, Any]:
+    """The section of the model that is converted: a run may train more than one."""
     try:
-        return yaml.safe_load(config_path.read_text())["policy"]
+        return yaml.safe_load(config_path.read_text())["value" if part == "value" else "policy"]
     except FileNotFoundError as error:
         raise CheckpointError(f"--config {config_path} does not exist: give a step's config.yaml") from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError) as error:

@@ -102,8 +102,9 @@ def empty_model(
     config = wanted_config(name, overrides or {}, scalar=scalar)
     with torch.device("meta"):
         model = auto_class(scalar).from_config(config, dtype=dtype)
-    with contextlib.suppress(OSError):  # a model need not have one
-        model.generation_config = GenerationConfig.from_pretrained(resolve(name))
+    if not scalar:
+        with contextlib.suppress(OSError):  # a model need not have one
+            model.generation_config = GenerationConfig.from_pretrained(resolve(name))
     _set_up(model, activation_checkpointing)
     return model
 
