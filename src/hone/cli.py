@@ -17,10 +17,11 @@ from typing import Any, NoReturn
 from hone import __version__
 from hone.errors import ConfigError, HoneError, Interrupted
 
-KINDS = ("sft", "grpo", "eval")
+KINDS = ("sft", "dpo", "grpo", "eval")
 
 ABOUT = {
     "sft": "supervised fine-tuning",
+    "dpo": "learning from comparisons: DPO and its relatives",
     "grpo": "reinforcement learning: GRPO and its relatives",
     "eval": "score a model by sampling answers",
     "convert": "make a Hugging Face folder of a checkpoint",
@@ -29,7 +30,7 @@ ABOUT = {
     "config": "list the settings of a command, or explain one",
 }
 
-RUNS = {"sft": "hone.supervised", "grpo": "hone.online", "eval": "hone.evaluation"}
+RUNS = {"sft": "hone.supervised", "dpo": "hone.supervised", "grpo": "hone.online", "eval": "hone.evaluation"}
 """Module whose `main(loaded)` does the work."""
 
 OVERRIDES = """\
@@ -124,7 +125,7 @@ def _overview() -> str:
             "",
             *lines,
             "",
-            "`hone COMMAND --help` tells more. Without arguments, sft, grpo and eval use the embedded model.",
+            "`hone COMMAND --help` tells more. Without arguments, sft, dpo, grpo and eval use the embedded model.",
         ]
     )
 
@@ -155,7 +156,17 @@ def _run(kind: str, argv: list[str]) -> int:
     if options.dry_run:
         return _call("hone.launch.plan", kind, loaded)
     start.announce(kind, loaded)
-    result = importlib.import_module(RUNS[kind]).main(loaded)
+    if kind != "eval" and loaded.config.cluster.several:
+        from hone.launch.guard import guarded
+
+        return guarded(loaded.config, partial(_work, kind, loaded))
+    return _work(kind, loaded)
+
+
+def _work(kind: str, loaded: Any, recovering: bool = False) -> int:
+    """What a command is for."""
+    arguments = {"recovering": True} if recovering else {}
+    result = importlib.import_module(RUNS[kind]).main(loaded, **arguments)
     if isinstance(result, dict) and "folder" in result:
         print(_ending(result))
     return 0
@@ -173,7 +184,7 @@ def _ending(summary: Mapping[str, Any]) -> str:
 
 def _plan(argv: list[str]) -> int:
     parser = _with_config(_parser("plan"))
-    parser.usage = "hone plan [sft|grpo|eval] [--gpu KIND] [--config FILE] [key=value ...]"
+    parser.usage = f"hone plan [{'|'.join(KINDS)}] [--gpu KIND] [--config FILE] [key=value ...]"
     parser.add_argument(
         "--gpu",
         metavar="KIND",

@@ -42,6 +42,8 @@ FIT_KEYS = (
 )
 """How a run fits its devices, which may be others when it goes on."""
 FREE_KEYS = (*GOAL_KEYS, *LENGTH_KEYS, *VALIDATION_KEYS, *FIT_KEYS, "num_workers")
+ONE_SIGNAL_S = 0.3
+"""Signals closer together are one: a scheduler sends it to every process, and the command passes it on to the run."""
 
 
 class Cursor(Protocol):
@@ -57,14 +59,17 @@ class MoreMachines(Exception):
 
 
 async def keep_going(
-    config: SFTConfig | GRPOConfig, train: Callable[[bool], Awaitable[dict[str, Any]]]
+    config: SFTConfig | GRPOConfig,
+    train: Callable[[bool], Awaitable[dict[str, Any]]],
+    *,
+    recovering: bool = False,
 ) -> dict[str, Any]:
     """`train(recovering)` from its last checkpoint again and again, while workers are lost and it gets on in between.
 
     Raises WorkerLostError when workers were lost more than `cluster.max_restarts` times without a new checkpoint.
     """
     checkpoints = Checkpoints(config.checkpointing)
-    recovering, lost, reached = False, 0, -1
+    lost, reached = 0, -1
     while True:
         try:
             return await train(recovering)
@@ -120,7 +125,7 @@ class Run:
         self._started = self._step_started = time.monotonic()
         self._slowest_step = self._slowest_save = 0.0
         self._deadline = self._parse_deadline()
-        self._interrupted = False
+        self._interrupted: float | None = None
         self._saved_step = self._first_step = 0
 
     async def resume(self) -> None:
@@ -200,7 +205,7 @@ class Run:
         self.log(step, metrics)
         self.progress.update(step, {**metrics}, tokens)
         self._slowest_step = max(self._slowest_step, time.monotonic() - self._step_started)
-        if self._interrupted:
+        if self._interrupted is not None:
             self.stop_reason = "interrupted"
         elif self._deadline is not None and self._time_of_next_save() > self._deadline:
             self.stop_reason = "checkpoint_must_save_by"
@@ -211,7 +216,7 @@ class Run:
             if not last and self.engine.can_grow():
                 raise MoreMachines(f"more machines after step {step}")
         self._step_started = time.monotonic()
-        if self._interrupted and not step >= self.total_steps:
+        if self._interrupted is not None and step < self.total_steps:
             saved = (
                 f"saved {self.checkpoints.path(step)}; run the same command to go on"
                 if settings.enabled
@@ -288,11 +293,13 @@ class Run:
                     file.unlink()
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self._interrupted:
+        if self._interrupted is not None:
+            if time.monotonic() - self._interrupted < ONE_SIGNAL_S:
+                return
             raise Interrupted(
                 f"stopped at once, in step {self.step + 1}: the last checkpoint stands; run the same command to go on"
             )
-        self._interrupted = True
+        self._interrupted = time.monotonic()
         with contextlib.suppress(RuntimeError):  # the signal came while this very line was being written
             self.progress.note("stopping: this step is finished and saved first (Ctrl-C again stops at once)")
 

@@ -9,6 +9,7 @@ import fcntl
 import os
 import signal
 import tempfile
+import time
 from collections.abc import Coroutine, Iterator
 from pathlib import Path
 from types import FrameType
@@ -17,6 +18,9 @@ from typing import Any, NoReturn
 from hone.config import GRPOConfig, SFTConfig
 from hone.errors import CheckpointError, ConfigError
 from hone.tracking import RunFolder
+
+DYING_S = 3.0
+"""Seconds in which a run that was killed lets go of its folder: its memory goes first."""
 
 
 def run_alone(config: SFTConfig | GRPOConfig, main: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any]:
@@ -89,19 +93,30 @@ def claimed(config: SFTConfig | GRPOConfig) -> Iterator[None]:
     check_writable(folder.path, "checkpointing.checkpoint_dir")
     descriptor = os.open(folder.path, os.O_RDONLY)
     try:
+        _lock(descriptor, folder.path)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, path: Path) -> None:
+    """Raise CheckpointError for a folder that another process holds, also when that has had time to die."""
+    deadline = time.monotonic() + DYING_S
+    while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
+            if time.monotonic() < deadline:
+                time.sleep(0.05)
+                continue
             raise CheckpointError(
-                f"another run is writing to checkpointing.checkpoint_dir={folder.path}: wait for it to end, or name "
+                f"another run is writing to checkpointing.checkpoint_dir={path}: wait for it to end, or name "
                 "another folder"
             ) from error
         except OSError as error:
             if error.errno not in (errno.ENOTSUP, errno.ENOLCK, errno.ENOSYS):  # a file system without locks
                 raise
-        yield
-    finally:
-        os.close(descriptor)
+        return
 
 
 def check_writable(path: Path, key: str) -> None:

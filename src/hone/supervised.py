@@ -20,9 +20,9 @@ from hone.process import run_alone
 from hone.types import Sample, TrainedModel
 
 
-def main(loaded: Loaded) -> dict[str, Any]:
+def main(loaded: Loaded, *, recovering: bool = False) -> dict[str, Any]:
     """Train as configured; returns the run's summary. Raises HoneError for all that is expected to go wrong."""
-    return run_alone(loaded.config, keep_going(loaded.config, partial(train, loaded)))
+    return run_alone(loaded.config, keep_going(loaded.config, partial(train, loaded), recovering=recovering))
 
 
 async def train(loaded: Loaded, recovering: bool = False) -> dict[str, Any]:

@@ -26,10 +26,8 @@ def device_of_this_process(cluster: ClusterConfig) -> torch.device:
 
 def alone(cluster: ClusterConfig) -> bool:
     """Whether this process is all that a run gets: it asks for one device, or for GPUs where there are none."""
-    if cluster.cpu_workers_per_node is not None:
-        return cluster.cpu_workers_per_node * cluster.num_nodes == 1
-    if cluster.gpus_per_node * cluster.num_nodes <= 1:
-        return True
+    if not cluster.several or cluster.cpu_workers_per_node is not None:
+        return not cluster.several
     return cluster.ray_address is None and not torch.cuda.is_available()
 
 

@@ -105,6 +105,11 @@ class ClusterConfig(ConfigModel):
     cpu_threads: int | None = Field(None, ge=1)
     """Threads of torch; null: OMP_NUM_THREADS, else one for a model below 10 M parameters, else all cores."""
 
+    @property
+    def several(self) -> bool:
+        """Whether more than one device is asked for."""
+        return (self.cpu_workers_per_node or self.gpus_per_node) * self.num_nodes > 1
+
 
 class RewardFunctionConfig(ConfigModel):
     """One reward function."""

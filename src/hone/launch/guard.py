@@ -1,0 +1,112 @@
+"""A run in a process of its own, which is started again when it ends without saying so.
+
+A run on a Ray cluster may be ended by Ray: when the raylet of its machine dies, Ray at times exits the process that
+uses it, at once and without a word, whatever that process is doing. Nothing inside it can help. So the command itself
+only waits, and knows nothing of Ray; what it does is this module.
+
+Nothing of torch or Ray may be imported before (a fork copies no threads), and nothing is imported here.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from hone.config import GRPOConfig, SFTConfig
+from hone.errors import WorkerLostError
+
+STOP = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+FROM_THE_TERMINAL = 0x80
+"""`si_code` of a Ctrl-C (SI_KERNEL), which the terminal has sent to the run's process as well."""
+
+
+def guarded(config: SFTConfig | GRPOConfig, run: Callable[[bool], int]) -> int:
+    """`run(recovering)` in a child process, and its exit code; what `run` raises is raised in the child alone.
+
+    A child that ends without returning or raising is replaced, up to `cluster.max_restarts` times without a new
+    checkpoint; then WorkerLostError. Signals are passed on, and a child ends with this process.
+    """
+    recovering, lost, reached = False, 0, -1
+    while True:
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {*STOP, signal.SIGCHLD})
+        said_read, said_write = os.pipe()
+        alive_read, alive_write = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.close(said_read)
+            os.close(alive_write)
+            threading.Thread(target=_end_with_parent, args=(alive_read,), daemon=True).start()
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            try:
+                return run(recovering)
+            finally:
+                os.write(said_write, b".")
+        os.close(said_write)
+        os.close(alive_read)
+        try:
+            code, stopped = _wait(child)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            os.close(alive_write)
+        with os.fdopen(said_read, "rb") as said:
+            if said.read() or stopped:
+                return code if code >= 0 else 128 - code
+        newest = newest_step(Path(config.checkpointing.checkpoint_dir))
+        lost = 1 if newest > reached else lost + 1
+        reached, recovering = newest, True
+        how = (
+            f"was ended with exit code {code}" if code >= 0 else f"was killed by {signal.Signals(-code).name}"
+        )
+        if lost > config.cluster.max_restarts or not config.checkpointing.enabled:
+            raise WorkerLostError(
+                f"the run's process (pid {child}) {how}, and cluster.max_restarts={config.cluster.max_restarts} "
+                "restarts without a new checkpoint are used up; the same command goes on from the last one"
+            )
+        origin = f"step_{newest}" if newest else "the start"
+        print(
+            f"the run's process (pid {child}) {how}\ngoing on from {origin} with a new one",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+def _wait(child: int) -> tuple[int, bool]:
+    """The child's exit code (negative: a signal), once it has ended, and whether it was asked to."""
+    stopped = False
+    while True:
+        number, typed = _next_signal()
+        if number != signal.SIGCHLD:
+            stopped = True
+            if not typed:
+                os.kill(child, number)
+            continue
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status), stopped
+
+
+def _next_signal() -> tuple[int, bool]:
+    """The next signal, and whether a terminal has sent it to the child, too."""
+    wanted = {*STOP, signal.SIGCHLD}
+    if sys.platform == "linux":
+        info = signal.sigwaitinfo(wanted)
+        return info.si_signo, info.si_code == FROM_THE_TERMINAL
+    number = signal.sigwait(wanted)
+    return number, number == signal.SIGINT
+
+
+def _end_with_parent(alive: int) -> None:
+    """Wait until no process holds the other end, which only the parent does, and end."""
+    os.read(alive, 1)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def newest_step(root: Path) -> int:
+    """The number of the newest checkpoint below a run's folder; 0 without one."""
+    matches = (re.fullmatch(r"step_(\d+)", path.name) for path in root.glob("step_*"))
+    return max((int(match[1]) for match in matches if match), default=0)
