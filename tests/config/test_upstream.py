@@ -230,7 +230,7 @@ def test_a_small_sample_in_upstreams_style(tmp_path: Path) -> None:
 def test_a_file_of_another_method_is_named_as_that(tmp_path: Path) -> None:
     (tmp_path / "dpo.yaml").write_text("dpo: {beta: 0.1}\npolicy: {no_such_key: 1}\n")
     with pytest.raises(
-        ConfigError, match=r"dpo\.yaml is for DPO \(its section `dpo`\), which this version"
+        ConfigError, match=r"dpo\.yaml is for DPO \(its section `dpo`\): run `hone dpo`"
     ) as caught:
         load("sft", tmp_path / "dpo.yaml", [])
     assert "no_such_key" not in str(caught.value)

@@ -5,11 +5,24 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator
 
-from hone.config.schema import EvalConfig, GRPOConfig, SFTConfig
+from hone.config.preference_checks import preferences
+from hone.config.schema import ROOTS, DPOConfig, EvalConfig, GRPOConfig, SFTConfig
 from hone.config.schema.policy import GenerationConfig, PolicyConfig
 
-METRICS = {
+PREFERENCES = (
+    "preference_loss",
+    "sft_loss",
+    "reward_accuracy",
+    "reward_margin",
+    "rewards_chosen",
+    "rewards_rejected",
+)
+METRICS: dict[str, dict[str, tuple[str, ...]]] = {
     "sft": {"val": ("val_loss", "val_seconds"), "train": ("loss", "train_loss", "grad_norm")},
+    "dpo": {
+        "val": tuple(f"val_{name}" for name in ("loss", *PREFERENCES)),
+        "train": ("loss", "train_loss", "grad_norm", *PREFERENCES),
+    },
     "grpo": {
         "val": ("accuracy", "reward", "completion_length", "truncated", "failed"),
         "train": (
@@ -27,11 +40,13 @@ METRICS = {
 """Metrics by which checkpoints can be ranked. `reward_NAME` of each reward function comes on top."""
 
 
-def check(config: SFTConfig | GRPOConfig | EvalConfig) -> list[str]:
+def check(config: SFTConfig | DPOConfig | GRPOConfig | EvalConfig) -> list[str]:
     """Everything that is wrong, as sentences."""
     if isinstance(config, EvalConfig):
         return [*_environments(config), *_evaluation(config)]
     problems = [*_batches(config.policy), *_packing(config.policy), *_policy(config.policy), *_run(config)]
+    if isinstance(config, DPOConfig):
+        problems += preferences(config.dpo)
     if isinstance(config, GRPOConfig):
         problems += [
             *_environments(config),
@@ -79,7 +94,14 @@ def _packing(policy: PolicyConfig) -> Iterator[str]:
         settings = getattr(policy, name)
         for key in ("train_mb_tokens", "logprob_mb_tokens") if settings.enabled else ():
             budget = getattr(settings, key)
-            if budget is not None and budget < longest:
+            if budget is not None and budget < longest * policy.sequences_per_unit:
+                if policy.sequences_per_unit > 1:
+                    yield (
+                        f"policy.{name}.{key}={budget} is less than twice "
+                        f"policy.max_total_sequence_length={longest}, so the longest pair does not fit: set it to "
+                        f"at least {longest * policy.sequences_per_unit}"
+                    )
+                    continue
                 yield (
                     f"policy.{name}.{key}={budget} is less than "
                     f"policy.max_total_sequence_length={longest}, so the "
@@ -108,9 +130,8 @@ def _policy(policy: PolicyConfig) -> Iterator[str]:
         )
 
 
-def _run(config: SFTConfig | GRPOConfig) -> Iterator[str]:
-    kind = "grpo" if isinstance(config, GRPOConfig) else "sft"
-    loop = config.grpo if isinstance(config, GRPOConfig) else config.sft
+def _run(config: SFTConfig | DPOConfig | GRPOConfig) -> Iterator[str]:
+    kind, loop = next(kind for kind, root in ROOTS.items() if type(config) is root), config.loop
     if loop.max_num_epochs is None and loop.max_num_steps is None:
         yield f"{kind}.max_num_epochs and {kind}.max_num_steps are both null, so the run has no end: set one"
     settings = config.checkpointing
@@ -120,14 +141,14 @@ def _run(config: SFTConfig | GRPOConfig) -> Iterator[str]:
         yield from _metric(config, kind, settings.metric_name)
 
 
-def validates(config: SFTConfig | GRPOConfig) -> bool:
+def validates(config: SFTConfig | DPOConfig | GRPOConfig) -> bool:
     """Whether the run will have validation metrics: it has data for it, and a time to do it."""
-    loop = config.grpo if isinstance(config, GRPOConfig) else config.sft
+    loop = config.loop
     has_data = bool(config.data.validation) or any(e.split_validation_size for e in config.data.train or ())
     return has_data and bool(loop.val_period or loop.val_at_start or loop.val_at_end)
 
 
-def _metric(config: SFTConfig | GRPOConfig, kind: str, name: str) -> Iterator[str]:
+def _metric(config: SFTConfig | DPOConfig | GRPOConfig, kind: str, name: str) -> Iterator[str]:
     split, colon, metric = name.partition(":")
     if not colon or split not in ("val", "train"):
         yield f"checkpointing.metric_name={name}: write val:NAME or train:NAME; null keeps the newest"

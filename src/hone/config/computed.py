@@ -71,8 +71,8 @@ def _limit_validation(value: Any, context: Context) -> dict[str, Any]:
     if value == 0:
         raise ValueError(f"to turn validation off set {context.kind}.val_period=0 and val_at_start=false")
     whole = value == 1.0 and isinstance(value, float)
-    if context.kind == "sft":
-        return {"sft.val_batches": -1 if whole else _count(value, "batches")}
+    if context.kind != "grpo":
+        return {f"{context.kind}.val_batches": -1 if whole else _count(value, "batches")}
     batches = None if whole else _count(value, "batches") * context.ours("grpo.val_batch_size")
     return {"grpo.max_val_samples": batches}
 
@@ -116,20 +116,22 @@ _LOOP: dict[str, tuple[tuple[str, ...], Compute]] = {
     "training.batch_size": (("policy.train_global_batch_size",), _batch_size),
     "model.peft.lora_tuning.target_modules": (("policy.lora.target_modules",), _lora_targets),
 }
-COMPUTED: dict[str, dict[str, tuple[tuple[str, ...], Compute]]] = {
-    "sft": {
-        **_LOOP,
-        "trainer.limit_train_batches": (("sft.max_num_steps",), _limit_train),
-        "trainer.limit_val_batches": (("sft.val_batches",), _limit_validation),
-    },
-    "grpo": {
-        **_LOOP,
-        "trainer.limit_train_batches": (("grpo.max_num_steps",), _limit_train),
-        "trainer.limit_val_batches": (("grpo.max_val_samples",), _limit_validation),
-        "rewards.accuracy_weight": (("rewards.functions",), _reward_weight("accuracy")),
-        "rewards.format_weight": (("rewards.functions",), _reward_weight("format")),
-    },
+_REWARDS: dict[str, tuple[tuple[str, ...], Compute]] = {
+    "rewards.accuracy_weight": (("rewards.functions",), _reward_weight("accuracy")),
+    "rewards.format_weight": (("rewards.functions",), _reward_weight("format")),
 }
+
+
+def computed(kind: str) -> dict[str, tuple[tuple[str, ...], Compute]]:
+    """Computed spellings of a kind of run, by path."""
+    limit = "grpo.max_val_samples" if kind == "grpo" else f"{kind}.val_batches"
+    return {
+        **_LOOP,
+        "trainer.limit_train_batches": ((f"{kind}.max_num_steps",), _limit_train),
+        "trainer.limit_val_batches": ((limit,), _limit_validation),
+        **(_REWARDS if kind == "grpo" else {}),
+    }
+
 
 _MEGATRON = "policy.megatron_cfg"
 

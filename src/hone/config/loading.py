@@ -6,6 +6,7 @@ files that `defaults:` names; the file; the command line. Interpolations are res
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 from typing import Any, Generic, Literal, TypeVar
@@ -14,22 +15,24 @@ from pydantic import ValidationError
 
 from hone.config import checks, files, keys, messages, notices, overrides
 from hone.config.given import Layer
-from hone.config.schema import ROOTS, EvalConfig, GRPOConfig, SFTConfig
+from hone.config.schema import ROOTS, DatasetSource, DPOConfig, EvalConfig, GRPOConfig, SFTConfig
 from hone.config.schema.run import RewardFunctionConfig
 from hone.config.translate import Translation
 from hone.config.trees import Path, drop, escape, get, leaves, merge, put
 from hone.errors import ConfigError
 
-Kind = Literal["sft", "grpo", "eval"]
-Config = TypeVar("Config", bound=SFTConfig | GRPOConfig | EvalConfig)
+Kind = Literal["sft", "dpo", "grpo", "eval"]
+AnyConfig = SFTConfig | DPOConfig | GRPOConfig | EvalConfig
+Config = TypeVar("Config", bound=AnyConfig)
 MODEL: dict[str, Path] = {
     "sft": ("policy", "model_name"),
+    "dpo": ("policy", "model_name"),
     "grpo": ("policy", "model_name"),
     "eval": ("generation", "model_name"),
 }
 
-OTHER_METHODS = {"dpo": "DPO", "rm": "reward models", "ppo": "PPO", "distillation": "distillation"}
-"""Upstream's files of other methods, by their section: one sentence, not a list of keys that Hone lacks."""
+METHODS = {"dpo": "DPO", "rm": "reward models", "ppo": "PPO", "distillation": "distillation"}
+"""Methods by the section that tells their files: one sentence, not a list of keys that the other command lacks."""
 
 
 @dataclass
@@ -59,7 +62,7 @@ def load(
 
     What is left to be chosen for the devices (null) is chosen when they are known (`engine.planner`).
     """
-    user, layers, removed = _user_layers(config_path, overrides)
+    user, layers, removed = _user_layers(kind, config_path, overrides)
     root = ROOTS[kind]
     schema = keys.defaults(root)
     first = Translation(kind, root, schema, user, layers)
@@ -72,7 +75,7 @@ def load(
     translation = Translation(kind, root, base, user, layers)
     tree = translation.run()
     problems = list(translation.problems)
-    config: SFTConfig | GRPOConfig | EvalConfig | None = None
+    config: AnyConfig | None = None
     try:
         config = root.model_validate(tree)
     except ValidationError as error:
@@ -87,16 +90,17 @@ def load(
 
 
 def _user_layers(
-    config_path: FilePath | str | None, texts: list[str] | tuple[str, ...]
+    kind: Kind, config_path: FilePath | str | None, texts: list[str] | tuple[str, ...]
 ) -> tuple[dict[str, Any], list[Layer], list[Path]]:
     """The user's tree, which layer sets which leaves, and what `~key` took away."""
     chain = files.chain(FilePath(config_path)) if config_path is not None else []
     user = files.merged(chain)
-    for section in OTHER_METHODS.keys() & user.keys():
-        raise ConfigError(
-            f"{config_path} is for {OTHER_METHODS[section]} (its section `{section}`), which this version of Hone does "
-            "not do: it has sft, grpo and eval"
+    for section in METHODS.keys() & user.keys() - ROOTS[kind].model_fields.keys():
+        fix = (
+            f"run `hone {section}`" if section in ROOTS else f"Hone does not do it; it has {', '.join(ROOTS)}"
         )
+        where = config_path if config_path is not None else "this configuration"
+        raise ConfigError(f"{where} is for {METHODS[section]} (its section `{section}`): {fix}")
     layers = [Layer(str(path), tuple(place for place, _ in leaves(tree))) for path, tree in chain]
     problems, command_line, removed = [], list[Path](), list[Path]()
     for text in texts:
@@ -129,7 +133,8 @@ def _recipe(kind: Kind, name: Any, first: Translation, *, rewarded: bool) -> tup
         tree.pop("data", None)
     if own:
         return tree, []
-    said = f"{'.'.join(dataset)} was not given: the embedded word problems (hone/word-problems) are used"
+    brought = get(tree, ("data", "dataset_name") if kind == "eval" else ("data", "train", "dataset_name"))
+    said = f"{'.'.join(dataset)} was not given: the embedded word problems ({brought}) are used"
     wanted = ("data",) if rewarded else ("data", "rewards")
     return {section: tree[section] for section in wanted if section in tree}, [said]
 
@@ -158,7 +163,7 @@ def _restore(base: dict[str, Any], schema: dict[str, Any], path: Path, first: Tr
         drop(base, path)
 
 
-def _complete(config: SFTConfig | GRPOConfig | EvalConfig, translation: Translation) -> list[str]:
+def _complete(config: AnyConfig, translation: Translation) -> list[str]:
     """Defaults that depend on what else was given. Returns what to tell about them."""
     said = []
     if isinstance(config, GRPOConfig | EvalConfig) and not config.rewards.functions:
@@ -186,9 +191,11 @@ def _complete(config: SFTConfig | GRPOConfig | EvalConfig, translation: Translat
     return said
 
 
-def _needs_data(kind: Kind, config: SFTConfig | GRPOConfig | EvalConfig) -> list[str]:
+def _needs_data(kind: Kind, config: AnyConfig) -> list[str]:
     key = "data.dataset_name" if kind == "eval" else "data.train.dataset_name"
-    sources = [config.data] if isinstance(config, EvalConfig) else config.data.train or []
+    sources: Sequence[DatasetSource] = (
+        [config.data] if isinstance(config, EvalConfig) else config.data.train or []
+    )
     model = ".".join(str(part) for part in MODEL[kind])
     if not sources or any(source.dataset_name is None for source in sources):
         section = config.generation if isinstance(config, EvalConfig) else config.policy

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from hone.config.computed import COMPUTED, Compute, megatron_computed
+from hone.config.computed import Compute, computed, megatron_computed
 from hone.config.rules import DTENSOR, MEGATRON, Switch
 
 Translate = Callable[[Any], Any]
@@ -152,13 +152,13 @@ def _megatron_optimizer(value: Any) -> Any:
 
 
 def _lightning(loop: str) -> list[Spelling]:
-    """`trainer.*` and the loop's older keys, `loop` being our section `sft` or `grpo`."""
+    """`trainer.*` and the loop's older keys, `loop` being our section `sft`, `grpo` …"""
     return [
         Spelling(f"{loop}.max_epochs", (f"{loop}.max_num_epochs",)),
         Spelling(f"{loop}.max_steps", (f"{loop}.max_num_steps",)),
         Spelling(f"{loop}.val_check_interval", (f"{loop}.val_period",), _whole_period),
         Spelling(f"{loop}.save_interval", ("checkpointing.save_period",)),
-        Spelling("sft.val_micro_batch_size", ("policy.logprob_batch_size",)),
+        Spelling(f"{loop}.val_micro_batch_size", ("policy.logprob_batch_size",)),
         Spelling("trainer.max_epochs", (f"{loop}.max_num_epochs",)),
         Spelling("trainer.max_steps", (f"{loop}.max_num_steps",)),
         Spelling("trainer.val_check_interval", (f"{loop}.val_period",), _whole_period),
@@ -173,7 +173,7 @@ def _nemo(loop: str) -> list[Spelling]:
     """`model.*` and `optimizer.*` of NeMo."""
     kwargs = "policy.optimizer.kwargs"
     validation = (
-        "sft.val_global_batch_size" if loop == "sft" else "grpo.val_batch_size",
+        "grpo.val_batch_size" if loop == "grpo" else f"{loop}.val_global_batch_size",
         "policy.logprob_batch_size",
     )
     keys: dict[str, tuple[str, Translate | None]] = {
@@ -254,6 +254,18 @@ def _grpo() -> list[Spelling]:
     ]
 
 
+def _dpo() -> list[Spelling]:
+    beta = ("dpo.reference_policy_kl_penalty",)
+    return [
+        Spelling("dpo.beta", beta),
+        Spelling("dpo.loss_type", ("dpo.preference_loss",)),
+        Spelling("data.train.prompt_key", ("data.train.input_key",)),
+        Spelling("data.validation.prompt_key", ("data.validation.input_key",)),
+        Spelling("data.prompt_key", ("data.default.input_key",)),
+        *(Spelling(f"data.{key}", (f"data.default.{key}",)) for key in ("chosen_key", "rejected_key")),
+    ]
+
+
 def _eval() -> list[Spelling]:
     name = "data.dataset_name"
     return [
@@ -266,7 +278,7 @@ def _eval() -> list[Spelling]:
 
 
 def table(kind: str) -> dict[str, Spelling]:
-    """All spellings that a configuration of this kind ("sft", "grpo", "eval") may use, by path."""
+    """All spellings that a configuration of this kind ("sft", "grpo", "eval" …) may use, by path."""
     if kind == "eval":
         found = _eval()
     else:
@@ -275,6 +287,6 @@ def table(kind: str) -> dict[str, Spelling]:
             Spelling("training.sequence_length", ("policy.max_total_sequence_length",)),
             Spelling("optimization.learning_rate", ("policy.optimizer.kwargs.lr",)),
         ]
-        found += _grpo() if kind == "grpo" else []
-        found += [Spelling(path, to, compute=compute) for path, (to, compute) in COMPUTED[kind].items()]
+        found += {"grpo": _grpo, "dpo": _dpo}.get(kind, list)()
+        found += [Spelling(path, to, compute=compute) for path, (to, compute) in computed(kind).items()]
     return {spelling.path: spelling for spelling in found}

@@ -175,17 +175,7 @@ def _enumerate(family: Family) -> Iterator[Problem]:
 
 
 def _rows(split: str) -> Iterator[dict[str, Any]]:
-    distinct, seen = split in ("validation", "test"), set[str]()
-    one_step = [f.name for f in FAMILIES if len(f.steps) == 1]
-    several = [f.name for f in FAMILIES if len(f.steps) > 1]
-    draw = _Draw(_hash(f"{SEED} {split}"))
-    while True:
-        family = draw.choice(one_step if draw.chance(ONE_STEP_SHARE) else several)
-        problem = draw.choice(problems(split)[family])
-        text = _dress(problem, draw)
-        if distinct and text in seen:
-            continue
-        seen.add(text)
+    for problem, text, draw in drawn(split):
         row: dict[str, Any] = {"prompt": [{"role": "user", "content": text}]}
         style = careful if draw.chance(CAREFUL_SHARE) else hasty
         if split in ("sft", "validation"):
@@ -194,7 +184,24 @@ def _rows(split: str) -> Iterator[dict[str, Any]]:
         yield row
 
 
-def _dress(problem: Problem, draw: _Draw) -> str:
+def drawn(split: str, stream: str = "") -> Iterator[tuple[Problem, str, Draw]]:
+    """Problems of a split without end, each with its text, and the stream of choices they were drawn with; another
+    `stream` is another order. In test and validation no text comes twice."""
+    distinct, seen = split in ("validation", "test"), set[str]()
+    one_step = [f.name for f in FAMILIES if len(f.steps) == 1]
+    several = [f.name for f in FAMILIES if len(f.steps) > 1]
+    draw = Draw(_hash(f"{SEED} {split} {stream}".rstrip()))
+    while True:
+        family = draw.choice(one_step if draw.chance(ONE_STEP_SHARE) else several)
+        problem = draw.choice(problems(split)[family])
+        text = _dress(problem, draw)
+        if distinct and text in seen:
+            continue
+        seen.add(text)
+        yield problem, text, draw
+
+
+def _dress(problem: Problem, draw: Draw) -> str:
     """The problem's text with names and objects."""
     first = draw.below(len(_PEOPLE))
     second = (first + 1 + draw.below(len(_PEOPLE) - 1)) % len(_PEOPLE)
@@ -218,18 +225,21 @@ def _hash(text: str) -> int:
     return value
 
 
-class _Draw:
+class Draw:
     """A stream of random choices made of integer arithmetic alone (SplitMix64)."""
 
     def __init__(self, seed: int) -> None:
         self._state = seed
 
     def below(self, bound: int) -> int:
+        """An integer in [0, bound)."""
         self._state = (self._state + 0x9E3779B97F4A7C15) & _MASK
         return (_mix(self._state) * bound) >> 64
 
     def chance(self, probability: float) -> bool:
+        """True with this probability."""
         return self.below(1 << 32) < probability * (1 << 32)
 
     def choice(self, items: Sequence[Any]) -> Any:
+        """One of the items."""
         return items[self.below(len(items))]

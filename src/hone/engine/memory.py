@@ -106,7 +106,7 @@ def tokens(policy: PolicyConfig, micro_batch: int) -> int:
     for budget in (policy.sequence_packing, policy.dynamic_batching):
         if budget.enabled and budget.train_mb_tokens is not None:
             return budget.train_mb_tokens
-    return micro_batch * policy.max_total_sequence_length
+    return micro_batch * policy.sequences_per_unit * policy.max_total_sequence_length
 
 
 def adapter_parameters(shape: ModelShape, lora: LoraConfig) -> int:

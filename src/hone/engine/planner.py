@@ -169,7 +169,8 @@ def micro_batches(policy: PolicyConfig, layout: Layout, wanted: int) -> list[int
     if policy.train_micro_batch_size is not None:
         return [policy.train_micro_batch_size]
     share = -(-policy.train_global_batch_size // layout.data)
-    most = max(1, min(share, wanted // policy.max_total_sequence_length))
+    unit = policy.sequences_per_unit * policy.max_total_sequence_length
+    most = max(1, min(share, wanted // unit))
     sizes = [size for size in range(most, 0, -1) if policy.train_global_batch_size % size == 0]
     return sizes[:1] if tokens(policy, 1) == tokens(policy, 2) else sizes
 

@@ -7,7 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-SECTIONS = {"grpo": "grpo", "loss_fn": "grpo", "eval": "eval", "generation": "eval", "sft": "sft"}
+SECTIONS = {
+    "grpo": "grpo",
+    "loss_fn": "grpo",
+    "eval": "eval",
+    "generation": "eval",
+    "sft": "sft",
+    "dpo": "dpo",
+}
 """Top-level sections that only one kind of run has."""
 
 
@@ -20,7 +27,7 @@ def infer_kind(config: str | None, overrides: Sequence[str]) -> str:
     if config is not None:
         names |= _sections(Path(config), seen=set())
     kinds = {SECTIONS[name] for name in names if name in SECTIONS}
-    return next((kind for kind in ("grpo", "eval", "sft") if kind in kinds), "sft")
+    return next((kind for kind in ("grpo", "eval", "dpo", "sft") if kind in kinds), "sft")
 
 
 def _sections(path: Path, seen: set[Path]) -> set[str]:

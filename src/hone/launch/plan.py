@@ -160,10 +160,11 @@ def data_lines(config: SFTConfig | GRPOConfig | EvalConfig, entries: list[Any]) 
 def batch_lines(config: SFTConfig | GRPOConfig) -> list[str]:
     """The arithmetic from rows to updates."""
     policy = config.policy
-    update = f"{policy.train_global_batch_size} sequences per update, {at_once(config)}"
+    unit = "sequences" if policy.sequences_per_unit == 1 else "pairs"
+    update = f"{policy.train_global_batch_size} {unit} per update, {at_once(config)}"
     layout = "packed" if policy.sequence_packing.enabled else "padded"
-    if isinstance(config, SFTConfig):
-        return [f"{update} ({layout})", steps_line(config.sft.max_num_steps, config.sft.max_num_epochs)]
+    if not isinstance(config, GRPOConfig):
+        return [f"{update} ({layout})", steps_line(config.loop.max_num_steps, config.loop.max_num_epochs)]
     g = config.grpo
     rollouts = g.num_prompts_per_step * g.num_generations_per_prompt
     updates = g.num_updates_per_rollout * -(-rollouts // policy.train_global_batch_size)

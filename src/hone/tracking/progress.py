@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 SHOWN: dict[str, tuple[tuple[str, str], ...]] = {
     "sft": (("train_loss", "loss"), ("val_loss", "val loss")),
+    "dpo": (("train_loss", "loss"), ("reward_accuracy", "accuracy"), ("val_reward_accuracy", "val accuracy")),
     "eval": (("accuracy", "accuracy"),),
     "grpo": (("reward", "reward"), ("val_accuracy", "val accuracy")),
 }

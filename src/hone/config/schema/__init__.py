@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 from hone.config.schema.base import ConfigModel
-from hone.config.schema.data import DataConfig, DatasetEntry, DatasetSource, EvalDataConfig
+from hone.config.schema.data import (
+    DataConfig,
+    DatasetEntry,
+    DatasetSource,
+    EvalDataConfig,
+    PreferenceDataConfig,
+    PreferenceEntry,
+)
+from hone.config.schema.dpo import DPOConfig, DPOSection
 from hone.config.schema.evaluation import EvalConfig
 from hone.config.schema.grpo import GRPOConfig, GRPOSection, LossConfig
 from hone.config.schema.policy import GenerationConfig, PolicyConfig
@@ -14,10 +22,11 @@ from hone.config.schema.run import (
     RewardFunctionConfig,
     RewardsConfig,
 )
-from hone.config.schema.sft import SFTConfig, SFTSection
+from hone.config.schema.sft import SFTConfig, SFTSection, SupervisedSection
 
-ROOTS: dict[str, type[SFTConfig | GRPOConfig | EvalConfig]] = {
+ROOTS: dict[str, type[SFTConfig | DPOConfig | GRPOConfig | EvalConfig]] = {
     "sft": SFTConfig,
+    "dpo": DPOConfig,
     "grpo": GRPOConfig,
     "eval": EvalConfig,
 }
@@ -27,6 +36,8 @@ __all__ = [
     "CheckpointingConfig",
     "ClusterConfig",
     "ConfigModel",
+    "DPOConfig",
+    "DPOSection",
     "DataConfig",
     "DatasetEntry",
     "DatasetSource",
@@ -38,8 +49,11 @@ __all__ = [
     "LoggerConfig",
     "LossConfig",
     "PolicyConfig",
+    "PreferenceDataConfig",
+    "PreferenceEntry",
     "RewardFunctionConfig",
     "RewardsConfig",
     "SFTConfig",
     "SFTSection",
+    "SupervisedSection",
 ]

@@ -80,6 +80,32 @@ class DataConfig(ConfigModel):
         return self
 
 
+class PreferenceEntry(DatasetEntry):
+    """One dataset of comparisons. `input_key` is the prompt's column here."""
+
+    chosen_key: str | None = None
+    """Column of the better answer; null: found from the row's format."""
+    rejected_key: str | None = None
+    """Column of the worse answer; null: found from the row's format."""
+
+
+def _preference_entries(value: Any) -> Any:
+    return [value] if isinstance(value, dict | PreferenceEntry) else value
+
+
+PreferenceEntries = Annotated[list[PreferenceEntry] | None, BeforeValidator(_preference_entries)]
+
+
+class PreferenceDataConfig(DataConfig):
+    """Comparisons to train and validate on. `train` and `validation` each take one entry or a list of entries."""
+
+    train: PreferenceEntries = None  # type: ignore[assignment]
+    """What is trained on; the typed configuration always holds a list."""
+    validation: PreferenceEntries = None  # type: ignore[assignment]
+    """What is validated on; null: rows that `split_validation_size` sets aside, if any."""
+    default: PreferenceEntry = section(PreferenceEntry)
+
+
 class GRPODataConfig(DataConfig):
     """Prompts to roll out."""
 

@@ -103,6 +103,8 @@ class PolicyConfig(ConfigModel):
 
     scalar: ClassVar[bool] = False
     """Whether its head says one number (a reward or value model) rather than what comes next."""
+    sequences_per_unit: ClassVar[int] = 1
+    """Sequences that sizes of batches count as one: 2 where they count pairs."""
 
     model_name: str = "hone/tiny"
     """Hugging Face name or folder of the model; or an embedded one: `hone/tiny`, `hone/tiny-sft`."""

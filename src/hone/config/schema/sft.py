@@ -13,8 +13,8 @@ from hone.config.schema.policy import OptimizerConfig, PolicyConfig
 from hone.config.schema.run import CheckpointingConfig, ClusterConfig, LoggerConfig
 
 
-class SFTSection(ConfigModel):
-    """Supervised fine-tuning: how long, and when to validate."""
+class SupervisedSection(ConfigModel):
+    """What every run of the supervised loop says about itself: how long, and when to validate."""
 
     max_num_epochs: CountOrAll = 1
     """Passes over the training data; null or -1: as many as max_num_steps takes."""
@@ -32,6 +32,11 @@ class SFTSection(ConfigModel):
     """Validate after the last step."""
     seed: int = Field(42, ge=0)
     """Seed of everything that is drawn."""
+
+
+class SFTSection(SupervisedSection):
+    """Supervised fine-tuning: how long, and when to validate."""
+
     only_unmask_final: bool = False
     """Train on the last assistant turn only, rather than on all of them."""
 
