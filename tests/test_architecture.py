@@ -17,7 +17,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "embedded": {"errors"},
     "config": {"errors", "embedded"},
     "data": {"errors", "types", "config", "embedded"},
-    "rollout": {"errors", "types", "config"},
+    "rollout": {"errors", "types", "config", "data", "model"},
     "algorithms": {"types", "config"},
     "model": {"errors", "types", "config", "embedded"},
     "engine": {"errors", "types", "config", "data", "model"},

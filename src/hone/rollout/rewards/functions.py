@@ -7,6 +7,7 @@ apply".
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -88,17 +89,67 @@ def length(
     return [max(-1.0, -abs(len(ids) - target) / target) for ids in completion_ids]
 
 
+def reward_model(
+    prompts: Sequence[Any],
+    completions: Sequence[Any],
+    model: str | None = None,
+    template: str | None = None,
+    batch_size: int = 16,
+    max_length: int | None = None,
+    precision: str = "float32",
+    device: str | None = None,
+    timeout_s: float = 600.0,
+    **columns: Any,
+) -> list[float | None]:
+    """What a reward model says of the prompt with its completion (see `hone.rollout.rewards.reward_model`).
+
+    It runs in one process, which holds the model, and is given the whole batch; `timeout_s` bounds that call.
+    """
+    return [*_held(model, template, batch_size, max_length, precision, device).score(prompts, completions)]
+
+
+def _prepare_model(model: str | None = None, timeout_s: float = 600.0, **options: Any) -> None:
+    """Load the model when the run starts, not when the first completion is scored."""
+    settings = {
+        "template": None,
+        "batch_size": 16,
+        "max_length": None,
+        "precision": "float32",
+        "device": None,
+    }
+    _held(model, *(settings | options).values())
+
+
+@functools.cache
+def _held(model: str | None, *options: Any) -> Any:
+    """The one model of this process."""
+    from hone.errors import HoneError
+    from hone.rollout.rewards.load import Unusable
+    from hone.rollout.rewards.reward_model import RewardModel
+
+    if model is None:
+        raise Unusable("needs kwargs.model: the name or folder of a reward model")
+    names = ("template", "batch_size", "max_length", "precision", "device")
+    try:
+        return RewardModel(model, **dict(zip(names, options, strict=True)))
+    except HoneError as error:
+        raise Unusable(f"cannot be used: {error}") from error
+
+
 BUILTIN: dict[str, Callable[..., list[float | None]]] = {
     "answer": answer,
     "format": format,
     "length": length,
     "math": math,
     "numeric": numeric,
+    "reward_model": reward_model,
 }
 """What a config entry may name without a path."""
 
 for _function in (answer, numeric, math):
     _function.any_of_columns = GOLD_COLUMNS  # type: ignore[attr-defined]  # checked before any completion is scored
+reward_model.prepare = _prepare_model  # type: ignore[attr-defined]  # called once, when the function is loaded
+reward_model.alone = True  # type: ignore[attr-defined]  # one process, not each worker of the pool
 
 
 def _golds(column: str | None, columns: dict[str, Any]) -> list[str | None]:

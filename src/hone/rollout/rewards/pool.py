@@ -8,7 +8,8 @@ A function is called on chunks of the batch, in parallel. A chunk whose call tim
 called again one completion at a time, each in a worker that is killed and replaced if it hangs or dies:
 exactly the guilty completions fail, each with its cause, and the others keep their rewards. A function
 therefore sees a chunk, never surely the whole batch; chunks do not split the `group_size` completions of one
-prompt, but a retry does.
+prompt, but a retry does. A function that stands `alone` (a reward model) has one worker to itself, which gets the
+whole batch.
 
 Each worker is driven by a thread that never waits beyond a deadline, so the pool is bound to no event loop.
 """
@@ -21,7 +22,7 @@ import os
 import queue
 from collections import Counter
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from types import TracebackType
@@ -37,6 +38,8 @@ __all__ = ["RewardPool", "Scored"]
 _MIN_CHUNK = (
     8  # completions; below it a call's own cost (0.2 ms) and a worker's start (0.1 s) outweigh the gain
 )
+_MODEL_CALL_S = 600.0
+_MODEL_LOAD_S = 1800.0  # a large model comes from a slow disk or over the network
 _LOG_BYTES = 5_000_000  # of worker output kept on disk, twice over
 
 
@@ -70,6 +73,11 @@ class RewardPool:
         for worker in reversed(self._workers):
             self._idle.put(worker)
         self._threads = ThreadPoolExecutor(self._num_workers, thread_name_prefix="hone-reward")
+        self._alone = {
+            spec.name: _Alone(WorkerProcess(Limits(_seconds(spec), _MODEL_LOAD_S, memory_limit_mb), log))
+            for spec in self.specs
+            if spec.alone
+        }
         self._described: dict[str, dict[str, Any]] = {}
         self._chunk_limit: dict[str, int] = {}
         self._metrics: dict[str, list[float]] = {}
@@ -78,7 +86,10 @@ class RewardPool:
     def start(self) -> RewardPool:
         """Have a worker import every function. Raises RewardError for one that is no reward function."""
         try:
-            self._described = {spec.name: self._workers[0].load(spec) for spec in self.specs}
+            self._described = {
+                spec.name: (self._alone[spec.name].worker if spec.alone else self._workers[0]).load(spec)
+                for spec in self.specs
+            }
         except BaseException:
             self.close()
             raise
@@ -86,10 +97,11 @@ class RewardPool:
 
     def close(self) -> None:
         """Kill every worker, whatever it is doing. The pool cannot be used again."""
-        for worker in self._workers:
+        for worker in self._all_workers():
             worker.close()
-        self._threads.shutdown(wait=True, cancel_futures=True)
-        for worker in self._workers:
+        for threads in (self._threads, *(one.thread for one in self._alone.values())):
+            threads.shutdown(wait=True, cancel_futures=True)
+        for worker in self._all_workers():
             worker.reap()
         if self._log_handler is not None:
             self._log_handler.close()
@@ -140,7 +152,7 @@ class RewardPool:
 
     def worker_pids(self) -> list[int]:
         """Process ids of the workers that run now; each leads a process group of its own."""
-        return [worker.pid for worker in self._workers if worker.pid is not None]
+        return [worker.pid for worker in self._all_workers() if worker.pid is not None]
 
     def metrics(self) -> dict[str, float]:
         """Since the last call: the means of what functions reported by `log_metric`,
@@ -174,6 +186,8 @@ class RewardPool:
     ) -> dict[str, Any] | CallFailed:
         """One call in whichever worker is free: its reply, or how it failed."""
         request = batch.request(spec, self._described[spec.name]["accepts"], indices)
+        if spec.alone:
+            return await asyncio.wrap_future(self._alone[spec.name].submit(spec, request))
 
         def work() -> dict[str, Any] | CallFailed:
             worker = self._idle.get_nowait()  # as many threads as workers: one is free
@@ -212,9 +226,14 @@ class RewardPool:
 
     def _chunk_size(self, spec: RewardSpec, size: int, group_size: int) -> int:
         """A worker's share of the batch, in whole groups, unless calls of that size have timed out before."""
+        if spec.alone:
+            return self._chunk_limit.get(spec.name, size)
         share = max(_MIN_CHUNK, -(-size // self._num_workers))
         whole_groups = -(-share // group_size) * group_size
         return min(whole_groups, self._chunk_limit.get(spec.name, whole_groups))
+
+    def _all_workers(self) -> list[WorkerProcess]:
+        return [*self._workers, *(one.worker for one in self._alone.values())]
 
     def __enter__(self) -> RewardPool:
         return self.start()
@@ -231,6 +250,30 @@ class RewardPool:
         self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
     ) -> None:
         self.close()
+
+
+class _Alone:
+    """A worker that runs one function, and the thread that drives it."""
+
+    def __init__(self, worker: WorkerProcess) -> None:
+        self.worker = worker
+        self.thread = ThreadPoolExecutor(1, thread_name_prefix="hone-reward-model")
+
+    def submit(self, spec: RewardSpec, request: bytes) -> Future[dict[str, Any] | CallFailed]:
+        """A call: its reply, or how it failed."""
+
+        def work() -> dict[str, Any] | CallFailed:
+            try:
+                return self.worker.call(spec, request)
+            except CallFailed as failed:
+                return failed
+
+        return self.thread.submit(work)
+
+
+def _seconds(spec: RewardSpec) -> float:
+    """How long a call of a function that stands alone may take."""
+    return float(spec.kwargs.get("timeout_s", _MODEL_CALL_S))
 
 
 async def _all(coroutines: Iterable[Coroutine[Any, Any, bool]]) -> list[bool]:

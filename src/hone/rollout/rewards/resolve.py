@@ -37,6 +37,11 @@ class RewardSpec:
         """`name`, with the place where it is defined when the name does not say it."""
         return f"'{self.name}'" if self.target == self.name else f"'{self.name}' ({self.target})"
 
+    @property
+    def alone(self) -> bool:
+        """Whether it holds something so large that one process runs it, on whole batches."""
+        return getattr(BUILTIN.get(self.target), "alone", False)
+
 
 def resolve(entry: str | Mapping[str, Any] | Any) -> RewardSpec:
     """One entry of `rewards.functions`: a name, a mapping, or an object with those attributes.

@@ -65,6 +65,8 @@ def _handle(
             file = request["target"].rpartition(":")[0]
             function = load(request["target"])
             described = describe(function, request["kwargs"])
+            if (prepare := getattr(function, "prepare", None)) is not None:
+                prepare(**request["kwargs"])
             functions[request["name"]] = function, request["kwargs"]
             return {"ok": described}
         function, kwargs = functions[request["name"]]
