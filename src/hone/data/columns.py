@@ -72,26 +72,26 @@ def template_kwargs(row: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def no_column(row: Mapping[str, Any], missing: list[str]) -> str:
-    return f"no column {' or '.join(map(repr, missing))}; it has {_listed(row)}{_hint(row, missing)}"
+    return f"no column {' or '.join(map(repr, missing))}; it has {listed(row)}{_hint(row, missing)}"
 
 
 def no_format(row: Mapping[str, Any]) -> str:
     pairs = ", ".join(f"'{a}' and '{b}'" for a, b in (("prompt", "completion"), *PAIRS))
     wanted = {c for pair in PAIRS for c in pair} | {"prompt", "completion", "messages", "text"}
     return (
-        f"it has the columns {_listed(row)}, and none of what supervised training reads: 'messages'; 'text'; "
+        f"it has the columns {listed(row)}, and none of what supervised training reads: 'messages'; 'text'; "
         f"{pairs}{_hint(row, wanted - row.keys())}. Or name the columns: data.train.input_key and output_key"
     )
 
 
 def no_prompt(row: Mapping[str, Any]) -> str:
     return (
-        f"it has the columns {_listed(row)}, and no prompt: one of {', '.join(PROMPT_COLUMNS)}"
+        f"it has the columns {listed(row)}, and no prompt: one of {', '.join(PROMPT_COLUMNS)}"
         f"{_hint(row, PROMPT_COLUMNS)}. Or name the column: data.train.input_key"
     )
 
 
-def _listed(row: Mapping[str, Any]) -> str:
+def listed(row: Mapping[str, Any]) -> str:
     return ", ".join(c if v is not None else f"{c} (null)" for c, v in row.items()) or "no columns"
 
 

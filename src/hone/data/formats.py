@@ -64,6 +64,8 @@ class Format:
     output_key: str | None = None
     system_prompt: str | None = None
     prompt_text: str | None = None
+    chosen_key: str | None = None
+    rejected_key: str | None = None
 
     def supervised(self, row: Mapping[str, Any]) -> Example:
         """Read a row to learn from. Raises DataError naming its columns and those that would do."""
@@ -74,7 +76,7 @@ class Format:
             question, answer = self.input_key or "input", self.output_key or "output"
             if missing := [c for c in (question, answer) if row.get(c) is None]:
                 raise DataError(columns.no_column(row, missing))
-            return self._pair(row, columns.text(row, question), columns.text(row, answer))
+            return self.pair(row, columns.text(row, question), columns.text(row, answer))
         return self._detect(row)
 
     def _detect(self, row: Mapping[str, Any]) -> Example:
@@ -82,7 +84,7 @@ class Format:
             return self._prompt_completion(row)
         for column in ("messages", "conversations"):
             if columns.has(row, column):
-                return self._conversation(row, (), columns.messages(row, column))
+                return self.conversation(row, (), columns.messages(row, column))
         if columns.has(row, "text"):
             return Example(completion=columns.text(row, "text"))
         if columns.has(row, "context", "question", "answers"):
@@ -90,10 +92,10 @@ class Format:
             if not answers:
                 raise DataError("column 'answers' holds no answer")
             system: Message = {"role": "system", "content": row["context"]}
-            return self._pair(row, columns.text(row, "question"), answers[0], (system,))
+            return self.pair(row, columns.text(row, "question"), answers[0], (system,))
         for question, answer in columns.PAIRS:
             if columns.has(row, question, answer):
-                return self._pair(row, _question(row, question), columns.text(row, answer))
+                return self.pair(row, _question(row, question), columns.text(row, answer))
         raise DataError(columns.no_format(row))
 
     def prompt(self, row: Mapping[str, Any]) -> PromptText:
@@ -148,23 +150,25 @@ class Format:
         if isinstance(prompt, str):
             if self.system_prompt is None and self.prompt_text is None:
                 return Example(prompt=prompt, completion=completion)
-            return self._pair(row, prompt, completion)
-        return self._conversation(row, columns.messages(row, "prompt"), columns.messages(row, "completion"))
+            return self.pair(row, prompt, completion)
+        return self.conversation(row, columns.messages(row, "prompt"), columns.messages(row, "completion"))
 
-    def _pair(
+    def pair(
         self, row: Mapping[str, Any], question: str, answer: str, before: tuple[Message, ...] = ()
     ) -> Example:
+        """A user said this, the answer is that."""
         if self.chat:
             asked: list[Message] = [*before, {"role": "user", "content": question}]
-            return self._conversation(row, asked, [{"role": "assistant", "content": answer}])
+            return self.conversation(row, asked, [{"role": "assistant", "content": answer}])
         context = "".join(f"{m['content']}\n\n" for m in before)
         prompt = self._ask(row, context + question).content
         assert isinstance(prompt, str)
         return Example(prompt=prompt, completion=answer)
 
-    def _conversation(
+    def conversation(
         self, row: Mapping[str, Any], prompt: Sequence[Message], rest: Sequence[Message]
     ) -> Example:
+        """Messages, of which the `prompt`'s are context only. Raises DataError when the rest has no answer."""
         if not any(m["role"] == "assistant" for m in rest):
             raise DataError("the conversation has no assistant message to learn from")
         self._need_template()

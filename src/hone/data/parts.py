@@ -84,6 +84,8 @@ def load_part(entry: Any, kind: str, *, chat: bool) -> Part:
         output_key=entry.output_key,
         prompt_text=read_prompt_file(entry.prompt_file, f"{key}.prompt_file"),
         system_prompt=read_prompt_file(entry.system_prompt_file, f"{key}.system_prompt_file"),
+        chosen_key=getattr(entry, "chosen_key", None),
+        rejected_key=getattr(entry, "rejected_key", None),
     )
     return Part(
         label=_label(entry.dataset_name),

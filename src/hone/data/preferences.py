@@ -1,0 +1,263 @@
+"""What preference learning reads: pairs of answers (or rated answers) in a resumable order, and held-out ones.
+
+A pair is two samples of one `unit`, chosen before rejected, that share their prompt's tokens (`prefix`). Whoever reads
+them, DPO or a reward model, gets the same: this knows no loss.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+from hone.data import comparisons
+from hone.data.chat import Encoder
+from hone.data.comparisons import REASONS, Unusable
+from hone.data.cursor import Mixture
+from hone.data.parts import Drawn, LengthScreen, Part, batches, load_parts, unsure_rows, weights_of
+from hone.data.rows import Row
+from hone.data.sides import StoredSides, joined
+from hone.errors import ConfigError, DataError
+from hone.types import Message, Sample
+
+_CACHED_TOKENS = 1 << 26
+"""Encoded rows are remembered up to so many tokens: later epochs then cost nothing."""
+_BATCH = 256
+
+
+def build_preferences(config: Any, tokenizer: Any) -> PreferenceData:
+    """The comparisons of a run, from `config.data`, `config.policy` and the seed and epochs of `config.loop`.
+
+    Every row is read here; rows are tokenised when they are first drawn. Raises DataError naming the row, ConfigError
+    naming the key.
+    """
+    for name in ("train", "validation"):
+        for entry in getattr(config.data, name) or ():
+            if entry.prompt_template is not None or entry.output_key is not None:
+                raise ConfigError(
+                    f"data.{name}: prompt_template and output_key are for one answer, but rows of comparisons have "
+                    "two: use input_key, chosen_key and rejected_key"
+                )
+    encoder = Encoder(
+        tokenizer,
+        max_length=min(config.data.max_input_seq_length, config.policy.max_total_sequence_length),
+        add_bos=config.data.add_bos,
+        add_eos=config.data.add_eos,
+        template_kwargs=config.policy.tokenizer.chat_template_kwargs or {},
+    )
+    training, validation = load_parts(config.data, config.loop.seed, chat=encoder.chat)
+    return PreferenceData(
+        training,
+        validation,
+        encoder,
+        shuffle=config.data.shuffle,
+        seed=config.loop.seed,
+        max_epochs=config.loop.max_num_epochs,
+    )
+
+
+class PreferenceData(Drawn):
+    """Batches of pairs, or of rated answers, and the validation samples.
+
+    Sequence columns of each sample: `label`, 1 for a chosen or desirable answer and -1 for the other kind; `margin`, by
+    how much the row says the better is better (0 where it does not). Rows that nothing can be learned from are left
+    out and counted: `counts` has, for the data, `rows`, `excluded_rows`, `excluded_REASON` and `validation_rows`; for
+    the whole run so far `drawn`, `truncated` and `excluded` (found too short only when drawn).
+    """
+
+    paired: bool
+    """Whether rows are pairs, rather than rated answers."""
+
+    def __init__(
+        self,
+        training: list[Part],
+        validation: list[Part],
+        encoder: Encoder,
+        *,
+        shuffle: bool = True,
+        seed: int = 0,
+        max_epochs: int | None = None,
+    ) -> None:
+        self.encoder = encoder
+        self._training, self._validation = training, validation
+        self._cache: dict[tuple[int, int], StoredSides | None] = {}
+        self._cached_tokens = 0
+        self._kinds: set[bool] = set()
+        self.counts: Counter[str] = Counter(drawn=0, truncated=0, excluded=0)
+        self.counts["rows"] = sum(len(part.keep) for part in training)
+        for part in training:
+            self._exclude(part, "excluded")
+        self.counts["validation_rows"] = sum(len(part.keep) for part in validation)
+        for part in validation:
+            self._exclude(part, "validation_excluded")
+        if len(self._kinds) > 1:
+            raise DataError(
+                "data.train and data.validation have pairs ('chosen' and 'rejected') and single answers with a 'label'"
+                ": one run learns from one kind"
+            )
+        self.paired = self._kinds == {True}
+        super().__init__(training, shuffle=shuffle, seed=seed, max_epochs=max_epochs)
+
+    def next(self, n: int) -> list[Sample]:
+        """The samples of the next n rows; fewer at the end of the last epoch, then none."""
+        samples: list[Sample] = []
+        while not samples and (draws := self._order.next(n)):
+            for stored, name in self._drawn(draws):
+                self.counts["drawn"] += 1
+                self.counts["excluded"] += stored is None
+                self.counts["truncated"] += stored is not None and stored.truncated
+                samples += stored.samples(name) if stored is not None else []
+        return samples
+
+    def upcoming(self, n: int) -> list[Sample]:
+        """The samples of the first n draws of the run, each row once; nothing is drawn by it."""
+        order = Mixture(
+            self._order.lengths,
+            weights_of(self._training),
+            self._order.shuffle,
+            self._order.seed,
+            self._order.max_epochs,
+        )
+        rows = dict.fromkeys((d, i) for d, i, _ in order.next(n))
+        draws = [(d, i, 0) for d, i in rows]
+        return [
+            sample
+            for chunk in batches(draws, _BATCH)
+            for stored, name in self._drawn(chunk)
+            if stored is not None
+            for sample in stored.samples(name)
+        ]
+
+    def mismatched(self, samples: Sequence[Sample]) -> list[Sample]:
+        """The prompt of each training unit with the answer to the next row: what KTO estimates its KL from."""
+        found: dict[str, Sample] = {}
+        for sample in samples:
+            label, _, rest = sample.unit.rpartition(":")
+            if sample.unit not in found and label in self._following:
+                d, following = self._following[label]
+                row = following[int(rest.split("@")[0])]
+                stored = self._stored({(d, row)})[d, row]
+                if stored is not None:
+                    found[sample.unit] = joined(sample, stored, self.encoder.max_length)
+        return list(found.values())
+
+    @cached_property
+    def _following(self) -> dict[str, tuple[int, dict[int, int]]]:
+        """Of each dataset its number, and the row that comes after each."""
+        return {
+            part.label: (d, dict(zip(part.keep, [*part.keep[1:], part.keep[0]], strict=True)))
+            for d, part in enumerate(self._training)
+        }
+
+    @cached_property
+    def validation(self) -> list[Sample]:
+        """All held-out samples, in order; encoded when first asked for. `counts` says what was left out."""
+        samples: list[Sample] = []
+        for part in self._validation:
+            for chunk in batches(part.kept(), _BATCH):
+                for (row, _), stored in zip(chunk, self._encode(part, chunk), strict=True):
+                    self.counts["validation_excluded"] += stored is None
+                    self.counts["validation_truncated"] += stored is not None and stored.truncated
+                    samples += stored.samples(f"{part.label}:{row}") if stored is not None else []
+        return samples
+
+    def state_dict(self) -> dict[str, Any]:
+        so_far = ("drawn", "truncated", "excluded")
+        return {"order": self._order.state_dict(), "counts": {k: self.counts[k] for k in so_far}}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where the state was taken. Raises CheckpointError when the data are others."""
+        self._order.load_state_dict(state["order"])
+        self.counts.update({name: count - self.counts[name] for name, count in state["counts"].items()})
+
+    def left_out(self) -> str:
+        """Which rows are left out and why; empty when none are."""
+        found = {reason: self.counts[f"excluded_{reason}"] for reason in REASONS}
+        reasons = [f"{count} {reason.replace('_', ' ')}" for reason, count in found.items() if count]
+        if not reasons:
+            return ""
+        return (
+            f"{self.counts['excluded_rows']} of {self.counts['rows']} rows are left out: {', '.join(reasons)}"
+        )
+
+    def _exclude(self, part: Part, counted: str) -> None:
+        """Take out the rows that nothing can be learned from. Raises DataError when none is left."""
+        assert self.encoder.max_length is not None
+        excluded: dict[int, str] = {}
+
+        def prompt_of(row: Row) -> str | Sequence[Message] | None:
+            comparison = comparisons.read(row, part.format)
+            self._kinds.add(comparison.rejected is not None)
+            example = comparison.chosen
+            if example.tools:
+                return None
+            return example.messages[: example.num_prompt_messages] if example.messages else example.prompt
+
+        usable = []
+        for index, row in part.kept():
+            try:
+                prompt_of(row)
+                usable.append(index)
+            except Unusable as found:
+                excluded[index] = found.reason
+            except DataError as error:
+                raise part.at(index, error) from error
+        part.keep = usable
+        if usable:
+            screen = LengthScreen(self.encoder, self.encoder.max_length)
+            for chunk in batches(unsure_rows(part, screen, prompt_of), _BATCH):
+                for (index, _), stored in zip(chunk, self._encode(part, chunk, excluded), strict=True):
+                    assert stored is not None or index in excluded
+        part.keep = [index for index in usable if index not in excluded]
+        self.counts[f"{counted}_rows"] += len(excluded)
+        for reason in excluded.values():
+            self.counts[f"{counted}_{reason}"] += 1
+        if not part.keep:
+            why = ", ".join(f"{count} {reason}" for reason, count in Counter(excluded.values()).items())
+            raise DataError(
+                f"no row of {part.rows.name} can be learned from ({why.replace('_', ' ')}): look at its columns, "
+                f"and for truncated ones raise policy.max_total_sequence_length={self.encoder.max_length}"
+            )
+
+    def _drawn(self, draws: Sequence[tuple[int, int, int]]) -> list[tuple[StoredSides | None, str]]:
+        rows = [(d, self._training[d].keep[i], epoch) for d, i, epoch in draws]
+        stored = self._stored({(d, row) for d, row, _ in rows})
+        return [(stored[d, row], f"{self._training[d].label}:{row}@{epoch}") for d, row, epoch in rows]
+
+    def _stored(self, wanted: set[tuple[int, int]]) -> dict[tuple[int, int], StoredSides | None]:
+        """The (dataset, row)s encoded: from memory, or together, and then remembered while there is room."""
+        found = {key: self._cache[key] for key in wanted & self._cache.keys()}
+        missing = sorted(wanted - found.keys())
+        for d in sorted({d for d, _ in missing}):
+            part, rows = self._training[d], [row for at, row in missing if at == d]
+            encoded = self._encode(part, [(row, part.rows[row]) for row in rows])
+            new = {(d, row): stored for row, stored in zip(rows, encoded, strict=True)}
+            found |= new
+            if self._cached_tokens < _CACHED_TOKENS:
+                self._cache |= new
+                self._cached_tokens += sum(len(s) for s in new.values() if s is not None)
+        return found
+
+    def _encode(
+        self, part: Part, rows: Sequence[tuple[int, Row]], excluded: dict[int, str] | None = None
+    ) -> list[StoredSides | None]:
+        """Tokenise rows together. None for one that nothing is left of, whose reason goes into `excluded`."""
+        read, rendered = [], []
+        for index, columns in rows:
+            try:
+                comparison = comparisons.read(columns, part.format)
+                rendered.append([self.encoder.render(side) for side in comparison.sides])
+                read.append(comparison)
+            except DataError as error:
+                raise part.at(index, error) from error
+        encoded = iter(self.encoder.tokenize([side for sides in rendered for side in sides]))
+        result: list[StoredSides | None] = []
+        for (index, _), comparison, sides in zip(rows, read, rendered, strict=True):
+            try:
+                result.append(StoredSides.of(comparison, [next(encoded) for _ in sides]))
+            except Unusable as found:
+                result.append(None)
+                if excluded is not None:
+                    excluded[index] = found.reason
+        return result

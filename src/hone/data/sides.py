@@ -1,0 +1,79 @@
+"""An encoded comparison: the tokens of its sides, and the samples that they are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from hone.data.chat import Encoded
+from hone.data.comparisons import Comparison, Unusable
+from hone.data.spans import common_length
+from hone.types import Sample
+
+CHOSEN, REJECTED, MISMATCHED = "chosen", "rejected", "mismatched"
+"""The last part of a sample's id."""
+
+
+@dataclass(frozen=True)
+class StoredSides:
+    """An encoded row, kept small: the tokens and targets of its one or two sides."""
+
+    tokens: list[np.ndarray]
+    masks: list[np.ndarray]
+    prefix: int
+    """Tokens of the prompt, which the sides have in common."""
+    labels: tuple[str, ...]
+    margin: float
+    truncated: bool
+
+    @classmethod
+    def of(cls, row: Comparison, sides: Sequence[Encoded]) -> StoredSides:
+        """Raises Unusable for sides that truncation left nothing of, or made the same."""
+        if not all(side.has_target for side in sides):
+            raise Unusable("truncated")
+        first = min(side.mask.index(True) for side in sides)
+        if len(sides) == 2:
+            if sides[0].tokens == sides[1].tokens:
+                raise Unusable("identical")
+            first = min(first, common_length(sides[0].tokens, sides[1].tokens))
+        return cls(
+            [np.array(side.tokens, dtype=np.int32) for side in sides],
+            [np.array(side.mask, dtype=bool) for side in sides],
+            first,
+            (CHOSEN, REJECTED) if len(sides) == 2 else (CHOSEN if row.desirable else REJECTED,),
+            row.margin,
+            any(side.truncated for side in sides),
+        )
+
+    def samples(self, name: str) -> list[Sample]:
+        """The sides, as a unit."""
+        return [
+            Sample(
+                f"{name}:{label}",
+                torch.from_numpy(tokens.astype(np.int64)),
+                torch.from_numpy(mask.copy()),
+                sequence_columns={"label": 1.0 if label == CHOSEN else -1.0, "margin": self.margin},
+                group=name,
+                prefix=self.prefix,
+                unit=name,
+            )
+            for label, tokens, mask in zip(self.labels, self.tokens, self.masks, strict=True)
+        ]
+
+    def __len__(self) -> int:
+        return sum(map(len, self.tokens))
+
+
+def joined(sample: Sample, other: StoredSides, most: int | None) -> Sample:
+    """A sample's prompt with another row's (better) answer, cut to `most` tokens."""
+    tokens = torch.from_numpy(other.tokens[0][other.prefix :].astype(np.int64))
+    mask = torch.from_numpy(other.masks[0][other.prefix :])
+    start = sample.prefix
+    return Sample(
+        f"{sample.unit}:{MISMATCHED}",
+        torch.cat([sample.tokens_T[:start], tokens])[:most],
+        torch.cat([torch.zeros(start, dtype=torch.bool), mask])[:most],
+    )
