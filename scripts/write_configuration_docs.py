@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from hone.config import document
+from hone.config.schema import ROOTS
 
 TARGET = Path(__file__).resolve().parents[1] / "docs" / "configuration.md"
 INTRODUCTION = """# Every setting
@@ -20,7 +21,7 @@ for a model of your own: `hone/tiny` and `hone/tiny-sft` bring a recipe (`src/ho
 def text() -> str:
     """The whole page."""
     parts = [INTRODUCTION]
-    for kind in ("sft", "grpo", "eval"):
+    for kind in ROOTS:
         parts.append(f"## `hone {kind}`\n\n{document(kind).strip()}\n")
     return "\n".join(parts)
 

@@ -19,10 +19,16 @@ REPLACED = {
         "data.validation.dataset_name": "validation.jsonl",
         "policy.tokenizer.chat_template": "{{ messages[0]['content'] }}",  # cut short in the list of keys
     },
+    "rm": {
+        "policy.model_name": "models/llama",
+        "data.train.dataset_name": "train.jsonl",
+        "data.validation.dataset_name": "validation.jsonl",
+        "policy.tokenizer.chat_template": "{{ messages[0]['content'] }}",
+    },
     "grpo": {"policy.model_name": "models/qwen", "data.train.dataset_name": "train.jsonl"},
     "eval": {"generation.model_name": "models/qwen", "data.dataset_name": "test.jsonl"},
 }
-HEADINGS = {"sft": "sft.yaml", "grpo": "grpo_math_1B.yaml", "eval": "evals/eval.yaml"}
+HEADINGS = {"sft": "sft.yaml", "rm": "rm.yaml", "grpo": "grpo_math_1B.yaml", "eval": "evals/eval.yaml"}
 
 
 def upstream(kind: str) -> dict[str, Any]:
@@ -49,7 +55,7 @@ def save(tree: dict[str, Any], folder: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("kind", ["sft", "grpo", "eval"])
+@pytest.mark.parametrize("kind", ["sft", "rm", "grpo", "eval"])
 def test_the_file_loads_and_reloads(kind: Any, tmp_path: Path) -> None:
     tree = upstream(kind)
     loaded = load(kind, save(tree, tmp_path), [])
@@ -87,6 +93,26 @@ def test_sft_values(tmp_path: Path) -> None:
     assert config.logger.wandb.name == "sft-dev-train.jsonl"
     assert config.policy.optimizer.kwargs["foreach"] is False
     assert config.data.train[0].split == "train"
+
+
+def test_rm_values(tmp_path: Path) -> None:
+    loaded = load("rm", save(upstream("rm"), tmp_path), [])
+    config = loaded.config
+    assert config.rm.reward_model_type == "bradley_terry"
+    assert config.rm.center_rewards_coefficient is None
+    assert config.rm.val_period == config.checkpointing.save_period == 16
+    assert config.policy.logprob_batch_size == 1
+    assert config.policy.optimizer.kwargs["lr"] == 2e-6
+    assert config.checkpointing.metric_name == "val:val_loss"
+    assert config.policy.scalar
+
+
+def test_a_regression_head_in_upstreams_spelling(tmp_path: Path) -> None:
+    path = save(upstream("rm"), tmp_path)
+    config = load("rm", path, ["policy.reward_model_cfg.reward_model_type=regression"]).config
+    assert config.rm.reward_model_type == "regression"
+    with pytest.raises(ConfigError, match=r"policy\.reward_model_cfg\.enabled.*hone rm"):
+        load("rm", path, ["policy.reward_model_cfg.enabled=false"])
 
 
 def test_a_command_line_in_other_spellings_wins_over_the_file(tmp_path: Path) -> None:

@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from hone.config.document import document
 from hone.config.loading import Loaded, load
-from hone.config.schema import DPOConfig, EvalConfig, GRPOConfig, SFTConfig
+from hone.config.schema import DPOConfig, EvalConfig, GRPOConfig, RMConfig, SFTConfig
 
-__all__ = ["DPOConfig", "EvalConfig", "GRPOConfig", "Loaded", "SFTConfig", "document", "load"]
+__all__ = ["DPOConfig", "EvalConfig", "GRPOConfig", "Loaded", "RMConfig", "SFTConfig", "document", "load"]

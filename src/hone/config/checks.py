@@ -5,42 +5,13 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator
 
+from hone.config.metric_names import METRICS
 from hone.config.preference_checks import preferences
-from hone.config.schema import ROOTS, DPOConfig, EvalConfig, GRPOConfig, SFTConfig
+from hone.config.schema import ROOTS, DPOConfig, EvalConfig, GRPOConfig, RMConfig, SFTConfig
 from hone.config.schema.policy import GenerationConfig, PolicyConfig
 
-PREFERENCES = (
-    "preference_loss",
-    "sft_loss",
-    "reward_accuracy",
-    "reward_margin",
-    "rewards_chosen",
-    "rewards_rejected",
-)
-METRICS: dict[str, dict[str, tuple[str, ...]]] = {
-    "sft": {"val": ("val_loss", "val_seconds"), "train": ("loss", "train_loss", "grad_norm")},
-    "dpo": {
-        "val": tuple(f"val_{name}" for name in ("loss", *PREFERENCES)),
-        "train": ("loss", "train_loss", "grad_norm", *PREFERENCES),
-    },
-    "grpo": {
-        "val": ("accuracy", "reward", "completion_length", "truncated", "failed"),
-        "train": (
-            "loss",
-            "reward",
-            "accuracy",
-            "grad_norm",
-            "kl",
-            "entropy",
-            "completion_length",
-            "truncated",
-        ),
-    },
-}
-"""Metrics by which checkpoints can be ranked. `reward_NAME` of each reward function comes on top."""
 
-
-def check(config: SFTConfig | DPOConfig | GRPOConfig | EvalConfig) -> list[str]:
+def check(config: SFTConfig | DPOConfig | RMConfig | GRPOConfig | EvalConfig) -> list[str]:
     """Everything that is wrong, as sentences."""
     if isinstance(config, EvalConfig):
         return [*_environments(config), *_evaluation(config)]
@@ -130,7 +101,7 @@ def _policy(policy: PolicyConfig) -> Iterator[str]:
         )
 
 
-def _run(config: SFTConfig | DPOConfig | GRPOConfig) -> Iterator[str]:
+def _run(config: SFTConfig | DPOConfig | RMConfig | GRPOConfig) -> Iterator[str]:
     kind, loop = next(kind for kind, root in ROOTS.items() if type(config) is root), config.loop
     if loop.max_num_epochs is None and loop.max_num_steps is None:
         yield f"{kind}.max_num_epochs and {kind}.max_num_steps are both null, so the run has no end: set one"
@@ -141,14 +112,14 @@ def _run(config: SFTConfig | DPOConfig | GRPOConfig) -> Iterator[str]:
         yield from _metric(config, kind, settings.metric_name)
 
 
-def validates(config: SFTConfig | DPOConfig | GRPOConfig) -> bool:
+def validates(config: SFTConfig | DPOConfig | RMConfig | GRPOConfig) -> bool:
     """Whether the run will have validation metrics: it has data for it, and a time to do it."""
     loop = config.loop
     has_data = bool(config.data.validation) or any(e.split_validation_size for e in config.data.train or ())
     return has_data and bool(loop.val_period or loop.val_at_start or loop.val_at_end)
 
 
-def _metric(config: SFTConfig | DPOConfig | GRPOConfig, kind: str, name: str) -> Iterator[str]:
+def _metric(config: SFTConfig | DPOConfig | RMConfig | GRPOConfig, kind: str, name: str) -> Iterator[str]:
     split, colon, metric = name.partition(":")
     if not colon or split not in ("val", "train"):
         yield f"checkpointing.metric_name={name}: write val:NAME or train:NAME; null keeps the newest"

@@ -15,18 +15,19 @@ from pydantic import ValidationError
 
 from hone.config import checks, files, keys, messages, notices, overrides
 from hone.config.given import Layer
-from hone.config.schema import ROOTS, DatasetSource, DPOConfig, EvalConfig, GRPOConfig, SFTConfig
+from hone.config.schema import ROOTS, DatasetSource, DPOConfig, EvalConfig, GRPOConfig, RMConfig, SFTConfig
 from hone.config.schema.run import RewardFunctionConfig
 from hone.config.translate import Translation
 from hone.config.trees import Path, drop, escape, get, leaves, merge, put
 from hone.errors import ConfigError
 
-Kind = Literal["sft", "dpo", "grpo", "eval"]
-AnyConfig = SFTConfig | DPOConfig | GRPOConfig | EvalConfig
+Kind = Literal["sft", "dpo", "rm", "grpo", "eval"]
+AnyConfig = SFTConfig | DPOConfig | RMConfig | GRPOConfig | EvalConfig
 Config = TypeVar("Config", bound=AnyConfig)
 MODEL: dict[str, Path] = {
     "sft": ("policy", "model_name"),
     "dpo": ("policy", "model_name"),
+    "rm": ("policy", "model_name"),
     "grpo": ("policy", "model_name"),
     "eval": ("generation", "model_name"),
 }

@@ -255,15 +255,26 @@ def _grpo() -> list[Spelling]:
 
 
 def _dpo() -> list[Spelling]:
-    beta = ("dpo.reference_policy_kl_penalty",)
     return [
-        Spelling("dpo.beta", beta),
+        Spelling("dpo.beta", ("dpo.reference_policy_kl_penalty",)),
         Spelling("dpo.loss_type", ("dpo.preference_loss",)),
-        Spelling("data.train.prompt_key", ("data.train.input_key",)),
-        Spelling("data.validation.prompt_key", ("data.validation.input_key",)),
+        *_pairs(),
+    ]
+
+
+def _pairs() -> list[Spelling]:
+    return [
+        *(
+            Spelling(f"data.{part}.prompt_key", (f"data.{part}.input_key",))
+            for part in ("train", "validation")
+        ),
         Spelling("data.prompt_key", ("data.default.input_key",)),
         *(Spelling(f"data.{key}", (f"data.default.{key}",)) for key in ("chosen_key", "rejected_key")),
     ]
+
+
+def _rm() -> list[Spelling]:
+    return [*_pairs(), Spelling("policy.reward_model_cfg.reward_model_type", ("rm.reward_model_type",))]
 
 
 def _eval() -> list[Spelling]:
@@ -278,7 +289,7 @@ def _eval() -> list[Spelling]:
 
 
 def table(kind: str) -> dict[str, Spelling]:
-    """All spellings that a configuration of this kind ("sft", "grpo", "eval" …) may use, by path."""
+    """All spellings that a configuration of this kind may use, by path."""
     if kind == "eval":
         found = _eval()
     else:
@@ -287,6 +298,6 @@ def table(kind: str) -> dict[str, Spelling]:
             Spelling("training.sequence_length", ("policy.max_total_sequence_length",)),
             Spelling("optimization.learning_rate", ("policy.optimizer.kwargs.lr",)),
         ]
-        found += {"grpo": _grpo, "dpo": _dpo}.get(kind, list)()
+        found += {"grpo": _grpo, "dpo": _dpo, "rm": _rm}.get(kind, list)()
         found += [Spelling(path, to, compute=compute) for path, (to, compute) in computed(kind).items()]
     return {spelling.path: spelling for spelling in found}

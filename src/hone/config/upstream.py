@@ -176,10 +176,17 @@ def _method(kind: str) -> Rule:
     return neutral("training.method", is_this, f"this is `hone {kind}`")
 
 
+_RM = [
+    neutral("policy.reward_model_cfg.enabled", (True,), "this is `hone rm`; set it to true"),
+    neutral("policy.activation_checkpointing_enabled", OFF, "use policy.activation_checkpointing"),
+]
+
+
 @functools.cache
 def rules(kind: str) -> tuple[Rule, ...]:
     """All rules for a configuration of this kind."""
     if kind == "eval":
         return (*_generation("generation"), *_POLICY, *_ENV, *_AROUND)
     loop = (*_generation("policy.generation"), *_GRPO, *_ENV) if kind == "grpo" else ()
+    loop = (*loop, *_RM) if kind == "rm" else loop
     return (*megatron.RULES, *_DTENSOR, *_POLICY, *loop, *_AROUND, _method(kind))

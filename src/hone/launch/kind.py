@@ -14,6 +14,7 @@ SECTIONS = {
     "generation": "eval",
     "sft": "sft",
     "dpo": "dpo",
+    "rm": "rm",
 }
 """Top-level sections that only one kind of run has."""
 
@@ -27,7 +28,7 @@ def infer_kind(config: str | None, overrides: Sequence[str]) -> str:
     if config is not None:
         names |= _sections(Path(config), seen=set())
     kinds = {SECTIONS[name] for name in names if name in SECTIONS}
-    return next((kind for kind in ("grpo", "eval", "dpo", "sft") if kind in kinds), "sft")
+    return next((kind for kind in ("grpo", "eval", "dpo", "rm", "sft") if kind in kinds), "sft")
 
 
 def _sections(path: Path, seen: set[Path]) -> set[str]:

@@ -15,6 +15,7 @@ from hone.config.schema.dpo import DPOConfig, DPOSection
 from hone.config.schema.evaluation import EvalConfig
 from hone.config.schema.grpo import GRPOConfig, GRPOSection, LossConfig
 from hone.config.schema.policy import GenerationConfig, PolicyConfig
+from hone.config.schema.rm import RMConfig, RMSection
 from hone.config.schema.run import (
     CheckpointingConfig,
     ClusterConfig,
@@ -24,9 +25,10 @@ from hone.config.schema.run import (
 )
 from hone.config.schema.sft import SFTConfig, SFTSection, SupervisedSection
 
-ROOTS: dict[str, type[SFTConfig | DPOConfig | GRPOConfig | EvalConfig]] = {
+ROOTS: dict[str, type[SFTConfig | DPOConfig | RMConfig | GRPOConfig | EvalConfig]] = {
     "sft": SFTConfig,
     "dpo": DPOConfig,
+    "rm": RMConfig,
     "grpo": GRPOConfig,
     "eval": EvalConfig,
 }
@@ -51,6 +53,8 @@ __all__ = [
     "PolicyConfig",
     "PreferenceDataConfig",
     "PreferenceEntry",
+    "RMConfig",
+    "RMSection",
     "RewardFunctionConfig",
     "RewardsConfig",
     "SFTConfig",

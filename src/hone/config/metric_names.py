@@ -1,0 +1,39 @@
+"""Metrics by which checkpoints can be ranked, for each kind of run."""
+
+from __future__ import annotations
+
+PREFERENCES = (
+    "preference_loss",
+    "sft_loss",
+    "reward_accuracy",
+    "reward_margin",
+    "rewards_chosen",
+    "rewards_rejected",
+)
+RANKED = ("loss", "accuracy", "margin", "calibration_error", "absolute_error")
+SCORED = ("accuracy", "margin", "score_chosen", "score_rejected", "score", "absolute_error")
+METRICS: dict[str, dict[str, tuple[str, ...]]] = {
+    "sft": {"val": ("val_loss", "val_seconds"), "train": ("loss", "train_loss", "grad_norm")},
+    "dpo": {
+        "val": tuple(f"val_{name}" for name in ("loss", *PREFERENCES)),
+        "train": ("loss", "train_loss", "grad_norm", *PREFERENCES),
+    },
+    "rm": {
+        "val": tuple(f"val_{name}" for name in RANKED),
+        "train": ("loss", "train_loss", "grad_norm", *SCORED),
+    },
+    "grpo": {
+        "val": ("accuracy", "reward", "completion_length", "truncated", "failed"),
+        "train": (
+            "loss",
+            "reward",
+            "accuracy",
+            "grad_norm",
+            "kl",
+            "entropy",
+            "completion_length",
+            "truncated",
+        ),
+    },
+}
+"""Metrics by which checkpoints can be ranked. `reward_NAME` of each reward function comes on top."""
