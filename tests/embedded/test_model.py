@@ -126,8 +126,8 @@ def test_names():
     assert not embedded.is_embedded_model("hone/big")
     with pytest.raises(ModelError, match=r"no embedded model 'hone/big'.*hone/tiny, hone/tiny-sft"):
         embedded.model_path("hone/big")
-    with pytest.raises(ConfigError, match="no embedded recipe 'dpo'"):
-        embedded.recipe("dpo")
+    with pytest.raises(ConfigError, match="no embedded recipe 'kto'"):
+        embedded.recipe("kto")
 
 
 def test_recipes_load_and_agree_with_the_script(build):
