@@ -1,4 +1,4 @@
-"""Formats of preference rows: a prompt with a better and a worse answer, or one answer and whether it is good.
+"""Formats of preference rows: a prompt with a better and a worse answer, or one answer and whether (or how) good it is.
 
 | columns | meaning |
 |---|---|
@@ -8,6 +8,7 @@
 | `context`, `response1`, `response2`, `overall_preference` | HelpSteer3; a negative preference is for the first |
 | `context`, `completions` | NeMo RL's PreferenceDataset: each completion has a `rank`, lowest best |
 | `prompt`, `completion`, `label` | one answer, true where it is desirable (TRL's unpaired preference) |
+| `prompt`, `completion`, `score` | one answer and a number that says how good it is |
 
 `input_key`, `chosen_key` and `rejected_key` name columns (NeMo RL's BinaryPreferenceDataset); as in SFT a text that a
 key names is what a user said, or the assistant's answer. `margin`, or the difference of `chosen_score` and
@@ -16,6 +17,7 @@ key names is what a user said, or the assistant's answer. `margin`, or the diffe
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -32,6 +34,11 @@ which nothing is left within the longest sequence."""
 _ASSISTANT, _HUMAN = "\n\nAssistant:", "\n\nHuman:"
 
 
+PAIRS = "pairs ('chosen' and 'rejected')"
+LABELS = "single answers with a 'label'"
+SCORES = "single answers with a 'score'"
+
+
 class Unusable(DataError):
     """A row that is well formed, and that nothing can be learned from: counted, by `reason`."""
 
@@ -43,12 +50,20 @@ class Unusable(DataError):
 
 @dataclass(frozen=True)
 class Comparison:
-    """What a row says. `rejected` is None for one answer alone, which `desirable` judges."""
+    """What a row says. `rejected` is None for one answer alone, which `desirable` judges, or `score`."""
 
     chosen: Example
     rejected: Example | None = None
     desirable: bool = True
     margin: float = 0.0
+    score: float | None = None
+
+    @property
+    def kind(self) -> str:
+        """What its dataset consists of."""
+        if self.rejected is not None:
+            return PAIRS
+        return LABELS if self.score is None else SCORES
 
     @property
     def sides(self) -> list[Example]:
@@ -68,11 +83,13 @@ def read(row: Mapping[str, Any], form: Format) -> Comparison:
         return _ranked(row, form)
     if columns.has(row, "prompt", "completion", "label"):
         return _rated(row, form)
+    if columns.has(row, "prompt", "completion", "score"):
+        return _scored(row, form)
     raise DataError(
         f"it has the columns {columns.listed(row)}, and none of what comparisons are read from: 'chosen' and "
-        "'rejected' (with or without 'prompt'); 'prompt', 'completion' and 'label'; 'context' and 'completions'; 'context', "
-        "'response1', 'response2' and 'overall_preference'. Or name the columns: data.train.input_key, chosen_key "
-        "and rejected_key"
+        "'rejected' (with or without 'prompt'); 'prompt', 'completion' and 'label' (or 'score'); 'context' and "
+        "'completions'; 'context', 'response1', 'response2' and 'overall_preference'. Or name the columns: "
+        "data.train.input_key, chosen_key and rejected_key"
     )
 
 
@@ -113,6 +130,15 @@ def _rated(row: Mapping[str, Any], form: Format) -> Comparison:
         )
     prompt = _prompt(row["prompt"])
     return Comparison(_side(row, form, prompt, _answer(row["completion"])), desirable=bool(row["label"]))
+
+
+def _scored(row: Mapping[str, Any], form: Format) -> Comparison:
+    score = row["score"]
+    if isinstance(score, bool) or not isinstance(score, int | float) or not math.isfinite(score):
+        raise DataError(f"column 'score' says how good the answer is: a finite number, not {score!r}")
+    return Comparison(
+        _side(row, form, _prompt(row["prompt"]), _answer(row["completion"])), score=float(score)
+    )
 
 
 def _pair(

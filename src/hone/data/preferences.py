@@ -13,7 +13,7 @@ from typing import Any
 
 from hone.data import comparisons
 from hone.data.chat import Encoder
-from hone.data.comparisons import REASONS, Unusable
+from hone.data.comparisons import PAIRS, REASONS, Unusable
 from hone.data.cursor import Mixture
 from hone.data.parts import Drawn, LengthScreen, Part, batches, load_parts, unsure_rows, weights_of
 from hone.data.rows import Row
@@ -41,7 +41,8 @@ def build_preferences(config: Any, tokenizer: Any) -> PreferenceData:
                 )
     encoder = Encoder(
         tokenizer,
-        max_length=min(config.data.max_input_seq_length, config.policy.max_total_sequence_length),
+        max_length=min(config.data.max_input_seq_length, config.policy.max_total_sequence_length)
+        - config.policy.scalar,  # a token closes a text that is scored as a whole
         add_bos=config.data.add_bos,
         add_eos=config.data.add_eos,
         template_kwargs=config.policy.tokenizer.chat_template_kwargs or {},
@@ -61,11 +62,13 @@ class PreferenceData(Drawn):
     """Batches of pairs, or of rated answers, and the validation samples.
 
     Sequence columns of each sample: `label`, 1 for a chosen or desirable answer and -1 for the other kind; `margin`, by
-    how much the row says the better is better (0 where it does not). Rows that nothing can be learned from are left
-    out and counted: `counts` has, for the data, `rows`, `excluded_rows`, `excluded_REASON` and `validation_rows`; for
-    the whole run so far `drawn`, `truncated` and `excluded` (found too short only when drawn).
+    how much the row says the better is better (0 where it does not); `score`, where the row has one. Rows that nothing
+    can be learned from are left out and counted: `counts` has, for the data, `rows`, `excluded_rows`, `excluded_REASON`
+    and `validation_rows`; for the whole run so far `drawn`, `truncated` and `excluded` (found too short only when drawn).
     """
 
+    kind: str
+    """What the rows are, as a message names it: comparisons.PAIRS, LABELS or SCORES."""
     paired: bool
     """Whether rows are pairs, rather than rated answers."""
 
@@ -83,7 +86,7 @@ class PreferenceData(Drawn):
         self._training, self._validation = training, validation
         self._cache: dict[tuple[int, int], StoredSides | None] = {}
         self._cached_tokens = 0
-        self._kinds: set[bool] = set()
+        self._kinds: set[str] = set()
         self.counts: Counter[str] = Counter(drawn=0, truncated=0, excluded=0)
         self.counts["rows"] = sum(len(part.keep) for part in training)
         for part in training:
@@ -93,10 +96,10 @@ class PreferenceData(Drawn):
             self._exclude(part, "validation_excluded")
         if len(self._kinds) > 1:
             raise DataError(
-                "data.train and data.validation have pairs ('chosen' and 'rejected') and single answers with a 'label'"
-                ": one run learns from one kind"
+                f"data.train and data.validation have {' and '.join(sorted(self._kinds))}: one run learns from one kind"
             )
-        self.paired = self._kinds == {True}
+        (self.kind,) = self._kinds
+        self.paired = self.kind == PAIRS
         super().__init__(training, shuffle=shuffle, seed=seed, max_epochs=max_epochs)
 
     def next(self, n: int) -> list[Sample]:
@@ -188,7 +191,7 @@ class PreferenceData(Drawn):
 
         def prompt_of(row: Row) -> str | Sequence[Message] | None:
             comparison = comparisons.read(row, part.format)
-            self._kinds.add(comparison.rejected is not None)
+            self._kinds.add(comparison.kind)
             example = comparison.chosen
             if example.tools:
                 return None

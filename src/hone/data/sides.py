@@ -28,6 +28,7 @@ class StoredSides:
     labels: tuple[str, ...]
     margin: float
     truncated: bool
+    score: float | None = None
 
     @classmethod
     def of(cls, row: Comparison, sides: Sequence[Encoded]) -> StoredSides:
@@ -46,16 +47,18 @@ class StoredSides:
             (CHOSEN, REJECTED) if len(sides) == 2 else (CHOSEN if row.desirable else REJECTED,),
             row.margin,
             any(side.truncated for side in sides),
+            row.score,
         )
 
     def samples(self, name: str) -> list[Sample]:
         """The sides, as a unit."""
+        scored = {"score": self.score} if self.score is not None else {}
         return [
             Sample(
                 f"{name}:{label}",
                 torch.from_numpy(tokens.astype(np.int64)),
                 torch.from_numpy(mask.copy()),
-                sequence_columns={"label": 1.0 if label == CHOSEN else -1.0, "margin": self.margin},
+                sequence_columns={"label": 1.0 if label == CHOSEN else -1.0, "margin": self.margin} | scored,
                 group=name,
                 prefix=self.prefix,
                 unit=name,
