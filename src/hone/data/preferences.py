@@ -64,7 +64,7 @@ class PreferenceData(Drawn):
     Sequence columns of each sample: `label`, 1 for a chosen or desirable answer and -1 for the other kind; `margin`, by
     how much the row says the better is better (0 where it does not); `score`, where the row has one. Rows that nothing
     can be learned from are left out and counted: `counts` has, for the data, `rows`, `excluded_rows`, `excluded_REASON`
-    and `validation_rows`; for the whole run so far `drawn`, `truncated` and `excluded` (found too short only when drawn).
+    and `validation_rows`; for the whole run so far `drawn`, `truncated` and `excluded` (found too short when drawn).
     """
 
     kind: str
