@@ -1,23 +1,21 @@
-"""The supervised loop: examples -> loss -> optimizer step. SFT today; preferences use the same loop."""
+"""The supervised loop: examples -> loss -> optimizer step, for every method of `hone.methods`."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from hone import engine
-from hone.algorithms import sft
-from hone.config import Loaded, SFTConfig
-from hone.data import SupervisedData, build_supervised
+from hone.config import Loaded
 from hone.engine import Engine
 from hone.engine.build import tokenizer_of
 from hone.loop import Run, keep_going
+from hone.methods import Method, method_of
 from hone.process import run_alone
-from hone.types import Sample, TrainedModel
+from hone.types import TrainedModel
 
 
 def main(loaded: Loaded, *, recovering: bool = False) -> dict[str, Any]:
@@ -27,110 +25,87 @@ def main(loaded: Loaded, *, recovering: bool = False) -> dict[str, Any]:
 
 async def train(loaded: Loaded, recovering: bool = False) -> dict[str, Any]:
     """The loop itself."""
-    config: SFTConfig = loaded.config
+    config = loaded.config
     tokenizer = tokenizer_of(config)
-    data = build_supervised(config, tokenizer)  # before the model: wrong data stops the run in a second
+    method = method_of(
+        loaded.kind, config, tokenizer
+    )  # before the model: wrong data stops the run in a second
     with engine.build(config, tokenizer, recovering=recovering) as parts:
-        return await _train(loaded, tokenizer, data, parts)
+        return await _train(loaded, tokenizer, method, parts)
 
 
 async def _train(
-    loaded: Loaded, tokenizer: PreTrainedTokenizerBase, data: SupervisedData, parts: Engine
+    loaded: Loaded, tokenizer: PreTrainedTokenizerBase, method: Method, parts: Engine
 ) -> dict[str, Any]:
-    config: SFTConfig = loaded.config
-    learner = parts.learner
+    config, section, learner = loaded.config, method.section, parts.learner
+    size = config.policy.train_global_batch_size
+    steps = total_steps(config, method)
     run = Run(
         loaded,
-        "sft",
-        total_steps=total_steps(config, data),
+        loaded.kind,
+        total_steps=steps,
         parts={"policy": learner},
-        data=data,
+        data=method,
         tokenizer=tokenizer,
         engine=parts,
     )
+    await method.prepare(learner, steps * size)
     await run.resume()
     if run.finished:
         return run.summary()
     with run:
-        _say_left_out(run, data, config)
+        if text := method.left_out():
+            run.progress.note(text)
         said = False
-        if config.sft.val_at_start and run.step == 0:
-            run.log(0, await validate(learner, data.validation, config))
+        if section.val_at_start and run.step == 0:
+            run.log(0, await validate(learner, method))
         for step in run.steps():
             started = time.perf_counter()
-            samples = data.next(config.policy.train_global_batch_size)
+            samples = method.data.next(size)
             if not samples:  # rows that are left out can end the last epoch sooner than their number says
                 break
-            said = said or _say_truncated(run, data, config)
-            metrics = await sft.step(learner, samples)
+            said = said or _say_truncated(run, method)
+            metrics = method.describe(await method.step(learner, samples), samples)
             tokens = sum(len(sample) for sample in samples)
-            metrics = describe(metrics, samples, data) | {
-                "tokens_per_s": tokens / (time.perf_counter() - started)
-            }
+            metrics["tokens_per_s"] = tokens / (time.perf_counter() - started)
             last = step == run.total_steps
-            if (config.sft.val_period > 0 and step % config.sft.val_period == 0) or (
-                last and config.sft.val_at_end
-            ):
-                metrics |= await validate(learner, data.validation, config)
+            if (section.val_period > 0 and step % section.val_period == 0) or (last and section.val_at_end):
+                metrics |= await validate(learner, method)
             await run.end_step(step, metrics, tokens=tokens)
         await run.finish()
     return run.summary()
 
 
-def total_steps(config: SFTConfig, data: SupervisedData) -> int:
+def total_steps(config: Any, method: Method) -> int:
     """Optimizer steps of the whole run: the smaller of `max_num_steps` and what the epochs hold."""
-    epochs = config.sft.max_num_epochs
-    limits = [config.sft.max_num_steps] if config.sft.max_num_steps is not None else []
-    if epochs is not None:
-        limits.append(data.total_steps(config.policy.train_global_batch_size))
+    section = method.section
+    limits = [section.max_num_steps] if section.max_num_steps is not None else []
+    if section.max_num_epochs is not None:
+        limits.append(method.data.total_steps(config.policy.train_global_batch_size))
     return min(limits)
 
 
-def _say_left_out(run: Run, data: SupervisedData, config: SFTConfig) -> None:
-    """Tell of rows that are not trained on at all."""
-    if left_out := data.counts["excluded_rows"]:
-        run.progress.note(
-            f"{left_out} of {data.counts['rows']} rows are left out: their prompt alone fills "
-            f"policy.max_total_sequence_length={config.policy.max_total_sequence_length}"
-        )
-
-
-def _say_truncated(run: Run, data: SupervisedData, config: SFTConfig) -> bool:
+def _say_truncated(run: Run, method: Method) -> bool:
     """Tell, once, that samples are cut: whether it has been told."""
-    if not data.counts["truncated"]:
+    if not method.data.counts["truncated"]:
         return False
+    longest = run.config.policy.max_total_sequence_length
     run.progress.note(
-        f"samples longer than policy.max_total_sequence_length={config.policy.max_total_sequence_length} are cut; "
-        "metrics.csv counts them (truncated_samples)"
+        f"samples longer than policy.max_total_sequence_length={longest} are cut; metrics.csv counts them "
+        "(truncated_samples)"
     )
     return True
 
 
-def describe(metrics: dict[str, float], samples: Sequence[Sample], data: SupervisedData) -> dict[str, float]:
-    """The step's metrics as they are written down: nothing that was left out goes unsaid."""
-    return {
-        "train_loss": metrics.pop("loss"),
-        **metrics,
-        "epoch": float(data.epoch),
-        "samples": float(len(samples)),
-        "target_tokens": float(sum(sample.num_targets for sample in samples)),
-        "truncated_samples": float(data.counts.get("truncated", 0)),
-        "excluded_samples": float(data.counts.get("excluded", 0)),
-    }
-
-
-async def validate(learner: TrainedModel, samples: Sequence[Sample], config: SFTConfig) -> dict[str, float]:
-    """Mean negative log-likelihood of the held-out targets, over tokens."""
-    if config.sft.val_batches > 0:
-        samples = samples[: config.sft.val_batches * config.sft.val_global_batch_size]
+async def validate(learner: TrainedModel, method: Method) -> dict[str, float]:
+    """The method's metrics of the held-out samples; none where there are no such samples."""
+    samples = method.held_out()
     if not samples:
         return {}
     started = time.perf_counter()
-    logprobs = await learner.forward(samples)
-    count = sum(values.numel() for values in logprobs)
-    total = sum(float(values.double().sum()) for values in logprobs)
+    metrics = await method.measure(learner, samples)
     return {
-        "val_loss": -total / max(count, 1),
+        **{f"val_{name}": value for name, value in metrics.items()},
         "val_samples": float(len(samples)),
         "val_seconds": time.perf_counter() - started,
     }

@@ -6,8 +6,8 @@ them, DPO or a reward model, gets the same: this knows no loss.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -87,7 +87,7 @@ class PreferenceData(Drawn):
         self._cache: dict[tuple[int, int], StoredSides | None] = {}
         self._cached_tokens = 0
         self._kinds: set[str] = set()
-        self.counts: Counter[str] = Counter(drawn=0, truncated=0, excluded=0)
+        self.counts: dict[str, int] = defaultdict(int, drawn=0, truncated=0, excluded=0)
         self.counts["rows"] = sum(len(part.keep) for part in training)
         for part in training:
             self._exclude(part, "excluded")
@@ -113,8 +113,8 @@ class PreferenceData(Drawn):
                 samples += stored.samples(name) if stored is not None else []
         return samples
 
-    def upcoming(self, n: int) -> list[Sample]:
-        """The samples of the first n draws of the run, each row once; nothing is drawn by it."""
+    def upcoming(self, n: int) -> Iterator[list[Sample]]:
+        """The samples of the first n draws of the run, each row once, in chunks; nothing is drawn by it."""
         order = Mixture(
             self._order.lengths,
             weights_of(self._training),
@@ -123,27 +123,28 @@ class PreferenceData(Drawn):
             self._order.max_epochs,
         )
         rows = dict.fromkeys((d, i) for d, i, _ in order.next(n))
-        draws = [(d, i, 0) for d, i in rows]
-        return [
-            sample
-            for chunk in batches(draws, _BATCH)
-            for stored, name in self._drawn(chunk)
-            if stored is not None
-            for sample in stored.samples(name)
-        ]
+        for chunk in batches(rows, _BATCH):
+            drawn = self._drawn([(d, i, 0) for d, i in chunk])
+            yield [s for stored, name in drawn if stored is not None for s in stored.samples(name)]
 
     def mismatched(self, samples: Sequence[Sample]) -> list[Sample]:
-        """The prompt of each training unit with the answer to the next row: what KTO estimates its KL from."""
-        found: dict[str, Sample] = {}
-        for sample in samples:
+        """The prompt of each unit with the answer to another: what KTO estimates its KL from.
+
+        Of training samples the answer to the dataset's next row, whatever the batch; of others to the next unit here.
+        """
+        firsts = list({sample.unit: sample for sample in reversed(samples)}.values())[::-1]
+        found = []
+        for number, sample in enumerate(firsts):
             label, _, rest = sample.unit.rpartition(":")
-            if sample.unit not in found and label in self._following:
+            other: Sample | None = firsts[(number + 1) % len(firsts)]
+            if label in self._following:
                 d, following = self._following[label]
                 row = following[int(rest.split("@")[0])]
                 stored = self._stored({(d, row)})[d, row]
-                if stored is not None:
-                    found[sample.unit] = joined(sample, stored, self.encoder.max_length)
-        return list(found.values())
+                other = stored.samples("")[0] if stored is not None else None
+            if other is not None:
+                found.append(joined(sample, other, self.encoder.max_length))
+        return found
 
     @cached_property
     def _following(self) -> dict[str, tuple[int, dict[int, int]]]:
@@ -162,7 +163,7 @@ class PreferenceData(Drawn):
                 for (row, _), stored in zip(chunk, self._encode(part, chunk), strict=True):
                     self.counts["validation_excluded"] += stored is None
                     self.counts["validation_truncated"] += stored is not None and stored.truncated
-                    samples += stored.samples(f"{part.label}:{row}") if stored is not None else []
+                    samples += stored.samples(f"validation/{part.label}:{row}") if stored is not None else []
         return samples
 
     def state_dict(self) -> dict[str, Any]:
@@ -172,7 +173,7 @@ class PreferenceData(Drawn):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where the state was taken. Raises CheckpointError when the data are others."""
         self._order.load_state_dict(state["order"])
-        self.counts.update({name: count - self.counts[name] for name, count in state["counts"].items()})
+        self.counts |= state["counts"]
 
     def left_out(self) -> str:
         """Which rows are left out and why; empty when none are."""

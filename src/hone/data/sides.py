@@ -70,13 +70,11 @@ class StoredSides:
         return sum(map(len, self.tokens))
 
 
-def joined(sample: Sample, other: StoredSides, most: int | None) -> Sample:
-    """A sample's prompt with another row's (better) answer, cut to `most` tokens."""
-    tokens = torch.from_numpy(other.tokens[0][other.prefix :].astype(np.int64))
-    mask = torch.from_numpy(other.masks[0][other.prefix :])
-    start = sample.prefix
+def joined(sample: Sample, other: Sample, most: int | None) -> Sample:
+    """A sample's prompt with another's answer, cut to `most` tokens."""
+    blank = torch.zeros(sample.prefix, dtype=torch.bool)
     return Sample(
         f"{sample.unit}:{MISMATCHED}",
-        torch.cat([sample.tokens_T[:start], tokens])[:most],
-        torch.cat([torch.zeros(start, dtype=torch.bool), mask])[:most],
+        torch.cat([sample.tokens_T[: sample.prefix], other.tokens_T[other.prefix :]])[:most],
+        torch.cat([blank, other.loss_mask_T[other.prefix :]])[:most],
     )

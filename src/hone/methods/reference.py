@@ -1,0 +1,111 @@
+"""The reference's log-probabilities of whole answers: computed once, by the policy before its first update.
+
+One number for each answer, which is kept in the run's folder and in every checkpoint: a resumed run has the same bits,
+and no second model is ever in memory. Beside each stands a checksum of the answer's tokens, so that data that has
+changed since is noticed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+import zlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from hone.errors import CheckpointError
+from hone.tracking import Progress
+from hone.types import Sample, Scorer
+
+NAME = "reference.pt"
+_EPOCH = re.compile(r"@\d+(?=:[^:]*$)")
+
+
+def key_of(sample: Sample) -> str:
+    """What stays the same of a sample's id over the epochs."""
+    return _EPOCH.sub("", sample.id)
+
+
+def checksum(sample: Sample) -> int:
+    """Of the tokens, and of which of them are targets."""
+    tokens = sample.tokens_T.numpy().astype(np.int64).tobytes()
+    return zlib.crc32(sample.loss_mask_T.numpy().tobytes(), zlib.crc32(tokens))
+
+
+class Reference:
+    """Sums of log-probabilities by answer.
+
+    `identity` says what they are the log-probabilities of; a file of another identity is not taken.
+    """
+
+    def __init__(self, folder: Path, identity: Any) -> None:
+        self.file = folder / NAME
+        self.identity = json.dumps(identity, sort_keys=True, default=str)
+        self.sums: dict[str, tuple[int, float]] = {}
+
+    def read(self) -> None:
+        """Take what an earlier process left in the run's folder, if it is about the same model."""
+        if not self.file.is_file():
+            return
+        try:
+            state = torch.load(self.file, weights_only=True)
+        except Exception as error:  # whatever a damaged file makes torch raise: it can be computed again
+            print(f"{self.file} cannot be read ({type(error).__name__}): computed again", file=sys.stderr)
+            return
+        if state.get("identity") == self.identity:
+            self.load_state_dict(state)
+
+    def write(self) -> None:
+        """Put all that is known into the run's folder."""
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        aside = self.file.with_suffix(".writing")
+        torch.save(self.state_dict(), aside)
+        os.replace(aside, self.file)
+
+    async def compute(self, model: Scorer, chunks: Iterable[Sequence[Sample]], total: int) -> None:
+        """Fill in what is not known yet, showing how far it is. `total` is the number of units, as far as is known."""
+        done, new = 0, 0
+        with Progress(total, "reference") as progress:
+            for samples in chunks:
+                missing = [s for s in samples if self.sums.get(key_of(s), (None,))[0] != checksum(s)]
+                if missing:
+                    for sample, logprobs_T in zip(missing, await model.forward(missing), strict=True):
+                        self.sums[key_of(sample)] = (checksum(sample), float(logprobs_T.double().sum()))
+                    new += len(missing)
+                    done = min(total, done + len({s.unit for s in samples}))
+                    progress.phase("reference log-probabilities", done, max(total, done))
+        if new:
+            self.write()
+
+    def attach(self, samples: Iterable[Sample]) -> None:
+        """Give each sample its `reference`. Raises CheckpointError for one that is not what it was."""
+        for sample in samples:
+            known = self.sums.get(key_of(sample))
+            if known is None or known[0] != checksum(sample):
+                raise CheckpointError(
+                    f"the answer {key_of(sample)} is not the one whose reference log-probability was computed when the "
+                    "run began: the data has changed. Bring it back, or start a new run in another "
+                    "checkpointing.checkpoint_dir"
+                )
+            sample.sequence_columns["reference"] = known[1]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "identity": self.identity,
+            "keys": "\n".join(self.sums),
+            "checksums": torch.tensor([c for c, _ in self.sums.values()], dtype=torch.int64),
+            "sums": torch.tensor([v for _, v in self.sums.values()], dtype=torch.float64),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """What was saved wins over what was computed since."""
+        keys = state["keys"].split("\n") if state["keys"] else []
+        self.sums |= dict(
+            zip(keys, zip(state["checksums"].tolist(), state["sums"].tolist(), strict=True), strict=True)
+        )
