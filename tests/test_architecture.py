@@ -32,6 +32,7 @@ MAY_IMPORT: dict[str, set[str]] = {
             "config",
             "algorithms",
             "data",
+            "embedded",
             "engine",
             "export",
             "model",

@@ -17,20 +17,26 @@ from typing import Any, NoReturn
 from hone import __version__
 from hone.errors import ConfigError, HoneError, Interrupted
 
-KINDS = ("sft", "dpo", "grpo", "eval")
+KINDS = ("sft", "dpo", "rm", "grpo", "eval")
 
 ABOUT = {
     "sft": "supervised fine-tuning",
     "dpo": "learning from comparisons: DPO and its relatives",
+    "rm": "reward models: scores learned from comparisons, or from numbers",
     "grpo": "reinforcement learning: GRPO and its relatives",
     "eval": "score a model by sampling answers",
+    "eval-rm": "measure how well a reward model ranks held-out pairs",
     "convert": "make a Hugging Face folder of a checkpoint",
     "plan": "resolve and check a run, and say what it needs, without starting it",
     "doctor": "check this machine and say what to install",
     "config": "list the settings of a command, or explain one",
 }
 
-RUNS = {"sft": "hone.supervised", "dpo": "hone.supervised", "grpo": "hone.online", "eval": "hone.evaluation"}
+RUNS = {
+    **dict.fromkeys(("sft", "dpo", "rm"), "hone.supervised"),
+    "grpo": "hone.online",
+    "eval": "hone.evaluation",
+}
 """Module whose `main(loaded)` does the work."""
 
 OVERRIDES = """\
@@ -98,6 +104,7 @@ def _dispatch(argv: list[str]) -> int:
     name, rest = argv[0], argv[1:]
     commands: dict[str, Callable[[list[str]], int]] = {
         **{kind: partial(_run, kind) for kind in KINDS},
+        "eval-rm": _eval_rm,
         "convert": _convert,
         "plan": _plan,
         "doctor": _doctor,
@@ -125,7 +132,7 @@ def _overview() -> str:
             "",
             *lines,
             "",
-            "`hone COMMAND --help` tells more. Without arguments, sft, dpo, grpo and eval use the embedded model.",
+            "`hone COMMAND --help` tells more. Without arguments, sft, dpo, rm, grpo and eval use the embedded model.",
         ]
     )
 
@@ -237,6 +244,11 @@ def _convert(argv: list[str]) -> int:
         config, weights = export.locate(Path(options.folders[0]))
     print(f"wrote {export.convert(config, weights, out, dtype=options.dtype)}")
     return 0
+
+
+def _eval_rm(argv: list[str]) -> int:
+    command: Callable[..., int] = importlib.import_module("hone.evaluation.reward_model").command
+    return command(_parser("eval-rm"), argv)
 
 
 def _doctor(argv: list[str]) -> int:

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from hone.types import Batch, Learner, LossOutput, Outputs, Sample, Scorer, Totals
+from hone.types import Batch, Learner, LossFn, LossOutput, Outputs, Sample, Scorer, Totals
 
 Kind = Literal["bradley_terry", "regression"]
 BINS = 10
@@ -95,55 +95,55 @@ def closed(sample: Sample, *, pad: int, columns: dict[str, float] | None = None)
     )
 
 
-async def step(
-    learner: Learner, samples: Sequence[Sample], *, pad: int, kind: Kind, center: float | None = None
-) -> dict[str, float]:
+@dataclass(frozen=True)
+class How:
+    """What a run says about its loss. `margins`: whether the rows' margins count."""
+
+    pad: int
+    kind: Kind = "bradley_terry"
+    center: float | None = None
+    margins: bool = True
+
+    @property
+    def loss(self) -> LossFn:
+        """The loss, ready to travel."""
+        return (
+            regression_loss if self.kind == "regression" else partial(bradley_terry_loss, center=self.center)
+        )
+
+    def prepared(self, samples: Sequence[Sample]) -> list[Sample]:
+        """The samples closed, with the columns that the loss reads."""
+        if self.kind == "regression":
+            given = [{"row": 1.0, "target": sample.sequence_columns["score"]} for sample in samples]
+        else:
+            margins = [sample.sequence_columns.get("margin", 0.0) * self.margins for sample in samples]
+            given = [{"pair": 1.0, "margin": margin} for margin in margins]
+        return [
+            closed(one, pad=self.pad, columns=columns) for one, columns in zip(samples, given, strict=True)
+        ]
+
+
+async def step(learner: Learner, samples: Sequence[Sample], how: How) -> dict[str, float]:
     """One optimizer step on one global batch of pairs (or, for regression, of rows with a `score` column)."""
-    loss = regression_loss if kind == "regression" else partial(bradley_terry_loss, center=center)
-    metrics = await learner.forward_backward(prepared(samples, pad=pad, kind=kind), loss)
+    metrics = await learner.forward_backward(how.prepared(samples), how.loss)
     return metrics | await learner.optim_step()
 
 
-def prepared(samples: Sequence[Sample], *, pad: int, kind: Kind) -> list[Sample]:
-    """The samples closed, with the columns that the loss reads."""
-    if kind == "regression":
-        given = [{"row": 1.0, "target": sample.sequence_columns["score"]} for sample in samples]
-    else:
-        given = [{"pair": 1.0, "margin": sample.sequence_columns.get("margin", 0.0)} for sample in samples]
-    return [closed(sample, pad=pad, columns=columns) for sample, columns in zip(samples, given, strict=True)]
-
-
-async def scores_of(scorer: Scorer, samples: Sequence[Sample], *, pad: int) -> Tensor:
-    """The score of each sample, in order."""
-    values = await scorer.forward([closed(sample, pad=pad) for sample in samples])
-    return torch.cat(values) if values else torch.zeros(0)
-
-
-async def validate(
-    learner: Scorer, samples: Sequence[Sample], *, pad: int, kind: Kind, center: float | None = None
-) -> dict[str, float]:
+async def measure(learner: Scorer, samples: Sequence[Sample], how: How) -> dict[str, float]:
     """The loss on held-out pairs (or rows), and how well they are ranked."""
-    score_S = await scores_of(learner, samples, pad=pad)
-    if not len(score_S):
-        return {}
-    if kind == "regression":
-        target_S = torch.tensor([sample.sequence_columns["score"] for sample in samples])
-        return {
-            "val_loss": float((score_S - target_S).square().mean()),
-            "val_absolute_error": float((score_S - target_S).abs().mean()),
-        }
-    chosen_P, rejected_P = score_S[0::2], score_S[1::2]
-    margin_P = torch.tensor([sample.sequence_columns.get("margin", 0.0) for sample in samples[0::2]])
-    loss = -logsigmoid(chosen_P - rejected_P - margin_P).mean()
-    if center is not None:
-        loss = loss + center * (chosen_P + rejected_P).square().mean()
-    ranking = ranking_of(chosen_P, rejected_P)
-    return {
-        "val_loss": float(loss),
-        "val_accuracy": ranking.accuracy,
-        "val_margin": ranking.margin,
-        "val_calibration_error": ranking.calibration_error,
-    }
+    prepared = how.prepared(samples)
+    score_S = torch.cat(await learner.forward(prepared))
+    names = prepared[0].sequence_columns
+    columns = {name: torch.tensor([one.sequence_columns[name] for one in prepared]) for name in names}
+    count = len(prepared)
+    ids, tokens_N = [one.id for one in prepared], torch.stack([one.tokens_T[-1] for one in prepared])
+    batch = Batch(ids, tokens_N, torch.arange(count), torch.ones_like(tokens_N), sequence_columns=columns)
+    sums = {name: float(values.sum()) for name, values in columns.items()}
+    result = how.loss(Outputs(score_S, values_N=score_S), batch, Totals(count, count, sums))
+    found = {"loss": float(result.loss), **{name: float(value) for name, value in result.metrics.items()}}
+    if how.kind == "bradley_terry":
+        found["calibration_error"] = ranking_of(score_S[0::2], score_S[1::2]).calibration_error
+    return found
 
 
 @dataclass(frozen=True)

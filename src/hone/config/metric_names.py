@@ -10,7 +10,6 @@ PREFERENCES = (
     "rewards_chosen",
     "rewards_rejected",
 )
-RANKED = ("loss", "accuracy", "margin", "calibration_error", "absolute_error")
 SCORED = ("accuracy", "margin", "score_chosen", "score_rejected", "score", "absolute_error")
 METRICS: dict[str, dict[str, tuple[str, ...]]] = {
     "sft": {"val": ("val_loss", "val_seconds"), "train": ("loss", "train_loss", "grad_norm")},
@@ -19,7 +18,7 @@ METRICS: dict[str, dict[str, tuple[str, ...]]] = {
         "train": ("loss", "train_loss", "grad_norm", *PREFERENCES),
     },
     "rm": {
-        "val": tuple(f"val_{name}" for name in RANKED),
+        "val": tuple(f"val_{name}" for name in ("loss", "calibration_error", *SCORED)),
         "train": ("loss", "train_loss", "grad_norm", *SCORED),
     },
     "grpo": {

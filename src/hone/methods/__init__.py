@@ -7,7 +7,7 @@ from typing import Any
 
 from hone.methods.base import Method
 
-METHODS = {"sft": "hone.methods.sft:SFT", "dpo": "hone.methods.dpo:DPO"}
+METHODS = {"sft": "hone.methods.sft:SFT", "dpo": "hone.methods.dpo:DPO", "rm": "hone.methods.rm:RM"}
 """By command, imported when it is asked for."""
 
 

@@ -20,6 +20,8 @@ class RMSection(SupervisedSection):
     reward_model_type: Literal["bradley_terry", "regression"] = "bradley_terry"
     """`bradley_terry`: from pairs, of which one is better (with a column `margin`: by how much). `regression`: from
     answers with a number each, their column `score`."""
+    use_margins: bool = True
+    """Ask that a pair's scores differ by its row's margin, where it has one."""
     center_rewards_coefficient: float | None = Field(None, ge=0)
     """Factor of the squared sum of a pair's scores, which keeps scores around 0 (0.01 is usual); null: not kept."""
 

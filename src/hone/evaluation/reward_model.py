@@ -1,0 +1,151 @@
+"""`hone eval-rm`: how well a reward model ranks held-out pairs, in numbers and as a picture."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hone.algorithms.rm import ranking_of
+from hone.config.schema import PreferenceEntry
+from hone.data.parts import load_part
+from hone.data.preferences import PreferenceData
+from hone.embedded import comparisons
+from hone.errors import DataError
+from hone.export import convert, locate
+from hone.process import check_writable
+from hone.rollout.rewards.reward_model import RewardModel
+from hone.tracking import Progress
+from hone.tracking.reliability import draw_reliability
+
+CHUNK = 256
+"""Pairs between two signs of progress."""
+
+
+def command(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
+    """`hone eval-rm` with its arguments."""
+    parser.usage = "hone eval-rm --model_path MODEL [--test_dataset DATA] [option ...]"
+    given = parser.add_argument
+    given(
+        "--model_path",
+        "--model-path",
+        required=True,
+        metavar="MODEL",
+        help="a reward model, or a run's folder",
+    )
+    given(
+        *("--test_dataset", "--test-dataset"),
+        metavar="DATA",
+        default=comparisons.NAME,
+        help="a file, a folder or a Hugging Face dataset of pairs (default: the embedded comparisons)",
+    )
+    given("--split", help="split of the dataset (default: test, where it has one)")
+    given("--template", help="chat template: Jinja, or a file with it (default: the model's own)")
+    given("--batch_size", "--batch-size", type=int, default=16, help="texts computed at once (default: 16)")
+    given("--limit", type=int, help="use the first so many rows only")
+    given("--precision", default="float32", help="float32, bfloat16 or float16 (default: float32)")
+    given("--device", help="such as cpu or cuda:1 (default: a GPU where there is one)")
+    given(
+        "--out",
+        metavar="FOLDER",
+        default="results/eval_rm",
+        help="folder to write (default: results/eval_rm)",
+    )
+    options = vars(parser.parse_args(argv))
+    entry = PreferenceEntry.model_validate(
+        {"dataset_name": options.pop("test_dataset"), "split": options.pop("split")}
+    )
+    main(options.pop("model_path"), entry, Path(options.pop("out")), **options)
+    return 0
+
+
+def main(
+    model: str, entry: PreferenceEntry, out: Path, *, limit: int | None = None, **options: Any
+) -> dict[str, Any]:
+    """Score the pairs of a dataset by a reward model, print how they are ranked, and write `report.json`,
+    `reliability.png` and `scores.jsonl` to `out`. `options` are RewardModel's."""
+    check_writable(out, "--out")
+    started = time.perf_counter()
+    with as_hugging_face(model) as folder:
+        scorer = RewardModel(folder, **options)
+    scorer.name = model
+    report, rows = evaluate(scorer, entry, limit=limit)
+    report |= {"model": model, "seconds": round(time.perf_counter() - started, 2)}
+    save(out, report, rows)
+    print(
+        f"accuracy = {report['accuracy']:.4f}, margin = {report['margin']:.4f}, calibration error = "
+        f"{report['calibration_error']:.4f} on {report['pairs']} pairs of {report['dataset']} "
+        f"({report['left_out']} rows left out), {report['seconds']:.1f} s: see {out / 'reliability.png'}"
+    )
+    return report
+
+
+def evaluate(
+    scorer: RewardModel, entry: PreferenceEntry, *, limit: int | None = None
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The report, and each pair's scores. Raises DataError for data without pairs."""
+    encoder = scorer.encoder
+    encoder.max_length = scorer.max_length
+    part = load_part(entry, "test", chat=encoder.chat)
+    if limit is not None:
+        part.keep = part.keep[:limit]
+    data = PreferenceData([part], [], encoder, shuffle=False, max_epochs=1)
+    if not data.paired:
+        raise DataError(f"{part.rows.name} has {data.kind}: a ranking is measured on pairs")
+    rows: list[dict[str, Any]] = []
+    with Progress(data.num_rows, "eval", 0) as progress:
+        while samples := data.next(CHUNK):
+            scores = scorer.score_tokens([sample.tokens_T.tolist() for sample in samples])
+            for sample, chosen, rejected in zip(samples[0::2], scores[0::2], scores[1::2], strict=True):
+                rows.append({"id": sample.unit, "chosen": chosen, "rejected": rejected})
+            progress.update(len(rows), {}, sum(len(sample) for sample in samples))
+    ranking = ranking_of(
+        torch.tensor([row["chosen"] for row in rows]), torch.tensor([row["rejected"] for row in rows])
+    )
+    report = {
+        "dataset": entry.dataset_name,
+        "pairs": ranking.pairs,
+        "left_out": data.counts["rows"] - ranking.pairs,
+        "accuracy": ranking.accuracy,
+        "margin": ranking.margin,
+        "calibration_error": ranking.calibration_error,
+        "bins": [
+            dict(zip(("confidence", "accuracy", "pairs"), found, strict=True)) for found in ranking.bins
+        ],
+    }
+    return report, rows
+
+
+@contextmanager
+def as_hugging_face(model: str) -> Iterator[str]:
+    """A model's name, or for a run's folder (or one of its steps) its converted model, as long as it is looked at."""
+    path = Path(model).expanduser()
+    is_run = path.is_dir() and ((path / "policy" / "weights").is_dir() or any(path.glob("step_*")))
+    if not is_run:
+        yield model
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield str(convert(*locate(path), Path(folder) / "model"))
+
+
+def save(out: Path, report: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+    """Everything that was found, the report last."""
+    (out / "scores.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    draw_reliability(
+        [(found["confidence"], found["accuracy"], found["pairs"]) for found in report["bins"]],
+        [row["chosen"] - row["rejected"] for row in rows],
+        out / "reliability.png",
+        title=f"{Path(report['model']).name}: {report['accuracy']:.1%} of {report['pairs']} pairs ranked right",
+        calibration_error=report["calibration_error"],
+    )
+    aside = out / ".report.json"
+    aside.write_text(json.dumps(report, indent=1) + "\n")
+    os.replace(aside, out / "report.json")
