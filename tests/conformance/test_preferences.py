@@ -56,7 +56,7 @@ def mask_of(lengths: list[int]) -> Tensor:
 
 
 def trl_dpo(
-    name: str, values: Tensor, reference: Tensor, smoothing: float, **more: Any
+    name: str, values: Tensor, reference: Tensor, smoothing: float, metrics: Any = None
 ) -> tuple[float, Tensor]:
     from trl.trainer.dpo_trainer import DPOTrainer
 
