@@ -238,6 +238,19 @@ def sums(count: int, *, seed: int = 0) -> list[dict[str, str]]:
     return rows
 
 
+def pairs(count: int, *, seed: int = 0) -> list[dict[str, str]]:
+    """Rows that ask for a sum, with a right and a wrong answer: `prompt`, `chosen`, `rejected`."""
+    generator = random.Random(seed)
+    return [
+        {
+            "prompt": row["prompt"],
+            "chosen": row["completion"],
+            "rejected": f" It is <answer>{int(row['answer']) + generator.randrange(1, 9)}</answer>",
+        }
+        for row in sums(count, seed=seed)
+    ]
+
+
 def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
     """A JSONL file."""
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -257,24 +270,34 @@ def _shared_texts() -> tuple[str, ...]:
 
 
 def workplace(folder: Path, kind: str = "llama", **overrides: Any) -> Path:
-    """A folder with `model/`, `train.jsonl`, `validation.jsonl` and `rewards.py`."""
+    """A folder with `model/`, rows (`train.jsonl`, `validation.jsonl`), pairs (`pairs.jsonl`, `held_out_pairs.jsonl`),
+    and `rewards.py`."""
     folder.mkdir(parents=True, exist_ok=True)
     make_model(folder / "model", make_tokenizer(_shared_texts()), kind, **overrides)
     write_rows(folder / "train.jsonl", sums(64, seed=1))
     write_rows(folder / "validation.jsonl", sums(8, seed=2))
+    write_rows(folder / "pairs.jsonl", pairs(64, seed=1))
+    write_rows(folder / "held_out_pairs.jsonl", pairs(8, seed=2))
     (folder / "rewards.py").write_text(REWARDS)
     return folder
 
 
-COMMON = (
+MODEL = (
     "policy.precision=float32",
     "policy.max_total_sequence_length=64",
     "policy.optimizer.kwargs.lr=2e-3",
-    "data.train.dataset_name=train.jsonl",
-    "data.validation.dataset_name=validation.jsonl",
     "policy.model_name=model",
     "cluster.gpus_per_node=0",
 )
+COMMON = (*MODEL, "data.train.dataset_name=train.jsonl", "data.validation.dataset_name=validation.jsonl")
+ON_PAIRS = (
+    *MODEL,
+    "data.train.dataset_name=pairs.jsonl",
+    "data.validation.dataset_name=held_out_pairs.jsonl",
+    "policy.train_global_batch_size=4",
+    "policy.train_micro_batch_size=2",
+)
+RM = ("rm", *ON_PAIRS, "rm.max_num_epochs=null")
 SFT = (
     "sft",
     *COMMON,

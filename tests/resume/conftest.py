@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from processes import GRPO, SFT, Ended, Result, hone, result, succeeded, workplace
+from processes import GRPO, RM, SFT, Ended, Result, hone, result, succeeded, workplace
 
 # Batches of 5 from 64 rows: epochs end in the middle of a batch. Saving and validating fall together and apart.
 SFT_RUN = (
@@ -30,7 +30,20 @@ GRPO_RUN = (
     "checkpointing.save_period=2",
     "checkpointing.keep_top_k=2",
 )
-RUNS = {"sft": SFT_RUN, "grpo": GRPO_RUN}
+RM_RUN = (
+    *RM,
+    "policy.train_global_batch_size=5",
+    "policy.train_micro_batch_size=1",
+    "policy.sequence_packing.enabled=true",
+    "rm.center_rewards_coefficient=0.01",
+    "rm.max_num_steps=18",
+    "rm.val_period=3",
+    "checkpointing.save_period=4",
+    "checkpointing.keep_top_k=2",
+    "checkpointing.metric_name=val:val_accuracy",
+    "checkpointing.higher_is_better=true",
+)
+RUNS = {"sft": SFT_RUN, "rm": RM_RUN, "grpo": GRPO_RUN}
 
 
 @pytest.fixture(scope="session")
