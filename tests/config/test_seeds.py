@@ -1,4 +1,4 @@
-"""Every SFT, GRPO, evaluation and conversion command and YAML fragment of the tutorials, as it stands.
+"""Every SFT, DPO, GRPO, evaluation and conversion command and YAML fragment of the tutorials, as it stands.
 
 Only what is not a setting is replaced: model names and data places (none of which `load` opens).
 """
@@ -51,6 +51,30 @@ COMMANDS: list[tuple[str, list[str], dict[str, Any]]] = [
             "checkpointing.checkpoint_dir": "results/sft_llama8b",
             "logger.wandb_enabled": True,
             "logger.wandb.name": "sft-llama8b-tutorial",
+        },
+    ),
+    ("dpo", [], {"policy.model_name": "hone/tiny-sft"}),
+    (
+        "dpo",
+        [
+            "policy.model_name=meta-llama/Llama-3.1-8B-Instruct",
+            "policy.train_global_batch_size=256",
+            "dpo.sft_loss_weight=0.1",
+            "dpo.preference_average_log_probs=True",
+            "dpo.beta=0.1",
+            "cluster.gpus_per_node=8",
+            "checkpointing.checkpoint_dir=results/dpo_llama8b",
+            "logger.wandb_enabled=True",
+            "logger.wandb.name=dpo-llama8b-tutorial",
+        ],
+        {
+            "policy.train_global_batch_size": 256,
+            "dpo.reference_policy_kl_penalty": 0.1,
+            "dpo.sft_loss_weight": 0.1,
+            "dpo.preference_average_log_probs": True,
+            "dpo.sft_average_log_probs": True,
+            "cluster.gpus_per_node": 8,
+            "checkpointing.checkpoint_dir": "results/dpo_llama8b",
         },
     ),
     (

@@ -25,10 +25,17 @@ REPLACED = {
         "data.validation.dataset_name": "validation.jsonl",
         "policy.tokenizer.chat_template": "{{ messages[0]['content'] }}",
     },
+    "dpo": {"policy.model_name": "models/llama"},
     "grpo": {"policy.model_name": "models/qwen", "data.train.dataset_name": "train.jsonl"},
     "eval": {"generation.model_name": "models/qwen", "data.dataset_name": "test.jsonl"},
 }
-HEADINGS = {"sft": "sft.yaml", "rm": "rm.yaml", "grpo": "grpo_math_1B.yaml", "eval": "evals/eval.yaml"}
+HEADINGS = {
+    "sft": "sft.yaml",
+    "dpo": "dpo.yaml",
+    "rm": "rm.yaml",
+    "grpo": "grpo_math_1B.yaml",
+    "eval": "evals/eval.yaml",
+}
 
 
 def upstream(kind: str) -> dict[str, Any]:
@@ -55,7 +62,7 @@ def save(tree: dict[str, Any], folder: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("kind", ["sft", "rm", "grpo", "eval"])
+@pytest.mark.parametrize("kind", ["sft", "dpo", "rm", "grpo", "eval"])
 def test_the_file_loads_and_reloads(kind: Any, tmp_path: Path) -> None:
     tree = upstream(kind)
     loaded = load(kind, save(tree, tmp_path), [])
@@ -85,6 +92,17 @@ def test_grpo_values(tmp_path: Path) -> None:
     off = [notice for notice in loaded.notices if "is off" in notice]
     assert len(off) == 1
     assert "policy.megatron_cfg.* (" in off[0]
+
+
+def test_dpo_values(tmp_path: Path) -> None:
+    config = load("dpo", save(upstream("dpo"), tmp_path), []).config
+    assert (config.dpo.reference_policy_kl_penalty, config.dpo.preference_loss) == (0.05, {"sigmoid": 1.0})
+    assert (config.dpo.preference_loss_weight, config.dpo.sft_loss_weight) == (1, 0)
+    assert config.dpo.sft_average_log_probs is False
+    assert (config.policy.train_global_batch_size, config.policy.train_micro_batch_size) == (128, 2)
+    assert config.policy.logprob_batch_size == 1  # dpo.val_micro_batch_size
+    assert config.checkpointing.metric_name == "val:val_loss"  # val:validation-default_loss there
+    assert config.data.train[0].dataset_name == "HelpSteer3"
 
 
 def test_sft_values(tmp_path: Path) -> None:

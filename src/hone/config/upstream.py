@@ -14,6 +14,8 @@ _DTENSOR = [
     section("policy.dtensor_cfg.**", DTENSOR),
     *inert("Hone has one engine for PyTorch", "policy.dtensor_cfg._v2"),
     neutral("policy.dtensor_cfg.env_vars", EMPTY, "set environment variables for the command itself"),
+    neutral("policy.dtensor_cfg.env_vars.*", ("", None), "set environment variables for the command itself"),
+    *inert("the allocator's cache is PyTorch's own affair", "policy.dtensor_cfg.clear_cache_every_n_steps"),
     neutral("policy.dtensor_cfg.custom_parallel_plan", NONE, "Hone chooses the plan; set it to null"),
     neutral(
         "policy.dtensor_cfg.automodel_kwargs", EMPTY, "Hone loads models with transformers; set it to {}"

@@ -23,6 +23,8 @@ _SHORT_NAMES: dict[str, tuple[str, str | None, str | None]] = {
     "aime2024": ("HuggingFaceH4/aime_2024", None, "train"),
     "math500": ("HuggingFaceH4/MATH-500", None, "test"),
     "gsm8k": ("openai/gsm8k", "main", None),
+    "helpsteer3": ("nvidia/HelpSteer3", "preference", None),
+    "tulu3preference": ("allenai/llama-3.1-tulu-3-8b-preference-mixture", None, "train"),
     "squad": ("rajpurkar/squad", None, None),
     "tulu3_sft_mixture": ("allenai/tulu-3-sft-mixture", None, "train"),
 }
