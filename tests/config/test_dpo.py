@@ -14,6 +14,8 @@ def test_a_name_or_a_mapping_of_losses() -> None:
     assert load("dpo", None, ["dpo.preference_loss=ipo"]).config.dpo.preference_loss == {"ipo": 1.0}
     mixed = load("dpo", None, ["dpo.preference_loss={sigmoid: 0.8, apo_zero: 0.2}"]).config
     assert mixed.dpo.preference_loss == {"sigmoid": 0.8, "apo_zero": 0.2}
+    assert load("dpo", None, ["dpo.preference_loss={ipo: 1.0}"]).config.dpo.preference_loss == {"ipo": 1.0}
+    assert load("dpo", None, []).config.dpo.preference_loss == {"sigmoid": 1.0}
     assert load("dpo", None, ["dpo.loss_type=hinge"]).config.dpo.preference_loss == {"hinge": 1.0}
 
 
@@ -27,6 +29,7 @@ def test_the_resolved_file_loads_to_the_same(tmp_path: Path) -> None:
     ("overrides", "words"),
     [
         (["dpo.preference_loss=sigmod"], ["dpo.preference_loss", "sigmoid"]),
+        (["dpo.preference_loss={}"], ["names no loss"]),
         (["dpo.preference_loss={sigmoid: 0.0}"], ["above 0"]),
         (["dpo.preference_loss_weight=0"], ["dpo.sft_loss_weight", "nothing to learn"]),
         (["dpo.preference_loss=ipo", "dpo.label_smoothing=0.1"], ["dpo.label_smoothing=0.1", "ipo", "null"]),

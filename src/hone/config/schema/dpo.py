@@ -38,14 +38,12 @@ LOSSES: tuple[str, ...] = get_args(LossName)
 
 
 def _one_is_a_mapping(value: Any) -> Any:
-    return {value: 1.0} if isinstance(value, str) else value
+    """The default is no mapping itself: what is given would be added to it."""
+    name = "sigmoid" if value is None else value
+    return {name: 1.0} if isinstance(name, str) else value
 
 
 Losses = Annotated[dict[LossName, float], BeforeValidator(_one_is_a_mapping)]
-
-
-def _sigmoid() -> dict[LossName, float]:
-    return {"sigmoid": 1.0}
 
 
 class DPOSection(SupervisedSection):
@@ -54,9 +52,10 @@ class DPOSection(SupervisedSection):
     reference_policy_kl_penalty: float = Field(0.05, gt=0)
     """beta: how strongly the policy is held to the reference (for simpo, orpo and cpo, which have none: the scale of
     the log-probabilities)."""
-    preference_loss: Losses = Field(default_factory=_sigmoid)
-    """A loss, or a mapping from losses to weights: sigmoid (DPO), sigmoid_norm, hinge, ipo, robust, exo_pair, nca_pair,
-    bco_pair, sppo_hard, aot, aot_unpaired, apo_zero, apo_down, discopop, kto, simpo, orpo, cpo."""
+    preference_loss: Losses = Field(None, validate_default=True)
+    """A loss, or a mapping from losses to weights; null: sigmoid, which is DPO. Further ones are sigmoid_norm, hinge,
+    ipo, robust, exo_pair, nca_pair, bco_pair, sppo_hard, aot, aot_unpaired, apo_zero, apo_down, discopop, kto, simpo,
+    orpo, cpo."""
     preference_loss_weight: float = Field(1.0, ge=0)
     """Weight of the preference loss as a whole."""
     preference_average_log_probs: bool = False
