@@ -19,15 +19,11 @@ import yaml
 
 from hone.config import GRPOConfig, Loaded, SFTConfig
 from hone.engine import Engine
-from hone.engine.checkpoint import (
-    Checkpoints,
-    Saved,
-    random_state,
-    restore_random_state,
-    verify,
-)
+from hone.engine.checkpoint import Checkpoints, Saved
+from hone.engine.manifest import verify
 from hone.engine.place import placement_notices
-from hone.errors import CheckpointError, Interrupted, TrainingError, WorkerLostError
+from hone.engine.random_state import random_state, restore_random_state
+from hone.errors import CheckpointError, HoneError, Interrupted, TrainingError, WorkerLostError
 from hone.tracking import MetricLog, Progress, RunFolder, draw_curves
 
 FREE_TO_CHANGE = ("checkpointing", "logger", "cluster")
@@ -42,8 +38,8 @@ FIT_KEYS = (
 )
 """How a run fits its devices, which may be others when it goes on."""
 FREE_KEYS = (*GOAL_KEYS, *LENGTH_KEYS, *VALIDATION_KEYS, *FIT_KEYS, "num_workers")
-ONE_SIGNAL_S = 0.3
-"""Signals closer together are one: a scheduler sends it to every process, and the command passes it on to the run."""
+ONE_SIGNAL_S = 0.1
+"""The same signal twice within this time is one: a scheduler sends it to all processes, and the command passes it."""
 
 
 class Cursor(Protocol):
@@ -123,9 +119,10 @@ class Run:
         self.stop_reason: str | None = None
         self._goal: str | None = None
         self._started = self._step_started = time.monotonic()
-        self._slowest_step = self._slowest_save = 0.0
+        self._slowest_step = 0.0
         self._deadline = self._parse_deadline()
         self._interrupted: float | None = None
+        self._signal = 0
         self._saved_step = self._first_step = 0
 
     async def resume(self) -> None:
@@ -175,6 +172,7 @@ class Run:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._leave_checkpoint(error)
         self.progress.__exit__(kind, error, trace)
         # A disk that is full is full here, too: what went wrong first is what is to be told.
         with contextlib.suppress(OSError) if error is not None else contextlib.nullcontext():
@@ -185,6 +183,15 @@ class Run:
             signal.signal(number, handler)
         if isinstance(error, TrainingError):
             raise TrainingError(f"{error}. {self._way_back()}") from error
+
+    def _leave_checkpoint(self, error: BaseException | None) -> None:
+        """The checkpoint that is being written is waited for, unless those who write it are lost or the user will not
+        wait. What went wrong first is what is to be told."""
+        if isinstance(error, WorkerLostError | Interrupted | KeyboardInterrupt):
+            self.checkpoints.give_up()
+            return
+        with contextlib.suppress(HoneError, OSError) if error is not None else contextlib.nullcontext():
+            self._tell(self.checkpoints.settle())
 
     def steps(self) -> Iterator[int]:
         """The steps still to do. Ends early when something asked the run to stop."""
@@ -201,6 +208,7 @@ class Run:
         metrics = {**metrics, **await self.engine.usage()}
         if self.engine.ranks > 1 and "tokens_per_s" in metrics:
             metrics["tokens_per_s_per_device"] = metrics["tokens_per_s"] / self.engine.ranks
+        self._tell(self.checkpoints.done())
         self.step, self._of_step = step, dict(metrics)
         self.log(step, metrics)
         self.progress.update(step, {**metrics}, tokens)
@@ -212,8 +220,9 @@ class Run:
         settings = self.config.checkpointing
         last = step >= self.total_steps or self.stop_reason is not None
         if settings.enabled and (last or step % settings.save_period == 0):
-            await self.save()
-            if not last and self.engine.can_grow():
+            more = not last and self.engine.can_grow()
+            await self.save(wait=last or more or not settings.async_save)
+            if more:
                 raise MoreMachines(f"more machines after step {step}")
         self._step_started = time.monotonic()
         if self._interrupted is not None and step < self.total_steps:
@@ -233,22 +242,26 @@ class Run:
         """End the run after this step, saving it: its goal is reached, and the same command will not go on."""
         self.stop_reason = self._goal = reason
 
-    async def save(self) -> None:
-        """Write a checkpoint of the present step, once."""
-        if self._saved_step == self.step:
-            return
-        started = time.monotonic()
-        path = await self.checkpoints.save(
-            self.step,
-            self.parts,
-            tokenizer=self.tokenizer,
-            state={"data": self.data.state_dict(), "random": random_state(), "goal": self._goal},
-            metrics=self._of_step,
-            config_yaml=self.yaml,
-        )
-        self._saved_step = self.step
-        self._slowest_save = max(self._slowest_save, time.monotonic() - started)
-        self.progress.note(f"saved {path}")
+    async def save(self, *, wait: bool = True) -> None:
+        """Write a checkpoint of the present step, once; without `wait` while training goes on."""
+        if self._saved_step != self.step:
+            self._saved_step = self.step
+            self._tell(self.checkpoints.settle())
+            await self.checkpoints.begin(
+                self.step,
+                self.parts,
+                tokenizer=self.tokenizer,
+                state={"data": self.data.state_dict(), "random": random_state(), "goal": self._goal},
+                metrics=self._of_step,
+                config_yaml=self.yaml,
+                wait=wait,
+            )
+        if wait:
+            self._tell(self.checkpoints.settle())
+
+    def _tell(self, saved: Path | None) -> None:
+        if saved is not None:
+            self.progress.note(f"saved {saved}")
 
     def summary(self) -> dict[str, Any]:
         """How the run ended."""
@@ -294,18 +307,18 @@ class Run:
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self._interrupted is not None:
-            if time.monotonic() - self._interrupted < ONE_SIGNAL_S:
+            if number == self._signal and time.monotonic() - self._interrupted < ONE_SIGNAL_S:
                 return
             raise Interrupted(
                 f"stopped at once, in step {self.step + 1}: the last checkpoint stands; run the same command to go on"
             )
-        self._interrupted = time.monotonic()
+        self._interrupted, self._signal = time.monotonic(), number
         with contextlib.suppress(RuntimeError):  # the signal came while this very line was being written
             self.progress.note("stopping: this step is finished and saved first (Ctrl-C again stops at once)")
 
     def _time_of_next_save(self) -> float:
         """Seconds after the start at which a further step would have been saved, if it is as slow as the slowest."""
-        return time.monotonic() - self._started + self._slowest_step + 2 * self._slowest_save
+        return time.monotonic() - self._started + self._slowest_step + 2 * self.checkpoints.slowest
 
     def _parse_deadline(self) -> float | None:
         text = self.config.checkpointing.checkpoint_must_save_by

@@ -195,8 +195,13 @@ class Learner(Scorer, Protocol):
 class TrainedModel(Learner, Protocol):
     """A learner that can be kept, and whose weights a generator can take."""
 
-    async def save(self, path: Path) -> None:
-        """Write the weights and the optimizer's state below `path`."""
+    async def save(self, path: Path, *, wait: bool = True) -> None:
+        """Write the weights and the optimizer's state below `path`; without `wait` they are only taken, and written
+        meanwhile."""
+        ...
+
+    def written(self) -> None:
+        """Return when what was saved is on the disk. Raises what went wrong."""
         ...
 
     async def load(self, path: Path) -> None:

@@ -21,25 +21,48 @@ SEED = int(os.environ.get("HONE_KILL_SEED", "0")) or random.SystemRandom().randr
 RANDOM = random.Random(SEED)
 STEPS = 40
 SETTINGS = (
-    "policy.model_name=hone/tiny",
     "policy.precision=float32",
-    "policy.train_global_batch_size=8",
     "policy.train_micro_batch_size=4",
-    f"sft.max_num_steps={STEPS}",
-    "sft.val_period=0",
     "checkpointing.save_period=4",
     "checkpointing.keep_top_k=null",
     "logger.tensorboard_enabled=false",
     "cluster.cpu_workers_per_node=2",
 )
+OF_KIND = {
+    "sft": (
+        "policy.model_name=hone/tiny",
+        "policy.train_global_batch_size=8",
+        f"sft.max_num_steps={STEPS}",
+        "sft.val_period=0",
+    ),
+    "grpo": (
+        "policy.model_name=hone/tiny-sft",
+        "grpo.num_prompts_per_step=2",
+        "grpo.num_generations_per_prompt=4",
+        "policy.train_global_batch_size=8",
+        "policy.generation.max_new_tokens=16",
+        "loss_fn.reference_policy_kl_penalty=0.05",
+        f"grpo.max_num_steps={STEPS}",
+        "grpo.val_period=0",
+    ),
+}
 
 
-def start(run: Path, *more: str) -> subprocess.Popen[str]:
+def start(run: Path, *more: str, kind: str = "sft") -> subprocess.Popen[str]:
     """The real command, in a process group of its own."""
     run.parent.mkdir(parents=True, exist_ok=True)
     output = open(run.parent / f"{run.name}.out", "a")  # noqa: SIM115  the process has it
     return subprocess.Popen(
-        [sys.executable, "-m", "hone", "sft", *SETTINGS, *more, f"checkpointing.checkpoint_dir={run}"],
+        [
+            sys.executable,
+            "-m",
+            "hone",
+            kind,
+            *SETTINGS,
+            *OF_KIND[kind],
+            *more,
+            f"checkpointing.checkpoint_dir={run}",
+        ],
         env={**os.environ, **ENVIRONMENT},
         stdout=output,
         stderr=subprocess.STDOUT,
@@ -53,8 +76,8 @@ def said(run: Path) -> str:
     return (run.parent / f"{run.name}.out").read_text()
 
 
-def finish(process: subprocess.Popen[str], run: Path, code: int = 0) -> None:
-    assert process.wait(240) == code, said(run)
+def finish(process: subprocess.Popen[str], run: Path, code: int = 0, seconds: float = 240) -> None:
+    assert process.wait(seconds) == code, said(run)
 
 
 def processes_of(driver: subprocess.Popen[str], name: str) -> list[psutil.Process]:
@@ -82,14 +105,14 @@ def until_step(run: Path, step: int, process: subprocess.Popen[str]) -> None:
     raise AssertionError(said(run))
 
 
-def same_end(run: Path, reference: Path) -> None:
+def same_end(run: Path, reference: Path, steps: int = STEPS) -> None:
     """Weights, optimizer and losses, to the bit."""
-    assert steps_of(run)[-1] == steps_of(reference)[-1] == STEPS
+    assert steps_of(run)[-1] == steps_of(reference)[-1] == steps
     for part in ("weights", "optimizer"):
         same(tensors(run, part), tensors(reference, part), part)
-    columns = ("step", "train_loss", "val_loss", "grad_norm", "learning_rate")
+    columns = ("step", "train_loss", "reward", "grad_norm", "learning_rate")
     mine, others = (
-        [tuple(row[c] for c in columns) for row in metric_rows(folder)] for folder in (run, reference)
+        [tuple(row.get(c) for c in columns) for row in metric_rows(folder)] for folder in (run, reference)
     )
     assert mine == others
 

@@ -11,8 +11,8 @@ import torch
 from tiny import make_learner, make_model, make_samples, run, sft_config
 
 from hone.algorithms import sft
-from hone.engine.checkpoint import random_state, restore_random_state
 from hone.engine.learner import LocalLearner
+from hone.engine.random_state import random_state, restore_random_state
 from hone.errors import CheckpointError
 
 SCHEDULES = "torch.optim.lr_scheduler"

@@ -13,22 +13,22 @@ import errno
 import json
 import math
 import os
-import random
 import re
 import shutil
-import zlib
-from collections.abc import Mapping, Sequence
+import threading
+import time
+import uuid
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
-import numpy as np
 import torch
 from torch.distributed.checkpoint.api import CheckpointException
 
 from hone.config.schema import CheckpointingConfig
+from hone.engine.manifest import sync, verify, write_manifest
 from hone.errors import CheckpointError, HoneError
 
-MANIFEST = "manifest.json"
 STEP = re.compile(r"step_(\d+)")
 NO_SPACE = 1 << 16
 """Free bytes below which a failed write is the disk's fault."""
@@ -37,9 +37,17 @@ NO_SPACE = 1 << 16
 class Saved(Protocol):
     """What can be put into a checkpoint and taken out of it."""
 
-    async def save(self, path: Path) -> None: ...
+    async def save(self, path: Path, *, wait: bool = True) -> None:
+        """Write the present state below `path`; without `wait` it is only taken, and written meanwhile."""
+        ...
 
-    async def load(self, path: Path) -> None: ...
+    def written(self) -> None:
+        """Return when all that was saved is on the disk. Raises what went wrong."""
+        ...
+
+    async def load(self, path: Path) -> None:
+        """Restore what `save` wrote."""
+        ...
 
 
 def flat_metric(name: str) -> str:
@@ -50,27 +58,54 @@ def flat_metric(name: str) -> str:
     return f"{split}_{metric}" if split == "val" or metric == "loss" else metric
 
 
-def random_state() -> dict[str, Any]:
-    """The state of every global random generator."""
-    name, keys, position, has_gauss, cached = np.random.get_state()
-    version, internal, gauss = random.getstate()
-    return {
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        "numpy": [name, torch.from_numpy(np.asarray(keys).astype(np.int64)), position, has_gauss, cached],
-        "python": [version, list(internal), gauss],
-    }
+class Writing:
+    """A checkpoint on its way. What it will hold is taken; its files are being written, and it has another name."""
 
+    def __init__(self, final: Path, parts: Mapping[str, Saved]) -> None:
+        self.final, self.parts = final, parts
+        # Nobody else's: a rank of a group that was given up may still write into the one before.
+        self.aside = final.with_name(f".writing_{final.name}_{uuid.uuid4().hex[:8]}")
+        self.seconds = 0.0
+        self.error: BaseException | None = None
+        self._started = time.monotonic()
+        self._given_up = False
+        self._lock = threading.Lock()
+        self._thread = threading.Thread(target=self._complete, daemon=True, name="checkpoint")
 
-def restore_random_state(state: Mapping[str, Any]) -> None:
-    """The inverse of `random_state`."""
-    torch.set_rng_state(state["torch"])
-    if state["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["cuda"])
-    name, keys, position, has_gauss, cached = state["numpy"]
-    np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, cached))
-    version, internal, gauss = state["python"]
-    random.setstate((version, tuple(internal), gauss))
+    def complete(self, *, meanwhile: bool) -> None:
+        """Wait for the parts' files, then give the folder its name; `meanwhile`: on a thread."""
+        if meanwhile:
+            self._thread.start()
+        else:
+            self._complete()
+
+    def _complete(self) -> None:
+        try:
+            for part in self.parts.values():
+                part.written()
+            write_manifest(self.aside)
+            with self._lock:
+                if not self._given_up:
+                    remove(self.final)
+                    os.replace(self.aside, self.final)
+                    sync(self.final.parent)
+        except BaseException as error:  # raised where it is waited for
+            self.error = error
+        self.seconds = time.monotonic() - self._started
+
+    @property
+    def done(self) -> bool:
+        return not self._thread.is_alive()
+
+    def wait(self) -> None:
+        """Until it is complete, or has failed."""
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def give_up(self) -> None:
+        """It is complete now, or never will be."""
+        with self._lock:
+            self._given_up = True
 
 
 class Checkpoints:
@@ -79,6 +114,9 @@ class Checkpoints:
     def __init__(self, config: CheckpointingConfig) -> None:
         self.config = config
         self.root = Path(config.checkpoint_dir)
+        self._writing: Writing | None = None
+        self.slowest = 0.0
+        """Seconds that the slowest one took from its beginning to its name."""
 
     def steps(self) -> list[int]:
         """Steps with a complete checkpoint, ascending. What is half-written has another name and is not seen."""
@@ -99,7 +137,14 @@ class Checkpoints:
         for left in (*self.root.glob(".writing_step_*"), *self.root.glob(".removing_*")):
             shutil.rmtree(left, ignore_errors=True)
 
-    async def save(
+    async def save(self, step: int, parts: Mapping[str, Saved], **content: Any) -> Path:
+        """`begin`, and wait for the end of it."""
+        await self.begin(step, parts, **content, wait=True)
+        path = self.settle()
+        assert path is not None
+        return path
+
+    async def begin(
         self,
         step: int,
         parts: Mapping[str, Saved],
@@ -108,36 +153,60 @@ class Checkpoints:
         state: Mapping[str, Any],
         metrics: Mapping[str, float],
         config_yaml: str,
-    ) -> Path:
-        """Write `step_N` aside, rename it into place, then remove what `keep_top_k` no longer wants.
+        wait: bool = False,
+    ) -> None:
+        """Take what `step_N` is to hold. It is written aside and renamed into place, then what `keep_top_k` no longer
+        wants is removed: meanwhile, unless `wait`. One is written at a time.
 
-        Raises CheckpointError when it cannot be written; earlier checkpoints are left as they are.
+        Raises CheckpointError when it, or the one before, cannot be written; earlier ones are left as they are.
         """
-        final, aside = self.path(step), self.root / f".writing_step_{step}"
+        self.settle()
+        writing = Writing(self.path(step), parts)
         try:
             self.tidy()
-            aside.mkdir(parents=True)
-            (aside / "config.yaml").write_text(config_yaml)
+            writing.aside.mkdir(parents=True)
+            (writing.aside / "config.yaml").write_text(config_yaml)
             for name, part in parts.items():
-                await part.save(aside / name)
-            tokenizer.save_pretrained(str(aside / "policy" / "tokenizer"))
-            torch.save(dict(state), aside / "state.pt")
+                await part.save(writing.aside / name, wait=wait)
+            tokenizer.save_pretrained(str(writing.aside / "policy" / "tokenizer"))
+            torch.save(dict(state), writing.aside / "state.pt")
             info = {"step": step, "metrics": dict(metrics)}
-            (aside / "training_info.json").write_text(json.dumps(info, indent=1))
-            _write_manifest(aside)
-            _remove(final)
-            os.replace(aside, final)
-            _sync(self.root)
+            (writing.aside / "training_info.json").write_text(json.dumps(info, indent=1))
         except BaseException as error:
-            full = is_disk_full(error) or _free_space(self.root) < NO_SPACE
-            shutil.rmtree(aside, ignore_errors=True)
-            if (cause := _reported(error)) is not None:
-                raise cause from None
-            if isinstance(error, OSError | CheckpointException | RuntimeError):
-                raise self._cannot_write(final, error, full) from error
-            raise
+            self._fail(writing, error)
+        self._writing = writing
+        writing.complete(meanwhile=not wait)
+
+    def done(self) -> Path | None:
+        """The checkpoint that has been completed since this was last asked. Raises CheckpointError if it failed."""
+        return self.settle() if self._writing is not None and self._writing.done else None
+
+    def settle(self) -> Path | None:
+        """Wait for the checkpoint that is being written, if there is one. Raises CheckpointError if it failed."""
+        if (writing := self._writing) is None:
+            return None
+        writing.wait()
+        self._writing = None
+        if writing.error is not None:
+            self._fail(writing, writing.error)
+        self.slowest = max(self.slowest, writing.seconds)
         self._prune()
-        return final
+        return writing.final
+
+    def give_up(self) -> None:
+        """Do not wait for the checkpoint that is being written: if it is not complete by now it never will be."""
+        if self._writing is not None:
+            self._writing.give_up()
+            self._writing = None
+
+    def _fail(self, writing: Writing, error: BaseException) -> NoReturn:
+        full = is_disk_full(error) or _free_space(self.root) < NO_SPACE
+        shutil.rmtree(writing.aside, ignore_errors=True)
+        if (cause := _reported(error)) is not None:
+            raise cause from None
+        if isinstance(error, OSError | CheckpointException | RuntimeError):
+            raise self._cannot_write(writing.final, error, full) from error
+        raise error
 
     async def load(self, step: int, parts: Mapping[str, Saved]) -> dict[str, Any]:
         """Restore `parts` and return the saved state. Raises CheckpointError for damage, naming the file."""
@@ -172,7 +241,7 @@ class Checkpoints:
         order += [step for step in reversed(steps) if step not in order]
         for step in order[self.config.keep_top_k :]:
             if step != steps[-1]:
-                _remove(self.path(step))
+                remove(self.path(step))
 
     def _cannot_write(self, final: Path, error: BaseException, full: bool) -> CheckpointError:
         steps = self.steps()
@@ -184,58 +253,8 @@ class Checkpoints:
         )
 
 
-def verify(
-    path: Path, *, fallback: Sequence[Path] = (), only: str | None = None, fix: str | None = None
-) -> None:
-    """Compare every file (or `only` one) with the manifest. Raises CheckpointError naming the first that differs."""
-    good = f" to go on from {fallback[-1].name}" if fallback else ""
-    fix = fix or f"Remove the folder {path}{good}, then run the same command"
-    try:
-        expected = {name: (int(size), int(crc)) for name, (size, crc) in _manifest(path).items()}
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"checkpoint {path} is damaged: {MANIFEST} cannot be read. {fix}") from error
-    for name in ("config.yaml", "state.pt", *expected) if only is None else (only,):
-        if name not in expected:
-            raise CheckpointError(f"checkpoint {path} is damaged: {MANIFEST} does not list {name}. {fix}")
-        file, (size, crc) = path / name, expected[name]
-        if not file.is_file():
-            raise CheckpointError(f"checkpoint {path} is damaged: {name} is missing. {fix}")
-        if file.stat().st_size != size or _crc(file) != crc:
-            raise CheckpointError(f"checkpoint {path} is damaged: {name} is not what was written. {fix}")
-
-
-def _manifest(path: Path) -> dict[str, tuple[int, int]]:
-    return json.loads((path / MANIFEST).read_text())
-
-
-def _write_manifest(path: Path) -> None:
-    files = sorted(file for file in path.rglob("*") if file.is_file())
-    manifest = {str(file.relative_to(path)): [file.stat().st_size, _crc(file)] for file in files}
-    (path / MANIFEST).write_text(json.dumps(manifest, indent=1))
-    for file in (*files, path / MANIFEST):
-        _sync(file)
-    for folder in {file.parent for file in files}:
-        _sync(folder)
-
-
-def _crc(file: Path) -> int:
-    value = 0
-    with file.open("rb") as stream:
-        while block := stream.read(1 << 22):
-            value = zlib.crc32(block, value)
-    return value
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _remove(path: Path) -> None:
-    """Rename first: a folder that is half-deleted when the process dies is never taken for a checkpoint."""
+def remove(path: Path) -> None:
+    """Remove a folder. Renamed first: half-deleted when the process dies, it is never taken for a checkpoint."""
     if not path.exists():
         return
     trash = path.with_name(f".removing_{path.name.lstrip('.')}")

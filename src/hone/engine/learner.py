@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from itertools import accumulate, chain
 from pathlib import Path
 from typing import NoReturn
@@ -61,6 +62,7 @@ class LocalLearner:
         if self.scorer.scalar:  # where `transformers` looks for the end of a text; saved with the model
             self.model.config.get_text_config().pad_token_id = pad_token
         self.updates = 0
+        self._saving: Future[None] | None = None
         self.frozen = frozen
         self.save_optimizer = not frozen
         if frozen:
@@ -149,9 +151,14 @@ class LocalLearner:
         for name, tensor in weight_files.named_weights(self.model):
             yield name, whole(tensor)
 
-    async def save(self, path: Path) -> None:
-        """Write `weights/` and, where `save_optimizer` is set, `optimizer/` below `path`."""
-        weight_files.save(self, path, with_optimizer=self.save_optimizer)
+    async def save(self, path: Path, *, wait: bool = True) -> None:
+        """Write `weights/` and, where `save_optimizer` is set, `optimizer/` below `path`; without `wait` meanwhile."""
+        self._saving = weight_files.save(self, path, with_optimizer=self.save_optimizer, wait=wait)
+
+    def written(self) -> None:
+        """Return when what was saved is on the disk. Raises what went wrong."""
+        if self._saving is not None:
+            self._saving.result()
 
     async def load(self, path: Path) -> None:
         """Restore what `save` wrote. Raises CheckpointError when it does not fit this model."""

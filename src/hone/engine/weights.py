@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.staging import BlockingAsyncStager
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_optimizer_state_dict,
     set_optimizer_state_dict,
 )
 
-from hone.engine.checkpoint import random_state, restore_random_state
 from hone.engine.optimizer import build_optimizer, build_scheduler
+from hone.engine.random_state import random_state, restore_random_state
 from hone.engine.ranks import own_part
 from hone.errors import CheckpointError, TrainingError
 from hone.model.load import not_finite
@@ -28,6 +32,9 @@ if TYPE_CHECKING:
     from hone.engine.learner import LocalLearner
 
 FLAT = StateDictOptions(flatten_optimizer_state_dict=True)
+WRITERS: dict[int, ThreadPoolExecutor] = {}
+"""By process (a fork has no threads), one thread: what ranks say to each other about several learners' files is said in
+the same order by all."""
 
 
 def named_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -49,9 +56,10 @@ def checksum(weights: Iterator[tuple[str, Tensor]]) -> int:
     return total & 0xFFFF_FFFF_FFFF_FFFF
 
 
-def save(learner: LocalLearner, path: Path, *, with_optimizer: bool) -> None:
+def save(learner: LocalLearner, path: Path, *, with_optimizer: bool, wait: bool) -> Future[None]:
     """DCP shards below `path`: `weights/`, and the optimizer's, schedule's and loss scale's state in `optimizer/`.
 
+    Without `wait` the state is copied, where host memory has room, and written on a thread: the learner may go on.
     `model/` holds the model's own config, so that a conversion needs nothing but the checkpoint. Raises TrainingError
     for weights that are not finite: no run can go on from them, and they might take a good checkpoint's place.
     """
@@ -65,9 +73,9 @@ def save(learner: LocalLearner, path: Path, *, with_optimizer: bool) -> None:
         )
     if ranks.first:
         learner.model.config.save_pretrained(path / "model")
-        if (generation := getattr(learner.model, "generation_config", None)) is not None:
+        if (generation := getattr(learner.model, "generation_config", None)) is not None:  # a scalar head has none
             generation.to_json_file(path / "model" / "generation_config.json")
-    _write(dict(named_weights(learner.model)), path / "weights")
+    states: dict[Path, dict[str, Any]] = {path / "weights": dict(named_weights(learner.model))}
     if with_optimizer:
         (path / "optimizer").mkdir(parents=True, exist_ok=True)
         if ranks.first:
@@ -76,9 +84,26 @@ def save(learner: LocalLearner, path: Path, *, with_optimizer: bool) -> None:
             own = {"ranks": dist.get_world_size(), "random": random_state()}
             torch.save(own, path / "optimizer" / f"random_{dist.get_rank()}.pt")
         if learner.optimizer.state:
-            _write(
-                get_optimizer_state_dict(learner.model, learner.optimizer, options=FLAT), path / "optimizer"
+            states[path / "optimizer"] = get_optimizer_state_dict(
+                learner.model, learner.optimizer, options=FLAT
             )
+    group = ranks.mesh.files if ranks.mesh is not None else None
+    if wait or not _room_for_copies(states.values()):
+        done: Future[None] = Future()
+        _write(states, group)
+        done.set_result(None)
+        return done
+    copies = {folder: BlockingAsyncStager().stage(state) for folder, state in states.items()}
+    writer = WRITERS.setdefault(os.getpid(), ThreadPoolExecutor(1, thread_name_prefix="checkpoint"))
+    return writer.submit(_write, copies, group)
+
+
+def _room_for_copies(states: Iterable[dict[str, Any]]) -> bool:
+    """Whether this machine has memory for a copy of what its ranks (four or fewer of them, of this size) hold."""
+    held = sum(
+        own_part(value).nbytes for state in states for value in state.values() if torch.is_tensor(value)
+    )
+    return 4 * held < psutil.virtual_memory().available
 
 
 def load(learner: LocalLearner, path: Path, *, with_optimizer: bool) -> None:
@@ -162,12 +187,12 @@ def _apply_settings(learner: LocalLearner) -> None:
             scheduler.step()
 
 
-def _write(state: dict[str, Any], path: Path) -> None:
+def _write(states: Mapping[Path, dict[str, Any]], group: dist.ProcessGroup | None) -> None:
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # DCP notes that one process saves without a process group: it is meant
-        dcp.save(state, checkpoint_id=str(path), no_dist=not dist.is_initialized())
+        # DCP notes that one process saves without a process group: it is meant.
+        warnings.simplefilter("ignore")
+        for folder, state in states.items():
+            dcp.save(state, checkpoint_id=str(folder), process_group=group, no_dist=group is None)
 
 
 def _read(state: dict[str, Any], path: Path) -> None:

@@ -26,8 +26,8 @@ from hone.types import Completion, Generator, Prompt, Sampling
 
 
 class Worker:
-    """All methods but `pulse` and `stacks` are called one at a time; those two at any time, from a thread of their
-    own."""
+    """All methods are called one at a time, but for `pulse` and `stacks`, and `written`: those at any time, each of the
+    two sorts from a thread of its own."""
 
     def __init__(self, rank: int, folder: str, log: str | None) -> None:
         self.rank = rank
@@ -75,11 +75,15 @@ class Worker:
             mesh = make_mesh(layout.axes, device.type)
             self.engine = build_here(config, tokenizer_of(config), device, mesh)
 
-    def call(self, part: str, verb: str, arguments: tuple[Any, ...]) -> Any:
+    def call(self, part: str, verb: str, arguments: tuple[Any, ...], named: Mapping[str, Any]) -> Any:
         """A verb of a model, by its name in the engine. Every rank is called alike; the first answers for all."""
         with doing(f"{part}.{verb}"):
-            result = asyncio.run(getattr(getattr(self.engine, part), verb)(*arguments))
+            result = asyncio.run(getattr(getattr(self.engine, part), verb)(*arguments, **named))
         return result if self.rank == 0 else None
+
+    def written(self, part: str) -> None:
+        """Return when what a part's `save` was given is on the disk."""
+        getattr(self.engine, part).written()
 
     def take_weights(self, version: int) -> None:
         """Give this rank's generator the learner's weights."""

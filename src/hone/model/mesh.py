@@ -21,6 +21,8 @@ class Mesh:
 
     weights: DeviceMesh
     work: DeviceMesh
+    files: dist.ProcessGroup
+    """All ranks, apart from what they say of training: a checkpoint is written beside it."""
 
     def size(self, axis: str) -> int:
         """Ranks along `data`, `context` or `tensor`."""
@@ -59,4 +61,5 @@ def make_mesh(axes: Mapping[str, int], device_type: str) -> Mesh:
         work=init_device_mesh(
             device_type, (replicate * shard, context, tensor), mesh_dim_names=("data", "context", "tensor")
         ),
+        files=dist.new_group(backend="gloo"),
     )

@@ -26,6 +26,8 @@ class CheckpointingConfig(ConfigModel):
     """Steps between checkpoints."""
     checkpoint_must_save_by: str | None = Field(None, pattern=r"^\d+:\d{1,2}:\d{1,2}:\d{1,2}$")
     """Save and stop after this much time, as DAYS:HOURS:MINUTES:SECONDS."""
+    async_save: bool = True
+    """Train on while a checkpoint is written, where memory has room for a copy of what is saved."""
     save_optimizer: bool = True
     """Save the optimizer's state too, without which a run cannot go on."""
     allow_config_change: bool = False

@@ -96,9 +96,14 @@ class ClusterLearner:
         """As `LocalLearner.optim_step`."""
         return await self._call("optim_step")
 
-    async def save(self, path: Path) -> None:
+    async def save(self, path: Path, *, wait: bool = True) -> None:
         """Every rank writes its part below `path`, which all of them see."""
-        await self._call("save", path.resolve())
+        await self._call("save", path.resolve(), wait=wait)
+
+    def written(self) -> None:
+        """As `LocalLearner.written`, of all ranks."""
+        seconds = self.workers.config.cluster.worker_timeout_s
+        self.workers.everyone("written", self.part, seconds=seconds, thread="files")
 
     async def load(self, path: Path) -> None:
         """Every rank reads its part, whatever mesh wrote it."""
@@ -108,8 +113,8 @@ class ClusterLearner:
         """Where they are: they go from the ranks' learners to the ranks' generators, not through here."""
         return self.workers
 
-    async def _call(self, verb: str, *arguments: Any) -> Any:
-        return (await self.workers.ask("call", self.part, verb, arguments))[0]
+    async def _call(self, verb: str, *arguments: Any, **named: Any) -> Any:
+        return (await self.workers.ask("call", self.part, verb, arguments, named))[0]
 
 
 class ClusterGenerator:

@@ -10,7 +10,7 @@ import time
 from typing import Any
 
 from hone.config.schema import ClusterConfig
-from hone.errors import ClusterError, ConfigError, install_command
+from hone.errors import ClusterError, ConfigError, WorkerLostError, install_command
 
 # Read when Ray is imported. It would write a token into the home folder, and report its use.
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
@@ -40,11 +40,25 @@ def connect(cluster: ClusterConfig) -> bool:
         address = "auto"
     if address is not None and address != "auto":
         _check_answers(address)
+    if address is None:
+        _start_here(cluster)
+        return True
     try:
-        if address is not None:
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, namespace="hone")
-            return False
-        ranks = cluster.cpu_workers_per_node or 0
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, namespace="hone")
+        return False
+    except (ConnectionError, RayError, RuntimeError, ValueError, TimeoutError) as error:
+        how = (
+            "start Ray on every machine (`ray start --head` on the first, `ray start --address=FIRST:6379` on the "
+            "others) and run this command on one of them, or name the cluster by cluster.ray_address"
+        )
+        reason = str(error).strip().splitlines()[0]
+        raise ClusterError(f"no Ray cluster at {address}: {reason}. To use one, {how}") from error
+
+
+def _start_here(cluster: ClusterConfig) -> None:
+    """Start Ray on this machine, for this run alone."""
+    ranks = cluster.cpu_workers_per_node or 0
+    try:
         ray.init(
             address="local",  # never somebody else's that happens to run here
             num_cpus=max(os.cpu_count() or 1, ranks, cluster.gpus_per_node),
@@ -53,16 +67,10 @@ def connect(cluster: ClusterConfig) -> bool:
             logging_level=logging.ERROR,
             namespace="hone",
         )
-        return True
-    except (ConnectionError, RayError, RuntimeError, ValueError, TimeoutError) as error:
-        how = (
-            "start Ray on every machine (`ray start --head` on the first, `ray start --address=FIRST:6379` on the "
-            "others) and run this command on one of them, or name the cluster by cluster.ray_address"
-        )
-        reason = str(error).strip().splitlines()[0]
-        raise ClusterError(
-            f"no Ray cluster at {address or 'this machine'}: {reason}. To use one, {how}"
-        ) from error
+    except Exception as error:  # Ray raises no narrower one, e.g. when its raylet is killed meanwhile
+        ray.shutdown()
+        reason = (str(error).strip() or repr(error)).splitlines()[0]
+        raise WorkerLostError(f"Ray did not start on this machine: {reason}") from error
 
 
 def wait_for_nodes(cluster: ClusterConfig, *, recovering: bool) -> int:

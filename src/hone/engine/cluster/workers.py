@@ -58,7 +58,7 @@ class Workers:
             strategy="STRICT_SPREAD" if self.layout.nodes > 1 else "PACK",
         )
         self._wait_for_room(each)
-        remote = cast(Any, ray).remote(concurrency_groups={"control": 1})(Worker)
+        remote = cast(Any, ray).remote(concurrency_groups={"control": 1, "files": 1})(Worker)
         for rank in range(self.layout.world):
             place = PlacementGroupSchedulingStrategy(self.group, rank // self.layout.per_node)
             self.actors.append(
@@ -118,10 +118,10 @@ class Workers:
                     "name a folder that all machines share"
                 )
 
-    def everyone(self, method: str, *arguments: Any, seconds: float) -> list[Any]:
-        """Call a method of every rank and wait for all answers."""
+    def everyone(self, method: str, *arguments: Any, seconds: float, thread: str | None = None) -> list[Any]:
+        """Call a method of every rank, on a `thread` of its own if it has one, and wait for all answers."""
         return asyncio.run_coroutine_threadsafe(
-            self._settled(method, arguments, seconds), side_loop()
+            self._settled(method, arguments, seconds, thread), side_loop()
         ).result()
 
     async def ask(self, method: str, *arguments: Any) -> list[Any]:
@@ -131,10 +131,13 @@ class Workers:
         )
         return await asyncio.wrap_future(future)
 
-    async def _settled(self, method: str, arguments: tuple[Any, ...], seconds: float) -> list[Any]:
+    async def _settled(
+        self, method: str, arguments: tuple[Any, ...], seconds: float, thread: str | None = None
+    ) -> list[Any]:
         """All answers. Raises what the ranks raised, or WorkerLostError."""
         sent = [ray.put(argument) for argument in arguments]
-        refs = [getattr(actor, method).remote(*sent) for actor in self.actors]
+        options = {"concurrency_group": thread} if thread is not None else {}
+        refs = [getattr(actor, method).options(**options).remote(*sent) for actor in self.actors]
         answers = [asyncio.ensure_future(answer_of(ref)) for ref in refs]
         watch = Watch(self, method, seconds)
         while True:

@@ -1,0 +1,65 @@
+"""What a checkpoint consists of: size and CRC-32 of its files, written last and compared when it is read."""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from hone.errors import CheckpointError
+
+MANIFEST = "manifest.json"
+
+
+def verify(
+    path: Path, *, fallback: Sequence[Path] = (), only: str | None = None, fix: str | None = None
+) -> None:
+    """Compare every file (or `only` one) with the manifest. Raises CheckpointError naming the first that differs."""
+    good = f" to go on from {fallback[-1].name}" if fallback else ""
+    fix = fix or f"Remove the folder {path}{good}, then run the same command"
+    try:
+        expected = {name: (int(size), int(crc)) for name, (size, crc) in _manifest(path).items()}
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"checkpoint {path} is damaged: {MANIFEST} cannot be read. {fix}") from error
+    for name in ("config.yaml", "state.pt", *expected) if only is None else (only,):
+        if name not in expected:
+            raise CheckpointError(f"checkpoint {path} is damaged: {MANIFEST} does not list {name}. {fix}")
+        file, (size, crc) = path / name, expected[name]
+        if not file.is_file():
+            raise CheckpointError(f"checkpoint {path} is damaged: {name} is missing. {fix}")
+        if file.stat().st_size != size or _crc(file) != crc:
+            raise CheckpointError(f"checkpoint {path} is damaged: {name} is not what was written. {fix}")
+
+
+def _manifest(path: Path) -> dict[str, tuple[int, int]]:
+    return json.loads((path / MANIFEST).read_text())
+
+
+def write_manifest(path: Path) -> None:
+    """List all files below a folder, and see to it that they, and the list, are on the disk."""
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    manifest = {str(file.relative_to(path)): [file.stat().st_size, _crc(file)] for file in files}
+    (path / MANIFEST).write_text(json.dumps(manifest, indent=1))
+    for file in (*files, path / MANIFEST):
+        sync(file)
+    for folder in {file.parent for file in files}:
+        sync(folder)
+
+
+def _crc(file: Path) -> int:
+    value = 0
+    with file.open("rb") as stream:
+        while block := stream.read(1 << 22):
+            value = zlib.crc32(block, value)
+    return value
+
+
+def sync(path: Path) -> None:
+    """Return when a file, or a folder's list of files, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
