@@ -297,6 +297,7 @@ ON_PAIRS = (
     "policy.train_global_batch_size=4",
     "policy.train_micro_batch_size=2",
 )
+DPO = ("dpo", *ON_PAIRS, "dpo.max_num_epochs=null")
 RM = ("rm", *ON_PAIRS, "rm.max_num_epochs=null")
 SFT = (
     "sft",

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from processes import GRPO, RM, SFT, Ended, Result, hone, result, succeeded, workplace
+from processes import DPO, GRPO, RM, SFT, Ended, Result, hone, result, succeeded, workplace
 
 # Batches of 5 from 64 rows: epochs end in the middle of a batch. Saving and validating fall together and apart.
 SFT_RUN = (
@@ -30,6 +30,19 @@ GRPO_RUN = (
     "checkpointing.save_period=2",
     "checkpointing.keep_top_k=2",
 )
+# Losses with something of their own to keep: BCO's running mean, KTO's answers to other prompts, AOT's ranks.
+DPO_RUN = (
+    *DPO,
+    "policy.train_global_batch_size=5",
+    "policy.train_micro_batch_size=1",
+    "policy.sequence_packing.enabled=true",
+    "dpo.preference_loss={sigmoid: 1.0, bco_pair: 0.5, kto: 0.3, aot_unpaired: 0.2}",
+    "dpo.sft_loss_weight=0.1",
+    "dpo.max_num_steps=18",
+    "dpo.val_period=3",
+    "checkpointing.save_period=4",
+    "checkpointing.keep_top_k=2",
+)
 RM_RUN = (
     *RM,
     "policy.train_global_batch_size=5",
@@ -43,7 +56,7 @@ RM_RUN = (
     "checkpointing.metric_name=val:val_accuracy",
     "checkpointing.higher_is_better=true",
 )
-RUNS = {"sft": SFT_RUN, "rm": RM_RUN, "grpo": GRPO_RUN}
+RUNS = {"sft": SFT_RUN, "dpo": DPO_RUN, "rm": RM_RUN, "grpo": GRPO_RUN}
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ import re
 import sys
 import zlib
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,8 @@ class Reference:
             for samples in chunks:
                 missing = [s for s in samples if self.sums.get(key_of(s), (None,))[0] != checksum(s)]
                 if missing:
-                    for sample, logprobs_T in zip(missing, await model.forward(missing), strict=True):
+                    bare = [replace(sample, sequence_columns={}) for sample in missing]
+                    for sample, logprobs_T in zip(missing, await model.forward(bare), strict=True):
                         self.sums[key_of(sample)] = (checksum(sample), float(logprobs_T.double().sum()))
                     new += len(missing)
                     done = min(total, done + len({s.unit for s in samples}))
