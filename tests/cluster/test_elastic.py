@@ -35,14 +35,15 @@ for line in sys.stdin:
 cluster.shutdown()
 """
 
-    def __init__(self) -> None:
+    def __init__(self, *before: str, **environment: str) -> None:
+        """`before` is put before the command that starts it; `environment` is added to what its processes have."""
         self.process = subprocess.Popen(
-            [sys.executable, "-c", self.CODE],
+            [*before, sys.executable, "-c", self.CODE],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
-            env={**os.environ, **ENVIRONMENT},
+            env={**os.environ, **ENVIRONMENT, **environment},
         )
         self.address = self._line()
 
