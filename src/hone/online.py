@@ -51,7 +51,7 @@ async def _train(loaded: Loaded, data: PromptData, parts: Engine, pool: RewardPo
         loaded,
         "grpo",
         total_steps=total_steps(config, data),
-        parts={"policy": parts.learner},
+        parts=parts.parts,
         data=data,
         tokenizer=parts.tokenizer,
         engine=parts,

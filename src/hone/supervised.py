@@ -44,7 +44,7 @@ async def _train(
         loaded,
         loaded.kind,
         total_steps=steps,
-        parts={"policy": learner},
+        parts=parts.parts,
         data=method,
         tokenizer=tokenizer,
         engine=parts,
