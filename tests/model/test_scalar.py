@@ -35,7 +35,9 @@ def classifier(folder: Path, labels: int = 1, config: Any = None) -> str:
 
 def test_a_new_head_is_drawn_with_the_seed_and_the_body_is_the_checkpoints(causal: str) -> None:
     one, same, other = (load_model(causal, scalar=True, seed=seed) for seed in (1, 1, 2))
-    assert is_scalar(one) and head_name(one) == "score" and one.score.weight.shape == (1, 32)
+    assert is_scalar(one)
+    assert head_name(one) == "score"
+    assert one.score.weight.shape == (1, 32)
     assert torch.equal(one.score.weight, same.score.weight)
     assert not torch.equal(one.score.weight, other.score.weight)
     body = make_model("llama").model.state_dict()
@@ -69,7 +71,7 @@ def test_a_head_with_two_labels_is_refused_by_the_config_alone(load: Any, tmp_pa
 
 
 def test_a_language_model_is_no_reward_model(causal: str) -> None:
-    with pytest.raises(ModelError, match="LlamaForCausalLM, not a reward model.*num_labels=1"):
+    with pytest.raises(ModelError, match=r"LlamaForCausalLM, not a reward model.*num_labels=1"):
         load_model(causal, scalar=True, fresh_head=False)
 
 
@@ -117,7 +119,9 @@ def test_values_are_the_models_own_scores_of_every_beginning(kind: str, tmp_path
     config = GPT2Config(**small) if kind == "gpt2" else CONFIGS[kind]()
     model = load_model(classifier(tmp_path / kind, config=config), scalar=True).eval()
     scorer = TokenScorer(model)
-    assert scorer.scalar and not scorer.plain_head and scorer.keeps_packed_apart
+    assert scorer.scalar
+    assert not scorer.plain_head
+    assert scorer.keeps_packed_apart
     ids = torch.randint(2, 64, (1, 9))
     read = scorer(ids, None, torch.arange(9), ids[0])
     model.config.pad_token_id = 0
@@ -141,11 +145,13 @@ def test_without_weights_the_same_model_is_made(causal: str) -> None:
     assert {n: p.shape for n, p in empty.named_parameters()} == {
         n: p.shape for n, p in real.named_parameters()
     }
-    assert empty.device.type == "meta" and empty.config.to_dict() == real.config.to_dict()
+    assert empty.device.type == "meta"
+    assert empty.config.to_dict() == real.config.to_dict()
 
 
 def test_the_shape_has_no_logits(causal: str) -> None:
     shape, language = load_shape(causal, scalar=True), load_shape(causal)
-    assert shape.scalar and not shape.plain_head
+    assert shape.scalar
+    assert not shape.plain_head
     assert shape.parameters == language.parameters - 64 * 32 + 32
     assert shape.linears == language.linears

@@ -16,8 +16,8 @@ from transformers.utils.logging import disable_progress_bar
 
 from hone.config.schema.policy import LoraConfig
 from hone.engine.checkpoint import is_disk_full
-from hone.engine.manifest import verify
 from hone.engine.learner import DTYPES
+from hone.engine.manifest import verify
 from hone.engine.weights import read_weights
 from hone.errors import CheckpointError, ConfigError
 from hone.model.adapters import with_lora
