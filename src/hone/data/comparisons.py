@@ -207,8 +207,7 @@ def _split_text(chosen: str, rejected: str) -> tuple[str, str, str]:
         at = at + len(_ASSISTANT) if at >= 0 else 0
     else:
         at = len(shared)
-        ended = any(text[at : at + 1].isspace() for text in (chosen, rejected)) and at > 0
-        if not ended:
+        if not all(text[at:] and not text[at].isalnum() for text in (chosen, rejected)):
             at = max((i for i, letter in enumerate(shared) if letter.isspace()), default=0)
         at = len(shared[:at].rstrip())
     if not at:
