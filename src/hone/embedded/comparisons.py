@@ -7,7 +7,9 @@
 The better answer writes every step and is right. The worse one guesses (`GUESS_SHARE` of them; where one step is all
 there is the guess is right as well, and only less good), or writes the steps with a slip in one of them, and is wrong.
 DPO on them teaches a model that knows both styles to prefer the careful one, and to count. The problems are those of
-hone/word-problems' splits train, validation and test: none of them was demonstrated in SFT.
+hone/word-problems' splits train, validation and test: none of them was demonstrated in SFT. The split `sft` compares
+answers to the problems that were, for a reward model: to tell a slip from a result, whatever the numbers, takes more
+problems than `train` has.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from hone.errors import DataError
 
 NAME = "hone/word-problem-preferences"
 GUESS_SHARE = 0.6
-SPLIT_ROWS = {"train": 4_000, "validation": 256, "test": 512}
+SPLIT_ROWS = {"train": 4_000, "sft": 8_000, "validation": 256, "test": 512}
 
 
 def rows(split: str, limit: int | None = None) -> list[dict[str, Any]]:
