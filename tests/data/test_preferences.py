@@ -98,6 +98,7 @@ def test_plain_text_is_taken_literally(plain: Any, tmp_path: Path) -> None:
         ("The capital is Paris.", "The capital is Pakistan.", "The capital is"),  # they differ within a word
         ("The capital is Paris", "The capital is Paris, yes", "The capital is"),
         ("The capital", "The capital is Paris", "The"),
+        ("The capital, Paris", "The capital is Paris", "The capital"),
         ("Ask:\n\nyes", "Ask:\n\nno", "Ask:"),
         (
             "\n\nHuman: Hello?\n\nAssistant: Hi! I am",
@@ -169,13 +170,10 @@ def test_what_cannot_be_learned_from_is_counted_with_its_reason(chatml: Any, tmp
 
 def test_sides_that_truncation_makes_the_same_are_left_out_when_drawn(chatml: Any, tmp_path: Path) -> None:
     text = "the answer is 12, because 3 + 9 = 12. " * 20
-    pair = {
-        "chosen": [{"role": "assistant", "content": text + "a"}],
-        "rejected": [{"role": "assistant", "content": text + "b"}],
-    }
-    rows = [{"prompt": [ASK], **pair}, {"prompt": [ASK], "chosen": [GOOD], "rejected": [BAD]}]
+    sides = {side: [{"role": "assistant", "content": text + side}] for side in ("chosen", "rejected")}
+    rows = [{"prompt": [ASK], "chosen": [GOOD], "rejected": [BAD]}, {"prompt": [ASK], **sides}]
     data = data_of(rows, chatml, tmp_path, length=48)
-    assert {sample.unit for sample in data.next(2)} == {"rows:1@0"}
+    assert {sample.unit for sample in data.next(2)} == {"rows:0@0"}
     assert (data.counts["drawn"], data.counts["excluded"]) == (2, 1)
 
 
@@ -191,7 +189,11 @@ def test_when_no_row_is_left_the_message_says_why(chatml: Any, tmp_path: Path) -
         ({"prompt": "a", "answer": "b"}, {}, ["prompt, answer", "'chosen' and 'rejected'"]),
         ({"prompt": "a", "chosen": "b", "rejected": [BAD]}, {}, ["both be text", "both be lists"]),
         ({"prompt": "a", "completion": "b", "label": "good"}, {}, ["'label'", "'good'"]),
-        ({"question": "a", "chosen": "b"}, {"chosen_key": "better"}, ["'better'", "question"]),
+        (
+            {"question": "a", "worse": "b"},
+            {"input_key": "question", "chosen_key": "better", "rejected_key": "worse"},
+            ["'better'", "question"],
+        ),
         ({"context": [ASK], "completions": [{"rank": 0, "completion": [GOOD]}]}, {}, ["two completions"]),
         ({"prompt": [ASK], "chosen": [GOOD], "rejected": 3}, {}, ["list of messages"]),
     ],
