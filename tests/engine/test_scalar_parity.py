@@ -15,10 +15,12 @@ from transformers import AutoModelForSequenceClassification
 from hone.config.schema.policy import LoraConfig
 from hone.engine.layout import Layout
 from hone.engine.learner import LocalLearner
+from hone.engine.memory import Settings, memory
 from hone.errors import TrainingError
 from hone.model.adapters import with_lora
 from hone.model.attention import use_grouped_sdpa
 from hone.model.mesh import Mesh
+from hone.model.shape import shape_of
 from hone.types import Batch, LossOutput, Outputs, Sample, Totals
 
 ADAMW = {"name": "torch.optim.AdamW", "kwargs": {"lr": 1e-3, "weight_decay": 0.01, "eps": 1e-4}}
@@ -214,3 +216,12 @@ def test_the_language_model_of_the_same_body_is_untouched() -> None:
     learner = LocalLearner(make_model(), sft_config().policy, pad_token=PAD)
     assert not learner.scorer.scalar
     assert learner.scorer.plain_head
+
+
+def test_the_memory_plan_has_no_logits() -> None:
+    config = sft_config(max_total_sequence_length=64)
+    shapes = {scalar: shape_of(CONFIGS["llama"](num_labels=1), scalar=scalar) for scalar in (True, False)}
+    found = {scalar: memory(shape, config, Layout(), Settings(4)) for scalar, shape in shapes.items()}
+    assert found[True].logits == 0
+    assert found[False].logits > 0
+    assert found[True].activations == found[False].activations
