@@ -25,6 +25,13 @@ data:
   train: {dataset_name: hone/word-problem-preferences, split: train}
   validation: {dataset_name: hone/word-problem-preferences, split: validation}
 """,
+    "rm": """
+policy: {model_name: hone/tiny-sft, precision: float32, train_micro_batch_size: 8, max_total_sequence_length: 128}
+rm: {max_num_steps: 100}
+data:
+  train: {dataset_name: hone/word-problem-preferences, split: train}
+  validation: {dataset_name: hone/word-problem-preferences, split: validation}
+""",
     "grpo": """
 policy: {precision: float32, train_global_batch_size: 64}
 grpo: {num_prompts_per_step: 8, num_generations_per_prompt: 8}

@@ -1,4 +1,4 @@
-"""Every SFT, DPO, GRPO, evaluation and conversion command and YAML fragment of the tutorials, as it stands.
+"""Every SFT, DPO, RM, GRPO, evaluation and conversion command and YAML fragment of the tutorials, as it stands.
 
 Only what is not a setting is replaced: model names and data places (none of which `load` opens).
 """
@@ -52,6 +52,17 @@ COMMANDS: list[tuple[str, list[str], dict[str, Any]]] = [
             "logger.wandb_enabled": True,
             "logger.wandb.name": "sft-llama8b-tutorial",
         },
+    ),
+    ("rm", [], {"policy.model_name": "hone/tiny-sft"}),
+    (
+        "rm",
+        [
+            "cluster.gpus_per_node=8",
+            "checkpointing.checkpoint_dir=results/rm_llama1b",
+            "logger.wandb_enabled=True",
+            "logger.wandb.name=rm-llama1b-tutorial",
+        ],
+        {"cluster.gpus_per_node": 8, "logger.wandb.name": "rm-llama1b-tutorial"},
     ),
     ("dpo", [], {"policy.model_name": "hone/tiny-sft"}),
     (

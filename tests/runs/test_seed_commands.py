@@ -75,6 +75,25 @@ def test_the_tutorial_from_sft_to_evaluation_as_typed(place):
     assert "answers are checked as mathematics" in ended.out
 
 
+@pytest.mark.slow
+def test_a_reward_model_and_its_evaluation_as_typed(place):
+    """run_rm.py and eval_rm.py; data and model have other names here."""
+    run = "results/rm_llama1b"
+    train = (
+        "policy.model_name=model",
+        "data.train.dataset_name=pairs.jsonl",
+        "cluster.gpus_per_node=8",
+        f"checkpointing.checkpoint_dir={run}",
+        "logger.wandb_enabled=False",
+        "logger.wandb.name=rm-llama1b-tutorial",
+    )
+    succeeded(command(str(EXAMPLES / "run_rm.py"), *train, cwd=place))
+    evaluate = ("--model_path", run, "--test_dataset", "held_out_pairs.jsonl")
+    ended = succeeded(command(str(EXAMPLES / "eval_rm.py"), *evaluate, cwd=place))
+    assert "on 8 pairs of held_out_pairs.jsonl" in ended.out
+    assert (place / "results" / "eval_rm" / "reliability.png").is_file()
+
+
 def test_the_benchmark_with_a_config_file(place):
     ended = succeeded(
         hone(

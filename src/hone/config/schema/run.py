@@ -119,7 +119,7 @@ class RewardFunctionConfig(ConfigModel):
     name: str | None = None
     """Its name in metrics. Without `path` it also says where the function is."""
     path: str | None = None
-    """A built-in (`answer`, `numeric`, `math`, `format`, `length`), `package.module.function`, or
+    """A built-in (`answer`, `numeric`, `math`, `format`, `length`, `reward_model`), `package.module.function`, or
     `file.py:function`."""
     weight: float = 1.0
     """Factor of this function in the sum."""
