@@ -439,10 +439,10 @@ def test_the_resolved_configuration_loads_to_an_equal_one(kind: Any, tmp_path: P
     "path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda path: str(path.relative_to(CONFIGS))
 )
 def test_every_shipped_configuration_loads(path: Path) -> None:
-    kind: Any = "eval" if path.parent.name == "evals" else "grpo" if "grpo" in path.name else "sft"
+    kind: Any = "eval" if path.parent.name == "evals" else path.stem.split("_")[0]
     loaded = load(kind, path, [])
     assert loaded.notices == []
-    own = {"sft": OWN, "grpo": [*OWN, "data.default.env_name=math"]}
+    own = {**dict.fromkeys(("sft", "dpo", "rm"), OWN), "grpo": [*OWN, "data.default.env_name=math"]}
     load(kind, path, own.get(kind, ["generation.model_name=m", "data.dataset_name=math500"]))
 
 
