@@ -90,11 +90,7 @@ class Reference:
         for sample in samples:
             known = self.sums.get(key_of(sample))
             if known is None or known[0] != checksum(sample):
-                raise CheckpointError(
-                    f"the answer {key_of(sample)} is not the one whose reference log-probability was computed when the "
-                    "run began: the data has changed. Bring it back, or start a new run in another "
-                    "checkpointing.checkpoint_dir"
-                )
+                raise _changed(key_of(sample))
             sample.sequence_columns["reference"] = known[1]
 
     def state_dict(self) -> dict[str, Any]:
@@ -106,8 +102,17 @@ class Reference:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """What was saved wins over what was computed since."""
+        """What was saved wins over what was computed since. Raises CheckpointError when it is about other answers."""
         keys = state["keys"].split("\n") if state["keys"] else []
-        self.sums |= dict(
-            zip(keys, zip(state["checksums"].tolist(), state["sums"].tolist(), strict=True), strict=True)
-        )
+        pairs = zip(state["checksums"].tolist(), state["sums"].tolist(), strict=True)
+        for key, saved in zip(keys, pairs, strict=True):
+            if key in self.sums and self.sums[key][0] != saved[0]:
+                raise _changed(key)
+            self.sums[key] = saved
+
+
+def _changed(key: str) -> CheckpointError:
+    return CheckpointError(
+        f"the answer {key} is not the one whose reference log-probability was computed when the run began: the data "
+        "has changed. Bring it back, or start a new run in another checkpointing.checkpoint_dir"
+    )
