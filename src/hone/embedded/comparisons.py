@@ -8,8 +8,8 @@ The better answer writes every step and is right. The worse one guesses (`GUESS_
 there is the guess is right as well, and only less good), or writes the steps with a slip in one of them, and is wrong.
 DPO on them teaches a model that knows both styles to prefer the careful one, and to count. The problems are those of
 hone/word-problems' splits train, validation and test: none of them was demonstrated in SFT. The split `sft` compares
-answers to the problems that were, for a reward model: to tell a slip from a result, whatever the numbers, takes more
-problems than `train` has.
+answers to the problems that were, most of the worse ones slips, for a reward model: to tell a slip from a result,
+whatever the numbers, takes more problems than `train` has.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ from hone.errors import DataError
 
 NAME = "hone/word-problem-preferences"
 GUESS_SHARE = 0.6
-SPLIT_ROWS = {"train": 4_000, "sft": 8_000, "validation": 256, "test": 512}
+SFT_GUESS_SHARE = 0.1
+"""In the split `sft`."""
+SPLIT_ROWS = {"train": 4_000, "sft": 12_000, "validation": 256, "test": 512}
 
 
 def rows(split: str, limit: int | None = None) -> list[dict[str, Any]]:
@@ -53,7 +55,7 @@ def _rows(split: str) -> Iterator[dict[str, Any]]:
     for problem, text, draw in task.drawn(split, "preferences"):
         chosen = task.careful(problem)
         answer = str(task.solve(problem)[-1][3])
-        if draw.chance(GUESS_SHARE):
+        if draw.chance(SFT_GUESS_SHARE if split == "sft" else GUESS_SHARE):
             rejected = task.hasty(problem)
         else:
             steps = len(problem.family.steps)
