@@ -41,8 +41,25 @@ def rows(limit: int) -> list[dict[str, str]]:
     ]
 
 
-def make_model(folder: Path, *, vocabulary: int = 4096, eos: int = 1) -> None:
-    """A Qwen3 of about 5 M parameters with random weights, and a tokenizer trained on the rows.
+SHAPES: dict[str, dict[str, int]] = {
+    "5M": {
+        **{"hidden_size": 256, "num_hidden_layers": 5, "num_attention_heads": 4, "num_key_value_heads": 2},
+        **{"head_dim": 64, "intermediate_size": 768},
+    },
+    "0.5B": {
+        **{"hidden_size": 896, "num_hidden_layers": 24, "num_attention_heads": 14, "num_key_value_heads": 2},
+        **{"head_dim": 64, "intermediate_size": 4864, "vocab_size": 151_936},
+    },
+    "1.5B": {
+        **{"hidden_size": 1536, "num_hidden_layers": 28, "num_attention_heads": 12, "num_key_value_heads": 2},
+        **{"head_dim": 128, "intermediate_size": 8960, "vocab_size": 151_936},
+    },
+}
+"""A small one for a CPU, and those of Qwen2.5-0.5B and -1.5B."""
+
+
+def make_model(folder: Path, *, vocabulary: int = 4096, eos: int = 1, size: str = "5M") -> None:
+    """A Qwen3 of a size of SHAPES with random weights, and a tokenizer of `vocabulary` tokens trained on the rows.
 
     `eos` tokens of the vocabulary end a sequence: random weights then give completions of varied length
     (mean vocabulary / eos).
@@ -67,13 +84,7 @@ def make_model(folder: Path, *, vocabulary: int = 4096, eos: int = 1) -> None:
     tokenizer.chat_template = CHATML
     tokenizer.save_pretrained(folder)
     config = Qwen3Config(
-        vocab_size=vocabulary,
-        hidden_size=256,
-        num_hidden_layers=5,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=64,
-        intermediate_size=768,
+        **{"vocab_size": vocabulary, **SHAPES[size]},
         tie_word_embeddings=True,
         max_position_embeddings=2048,
         eos_token_id=2,
@@ -92,32 +103,44 @@ def arguments(description: str) -> argparse.Namespace:
     parser.add_argument("--pairs", type=int, default=5, help="runs of each, in turn")
     parser.add_argument("--steps", type=int, default=8, help="measured optimizer steps of a run")
     parser.add_argument("--threads", type=int, default=1, help="threads of each run")
-    parser.add_argument("--worker", choices=["hone", "trl"])
+    parser.add_argument("--size", choices=list(SHAPES), default="5M", help="parameters of the model")
+    parser.add_argument("--gpu", action="store_true", help="on the GPU, in bf16")
+    parser.add_argument("--worker", metavar="SIDE")
     parser.add_argument("--folder", type=Path)
     return parser.parse_args()
 
 
 def compare(
-    options: argparse.Namespace, script: str, prepare: Callable[[Path], None], unit: str
+    options: argparse.Namespace,
+    script: str,
+    prepare: Callable[[Path], None],
+    unit: str,
+    sides: tuple[str, str] = ("hone", "trl"),
 ) -> dict[str, Any]:
-    """Run both in turn; print and return medians and the ratio of speeds (Hone's over TRL's; above 1: Hone is faster).
+    """Run both in turn; print and return medians and the ratio of speeds (the first's over the second's: above 1 the
+    first is faster).
 
     A worker prints one JSON object on its last line, with `seconds` (of the measured steps) and `work` (in `unit`).
     """
-    speeds: dict[str, list[float]] = {"hone": [], "trl": []}
+    first, second = sides
+    speeds: dict[str, list[float]] = {side: [] for side in sides}
+    used: dict[str, list[float]] = {side: [] for side in sides}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         prepare(folder)
         for pair in range(options.pairs):
-            for side in ("hone", "trl") if pair % 2 == 0 else ("trl", "hone"):
+            for side in sides if pair % 2 == 0 else sides[::-1]:
                 result = _run(options, script, side, folder)
                 speeds[side].append(result["work"] / result["seconds"])
-                print(f"pair {pair + 1}: {side:4} {speeds[side][-1]:10.1f} {unit}/s", flush=True)
-    ratios = [a / b for a, b in zip(speeds["hone"], speeds["trl"], strict=True)]
+                if "flops" in result:
+                    used[side].append(result["flops"] / result["seconds"] / result["peak"])
+                print(f"pair {pair + 1}: {side:8} {speeds[side][-1]:10.1f} {unit}/s", flush=True)
+    ratios = [a / b for a, b in zip(speeds[first], speeds[second], strict=True)]
     report = {
         "unit": f"{unit}/s",
-        "hone": statistics.median(speeds["hone"]),
-        "trl": statistics.median(speeds["trl"]),
+        first: statistics.median(speeds[first]),
+        second: statistics.median(speeds[second]),
+        **{f"{side} MFU": statistics.median(values) for side, values in used.items() if values},
         "ratio": statistics.median(ratios),
         "ratio_min": min(ratios),
         "ratio_max": max(ratios),
@@ -130,6 +153,34 @@ def compare(
     return report
 
 
+def flops(folder: Path, tokens: int, sequence: float) -> float:
+    """Of forward and backward over so many tokens, in sequences of a mean length: 6 for each weight of a matrix and
+    token, 12 for each layer's width and earlier token of attention (Chowdhery et al. 2022, arXiv 2204.02311, appendix
+    B, halved for causality). The output layer is counted at every token; recomputation is not counted."""
+    config = json.loads((folder / "model" / "config.json").read_text())
+    width, head = config["hidden_size"], config["head_dim"]
+    queries, keys = config["num_attention_heads"] * head, config["num_key_value_heads"] * head
+    layer = width * (2 * queries + 2 * keys) + 3 * width * config["intermediate_size"]
+    matrices = config["num_hidden_layers"] * layer + width * config["vocab_size"]
+    return tokens * (6.0 * matrices + 6.0 * config["num_hidden_layers"] * queries * sequence)
+
+
+def peak() -> float:
+    """bf16 FLOP/s that this GPU reaches in a large matrix product."""
+    import torch
+
+    size, times = 8192, 30
+    left = torch.randn(size, size, device="cuda", dtype=torch.bfloat16)
+    for count in (3, times):
+        torch.cuda.synchronize()
+        began = time.perf_counter()
+        for _ in range(count):
+            left @ left
+        torch.cuda.synchronize()
+        seconds = time.perf_counter() - began
+    return 2.0 * size**3 * times / seconds
+
+
 def _run(options: argparse.Namespace, script: str, side: str, folder: Path) -> dict[str, float]:
     environment = {
         **os.environ,
@@ -138,7 +189,8 @@ def _run(options: argparse.Namespace, script: str, side: str, folder: Path) -> d
         "HF_HUB_OFFLINE": "1",
     }
     command = [sys.executable, script, "--worker", side, "--folder", str(folder)]
-    command += ["--steps", str(options.steps), "--threads", str(options.threads)]
+    command += ["--steps", str(options.steps), "--threads", str(options.threads), "--size", options.size]
+    command += ["--gpu"] if options.gpu else []
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"{side} failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")

@@ -1,15 +1,18 @@
 """SFT: trained tokens (padding not counted) per second, Hone against TRL's SFTTrainer.
 
     python benchmarks/sft_vs_trl.py --pairs 5
+    python benchmarks/sft_vs_trl.py --gpu --size 0.5B --steps 20
 
-Same model (about 5 M parameters), same GSM8K conversations, 32 sequences a step in micro-batches of 8, loss on the
-answers only, AdamW, fp32, same threads. Everything else is each library's default.
+Same model (about 5 M parameters unless told otherwise), same GSM8K conversations, 32 sequences a step in micro-batches
+of 8, loss on the answers only, AdamW, fp32, same threads. Everything else is each library's default. On a GPU: bf16
+over fp32 weights, and the share of the card's own bf16 peak that is used (MFU).
 """
 
 from __future__ import annotations
 
 import json
 import time
+from functools import partial
 from pathlib import Path
 
 import common
@@ -18,8 +21,8 @@ WARM_UP = 3
 BATCH, MICRO = 32, 8
 
 
-def prepare(folder: Path) -> None:
-    common.make_model(folder / "model")
+def prepare(folder: Path, size: str) -> None:
+    common.make_model(folder / "model", size=size)
     with (folder / "rows.jsonl").open("w") as out:
         for row in common.rows(4000):
             prompt = [{"role": "user", "content": row["question"]}]
@@ -27,7 +30,7 @@ def prepare(folder: Path) -> None:
             out.write(json.dumps({"prompt": prompt, "completion": completion}) + "\n")
 
 
-def hone(folder: Path, steps: int, threads: int) -> None:
+def hone(folder: Path, steps: int, threads: int, more: tuple[str, ...] = (), *, gpu: bool = False) -> None:
     from hone import loop, supervised
     from hone.config import load
 
@@ -48,7 +51,8 @@ def hone(folder: Path, steps: int, threads: int) -> None:
                 f"data.train.dataset_name={folder / 'rows.jsonl'}",
                 f"policy.train_global_batch_size={BATCH}",
                 f"policy.train_micro_batch_size={MICRO}",
-                "policy.precision=float32",
+                f"policy.precision={'bfloat16' if gpu else 'float32'}",
+                f"cluster.gpus_per_node={int(gpu)}",
                 "policy.optimizer.kwargs.lr=1e-4",
                 f"sft.max_num_steps={WARM_UP + steps}",
                 "checkpointing.enabled=false",
@@ -56,13 +60,14 @@ def hone(folder: Path, steps: int, threads: int) -> None:
                 "checkpointing.metric_name=null",
                 "logger.tensorboard_enabled=false",
                 f"cluster.cpu_threads={threads}",
+                *more,
             ],
         )
     )
-    report(marks)
+    report(folder, marks, gpu=gpu)
 
 
-def trl(folder: Path, steps: int, threads: int) -> None:
+def trl(folder: Path, steps: int, threads: int, *, gpu: bool = False) -> None:
     import torch
     from datasets import load_dataset
     from transformers import TrainerCallback
@@ -88,12 +93,12 @@ def trl(folder: Path, steps: int, threads: int) -> None:
             max_length=1024,
             completion_only_loss=True,
             learning_rate=1e-4,
-            bf16=False,
+            bf16=gpu,
             gradient_checkpointing=False,
             report_to="none",
             save_strategy="no",
             logging_steps=1,
-            use_cpu=True,
+            use_cpu=not gpu,
             disable_tqdm=True,
             model_init_kwargs={"dtype": "float32"},
         ),
@@ -109,17 +114,24 @@ def trl(folder: Path, steps: int, threads: int) -> None:
 
     trainer.data_collator = counting
     trainer.train()
-    report(marks)
+    report(folder, marks, gpu=gpu)
 
 
-def report(marks: list[tuple[float, int]]) -> None:
+def report(folder: Path, marks: list[tuple[float, int]], *, gpu: bool) -> None:
+    """What `common.compare` reads."""
     seconds = marks[-1][0] - marks[WARM_UP - 1][0]
-    print(json.dumps({"seconds": seconds, "work": sum(tokens for _, tokens in marks[WARM_UP:])}))
+    work = sum(tokens for _, tokens in marks[WARM_UP:])
+    result: dict[str, float] = {"seconds": seconds, "work": work}
+    if gpu:
+        mean = work / BATCH / (len(marks) - WARM_UP)
+        result |= {"flops": common.flops(folder, work, mean), "peak": common.peak()}
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":
     options = common.arguments(__doc__ or "")
     if options.worker:
-        {"hone": hone, "trl": trl}[options.worker](options.folder, options.steps, options.threads)
+        worker = {"hone": hone, "trl": trl}[options.worker]
+        worker(options.folder, options.steps, options.threads, gpu=options.gpu)
     else:
-        common.compare(options, __file__, prepare, "tokens")
+        common.compare(options, __file__, partial(prepare, size=options.size), "tokens")
