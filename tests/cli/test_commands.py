@@ -6,7 +6,7 @@ import errno
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -34,11 +34,17 @@ class Module(ModuleType):
     main = load = announce = spare_the_hub = record
 
 
+class OneDevice(str):
+    """Stands for what `load` returns: a configuration for one device."""
+
+    config = SimpleNamespace(cluster=SimpleNamespace(several=False))
+
+
 @pytest.fixture
 def config(monkeypatch: pytest.MonkeyPatch) -> Module:
     """hone.config with a `load` that returns "loaded"; nothing is said of it at the start."""
     monkeypatch.setitem(sys.modules, "hone.launch.start", Module("hone.launch.start"))
-    module = Module("hone.config", result="loaded")
+    module = Module("hone.config", result=OneDevice("loaded"))
     monkeypatch.setitem(sys.modules, "hone.config", module)
     return module
 
@@ -62,7 +68,7 @@ def failure(capsys: pytest.CaptureFixture[str]) -> str:
     ("argv", "message"),
     [
         (["grppo"], "did you mean `hone grpo`?"),
-        (["train"], "the commands are sft, grpo, eval, convert, plan, doctor, config"),
+        (["train"], "the commands are sft, dpo, rm, grpo, eval, eval-rm, convert, plan, doctor, config"),
         (["sft", "recipe.yaml"], "--config recipe.yaml"),
         (["sft", "sft.max_num_steps", "3"], "'sft.max_num_steps' is not an override: write key=value"),
         (["sft", "--confg", "x.yaml"], "unknown option --confg: did you mean --config?"),
