@@ -24,7 +24,7 @@ def test_the_chosen_answer_is_right_and_the_rejected_one_is_not_or_guesses(split
         is_wrong = task.parse_answer(rejected["content"]) != row["answer"]
         assert is_wrong or "I guess" in rejected["content"]
         wrong += is_wrong
-    assert 0.7 < wrong / len(rows) < 0.9
+    assert wrong / len(rows) > 0.7
 
 
 def test_the_problems_are_those_of_the_same_split() -> None:
