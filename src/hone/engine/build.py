@@ -19,7 +19,7 @@ from hone.engine.learner import DTYPES, LocalLearner, WithoutAdapters
 from hone.engine.place import alone, check_several, device_of_this_process, machine_of
 from hone.engine.spread import spread, unspread_copy
 from hone.errors import ConfigError
-from hone.model.adapters import with_lora
+from hone.model.adapters import check_adapter, merged, with_lora
 from hone.model.load import context_length, empty_model, load_model, load_tokenizer, stop_tokens
 from hone.model.mesh import Mesh, mesh_of_one
 from hone.model.scorer import TokenScorer
@@ -127,6 +127,8 @@ def build(
     check_length(policy, shape.context)
     if (value := value_settings(config)) is not None:
         check_length(value, load_shape(value.model_name, value.hf_config_overrides, scalar=True).context)
+    for settings in filter(None, (policy, value)):
+        check_start(settings)
     if alone(config.cluster):
         settled, _ = planner.resolve(config, shape, machine_of(config.cluster))
         device = device_of_this_process(config.cluster)
@@ -172,7 +174,9 @@ def build_here(
         return engine
     if config.loss_fn.reference_policy_kl_penalty:
         engine.reference = (
-            WithoutAdapters(learner) if policy.lora.enabled else learner_of(policy, trained=False)
+            WithoutAdapters(learner)
+            if policy.lora.enabled and policy.lora.base_is_start
+            else learner_of(policy, trained=False)
         )
     model = learner.model
     if mesh is not None:
@@ -224,7 +228,8 @@ def _make(
     with_weights: bool,
     dtype: torch.dtype = torch.float32,
 ) -> PreTrainedModel:
-    """A model of the run in host memory; without weights on the meta device. What is not trained has no adapters."""
+    """A model of the run in host memory; without weights on the meta device. What is not trained has no adapters:
+    those that training begins with are merged into it."""
     name, overrides = policy.model_name, policy.hf_config_overrides
     checkpointing = bool(policy.activation_checkpointing) and trained
     if with_weights:
@@ -244,7 +249,19 @@ def _make(
             scalar=policy.scalar,
         )
     _check_fit(model, tokenizer, policy)
-    return with_lora(model, policy.lora) if policy.lora.enabled and trained else model
+    if not policy.lora.enabled:
+        return model
+    if trained:
+        return with_lora(model, policy.lora, seed=seed)
+    begun = with_weights and policy.lora.adapter_path is not None
+    return merged(with_lora(model, policy.lora)) if begun else model
+
+
+def check_start(policy: PolicyConfig) -> None:
+    """Raise ModelError when the adapter to start from does not belong to the model. No weight is read."""
+    if policy.lora.enabled and policy.lora.adapter_path is not None:
+        empty = empty_model(policy.model_name, overrides=policy.hf_config_overrides, scalar=policy.scalar)
+        check_adapter(empty, policy.model_name, policy.lora)
 
 
 def build_generator(config: EvalConfig, tokenizer: PreTrainedTokenizerBase) -> LocalGenerator:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from functools import partial
 from itertools import accumulate, chain
 from pathlib import Path
 from typing import NoReturn
@@ -20,6 +21,7 @@ from transformers import PreTrainedModel
 
 from hone.config.schema import PolicyConfig
 from hone.engine import weights as weight_files
+from hone.engine.adalora import RankSchedule
 from hone.engine.batching import MicroBatch, Rows, collate, shares, silent, totals_of
 from hone.engine.optimizer import build_optimizer, build_scheduler, clip_gradients
 from hone.engine.pulse import beat
@@ -69,6 +71,7 @@ class LocalLearner:
             self.model.requires_grad_(False).eval()
             return
         self.model.train()
+        self.rank_schedule = RankSchedule.of(self.model)
         self.optimizer = build_optimizer(policy, self.model.parameters())
         self.scheduler = build_scheduler(policy, self.optimizer)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=policy.precision == "float16")
@@ -76,16 +79,28 @@ class LocalLearner:
     async def forward(self, samples: Sequence[Sample]) -> list[Tensor]:
         """Log-probabilities of each sample's targets, in order: one fp32 CPU tensor [targets] each. Values, where the
         model has a scalar head."""
+        return self._of_all(samples, self._read)
+
+    async def likeliest(self, samples: Sequence[Sample], k: int) -> list[tuple[Tensor, Tensor]]:
+        """The `k` likeliest tokens at each of a sample's targets, likeliest first: log-probabilities (fp32) and tokens,
+        both [targets, k], for each sample."""
+        found = self._of_all(samples, partial(self._read, likeliest=k), 2 * k)
+        return [(both[:, :k], both[:, k:].long()) for both in found]
+
+    def _of_all(
+        self, samples: Sequence[Sample], read: Callable[[MicroBatch], Tensor], *width: int
+    ) -> list[Tensor]:
+        """What is read at the targets of each sample, without gradient: a CPU tensor [targets, *width] each."""
         counts = [sample.num_targets for sample in samples]
         if not counts:
             return []
         starts = list(accumulate(counts, initial=0))
-        values_N = torch.zeros(starts[-1], device=self.device)
-        with torch.no_grad(), self._evaluating():  # a decorator would end before an async body begins
+        values_N = torch.zeros(starts[-1], *width, device=self.device)
+        with torch.no_grad(), self._evaluating():
             for rows in self._share(samples, training=False):
                 beat()
                 micro = self._collate(samples, rows)
-                parts = self._read(micro).split(micro.batch.lengths_S.tolist())
+                parts = read(micro).split(micro.batch.lengths_S.tolist())
                 for index, part in zip((i for row in rows for i in row), parts, strict=bool(rows)):
                     values_N[starts[index] : starts[index + 1]] = part
         return list(self.ranks.total(values_N).cpu().split(counts))
@@ -129,6 +144,7 @@ class LocalLearner:
         instead, as loss scaling means it to be, unless no scale is left to blame.
         """
         self.scaler.unscale_(self.optimizer)
+        penalty = self.rank_schedule.penalize() if self.rank_schedule is not None else 0.0
         norm = clip_gradients(self.model.parameters(), self.policy.max_grad_norm)
         if not torch.isfinite(norm) and (not self.scaler.is_enabled() or self.scaler.get_scale() <= 1):
             self.optimizer.zero_grad(set_to_none=True)
@@ -139,11 +155,14 @@ class LocalLearner:
         rate = self.optimizer.param_groups[0]["lr"]
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        self.updates += 1
+        metrics = {"grad_norm": float(norm), "learning_rate": float(rate)}
+        if self.rank_schedule is not None and torch.isfinite(norm):  # else fp16 skipped the step
+            metrics["adapter_rank"] = self.rank_schedule.advance(self.updates)
+            metrics["orthogonality_loss"] = penalty
         self.optimizer.zero_grad(set_to_none=True)
         if self.scheduler is not None:
             self.scheduler.step()
-        self.updates += 1
-        metrics = {"grad_norm": float(norm), "learning_rate": float(rate)}
         return metrics | ({"loss_scale": self.scaler.get_scale()} if self.scaler.is_enabled() else {})
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
@@ -181,19 +200,24 @@ class LocalLearner:
 
     def _outputs(self, micro: MicroBatch) -> Outputs:
         """What a loss is given: log-probabilities, or the values of a scalar head."""
+        candidates = micro.batch.token_columns.get("candidates")
+        if candidates is not None:
+            read_NK = self._read(micro, torch.cat([micro.batch.tokens_N[:, None], candidates], 1))
+            return Outputs(logprobs_N=read_NK[:, 0], candidate_logprobs_NK=read_NK[:, 1:])
         read_N = self._read(micro)
         if not self.scorer.scalar:
             return Outputs(logprobs_N=read_N)
         return Outputs(logprobs_N=read_N * math.nan, values_N=read_N)
 
-    def _read(self, micro: MicroBatch) -> Tensor:
+    def _read(self, micro: MicroBatch, targets: Tensor | None = None, *, likeliest: int = 0) -> Tensor:
         with self.autocast():
             return self.scorer(
                 micro.input_ids,
                 micro.position_ids,
                 micro.at_N,
-                micro.batch.tokens_N,
+                micro.batch.tokens_N if targets is None else targets,
                 attention_mask=micro.attention_mask,
+                likeliest=likeliest,
             )
 
     def autocast(self) -> contextlib.AbstractContextManager[None]:

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from hone.config import GRPOConfig, SFTConfig
 from hone.config.schema.policy import LoraConfig, OptimizerConfig, PolicyConfig
 from hone.engine.layout import Layout
+from hone.model.adapters import trained_settings
 from hone.model.linear_logprobs import ACCELERATOR_CHUNKS, CHUNK_ELEMENTS, KEEP_ELEMENTS
-from hone.model.shape import ModelShape
+from hone.model.shape import Linear, ModelShape
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 FP32 = 4
@@ -72,16 +73,17 @@ def memory(shape: ModelShape, config: SFTConfig | GRPOConfig, layout: Layout, se
     policy = config.policy
     lora = policy.lora.enabled
     adapters = adapter_parameters(shape, policy.lora) if lora else 0
+    fixed = adapter_constants(shape, policy.lora) if lora else 0
     ranks = layout.shard * layout.context * layout.tensor
     size = BYTES[policy.precision]
     trained = adapters if lora else shape.parameters
-    weights = _share(FP32 * (shape.parameters + adapters), ranks)
+    weights = _share(FP32 * (shape.parameters + adapters + fixed), ranks)
     gradients = _share(FP32 * trained, ranks)
     states = _share(state_bytes(policy.optimizer) * trained, ranks)
     reference = generator = cache = 0
     sharded = layout.world > 1 or settings.cpu_offload
     if isinstance(config, GRPOConfig):
-        if config.loss_fn.reference_policy_kl_penalty and not lora:
+        if config.loss_fn.reference_policy_kl_penalty and not (lora and policy.lora.base_is_start):
             reference = _share(FP32 * shape.parameters, ranks)
         generator = size * shape.parameters if sharded else 0
         cache = cache_bytes(shape, config, shared=not sharded)
@@ -110,13 +112,29 @@ def tokens(policy: PolicyConfig, micro_batch: int) -> int:
 
 
 def adapter_parameters(shape: ModelShape, lora: LoraConfig) -> int:
-    """Parameters of LoRA's two matrices at every linear layer that gets them."""
+    """Parameters of LoRA's two matrices at every linear layer that gets them. AdaLoRA has a number for each direction
+    besides, DoRA one for each row of the layer."""
+    lora = trained_settings(lora)
+    single, rows = int(lora.adalora.enabled), int(lora.use_dora)
     return sum(
-        lora.dim * (linear.inputs + linear.outputs) * linear.count
+        (lora.rank * (linear.inputs + linear.outputs + single) + rows * linear.outputs) * linear.count
+        for linear in _adapted(shape, lora)
+    )
+
+
+def adapter_constants(shape: ModelShape, lora: LoraConfig) -> int:
+    """Numbers of the adapters that are not trained: AdaLoRA keeps each matrix's first rank."""
+    return sum(linear.count for linear in _adapted(shape, lora)) if lora.adalora.enabled else 0
+
+
+def _adapted(shape: ModelShape, lora: LoraConfig) -> list[Linear]:
+    """The layers that get an adapter."""
+    return [
+        linear
         for linear in shape.linears
         if (not lora.target_modules or linear.name in lora.target_modules)
         and linear.name not in lora.exclude_modules
-    )
+    ]
 
 
 def state_bytes(optimizer: OptimizerConfig) -> int:

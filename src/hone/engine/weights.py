@@ -73,7 +73,9 @@ def save(learner: LocalLearner, path: Path, *, with_optimizer: bool, wait: bool)
         )
     if ranks.first:
         learner.model.config.save_pretrained(path / "model")
-        if (generation := getattr(learner.model, "generation_config", None)) is not None:  # a scalar head has none
+        if (
+            generation := getattr(learner.model, "generation_config", None)
+        ) is not None:  # a scalar head has none
             generation.to_json_file(path / "model" / "generation_config.json")
     states: dict[Path, dict[str, Any]] = {path / "weights": dict(named_weights(learner.model))}
     if with_optimizer:
@@ -124,6 +126,10 @@ def load(learner: LocalLearner, path: Path, *, with_optimizer: bool) -> None:
         _read(state, path / "optimizer")
         set_optimizer_state_dict(learner.model, learner.optimizer, state, options=FLAT)
     learner.updates = small["updates"]
+    if learner.rank_schedule is not None:
+        if small.get("ranks") is None:
+            raise CheckpointError(f"{path} was not made with AdaLoRA, as policy.lora.adalora.enabled says")
+        learner.rank_schedule.load_state_dict(small["ranks"])
     _restore_random(learner, path / "optimizer")
     if small["scaler"] and learner.scaler.is_enabled():
         learner.scaler.load_state_dict(small["scaler"])
@@ -158,6 +164,7 @@ def _small_state(learner: LocalLearner) -> dict[str, Any]:
         "scheduler": learner.scheduler.state_dict() if learner.scheduler is not None else {},
         "scaler": learner.scaler.state_dict(),
         "settings": _settings(learner),
+        "ranks": learner.rank_schedule.state_dict() if learner.rank_schedule is not None else None,
         "param_groups": None if learner.optimizer.state else learner.optimizer.state_dict()["param_groups"],
     }
 

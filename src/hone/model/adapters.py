@@ -2,40 +2,208 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import torch
+from torch import nn
 from transformers import PreTrainedModel
 
-from hone.errors import ConfigError, install_command
+from hone.errors import ConfigError, ModelError, install_command
 from hone.model.scalar import head_name, is_scalar
 
 if TYPE_CHECKING:
-    from hone.config.schema.policy import LoraConfig
+    from hone.config.schema.lora import LoraConfig
+
+NAME = "default"
+"""What PEFT calls the only adapter."""
+SETTINGS = "adapter_config.json"
 
 
-def with_lora(model: PreTrainedModel, lora: LoraConfig) -> PreTrainedModel:
-    """The model with LoRA layers (arXiv 2106.09685) as `policy.lora` says, ready to train; weights keep their names
-    below `base_model.model.`. A scalar head is trained, and saved, besides.
-
-    Raises ConfigError when PEFT is not installed, or no module has one of the names.
-    """
+def import_peft() -> Any:
+    """PEFT. Raises ConfigError when it is not installed."""
     try:
         import peft
     except ImportError as error:
         raise ConfigError(
             f"policy.lora.enabled=true needs PEFT: {install_command('hone[peft]')}, or set policy.lora.enabled=false"
         ) from error
+    return peft
+
+
+def with_lora(model: PreTrainedModel, lora: LoraConfig, *, seed: int = 0) -> PreTrainedModel:
+    """The model with the adapters that `policy.lora` says, ready to train; weights keep their names below
+    `base_model.model.`. A scalar head is trained, and saved, besides.
+
+    New ones (LoRA, arXiv 2106.09685, and its variants) are drawn with `seed`, or those of `adapter_path` are loaded. On
+    the meta device there is room for either. Raises ConfigError when PEFT is not installed, or no module has one of
+    the names.
+    """
+    peft = import_peft()
+    empty = any(parameter.is_meta for parameter in model.parameters())
+    if lora.adapter_path is not None:
+        return _with_trained(model, Path(lora.adapter_path).expanduser(), empty)
+    settings = _settings(peft, model, lora)
+    if empty:
+        settings.init_lora_weights = True  # values come from elsewhere
+    return with_adapter(model, settings, seed=seed, named=f"policy.lora.target_modules={lora.target_modules}")
+
+
+def with_adapter(
+    model: PreTrainedModel, settings: Any, *, seed: int = 0, named: str = SETTINGS
+) -> PreTrainedModel:
+    """The model with new adapters by PEFT's own settings. Raises ConfigError, which begins with `named`, when they do
+    not go together."""
+    xavier = settings.init_lora_weights == "xavier"
+    settings.init_lora_weights = True if xavier else settings.init_lora_weights
+    with drawing(seed):
+        try:
+            adapted = import_peft().get_peft_model(model, settings)
+        except ValueError as error:
+            raise ConfigError(f"{named}: {error}") from error
+        if xavier:  # upstream's beginning, which PEFT lacks
+            for name, weight in adapted.named_parameters():
+                if f".lora_A.{NAME}" in name:
+                    nn.init.xavier_normal_(weight)
+    return adapted
+
+
+def _settings(peft: Any, model: PreTrainedModel, lora: LoraConfig) -> Any:
+    """PEFT's settings for ours."""
     head = [head_name(model)] if is_scalar(model) else []  # new, or soon another: trained as a whole
-    settings = peft.LoraConfig(
-        r=lora.dim,
-        lora_alpha=lora.alpha,  # type: ignore[arg-type]  # a float is meant: alpha / r is what counts
-        lora_dropout=lora.dropout,
-        target_modules=lora.target_modules or "all-linear",
-        exclude_modules=[*lora.exclude_modules, *head] or None,
-        modules_to_save=head or None,
-        task_type="SEQ_CLS" if head else "CAUSAL_LM",
+    common: dict[str, Any] = {
+        "lora_alpha": lora.alpha,
+        "lora_dropout": lora.dropout,
+        "target_modules": lora.target_modules or "all-linear",
+        "exclude_modules": [*lora.exclude_modules, *head] or None,
+        "modules_to_save": head or None,
+        "task_type": "SEQ_CLS" if head else "CAUSAL_LM",
+    }
+    if not lora.adalora.enabled:
+        begin = True if lora.init_lora_weights in (None, "kaiming") else lora.init_lora_weights
+        return peft.LoraConfig(
+            r=lora.dim,
+            use_rslora=lora.use_rslora,
+            use_dora=lora.use_dora,
+            init_lora_weights=begin,
+            **common,
+        )
+    given = lora.adalora.model_dump(exclude={"enabled", "init_r"})
+    return peft.AdaLoraConfig(target_r=lora.dim, init_r=lora.rank, **given, **common)
+
+
+@contextlib.contextmanager
+def drawing(seed: int) -> Iterator[None]:
+    """Draws within come from `seed` alone, and others are none the wiser."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+def _with_trained(model: PreTrainedModel, folder: Path, empty: bool) -> PreTrainedModel:
+    """The model with the adapter of a folder, to go on training."""
+    peft = import_peft()
+    settings = peft.PeftConfig.from_pretrained(str(folder))
+    settings.inference_mode = False
+    if empty:
+        settings.init_lora_weights = True
+        return peft.get_peft_model(model, settings)
+    return peft.PeftModel.from_pretrained(
+        model, str(folder), is_trainable=True, config=settings, torch_device=model.device.type
     )
+
+
+def merged(model: PreTrainedModel) -> PreTrainedModel:
+    """The base model with its adapters added to its weights, in place."""
+    model.requires_grad_(False)  # what PEFT makes new of a weight is to have no history
+    return model.merge_and_unload()  # type: ignore[operator]
+
+
+def trained_settings(lora: LoraConfig) -> LoraConfig:
+    """The settings with rank, scale and modules of the adapter that `adapter_path` names, if it names one.
+
+    Reads its config alone. Raises ModelError for a folder without an adapter, and for one of a kind that cannot go on.
+    """
+    if lora.adapter_path is None:
+        return lora
+    own = adapter_settings(Path(lora.adapter_path).expanduser())
+    modules = own.get("target_modules") or []
+    plain = isinstance(modules, list)
+    return lora.model_copy(
+        update={
+            "dim": own.get("r", 8),
+            "alpha": own.get("lora_alpha", 8),
+            "use_rslora": bool(own.get("use_rslora")),
+            "use_dora": bool(own.get("use_dora")),
+            "target_modules": sorted(modules) if plain else [],
+            "match_all_linear": not plain,
+        }
+    )
+
+
+def adapter_settings(folder: Path) -> dict[str, Any]:
+    """An adapter folder's adapter_config.json. Raises ModelError when it holds no adapter that can go on training."""
+    named = f"policy.lora.adapter_path={folder}"
     try:
-        return peft.get_peft_model(model, settings)  # type: ignore[return-value]
+        settings = json.loads((folder / SETTINGS).read_text())
+    except FileNotFoundError as error:
+        raise ModelError(
+            f"{named} holds no {SETTINGS}: name a folder that PEFT's save_pretrained or `hone convert --adapter` wrote"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{named}: {SETTINGS} cannot be read: {error}") from error
+    if settings.get("peft_type") != "LORA":
+        raise ModelError(
+            f"{named} is an adapter of type {settings.get('peft_type')}: only LoRA's (rsLoRA's, DoRA's) can go on. "
+            "Merge it (`hone convert`) and start from the merged model"
+        )
+    return settings
+
+
+def check_adapter(model: PreTrainedModel, name: str, lora: LoraConfig) -> None:
+    """Raise ModelError when `adapter_path` was trained on another base than `model`, which is called `name`.
+
+    `model` is on the meta device: names and shapes are compared, and no weight is read.
+    """
+    if lora.adapter_path is None:
+        return
+    folder = Path(lora.adapter_path).expanduser()
+    settings = adapter_settings(folder)
+    base = settings.get("base_model_name_or_path") or ""
+    about = f"policy.lora.adapter_path={lora.adapter_path} was trained on {base or 'a base that it does not name'}"
+    if gap := _mismatch(model, folder):
+        raise ModelError(
+            f"{about}, which policy.model_name={name} is not: {gap}. Name the adapter's own base, or another adapter"
+        )
+    if base and Path(base).name != Path(name).name:
+        raise ModelError(
+            f"{about}, not on policy.model_name={name}: name the adapter's own base. If both are the same weights, "
+            f"say so in {folder / SETTINGS} (base_model_name_or_path)"
+        )
+
+
+def _mismatch(model: PreTrainedModel, folder: Path) -> str | None:
+    """What of an adapter's weights does not fit the model."""
+    from peft import PeftConfig, get_peft_model, get_peft_model_state_dict
+    from safetensors import SafetensorError, safe_open
+
+    config = PeftConfig.from_pretrained(str(folder))
+    config.init_lora_weights = True
+    try:
+        wanted = get_peft_model_state_dict(get_peft_model(model, config))
     except ValueError as error:
-        raise ConfigError(f"policy.lora.target_modules={lora.target_modules}: {error}") from error
+        return str(error).splitlines()[0]
+    try:
+        with safe_open(folder / "adapter_model.safetensors", "pt") as file:
+            there = {key: list(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"{folder}/adapter_model.safetensors cannot be read: {error}") from error
+    for key in sorted(there.keys() | wanted.keys()):
+        ours = list(wanted[key].shape) if key in wanted else "nothing"
+        theirs = there.get(key, "nothing")
+        if ours != theirs:
+            return f"{key} is {theirs} in the adapter and {ours} on this model"
+    return None

@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Field
 
 from hone.config.schema.base import ConfigModel, Count, CountOrAll, Derived, Precision, derived, section
+from hone.config.schema.lora import LoraConfig
 
 
 class TokenizerConfig(ConfigModel):
@@ -79,28 +80,11 @@ class SequencePackingConfig(DynamicBatchingConfig):
     """How sequences are put together. Changes speed, never the result."""
 
 
-class LoraConfig(ConfigModel):
-    """Low-rank adapters in place of training all weights."""
-
-    enabled: bool = False
-    """Train adapters and leave the base weights as they are."""
-    dim: int = Field(8, ge=1)
-    """Rank."""
-    alpha: float = Field(32, gt=0)
-    """The adapter's output is scaled by alpha / dim."""
-    dropout: float = Field(0.0, ge=0, lt=1)
-    """Dropout on the adapter's input."""
-    target_modules: list[str] = Field(default_factory=list)
-    """Names of modules that get an adapter, such as q_proj."""
-    exclude_modules: list[str] = Field(default_factory=list)
-    """Names of modules that get none."""
-    match_all_linear: bool = True
-    """All linear modules get an adapter. `target_modules` must be empty then."""
-
-
 class PolicyConfig(ConfigModel):
     """The model that is trained."""
 
+    part: ClassVar[str] = "policy"
+    """The section that these settings are, which is the model's name in a checkpoint."""
     scalar: ClassVar[bool] = False
     """Whether its head says one number (a reward or value model) rather than what comes next."""
     sequences_per_unit: ClassVar[int] = 1
