@@ -44,7 +44,8 @@ from tiny import (
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from hone.algorithms import grpo, ops
+from hone.algorithms import grpo, ops, surrogate
+from hone.algorithms.advantages import by_group
 from hone.config.schema import GRPOSection, LossConfig
 from hone.types import Group, Rollout, Sample
 
@@ -149,7 +150,7 @@ def hone(
     learner.scorer.shares_prompts = (
         False  # TRL's layout, so that sums round alike; test_shared_prompts.py has the other
     )
-    metrics = run(learner.forward_backward(samples, grpo.GRPOLoss(config)))
+    metrics = run(learner.forward_backward(samples, surrogate.PolicyLoss(config)))
     grads = gradients(model)
     model.zero_grad()
     return metrics["loss"], grads
@@ -193,7 +194,7 @@ def test_loss_and_gradients(architecture: str, case: str, old: str, peers: Calla
     peer = peers(architecture)
     groups = make_groups(REWARDS, longest=LONGEST)
     inputs = peer.inputs(groups)
-    samples = [sample for sample in grpo.samples_of(groups) if sample is not None]
+    samples = [sample for sample in surrogate.samples_of(groups) if sample is not None]
     for sample, advantage in zip(samples, inputs["advantages"].tolist(), strict=True):
         sample.sequence_columns["advantage"] = advantage
     inputs.pop("old_per_token_logps", None)
@@ -217,7 +218,7 @@ def test_loss_and_gradients(architecture: str, case: str, old: str, peers: Calla
 def test_the_cases_clip_on_both_sides(peers: Callable[[str], Peer]) -> None:
     """The old policy above is far enough away for the clips to matter."""
     peer, groups = peers("llama"), make_groups(REWARDS, longest=LONGEST)
-    samples = [sample for sample in grpo.samples_of(groups) if sample is not None]
+    samples = [sample for sample in surrogate.samples_of(groups) if sample is not None]
     new = torch.cat(run(make_learner(peer.model).forward(samples)))
     old = torch.cat(run(make_learner(nudged(peer.architecture, 1)).forward(samples)))
     ratio = (new - old).exp()
@@ -235,7 +236,7 @@ def test_advantages(rewards: list[list[float | None]], scale: str, peers: Callab
     groups = make_groups(rewards, longest=LONGEST)
     expected = peers("llama").inputs(groups, scale)["advantages"].tolist()
     if scale == "none":
-        grpo.advantages(groups, GRPOSection(normalize_rewards=False, use_leave_one_out_baseline=False))
+        by_group(groups, grpo.rule_of(GRPOSection(normalize_rewards=False, use_leave_one_out_baseline=False)))
         ours = [rollout.advantage or 0.0 for group in groups for rollout in group.rollouts]
     else:
         ours = []
@@ -250,7 +251,7 @@ def test_in_parts_it_is_still_the_whole_batch(peers: Callable[[str], Peer]) -> N
     """Packed and in micro-batches, against TRL's one batch, with ratios and KL."""
     peer, groups = peers("qwen3"), make_groups(REWARDS, longest=LONGEST)
     inputs = peer.inputs(groups)
-    samples = [sample for sample in grpo.samples_of(groups) if sample is not None]
+    samples = [sample for sample in surrogate.samples_of(groups) if sample is not None]
     old = run(make_learner(nudged(peer.architecture, 1)).forward(samples))
     reference = run(make_learner(nudged(peer.architecture, 2)).forward(samples))
     inputs["old_per_token_logps"], inputs["ref_per_token_logps"] = rows_of(old), rows_of(reference)
