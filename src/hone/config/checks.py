@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator
 
+from hone.config.adapter_checks import adapters
 from hone.config.metric_names import METRICS
 from hone.config.preference_checks import preferences
 from hone.config.schema import ROOTS, DPOConfig, EvalConfig, GRPOConfig, RMConfig, SFTConfig
@@ -81,14 +82,7 @@ def _packing(policy: PolicyConfig) -> Iterator[str]:
 
 
 def _policy(policy: PolicyConfig) -> Iterator[str]:
-    lora = policy.lora
-    if lora.enabled and lora.target_modules and lora.match_all_linear:
-        yield (
-            "policy.lora.target_modules names modules, but policy.lora.match_all_linear=true takes all: set "
-            "match_all_linear to false, or target_modules to []"
-        )
-    if lora.enabled and not lora.target_modules and not lora.match_all_linear:
-        yield "policy.lora.match_all_linear=false and policy.lora.target_modules=[] leave no module"
+    yield from adapters(policy.lora, "policy.lora")
     phases = policy.scheduler or []
     named = [phase for phase in phases if phase.milestones is None]
     milestones = [phase.milestones for phase in phases if phase.milestones is not None]

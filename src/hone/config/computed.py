@@ -93,6 +93,22 @@ def _lora_targets(value: Any, context: Context) -> dict[str, Any]:
     return {"policy.lora.target_modules": value, "policy.lora.match_all_linear": not value}
 
 
+_SCHEMES: dict[Any, dict[str, bool]] = {
+    None: {"enabled": False},
+    "none": {"enabled": False},
+    "lora": {"enabled": True},
+    "dora": {"enabled": True, "use_dora": True},
+    "qlora": {"enabled": True, "load_in_4bit": True},
+}
+
+
+def _peft_scheme(value: Any, context: Context) -> dict[str, Any]:
+    scheme = _SCHEMES.get(value.lower() if isinstance(value, str) else value)
+    if scheme is None:
+        raise ValueError("only LoRA adapters are supported: expected one of lora, dora, qlora, none")
+    return {f"policy.lora.{key}": on for key, on in scheme.items()}
+
+
 def _reward_weight(which: str) -> Compute:
     def compute(value: Any, context: Context) -> dict[str, Any]:
         """Set the weight of the function in the list that it is about, or put it there."""
@@ -114,6 +130,7 @@ _LOOP: dict[str, tuple[tuple[str, ...], Compute]] = {
     "trainer.accelerator": (("cluster.gpus_per_node",), _accelerator),
     "trainer.accumulate_grad_batches": (("policy.train_global_batch_size",), _accumulate),
     "training.batch_size": (("policy.train_global_batch_size",), _batch_size),
+    "model.peft.peft_scheme": (("policy.lora.enabled",), _peft_scheme),
     "model.peft.lora_tuning.target_modules": (("policy.lora.target_modules",), _lora_targets),
 }
 _REWARDS: dict[str, tuple[tuple[str, ...], Compute]] = {

@@ -50,6 +50,7 @@ RULES: list[Rule] = [
         ("pre",),
         "dropout is on the adapter's input; set it to pre",
     ),
+    neutral("policy.megatron_cfg.peft.lora_B_init_method", ("zero",), "the second factor begins as zero"),
     neutral("policy.megatron_cfg.peft.lora_dtype", (None, "None"), "adapters are float32; set it to null"),
     *inert(
         "how Megatron computes, not what",
@@ -75,8 +76,6 @@ RULES: list[Rule] = [
                 "use_gloo_process_groups",
                 "gradient_accumulation_fusion",
                 "use_fused_weighted_squared_relu",
-                "peft.lora_A_init_method",
-                "peft.lora_B_init_method",
                 "optimizer.bf16",
                 "optimizer.sgd_momentum",
                 "optimizer.use_distributed_optimizer",

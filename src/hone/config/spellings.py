@@ -15,6 +15,9 @@ from hone.config.rules import DTENSOR, MEGATRON, Switch
 
 Translate = Callable[[Any], Any]
 LORA = ("enabled", "dim", "alpha", "dropout", "target_modules", "exclude_modules", "match_all_linear")
+LORA_INIT = "policy.lora.init_lora_weights"
+PEFT = {"r": "dim", "lora_alpha": "alpha", "lora_dropout": "dropout"}
+"""PEFT's names of the same settings."""
 
 
 @dataclass(frozen=True)
@@ -97,10 +100,8 @@ def _only_file(value: Any) -> Any:
     return value
 
 
-def _peft_scheme(value: Any) -> Any:
-    return _choice(
-        "only LoRA adapters are supported: expected one of", {"lora": True, "none": False, None: False}
-    )(value)
+_LORA_INIT = _choice("expected one of", {"xavier": "xavier", "kaiming": "kaiming"})
+"""How upstream begins the first factor."""
 
 
 def _dtensor() -> list[Spelling]:
@@ -112,8 +113,11 @@ def _dtensor() -> list[Spelling]:
     )
     same += ("context_parallel_size", "dp_replicate_size")
     found = [Spelling(f"policy.dtensor_cfg.{key}", (f"policy.{key}",), when=DTENSOR) for key in same]
-    return found + [
-        Spelling(f"policy.dtensor_cfg.lora_cfg.{key}", (f"policy.lora.{key}",), when=DTENSOR) for key in LORA
+    return [
+        *found,
+        *(Spelling(f"policy.dtensor_cfg.lora_cfg.{key}", (f"policy.lora.{key}",), when=DTENSOR) for key in LORA),
+        Spelling("policy.dtensor_cfg.lora_cfg.lora_A_init", (LORA_INIT,), _LORA_INIT, when=DTENSOR),
+        *(Spelling(f"policy.lora.{theirs}", (f"policy.lora.{ours}",)) for theirs, ours in PEFT.items()),
     ]
 
 
@@ -137,6 +141,7 @@ def _megatron() -> list[Spelling]:
         for key in LORA
         if key != "match_all_linear"
     ]
+    found.append(Spelling(f"{head}.peft.lora_A_init_method", (LORA_INIT,), _LORA_INIT, when=MEGATRON))
     name = "policy.optimizer.name"
     found.append(
         Spelling(f"{head}.optimizer.optimizer", (name,), _megatron_optimizer, beats=(name,), when=MEGATRON)
@@ -187,7 +192,6 @@ def _nemo(loop: str) -> list[Spelling]:
         "model.tensor_model_parallel_size": ("policy.tensor_parallel_size", None),
         "model.pipeline_model_parallel_size": ("policy.pipeline_parallel_size", None),
         "model.context_parallel_size": ("policy.context_parallel_size", None),
-        "model.peft.peft_scheme": ("policy.lora.enabled", _peft_scheme),
         "model.peft.lora_tuning.adapter_dim": ("policy.lora.dim", None),
         "model.peft.lora_tuning.alpha": ("policy.lora.alpha", None),
         "model.peft.lora_tuning.dropout": ("policy.lora.dropout", None),

@@ -30,7 +30,6 @@ _DTENSOR = [
         "dropout is on the adapter's input; set it to pre",
     ),
     *inert("how adapters are computed, not what", "policy.dtensor_cfg.lora_cfg.use_triton"),
-    neutral("policy.dtensor_cfg.lora_cfg.lora_A_init", ("xavier",), "set it to xavier"),
 ]
 
 _POLICY = [

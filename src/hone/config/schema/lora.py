@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
-from hone.config.schema.base import ConfigModel, Count
+from hone.config.schema.base import ConfigModel, Count, section
 
 INITIAL = r"^(kaiming|xavier|gaussian|orthogonal|olora|pissa(_niter_\d+)?)$"
 AdapterInit = Annotated[str, StringConstraints(pattern=INITIAL)]
@@ -56,7 +56,7 @@ class LoraConfig(ConfigModel):
     """Scale by alpha / sqrt(dim), which keeps high ranks learning (rsLoRA, arXiv 2312.03732)."""
     use_dora: bool = False
     """Learn the length of each weight row apart from its direction (DoRA, arXiv 2402.09353)."""
-    adalora: AdaLoraConfig = Field(default_factory=AdaLoraConfig)
+    adalora: AdaLoraConfig = section(AdaLoraConfig)
     init_lora_weights: AdapterInit | None = None
     """How the first factor begins, while the second is zero: kaiming, xavier or gaussian. orthogonal: both factors,
     their product zero. pissa (or pissa_niter_N, faster) and olora begin with the base weight's main directions, which
