@@ -18,7 +18,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "config": {"errors", "embedded"},
     "data": {"errors", "types", "config", "embedded"},
     "rollout": {"errors", "types", "config", "data", "model"},
-    "algorithms": {"types", "config"},
+    "algorithms": {"errors", "types", "config"},
     "model": {"errors", "types", "config", "embedded"},
     "engine": {"errors", "types", "config", "data", "model"},
     "tracking": {"errors", "types", "config"},

@@ -17,13 +17,14 @@ from typing import Any, NoReturn
 from hone import __version__
 from hone.errors import ConfigError, HoneError, Interrupted
 
-KINDS = ("sft", "dpo", "rm", "grpo", "eval")
+KINDS = ("sft", "dpo", "rm", "grpo", "ppo", "eval")
 
 ABOUT = {
     "sft": "supervised fine-tuning",
     "dpo": "learning from comparisons: DPO and its relatives",
     "rm": "reward models: scores learned from comparisons, or from numbers",
     "grpo": "reinforcement learning: GRPO and its relatives",
+    "ppo": "reinforcement learning with a value model: PPO",
     "eval": "score a model by sampling answers",
     "eval-rm": "measure how well a reward model ranks held-out pairs",
     "convert": "make a Hugging Face folder of a checkpoint",
@@ -34,7 +35,7 @@ ABOUT = {
 
 RUNS = {
     **dict.fromkeys(("sft", "dpo", "rm"), "hone.supervised"),
-    "grpo": "hone.online",
+    **dict.fromkeys(("grpo", "ppo"), "hone.online"),
     "eval": "hone.evaluation",
 }
 """Module whose `main(loaded)` does the work."""
@@ -132,7 +133,7 @@ def _overview() -> str:
             "",
             *lines,
             "",
-            "`hone COMMAND --help` tells more. Without arguments, sft, dpo, rm, grpo and eval use the embedded model.",
+            "`hone COMMAND --help` tells more. Without arguments, they train or score the embedded model.",
         ]
     )
 
@@ -224,13 +225,14 @@ def load(kind: str, config: str | None, overrides: list[str]) -> Any:
 def _convert(argv: list[str]) -> int:
     parser = _parser("convert")
     parser.usage = (
-        "hone convert RUN_OR_STEP_FOLDER OUT\n"
-        "       hone convert --config FILE --dcp-ckpt-path FOLDER --hf-ckpt-path OUT"
+        "hone convert [--adapter] RUN_OR_STEP_FOLDER OUT\n"
+        "       hone convert [--adapter] --config FILE --dcp-ckpt-path FOLDER --hf-ckpt-path OUT"
     )
     parser.add_argument("folders", nargs="*", help="a run's folder (its newest step) or one step's; then OUT")
     parser.add_argument("--config", metavar="FILE", help="the step's config.yaml")
     parser.add_argument("--dcp-ckpt-path", metavar="FOLDER", help="the step's policy/weights")
     parser.add_argument("--hf-ckpt-path", metavar="OUT", help="folder to write")
+    parser.add_argument("--adapter", action="store_true", help="write the adapter alone, as PEFT loads it")
     parser.add_argument("--dtype", default="float32", help="how to store the weights (default: float32)")
     options = parser.parse_intermixed_args(argv)
     named = (options.config, options.dcp_ckpt_path, options.hf_ckpt_path)
@@ -242,7 +244,7 @@ def _convert(argv: list[str]) -> int:
     else:
         out = Path(options.folders[1])
         config, weights = export.locate(Path(options.folders[0]))
-    print(f"wrote {export.convert(config, weights, out, dtype=options.dtype)}")
+    print(f"wrote {export.convert(config, weights, out, dtype=options.dtype, adapter=options.adapter)}")
     return 0
 
 

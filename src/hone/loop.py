@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 import yaml
 
-from hone.config import GRPOConfig, Loaded, SFTConfig
+from hone.config import Loaded, OnlineConfig, SFTConfig
 from hone.engine import Engine
 from hone.engine.checkpoint import Checkpoints, Saved
 from hone.engine.manifest import verify
@@ -55,7 +55,7 @@ class MoreMachines(Exception):
 
 
 async def keep_going(
-    config: SFTConfig | GRPOConfig,
+    config: SFTConfig | OnlineConfig,
     train: Callable[[bool], Awaitable[dict[str, Any]]],
     *,
     recovering: bool = False,
@@ -107,7 +107,7 @@ class Run:
         tokenizer: Any,
         engine: Engine,
     ) -> None:
-        config: SFTConfig | GRPOConfig = loaded.config
+        config: SFTConfig | OnlineConfig = loaded.config
         self.config, self.kind, self.total_steps = config, kind, total_steps
         self.parts, self.data, self.tokenizer, self.engine = parts, data, tokenizer, engine
         self.yaml, self.notices = loaded.to_yaml(), loaded.notices
@@ -278,7 +278,7 @@ class Run:
     def _finished_message(self) -> str:
         reached = f": {self._goal}" if self._goal is not None else ""
         more = (
-            f"grpo.{GOAL_KEYS[1]}"
+            f"{self.kind}.{GOAL_KEYS[1]}"
             if self._goal is not None
             else f"{self.kind}.max_num_steps or max_num_epochs"
         )

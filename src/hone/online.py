@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from hone import engine
-from hone.algorithms import grpo
-from hone.config import GRPOConfig, Loaded
+from hone.algorithms import grpo, ppo
+from hone.config import GRPOConfig, Loaded, OnlineConfig, PPOConfig
 from hone.data import PromptData, build_prompts
 from hone.engine import Engine
 from hone.engine.build import tokenizer_of
@@ -34,7 +34,7 @@ def main(loaded: Loaded, *, recovering: bool = False) -> dict[str, Any]:
 
 async def train(loaded: Loaded, recovering: bool = False) -> dict[str, Any]:
     """The loop itself."""
-    config: GRPOConfig = loaded.config
+    config: OnlineConfig = loaded.config
     printed = RunFolder(config.checkpointing.checkpoint_dir, config.logger.log_dir).rewards_log
     # A wrong reward function stops here, before a model loads.
     async with open_pool(config.rewards, printed) as pool:
@@ -46,10 +46,10 @@ async def train(loaded: Loaded, recovering: bool = False) -> dict[str, Any]:
 
 
 async def _train(loaded: Loaded, data: PromptData, parts: Engine, pool: RewardPool) -> dict[str, Any]:
-    config: GRPOConfig = loaded.config
+    config: OnlineConfig = loaded.config
     run = Run(
         loaded,
-        "grpo",
+        loaded.kind,
         total_steps=total_steps(config, data),
         parts=parts.parts,
         data=data,
@@ -62,7 +62,7 @@ async def _train(loaded: Loaded, data: PromptData, parts: Engine, pool: RewardPo
     assert parts.generator is not None
     await parts.generator.update_weights(run.step, parts.learner.weights())
     with run:
-        if config.grpo.val_at_start and run.step == 0:
+        if config.loop.val_at_start and run.step == 0:
             run.log(0, await validate(parts, data.validation, pool, config, run, step=0))
         for step in run.steps():
             await one_step(step, parts, data, pool, config, run)
@@ -71,20 +71,20 @@ async def _train(loaded: Loaded, data: PromptData, parts: Engine, pool: RewardPo
 
 
 async def one_step(
-    step: int, parts: Engine, data: PromptData, pool: RewardPool, config: GRPOConfig, run: Run
+    step: int, parts: Engine, data: PromptData, pool: RewardPool, config: OnlineConfig, run: Run
 ) -> None:
     """Sample, score, learn, hand the new weights to the generator, write everything down."""
     assert parts.generator is not None
     clock = _Clock()
-    prompts = data.next(config.grpo.num_prompts_per_step)
-    sampling = sampling_of(config, seed=config.grpo.seed)
+    prompts = data.next(config.loop.num_prompts_per_step)
+    sampling = sampling_of(config, seed=config.loop.seed)
     completions = await parts.generator.generate(
-        prompts, sampling, count=config.grpo.num_generations_per_prompt
+        prompts, sampling, count=config.loop.num_generations_per_prompt
     )
     clock.lap("generation")
     groups = await collect(prompts, completions, parts.tokenizer, pool, config)
     clock.lap("reward")
-    metrics = await grpo.step(parts.learner, parts.reference, groups, config)
+    metrics = await learn(step, parts, groups, config)
     clock.lap("training")
     await parts.generator.update_weights(step, parts.learner.weights())
     clock.lap("weight_sync")
@@ -103,15 +103,23 @@ async def one_step(
     await run.end_step(step, metrics, tokens=tokens)
 
 
-def total_steps(config: GRPOConfig, data: PromptData) -> int:
+async def learn(step: int, parts: Engine, groups: Sequence[Group], config: OnlineConfig) -> dict[str, float]:
+    """The algorithm's own part of a step: advantages and updates."""
+    if isinstance(config, PPOConfig):
+        return await ppo.step(parts.learner, parts.reference, parts.value, groups, config, number=step)
+    assert isinstance(config, GRPOConfig)
+    return await grpo.step(parts.learner, parts.reference, groups, config)
+
+
+def total_steps(config: OnlineConfig, data: PromptData) -> int:
     """Steps of the whole run: the smaller of `max_num_steps` and what the epochs hold."""
-    limits = [config.grpo.max_num_steps] if config.grpo.max_num_steps is not None else []
-    if config.grpo.max_num_epochs is not None:
-        limits.append(data.total_steps(config.grpo.num_prompts_per_step))
+    limits = [config.loop.max_num_steps] if config.loop.max_num_steps is not None else []
+    if config.loop.max_num_epochs is not None:
+        limits.append(data.total_steps(config.loop.num_prompts_per_step))
     return min(limits)
 
 
-def sampling_of(config: GRPOConfig, *, seed: int, validation: bool = False) -> Sampling:
+def sampling_of(config: OnlineConfig, *, seed: int, validation: bool = False) -> Sampling:
     """How rollouts (or validation samples) are drawn."""
     g = config.policy.generation
     return Sampling(
@@ -125,31 +133,31 @@ def sampling_of(config: GRPOConfig, *, seed: int, validation: bool = False) -> S
     )
 
 
-def validation_is_due(step: int, total: int, config: GRPOConfig) -> bool:
+def validation_is_due(step: int, total: int, config: OnlineConfig) -> bool:
     """At the period (once `val_start_at` has passed), and at the end when asked for."""
-    if step == total and config.grpo.val_at_end:
+    if step == total and config.loop.val_at_end:
         return True
     return (
-        config.grpo.val_period > 0 and step % config.grpo.val_period == 0 and step >= config.grpo.val_start_at
+        config.loop.val_period > 0 and step % config.loop.val_period == 0 and step >= config.loop.val_start_at
     )
 
 
 async def validate(
-    parts: Engine, prompts: Sequence[Prompt], pool: RewardPool, config: GRPOConfig, run: Run, *, step: int
+    parts: Engine, prompts: Sequence[Prompt], pool: RewardPool, config: OnlineConfig, run: Run, *, step: int
 ) -> dict[str, float]:
     """Sample held-out prompts and score them. `val_accuracy` is the mean of the first reward function."""
     assert parts.generator is not None
-    limit = config.grpo.max_val_samples
+    limit = config.loop.max_val_samples
     prompts = list(prompts[:limit] if limit is not None else prompts)
     if not prompts:
         return {}
-    sampling = sampling_of(config, seed=config.grpo.seed, validation=True)
+    sampling = sampling_of(config, seed=config.loop.seed, validation=True)
     groups: list[Group] = []
-    size = config.grpo.val_batch_size or len(prompts)
+    size = config.loop.val_batch_size or len(prompts)
     for start in range(0, len(prompts), size):
         chunk = prompts[start : start + size]
         completions = await parts.generator.generate(
-            chunk, sampling, count=config.grpo.val_num_generations_per_prompt
+            chunk, sampling, count=config.loop.val_num_generations_per_prompt
         )
         groups += await scored_groups(chunk, completions, parts.tokenizer, pool)
         run.progress.phase("validation", start + len(chunk), len(prompts))
@@ -184,9 +192,9 @@ def describe(groups: Sequence[Group]) -> dict[str, float]:
     return metrics
 
 
-def stop_when_reached(metrics: dict[str, float], config: GRPOConfig, run: Run) -> None:
+def stop_when_reached(metrics: dict[str, float], config: OnlineConfig, run: Run) -> None:
     """End the run once the watched validation metric is good enough."""
-    name, threshold = config.grpo.stop_at_validation_metric, config.grpo.stop_at_validation_threshold
+    name, threshold = config.loop.stop_at_validation_metric, config.loop.stop_at_validation_threshold
     if name is None or threshold is None:
         return
     value = metrics.get(flat_metric(name if ":" in name else f"val:{name}"))

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from hone.config import GRPOConfig, SFTConfig
+from hone.config import OnlineConfig, SFTConfig
 from hone.errors import CheckpointError, ConfigError
 from hone.tracking import RunFolder
 
@@ -23,7 +23,7 @@ DYING_S = 3.0
 """Seconds in which a run that was killed lets go of its folder: its memory goes first."""
 
 
-def run_alone(config: SFTConfig | GRPOConfig, main: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any]:
+def run_alone(config: SFTConfig | OnlineConfig, main: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any]:
     """A loop's result, with the run's folder held for it alone.
 
     Raises, before anything is loaded, ConfigError for a folder that cannot be written and CheckpointError for one
@@ -83,7 +83,7 @@ def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
 
 
 @contextlib.contextmanager
-def claimed(config: SFTConfig | GRPOConfig) -> Iterator[None]:
+def claimed(config: SFTConfig | OnlineConfig) -> Iterator[None]:
     """Hold the run's folder: two processes that train into one would destroy each other's checkpoints.
 
     The claim ends with the process, however that ends.

@@ -1,4 +1,4 @@
-"""`GRPOLoss` against numbers worked out by hand: values and gradients, one setting at a time.
+"""`PolicyLoss` against numbers worked out by hand: values and gradients, one setting at a time.
 
 `surrogate` feeds the loss chosen ratios, so that what the paper's equation says can be written beside each case. All
 gradients are by the policy's log-probabilities; d ratio / d log pi = ratio.
@@ -15,8 +15,8 @@ import torch
 from tiny import make_batch
 from torch import Tensor
 
-from hone.algorithms.grpo import GRPOLoss
 from hone.algorithms.sft import sft_loss
+from hone.algorithms.surrogate import PolicyLoss
 from hone.config.schema import LossConfig
 from hone.types import LossOutput, Outputs, Totals
 
@@ -47,7 +47,7 @@ def evaluate(
     tensors.setdefault("generation_logprobs", values.detach())
     batch = make_batch(lengths, tensors, {"advantage": advantages})
     totals = Totals(tokens=sum(lengths), sequences=len(lengths))
-    output = GRPOLoss(LossConfig(**settings))(Outputs(values), batch, totals)  # type: ignore[arg-type]
+    output = PolicyLoss(LossConfig(**settings))(Outputs(values), batch, totals)  # type: ignore[arg-type]
     output.loss.backward()
     assert isinstance(values.grad, Tensor)
     return Result(output, values.grad.tolist())
@@ -241,7 +241,7 @@ def test_positive_examples_get_cross_entropy() -> None:
 
 def test_parts_of_a_split_batch_add_up() -> None:
     """Denominators are global: two micro-batches give together what one gives (rule 1)."""
-    loss = GRPOLoss(LossConfig(token_level_loss=False))
+    loss = PolicyLoss(LossConfig(token_level_loss=False))
     totals = Totals(tokens=5, sequences=2)
     logprobs = torch.tensor([-1.0, -2.0, -0.5, -0.1, -3.0])
     columns = {
@@ -264,7 +264,7 @@ def test_parts_of_a_split_batch_add_up() -> None:
 
 
 def test_the_loss_is_picklable() -> None:
-    loss = GRPOLoss(LossConfig(ratio_clip_c=3.0))
+    loss = PolicyLoss(LossConfig(ratio_clip_c=3.0))
     assert pickle.loads(pickle.dumps(loss)) == loss
 
 

@@ -19,7 +19,8 @@ from tiny import (
 )
 from torch import Tensor
 
-from hone.algorithms import grpo
+from hone.algorithms import grpo, surrogate
+from hone.algorithms.advantages import by_group
 from hone.config.schema import GRPOSection, LossConfig
 from hone.types import Completion, Group, LossFn, Sample
 
@@ -33,27 +34,27 @@ def advantages_of(groups: Sequence[Group]) -> list[list[float | None]]:
 def test_groups_with_the_same_prompt_text_stay_apart() -> None:
     # two draws of one prompt: each has its own mean (1/2 and 2), not one of all four (5/4)
     groups = make_groups([[0.0, 1.0], [1.0, 3.0]])
-    grpo.advantages(groups, GRPOSection(**PLAIN))
+    by_group(groups, grpo.rule_of(GRPOSection(**PLAIN)))
     assert advantages_of(groups) == [[-0.5, 0.5], [-1.0, 1.0]]
 
 
 def test_a_failed_rollout_is_no_part_of_the_baseline() -> None:
     # mean of (1, 0) = 1/2; with a failure counted as reward 0 it would be 1/3
     groups = make_groups([[1.0, None, 0.0]])
-    grpo.advantages(groups, GRPOSection(**PLAIN))
+    by_group(groups, grpo.rule_of(GRPOSection(**PLAIN)))
     assert advantages_of(groups) == [[0.5, None, -0.5]]
 
 
 def test_leave_one_out_among_the_scored() -> None:
     # baseline of 1: mean of (0, 0) = 0; of each 0: 1/2
     groups = make_groups([[1.0, 0.0, None, 0.0]])
-    grpo.advantages(groups, GRPOSection(normalize_rewards=False, use_leave_one_out_baseline=True))
+    by_group(groups, grpo.rule_of(GRPOSection(normalize_rewards=False, use_leave_one_out_baseline=True)))
     assert advantages_of(groups) == [[1.0, -0.5, None, -0.5]]
 
 
 def test_a_group_that_failed_but_for_one_teaches_nothing() -> None:
     groups = make_groups([[None, 1.0], [None, None]])
-    grpo.advantages(groups, GRPOSection())
+    by_group(groups, grpo.rule_of(GRPOSection()))
     assert advantages_of(groups) == [[None, 0.0], [None, None]]
 
 
@@ -64,7 +65,7 @@ def test_a_group_that_failed_but_for_one_teaches_nothing() -> None:
 def test_advantage_limits(low: float | None, high: float | None, expected: list[float]) -> None:
     # rewards 0, 1/2, 5/2: mean 1
     groups = make_groups([[0.0, 0.5, 2.5]])
-    grpo.advantages(groups, GRPOSection(**PLAIN, advantage_clip_low=low, advantage_clip_high=high))
+    by_group(groups, grpo.rule_of(GRPOSection(**PLAIN, advantage_clip_low=low, advantage_clip_high=high)))
     assert advantages_of(groups) == [expected]
 
 
@@ -72,7 +73,7 @@ def test_samples_hold_the_tokens_that_were_generated() -> None:
     """Token in, token out: nothing is decoded on the way (rule 2)."""
     groups = make_groups([[1.0, 0.0]])
     rollout = groups[0].rollouts[0]
-    sample = grpo.samples_of(groups)[0]
+    sample = surrogate.samples_of(groups)[0]
     assert sample is not None
     assert sample.tokens_T.tolist() == [*rollout.prompt.tokens, *rollout.completion.tokens]
     assert sample.loss_mask_T.tolist() == [False] * 3 + [True] * len(rollout.completion.tokens)
@@ -85,7 +86,7 @@ def test_failed_excluded_and_empty_rollouts_are_no_samples() -> None:
     groups = make_groups([[1.0, None, 0.0, 0.5]])
     groups[0].rollouts[2].excluded = "truncated"
     groups[0].rollouts[3].completion = Completion((), (), "stop", 0)
-    samples = grpo.samples_of(groups)
+    samples = surrogate.samples_of(groups)
     assert [sample is not None for sample in samples] == [True, False, False, False]
 
 
@@ -165,7 +166,7 @@ def test_several_updates_compare_with_the_policy_before_the_first() -> None:
     inner = make_learner(make_model())
     learner = Recorder(inner)
     groups = make_groups([[1.0, 0.0], [0.0, 1.0]])
-    samples = [sample for sample in grpo.samples_of(groups) if sample is not None]
+    samples = [sample for sample in surrogate.samples_of(groups) if sample is not None]
     before = run(inner.forward(samples))
     config = config_of(grpo={"num_updates_per_rollout": 3}, loss_fn={"reference_policy_kl_penalty": 0.0})
     run(grpo.step(learner, None, groups, config))
@@ -184,15 +185,15 @@ def test_one_update_has_the_gradient_of_explicit_old_logprobs() -> None:
     for explicit in (False, True):
         learner = make_learner(make_model())
         groups = make_groups([[1.0, 0.0], [0.0, 1.0]])
-        grpo.advantages(groups, GRPOSection())
-        samples = [sample for sample in grpo.samples_of(groups) if sample is not None]
+        by_group(groups, grpo.rule_of(GRPOSection()))
+        samples = [sample for sample in surrogate.samples_of(groups) if sample is not None]
         rollouts = [rollout for group in groups for rollout in group.rollouts]
         for sample, rollout in zip(samples, rollouts, strict=True):
             assert rollout.advantage is not None
             sample.sequence_columns["advantage"] = rollout.advantage
         if explicit:
-            run(grpo.score(learner, samples, "old_logprobs"))
-        run(learner.forward_backward(samples, grpo.GRPOLoss(config)))
+            run(surrogate.score(learner, samples, "old_logprobs"))
+        run(learner.forward_backward(samples, surrogate.PolicyLoss(config)))
         results.append(gradients(learner.model))
     assert largest_gap(*results) < 1e-5
 
@@ -200,7 +201,7 @@ def test_one_update_has_the_gradient_of_explicit_old_logprobs() -> None:
 def test_a_step_raises_the_probability_of_what_was_rewarded() -> None:
     learner = make_learner(make_model(), config_of().policy)
     groups = make_groups([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
-    samples = [sample for sample in grpo.samples_of(groups) if sample is not None]
+    samples = [sample for sample in surrogate.samples_of(groups) if sample is not None]
     before = run(learner.forward(samples))
     config = config_of(policy={"train_global_batch_size": 6}, loss_fn={"reference_policy_kl_penalty": 0.0})
     run(grpo.step(learner, None, groups, config))
@@ -246,6 +247,6 @@ def test_tokens_after_the_end_are_never_targets() -> None:
     groups = make_groups([[1.0]])
     completion = groups[0].rollouts[0].completion
     groups[0].rollouts[0].completion = Completion((5, EOS), (-1.0, -0.5), "stop", completion.version)
-    sample = grpo.samples_of(groups)[0]
+    sample = surrogate.samples_of(groups)[0]
     assert sample is not None
     assert sample.num_targets == 2

@@ -10,7 +10,7 @@ import pytest
 import hone.algorithms
 
 FILES = sorted(Path(hone.algorithms.__file__).parent.glob("*.py"))
-ALLOWED = ("torch", "hone.types", "hone.algorithms", "hone.config")
+ALLOWED = ("torch", "hone.errors", "hone.types", "hone.algorithms", "hone.config")
 STANDARD = ("__future__", "collections", "dataclasses", "functools", "typing", "math")
 
 

@@ -40,6 +40,14 @@ data:
   train: {dataset_name: hone/word-problems, split: train}
   validation: {dataset_name: hone/word-problems, split: test}
 """,
+    "ppo": """
+policy: {precision: float32, train_global_batch_size: 64}
+ppo: {num_prompts_per_step: 64, num_generations_per_prompt: 1, ppo_epochs: 2}
+rewards: {functions: [{name: answer}, {name: format, weight: 0.2}]}
+data:
+  train: {dataset_name: hone/word-problems, split: train}
+  validation: {dataset_name: hone/word-problems, split: test}
+""",
     "eval": """
 generation: {precision: float32, max_model_len: 256}
 rewards: {functions: [{name: answer}]}

@@ -27,6 +27,11 @@ REPLACED = {
     },
     "dpo": {"policy.model_name": "models/llama"},
     "grpo": {"policy.model_name": "models/qwen", "data.train.dataset_name": "train.jsonl"},
+    "ppo": {
+        "policy.model_name": "models/qwen",
+        "data.train.dataset_name": "train.jsonl",
+        "data.validation.dataset_name": "validation.jsonl",
+    },
     "eval": {"generation.model_name": "models/qwen", "data.dataset_name": "test.jsonl"},
 }
 HEADINGS = {
@@ -34,6 +39,7 @@ HEADINGS = {
     "dpo": "dpo.yaml",
     "rm": "rm.yaml",
     "grpo": "grpo_math_1B.yaml",
+    "ppo": "ppo_math_1B.yaml",
     "eval": "evals/eval.yaml",
 }
 
@@ -50,7 +56,7 @@ def upstream(kind: str) -> dict[str, Any]:
         elif inside and line.strip():
             key, _, text = line.partition(": ")
             replaced = REPLACED[kind].get(key)
-            if key == "policy.scheduler":  # cut short in the list of keys
+            if key == "policy.scheduler" and not text.endswith("]"):  # cut short in the list of keys
                 text = text.rstrip(" ,") + ", {milestones: [50]}]"
             put(tree, split_path(key), replaced if replaced is not None else files.parse(text))
     return tree
@@ -62,7 +68,7 @@ def save(tree: dict[str, Any], folder: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("kind", ["sft", "dpo", "rm", "grpo", "eval"])
+@pytest.mark.parametrize("kind", ["sft", "dpo", "rm", "grpo", "ppo", "eval"])
 def test_the_file_loads_and_reloads(kind: Any, tmp_path: Path) -> None:
     tree = upstream(kind)
     loaded = load(kind, save(tree, tmp_path), [])
@@ -92,6 +98,44 @@ def test_grpo_values(tmp_path: Path) -> None:
     off = [notice for notice in loaded.notices if "is off" in notice]
     assert len(off) == 1
     assert "policy.megatron_cfg.* (" in off[0]
+
+
+def test_ppo_values(tmp_path: Path) -> None:
+    loaded = load("ppo", save(upstream("ppo"), tmp_path), [])
+    config = loaded.config
+    assert (config.ppo.ppo_epochs, config.ppo.policy_training_start_step) == (4, 0)
+    estimator = config.ppo.adv_estimator
+    assert (estimator.name, estimator.gae_gamma, estimator.length_adaptive_alpha) == ("gae", 1, 0.0)
+    assert estimator.gae_lambda_value == estimator.gae_lambda_policy == estimator.gae_lambda == 0.95
+    assert (config.value_loss_fn.scale, config.value_loss_fn.cliprange) == (0.4, 0.2)
+    assert (config.loss_fn.ratio_clip_max, config.loss_fn.ratio_clip_c) == (0.28, 10)
+    assert config.ppo.reward_scaling.target_min == -1.0
+    assert config.value.model_name == config.value.tokenizer.name == "models/qwen"
+    assert config.value.optimizer.kwargs["lr"] == 1e-5
+    assert (config.value.train_global_batch_size, config.value.train_micro_batch_size) == (512, 4)
+    assert (config.policy.sequence_packing.enabled, config.value.sequence_packing.enabled) == (True, False)
+    assert config.value.sequence_packing.train_mb_tokens == 16384 * 4
+    assert config.value.tensor_parallel_size == 1
+    assert config.value.scalar
+    assert not config.policy.scalar
+    assert any("value.megatron_cfg.*" in notice for notice in loaded.notices)
+
+
+def test_value_settings_in_upstreams_spelling(tmp_path: Path) -> None:
+    overrides = [
+        "value.megatron_cfg.enabled=true",
+        "value.dtensor_cfg.enabled=false",
+        "value.megatron_cfg.optimizer.adam_beta2=0.95",
+        "value.megatron_cfg.activation_checkpointing=true",
+        "policy.dtensor_cfg.lora_cfg.enabled=true",
+    ]
+    config = load("ppo", save(upstream("ppo"), tmp_path), overrides).config
+    kwargs = config.value.optimizer.kwargs
+    assert (kwargs["lr"], kwargs["betas"], kwargs["weight_decay"]) == (2e-6, [0.9, 0.95], 0.1)
+    assert config.value.scheduler[0].kwargs["total_iters"] == 10
+    assert (config.value.activation_checkpointing, config.policy.activation_checkpointing) == (True, False)
+    assert (config.policy.optimizer.kwargs["lr"], config.policy.lora.enabled) == (1e-6, True)
+    assert not config.value.lora.enabled
 
 
 def test_dpo_values(tmp_path: Path) -> None:
@@ -170,7 +214,6 @@ REFUSED: list[tuple[str, list[tuple[str, str]]]] = [
             ("grpo.async_grpo.enabled=true", "take turns"),
             ("grpo.use_dynamic_sampling=true", "set it to false"),
             ("grpo.batch_multiplier=2", "set it to 1"),
-            ("grpo.adv_estimator.name=reinforce_plus_plus", "set it to grpo"),
             ("grpo.seq_logprob_error_threshold=2.0", "set it to null"),
             ("grpo.invalid_tool_call_advantage=-1.0", "set it to null"),
             ("grpo.malformed_thinking_advantage=-1.0", "set it to null"),
@@ -189,13 +232,27 @@ REFUSED: list[tuple[str, list[tuple[str, str]]]] = [
                 "loads models with transformers",
             ),
             ("policy.offload_optimizer_for_logprob=true", "policy.cpu_offload"),
-            ("env.math.math_verify_impl=dapo_math_verify", "math-verify"),
+            ("env.math.math_verify_impl=my_verify", "math-verify"),
             ("data.use_multiple_dataloader=true", "set it to false"),
             ("data.default.processor=my_processor", "remove it"),
             ("data.train.processor=my_processor", "remove it"),
             ("logger.swanlab_enabled=true", "SwanLab"),
             ("checkpointing.save_consolidated=true", "hone convert"),
             ("grpo.max_rollout_turns=4", "single-turn"),
+        ],
+    ),
+    (
+        "ppo",
+        [
+            ("ppo.async_ppo.enabled=true", "take turns"),
+            ("ppo.use_dynamic_sampling=true", "set it to false"),
+            ("ppo.batch_multiplier=2", "set it to 1"),
+            ("ppo.seq_logprob_error_threshold=2.0", "set it to null"),
+            ("ppo.max_rollout_turns=4", "single-turn"),
+            ("value.reward_model_cfg.enabled=false", "set it to true"),
+            ("value.reward_model_cfg.reward_model_type=bradley_terry", "set it to regression"),
+            ("value.dtensor_cfg.custom_parallel_plan=my.plan", "set it to null"),
+            ("value.sequence_packing.microbatch_order=random", "packer"),
         ],
     ),
     (
@@ -230,6 +287,21 @@ def test_each_active_key_that_is_unsupported_is_refused_by_name(
         key = override.partition("=")[0]
         assert [line for line in lines if key in line and reason in line], (key, lines)
     assert len(lines) == len(refused) + 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "override", "said"),
+    [
+        ("grpo", "grpo.adv_estimator.name=gdpo", "expected 'grpo', 'rloo' or 'reinforce_plus_plus'"),
+        ("ppo", "ppo.adv_estimator.name=vtrace", "expected 'gae', 'grpo', 'rloo' or 'reinforce_plus_plus'"),
+        ("ppo", "value.dtensor_cfg.tensor_parallel_size=2", r"value\.tensor_parallel_size=2 and policy\."),
+        ("ppo", "loss_fn.reference_policy_kl_penalty=0.1", "skip_reference_policy_logprobs_calculation=true: the"),
+        ("ppo", "value.train_micro_batch_size=3", r"value\.train_global_batch_size=512 is not a multiple"),
+    ],
+)
+def test_refused_by_itself(kind: Any, override: str, said: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=said):
+        load(kind, save(upstream(kind), tmp_path), [override])
 
 
 def test_an_unknown_key_below_a_section_that_is_off_is_inert_and_below_one_that_is_on_an_error(

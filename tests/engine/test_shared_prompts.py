@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hone.algorithms.grpo import GRPOLoss
+from hone.algorithms.surrogate import PolicyLoss
 from hone.config.schema import LossConfig, PolicyConfig
 from hone.engine.batching import collate, plan
 from hone.types import Sample
 from tests import tiny
 
-LOSS = GRPOLoss(LossConfig(reference_policy_kl_penalty=0.0, token_level_loss=False))
+LOSS = PolicyLoss(LossConfig(reference_policy_kl_penalty=0.0, token_level_loss=False))
 
 
 def groups(*, share: bool, prompts: int = 3, each: int = 4, prompt_length: int = 12) -> list[Sample]:

@@ -3,28 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar
 
 import pytest
 import torch
 from tiny import make_model, make_samples, make_tokenizer, run
 
 from hone.algorithms import sft
-from hone.config.schema import SFTConfig
-from hone.config.schema.base import section
-from hone.config.schema.policy import PolicyConfig
+from hone.config.schema import PPOConfig
 from hone.engine import build
 from hone.engine.build import LocalEngine
 from hone.export import convert
 from hone.types import Batch, LossOutput, Outputs, Totals
-
-
-class ValuePolicy(PolicyConfig):
-    scalar: ClassVar[bool] = True
-
-
-class TwoConfig(SFTConfig):
-    value: ValuePolicy = section(ValuePolicy)
 
 
 @pytest.fixture
@@ -36,9 +25,7 @@ def folder(tmp_path: Path) -> Path:
 
 def engine_of(folder: Path) -> LocalEngine:
     shared = {"model_name": str(folder / "model"), "precision": "float32", "max_total_sequence_length": 64}
-    config = TwoConfig(
-        policy=shared | {"train_micro_batch_size": 2}, value=shared | {"train_micro_batch_size": 2}
-    )
+    config = PPOConfig(policy=shared | {"train_micro_batch_size": 2}, loss_fn={"reference_policy_kl_penalty": 0.0})
     engine = build(config, make_tokenizer())
     assert isinstance(engine, LocalEngine)
     return engine

@@ -1,200 +1,47 @@
 """Group Relative Policy Optimization (DeepSeekMath, arXiv 2402.03300) and the settings that make its relatives.
 
-    A_i  = (r_i - baseline of its group) / std of its group                          `advantages`
-    loss = - mean over tokens of min(rho_t A_i, clip(rho_t, 1 - low, 1 + high) A_i) + beta KL_t      `GRPOLoss`
-    rho_t = pi(token) / pi_old(token), with pi_old the weights before this rollout's first update
+    A_i  = (r_i - baseline of its group) / std of its group                          `advantages.by_group`
+    loss = the clipped surrogate with A_i for every token of completion i, + beta KL_t       `surrogate.PolicyLoss`
 
 Dr. GRPO: normalize_rewards false, constant_denominator L. DAPO: ratio_clip_max above ratio_clip_min, token-level
-loss. GSPO: sequence_level_importance_ratios, token_level_loss false. CISPO: use_cispo.
+loss. GSPO: sequence_level_importance_ratios, token_level_loss false. CISPO: use_cispo. RLOO and REINFORCE++:
+adv_estimator.name.
 
-Simplified away: value model, entropy bonus. With one update per rollout pi_old is pi itself and is not computed again.
+Simplified away: value model (that is PPO), entropy bonus. With one update per rollout pi_old is pi itself and is not
+computed again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import partial
 
-import torch
-from torch import Tensor
-
-from hone.algorithms import ops
-from hone.config.schema import GRPOConfig, GRPOSection, LossConfig
-from hone.types import (
-    Batch,
-    Group,
-    Learner,
-    LossOutput,
-    Outputs,
-    Rollout,
-    Sample,
-    Scorer,
-    Totals,
-    sample_of,
-)
+from hone.algorithms import surrogate
+from hone.algorithms.advantages import GroupRule, estimate
+from hone.algorithms.surrogate import PolicyLoss
+from hone.config.schema import GRPOConfig, GRPOSection
+from hone.types import Group, Learner, Scorer
 
 
-def advantages(groups: Sequence[Group], config: GRPOSection) -> None:
-    """Set `advantage` of every rollout that has a reward. Failed ones take no part in their group's baseline."""
-    for group in groups:
-        scored = [rollout for rollout in group.rollouts if rollout.reward is not None]
-        rewards_G = torch.tensor([rollout.reward for rollout in scored], dtype=torch.float64)
-        values_G = ops.group_advantages(
-            rewards_G,
-            leave_one_out=config.use_leave_one_out_baseline,
-            normalize=config.normalize_rewards,
-            limits=(config.advantage_clip_low, config.advantage_clip_high),
-        )
-        for rollout, value in zip(scored, values_G.tolist(), strict=True):
-            rollout.advantage = value
-
-
-def samples_of(groups: Sequence[Group]) -> list[Sample | None]:
-    """One sample for each rollout, in order; None for a rollout that failed or is excluded (counted elsewhere)."""
-    samples: list[Sample | None] = []
-    for index, rollout in enumerate(rollout for group in groups for rollout in group.rollouts):
-        if rollout.reward is None or rollout.excluded is not None or not rollout.completion.tokens:
-            samples.append(None)
-            continue
-        sample = sample_of(rollout)
-        sample.id = f"{sample.id}#{index}"
-        samples.append(sample)
-    return samples
-
-
-@dataclass(frozen=True)
-class GRPOLoss:
-    """The clipped surrogate. Picklable: its only state is the configuration."""
-
-    config: LossConfig
-
-    def __call__(self, outputs: Outputs, batch: Batch, totals: Totals) -> LossOutput:
-        config, logprobs_N = self.config, outputs.logprobs_N
-        mean = partial(
-            ops.aggregate,
-            batch=batch,
-            totals=totals,
-            token_level=config.token_level_loss,
-            constant=config.constant_denominator,
-        )
-        generated_N = batch.token_columns["generation_logprobs"]
-        on_policy = config.force_on_policy_ratio or "old_logprobs" not in batch.token_columns
-        old_N = logprobs_N.detach() if on_policy else batch.token_columns["old_logprobs"]
-        advantage_N = batch.per_token(batch.sequence_columns["advantage"])
-        log_ratio_N = logprobs_N - old_N
-        if config.sequence_level_importance_ratios:
-            log_ratio_N = ops.sequence_log_ratio(log_ratio_N, batch)
-        ratio_N = log_ratio_N.exp()
-        loss_N = self._surrogate(ratio_N, logprobs_N, advantage_N)
-        if config.use_importance_sampling_correction:
-            loss_N = loss_N * ops.generator_correction(
-                old_N - generated_N,
-                batch,
-                kind=config.truncated_importance_sampling_type,
-                high=config.truncated_importance_sampling_ratio,
-                low=config.truncated_importance_sampling_ratio_min,
-                sequence_level=config.sequence_level_importance_ratios,
-            )
-        loss = mean(loss_N)
-        parts = {
-            "policy_loss": loss,
-            "ratio": ratio_N,
-            "clip_low": ((ratio_N < 1 - config.ratio_clip_min) & (advantage_N < 0)).float(),
-            "clip_high": ((ratio_N > 1 + config.ratio_clip_max) & (advantage_N > 0)).float(),
-            "generation_mismatch": (old_N - generated_N).abs(),
-            "entropy": -logprobs_N,
-        }
-        if config.positive_example_nll_weight:
-            nll_N = torch.where(advantage_N > 0, -logprobs_N, torch.zeros_like(logprobs_N))
-            loss = loss + config.positive_example_nll_weight * mean(nll_N)
-        if "reference_logprobs" in batch.token_columns:
-            kl_N = self._kl(logprobs_N, generated_N, batch.token_columns["reference_logprobs"])
-            loss = loss + config.reference_policy_kl_penalty * mean(kl_N)
-            parts["kl"] = kl_N
-        metrics = {
-            name: (part.detach() if part.dim() == 0 else part.detach().sum() / max(totals.tokens, 1.0))
-            for name, part in parts.items()
-        }
-        return LossOutput(loss, metrics)
-
-    def _surrogate(self, ratio_N: Tensor, logprobs_N: Tensor, advantage_N: Tensor) -> Tensor:
-        config = self.config
-        clipped_N = ratio_N.clamp(1 - config.ratio_clip_min, 1 + config.ratio_clip_max)
-        if config.disable_ppo_ratio:  # REINFORCE
-            return -advantage_N * logprobs_N
-        if (
-            config.use_cispo
-        ):  # MiniMax-M1, arXiv 2506.13585 eq. 4: the clipped ratio is a weight, not a gradient path
-            return -advantage_N * clipped_N.detach() * logprobs_N
-        loss_N = torch.maximum(-advantage_N * ratio_N, -advantage_N * clipped_N)
-        if config.ratio_clip_c is not None:  # dual clip, arXiv 1912.09729 eq. 5
-            loss_N = torch.where(
-                advantage_N < 0, torch.minimum(loss_N, -advantage_N * config.ratio_clip_c), loss_N
-            )
-        return loss_N
-
-    def _kl(self, logprobs_N: Tensor, generated_N: Tensor, reference_N: Tensor) -> Tensor:
-        config = self.config
-        kl_N = kl(logprobs_N, reference_N, config)
-        if config.use_on_policy_kl_approximation:  # the estimate holds under the policy, not the generator
-            kl_N = kl_N * (logprobs_N - generated_N).detach().exp()
-        return kl_N
-
-
-def kl(logprobs_N: Tensor, reference_N: Tensor, config: LossConfig) -> Tensor:
-    """Per-token KL(policy || reference), estimated as configured."""
-    return ops.kl_estimate(
-        logprobs_N,
-        reference_N,
-        config.reference_policy_kl_type,
-        input_clamp=config.kl_input_clamp_value,
-        output_clamp=config.kl_output_clamp_value,
+def rule_of(config: GRPOSection) -> GroupRule:
+    """How the completions of a group are compared."""
+    return GroupRule(
+        config.adv_estimator.name,
+        leave_one_out=config.use_leave_one_out_baseline,
+        normalize=config.normalize_rewards,
+        minus_baseline=config.adv_estimator.minus_baseline,
+        limits=(config.advantage_clip_low, config.advantage_clip_high),
     )
-
-
-def charge_kl(rollouts: Sequence[Rollout], slots: Sequence[Sample | None], config: LossConfig) -> None:
-    """Take the KL penalty of each whole completion off its reward (arXiv 2203.02155 eq. 2), not into the loss."""
-    for rollout, sample in zip(rollouts, slots, strict=True):
-        if sample is not None and rollout.reward is not None:
-            columns = sample.token_columns
-            kl_T = kl(columns["old_logprobs"], columns.pop("reference_logprobs"), config)
-            rollout.reward -= config.reference_policy_kl_penalty * float(kl_T.sum())
 
 
 async def step(
     learner: Learner, reference: Scorer | None, groups: Sequence[Group], config: GRPOConfig
 ) -> dict[str, float]:
     """All optimizer steps on one batch of rollouts. Metrics are means over the steps."""
-    rollouts = [rollout for group in groups for rollout in group.rollouts]
-    slots = samples_of(groups)
-    samples = [sample for sample in slots if sample is not None]
-    size = config.policy.train_global_batch_size
-    in_reward = config.loss_fn.use_kl_in_reward and reference is not None
-    updates = config.grpo.num_updates_per_rollout * -(-len(slots) // size)
-    if in_reward or (updates > 1 and not config.loss_fn.force_on_policy_ratio):
-        await score(learner, samples, "old_logprobs")
-    if reference is not None:
-        await score(reference, samples, "reference_logprobs")
-    if in_reward:
-        charge_kl(rollouts, slots, config.loss_fn)
-    advantages(groups, config.grpo)
-    for rollout, slot in zip(rollouts, slots, strict=True):
-        if slot is not None:
-            slot.sequence_columns["advantage"] = rollout.advantage or 0.0
-    history: list[dict[str, float]] = []
-    for _ in range(config.grpo.num_updates_per_rollout):
-        for start in range(0, len(slots), size):
-            batch = [sample for sample in slots[start : start + size] if sample is not None]
-            if not batch:  # every rollout failed or was filtered: nothing to learn, and the metrics say so
-                continue
-            metrics = await learner.forward_backward(batch, GRPOLoss(config.loss_fn))
-            history.append(metrics | await learner.optim_step())
-    means = {name: sum(m[name] for m in history) / len(history) for name in (history[0] if history else ())}
-    return means | {"updates": float(len(history)), "trained_samples": float(len(samples))}
-
-
-async def score(model: Scorer, samples: list[Sample], column: str) -> None:
-    """Add the model's log-probabilities of each sample's targets as a column."""
-    for sample, logprobs_T in zip(samples, await model.forward(samples), strict=True):
-        sample.token_columns[column] = logprobs_T
+    slots = surrogate.samples_of(groups)
+    size, passes = config.policy.train_global_batch_size, config.grpo.num_updates_per_rollout
+    updates = passes * -(-len(slots) // size)
+    charges = await surrogate.prepare(learner, reference, slots, config.loss_fn, updates=updates)
+    estimate(groups, slots, charges, rule_of(config.grpo))
+    history = await surrogate.train(learner, slots, PolicyLoss(config.loss_fn), size=size, passes=passes)
+    trained = float(sum(slot is not None for slot in slots))
+    return surrogate.means(history) | {"updates": float(len(history)), "trained_samples": trained}

@@ -4,6 +4,25 @@ from __future__ import annotations
 
 from hone.config.document import document
 from hone.config.loading import Loaded, load
-from hone.config.schema import DPOConfig, EvalConfig, GRPOConfig, RMConfig, SFTConfig
+from hone.config.schema import (
+    DPOConfig,
+    EvalConfig,
+    GRPOConfig,
+    OnlineConfig,
+    PPOConfig,
+    RMConfig,
+    SFTConfig,
+)
 
-__all__ = ["DPOConfig", "EvalConfig", "GRPOConfig", "Loaded", "RMConfig", "SFTConfig", "document", "load"]
+__all__ = [
+    "DPOConfig",
+    "EvalConfig",
+    "GRPOConfig",
+    "Loaded",
+    "OnlineConfig",
+    "PPOConfig",
+    "RMConfig",
+    "SFTConfig",
+    "document",
+    "load",
+]

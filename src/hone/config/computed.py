@@ -10,6 +10,7 @@ import copy
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from hone.config.rules import swapped
 from hone.config.trees import MISSING
 
 
@@ -29,6 +30,8 @@ class Context(Protocol):
 
 
 Compute = Callable[[Any, Context], dict[str, Any]]
+ONLINE = ("grpo", "ppo")
+"""Kinds of the online loop: their batches count completions, which reward functions score."""
 
 
 def _count(value: Any, what: str) -> int:
@@ -71,21 +74,22 @@ def _limit_validation(value: Any, context: Context) -> dict[str, Any]:
     if value == 0:
         raise ValueError(f"to turn validation off set {context.kind}.val_period=0 and val_at_start=false")
     whole = value == 1.0 and isinstance(value, float)
-    if context.kind != "grpo":
+    if context.kind not in ONLINE:
         return {f"{context.kind}.val_batches": -1 if whole else _count(value, "batches")}
-    batches = None if whole else _count(value, "batches") * context.ours("grpo.val_batch_size")
-    return {"grpo.max_val_samples": batches}
+    batches = None if whole else _count(value, "batches") * context.ours(f"{context.kind}.val_batch_size")
+    return {f"{context.kind}.max_val_samples": batches}
 
 
 def _batch_size(value: Any, context: Context) -> dict[str, Any]:
-    """Sequences per step. For GRPO these are completions: prompts × completions of each."""
+    """Sequences per step. In the online loop these are completions: prompts × completions of each."""
     size = _count(value, "sequences")
     result = {"policy.train_global_batch_size": size}
-    if context.kind == "grpo" and not context.given("grpo.num_prompts_per_step"):
-        group = context.ours("grpo.num_generations_per_prompt")
+    prompts = f"{context.kind}.num_prompts_per_step"
+    if context.kind in ONLINE and not context.given(prompts):
+        group = context.ours(f"{context.kind}.num_generations_per_prompt")
         if size % group:
             raise ValueError(f"is not a multiple of the {group} completions of each prompt")
-        result["grpo.num_prompts_per_step"] = size // group
+        result[prompts] = size // group
     return result
 
 
@@ -141,12 +145,12 @@ _REWARDS: dict[str, tuple[tuple[str, ...], Compute]] = {
 
 def computed(kind: str) -> dict[str, tuple[tuple[str, ...], Compute]]:
     """Computed spellings of a kind of run, by path."""
-    limit = "grpo.max_val_samples" if kind == "grpo" else f"{kind}.val_batches"
+    limit = f"{kind}.max_val_samples" if kind in ONLINE else f"{kind}.val_batches"
     return {
         **_LOOP,
         "trainer.limit_train_batches": ((f"{kind}.max_num_steps",), _limit_train),
         "trainer.limit_val_batches": ((limit,), _limit_validation),
-        **(_REWARDS if kind == "grpo" else {}),
+        **(_REWARDS if kind in ONLINE else {}),
     }
 
 
@@ -203,3 +207,28 @@ def megatron_computed() -> dict[str, tuple[tuple[str, ...], Compute]]:
         "scheduler.lr_warmup_iters": (schedule, _schedule),
         "scheduler.lr_warmup_init": (schedule, _schedule),
     }
+
+
+class _ValueView:
+    """A context in which the value model's section stands in the policy's place."""
+
+    def __init__(self, context: Context) -> None:
+        self._context, self.kind = context, context.kind
+
+    def ours(self, key: str) -> Any:
+        return self._context.ours(swapped(key))
+
+    def written(self, key: str) -> Any:
+        return self._context.written(swapped(key))
+
+    def given(self, key: str) -> bool:
+        return self._context.given(swapped(key))
+
+
+def compute_of_value(compute: Compute) -> Compute:
+    """A computed spelling of the policy's, for the value model."""
+
+    def of_value(value: Any, context: Context) -> dict[str, Any]:
+        return {swapped(key): result for key, result in compute(value, _ValueView(context)).items()}
+
+    return of_value

@@ -13,22 +13,33 @@ from typing import Any, Generic, Literal, TypeVar
 
 from pydantic import ValidationError
 
-from hone.config import checks, files, keys, messages, notices, overrides
+from hone.config import checks, files, keys, messages, notices, online_checks, overrides
 from hone.config.given import Layer
-from hone.config.schema import ROOTS, DatasetSource, DPOConfig, EvalConfig, GRPOConfig, RMConfig, SFTConfig
+from hone.config.schema import (
+    ROOTS,
+    DatasetSource,
+    DPOConfig,
+    EvalConfig,
+    GRPOConfig,
+    OnlineConfig,
+    PPOConfig,
+    RMConfig,
+    SFTConfig,
+)
 from hone.config.schema.run import RewardFunctionConfig
 from hone.config.translate import Translation
 from hone.config.trees import Path, drop, escape, get, leaves, merge, put
 from hone.errors import ConfigError
 
-Kind = Literal["sft", "dpo", "rm", "grpo", "eval"]
-AnyConfig = SFTConfig | DPOConfig | RMConfig | GRPOConfig | EvalConfig
+Kind = Literal["sft", "dpo", "rm", "grpo", "ppo", "eval"]
+AnyConfig = SFTConfig | DPOConfig | RMConfig | GRPOConfig | PPOConfig | EvalConfig
 Config = TypeVar("Config", bound=AnyConfig)
 MODEL: dict[str, Path] = {
     "sft": ("policy", "model_name"),
     "dpo": ("policy", "model_name"),
     "rm": ("policy", "model_name"),
     "grpo": ("policy", "model_name"),
+    "ppo": ("policy", "model_name"),
     "eval": ("generation", "model_name"),
 }
 
@@ -70,7 +81,8 @@ def load(
     name = first.value_given(MODEL[kind])
     recipe, said = _recipe(kind, name, first, rewarded="rewards" in user)
     base = merge(schema, recipe)
-    _trim_optimizer(base, first)
+    for part in ("policy", "value"):
+        _trim_optimizer(base, first, part)
     for path in removed:
         _restore(base, schema, path, first)
     translation = Translation(kind, root, base, user, layers)
@@ -140,11 +152,10 @@ def _recipe(kind: Kind, name: Any, first: Translation, *, rewarded: bool) -> tup
     return {section: tree[section] for section in wanted if section in tree}, [said]
 
 
-def _trim_optimizer(base: dict[str, Any], first: Translation) -> None:
+def _trim_optimizer(base: dict[str, Any], first: Translation, part: str) -> None:
     """Another optimizer class than the default's does not get the default's betas and eps."""
-    path = ("policy", "optimizer", "name")
-    given = first.value_given(path)
-    if path not in first.given or given == get(base, path):
+    path = (part, "optimizer", "name")
+    if path not in first.given or first.value_given(path) == get(base, path):
         return
     kwargs = get(base, (*path[:-1], "kwargs"))
     put(base, (*path[:-1], "kwargs"), {key: kwargs[key] for key in ("lr", "weight_decay") if key in kwargs})
@@ -167,8 +178,8 @@ def _restore(base: dict[str, Any], schema: dict[str, Any], path: Path, first: Tr
 def _complete(config: AnyConfig, translation: Translation) -> list[str]:
     """Defaults that depend on what else was given. Returns what to tell about them."""
     said = []
-    if isinstance(config, GRPOConfig | EvalConfig) and not config.rewards.functions:
-        named = checks.environments(config)
+    if isinstance(config, OnlineConfig | EvalConfig) and not config.rewards.functions:
+        named = online_checks.environments(config)
         if named == ["math"] or (isinstance(config, EvalConfig) and not named):
             config.rewards.functions = [RewardFunctionConfig(name="math")]
             said.append("rewards.functions was not given: answers are checked as mathematics (`math`)")
@@ -185,7 +196,7 @@ def _complete(config: AnyConfig, translation: Translation) -> list[str]:
     if (
         key not in translation.given
         and config.checkpointing.metric_name is not None
-        and not checks.validates(config)
+        and not online_checks.validates(config)
     ):
         config.checkpointing.metric_name = None
         said.append("there is no validation to rank checkpoints by: the newest are kept")

@@ -11,6 +11,10 @@ PREFERENCES = (
     "rewards_rejected",
 )
 SCORED = ("accuracy", "margin", "score_chosen", "score_rejected", "score", "absolute_error")
+_ONLINE = {
+    "val": ("accuracy", "reward", "completion_length", "truncated", "failed"),
+    "train": ("loss", "reward", "accuracy", "grad_norm", "kl", "entropy", "completion_length", "truncated"),
+}
 METRICS: dict[str, dict[str, tuple[str, ...]]] = {
     "sft": {"val": ("val_loss", "val_seconds"), "train": ("loss", "train_loss", "grad_norm")},
     "dpo": {
@@ -21,18 +25,7 @@ METRICS: dict[str, dict[str, tuple[str, ...]]] = {
         "val": tuple(f"val_{name}" for name in ("loss", "calibration_error", *SCORED)),
         "train": ("loss", "train_loss", "grad_norm", *SCORED),
     },
-    "grpo": {
-        "val": ("accuracy", "reward", "completion_length", "truncated", "failed"),
-        "train": (
-            "loss",
-            "reward",
-            "accuracy",
-            "grad_norm",
-            "kl",
-            "entropy",
-            "completion_length",
-            "truncated",
-        ),
-    },
+    "grpo": _ONLINE,
+    "ppo": {**_ONLINE, "train": (*_ONLINE["train"], "value_loss", "explained_variance")},
 }
 """Metrics by which checkpoints can be ranked. `reward_NAME` of each reward function comes on top."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 
@@ -36,6 +36,37 @@ class Rule:
     reason: str
     off: Switch | None = None
     only: tuple[Any, ...] | Accept | None = None
+
+
+def swapped(text: str) -> str:
+    """A key of the policy's as the value model has it."""
+    return text.replace("policy.", "value.")
+
+
+def of_value(switch: Switch) -> Switch:
+    """The same switch of the value model's section."""
+    return replace(
+        switch, key=swapped(switch.key), unless=None if switch.unless is None else swapped(switch.unless)
+    )
+
+
+def also_of_value(rules: list[Rule]) -> list[Rule]:
+    """What holds for keys of the policy, for those of the value model."""
+    return [
+        replace(
+            rule,
+            pattern=swapped(rule.pattern),
+            reason=swapped(rule.reason),
+            off=None if rule.off is None else of_value(rule.off),
+            only=_asking_value(rule.only) if callable(rule.only) else rule.only,
+        )
+        for rule in rules
+        if rule.pattern.startswith("policy.")
+    ]
+
+
+def _asking_value(accept: Accept) -> Accept:
+    return lambda value, ours: accept(value, lambda key: ours(swapped(key)))
 
 
 def inert(reason: str, *patterns: str) -> list[Rule]:

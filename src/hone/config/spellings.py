@@ -7,11 +7,11 @@ one layer different values are an error. `beats` names keys that upstream ignore
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from hone.config.computed import Compute, computed, megatron_computed
-from hone.config.rules import DTENSOR, MEGATRON, Switch
+from hone.config.computed import ONLINE, Compute, compute_of_value, computed, megatron_computed
+from hone.config.rules import DTENSOR, MEGATRON, Switch, of_value, swapped
 
 Translate = Callable[[Any], Any]
 LORA = ("enabled", "dim", "alpha", "dropout", "target_modules", "exclude_modules", "match_all_linear")
@@ -178,7 +178,7 @@ def _nemo(loop: str) -> list[Spelling]:
     """`model.*` and `optimizer.*` of NeMo."""
     kwargs = "policy.optimizer.kwargs"
     validation = (
-        "grpo.val_batch_size" if loop == "grpo" else f"{loop}.val_global_batch_size",
+        f"{loop}.val_batch_size" if loop in ONLINE else f"{loop}.val_global_batch_size",
         "policy.logprob_batch_size",
     )
     keys: dict[str, tuple[str, Translate | None]] = {
@@ -247,11 +247,37 @@ def _checkpoint() -> list[Spelling]:
 
 
 def _grpo() -> list[Spelling]:
-    clip = ("loss_fn.ratio_clip_min", "loss_fn.ratio_clip_max")
     return [
         Spelling("grpo.adv_estimator.normalize_rewards", ("grpo.normalize_rewards",)),
         Spelling("grpo.adv_estimator.use_leave_one_out_baseline", ("grpo.use_leave_one_out_baseline",)),
-        Spelling("training.num_samples_per_prompt", ("grpo.num_generations_per_prompt",)),
+        *_online("grpo"),
+    ]
+
+
+def _ppo() -> list[Spelling]:
+    return [*_online("ppo"), *_of_value([*_dtensor(), *_megatron()])]
+
+
+def _of_value(spellings: list[Spelling]) -> list[Spelling]:
+    """What users write for the policy, for the value model."""
+    return [
+        replace(
+            spelling,
+            path=swapped(spelling.path),
+            to=tuple(map(swapped, spelling.to)),
+            beats=tuple(map(swapped, spelling.beats)),
+            when=None if spelling.when is None else of_value(spelling.when),
+            compute=None if spelling.compute is None else compute_of_value(spelling.compute),
+        )
+        for spelling in spellings
+    ]
+
+
+def _online(loop: str) -> list[Spelling]:
+    """What both kinds of the online loop take."""
+    clip = ("loss_fn.ratio_clip_min", "loss_fn.ratio_clip_max")
+    return [
+        Spelling("training.num_samples_per_prompt", (f"{loop}.num_generations_per_prompt",)),
         Spelling("optimization.kl_coefficient", ("loss_fn.reference_policy_kl_penalty",)),
         Spelling("optimization.epsilon", clip),
         Spelling("env.math.num_workers", ("rewards.num_workers",)),
@@ -302,6 +328,6 @@ def table(kind: str) -> dict[str, Spelling]:
             Spelling("training.sequence_length", ("policy.max_total_sequence_length",)),
             Spelling("optimization.learning_rate", ("policy.optimizer.kwargs.lr",)),
         ]
-        found += {"grpo": _grpo, "dpo": _dpo, "rm": _rm}.get(kind, list)()
+        found += {"grpo": _grpo, "ppo": _ppo, "dpo": _dpo, "rm": _rm}.get(kind, list)()
         found += [Spelling(path, to, compute=compute) for path, (to, compute) in computed(kind).items()]
     return {spelling.path: spelling for spelling in found}

@@ -7,7 +7,19 @@ from collections.abc import Callable
 from typing import Any
 
 from hone.config import megatron
-from hone.config.rules import DTENSOR, EMPTY, LORA, NONE, OFF, Rule, Switch, inert, neutral, section
+from hone.config.rules import (
+    DTENSOR,
+    EMPTY,
+    LORA,
+    NONE,
+    OFF,
+    Rule,
+    Switch,
+    also_of_value,
+    inert,
+    neutral,
+    section,
+)
 
 _DTENSOR = [
     neutral("policy.dtensor_cfg.enabled", (True, False), "expected true or false"),
@@ -108,29 +120,42 @@ def _generation(head: str) -> list[Rule]:
     return rules + inert("vLLM's own tuning, which changes speed alone", *(f"{vllm}.{key}" for key in tuning))
 
 
-_GRPO = [
-    neutral("grpo.use_dynamic_sampling", OFF, "Hone does not sample until groups differ; set it to false"),
-    *inert("dynamic sampling is off", "grpo.dynamic_sampling_max_gen_batches"),
-    neutral("grpo.batch_multiplier", (1,), "it is for dynamic sampling; set it to 1"),
-    neutral("grpo.adv_estimator.name", ("grpo",), "Hone has this one estimator so far; set it to grpo"),
-    *inert("only reinforce_plus_plus reads it", "grpo.adv_estimator.minus_baseline"),
-    *inert("only gdpo reads it", "grpo.adv_estimator.reward_weights"),
-    neutral("grpo.seq_logprob_error_threshold", NONE, "no sequence is left out by it; set it to null"),
-    neutral("grpo.invalid_tool_call_advantage", NONE, "Hone has no tool calls in training; set it to null"),
-    neutral("grpo.malformed_thinking_advantage", NONE, "use the reward function `format`; set it to null"),
-    neutral("grpo.async_grpo.enabled", OFF, "rollouts and training take turns; set it to false"),
-    *inert("grpo.async_grpo.enabled is off", "grpo.async_grpo.**"),
+def _online(kind: str) -> list[Rule]:
+    """The section `grpo` or `ppo`."""
+    turns = f"{kind}.async_{kind}"
+    return [
+        neutral(
+            f"{kind}.use_dynamic_sampling", OFF, "Hone does not sample until groups differ; set it to false"
+        ),
+        *inert("dynamic sampling is off", f"{kind}.dynamic_sampling_max_gen_batches"),
+        neutral(f"{kind}.batch_multiplier", (1,), "it is for dynamic sampling; set it to 1"),
+        *inert("only gdpo reads it", f"{kind}.adv_estimator.reward_weights"),
+        neutral(f"{kind}.seq_logprob_error_threshold", NONE, "no sequence is left out by it; set it to null"),
+        neutral(
+            f"{kind}.invalid_tool_call_advantage", NONE, "Hone has no tool calls in training; set it to null"
+        ),
+        neutral(
+            f"{kind}.malformed_thinking_advantage", NONE, "use the reward function `format`; set it to null"
+        ),
+        neutral(f"{turns}.enabled", OFF, "rollouts and training take turns; set it to false"),
+        *inert(f"{turns}.enabled is off", f"{turns}.**"),
+    ]
+
+
+_REWARDED = [
     neutral("reward_penalties.token_ids", EMPTY, "write it as a reward function"),
     neutral("reward_penalties.*", OFF, "write it as a reward function, such as `format`; set it to false"),
     neutral("data_plane.enabled", OFF, "Hone has no separate data plane; set it to false"),
     *inert("data_plane.enabled is off", "data_plane.**"),
-    neutral("on_policy_distillation", EMPTY, "distillation is not a part of `hone grpo`; set it to null"),
-    neutral("on_policy_distillation.**", NONE, "distillation is not a part of `hone grpo`; remove it"),
+    neutral("on_policy_distillation", EMPTY, "this command does not distil; set it to null"),
+    neutral("on_policy_distillation.**", NONE, "this command does not distil; remove it"),
 ]
 
 _ENV = [
     neutral(
-        "env.math.math_verify_impl", ("hf_math_verify",), "answers are checked with math-verify; remove it"
+        "env.math.math_verify_impl",
+        ("hf_math_verify", "dapo_math_verify"),
+        "answers are checked with math-verify; remove it",
     ),
 ]
 
@@ -183,11 +208,36 @@ _RM = [
 ]
 
 
+def _needed(value: Any, ours: Callable[[str], Any]) -> bool:
+    return not value or not ours("loss_fn.reference_policy_kl_penalty")
+
+
+_PPO = [
+    neutral(
+        "ppo.skip_reference_policy_logprobs_calculation",
+        _needed,
+        "the penalty loss_fn.reference_policy_kl_penalty needs them; set it to false, or the penalty to 0",
+    ),
+    neutral(
+        "value.reward_model_cfg.enabled", (True,), "a value model has a head of one number; set it to true"
+    ),
+    neutral(
+        "value.reward_model_cfg.reward_model_type",
+        ("regression",),
+        "a value model learns numbers; set it to regression",
+    ),
+    *inert("the value model reads the policy's tokens", "value.tokenizer.**"),
+    *also_of_value([*megatron.RULES, *_DTENSOR, *_POLICY]),
+]
+
+
 @functools.cache
 def rules(kind: str) -> tuple[Rule, ...]:
     """All rules for a configuration of this kind."""
     if kind == "eval":
         return (*_generation("generation"), *_POLICY, *_ENV, *_AROUND)
-    loop = (*_generation("policy.generation"), *_GRPO, *_ENV) if kind == "grpo" else ()
-    loop = (*loop, *_RM) if kind == "rm" else loop
+    loop: tuple[Rule, ...] = tuple(_RM) if kind == "rm" else ()
+    if kind in ("grpo", "ppo"):
+        loop = (*_generation("policy.generation"), *_online(kind), *_REWARDED, *_ENV)
+        loop += tuple(_PPO) if kind == "ppo" else ()
     return (*megatron.RULES, *_DTENSOR, *_POLICY, *loop, *_AROUND, _method(kind))

@@ -36,7 +36,7 @@ class Limit:
 
 
 def build_prompts(config: Any, tokenizer: Any) -> PromptData:
-    """The prompts of an RL run, from `config.data`, `config.grpo` and `config.policy`.
+    """The prompts of an RL run, from `config.data`, `config.loop` and `config.policy`.
 
     Every row is checked here, also for its length. Raises DataError naming the row, ConfigError naming the
     key.
@@ -49,15 +49,15 @@ def build_prompts(config: Any, tokenizer: Any) -> PromptData:
     )
     longest = config.policy.max_total_sequence_length
     limit = _limit(config.data, longest, f"policy.max_total_sequence_length={longest}")
-    training, validation = load_parts(config.data, config.grpo.seed, chat=encoder.chat)
+    training, validation = load_parts(config.data, config.loop.seed, chat=encoder.chat)
     return PromptData(
         training,
         validation,
         encoder,
         limit,
         shuffle=config.data.shuffle,
-        seed=config.grpo.seed,
-        max_epochs=config.grpo.max_num_epochs,
+        seed=config.loop.seed,
+        max_epochs=config.loop.max_num_epochs,
     )
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hone.config import EvalConfig, GRPOConfig, SFTConfig
+from hone.config import EvalConfig, OnlineConfig, PPOConfig, SFTConfig
 from hone.config.schema import PolicyConfig
 from hone.engine import planner
 from hone.engine.generator import LocalGenerator
@@ -23,7 +23,7 @@ from hone.model.adapters import check_adapter, merged, with_lora
 from hone.model.load import context_length, empty_model, load_model, load_tokenizer, stop_tokens
 from hone.model.mesh import Mesh, mesh_of_one
 from hone.model.scorer import TokenScorer
-from hone.model.shape import load_shape
+from hone.model.shape import ModelShape, load_shape
 from hone.types import Generator, Scorer, TrainedModel
 
 
@@ -110,23 +110,24 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def tokenizer_of(config: SFTConfig | GRPOConfig) -> PreTrainedTokenizerBase:
+def tokenizer_of(config: SFTConfig | OnlineConfig) -> PreTrainedTokenizerBase:
     """The run's tokenizer; the data is checked with it before any weight is loaded."""
     return load_tokenizer(config.policy.tokenizer.name, chat_template=config.policy.tokenizer.chat_template)
 
 
 def build(
-    config: SFTConfig | GRPOConfig, tokenizer: PreTrainedTokenizerBase, *, recovering: bool = False
+    config: SFTConfig | OnlineConfig, tokenizer: PreTrainedTokenizerBase, *, recovering: bool = False
 ) -> Engine:
     """All that the run computes with. Raises ConfigError for what this model or machine cannot do.
 
     `recovering`: a run that lost machines may go on with fewer than it asks for.
     """
     policy = config.policy
-    shape = load_shape(policy.model_name, policy.hf_config_overrides, scalar=policy.scalar)
+    shape = shape_of_run(config)
     check_length(policy, shape.context)
-    if (value := value_settings(config)) is not None:
-        check_length(value, load_shape(value.model_name, value.hf_config_overrides, scalar=True).context)
+    if (value := value_settings(config)) is not None and shape.beside is not None:
+        check_length(value, shape.beside.context)
+        check_same_tokens(value, policy, tokenizer)
     for settings in filter(None, (policy, value)):
         check_start(settings)
     if alone(config.cluster):
@@ -141,13 +142,32 @@ def build(
     return build_on_cluster(config, tokenizer, shape, recovering=recovering)
 
 
-def value_settings(config: SFTConfig | GRPOConfig) -> PolicyConfig | None:
+def value_settings(config: SFTConfig | OnlineConfig) -> PolicyConfig | None:
     """The settings of the run's value model, if it has one."""
-    return getattr(config, "value", None)
+    return config.critic if isinstance(config, PPOConfig) else None
+
+
+def shape_of_run(config: SFTConfig | OnlineConfig) -> ModelShape:
+    """The sizes of the policy, with those of the value model beside it. Raises ModelError (see `load_shape`)."""
+    policy, value = config.policy, value_settings(config)
+    shape = load_shape(policy.model_name, policy.hf_config_overrides, scalar=policy.scalar)
+    if value is None:
+        return shape
+    return replace(shape, beside=load_shape(value.model_name, value.hf_config_overrides, scalar=True))
+
+
+def check_same_tokens(value: PolicyConfig, policy: PolicyConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise ConfigError when the value model would read the policy's tokens as others."""
+    name = value.tokenizer.name
+    if name != policy.tokenizer.name and load_tokenizer(name).get_vocab() != tokenizer.get_vocab():
+        raise ConfigError(
+            f"value.tokenizer.name={name} has another vocabulary than policy.tokenizer.name={policy.tokenizer.name}: "
+            "the value model reads the policy's tokens; name one of the policy's family as value.model_name"
+        )
 
 
 def build_here(
-    config: SFTConfig | GRPOConfig,
+    config: SFTConfig | OnlineConfig,
     tokenizer: PreTrainedTokenizerBase,
     device: torch.device,
     mesh: Mesh | None = None,
@@ -156,7 +176,7 @@ def build_here(
     policy = config.policy
     seed = config.loop.seed
     seed_everything(seed + (mesh.rank("data") if mesh is not None else 0))
-    temperature = config.policy.generation.temperature if isinstance(config, GRPOConfig) else 1.0
+    temperature = config.policy.generation.temperature if isinstance(config, OnlineConfig) else 1.0
 
     def learner_of(policy: PolicyConfig, *, trained: bool = True) -> LocalLearner:
         scorer = _scorer(policy, tokenizer, seed, device, mesh, temperature=temperature, trained=trained)
@@ -170,7 +190,7 @@ def build_here(
     if (settings := value_settings(config)) is not None:
         engine.value = learner_of(settings)
         engine.value.save_optimizer = learner.save_optimizer
-    if not isinstance(config, GRPOConfig):
+    if not isinstance(config, OnlineConfig):
         return engine
     if config.loss_fn.reference_policy_kl_penalty:
         engine.reference = (
@@ -289,7 +309,7 @@ def check_length(policy: PolicyConfig, limit: int | None) -> None:
     if limit is not None and wanted > limit:
         raise ConfigError(
             f"policy.max_total_sequence_length={wanted} is more than the {limit} positions of "
-            f"{policy.model_name}: lower it to {limit}, or extend the model with policy.hf_config_overrides"
+            f"{policy.model_name}: lower it to {limit}, or extend the model with {policy.part}.hf_config_overrides"
         )
 
 

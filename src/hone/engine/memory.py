@@ -6,9 +6,9 @@ computes in. Two phases hold different things on top of what is resident: traini
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from hone.config import GRPOConfig, SFTConfig
+from hone.config import OnlineConfig, PPOConfig, SFTConfig
 from hone.config.schema.policy import LoraConfig, OptimizerConfig, PolicyConfig
 from hone.engine.layout import Layout
 from hone.model.adapters import trained_settings
@@ -50,17 +50,21 @@ class Memory:
     cache: int
     """Keys and values of the sequences that are generated at once."""
     host: int = 0
+    value: int = 0
+    """Weights, gradients and optimizer state of the value model."""
+    value_training: int = 0
+    """What training it takes besides: as `gathered`, `cast` and `activations` for the policy."""
 
     @property
     def resident(self) -> int:
         """Held all the time."""
-        return self.weights + self.gradients + self.optimizer + self.reference + self.generator
+        return self.weights + self.gradients + self.optimizer + self.reference + self.generator + self.value
 
     @property
     def peak(self) -> int:
         """The most that is held at once: the phases take turns."""
         training = self.gathered + self.cast + self.activations + self.logits
-        return self.resident + max(training, self.cache)
+        return self.resident + max(training, self.value_training, self.cache)
 
     @property
     def phase(self) -> str:
@@ -68,8 +72,25 @@ class Memory:
         return "training" if self.peak > self.resident + self.cache or not self.cache else "generating"
 
 
-def memory(shape: ModelShape, config: SFTConfig | GRPOConfig, layout: Layout, settings: Settings) -> Memory:
+def memory(shape: ModelShape, config: SFTConfig | OnlineConfig, layout: Layout, settings: Settings) -> Memory:
     """What each device of a layout holds. `policy`'s own values of what `settings` has are not looked at."""
+    held = _of_policy(shape, config, layout, settings)
+    if shape.beside is None or not isinstance(config, PPOConfig):
+        return held
+    value = config.value
+    own = replace(settings, micro_batch=value.train_micro_batch_size or settings.micro_batch)
+    beside = _of_policy(shape.beside, SFTConfig.model_construct(policy=value), layout, own)
+    return replace(
+        held,
+        value=beside.resident,
+        value_training=beside.gathered + beside.cast + beside.activations,
+        host=held.host + beside.host,
+    )
+
+
+def _of_policy(
+    shape: ModelShape, config: SFTConfig | OnlineConfig, layout: Layout, settings: Settings
+) -> Memory:
     policy = config.policy
     lora = policy.lora.enabled
     adapters = adapter_parameters(shape, policy.lora) if lora else 0
@@ -82,7 +103,7 @@ def memory(shape: ModelShape, config: SFTConfig | GRPOConfig, layout: Layout, se
     states = _share(state_bytes(policy.optimizer) * trained, ranks)
     reference = generator = cache = 0
     sharded = layout.world > 1 or settings.cpu_offload
-    if isinstance(config, GRPOConfig):
+    if isinstance(config, OnlineConfig):
         if config.loss_fn.reference_policy_kl_penalty and not (lora and policy.lora.base_is_start):
             reference = _share(FP32 * shape.parameters, ranks)
         generator = size * shape.parameters if sharded else 0
@@ -149,7 +170,7 @@ def state_bytes(optimizer: OptimizerConfig) -> int:
     return FP32 * (3 if given.get("amsgrad") else 2)
 
 
-def cache_bytes(shape: ModelShape, config: GRPOConfig, *, shared: bool) -> int:
+def cache_bytes(shape: ModelShape, config: OnlineConfig, *, shared: bool) -> int:
     """Keys and values of `generation_batch_size` sequences of full length. Under autocast, with the learner's own
     weights (`shared`), rotated keys come out in fp32."""
     policy = config.policy

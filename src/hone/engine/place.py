@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from hone.config import EvalConfig, GRPOConfig, SFTConfig
+from hone.config import EvalConfig, OnlineConfig, SFTConfig
 from hone.config.schema import ClusterConfig
 from hone.engine.layout import Layout
 from hone.engine.machine import Machine, machine_here
@@ -51,7 +51,7 @@ def machine_of(cluster: ClusterConfig, nodes: int | None = None) -> Machine:
     return machine_here(nodes=nodes, per_node=wanted, gpu=True)
 
 
-def check_several(config: SFTConfig | GRPOConfig) -> None:
+def check_several(config: SFTConfig | OnlineConfig) -> None:
     """Raise ConfigError for settings that several ranks cannot have, whatever the model."""
     policy = config.policy
     if policy.pipeline_parallel_size > 1:
@@ -68,7 +68,7 @@ def check_several(config: SFTConfig | GRPOConfig) -> None:
         )
 
 
-def check_mesh(config: SFTConfig | GRPOConfig, layout: Layout) -> None:
+def check_mesh(config: SFTConfig | OnlineConfig, layout: Layout) -> None:
     """Raise ConfigError for a model that cannot be spread like this. Reads its config, not its weights."""
     policy = config.policy
     check_parallel(
@@ -79,7 +79,7 @@ def check_mesh(config: SFTConfig | GRPOConfig, layout: Layout) -> None:
     )
 
 
-def placement_notices(config: SFTConfig | GRPOConfig | EvalConfig) -> list[str]:
+def placement_notices(config: SFTConfig | OnlineConfig | EvalConfig) -> list[str]:
     """What the config asks of a cluster that this process does not do. None of it changes a result beyond rounding."""
     cluster = config.cluster
     training = not isinstance(config, EvalConfig)

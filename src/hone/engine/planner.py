@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import TypeVar, cast
 
-from hone.config import GRPOConfig, SFTConfig
+from hone.config import OnlineConfig, SFTConfig
 from hone.config.schema.base import fill_derived
 from hone.config.schema.policy import PolicyConfig
 from hone.engine.layout import Layout
@@ -20,7 +20,7 @@ from hone.engine.memory import Memory, Settings, memory, tokens
 from hone.errors import ConfigError
 from hone.model.shape import ModelShape
 
-Config = TypeVar("Config", bound=SFTConfig | GRPOConfig)
+Config = TypeVar("Config", bound=SFTConfig | OnlineConfig)
 
 GPU_TOKENS = 8192
 """Tokens of a micro-batch that is chosen: enough to keep a GPU's matrix products busy."""
@@ -113,17 +113,20 @@ def settled(config: Config, settings: Settings) -> Config:
     policy.tensor_parallel_size = settings.tensor
     policy.sequence_parallel = settings.sequence_parallel
     policy.cpu_offload = settings.cpu_offload
+    if (value := getattr(copy, "value", None)) is not None:  # on the same devices, in the same way
+        value.tensor_parallel_size, value.sequence_parallel = settings.tensor, settings.sequence_parallel
+        value.cpu_offload = settings.cpu_offload
     fill_derived(copy)
     return copy
 
 
-def choose(shape: ModelShape, config: SFTConfig | GRPOConfig, machine: Machine) -> Choice:
+def choose(shape: ModelShape, config: SFTConfig | OnlineConfig, machine: Machine) -> Choice:
     """The first candidate that fits. Raises ConfigError when the given sizes do not multiply out."""
     found = _first(shape, config, machine)
     return replace(found, nearest=nearest(shape, config, machine)) if found.fits is False else found
 
 
-def _first(shape: ModelShape, config: SFTConfig | GRPOConfig, machine: Machine) -> Choice:
+def _first(shape: ModelShape, config: SFTConfig | OnlineConfig, machine: Machine) -> Choice:
     refused: list[Candidate] = []
     for settings, layout in candidates(shape, config, machine):
         candidate = Candidate(settings, layout, memory(shape, config, layout, settings))
@@ -142,7 +145,7 @@ def _fits(candidate: Candidate, machine: Machine) -> bool:
 
 
 def candidates(
-    shape: ModelShape, config: SFTConfig | GRPOConfig, machine: Machine
+    shape: ModelShape, config: SFTConfig | OnlineConfig, machine: Machine
 ) -> Iterator[tuple[Settings, Layout]]:
     """What the configuration leaves open, the fewest changes first: as it is; activation checkpointing; smaller
     micro-batches; tensor parallelism inside a node; offload."""
@@ -209,7 +212,7 @@ def layout_for(policy: PolicyConfig, machine: Machine, tensor: int) -> Layout:
     return Layout(machine.nodes, machine.per_node, replicate, shard, context, tensor)
 
 
-def nearest(shape: ModelShape, config: SFTConfig | GRPOConfig, machine: Machine) -> tuple[str, ...]:
+def nearest(shape: ModelShape, config: SFTConfig | OnlineConfig, machine: Machine) -> tuple[str, ...]:
     """Changes with which it would fit, each on its own: an open key, adapters, more devices of the same kind."""
     found = []
     given = [key for key in OPEN if getattr(config.policy, key) is not None]
@@ -232,7 +235,7 @@ def nearest(shape: ModelShape, config: SFTConfig | GRPOConfig, machine: Machine)
 
 
 def more_devices(
-    shape: ModelShape, config: SFTConfig | GRPOConfig, machine: Machine, *, offload: bool | None = None
+    shape: ModelShape, config: SFTConfig | OnlineConfig, machine: Machine, *, offload: bool | None = None
 ) -> Choice | None:
     """The smallest number of the same devices, up to 8 a node and then in more nodes, on which it fits, if any."""
     config = config if offload is None else _with(config, cpu_offload=offload)
@@ -248,7 +251,7 @@ def more_devices(
     return None
 
 
-def _with(config: SFTConfig | GRPOConfig, **changes: object) -> SFTConfig | GRPOConfig:
+def _with(config: SFTConfig | OnlineConfig, **changes: object) -> SFTConfig | OnlineConfig:
     return config.model_copy(update={"policy": config.policy.model_copy(update=changes)})
 
 

@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 
 import hone
-from hone.config import GRPOConfig, SFTConfig
+from hone.config import OnlineConfig, SFTConfig
 from hone.engine.build import Engine, build_here, tokenizer_of
 from hone.engine.layout import Layout
 from hone.engine.pulse import PULSE, doing
@@ -64,7 +64,7 @@ class Worker:
             timeout=timedelta(seconds=timeout_s),
         )
 
-    def build(self, config: SFTConfig | GRPOConfig, layout: Layout) -> None:
+    def build(self, config: SFTConfig | OnlineConfig, layout: Layout) -> None:
         """Load the run's models onto the mesh."""
         if config.cluster.cpu_workers_per_node is not None:
             device = torch.device("cpu")

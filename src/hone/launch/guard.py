@@ -17,7 +17,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from hone.config import GRPOConfig, SFTConfig
+from hone.config import OnlineConfig, SFTConfig
 from hone.errors import WorkerLostError
 
 STOP = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -25,7 +25,7 @@ FROM_THE_TERMINAL = 0x80
 """`si_code` of a Ctrl-C (SI_KERNEL), which the terminal has sent to the run's process as well."""
 
 
-def guarded(config: SFTConfig | GRPOConfig, run: Callable[[bool], int]) -> int:
+def guarded(config: SFTConfig | OnlineConfig, run: Callable[[bool], int]) -> int:
     """`run(recovering)` in a child process, and its exit code; what `run` raises is raised in the child alone.
 
     A child that ends without returning or raising is replaced, up to `cluster.max_restarts` times without a new

@@ -10,6 +10,9 @@ from typing import Any
 SECTIONS = {
     "grpo": "grpo",
     "loss_fn": "grpo",
+    "ppo": "ppo",
+    "value": "ppo",
+    "value_loss_fn": "ppo",
     "eval": "eval",
     "generation": "eval",
     "sft": "sft",
@@ -28,7 +31,7 @@ def infer_kind(config: str | None, overrides: Sequence[str]) -> str:
     if config is not None:
         names |= _sections(Path(config), seen=set())
     kinds = {SECTIONS[name] for name in names if name in SECTIONS}
-    return next((kind for kind in ("grpo", "eval", "dpo", "rm", "sft") if kind in kinds), "sft")
+    return next((kind for kind in ("ppo", "grpo", "eval", "dpo", "rm", "sft") if kind in kinds), "sft")
 
 
 def _sections(path: Path, seen: set[Path]) -> set[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hone.config import GRPOConfig, SFTConfig
+from hone.config import OnlineConfig, SFTConfig
 from hone.engine.machine import GIB
 from hone.engine.memory import BYTES, adapter_parameters, state_bytes, tokens
 from hone.engine.planner import Choice
@@ -31,7 +31,7 @@ def choice_lines(choice: Choice) -> list[str]:
     return lines
 
 
-def memory_lines(choice: Choice, shape: ModelShape, config: SFTConfig | GRPOConfig) -> list[str]:
+def memory_lines(choice: Choice, shape: ModelShape, config: SFTConfig | OnlineConfig) -> list[str]:
     """The most that is held at once, and what it is made of."""
     machine, held = choice.machine, choice.taken.memory
     where = f"on each of {machine.count} devices" if machine.count > 1 else f"on the {machine.device}"
@@ -50,7 +50,7 @@ def memory_lines(choice: Choice, shape: ModelShape, config: SFTConfig | GRPOConf
     return lines
 
 
-def _kinds(choice: Choice, shape: ModelShape, config: SFTConfig | GRPOConfig) -> list[tuple[str, int, str]]:
+def _kinds(choice: Choice, shape: ModelShape, config: SFTConfig | OnlineConfig) -> list[tuple[str, int, str]]:
     """Name, bytes and arithmetic of each kind."""
     policy, layout, held, settings = config.policy, choice.layout, choice.taken.memory, choice.taken.settings
     ranks = layout.shard * layout.context * layout.tensor
@@ -68,11 +68,13 @@ def _kinds(choice: Choice, shape: ModelShape, config: SFTConfig | GRPOConfig) ->
     recomputed = ", one of them in full" if settings.activation_checkpointing else ""
     casts = f"{block} + the output layer" if settings.activation_checkpointing else "all matrices"
     rows = getattr(policy, "generation_batch_size", 0)
+    beside = human_count(shape.beside.parameters) if shape.beside is not None else ""
     return [
         ("weights", held.weights, f"{all_of_it} x 4 bytes{share}"),
         ("gradients", held.gradients, f"{trained} x 4 bytes{share}"),
         ("optimizer", held.optimizer, f"{trained} x {state_bytes(policy.optimizer)} bytes{share}"),
         ("reference", held.reference, f"{human_count(shape.parameters)} x 4 bytes{share}"),
+        ("value model", held.value, f"{beside}: weights, gradients and optimizer{share}"),
         (
             "generator",
             held.generator,
@@ -86,6 +88,7 @@ def _kinds(choice: Choice, shape: ModelShape, config: SFTConfig | GRPOConfig) ->
         ("cast", held.cast, f"{casts} in {policy.precision}{split}"),
         ("activations", held.activations, f"about: {at_once}, {shape.layers} layers{recomputed}"),
         ("logits", held.logits, "some at once, and the output layer's gradient"),
+        ("its training", held.value_training, "the value model's, when the policy's is over: activations, casts"),
         (
             "kv cache",
             held.cache,

@@ -7,12 +7,13 @@ data or hardware that cannot be reached from here is said, and is no failure.
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import torch
 
-from hone.config import EvalConfig, GRPOConfig, Loaded, SFTConfig
-from hone.engine.build import SMALL_MODEL, check_length, threads_for
+from hone.config import EvalConfig, Loaded, OnlineConfig, SFTConfig
+from hone.engine.build import SMALL_MODEL, check_length, threads_for, value_settings
 from hone.engine.machine import Machine, machine_here, machine_named
 from hone.engine.memory import tokens
 from hone.engine.place import alone, check_mesh, check_several
@@ -49,7 +50,12 @@ def sections(kind: str, loaded: Loaded, gpu: str | None = None) -> list[tuple[st
     else:
         policy = config.policy
         shape, about = model_shape(policy.model_name, policy.hf_config_overrides, scalar=policy.scalar)
-        parts = [("model", about), ("devices", devices(config, shape, gpu))]
+        parts = [("model", about)]
+        if (value := value_settings(config)) is not None:
+            beside, told = model_shape(value.model_name, value.hf_config_overrides, scalar=True)
+            shape = None if shape is None or beside is None else replace(shape, beside=beside)
+            parts.append(("value model", told))
+        parts.append(("devices", devices(config, shape, gpu)))
         machine = planned_machine(config, gpu)
         if shape is None:
             parts.append(("memory", ["unknown without the model's config.json"]))
@@ -86,7 +92,7 @@ def model_shape(
     ]
 
 
-def planned_machine(config: SFTConfig | GRPOConfig, gpu: str | None) -> Machine:
+def planned_machine(config: SFTConfig | OnlineConfig, gpu: str | None) -> Machine:
     """The devices to plan for: GPUs of a kind that was named, those here (any others being alike), or the CPU."""
     cluster = config.cluster
     nodes, per_node = cluster.num_nodes, cluster.gpus_per_node
@@ -102,7 +108,7 @@ def planned_machine(config: SFTConfig | GRPOConfig, gpu: str | None) -> Machine:
 
 
 def devices(
-    config: SFTConfig | GRPOConfig | EvalConfig, shape: ModelShape | None, gpu: str | None = None
+    config: SFTConfig | OnlineConfig | EvalConfig, shape: ModelShape | None, gpu: str | None = None
 ) -> list[str]:
     """What the config asks for, and what is here."""
     cluster = config.cluster
@@ -134,7 +140,7 @@ def devices(
     return lines
 
 
-def at_once(config: SFTConfig | GRPOConfig) -> str:
+def at_once(config: SFTConfig | OnlineConfig) -> str:
     """How much one forward and backward holds."""
     policy = config.policy
     if policy.train_micro_batch_size is None:
@@ -142,7 +148,7 @@ def at_once(config: SFTConfig | GRPOConfig) -> str:
     return f"at most {tokens(policy, policy.train_micro_batch_size)} tokens at once"
 
 
-def data_lines(config: SFTConfig | GRPOConfig | EvalConfig, entries: list[Any]) -> list[str]:
+def data_lines(config: SFTConfig | OnlineConfig | EvalConfig, entries: list[Any]) -> list[str]:
     """Each dataset with its number of rows, or why it cannot be read from here."""
     from hone.data.sources import load_rows
 
@@ -157,17 +163,17 @@ def data_lines(config: SFTConfig | GRPOConfig | EvalConfig, entries: list[Any]) 
     return lines or ["none"]
 
 
-def batch_lines(config: SFTConfig | GRPOConfig) -> list[str]:
+def batch_lines(config: SFTConfig | OnlineConfig) -> list[str]:
     """The arithmetic from rows to updates."""
     policy = config.policy
     unit = "sequences" if policy.sequences_per_unit == 1 else "pairs"
     update = f"{policy.train_global_batch_size} {unit} per update, {at_once(config)}"
     layout = "packed" if policy.sequence_packing.enabled else "padded"
-    if not isinstance(config, GRPOConfig):
+    if not isinstance(config, OnlineConfig):
         return [f"{update} ({layout})", steps_line(config.loop.max_num_steps, config.loop.max_num_epochs)]
-    g = config.grpo
+    g = config.loop
     rollouts = g.num_prompts_per_step * g.num_generations_per_prompt
-    updates = g.num_updates_per_rollout * -(-rollouts // policy.train_global_batch_size)
+    updates = g.updates_per_rollout * -(-rollouts // policy.train_global_batch_size)
     return [
         f"{g.num_prompts_per_step} prompts x {g.num_generations_per_prompt} completions = {rollouts} per step, "
         f"{updates} update{'s' if updates > 1 else ''} of {policy.train_global_batch_size}",
@@ -179,7 +185,7 @@ def batch_lines(config: SFTConfig | GRPOConfig) -> list[str]:
     ]
 
 
-def reward_lines(config: GRPOConfig) -> list[str]:
+def reward_lines(config: OnlineConfig) -> list[str]:
     """What is wrong with the reward functions, seen from here: a worker imports them, as for a run."""
     try:
         asyncio.run(_try_rewards(config))
@@ -188,7 +194,7 @@ def reward_lines(config: GRPOConfig) -> list[str]:
     return []
 
 
-async def _try_rewards(config: GRPOConfig) -> None:
+async def _try_rewards(config: OnlineConfig) -> None:
     if all(f.path is None for f in config.rewards.functions):
         resolve_all(config.rewards.functions)  # built-in ones: nothing to import
         return
@@ -212,7 +218,7 @@ def generation_backend(wanted: str) -> str:
     return "built-in generator, in the learner's process"
 
 
-def checkpoint_lines(config: SFTConfig | GRPOConfig) -> list[str]:
+def checkpoint_lines(config: SFTConfig | OnlineConfig) -> list[str]:
     """Where and when a run is saved."""
     c = config.checkpointing
     if not c.enabled:

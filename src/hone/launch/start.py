@@ -12,14 +12,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from hone.config import EvalConfig, GRPOConfig, Loaded, SFTConfig
+from hone.config import EvalConfig, Loaded, OnlineConfig, SFTConfig
 
 FILES = (".jsonl", ".json", ".parquet")
 
 
 def announce(kind: str, loaded: Loaded) -> None:
     """Print what a run is about, model, data and folder: its first step is seconds away."""
-    config: SFTConfig | GRPOConfig | EvalConfig = loaded.config
+    config: SFTConfig | OnlineConfig | EvalConfig = loaded.config
     if isinstance(config, EvalConfig):
         print(f"{kind}: {config.generation.model_name} on {config.data.dataset_name}", flush=True)
         return
@@ -55,7 +55,7 @@ def reachable(timeout: float = 5.0) -> bool:
     return True
 
 
-def _names(config: SFTConfig | GRPOConfig | EvalConfig) -> Iterator[str | None]:
+def _names(config: SFTConfig | OnlineConfig | EvalConfig) -> Iterator[str | None]:
     """Every model, tokenizer and dataset of a run."""
     if isinstance(config, EvalConfig):
         yield from (config.generation.model_name, config.tokenizer.name, config.data.dataset_name)

@@ -14,7 +14,7 @@ from hone.types import Completion, Group, Prompt, Rollout
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from hone.config.schema import GRPOConfig, RewardsConfig
+    from hone.config.schema import OnlineConfig, RewardsConfig
 
 _NOT_COLUMNS = ("prompt", "completion", "prompts", "completions", "completion_ids")
 
@@ -38,14 +38,14 @@ async def collect(
     completions: Sequence[Sequence[Completion]],
     tokenizer: PreTrainedTokenizerBase,
     pool: RewardPool,
-    cfg: GRPOConfig,
+    cfg: OnlineConfig,
 ) -> list[Group]:
     """Score the completions of each prompt: one Group for a prompt, in order, with rewards or failures.
 
     Reward functions see text without special tokens, in a message when the prompt is conversational; the
-    tokens stay as generated. `reward` is scaled and shaped as cfg.grpo says, `rewards` are what the
+    tokens stay as generated. `reward` is scaled and shaped as cfg.loop says, `rewards` are what the
     functions returned. A completion cut off by its length is marked excluded where
-    cfg.grpo.overlong_filtering is set. Raises RewardError (see RewardPool.score), ConfigError (see
+    cfg.loop.overlong_filtering is set. Raises RewardError (see RewardPool.score), ConfigError (see
     shaping.shape).
     """
     rollouts = rollouts_of(prompts, completions, tokenizer)
@@ -54,8 +54,8 @@ async def collect(
         truncated = rollout.completion.finish == "length"
         if rollout.reward is not None:
             length = len(rollout.completion.tokens)
-            rollout.reward = shape(rollout.reward, length, truncated, cfg.grpo)
-        if truncated and cfg.grpo.overlong_filtering:
+            rollout.reward = shape(rollout.reward, length, truncated, cfg.loop)
+        if truncated and cfg.loop.overlong_filtering:
             rollout.excluded = "truncated"
     remaining = iter(rollouts)
     return [

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 from hone.errors import ConfigError
 
 if TYPE_CHECKING:
-    from hone.config.schema import GRPOSection
+    from hone.config.schema import OnlineSection
 
 
 def scale(reward: float, source_min: float, source_max: float, target_min: float, target_max: float) -> float:
     """Map [source_min, source_max] linearly onto [target_min, target_max]; outside it, the nearer end."""
     if source_max <= source_min:
         raise ConfigError(
-            f"grpo.reward_scaling: source_max ({source_max:g}) must be above source_min ({source_min:g})"
+            f"reward_scaling: source_max ({source_max:g}) must be above source_min ({source_min:g})"
         )
     clamped = min(max(reward, source_min), source_max)
     return target_min + (clamped - source_min) / (source_max - source_min) * (target_max - target_min)
@@ -28,7 +28,7 @@ def overlong_penalty(length: int, max_length: int, buffer_length: int, penalty: 
     """
     if not 0 <= buffer_length <= max_length:
         raise ConfigError(
-            f"grpo.reward_shaping: overlong_buffer_length ({buffer_length}) must lie between 0 and "
+            f"reward_shaping: overlong_buffer_length ({buffer_length}) must lie between 0 and "
             f"max_response_length ({max_length})"
         )
     over = length - (max_length - buffer_length)
@@ -41,18 +41,18 @@ def stop_properly(reward: float, truncated: bool, coef: float) -> float:
     """A truncated response keeps `coef` (0 to 1) of its reward; all of a negative one: it must not pay."""
     if not 0 <= coef <= 1:
         raise ConfigError(
-            f"grpo.reward_shaping.stop_properly_penalty_coef must lie between 0 and 1, not {coef:g}"
+            f"reward_shaping.stop_properly_penalty_coef must lie between 0 and 1, not {coef:g}"
         )
     return min(reward, coef * reward) if truncated else reward
 
 
-def shape(reward: float, length: int, truncated: bool, grpo: GRPOSection) -> float:
+def shape(reward: float, length: int, truncated: bool, settings: OnlineSection) -> float:
     """The reward as trained on, of a response of `length` tokens: scaled first, then shaped, each if enabled.
 
     With `stop_properly_penalty_coef` set, it takes the place of the overlong penalty.
     Raises ConfigError for settings that contradict each other.
     """
-    scaling, shaping = grpo.reward_scaling, grpo.reward_shaping
+    scaling, shaping = settings.reward_scaling, settings.reward_shaping
     if scaling.enabled:
         reward = scale(reward, scaling.source_min, scaling.source_max, scaling.target_min, scaling.target_max)
     if not shaping.enabled:

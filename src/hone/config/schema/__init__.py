@@ -13,8 +13,10 @@ from hone.config.schema.data import (
 )
 from hone.config.schema.dpo import DPOConfig, DPOSection
 from hone.config.schema.evaluation import EvalConfig
-from hone.config.schema.grpo import GRPOConfig, GRPOSection, LossConfig
+from hone.config.schema.grpo import GRPOConfig, GRPOSection
+from hone.config.schema.online import LossConfig, OnlineConfig, OnlineSection
 from hone.config.schema.policy import GenerationConfig, PolicyConfig
+from hone.config.schema.ppo import PPOConfig, PPOSection, ValueConfig, ValueLossConfig
 from hone.config.schema.rm import RMConfig, RMSection
 from hone.config.schema.run import (
     CheckpointingConfig,
@@ -25,11 +27,12 @@ from hone.config.schema.run import (
 )
 from hone.config.schema.sft import SFTConfig, SFTSection, SupervisedSection
 
-ROOTS: dict[str, type[SFTConfig | DPOConfig | RMConfig | GRPOConfig | EvalConfig]] = {
+ROOTS: dict[str, type[SFTConfig | DPOConfig | RMConfig | GRPOConfig | PPOConfig | EvalConfig]] = {
     "sft": SFTConfig,
     "dpo": DPOConfig,
     "rm": RMConfig,
     "grpo": GRPOConfig,
+    "ppo": PPOConfig,
     "eval": EvalConfig,
 }
 
@@ -50,6 +53,10 @@ __all__ = [
     "GenerationConfig",
     "LoggerConfig",
     "LossConfig",
+    "OnlineConfig",
+    "OnlineSection",
+    "PPOConfig",
+    "PPOSection",
     "PolicyConfig",
     "PreferenceDataConfig",
     "PreferenceEntry",
@@ -60,4 +67,6 @@ __all__ = [
     "SFTConfig",
     "SFTSection",
     "SupervisedSection",
+    "ValueConfig",
+    "ValueLossConfig",
 ]

@@ -2,185 +2,51 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import Field, model_validator
-from typing_extensions import Self
+from pydantic import Field
 
-from hone.config.schema.base import ConfigModel, Count, CountOrAll, Derived, derived, fill_derived, section
-from hone.config.schema.data import GRPODataConfig
-from hone.config.schema.policy import GenerationConfig, OptimizerConfig, PolicyConfig
-from hone.config.schema.run import ClusterConfig, GRPOCheckpointingConfig, LoggerConfig, RewardsConfig
+from hone.config.schema.base import ConfigModel, section
+from hone.config.schema.online import OnlineConfig, OnlineSection
 
 
-class RewardScalingConfig(ConfigModel):
-    """Map rewards linearly from one range to another; what lies outside the range is clipped to it first."""
+class GRPOEstimatorConfig(ConfigModel):
+    """What an advantage is measured against, and in what unit."""
 
-    enabled: bool = False
-    """Scale rewards."""
-    source_min: float = 0.0
-    """Low end of the rewards as given."""
-    source_max: float = 1.0
-    """High end of the rewards as given."""
-    target_min: float = 0.0
-    """Low end of the scaled rewards."""
-    target_max: float = 1.0
-    """High end of the scaled rewards."""
+    name: Literal["grpo", "rloo", "reinforce_plus_plus"] = "grpo"
+    """`grpo`: relative to the group, as the two settings below `grpo` say. `rloo`: reward minus the mean of the
+    group's others. `reinforce_plus_plus`: rewards in units of the whole rollout's standard deviation."""
+    minus_baseline: bool = True
+    """reinforce_plus_plus: take the group's mean off first (REINFORCE++-baseline)."""
 
 
-class RewardShapingConfig(ConfigModel):
-    """DAPO's soft penalty on long completions (arXiv 2503.14476, eq. 13)."""
-
-    enabled: bool = False
-    """Shape rewards."""
-    overlong_buffer_length: int = Field(128, ge=1)
-    """The penalty grows over this many tokens before max_response_length."""
-    overlong_buffer_penalty: float = Field(1.0, ge=0)
-    """The penalty at max_response_length."""
-    max_response_length: Derived[Count] = derived("${policy.max_total_sequence_length}")
-    """Length at which the penalty is full."""
-    stop_properly_penalty_coef: float | None = Field(None, ge=0, le=1)
-    """Factor on the positive reward of a completion cut off by its length; null: none."""
-
-
-class GRPOSection(ConfigModel):
+class GRPOSection(OnlineSection):
     """Group relative policy optimization: rollouts, advantages, validation."""
 
-    num_prompts_per_step: int = Field(32, ge=1)
-    """Prompts of each rollout."""
-    num_generations_per_prompt: int = Field(16, ge=1)
-    """Completions of each prompt: its group."""
     num_updates_per_rollout: int = Field(1, ge=1)
     """Passes of the optimizer over each rollout."""
-    max_rollout_turns: int = Field(1, ge=1)
-    """Turns of a conversation; only 1 so far."""
-    max_num_epochs: CountOrAll = 1
-    """Passes over the prompts; null or -1: as many as max_num_steps takes."""
-    max_num_steps: CountOrAll = 1000000
-    """Rollouts at most; null or -1: as many as the epochs have."""
+    adv_estimator: GRPOEstimatorConfig = section(GRPOEstimatorConfig)
     normalize_rewards: bool = True
-    """Divide advantages by the group's standard deviation."""
+    """`grpo`: divide advantages by the group's standard deviation."""
     use_leave_one_out_baseline: bool = True
-    """The baseline of a completion is the mean of the others of its group; false: the group's mean."""
-    overlong_filtering: bool = False
-    """Leave completions that were cut off by their length out of the loss (they are counted)."""
+    """`grpo`: the baseline of a completion is the mean of the others of its group; false: the group's mean."""
     advantage_clip_low: float | None = None
     """Lower limit of advantages; null: none."""
     advantage_clip_high: float | None = None
     """Upper limit of advantages; null: none."""
-    reward_scaling: RewardScalingConfig = section(RewardScalingConfig)
-    reward_shaping: RewardShapingConfig = section(RewardShapingConfig)
-    val_period: int = Field(10, ge=0)
-    """Steps between validations; 0: none in between."""
-    val_start_at: int = Field(-1, ge=-1)
-    """First step at which to validate by the period; -1: from the beginning."""
-    val_at_start: bool = False
-    """Validate before the first step."""
-    val_at_end: bool = False
-    """Validate after the last step."""
-    max_val_samples: CountOrAll = 256
-    """Problems of each validation; null or -1: the whole validation data."""
-    val_batch_size: int = Field(256, ge=1)
-    """Problems generated at once in validation."""
-    val_num_generations_per_prompt: int = Field(1, ge=1)
-    """Completions of each problem in validation; the accuracy is their mean."""
-    stop_at_validation_metric: str | None = None
-    """Stop when this validation metric (such as `accuracy`) reaches the threshold."""
-    stop_at_validation_threshold: float | None = None
-    """The threshold."""
-    seed: int = Field(42, ge=0)
-    """Seed of everything that is drawn."""
+
+    @property
+    def updates_per_rollout(self) -> int:
+        """Passes of the optimizer over each rollout."""
+        return self.num_updates_per_rollout
 
 
-class LossConfig(ConfigModel):
-    """The clipped policy-gradient loss and its variants."""
-
-    reference_policy_kl_penalty: float = Field(0.01, ge=0)
-    """Factor of the KL divergence from the starting model; 0: the starting model is not kept."""
-    reference_policy_kl_type: Literal["k1", "k2", "k3"] = "k3"
-    """Estimator of the KL divergence (http://joschu.net/blog/kl-approx.html)."""
-    kl_input_clamp_value: float | None = Field(20.0, gt=0)
-    """Limit of the log-ratio that goes into the estimator; null: none."""
-    kl_output_clamp_value: float | None = Field(10.0, gt=0)
-    """Limit of what comes out of it; null: none."""
-    use_kl_in_reward: bool = False
-    """Subtract the KL divergence from the reward rather than adding it to the loss."""
-    ratio_clip_min: float = Field(0.2)
-    """The ratio is clipped from below at 1 - this."""
-    ratio_clip_max: float = Field(0.2)
-    """The ratio is clipped from above at 1 + this."""
-    ratio_clip_c: float | None = None
-    """Dual clip: limit of ratio × |advantage| for negative advantages, above 1; null: none."""
-    token_level_loss: bool = True
-    """Every token weighs the same; false: every sequence weighs the same."""
-    sequence_level_importance_ratios: bool = False
-    """One ratio per sequence, the geometric mean of its tokens' (GSPO)."""
-    constant_denominator: float | None = Field(None, gt=0)
-    """Divide by sequences × this rather than by the number of tokens (Dr. GRPO); null: off."""
-    disable_ppo_ratio: bool = False
-    """No ratio: REINFORCE."""
-    force_on_policy_ratio: bool = False
-    """Take the ratio as exactly 1 (gradient kept), for one update per rollout."""
-    use_cispo: bool = False
-    """Clip the ratio as a constant factor of the log-probability, and drop no token's gradient (CISPO)."""
-    use_on_policy_kl_approximation: bool = False
-    """Weight the KL estimate by the ratio between learner and sampler."""
-    use_importance_sampling_correction: bool = False
-    """Weight by the ratio between the learner's and the generator's probabilities at sampling time."""
-    truncated_importance_sampling_type: Literal["tis", "icepop", "seq-mask-tis"] | None = None
-    """How these weights are limited; null with a ratio: `tis`."""
-    truncated_importance_sampling_ratio: float | None = Field(None, gt=0)
-    """Upper limit of these weights; null: none."""
-    truncated_importance_sampling_ratio_min: float | None = Field(None, ge=0)
-    """Lower limit of these weights; null: none."""
-    positive_example_nll_weight: float = Field(0.0, ge=0)
-    """Factor of an added cross-entropy on completions with a positive advantage."""
-
-
-def _adamw() -> dict[str, Any]:
-    return {"lr": 5.0e-6, "weight_decay": 0.01, "betas": [0.9, 0.999], "eps": 1.0e-8}
-
-
-class GRPOOptimizerConfig(OptimizerConfig):
-    """An optimizer class and its arguments."""
-
-    kwargs: dict[str, Any] = Field(default_factory=_adamw)
-    """Arguments of the class: lr, weight_decay, betas, eps …"""
-
-
-class GRPOPolicyConfig(PolicyConfig):
-    """The model that is trained, and how it samples."""
-
-    model_name: str = "hone/tiny-sft"
-    """Hugging Face name or folder of the model; or an embedded one: `hone/tiny`, `hone/tiny-sft`."""
-    train_global_batch_size: int = Field(512, ge=1)
-    """Completions per optimizer step, over all devices; divides prompts × generations of a rollout."""
-    max_total_sequence_length: int = Field(512, ge=2)
-    """Longest sequence, prompt and completion together, in tokens."""
-    generation_batch_size: int = Field(32, ge=1)
-    """Completions that the built-in generator decodes at once. Changes memory and speed only."""
-    optimizer: GRPOOptimizerConfig = section(GRPOOptimizerConfig)
-    generation: GenerationConfig = section(GenerationConfig)
-
-
-class GRPOConfig(ConfigModel):
+class GRPOConfig(OnlineConfig):
     """All settings of `hone grpo`."""
 
-    policy: GRPOPolicyConfig = section(GRPOPolicyConfig)
     grpo: GRPOSection = section(GRPOSection)
-    loss_fn: LossConfig = section(LossConfig)
-    rewards: RewardsConfig = section(RewardsConfig)
-    data: GRPODataConfig = section(GRPODataConfig)
-    checkpointing: GRPOCheckpointingConfig = section(GRPOCheckpointingConfig)
-    logger: LoggerConfig = section(LoggerConfig)
-    cluster: ClusterConfig = section(ClusterConfig)
 
     @property
     def loop(self) -> GRPOSection:
         """How long the run is, when it validates, what it draws with: the section of the command's own name."""
         return self.grpo
-
-    @model_validator(mode="after")
-    def _fill(self) -> Self:
-        fill_derived(self)
-        return self

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from hone.config import GRPOConfig, SFTConfig
+from hone.config import OnlineConfig, SFTConfig
 from hone.engine import planner
 from hone.engine.build import Engine, threads_for, value_settings
 from hone.engine.cluster.machines import FewerMachines, connect, ray, usable_nodes, wait_for_nodes
@@ -26,7 +26,7 @@ from hone.types import Completion, LossFn, Prompt, Sample, Sampling
 
 
 def build_on_cluster(
-    config: SFTConfig | GRPOConfig,
+    config: SFTConfig | OnlineConfig,
     tokenizer: PreTrainedTokenizerBase,
     shape: ModelShape,
     *,
@@ -64,8 +64,8 @@ def build_on_cluster(
         notices.append(
             f"{missing} of {config.cluster.num_nodes} machines are missing: going on with those left"
         )
-    online = isinstance(config, GRPOConfig)
-    referred = isinstance(config, GRPOConfig) and bool(config.loss_fn.reference_policy_kl_penalty)
+    online = isinstance(config, OnlineConfig)
+    referred = isinstance(config, OnlineConfig) and bool(config.loss_fn.reference_policy_kl_penalty)
     return ClusterEngine(
         tokenizer,
         ClusterLearner(workers, "learner"),
@@ -87,6 +87,10 @@ class ClusterLearner:
     async def forward(self, samples: Sequence[Sample]) -> list[torch.Tensor]:
         """As `LocalLearner.forward`."""
         return await self._call("forward", list(samples))
+
+    async def likeliest(self, samples: Sequence[Sample], k: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """As `LocalLearner.likeliest`."""
+        return await self._call("likeliest", list(samples), k)
 
     async def forward_backward(self, samples: Sequence[Sample], loss: LossFn) -> dict[str, float]:
         """As `LocalLearner.forward_backward`."""

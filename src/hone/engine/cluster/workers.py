@@ -14,7 +14,7 @@ from typing import Any, cast
 import torch
 
 import hone
-from hone.config import GRPOConfig, SFTConfig
+from hone.config import OnlineConfig, SFTConfig
 from hone.engine.cluster.machines import FewerMachines, ray, usable_nodes
 from hone.engine.cluster.watch import LOOK_S, Watch, answer_of, is_about_touch, side_loop, why
 from hone.engine.layout import Layout
@@ -38,7 +38,7 @@ PASSED_ON = ("HF_HUB_OFFLINE", "HF_HOME", "HF_ENDPOINT", "HF_TOKEN", "PYTHONPATH
 class Workers:
     """The ranks of a run."""
 
-    def __init__(self, config: SFTConfig | GRPOConfig, layout: Layout, *, threads: int, own: bool) -> None:
+    def __init__(self, config: SFTConfig | OnlineConfig, layout: Layout, *, threads: int, own: bool) -> None:
         self.config, self.layout, self.threads, self.own = config, layout, threads, own
         self.folder = Path(config.checkpointing.checkpoint_dir).resolve() / "workers"
         self.actors: list[Any] = []

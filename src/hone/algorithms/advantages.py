@@ -1,0 +1,141 @@
+"""Advantages: from rewards (and values) to how much better an action was than expected.
+
+    GRPO, RLOO       A_i = r_i - a baseline of its group (over the group's std)            `ops.group_advantages`
+    REINFORCE++      A_t = whitened over the rollout: r - charges from t on                `reinforce_plus_plus`
+    GAE              A_t = sum over k of (gamma lambda)^k delta_(t+k)                      `gae`
+
+Estimators that compare a prompt's completions are shared by GRPO and PPO (`by_group`); GAE needs a value model.
+`_ST`: one row for each sequence, zeros after its last target. All in fp64, on the CPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from hone.algorithms import ops
+from hone.types import Group, Rollout, Sample
+
+
+@dataclass(frozen=True)
+class GroupRule:
+    """How completions of one prompt are compared."""
+
+    name: Literal["grpo", "rloo", "reinforce_plus_plus"] = "grpo"
+    leave_one_out: bool = False
+    normalize: bool = False
+    minus_baseline: bool = True
+    limits: tuple[float | None, float | None] = (None, None)
+
+
+def gae(rewards_ST: Tensor, values_ST: Tensor, *, gamma: float, lambda_S: Tensor) -> Tensor:
+    """Generalized advantage estimates (arXiv 1506.02438 eq. 16), [S, T]; zero after a sequence's last target.
+
+    delta_t = r_t + gamma V_(t+1) - V_t, with V of the state from which token t is sampled, and 0 after the last.
+    `lambda_S`: one lambda for each sequence.
+    """
+    advantages_ST = torch.zeros_like(rewards_ST)
+    later_S = next_S = torch.zeros_like(rewards_ST[:, 0])
+    for t in range(rewards_ST.shape[1] - 1, -1, -1):
+        later_S = rewards_ST[:, t] + gamma * next_S - values_ST[:, t] + gamma * lambda_S * later_S
+        next_S = values_ST[:, t]
+        advantages_ST[:, t] = later_S
+    return advantages_ST
+
+
+def adaptive_lambda(lengths_S: Tensor, alpha: float) -> Tensor:
+    """Lambda of a completion of l tokens: 1 - 1 / (alpha l), so that what lambda sums over grows with the length
+    (VAPO, arXiv 2504.05118 section 4.2); 0 where that is negative."""
+    return (1 - 1 / (alpha * lengths_S.double())).clamp(min=0)
+
+
+def whiten(values_N: Tensor, *, eps: float = 1e-6) -> Tensor:
+    """To mean 0 and standard deviation 1 (ddof 1) over all of them, which are a whole rollout's and never a
+    micro-batch's. Exactly zero where all are equal, up to the rounding of fp64 sums."""
+    if values_N.numel() < 2 or _equal(values_N):
+        return torch.zeros_like(values_N)
+    return (values_N - values_N.mean()) / (values_N.std() + eps)
+
+
+def scaled(values_N: Tensor, *, eps: float = 1e-6) -> Tensor:
+    """In units of their standard deviation over all of them; their mean is not taken off, which would pay for length.
+    As they are where all are equal."""
+    if values_N.numel() < 2 or _equal(values_N):
+        return values_N
+    return values_N / (values_N.std() + eps)
+
+
+def _equal(values_N: Tensor) -> bool:
+    size = max(1.0, float(values_N.abs().max()))
+    return float(values_N.max() - values_N.min()) <= ops.REWARD_NOISE * size
+
+
+def reinforce_plus_plus(returns: Sequence[Tensor]) -> list[Tensor]:
+    """REINFORCE++ (arXiv 2501.03262 eq. 8 and 9): each token's return, whitened over all tokens of the rollout."""
+    lengths = [len(return_T) for return_T in returns]
+    return list(whiten(torch.cat(list(returns))).split(lengths)) if lengths else []
+
+
+def by_group(groups: Sequence[Group], rule: GroupRule) -> None:
+    """Set `advantage` of every rollout that has a reward, from its group alone. Failed ones take no part in it.
+
+    grpo: as the rule says. rloo: the mean of the others as baseline, nothing else (arXiv 2402.14740 eq. 6).
+    reinforce_plus_plus: the reward, minus the group's mean where the rule says so; `spread` does the rest.
+    """
+    for group in groups:
+        scored = [rollout for rollout in group.rollouts if rollout.reward is not None]
+        rewards_G = torch.tensor([rollout.reward for rollout in scored], dtype=torch.float64)
+        if rule.name == "reinforce_plus_plus" and not rule.minus_baseline:
+            values_G = rewards_G
+        else:
+            values_G = ops.group_advantages(
+                rewards_G,
+                leave_one_out=rule.name == "rloo" or (rule.name == "grpo" and rule.leave_one_out),
+                normalize=rule.name == "grpo" and rule.normalize,
+                limits=rule.limits if rule.name != "reinforce_plus_plus" else (None, None),
+            )
+        for rollout, value in zip(scored, values_G.tolist(), strict=True):
+            rollout.advantage = value
+
+
+def estimate(
+    groups: Sequence[Group],
+    slots: Sequence[Sample | None],
+    charges: Sequence[Tensor | None],
+    rule: GroupRule,
+) -> None:
+    """Give every rollout its advantage and every sample its column `advantage`.
+
+    `charges` (KL in the reward) come off the reward of the whole completion; for reinforce_plus_plus off the return of
+    each token, which is what follows it.
+    """
+    rollouts = [rollout for group in groups for rollout in group.rollouts]
+    per_token = rule.name == "reinforce_plus_plus"
+    for rollout, charge_T in zip(rollouts, charges, strict=True):
+        if charge_T is not None and rollout.reward is not None and not per_token:
+            rollout.reward -= float(charge_T.sum())
+    by_group(groups, rule)
+    trained = [(r, s, c) for r, s, c in zip(rollouts, slots, charges, strict=True) if s is not None]
+    if not per_token:
+        for rollout, sample, _ in trained:
+            sample.sequence_columns["advantage"] = rollout.advantage or 0.0
+        return
+    returns = [_returns(rollout, sample, charge_T) for rollout, sample, charge_T in trained]
+    for (rollout, sample, _), advantage_T in zip(trained, reinforce_plus_plus(returns), strict=True):
+        give(rollout, sample, advantage_T.clamp(*rule.limits) if rule.limits != (None, None) else advantage_T)
+
+
+def give(rollout: Rollout, sample: Sample, advantage_T: Tensor) -> None:
+    """An advantage for each token; the rollout is written down with their mean."""
+    sample.token_columns["advantage"] = advantage_T.float()
+    rollout.advantage = float(advantage_T.mean())
+
+
+def _returns(rollout: Rollout, sample: Sample, charge_T: Tensor | None) -> Tensor:
+    """What follows each token: the completion's score, minus the charges from it on."""
+    return_T = torch.full((sample.num_targets,), rollout.advantage or 0.0, dtype=torch.float64)
+    return return_T if charge_T is None else return_T - charge_T.double().flip(0).cumsum(0).flip(0)

@@ -1,0 +1,178 @@
+"""Proximal Policy Optimization (arXiv 1707.06347) with a value model, as in InstructGPT (arXiv 2203.02155).
+
+    r_t  = - beta KL_t (with use_kl_in_reward), and the completion's reward on its last token          `_estimate`
+    A_t  = GAE(gamma, lambda_policy) of r and the values before this rollout, whitened over it   `advantages.gae`
+    R_t  = GAE(gamma, lambda_value) + V_t                                                   what the values learn
+    policy loss = the clipped surrogate with A_t, + beta KL_t (without use_kl_in_reward)  `surrogate.PolicyLoss`
+    value loss  = scale / 2 mean over tokens of max((V - R)^2, (clip(V, V_old - c, V_old + c) - R)^2)  `ValueLoss`
+
+V_t is the value of the state from which token t is sampled. The value after the last token is 0, also where the length
+cut the completion off. VAPO (arXiv 2504.05118): gae_lambda_value 1, length_adaptive_alpha 0.05 for the policy's lambda,
+policy_training_start_step for values that are learned before they are used, ratio_clip_max above ratio_clip_min,
+positive_example_nll_weight. Estimators other than gae have no value model: what is left is the policy's epochs.
+
+Simplified away: an entropy bonus; minibatches are the rollout's own order in every epoch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from hone.algorithms import surrogate
+from hone.algorithms.advantages import GroupRule, adaptive_lambda, estimate, gae, give, scaled, whiten
+from hone.algorithms.surrogate import PolicyLoss
+from hone.config.schema import PPOConfig, PPOSection, ValueLossConfig
+from hone.errors import TrainingError
+from hone.types import Batch, Group, Learner, LossOutput, Outputs, Rollout, Sample, Scorer, Totals
+
+Trained = list[tuple[Rollout, Sample, Tensor | None]]
+"""Each rollout that is trained on, its sample, and what its tokens are charged."""
+
+
+@dataclass(frozen=True)
+class ValueLoss:
+    """The clipped squared error. Picklable: its only state is the configuration."""
+
+    config: ValueLossConfig
+
+    def __call__(self, outputs: Outputs, batch: Batch, totals: Totals) -> LossOutput:
+        values_N = outputs.values_N
+        assert values_N is not None
+        old_N, returns_N = batch.token_columns["old_values"], batch.token_columns["returns"]
+        error_N = (values_N - returns_N).square()
+        clipped_N = torch.zeros_like(error_N, dtype=torch.bool)
+        if (limit := self.config.cliprange) is not None:
+            near_N = (old_N + (values_N - old_N).clamp(-limit, limit) - returns_N).square()
+            clipped_N, error_N = near_N > error_N, torch.maximum(error_N, near_N)
+        tokens = max(totals.tokens, 1.0)
+        loss = self.config.scale / 2 * error_N.sum() / tokens
+        metrics = {
+            "value": values_N.detach().sum() / tokens,
+            "value_clipped": clipped_N.float().sum() / tokens,
+        }
+        return LossOutput(loss, metrics)
+
+
+def rule_of(config: PPOSection) -> GroupRule:
+    """How the completions of a group are compared, for an estimator other than gae."""
+    chosen = config.adv_estimator
+    assert chosen.name != "gae"
+    return GroupRule(
+        chosen.name,
+        leave_one_out=chosen.use_leave_one_out_baseline,
+        normalize=chosen.normalize_rewards,
+        minus_baseline=chosen.minus_baseline,
+    )
+
+
+async def step(
+    learner: Learner,
+    reference: Scorer | None,
+    value: Learner | None,
+    groups: Sequence[Group],
+    config: PPOConfig,
+    *,
+    number: int,
+) -> dict[str, float]:
+    """All optimizer steps of both models on one batch of rollouts, the run's `number`-th from 1. Metrics are means over
+    the steps.
+
+    Raises TrainingError when the value model says what is not a number.
+    """
+    rollouts = [rollout for group in groups for rollout in group.rollouts]
+    slots = surrogate.samples_of(groups)
+    size, epochs = config.policy.train_global_batch_size, config.ppo.ppo_epochs
+    warming_up = number <= config.ppo.policy_training_start_step
+    updates = 0 if warming_up else epochs * -(-len(slots) // size)
+    asked = None if warming_up and not config.loss_fn.use_kl_in_reward else reference
+    charges = await surrogate.prepare(learner, asked, slots, config.loss_fn, updates=updates)
+    metrics: dict[str, float] = {}
+    if value is None:
+        estimate(groups, slots, charges, rule_of(config.ppo))
+    else:
+        trained: Trained = [
+            (rollout, sample, charge_T)
+            for rollout, sample, charge_T in zip(rollouts, slots, charges, strict=True)
+            if sample is not None
+        ]
+        samples = [sample for _, sample, _ in trained]
+        await surrogate.score(value, samples, "old_values")
+        _check(samples)
+        metrics |= _estimate(trained, config.ppo)
+        metrics |= await _train_value(value, slots, config)
+    history: list[dict[str, float]] = []
+    if not warming_up:
+        loss = PolicyLoss(config.loss_fn)
+        history = await surrogate.train(learner, slots, loss, size=size, passes=epochs)
+    counts = {"updates": len(history), "trained_samples": sum(slot is not None for slot in slots)}
+    return metrics | surrogate.means(history) | {name: float(count) for name, count in counts.items()}
+
+
+async def _train_value(value: Learner, slots: Sequence[Sample | None], config: PPOConfig) -> dict[str, float]:
+    """The value model's passes over the rollouts, with metrics named so that they stand beside the policy's."""
+    size = config.value.train_global_batch_size
+    history = await surrogate.train(
+        value, slots, ValueLoss(config.value_loss_fn), size=size, passes=config.ppo.ppo_epochs
+    )
+    means = surrogate.means(history)
+    return {name if name.startswith("value") else f"value_{name}": mean for name, mean in means.items()}
+
+
+def _check(samples: Sequence[Sample]) -> None:
+    bad = [sample.id for sample in samples if not sample.token_columns["old_values"].isfinite().all()]
+    if bad:
+        raise TrainingError(
+            f"the value model gives values that are no numbers, for {', '.join(bad[:4])}: nothing was updated. Look at "
+            "value.model_name's weights, or lower value.optimizer.kwargs.lr"
+        )
+
+
+def _estimate(trained: Trained, config: PPOSection) -> dict[str, float]:
+    """Give every sample its columns `advantage` and `returns`; how good the values were before they learn from them."""
+    if not trained:
+        return {}
+    chosen = config.adv_estimator
+    lengths = [sample.num_targets for _, sample, _ in trained]
+    rewards_N = torch.cat([_rewards(*item) for item in trained])
+    if config.whiten_rewards:
+        rewards_N = scaled(rewards_N)
+    values = [sample.token_columns["old_values"].double() for _, sample, _ in trained]
+    rewards_ST, values_ST = pad_sequence(rewards_N.split(lengths), True), pad_sequence(values, True)
+    lengths_S = torch.tensor(lengths)
+
+    def advantages(lambda_S: Tensor) -> Tensor:
+        found_ST = gae(rewards_ST, values_ST, gamma=chosen.gae_gamma, lambda_S=lambda_S)
+        return torch.cat([row[:length] for row, length in zip(found_ST, lengths, strict=True)])
+
+    values_N = torch.cat(values)
+    returns_N = (
+        advantages(torch.full_like(lengths_S, chosen.gae_lambda_value, dtype=torch.float64)) + values_N
+    )
+    lambda_S = torch.full_like(returns_N[: len(trained)], chosen.gae_lambda_policy)
+    if chosen.length_adaptive_alpha:
+        lambda_S = adaptive_lambda(lengths_S, chosen.length_adaptive_alpha)
+    advantages_N = advantages(lambda_S)
+    if chosen.normalize_advantages:
+        advantages_N = whiten(advantages_N)
+    parts = zip(trained, advantages_N.split(lengths), returns_N.split(lengths), strict=True)
+    for (rollout, sample, _), advantage_T, returns_T in parts:
+        give(rollout, sample, advantage_T)
+        sample.token_columns["returns"] = returns_T.float()
+    spread = float(returns_N.var(correction=0))
+    unexplained = float((returns_N - values_N).var(correction=0)) / spread if spread else float("nan")
+    return {"explained_variance": 1 - unexplained, "return": float(returns_N.mean())}
+
+
+def _rewards(rollout: Rollout, sample: Sample, charge_T: Tensor | None) -> Tensor:
+    """What each token earns: the completion's reward at its end, minus what each is charged."""
+    rewards_T = torch.zeros(sample.num_targets, dtype=torch.float64)
+    if charge_T is not None:
+        rewards_T -= charge_T.double()
+    assert rollout.reward is not None
+    rewards_T[-1] += rollout.reward
+    return rewards_T

@@ -1,0 +1,198 @@
+"""Settings of the online loop that cannot work together: rollouts, rewards, the loss, a value model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from hone.config.schema import DPOConfig, EvalConfig, GRPOConfig, OnlineConfig, PPOConfig, RMConfig, SFTConfig
+from hone.config.schema.policy import GenerationConfig
+
+
+def online(config: OnlineConfig) -> Iterator[str]:
+    """Everything that is wrong with a run of `hone grpo` or `hone ppo`, as sentences."""
+    kind = "ppo" if isinstance(config, PPOConfig) else "grpo"
+    yield from _rollouts(config, kind)
+    yield from _loss(config, kind)
+    if isinstance(config, GRPOConfig):
+        yield from _grpo(config)
+    if isinstance(config, PPOConfig):
+        yield from _ppo(config)
+    yield from sampling(config.policy.generation, "policy.generation")
+
+
+def environments(config: OnlineConfig | EvalConfig) -> list[str]:
+    """All `env_name`s of the data."""
+    if isinstance(config, EvalConfig):
+        return [config.data.env_name] if config.data.env_name is not None else []
+    entries = [*(config.data.train or []), *(config.data.validation or [])]
+    return sorted({entry.env_name for entry in entries if entry.env_name is not None})
+
+
+def divides(whole: str, size: int, part: str, unit: int) -> str:
+    """The sentence about a size that is no multiple of its part."""
+    near = max(unit, round(size / unit) * unit)
+    return f"{whole}={size} is not a multiple of {part}={unit}: set {whole} to {near}, or change {part}"
+
+
+def validates(config: SFTConfig | DPOConfig | RMConfig | OnlineConfig) -> bool:
+    """Whether the run will have validation metrics: it has data for it, and a time to do it."""
+    loop = config.loop
+    has_data = bool(config.data.validation) or any(e.split_validation_size for e in config.data.train or ())
+    return has_data and bool(loop.val_period or loop.val_at_start or loop.val_at_end)
+
+
+def _rollouts(config: OnlineConfig, kind: str) -> Iterator[str]:
+    """The section `grpo` or `ppo`."""
+    loop, policy = config.loop, config.policy
+    rollout = loop.num_prompts_per_step * loop.num_generations_per_prompt
+    if rollout % policy.train_global_batch_size:
+        yield (
+            f"{kind}.num_prompts_per_step={loop.num_prompts_per_step} × {kind}.num_generations_per_prompt="
+            f"{loop.num_generations_per_prompt} = {rollout} completions cannot be divided into "
+            "optimizer steps of "
+            f"policy.train_global_batch_size={policy.train_global_batch_size}: set it to {rollout} or "
+            "a divisor of it"
+        )
+    if loop.max_rollout_turns != 1:
+        yield f"{kind}.max_rollout_turns={loop.max_rollout_turns}: rollouts are single-turn so far; set it to 1"
+    if (loop.stop_at_validation_metric is None) != (loop.stop_at_validation_threshold is None):
+        yield f"{kind}.stop_at_validation_metric and {kind}.stop_at_validation_threshold go together: set both"
+    elif loop.stop_at_validation_metric is not None and not validates(config):
+        yield (
+            f"{kind}.stop_at_validation_metric={loop.stop_at_validation_metric} needs validation, but "
+            "there is none: "
+            f"give data.validation.dataset_name and {kind}.val_period"
+        )
+    scale = loop.reward_scaling
+    if scale.enabled and scale.source_min >= scale.source_max:
+        yield (
+            f"{kind}.reward_scaling.source_min={scale.source_min} is not below "
+            f"{kind}.reward_scaling.source_max={scale.source_max}"
+        )
+    shape = loop.reward_shaping
+    if shape.enabled and shape.overlong_buffer_length > shape.max_response_length:
+        yield (
+            f"{kind}.reward_shaping.overlong_buffer_length={shape.overlong_buffer_length} is more than "
+            f"{kind}.reward_shaping.max_response_length={shape.max_response_length}: lower it"
+        )
+    if not config.rewards.functions and set(environments(config)) <= {"math"}:
+        yield (
+            "rewards.functions is empty, so nothing says which completions are good: list functions, such as "
+            "rewards.functions='[{name: math}]' (or data.default.env_name=math)"
+        )
+    if policy.generation.temperature == 0:
+        yield (
+            "policy.generation.temperature=0 gives every completion of a group the same tokens, so "
+            "there is nothing "
+            "to learn from: set it to 1.0 (policy.generation.val_temperature=0 is for validation)"
+        )
+
+
+def _grpo(config: GRPOConfig) -> Iterator[str]:
+    grpo = config.grpo
+    name = grpo.adv_estimator.name
+    if name == "grpo" and grpo.use_leave_one_out_baseline and grpo.num_generations_per_prompt == 1:
+        yield _alone("grpo", "grpo.use_leave_one_out_baseline=true")
+    if name == "rloo" and grpo.num_generations_per_prompt == 1:
+        yield _alone("grpo", "grpo.adv_estimator.name=rloo")
+    low, high = grpo.advantage_clip_low, grpo.advantage_clip_high
+    if low is not None and high is not None and low >= high:
+        yield f"grpo.advantage_clip_low={low} is not below grpo.advantage_clip_high={high}"
+
+
+def _alone(kind: str, what: str) -> str:
+    return f"{what} needs others in the group, but {kind}.num_generations_per_prompt=1: set it to 2 or more"
+
+
+SHARED = (
+    *("tensor_parallel_size", "context_parallel_size", "pipeline_parallel_size", "dp_replicate_size"),
+    *("sequence_parallel", "cpu_offload", "max_total_sequence_length"),
+)
+"""What the policy and its value model have alike: they read the same sequences on the same devices."""
+
+
+def _ppo(config: PPOConfig) -> Iterator[str]:
+    ppo, estimator, policy, value = config.ppo, config.ppo.adv_estimator, config.policy, config.critic
+    grouped = estimator.name == "rloo" or (estimator.name == "grpo" and estimator.use_leave_one_out_baseline)
+    if grouped and ppo.num_generations_per_prompt == 1:
+        yield _alone("ppo", f"ppo.adv_estimator.name={estimator.name}")
+    if value is None:
+        if ppo.policy_training_start_step:
+            yield (
+                f"ppo.policy_training_start_step={ppo.policy_training_start_step} trains a value model first, but "
+                f"ppo.adv_estimator.name={estimator.name} has none: set it to 0, or the estimator to gae"
+            )
+        if ppo.whiten_rewards:
+            yield f"ppo.whiten_rewards=true does nothing for ppo.adv_estimator.name={estimator.name}: set it to false"
+        return
+    rollout = ppo.num_prompts_per_step * ppo.num_generations_per_prompt
+    if rollout % value.train_global_batch_size:
+        yield divides(
+            "the completions of a rollout",
+            rollout,
+            "value.train_global_batch_size",
+            value.train_global_batch_size,
+        )
+    steps = ppo.max_num_steps
+    if steps is not None and ppo.policy_training_start_step >= steps:
+        yield (
+            f"ppo.policy_training_start_step={ppo.policy_training_start_step} leaves no step of "
+            f"ppo.max_num_steps={steps} in which the policy is trained: lower it"
+        )
+    for key in SHARED:
+        mine, theirs = getattr(value, key), getattr(policy, key)
+        if mine is not None and mine != theirs and not (theirs is None and mine in (1, False)):
+            yield (
+                f"value.{key}={mine} and policy.{key}={theirs}: both models share devices and sequences; "
+                f"leave value.{key} out"
+            )
+
+
+def _loss(config: OnlineConfig, kind: str) -> Iterator[str]:
+    loss = config.loss_fn
+    for key in ("ratio_clip_min", "ratio_clip_max"):
+        if getattr(loss, key) < 0:
+            yield f"loss_fn.{key}={getattr(loss, key)} is negative: it is a distance from 1, such as 0.2"
+    if loss.ratio_clip_min > 1:
+        yield f"loss_fn.ratio_clip_min={loss.ratio_clip_min} is more than 1, but ratios are never negative"
+    if loss.ratio_clip_c is not None and loss.ratio_clip_c <= 1:
+        yield f"loss_fn.ratio_clip_c={loss.ratio_clip_c}: the dual clip's limit is more than 1, such as 3"
+    if loss.constant_denominator is not None and not loss.token_level_loss:
+        yield (
+            "loss_fn.constant_denominator and loss_fn.token_level_loss=false are two ways to weigh "
+            "tokens: set "
+            "constant_denominator to null, or token_level_loss to true"
+        )
+    truncated = (loss.truncated_importance_sampling_ratio, loss.truncated_importance_sampling_type)
+    if any(value is not None for value in truncated) and not loss.use_importance_sampling_correction:
+        yield (
+            "loss_fn.truncated_importance_sampling_ratio limits weights that are not used: set "
+            "loss_fn.use_importance_sampling_correction=true, or the ratio and the type to null"
+        )
+    if (
+        loss.truncated_importance_sampling_type is not None
+        and loss.truncated_importance_sampling_ratio is None
+    ):
+        yield (
+            f"loss_fn.truncated_importance_sampling_type={loss.truncated_importance_sampling_type} needs "
+            "loss_fn.truncated_importance_sampling_ratio"
+        )
+    if loss.use_kl_in_reward and not loss.reference_policy_kl_penalty:
+        yield "loss_fn.use_kl_in_reward=true needs loss_fn.reference_policy_kl_penalty above 0"
+    loop, passes = config.loop, "ppo_epochs" if kind == "ppo" else "num_updates_per_rollout"
+    completions = loop.num_prompts_per_step * loop.num_generations_per_prompt
+    updates = loop.updates_per_rollout * (completions // config.policy.train_global_batch_size)
+    if loss.force_on_policy_ratio and updates > 1:
+        yield (
+            f"loss_fn.force_on_policy_ratio=true takes the ratio as 1, but there are {updates} "
+            "optimizer steps per "
+            f"rollout: set policy.train_global_batch_size to the whole rollout, and {kind}.{passes} to 1"
+        )
+
+
+def sampling(generation: GenerationConfig, head: str) -> Iterator[str]:
+    """How completions are drawn: `generation` of GRPO, PPO and evaluation."""
+    if any(not text for text in generation.stop_strings or ()):
+        yield f"{head}.stop_strings holds an empty text, which every completion has: remove it"
+    if any(token < 0 for token in generation.stop_token_ids or ()):
+        yield f"{head}.stop_token_ids={generation.stop_token_ids}: ids of tokens are not negative"
