@@ -74,7 +74,8 @@ class Sample:
     """One sequence to train on or to score.
 
     `loss_mask_T[t]` says that token t is a target; `loss_mask_T[0]` must be False (nothing precedes it).
-    `token_columns` hold one value for each *target* token, in order; `sequence_columns` one for the sequence.
+    `token_columns` hold one value, or a row of them, for each *target* token, in order; `sequence_columns` one for the
+    sequence.
     """
 
     id: str
@@ -153,6 +154,8 @@ class Outputs:
 
     logprobs_N: Tensor
     entropy_N: Tensor | None = None
+    candidate_logprobs_NK: Tensor | None = None
+    """Of the K tokens that the token column `candidates` [N, K] names at each target."""
     values_N: Tensor | None = None
 
 

@@ -27,6 +27,7 @@ from hone.engine.optimizer import build_optimizer, build_scheduler, clip_gradien
 from hone.engine.pulse import beat
 from hone.engine.ranks import Ranks, whole
 from hone.errors import ConfigError, TrainingError
+from hone.model.parallel import put_away
 from hone.model.scorer import TokenScorer
 from hone.types import LossFn, Outputs, Sample
 
@@ -235,6 +236,8 @@ class LocalLearner:
             yield
         finally:
             self.model.train(training)
+            if self.ranks.mesh is not None:
+                put_away(self.scorer)
 
 
 class WithoutAdapters:

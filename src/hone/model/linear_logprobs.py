@@ -49,12 +49,14 @@ class VocabularyShard:
 
 @dataclass(frozen=True)
 class _Tile:
-    """Some rows by some columns, and which of them are targets: (rows, columns) counted from the tile's corner."""
+    """Some rows by some columns, and which of them are targets: (rows, columns) counted from the tile's corner, and
+    which of its row's targets each is."""
 
     rows: slice
     columns: slice
     target_rows: Tensor
     target_columns: Tensor
+    target_slots: Tensor
 
 
 @dataclass(frozen=True)
@@ -67,13 +69,15 @@ class _Options:
 
 
 class _LinearLogProbs(torch.autograd.Function):
-    """log softmax(hidden @ weight.T / temperature)[target] of each row of `hidden` [N, H]."""
+    """log softmax(hidden @ weight.T / temperature)[targets] of each row of `hidden` [N, H]: of one target [N], or of K
+    [N, K]."""
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, options: _Options) -> Tensor:
+        shape, targets = targets.shape, targets if targets.dim() > 1 else targets[:, None]
         tiles = _tiles(targets, weight.shape[0], options)
         picked = hidden.new_full(targets.shape, -math.inf, dtype=torch.float32)
-        largest = picked.new_full((max(1, len(tiles)), *targets.shape), -math.inf)
+        largest = picked.new_full((max(1, len(tiles)), len(targets)), -math.inf)
         totals = torch.zeros_like(largest)
         logits_space, exponentials_space = _spaces(hidden, tiles)
         ctx.kept, left = [], options.keep
@@ -85,7 +89,7 @@ class _LinearLogProbs(torch.autograd.Function):
                 if left >= 0:
                     ctx.kept.append(logits)
                 at = (tile.target_rows, tile.target_columns)
-                picked[tile.rows].index_put_(at[:1], logits[at].float())
+                picked[tile.rows].index_put_((tile.target_rows, tile.target_slots), logits[at].float())
                 largest[strip, tile.rows] = logits.amax(-1).float()
                 exponentials = _exponentials(
                     logits, largest[strip, tile.rows], options, _shaped(exponentials_space, tile)
@@ -94,21 +98,22 @@ class _LinearLogProbs(torch.autograd.Function):
         normaliser = _combined(largest, totals, options) if tiles else (largest[0], totals[0])
         if options.vocabulary is not None:
             normaliser, picked = _over_the_group(*normaliser, picked, options)
-        most, logarithm = normaliser[0], normaliser[1].log()
+        most, logarithm = normaliser[0][:, None], normaliser[1].log()[:, None]
         ctx.tiles, ctx.options = tiles, options
-        ctx.save_for_backward(hidden, weight, *normaliser, (picked - most) / options.temperature - logarithm)
+        logprobs = (picked - most) / options.temperature - logarithm
+        ctx.save_for_backward(hidden, weight, targets, *normaliser, logprobs)
         # The same, rounded once more where logsumexp rounds: mostly the bits of what other libraries compute.
-        return picked / options.temperature - (most / options.temperature + logarithm)
+        return (picked / options.temperature - (most / options.temperature + logarithm)).reshape(shape)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        hidden, weight, largest, total, logprobs = ctx.saved_tensors
+        hidden, weight, targets, largest, total, logprobs = ctx.saved_tensors
         options: _Options = ctx.options
         kept, ctx.kept = ctx.kept[::-1], []
-        scaled = (grad / options.temperature).float()
-        at_targets = scaled * -torch.expm1(logprobs)  # 1 - p, exact also where p is nearly 1
-        factors = -scaled / total
+        scaled = (grad.reshape(targets.shape) / options.temperature).float()
+        at_targets = _at_targets(scaled, logprobs, targets)
+        factors = -scaled.sum(1) / total
         grad_hidden = torch.zeros_like(hidden, dtype=torch.float32) if ctx.needs_input_grad[0] else None
         grad_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
         logits_space, exponentials_space = _spaces(hidden, ctx.tiles)
@@ -124,7 +129,8 @@ class _LinearLogProbs(torch.autograd.Function):
                     logits, largest[rows], options, _shaped(exponentials_space, tile)
                 )
                 grad_logits = torch.mul(exponentials, factors[rows, None], out=logits)
-                grad_logits.index_put_(at, at_targets[rows][at[0]].to(grad_logits.dtype))
+                values = at_targets[rows][tile.target_rows, tile.target_slots]
+                grad_logits.index_put_(at, values.to(grad_logits.dtype))
                 if grad_hidden is not None:
                     _add_product(grad_hidden[rows], grad_logits, weight[columns])
                 if part is not None:
@@ -148,6 +154,9 @@ def linear_logprobs(
     vocabulary: VocabularyShard | None = None,
 ) -> Tensor:
     """log softmax(hidden @ weight.T / temperature) at `targets`: [N, H], [V, H], [N] -> [N] in fp32.
+
+    With `targets` [N, K] several of each row: [N, K]. They differ, but for the first of a row, which may
+    be one of the others.
 
     Under autocast the products are in its precision, in backward too, where autocast itself is off: probabilities
     that are computed again are then those of the forward. `chunk_rows` bounds the rows computed at once, and keeps
@@ -176,25 +185,41 @@ def linear_logprobs(
     return _LinearLogProbs.apply(hidden, weight.to(hidden.dtype), targets, options)
 
 
+def _at_targets(grad: Tensor, logprobs: Tensor, targets: Tensor) -> Tensor:
+    """The gradient of the logits at the targets, [N, K]: g - p sum(g), with g (1 - p) exact also where p is nearly 1.
+
+    Where the first target is one of the others, too, both get the gradient of the two.
+    """
+    if targets.shape[1] > 1:
+        same = targets[:, 1:] == targets[:, :1]
+        first = grad[:, :1] + (grad[:, 1:] * same).sum(1, keepdim=True)
+        others = grad.sum(1, keepdim=True)
+        grad = torch.cat([first, torch.where(same, first, grad[:, 1:])], 1)
+        return grad * -torch.expm1(logprobs) - logprobs.exp() * (others - grad)
+    return grad * -torch.expm1(logprobs)
+
+
 def _tiles(targets: Tensor, width: int, options: _Options) -> list[list[_Tile]]:
     """Tiles of [targets, width], those of the same columns together. Asks the device for numbers once a row block."""
-    blocks = list(_even(len(targets), options.rows))
+    blocks = list(even(len(targets), options.rows))
     tallest = max((rows.stop - rows.start for rows in blocks), default=1)
-    strips = list(_even(width, max(1, options.elements // tallest)))
+    strips = list(even(width, max(1, options.elements // tallest)))
     tiles: list[list[_Tile]] = [[] for _ in strips]
     first = options.vocabulary.start if options.vocabulary else 0
     borders = torch.tensor([0, *(columns.stop for columns in strips)], device=targets.device)
     for rows in blocks:
-        ordered, order = (targets[rows] - first).sort()
+        ordered, order = (targets[rows] - first).flatten().sort()
         ends = torch.searchsorted(ordered, borders).tolist()
         if options.vocabulary is None and (ends[0], ends[-1]) != (0, len(ordered)):
             raise IndexError(f"targets {int(ordered[0])} to {int(ordered[-1])} of a head with {width} rows")
+        row, slot = order // targets.shape[1], order % targets.shape[1]
         for of_strip, columns, begin, end in zip(tiles, strips, ends, ends[1:], strict=False):
-            of_strip.append(_Tile(rows, columns, order[begin:end], ordered[begin:end] - columns.start))
+            here = slice(begin, end)
+            of_strip.append(_Tile(rows, columns, row[here], ordered[here] - columns.start, slot[here]))
     return tiles if blocks else []
 
 
-def _even(total: int, most: int) -> Iterator[slice]:
+def even(total: int, most: int) -> Iterator[slice]:
     """[0, total) in the fewest parts of at most `most`, all of about one size."""
     parts = -(-total // most)
     for part in range(parts):
@@ -239,7 +264,7 @@ def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
 
 
 def _combined(largest: Tensor, totals: Tensor, options: _Options) -> tuple[Tensor, Tensor]:
-    """Of parts [K, N] of the vocabulary: the largest logit, and the sum of exponentials relative to it, both [N]."""
+    """Of parts [parts, N] of the vocabulary: the largest logit, and the sum of exponentials above it, both [N]."""
     most = largest.amax(0)
     return most, ((largest - most) / options.temperature).exp_().mul_(totals).sum(0)
 
@@ -247,16 +272,15 @@ def _combined(largest: Tensor, totals: Tensor, options: _Options) -> tuple[Tenso
 def _over_the_group(
     largest: Tensor, total: Tensor, picked: Tensor, options: _Options
 ) -> tuple[tuple[Tensor, Tensor], Tensor]:
-    """The same over all shards, and each target's logit [N], which only one shard has.
+    """The same over all shards, and each target's logit [N, K], which only one shard has.
 
     Gathered and then combined by every rank in the same order: the same bits everywhere, whatever the library's
     order of adding.
     """
     assert options.vocabulary is not None
     group = options.vocabulary.group
-    local = torch.stack([largest, total, picked])
+    local = torch.cat([largest[:, None], total[:, None], picked], 1)
     parts = [torch.empty_like(local) for _ in range(dist.get_world_size(group))]
     dist.all_gather(parts, local, group=group)
     gathered = torch.stack(parts)
-    largest, total, picked = gathered.unbind(1)
-    return _combined(largest, total, options), picked.amax(0)
+    return _combined(gathered[..., 0], gathered[..., 1], options), gathered[..., 2:].amax(0)

@@ -167,6 +167,13 @@ def check_parallel(
         )
 
 
+def put_away(scorer: TokenScorer) -> None:
+    """Hold this rank's part of the weights alone. What is outside of the blocks stays whole after a forward that no
+    backward follows, and its parameters, whose gradients are then not seen, in place of the parts."""
+    if isinstance(scorer, FSDPModule):
+        scorer.reshard()
+
+
 def _is_norm(module: nn.Module) -> bool:
     return "norm" in type(module).__name__.lower()
 

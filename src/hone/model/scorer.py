@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from hone.model import scalar, traits
 from hone.model.linear_logprobs import VocabularyShard, linear_logprobs
+from hone.model.linear_topk import linear_topk
 from hone.model.mesh import Mesh
 
 
@@ -77,9 +78,13 @@ class TokenScorer(nn.Module):
         targets_N: Tensor,
         *,
         attention_mask: Tensor | None = None,
+        likeliest: int = 0,
     ) -> Tensor:
         """Log-probability of `targets_N`, each predicted from flat position `at_N` of `input_ids` [B, T], or the values
         of these positions. -> [N] fp32.
+
+        `targets_N` may be [N, K], several tokens at each position (`linear_logprobs`): [N, K]. With `likeliest` = k
+        instead, without gradient, the k largest log-probabilities and behind them their tokens: [N, 2k].
 
         Rows are right-padded (causal attention never looks at what follows), or, with `position_ids` that start
         again at 0, several sequences packed into a row that do not see each other. `attention_mask` [B, 1, T, T]
@@ -88,7 +93,7 @@ class TokenScorer(nn.Module):
         On a mesh every rank is given the whole rows and returns all of [N]; T must be a multiple of `divides`.
         """
         if self.mesh is not None and self.mesh.size("context") > 1:
-            return self._by_parts(input_ids, position_ids, at_N, targets_N, attention_mask)
+            return self._by_parts(input_ids, position_ids, at_N, targets_N, attention_mask, likeliest)
         if (
             self.sequence_parallel
         ):  # the model sees fewer embeddings than there are tokens and would count them
@@ -96,7 +101,7 @@ class TokenScorer(nn.Module):
                 attention_mask = visible(position_ids, 0, input_ids.shape[1])
             if position_ids is None:
                 position_ids = torch.arange(input_ids.shape[1], device=input_ids.device)[None]
-        return self._read(input_ids, position_ids, at_N, targets_N, attention_mask)
+        return self._read(input_ids, position_ids, at_N, targets_N, attention_mask, likeliest)
 
     def _read(
         self,
@@ -105,13 +110,16 @@ class TokenScorer(nn.Module):
         at_N: Tensor,
         targets_N: Tensor,
         attention_mask: Tensor | None,
+        likeliest: int,
     ) -> Tensor:
         if not self.plain_head and not self.scalar:
             logits = self.model(
                 input_ids=input_ids, position_ids=position_ids, attention_mask=attention_mask, use_cache=False
             ).logits
-            picked = logits.flatten(0, 1)[at_N].float() / self.temperature
-            return picked.log_softmax(-1).gather(1, targets_N[:, None]).squeeze(1)
+            logprobs = (logits.flatten(0, 1)[at_N].float() / self.temperature).log_softmax(-1)
+            if likeliest:
+                return _side_by_side(*logprobs.topk(likeliest, dim=-1))
+            return logprobs.gather(1, targets_N.reshape(len(targets_N), -1)).reshape(targets_N.shape)
         hidden = traits.hidden_states(self.model, input_ids, position_ids, attention_mask)
         if self.sequence_parallel:
             assert self.mesh is not None
@@ -123,11 +131,16 @@ class TokenScorer(nn.Module):
         if isinstance(weight, DTensor):
             vocabulary = VocabularyShard(weight.device_mesh.get_group(), _first_row(weight))
             weight = weight.to_local()
+        hidden, temperature = hidden.flatten(0, 1)[at_N], self.temperature
+        if likeliest:
+            return _side_by_side(
+                *linear_topk(hidden, weight, likeliest, temperature=temperature, vocabulary=vocabulary)
+            )
         return linear_logprobs(
-            hidden.flatten(0, 1)[at_N],
+            hidden,
             weight,
             targets_N,
-            temperature=self.temperature,
+            temperature=temperature,
             chunk_rows=self.chunk_rows,
             vocabulary=vocabulary,
         )
@@ -139,6 +152,7 @@ class TokenScorer(nn.Module):
         at_N: Tensor,
         targets_N: Tensor,
         attention_mask: Tensor | None,
+        likeliest: int,
     ) -> Tensor:
         """The model sees this context rank's part of every row; what is read is put together afterwards."""
         assert self.mesh is not None
@@ -155,7 +169,8 @@ class TokenScorer(nn.Module):
         column_N = at_N % length
         mine_N = (column_N >= start) & (column_N < start + width)
         at_own = (at_N // length * width + column_N - start)[mine_N]
-        read = self._read(input_ids[:, own], position_ids[:, own], at_own, targets_N[mine_N], mask)
+        targets_own = targets_N[mine_N]
+        read = self._read(input_ids[:, own], position_ids[:, own], at_own, targets_own, mask, likeliest)
         return _PutTogether.apply(read, mine_N, self.mesh.group("context"))
 
 
@@ -177,14 +192,19 @@ def _first_row(weight: DTensor) -> int:
     return min(rows, weight.device_mesh.get_local_rank() * -(-rows // ranks))
 
 
+def _side_by_side(logprobs: Tensor, tokens: Tensor) -> Tensor:
+    """One tensor of both: fp32 holds every number below 2^24, which no vocabulary reaches."""
+    return torch.cat([logprobs, tokens.to(logprobs.dtype)], -1)
+
+
 class _PutTogether(torch.autograd.Function):
-    """Values of all ranks' own targets in one tensor [N]. Every rank goes on to compute the same loss of it, so that
-    backward hands each its own part and sums nothing."""
+    """Values of all ranks' own targets in one tensor [N, ...]. Every rank goes on to compute the same loss of it, so
+    that backward hands each its own part and sums nothing."""
 
     @staticmethod
     def forward(ctx: Any, own: Tensor, mine_N: Tensor, group: dist.ProcessGroup) -> Tensor:
         ctx.save_for_backward(mine_N)
-        values_N = own.new_zeros(mine_N.shape)
+        values_N = own.new_zeros(len(mine_N), *own.shape[1:])
         values_N[mine_N] = own
         dist.all_reduce(values_N, group=group)
         return values_N
