@@ -26,6 +26,7 @@ from hone.engine.optimizer import build_optimizer, build_scheduler
 from hone.engine.random_state import random_state, restore_random_state
 from hone.engine.ranks import own_part
 from hone.errors import CheckpointError, TrainingError
+from hone.model.adapters import NAME
 from hone.model.load import not_finite
 
 if TYPE_CHECKING:
@@ -73,6 +74,8 @@ def save(learner: LocalLearner, path: Path, *, with_optimizer: bool, wait: bool)
         )
     if ranks.first:
         learner.model.config.save_pretrained(path / "model")
+        if (adapters := getattr(learner.model, "peft_config", None)) is not None:
+            adapters[NAME].save_pretrained(str(path / "model"))
         if (
             generation := getattr(learner.model, "generation_config", None)
         ) is not None:  # a scalar head has none

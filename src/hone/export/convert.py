@@ -14,13 +14,13 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, GenerationConfig, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
-from hone.config.schema.policy import LoraConfig
 from hone.engine.checkpoint import is_disk_full
 from hone.engine.learner import DTYPES
 from hone.engine.manifest import verify
 from hone.engine.weights import read_weights
-from hone.errors import CheckpointError, ConfigError
-from hone.model.adapters import with_lora
+from hone.errors import CheckpointError, ConfigError, HoneError
+from hone.export.adapter import adapted_model, save_adapter
+from hone.model.adapters import merged
 from hone.model.load import auto_class, load_tokenizer
 from hone.model.scalar import has_scalar_head
 
@@ -34,8 +34,16 @@ def locate(run_or_step: Path) -> tuple[Path, Path]:
     return step / "config.yaml", step / "policy" / "weights"
 
 
-def convert(config_path: Path, dcp_ckpt_path: Path, hf_ckpt_path: Path, *, dtype: str = "float32") -> Path:
-    """Write the model, its tokenizer and its generation config to `hf_ckpt_path`, whole or not at all.
+def convert(
+    config_path: Path,
+    dcp_ckpt_path: Path,
+    hf_ckpt_path: Path,
+    *,
+    dtype: str = "float32",
+    adapter: bool = False,
+) -> Path:
+    """Write the model, its tokenizer and its generation config to `hf_ckpt_path`, whole or not at all. Adapters are
+    merged into it; with `adapter` they are written alone, as PEFT loads them.
 
     `dtype` is how the weights are stored; float32 keeps every bit that was trained. Raises CheckpointError for a
     missing or damaged checkpoint, or where `hf_ckpt_path` already holds something.
@@ -52,7 +60,11 @@ def convert(config_path: Path, dcp_ckpt_path: Path, hf_ckpt_path: Path, *, dtype
     if not ((dcp_ckpt_path / ".metadata").is_file() and (policy_folder / "model" / "config.json").is_file()):
         raise CheckpointError(f"{dcp_ckpt_path} holds no DCP checkpoint: give a step's policy/weights folder")
     settings = _settings(config_path, policy_folder.name)
+    adapted = bool(settings.get("lora", {}).get("enabled"))
+    if adapter and not adapted:
+        raise ConfigError("--adapter: the run trained all weights (policy.lora.enabled=false): leave it out")
     model = _trained_model(policy_folder, dcp_ckpt_path, settings)
+    model = merged(model) if adapted and not adapter else model
     torch.nn.Module.to(model, DTYPES[dtype])
     own = (
         policy_folder.with_name("policy" if policy_folder.name == "value" else policy_folder.name)
@@ -63,8 +75,14 @@ def convert(config_path: Path, dcp_ckpt_path: Path, hf_ckpt_path: Path, *, dtype
     aside = hf_ckpt_path.with_name(f".writing_{hf_ckpt_path.name}")
     shutil.rmtree(aside, ignore_errors=True)
     try:
-        model.save_pretrained(aside)
+        if adapter:
+            save_adapter(model, settings, aside)
+        else:
+            model.save_pretrained(aside)
         tokenizer.save_pretrained(aside)
+    except HoneError:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
     except (OSError, SafetensorError) as error:
         shutil.rmtree(aside, ignore_errors=True)
         reason = "the disk is full: free some space" if is_disk_full(error) else str(error)
@@ -76,18 +94,16 @@ def convert(config_path: Path, dcp_ckpt_path: Path, hf_ckpt_path: Path, *, dtype
 
 
 def _trained_model(policy_folder: Path, weights: Path, settings: dict[str, Any]) -> PreTrainedModel:
-    """The model with its trained weights; adapters are merged into them."""
+    """The model with its trained weights, and with its adapters if it has some."""
     config = AutoConfig.from_pretrained(policy_folder / "model")
     model = auto_class(has_scalar_head(config)).from_config(config, dtype=torch.float32)
-    lora = LoraConfig.model_validate(settings.get("lora", {}))
-    if lora.enabled:
-        model = with_lora(model, lora)
+    if settings.get("lora", {}).get("enabled"):
+        model = adapted_model(model, policy_folder / "model", settings)
     read_weights(model, weights)
-    if lora.enabled:
-        model = model.merge_and_unload()
-    model.config.use_cache = True
+    bare = getattr(model, "get_base_model", lambda: model)()
+    bare.config.use_cache = True
     if (policy_folder / "model" / "generation_config.json").is_file():
-        model.generation_config = GenerationConfig.from_pretrained(policy_folder / "model")
+        bare.generation_config = GenerationConfig.from_pretrained(policy_folder / "model")
     return model
 
 

@@ -109,7 +109,7 @@ def _with_trained(model: PreTrainedModel, folder: Path, empty: bool) -> PreTrain
     settings = peft.PeftConfig.from_pretrained(str(folder))
     settings.inference_mode = False
     if empty:
-        settings.init_lora_weights = True
+        settings.init_lora_weights, settings.base_model_name_or_path = True, None
         return peft.get_peft_model(model, settings)
     return peft.PeftModel.from_pretrained(
         model, str(folder), is_trainable=True, config=settings, torch_device=model.device.type
@@ -191,7 +191,7 @@ def _mismatch(model: PreTrainedModel, folder: Path) -> str | None:
     from safetensors import SafetensorError, safe_open
 
     config = PeftConfig.from_pretrained(str(folder))
-    config.init_lora_weights = True
+    config.init_lora_weights, config.base_model_name_or_path = True, None
     try:
         wanted = get_peft_model_state_dict(get_peft_model(model, config))
     except ValueError as error:

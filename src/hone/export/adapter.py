@@ -1,0 +1,106 @@
+"""A checkpoint's adapter by itself, as PEFT's `PeftModel.from_pretrained` loads it onto the base it was trained on."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from hone.config.schema.lora import LoraConfig
+from hone.errors import ConfigError
+from hone.model.adapters import NAME, SETTINGS, import_peft, with_adapter, with_lora
+from hone.model.load import WEIGHT_FILES, load_model, resolve
+from hone.model.scalar import is_scalar
+
+
+def adapted_model(model: PreTrainedModel, folder: Path, settings: dict[str, Any]) -> PreTrainedModel:
+    """`model` with room for the adapters of a checkpoint, whose `model` folder says which, else its config.yaml."""
+    if (folder / SETTINGS).is_file():
+        own = import_peft().PeftConfig.from_pretrained(str(folder))
+        own.init_lora_weights, own.inference_mode, own.base_model_name_or_path = True, False, None
+        if own.peft_type == "ADALORA":
+            own.rank_pattern = None  # every matrix in the size that it was trained in
+        return with_adapter(model, own, named=str(folder / SETTINGS))
+    lora = LoraConfig.model_validate(settings["lora"])
+    return with_lora(model, lora.model_copy(update={"init_lora_weights": None, "adapter_path": None}))
+
+
+def save_adapter(model: PreTrainedModel, settings: dict[str, Any], out: Path) -> None:
+    """Write the adapter of a trained model, for the base that the run's settings name.
+
+    Raises ConfigError where the base began with random weights: nobody else has them.
+    """
+    name = settings["model_name"]
+    base = resolve(name)
+    local = Path(base).is_dir()
+    if local and not any(any(Path(base).glob(kind)) for kind in WEIGHT_FILES):
+        raise ConfigError(
+            f"--adapter: {name} has no weights of its own, so the run's base was drawn at random and is in this "
+            "checkpoint alone. Leave --adapter out: the merged model holds it"
+        )
+    lora = LoraConfig.model_validate(settings["lora"])
+    if lora.moves_base:
+        model = _on_the_original(model, settings, lora.use_rslora)
+    peft_settings: Any = model.peft_config[NAME]
+    peft_settings.base_model_name_or_path = str(Path(base).resolve()) if local else name
+    peft_settings.inference_mode, peft_settings.init_lora_weights = True, True
+    if peft_settings.peft_type == "ADALORA":
+        peft_settings.rank_pattern = {
+            key.removeprefix("base_model.model."): (weight.detach() != 0).flatten().tolist()
+            for key, weight in model.named_parameters()
+            if ".lora_E." in key
+        }
+    # What PEFT would ask the hub about is known: embeddings are never adapted.
+    model.save_pretrained(str(out), save_embedding_layers=False)
+    (out / "README.md").unlink(missing_ok=True)  # a form that nobody has filled in
+
+
+@torch.no_grad()
+def _on_the_original(model: PreTrainedModel, settings: dict[str, Any], rslora: bool) -> PreTrainedModel:
+    """The same model as adapters of twice the rank on the weights that the base has by itself.
+
+    PiSSA and OLoRA take a part s B0 A0 of rank r out of each weight W, and train s B A in its place:
+    W - s B0 A0 + s B A = W + s [B, -B0] [A; A0] (arXiv 2404.02948, section 3).
+    """
+    own: Any = model.peft_config[NAME]
+    scalar = is_scalar(model)
+    base = load_model(
+        settings["model_name"],
+        overrides=settings.get("hf_config_overrides"),
+        seed=0,
+        scalar=scalar,
+    )
+    double = import_peft().LoraConfig(
+        r=2 * own.r,
+        lora_alpha=own.lora_alpha * (math.sqrt(2) if rslora else 2),
+        use_rslora=rslora,
+        target_modules=own.target_modules,
+        exclude_modules=own.exclude_modules,
+        modules_to_save=own.modules_to_save,
+        task_type=own.task_type,
+    )
+    result = with_adapter(base, double)
+    modules = dict(model.named_modules())
+    for name, layer in result.named_modules():
+        if hasattr(layer, "lora_A") and hasattr(layer, "base_layer"):
+            _double(layer, modules[name])
+    kept = dict(model.named_parameters())
+    for name, weight in result.named_parameters():
+        if ".modules_to_save." in name:
+            weight.copy_(kept[name])
+    return result
+
+
+def _double(layer: nn.Module, trained: nn.Module) -> None:
+    new: Any = layer
+    old: Any = trained
+    rank, scale = old.r[NAME], old.scaling[NAME]
+    gone = new.base_layer.weight.double() - old.base_layer.weight.double()
+    left, sizes, right = torch.linalg.svd(gone, full_matrices=False)
+    taken = left[:, :rank] * (sizes[:rank] / scale)
+    new.lora_A[NAME].weight.copy_(torch.cat([old.lora_A[NAME].weight, right[:rank].float()]))
+    new.lora_B[NAME].weight.copy_(torch.cat([old.lora_B[NAME].weight, -taken.float()], dim=1))
