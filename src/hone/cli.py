@@ -233,7 +233,6 @@ def _convert(argv: list[str]) -> int:
     parser.add_argument("--dcp-ckpt-path", metavar="FOLDER", help="the step's policy/weights")
     parser.add_argument("--hf-ckpt-path", metavar="OUT", help="folder to write")
     parser.add_argument("--adapter", action="store_true", help="write the adapter alone, as PEFT loads it")
-    parser.add_argument("--adapter", action="store_true", help="write the adapter alone, as PEFT loads it")
     parser.add_argument("--dtype", default="float32", help="how to store the weights (default: float32)")
     options = parser.parse_intermixed_args(argv)
     named = (options.config, options.dcp_ckpt_path, options.hf_ckpt_path)
