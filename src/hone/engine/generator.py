@@ -18,8 +18,10 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 from hone.engine import kv_cache
 from hone.engine.pulse import beat
 from hone.engine.sampling import row_seed, sample, uniform
+from hone.engine.stream import WeightStream
 from hone.engine.weights import checksum, named_weights
 from hone.errors import HoneError, ModelError
+from hone.model.adapters import base_of
 from hone.model.attention import has_full_attention
 from hone.types import Completion, Prompt, Sampling
 
@@ -50,8 +52,9 @@ class LocalGenerator:
         max_rows: int = 256,
         autocast: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
     ) -> None:
+        decoder = base_of(model)
         if (
-            "past_key_values" not in inspect.signature(model.forward).parameters
+            "past_key_values" not in inspect.signature(decoder.forward).parameters
         ):  # it would be ignored, in silence
             raise ModelError(
                 f"the built-in generator cannot decode {model.config.model_type} models: their state is not a "
@@ -61,6 +64,8 @@ class LocalGenerator:
         self.stop_tokens = tuple(stop_tokens)
         self.context, self.max_rows, self.autocast = context, max_rows, autocast
         self.version = 0
+        self._base: tuple[int, int] | None = None
+        """Sums of the base weights below adapters when both sides were last seen to have the same."""
         # A ready-made mask [rows, 1, 1, length] is right where every layer sees all before it, and PyTorch's attention
         # reads it; else the model makes its own from the padding mask.
         self._plain_mask = has_full_attention(model.config) and "sdpa" in model.config._attn_implementation
@@ -85,13 +90,26 @@ class LocalGenerator:
 
     async def update_weights(self, version: int, weights: Iterable[tuple[str, Tensor]]) -> None:
         """Take the learner's weights: the same tensors, or copied into its own. Which it then holds is checked, never
-        assumed.
+        assumed. Of a learner with adapters only these are asked for, once their base is here.
 
         Raises HoneError when what this generator would sample from is not what the learner has.
         """
-        if checksum(self._taken(weights)) != self.checksum():
+        adapted = weights if isinstance(weights, WeightStream) and weights.has_base else None
+        if adapted is not None and adapted.agree(self._base == self._bases(adapted)):
+            same = checksum(self._taken(adapted.trained())) == checksum(self._held(adapted, trained=True))
+        else:
+            same = checksum(self._taken(weights)) == self.checksum()
+        if not same:
             raise HoneError(f"the generator does not hold the learner's weights of version {version}")
+        self._base = self._bases(adapted) if adapted is not None else None
         self.version = version
+
+    def _bases(self, weights: WeightStream) -> tuple[int, int]:
+        """What the learner, and what this generator, has below the adapters."""
+        return weights.base(), checksum(self._held(weights, trained=False))
+
+    def _held(self, weights: WeightStream, *, trained: bool) -> Iterator[tuple[str, Tensor]]:
+        return (pair for pair in named_weights(self.model) if (pair[0] in weights.names) == trained)
 
     @torch.no_grad()
     def _taken(self, weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:

@@ -25,7 +25,8 @@ from hone.engine.adalora import RankSchedule
 from hone.engine.batching import MicroBatch, Rows, collate, shares, silent, totals_of
 from hone.engine.optimizer import build_optimizer, build_scheduler, clip_gradients
 from hone.engine.pulse import beat
-from hone.engine.ranks import Ranks, whole
+from hone.engine.ranks import Ranks
+from hone.engine.stream import WeightStream
 from hone.errors import ConfigError, TrainingError
 from hone.model.parallel import put_away
 from hone.model.scorer import TokenScorer
@@ -166,10 +167,9 @@ class LocalLearner:
             self.scheduler.step()
         return metrics | ({"loss_scale": self.scaler.get_scale()} if self.scaler.is_enabled() else {})
 
-    def weights(self) -> Iterator[tuple[str, Tensor]]:
+    def weights(self) -> WeightStream:
         """Name and tensor of every weight, tied ones once. On a mesh every rank must go through them."""
-        for name, tensor in weight_files.named_weights(self.model):
-            yield name, whole(tensor)
+        return WeightStream(self.model, self.ranks)
 
     async def save(self, path: Path, *, wait: bool = True) -> None:
         """Write `weights/` and, where `save_optimizer` is set, `optimizer/` below `path`; without `wait` meanwhile."""

@@ -47,7 +47,7 @@ def named_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
             yield name, tensor
 
 
-def checksum(weights: Iterator[tuple[str, Tensor]]) -> int:
+def checksum(weights: Iterable[tuple[str, Tensor]]) -> int:
     """A 64-bit sum over the bits of all weights: equal weights have equal sums, whatever device holds them."""
     total = 0
     for index, (_, tensor) in enumerate(weights, start=1):

@@ -20,7 +20,7 @@ from hone.engine.manifest import verify
 from hone.engine.weights import read_weights
 from hone.errors import CheckpointError, ConfigError, HoneError
 from hone.export.adapter import adapted_model, save_adapter
-from hone.model.adapters import merged
+from hone.model.adapters import base_of, merged
 from hone.model.load import auto_class, load_tokenizer
 from hone.model.scalar import has_scalar_head
 
@@ -100,7 +100,7 @@ def _trained_model(policy_folder: Path, weights: Path, settings: dict[str, Any])
     if settings.get("lora", {}).get("enabled"):
         model = adapted_model(model, policy_folder / "model", settings)
     read_weights(model, weights)
-    bare = getattr(model, "get_base_model", lambda: model)()
+    bare = base_of(model)
     bare.config.use_cache = True
     if (policy_folder / "model" / "generation_config.json").is_file():
         bare.generation_config = GenerationConfig.from_pretrained(policy_folder / "model")

@@ -116,6 +116,12 @@ def _with_trained(model: PreTrainedModel, folder: Path, empty: bool) -> PreTrain
     )
 
 
+def base_of(model: PreTrainedModel) -> PreTrainedModel:
+    """The model below its adapters; one that has none, as it is."""
+    below = getattr(model, "get_base_model", None)
+    return model if below is None else below()
+
+
 def merged(model: PreTrainedModel) -> PreTrainedModel:
     """The base model with its adapters added to its weights, in place."""
     model.requires_grad_(False)  # what PEFT makes new of a weight is to have no history
