@@ -47,8 +47,10 @@ class ValueLoss:
         error_N = (values_N - returns_N).square()
         clipped_N = torch.zeros_like(error_N, dtype=torch.bool)
         if (limit := self.config.cliprange) is not None:
-            near_N = (old_N + (values_N - old_N).clamp(-limit, limit) - returns_N).square()
-            clipped_N, error_N = near_N > error_N, torch.maximum(error_N, near_N)
+            moved_N = values_N - old_N
+            near_N = (old_N + moved_N.clamp(-limit, limit) - returns_N).square()
+            clipped_N = (moved_N.abs() > limit) & (near_N > error_N)
+            error_N = torch.where(clipped_N, near_N, error_N)
         tokens = max(totals.tokens, 1.0)
         loss = self.config.scale / 2 * error_N.sum() / tokens
         metrics = {

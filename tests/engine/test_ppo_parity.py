@@ -1,0 +1,97 @@
+"""PPO trains alike in every layout and on every mesh: policy and value model, several epochs, a reference."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from engine.test_scalar_parity import ADAMW, make_scalar
+from ranks import layout, on_ranks, spread_tiny
+from tiny import PAD, make_groups, make_model, run
+
+from hone.algorithms import ppo
+from hone.config.schema import PPOConfig
+from hone.engine.layout import Layout
+from hone.engine.learner import LocalLearner
+from hone.model.mesh import Mesh
+
+STEPS = 5
+MESHES = {"dp2": layout(shard=2), "tp2": layout(tensor=2), "dp3": layout(shard=3), "cp2": layout(context=2)}
+WAYS: dict[str, dict[str, Any]] = {
+    "one at a time": {"train_micro_batch_size": 1},
+    "five at a time": {"train_micro_batch_size": 5},
+    "by tokens": {"dynamic_batching": {"enabled": True, "train_mb_tokens": 64, "logprob_mb_tokens": 64}},
+    "packed": {"sequence_packing": {"enabled": True, "train_mb_tokens": 64, "logprob_mb_tokens": 64}},
+}
+Trained = tuple[list[dict[str, float]], list[dict[str, torch.Tensor]]]
+
+
+def train(mesh: Mesh | None, way: dict[str, Any]) -> Trained:
+    """Two epochs of two minibatches on each of five rollouts, KL in the reward, one completion that failed."""
+    shared = {"precision": "float32", "max_total_sequence_length": 64, "train_global_batch_size": 5}
+    config = PPOConfig(
+        policy=shared | {"optimizer": ADAMW} | way,
+        value=shared | {"optimizer": ADAMW} | way,
+        ppo={"ppo_epochs": 2, "adv_estimator": {"gae_lambda_value": 1.0, "length_adaptive_alpha": 0.5}},
+        loss_fn={"reference_policy_kl_penalty": 0.05, "use_kl_in_reward": True},
+    )
+
+    def learner(make: Any, policy: Any, frozen: bool = False) -> LocalLearner:
+        model = make() if mesh is None else spread_tiny(mesh, make)
+        return LocalLearner(model, policy, pad_token=PAD, frozen=frozen)
+
+    policy = learner(partial(make_model, "llama"), config.policy)
+    reference = learner(partial(make_model, "llama", seed=1), config.policy, frozen=True)
+    value = learner(make_scalar, config.value)
+    history = []
+    for number in range(1, STEPS + 1):
+        groups = make_groups(
+            [[1.0, 0.0, 0.5, None], [0.0, 1.0, 1.0], [0.3, 0.1, 0.9]], seed=number, prompt_length=9
+        )
+        history.append(run(ppo.step(policy, reference, value, groups, config, number=number)))
+    return history, [{name: t.clone() for name, t in model.weights()} for model in (policy, value)]
+
+
+def compare(one: Trained, several: list[Trained], tolerance: float = 1e-5) -> None:
+    for history, models in several:
+        for ours, theirs in zip(history, one[0], strict=True):
+            assert ours.keys() == theirs.keys()
+            for name in ours:
+                # A clip that one token more or less passes moves the norm before it moves anything else.
+                near = 10 * tolerance if name.endswith("grad_norm") else tolerance
+                assert ours[name] == pytest.approx(theirs[name], rel=near, abs=near), name
+        for weights, expected in zip(models, one[1], strict=True):
+            assert weights.keys() == expected.keys()
+            for name, weight in weights.items():
+                torch.testing.assert_close(weight, expected[name], rtol=0, atol=tolerance)
+    for history, _ in several[1:]:
+        assert history == several[0][0], "ranks report different numbers"
+
+
+def one_process() -> Trained:
+    return train(None, WAYS["one at a time"])
+
+
+@pytest.mark.parametrize("way", list(WAYS.values())[1:], ids=list(WAYS)[1:])
+def test_layouts(way: dict[str, Any]) -> None:
+    compare(one_process(), [train(None, way)])
+
+
+@pytest.mark.parametrize(
+    "mesh",
+    [
+        pytest.param(mesh, id=name, marks=() if name in ("dp2", "tp2") else pytest.mark.slow)
+        for name, mesh in MESHES.items()
+    ],
+)
+def test_ranks(mesh: Layout) -> None:
+    compare(one_process(), on_ranks(mesh, partial(train, way={"train_micro_batch_size": 2})))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS.keys())
+@pytest.mark.parametrize("mesh", MESHES.values(), ids=MESHES.keys())
+def test_layouts_on_ranks(way: dict[str, Any], mesh: Layout) -> None:
+    compare(one_process(), on_ranks(mesh, partial(train, way=way)))
