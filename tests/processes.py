@@ -319,6 +319,20 @@ GRPO = (
     "rewards.num_workers=1",
     "grpo.val_at_start=false",
 )
+PPO = (
+    "ppo",
+    *COMMON,
+    "policy.train_global_batch_size=4",
+    "policy.train_micro_batch_size=4",
+    "policy.generation.max_new_tokens=12",
+    "value.optimizer.kwargs.lr=2e-3",
+    "ppo.num_prompts_per_step=4",
+    "ppo.num_generations_per_prompt=2",
+    "ppo.ppo_epochs=2",
+    "ppo.max_num_epochs=null",
+    "rewards.functions=[{path: rewards.py:letters, name: letters}, {name: length, weight: 0.1, kwargs: {target: 6}}]",
+    "rewards.num_workers=1",
+)
 
 
 # ------------------------------------------------------------------------------------------- what a run leaves
@@ -329,17 +343,19 @@ def steps_of(run: Path) -> list[int]:
     return sorted(int(path.name.removeprefix("step_")) for path in run.glob("step_*"))
 
 
-def tensors(run: Path, part: str = "weights", step: int | None = None) -> dict[str, Any]:
-    """Every tensor and number of the DCP files below `policy/PART`, read without a model."""
+def tensors(
+    run: Path, part: str = "weights", step: int | None = None, model: str = "policy"
+) -> dict[str, Any]:
+    """Every tensor and number of the DCP files below `MODEL/PART`, read without a model."""
     from torch.distributed.checkpoint import FileSystemReader
     from torch.distributed.checkpoint.default_planner import _EmptyStateDictLoadPlanner
     from torch.distributed.checkpoint.state_dict_loader import _load_state_dict
 
     step = steps_of(run)[-1] if step is None else step
-    if not (run / f"step_{step}" / "policy" / part / ".metadata").exists():
+    if not (run / f"step_{step}" / model / part / ".metadata").exists():
         return {}  # an optimizer without any state
     state: dict[str, Any] = {}
-    reader = FileSystemReader(run / f"step_{step}" / "policy" / part)
+    reader = FileSystemReader(run / f"step_{step}" / model / part)
     _load_state_dict(state, reader, planner=_EmptyStateDictLoadPlanner(), no_dist=True)
     return dict(_flatten(state))
 
@@ -379,6 +395,8 @@ class Result:
     rollouts: dict[str, str]
     validation: dict[str, str]
     steps: list[int] = field(default_factory=list)
+    value: Any = None
+    """Weights, optimizer and schedule of the value model, where there is one."""
 
 
 def result(run: Path) -> Result:
@@ -395,7 +413,15 @@ def result(run: Path) -> Result:
         rollouts=lines_of(run / "rollouts"),
         validation=lines_of(run / "validation"),
         steps=steps_of(run),
+        value=_value_of(run, last) if (last / "value").is_dir() else None,
     )
+
+
+def _value_of(run: Path, last: Path) -> Any:
+    import torch
+
+    schedule = torch.load(last / "value" / "optimizer" / "schedule.pt", weights_only=True)
+    return [tensors(run, part, model="value") for part in ("weights", "optimizer")], schedule
 
 
 def same(one: Any, other: Any, where: str = "") -> None:

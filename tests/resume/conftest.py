@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from processes import DPO, GRPO, RM, SFT, Ended, Result, hone, result, succeeded, workplace
+from processes import DPO, GRPO, PPO, RM, SFT, Ended, Result, hone, result, succeeded, workplace
 
 # Batches of 5 from 64 rows: epochs end in the middle of a batch. Saving and validating fall together and apart.
 SFT_RUN = (
@@ -56,7 +56,18 @@ RM_RUN = (
     "checkpointing.metric_name=val:val_accuracy",
     "checkpointing.higher_is_better=true",
 )
-RUNS = {"sft": SFT_RUN, "dpo": DPO_RUN, "rm": RM_RUN, "grpo": GRPO_RUN}
+# Killed before and after the policy begins to be trained; both models have a schedule of their own.
+PPO_RUN = (
+    *PPO,
+    "ppo.max_num_steps=8",
+    "ppo.val_period=3",
+    "ppo.policy_training_start_step=3",
+    "loss_fn.use_kl_in_reward=true",
+    "value.scheduler=[{name: torch.optim.lr_scheduler.LinearLR, kwargs: {start_factor: 0.1, total_iters: 9}}]",
+    "checkpointing.save_period=2",
+    "checkpointing.keep_top_k=2",
+)
+RUNS = {"sft": SFT_RUN, "dpo": DPO_RUN, "rm": RM_RUN, "grpo": GRPO_RUN, "ppo": PPO_RUN}
 
 
 @pytest.fixture(scope="session")
