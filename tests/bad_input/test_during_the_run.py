@@ -8,7 +8,7 @@ import subprocess
 import pytest
 import torch
 from bad_input.conftest import GRPO, SFT, disk, fails
-from processes import hone, make_model, make_tokenizer, same, steps_of, succeeded, sums, tensors
+from processes import PPO, hone, make_model, make_tokenizer, same, steps_of, succeeded, sums, tensors
 from tiny import make_learner, run
 from transformers import AutoModelForCausalLM
 
@@ -87,6 +87,19 @@ def test_a_weight_that_is_no_number(kind, period, place, run_dir):
     assert steps_of(run_dir) == []
 
 
+@pytest.mark.parametrize("reward", ["nan", "inf"])
+def test_rewards_of_ppo_that_are_no_numbers(reward, place, run_dir):
+    """Each is a failed completion with a cause, and so many stop the run."""
+    file = f"ppo_{reward}.py"
+    (place / file).write_text(
+        f"def scored(prompts, completions, **columns):\n    return [float('{reward}')] * len(completions)\n"
+    )
+    argv = (*PPO, f"rewards.functions=[{{path: '{file}:scored'}}]", "ppo.max_num_steps=1", "ppo.val_period=0")
+    says = ("scored", "NaN" if reward == "nan" else reward)
+    fails(*argv, f"checkpointing.checkpoint_dir={run_dir.name}", cwd=place, lines=7, says=says)
+    assert steps_of(run_dir) == []
+
+
 @pytest.mark.parametrize("kind", [SFT, pytest.param(GRPO, marks=pytest.mark.slow)])
 def test_a_learning_rate_that_destroys_the_model(kind, place, run_dir):
     """The message says where to go back to; going back with another rate works."""
@@ -111,6 +124,19 @@ def test_a_learning_rate_that_destroys_the_model(kind, place, run_dir):
         shutil.rmtree(run_dir / f"step_{step}")
     calm = (f"{name}.max_num_steps=3", "checkpointing.allow_config_change=true")
     assert f"resumed from {run_dir.name}/step_1" in succeeded(hone(*argv, *calm, cwd=place)).out
+
+
+@pytest.mark.slow
+def test_a_learning_rate_that_destroys_the_value_model(place, run_dir):
+    where = f"checkpointing.checkpoint_dir={run_dir.name}"
+    argv = (*PPO, where, "ppo.max_num_steps=9", "value.optimizer.kwargs.lr=1e30", "ppo.val_period=0")
+    fails(*argv, cwd=place, says=("value.optimizer.kwargs.lr",))
+
+
+def test_a_value_model_of_another_vocabulary(place):
+    make_model(place / "other", make_tokenizer([row["prompt"] for row in sums(50, seed=3)]))
+    says = ("value.tokenizer.name=other", "another vocabulary than policy.tokenizer.name=model")
+    fails(*PPO, "value.model_name=other", "value.tokenizer.name=other", cwd=place, code=2, says=says)
 
 
 def test_weights_that_are_no_numbers_are_not_saved(tmp_path):

@@ -37,7 +37,7 @@ def write(folder: Path, name: str, text: str) -> Path:
 # Schema
 
 
-@pytest.mark.parametrize("kind", ["sft", "grpo", "eval"])
+@pytest.mark.parametrize("kind", ["sft", "grpo", "ppo", "eval"])
 def test_every_key_is_documented(kind: str) -> None:
     undocumented = [key for key, field, _ in all_keys(ROOTS[kind]) if not field.description]
     assert undocumented in ([], ["data.default"])
@@ -442,7 +442,8 @@ def test_every_shipped_configuration_loads(path: Path) -> None:
     kind: Any = "eval" if path.parent.name == "evals" else path.stem.split("_")[0]
     loaded = load(kind, path, [])
     assert loaded.notices == []
-    own = {**dict.fromkeys(("sft", "dpo", "rm"), OWN), "grpo": [*OWN, "data.default.env_name=math"]}
+    scored = {key: [*OWN, "data.default.env_name=math"] for key in ("grpo", "ppo")}
+    own = {**dict.fromkeys(("sft", "dpo", "rm"), OWN), **scored}
     load(kind, path, own.get(kind, ["generation.model_name=m", "data.dataset_name=math500"]))
 
 

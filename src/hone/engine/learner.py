@@ -136,7 +136,7 @@ class LocalLearner:
         where = f", in samples {', '.join(list(dict.fromkeys(chain(*bad)))[:4])}" if bad else ""
         raise TrainingError(
             f"loss is {loss} at update {self.updates + 1}{where}: nothing was updated. Lower "
-            "policy.optimizer.kwargs.lr, or look at these samples and at policy.precision"
+            f"{self.policy.part}.optimizer.kwargs.lr, or look at these samples and at {self.policy.part}.precision"
         )
 
     async def optim_step(self) -> dict[str, float]:
@@ -152,7 +152,7 @@ class LocalLearner:
             self.optimizer.zero_grad(set_to_none=True)
             raise TrainingError(
                 f"gradient norm is {norm.item()} at update {self.updates + 1}: nothing was updated. "
-                "Lower policy.optimizer.kwargs.lr"
+                f"Lower {self.policy.part}.optimizer.kwargs.lr"
             )
         rate = self.optimizer.param_groups[0]["lr"]
         self.scaler.step(self.optimizer)

@@ -1,0 +1,8 @@
+"""`hone ppo` with the same arguments."""
+
+import sys
+
+from hone.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["ppo", *sys.argv[1:]]))
