@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 from hone import __version__
 from hone.errors import ConfigError, HoneError, Interrupted
 
-KINDS = ("sft", "dpo", "rm", "grpo", "ppo", "eval")
+KINDS = ("sft", "dpo", "rm", "grpo", "ppo", "distill", "eval")
 
 ABOUT = {
     "sft": "supervised fine-tuning",
@@ -25,6 +25,7 @@ ABOUT = {
     "rm": "reward models: scores learned from comparisons, or from numbers",
     "grpo": "reinforcement learning: GRPO and its relatives",
     "ppo": "reinforcement learning with a value model: PPO",
+    "distill": "learning from a teacher's distribution, on the student's own answers or given ones",
     "eval": "score a model by sampling answers",
     "eval-rm": "measure how well a reward model ranks held-out pairs",
     "convert": "make a Hugging Face folder of a checkpoint",
@@ -35,7 +36,7 @@ ABOUT = {
 
 RUNS = {
     **dict.fromkeys(("sft", "dpo", "rm"), "hone.supervised"),
-    **dict.fromkeys(("grpo", "ppo"), "hone.online"),
+    **dict.fromkeys(("grpo", "ppo", "distill"), "hone.online"),
     "eval": "hone.evaluation",
 }
 """Module whose `main(loaded)` does the work."""

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import yaml
 
 from hone.config import Loaded, OnlineConfig, SFTConfig
+from hone.config.kinds import section_of
 from hone.engine import Engine
 from hone.engine.checkpoint import Checkpoints, Saved
 from hone.engine.manifest import verify
@@ -278,9 +279,9 @@ class Run:
     def _finished_message(self) -> str:
         reached = f": {self._goal}" if self._goal is not None else ""
         more = (
-            f"{self.kind}.{GOAL_KEYS[1]}"
+            f"{section_of(self.kind)}.{GOAL_KEYS[1]}"
             if self._goal is not None
-            else f"{self.kind}.max_num_steps or max_num_epochs"
+            else f"{section_of(self.kind)}.max_num_steps or max_num_epochs"
         )
         return (
             f"{self.folder.path} is a finished run (step {self.step} of {self.total_steps}{reached}); nothing was "

@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from hone import engine
-from hone.algorithms import grpo, ppo
-from hone.config import GRPOConfig, Loaded, OnlineConfig, PPOConfig
+from hone.algorithms import distill, grpo, ppo
+from hone.config import DistillConfig, GRPOConfig, Loaded, OnlineConfig, PPOConfig, RewardedConfig
 from hone.data import PromptData, build_prompts
 from hone.engine import Engine
 from hone.engine.build import tokenizer_of
 from hone.engine.checkpoint import flat_metric
 from hone.loop import Run, keep_going
 from hone.process import run_alone
-from hone.rollout.collect import collect, open_pool, scored_groups
+from hone.rollout.collect import collect, open_pool, scored_groups, unscored_groups
 from hone.rollout.rewards.pool import RewardPool
 from hone.tracking import RunFolder, write_rollouts
 from hone.types import Group, Prompt, Rollout, Sampling
@@ -40,6 +40,8 @@ async def train(loaded: Loaded, recovering: bool = False) -> dict[str, Any]:
     async with open_pool(config.rewards, printed) as pool:
         tokenizer = tokenizer_of(config)
         data = build_prompts(config, tokenizer)
+        if isinstance(config, DistillConfig) and config.distillation.on_policy_fraction < 1:
+            data.check_answers()
         pool.check_columns(data.columns)
         with engine.build(config, tokenizer, recovering=recovering) as parts:
             return await _train(loaded, data, parts, pool)
@@ -77,23 +79,15 @@ async def one_step(
     assert parts.generator is not None
     clock = _Clock()
     prompts = data.next(config.loop.num_prompts_per_step)
-    sampling = sampling_of(config, seed=config.loop.seed)
-    completions = await parts.generator.generate(
-        prompts, sampling, count=config.loop.num_generations_per_prompt
-    )
-    clock.lap("generation")
-    groups = await collect(prompts, completions, parts.tokenizer, pool, config)
-    clock.lap("reward")
-    metrics = await learn(step, parts, groups, config)
-    clock.lap("training")
+    if isinstance(config, DistillConfig) and not config.distillation.samples_itself(step):
+        metrics, tokens = await _learn_from_answers(parts, data, prompts, config)
+        clock.lap("training")
+    else:
+        metrics, tokens = await _learn_from_rollouts(step, parts, prompts, pool, config, run, clock)
     await parts.generator.update_weights(step, parts.learner.weights())
     clock.lap("weight_sync")
-    rollouts = [rollout for group in groups for rollout in group.rollouts]
-    tokens = sum(len(r.prompt.tokens) + len(r.completion.tokens) for r in rollouts)
-    metrics = describe(groups) | metrics | {"epoch": float(data.epoch)} | pool.metrics()
+    metrics |= {"epoch": float(data.epoch), **pool.metrics()}
     metrics["policy_loss_total"] = metrics.pop("loss", 0.0)
-    if config.logger.log_rollouts:
-        write_rollouts(run.folder.rollout_file(step), step, groups)
     if validation_is_due(step, run.total_steps, config):
         metrics |= await validate(parts, data.validation, pool, config, run, step=step)
         clock.lap("validation")
@@ -103,10 +97,56 @@ async def one_step(
     await run.end_step(step, metrics, tokens=tokens)
 
 
+async def _learn_from_rollouts(
+    step: int,
+    parts: Engine,
+    prompts: Sequence[Prompt],
+    pool: RewardPool,
+    config: OnlineConfig,
+    run: Run,
+    clock: _Clock,
+) -> tuple[dict[str, float], int]:
+    """Sample completions of the prompts, score them where rewards are learnt from, learn. Metrics, and tokens."""
+    assert parts.generator is not None
+    sampling = sampling_of(config, seed=config.loop.seed)
+    completions = await parts.generator.generate(
+        prompts, sampling, count=config.loop.num_generations_per_prompt
+    )
+    clock.lap("generation")
+    if isinstance(config, RewardedConfig):
+        groups = await collect(prompts, completions, parts.tokenizer, pool, config)
+        clock.lap("reward")
+    else:
+        groups = unscored_groups(prompts, completions, parts.tokenizer, config)
+    learnt = await learn(step, parts, groups, config)
+    clock.lap("training")
+    if config.logger.log_rollouts:
+        write_rollouts(run.folder.rollout_file(step), step, groups)
+    rollouts = [rollout for group in groups for rollout in group.rollouts]
+    tokens = sum(len(r.prompt.tokens) + len(r.completion.tokens) for r in rollouts)
+    return describe(groups) | learnt, tokens
+
+
+async def _learn_from_answers(
+    parts: Engine, data: PromptData, prompts: Sequence[Prompt], config: DistillConfig
+) -> tuple[dict[str, float], int]:
+    """Learn from the answers that the data has to the prompts. Metrics, and tokens."""
+    assert parts.teacher is not None
+    samples = data.answers(prompts)
+    metrics = await distill.step(parts.learner, parts.teacher, samples, config)
+    counts = {"samples": len(prompts), "truncated_samples": data.counts["truncated"]}
+    counts["excluded_samples"] = data.counts["excluded"]
+    metrics |= {name: float(count) for name, count in counts.items()}
+    return metrics, sum(len(sample) for sample in samples)
+
+
 async def learn(step: int, parts: Engine, groups: Sequence[Group], config: OnlineConfig) -> dict[str, float]:
     """The algorithm's own part of a step: advantages and updates."""
     if isinstance(config, PPOConfig):
         return await ppo.step(parts.learner, parts.reference, parts.value, groups, config, number=step)
+    if isinstance(config, DistillConfig):
+        assert parts.teacher is not None
+        return await distill.step(parts.learner, parts.teacher, distill.samples_of(groups), config)
     assert isinstance(config, GRPOConfig)
     return await grpo.step(parts.learner, parts.reference, groups, config)
 
@@ -176,13 +216,17 @@ def describe(groups: Sequence[Group]) -> dict[str, float]:
     scored = [rollout for rollout in rollouts if rollout.reward is not None]
     names = list(dict.fromkeys(name for rollout in scored for name in rollout.rewards))
     metrics = {
-        "reward": _mean([r.reward for r in scored if r.reward is not None]),
-        "accuracy": _mean([v for r in scored if names and (v := r.rewards.get(names[0])) is not None]),
         "samples": float(len(rollouts)),
-        "failed": float(len(rollouts) - len(scored)),
         "completion_length": _mean([float(len(r.completion.tokens)) for r in rollouts]),
         "truncated": _mean([float(r.completion.finish == "length") for r in rollouts]),
         "excluded": float(sum(r.excluded is not None for r in rollouts)),
+    }
+    if not scored and not any(r.failure for r in rollouts):  # nobody asked what they are worth
+        return metrics
+    metrics |= {
+        "reward": _mean([r.reward for r in scored if r.reward is not None]),
+        "accuracy": _mean([v for r in scored if names and (v := r.rewards.get(names[0])) is not None]),
+        "failed": float(len(rollouts) - len(scored)),
         "equal_groups": _mean([float(len({r.reward for r in group.rollouts}) == 1) for group in groups]),
     }
     for name in names:

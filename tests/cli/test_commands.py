@@ -68,7 +68,7 @@ def failure(capsys: pytest.CaptureFixture[str]) -> str:
     ("argv", "message"),
     [
         (["grppo"], "did you mean `hone grpo`?"),
-        (["train"], "the commands are sft, dpo, rm, grpo, ppo, eval, eval-rm, convert, plan, doctor, config"),
+        (["train"], "the commands are sft, dpo, rm, grpo, ppo, distill, eval, eval-rm, convert, "),
         (["sft", "recipe.yaml"], "--config recipe.yaml"),
         (["sft", "sft.max_num_steps", "3"], "'sft.max_num_steps' is not an override: write key=value"),
         (["sft", "--confg", "x.yaml"], "unknown option --confg: did you mean --config?"),

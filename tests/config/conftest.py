@@ -48,6 +48,14 @@ data:
   train: {dataset_name: hone/word-problems, split: train}
   validation: {dataset_name: hone/word-problems, split: test}
 """,
+    "distill": """
+policy: {precision: float32, train_global_batch_size: 64}
+distillation: {num_prompts_per_step: 64}
+rewards: {functions: [{name: answer}]}
+data:
+  train: {dataset_name: hone/word-problems, split: sft}
+  validation: {dataset_name: hone/word-problems, split: test}
+""",
     "eval": """
 generation: {precision: float32, max_model_len: 256}
 rewards: {functions: [{name: answer}]}

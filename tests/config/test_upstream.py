@@ -32,6 +32,12 @@ REPLACED = {
         "data.train.dataset_name": "train.jsonl",
         "data.validation.dataset_name": "validation.jsonl",
     },
+    "distill": {
+        "policy.model_name": "models/qwen-small",
+        "teacher.model_name": "models/qwen",
+        "data.train.dataset_name": "train.jsonl",
+        "data.validation.dataset_name": "validation.jsonl",
+    },
     "eval": {"generation.model_name": "models/qwen", "data.dataset_name": "test.jsonl"},
 }
 HEADINGS = {
@@ -40,6 +46,7 @@ HEADINGS = {
     "rm": "rm.yaml",
     "grpo": "grpo_math_1B.yaml",
     "ppo": "ppo_math_1B.yaml",
+    "distill": "distillation_math.yaml",
     "eval": "evals/eval.yaml",
 }
 
@@ -56,7 +63,9 @@ def upstream(kind: str) -> dict[str, Any]:
         elif inside and line.strip():
             key, _, text = line.partition(": ")
             replaced = REPLACED[kind].get(key)
-            if key == "policy.scheduler" and not text.endswith("]"):  # cut short in the list of keys
+            if key in ("policy.scheduler", "teacher.scheduler") and not text.endswith(
+                "]"
+            ):  # cut short in the list of keys
                 text = text.rstrip(" ,") + ", {milestones: [50]}]"
             put(tree, split_path(key), replaced if replaced is not None else files.parse(text))
     return tree
@@ -68,7 +77,7 @@ def save(tree: dict[str, Any], folder: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("kind", ["sft", "dpo", "rm", "grpo", "ppo", "eval"])
+@pytest.mark.parametrize("kind", ["sft", "dpo", "rm", "grpo", "ppo", "distill", "eval"])
 def test_the_file_loads_and_reloads(kind: Any, tmp_path: Path) -> None:
     tree = upstream(kind)
     loaded = load(kind, save(tree, tmp_path), [])
@@ -136,6 +145,39 @@ def test_value_settings_in_upstreams_spelling(tmp_path: Path) -> None:
     assert (config.value.activation_checkpointing, config.policy.activation_checkpointing) == (True, False)
     assert (config.policy.optimizer.kwargs["lr"], config.policy.lora.enabled) == (1e-6, True)
     assert not config.value.lora.enabled
+
+
+def test_distillation_values(tmp_path: Path) -> None:
+    loaded = load("distill", save(upstream("distill"), tmp_path), [])
+    config = loaded.config
+    assert (config.loss_fn.kl_type, config.loss_fn.mixed_kl_weight, config.loss_fn.zero_outside_topk) == (
+        *("mixed", 0.5),
+        False,
+    )
+    section = config.distillation
+    assert (section.topk_logits_k, section.num_prompts_per_step, section.on_policy_fraction) == (64, 128, 1.0)
+    assert section.val_num_generations_per_prompt == 16  # data.validation.repeat there
+    assert section.updates_per_rollout == 1
+    assert config.policy.train_global_batch_size == 64
+    teacher = config.teacher
+    assert (teacher.model_name, teacher.tokenizer.name) == ("models/qwen", "models/qwen")
+    assert (teacher.precision, teacher.max_total_sequence_length, teacher.logprob_batch_size) == (
+        *("bfloat16", 8192),
+        1,
+    )
+    assert teacher.dynamic_batching.enabled
+    assert teacher.dynamic_batching.logprob_mb_tokens == 8192
+    assert config.logger.wandb.name == "distillation-train.jsonl-models/qwen-models/qwen-small-mixed-64"
+    assert [f.name for f in config.rewards.functions] == ["math"]
+    said = " ".join(loaded.notices)
+    assert "the teacher is not trained" in said
+    assert "the teacher does not generate" in said
+    placed = teacher.as_policy(config.policy)
+    assert (
+        placed.tensor_parallel_size == config.policy.tensor_parallel_size == 2
+    )  # the teacher's own 4 is ignored
+    assert placed.model_name == "models/qwen"
+    assert not placed.lora.enabled
 
 
 def test_dpo_values(tmp_path: Path) -> None:
@@ -256,6 +298,17 @@ REFUSED: list[tuple[str, list[tuple[str, str]]]] = [
         ],
     ),
     (
+        "distill",
+        [
+            ("teacher.generation.temperature=0.5", "compared at loss_fn.temperature"),
+            ("teacher.dtensor_cfg.cpu_offload=true", "policy.cpu_offload"),
+            ("teacher.dtensor_cfg.custom_parallel_plan=my.plan", "set it to null"),
+            ("teacher.megatron_cfg.fp8_cfg.enabled=true", "teacher.precision"),
+            ("policy.generation.colocated.enabled=false", "set it to true"),
+            ("distillation.max_rollout_turns=4", "single-turn"),
+        ],
+    ),
+    (
         "sft",
         [
             ("policy.sequence_packing.microbatch_order=random", "packer"),
@@ -295,7 +348,20 @@ def test_each_active_key_that_is_unsupported_is_refused_by_name(
         ("grpo", "grpo.adv_estimator.name=gdpo", "expected 'grpo', 'rloo' or 'reinforce_plus_plus'"),
         ("ppo", "ppo.adv_estimator.name=vtrace", "expected 'gae', 'grpo', 'rloo' or 'reinforce_plus_plus'"),
         ("ppo", "value.dtensor_cfg.tensor_parallel_size=2", r"value\.tensor_parallel_size=2 and policy\."),
-        ("ppo", "loss_fn.reference_policy_kl_penalty=0.1", "skip_reference_policy_logprobs_calculation=true: the"),
+        (
+            "ppo",
+            "loss_fn.reference_policy_kl_penalty=0.1",
+            "skip_reference_policy_logprobs_calculation=true: the",
+        ),
+        ("distill", "loss_fn.kl_type=backward", "expected 'forward', 'reverse', 'mixed' or 'jsd'"),
+        (
+            "distill",
+            "loss_fn.jsd_beta=0.1",
+            "jsd_beta=0.1 does nothing for loss_fn.kl_type=mixed: it is for jsd",
+        ),
+        ("distill", "teacher.max_total_sequence_length=4096", "the teacher reads the student's sequences"),
+        ("distill", "teacher.model_name=models/qwen-small", "is the student itself"),
+        ("distill", "teacher.learning_rate=1", r"teacher\.learning_rate"),
         ("ppo", "value.train_micro_batch_size=3", r"value\.train_global_batch_size=512 is not a multiple"),
     ],
 )

@@ -5,23 +5,27 @@ from __future__ import annotations
 from hone.config.document import document
 from hone.config.loading import Loaded, load
 from hone.config.schema import (
+    DistillConfig,
     DPOConfig,
     EvalConfig,
     GRPOConfig,
     OnlineConfig,
     PPOConfig,
+    RewardedConfig,
     RMConfig,
     SFTConfig,
 )
 
 __all__ = [
     "DPOConfig",
+    "DistillConfig",
     "EvalConfig",
     "GRPOConfig",
     "Loaded",
     "OnlineConfig",
     "PPOConfig",
     "RMConfig",
+    "RewardedConfig",
     "SFTConfig",
     "document",
     "load",

@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Iterator
 
 from hone.config.adapter_checks import adapters
+from hone.config.kinds import section_of
 from hone.config.metric_names import METRICS
 from hone.config.online_checks import divides, environments, online, sampling, validates
 from hone.config.preference_checks import preferences
@@ -83,8 +84,9 @@ def _policy(policy: PolicyConfig) -> Iterator[str]:
 
 def _run(config: SFTConfig | DPOConfig | RMConfig | OnlineConfig) -> Iterator[str]:
     kind, loop = next(kind for kind, root in ROOTS.items() if type(config) is root), config.loop
+    own = section_of(kind)
     if loop.max_num_epochs is None and loop.max_num_steps is None:
-        yield f"{kind}.max_num_epochs and {kind}.max_num_steps are both null, so the run has no end: set one"
+        yield f"{own}.max_num_epochs and {own}.max_num_steps are both null, so the run has no end: set one"
     settings = config.checkpointing
     if settings.keep_top_k is not None and settings.keep_top_k < 1:
         yield f"checkpointing.keep_top_k={settings.keep_top_k}: keep at least 1, or null for all"
@@ -107,7 +109,7 @@ def _metric(config: SFTConfig | DPOConfig | RMConfig | OnlineConfig, kind: str, 
         yield (
             f"checkpointing.metric_name={name} ranks checkpoints by validation, but there is none: give "
             "data.validation.dataset_name (or data.train.split_validation_size) and "
-            f"{kind}.val_period, or set "
+            f"{section_of(kind)}.val_period, or set "
             "checkpointing.metric_name to null"
         )
 

@@ -10,6 +10,7 @@ import copy
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from hone.config.kinds import section_of
 from hone.config.rules import swapped
 from hone.config.trees import MISSING
 
@@ -17,7 +18,8 @@ from hone.config.trees import MISSING
 class Context(Protocol):
     """What a computed spelling may look at."""
 
-    kind: str
+    section: str
+    """The run's own section."""
 
     def ours(self, key: str) -> Any:
         """Our key's value as it stands, defaults included."""
@@ -30,8 +32,8 @@ class Context(Protocol):
 
 
 Compute = Callable[[Any, Context], dict[str, Any]]
-ONLINE = ("grpo", "ppo")
-"""Kinds of the online loop: their batches count completions, which reward functions score."""
+ONLINE = ("grpo", "ppo", "distillation")
+"""Sections of the online loop: their batches count completions, which reward functions score."""
 
 
 def _count(value: Any, what: str) -> int:
@@ -64,29 +66,29 @@ def _limit_train(value: Any, context: Context) -> dict[str, Any]:
     """So many batches of each epoch."""
     if value == 1.0 and isinstance(value, float):
         return {}
-    key = f"{context.kind}.max_num_steps"
-    epochs = context.ours(f"{context.kind}.max_num_epochs") or 1
+    key = f"{context.section}.max_num_steps"
+    epochs = context.ours(f"{context.section}.max_num_epochs") or 1
     steps, known = _count(value, "batches") * epochs, context.ours(key)
     return {key: steps if known is None else min(steps, known)}
 
 
 def _limit_validation(value: Any, context: Context) -> dict[str, Any]:
     if value == 0:
-        raise ValueError(f"to turn validation off set {context.kind}.val_period=0 and val_at_start=false")
+        raise ValueError(f"to turn validation off set {context.section}.val_period=0 and val_at_start=false")
     whole = value == 1.0 and isinstance(value, float)
-    if context.kind not in ONLINE:
-        return {f"{context.kind}.val_batches": -1 if whole else _count(value, "batches")}
-    batches = None if whole else _count(value, "batches") * context.ours(f"{context.kind}.val_batch_size")
-    return {f"{context.kind}.max_val_samples": batches}
+    if context.section not in ONLINE:
+        return {f"{context.section}.val_batches": -1 if whole else _count(value, "batches")}
+    batches = None if whole else _count(value, "batches") * context.ours(f"{context.section}.val_batch_size")
+    return {f"{context.section}.max_val_samples": batches}
 
 
 def _batch_size(value: Any, context: Context) -> dict[str, Any]:
     """Sequences per step. In the online loop these are completions: prompts × completions of each."""
     size = _count(value, "sequences")
     result = {"policy.train_global_batch_size": size}
-    prompts = f"{context.kind}.num_prompts_per_step"
-    if context.kind in ONLINE and not context.given(prompts):
-        group = context.ours(f"{context.kind}.num_generations_per_prompt")
+    prompts = f"{context.section}.num_prompts_per_step"
+    if context.section in ONLINE and not context.given(prompts):
+        group = context.ours(f"{context.section}.num_generations_per_prompt")
         if size % group:
             raise ValueError(f"is not a multiple of the {group} completions of each prompt")
         result[prompts] = size // group
@@ -145,12 +147,13 @@ _REWARDS: dict[str, tuple[tuple[str, ...], Compute]] = {
 
 def computed(kind: str) -> dict[str, tuple[tuple[str, ...], Compute]]:
     """Computed spellings of a kind of run, by path."""
-    limit = f"{kind}.max_val_samples" if kind in ONLINE else f"{kind}.val_batches"
+    loop = section_of(kind)
+    limit = f"{loop}.max_val_samples" if loop in ONLINE else f"{loop}.val_batches"
     return {
         **_LOOP,
-        "trainer.limit_train_batches": ((f"{kind}.max_num_steps",), _limit_train),
+        "trainer.limit_train_batches": ((f"{loop}.max_num_steps",), _limit_train),
         "trainer.limit_val_batches": ((limit,), _limit_validation),
-        **(_REWARDS if kind in ONLINE else {}),
+        **(_REWARDS if loop in ONLINE else {}),
     }
 
 
@@ -213,7 +216,7 @@ class _ValueView:
     """A context in which the value model's section stands in the policy's place."""
 
     def __init__(self, context: Context) -> None:
-        self._context, self.kind = context, context.kind
+        self._context, self.section = context, context.section
 
     def ours(self, key: str) -> Any:
         return self._context.ours(swapped(key))

@@ -15,9 +15,11 @@ from pydantic import ValidationError
 
 from hone.config import checks, files, keys, messages, notices, online_checks, overrides
 from hone.config.given import Layer
+from hone.config.kinds import section_of
 from hone.config.schema import (
     ROOTS,
     DatasetSource,
+    DistillConfig,
     DPOConfig,
     EvalConfig,
     GRPOConfig,
@@ -31,8 +33,8 @@ from hone.config.translate import Translation
 from hone.config.trees import Path, drop, escape, get, leaves, merge, put
 from hone.errors import ConfigError
 
-Kind = Literal["sft", "dpo", "rm", "grpo", "ppo", "eval"]
-AnyConfig = SFTConfig | DPOConfig | RMConfig | GRPOConfig | PPOConfig | EvalConfig
+Kind = Literal["sft", "dpo", "rm", "grpo", "ppo", "distill", "eval"]
+AnyConfig = SFTConfig | DPOConfig | RMConfig | GRPOConfig | PPOConfig | DistillConfig | EvalConfig
 Config = TypeVar("Config", bound=AnyConfig)
 MODEL: dict[str, Path] = {
     "sft": ("policy", "model_name"),
@@ -40,6 +42,7 @@ MODEL: dict[str, Path] = {
     "rm": ("policy", "model_name"),
     "grpo": ("policy", "model_name"),
     "ppo": ("policy", "model_name"),
+    "distill": ("policy", "model_name"),
     "eval": ("generation", "model_name"),
 }
 
@@ -109,11 +112,11 @@ def _user_layers(
     chain = files.chain(FilePath(config_path)) if config_path is not None else []
     user = files.merged(chain)
     for section in METHODS.keys() & user.keys() - ROOTS[kind].model_fields.keys():
-        fix = (
-            f"run `hone {section}`" if section in ROOTS else f"Hone does not do it; it has {', '.join(ROOTS)}"
-        )
+        command = next(kind for kind in ROOTS if section_of(kind) == section)
         where = config_path if config_path is not None else "this configuration"
-        raise ConfigError(f"{where} is for {METHODS[section]} (its section `{section}`): {fix}")
+        raise ConfigError(
+            f"{where} is for {METHODS[section]} (its section `{section}`): run `hone {command}`"
+        )
     layers = [Layer(str(path), tuple(place for place, _ in leaves(tree))) for path, tree in chain]
     problems, command_line, removed = [], list[Path](), list[Path]()
     for text in texts:

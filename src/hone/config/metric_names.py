@@ -2,6 +2,15 @@
 
 from __future__ import annotations
 
+
+def flat_metric(name: str) -> str:
+    """The column of metrics.csv that upstream's `val:NAME` or `train:NAME` means."""
+    split, _, metric = name.rpartition(":")
+    if not split or metric.startswith(f"{split}_"):
+        return metric
+    return f"{split}_{metric}" if split == "val" or metric == "loss" else metric
+
+
 PREFERENCES = (
     "preference_loss",
     "sft_loss",
@@ -26,6 +35,10 @@ METRICS: dict[str, dict[str, tuple[str, ...]]] = {
         "train": ("loss", "train_loss", "grad_norm", *SCORED),
     },
     "grpo": _ONLINE,
+    "distill": {
+        **_ONLINE,
+        "train": ("loss", "grad_norm", "forward_kl", "reverse_kl", "completion_length", "truncated"),
+    },
     "ppo": {**_ONLINE, "train": (*_ONLINE["train"], "value_loss", "explained_variance")},
 }
 """Metrics by which checkpoints can be ranked. `reward_NAME` of each reward function comes on top."""

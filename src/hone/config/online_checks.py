@@ -4,19 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from hone.config.schema import DPOConfig, EvalConfig, GRPOConfig, OnlineConfig, PPOConfig, RMConfig, SFTConfig
+from hone.config.kinds import section_of
+from hone.config.schema import (
+    ROOTS,
+    DistillConfig,
+    DPOConfig,
+    EvalConfig,
+    GRPOConfig,
+    OnlineConfig,
+    PPOConfig,
+    RewardedConfig,
+    RMConfig,
+    SFTConfig,
+)
 from hone.config.schema.policy import GenerationConfig
 
 
 def online(config: OnlineConfig) -> Iterator[str]:
-    """Everything that is wrong with a run of `hone grpo` or `hone ppo`, as sentences."""
-    kind = "ppo" if isinstance(config, PPOConfig) else "grpo"
+    """Everything that is wrong with a run of the online loop, as sentences."""
+    kind = section_of(next(kind for kind, root in ROOTS.items() if type(config) is root))
     yield from _rollouts(config, kind)
-    yield from _loss(config, kind)
+    if isinstance(config, RewardedConfig):
+        yield from _rewards(config, kind)
+        yield from _loss(config, kind)
     if isinstance(config, GRPOConfig):
         yield from _grpo(config)
     if isinstance(config, PPOConfig):
         yield from _ppo(config)
+    if isinstance(config, DistillConfig):
+        yield from _distill(config)
     yield from sampling(config.policy.generation, "policy.generation")
 
 
@@ -42,7 +58,7 @@ def validates(config: SFTConfig | DPOConfig | RMConfig | OnlineConfig) -> bool:
 
 
 def _rollouts(config: OnlineConfig, kind: str) -> Iterator[str]:
-    """The section `grpo` or `ppo`."""
+    """The section of the command's own name."""
     loop, policy = config.loop, config.policy
     rollout = loop.num_prompts_per_step * loop.num_generations_per_prompt
     if rollout % policy.train_global_batch_size:
@@ -63,6 +79,11 @@ def _rollouts(config: OnlineConfig, kind: str) -> Iterator[str]:
             "there is none: "
             f"give data.validation.dataset_name and {kind}.val_period"
         )
+
+
+def _rewards(config: RewardedConfig, kind: str) -> Iterator[str]:
+    """Rewards that are learnt from."""
+    loop, policy = config.loop, config.policy
     scale = loop.reward_scaling
     if scale.enabled and scale.source_min >= scale.source_max:
         yield (
@@ -148,7 +169,36 @@ def _ppo(config: PPOConfig) -> Iterator[str]:
             )
 
 
-def _loss(config: OnlineConfig, kind: str) -> Iterator[str]:
+def _distill(config: DistillConfig) -> Iterator[str]:
+    loss, teacher, policy = config.loss_fn, config.teacher, config.policy
+    given = loss.model_fields_set
+    for key, kind in (("mixed_kl_weight", "mixed"), ("jsd_beta", "jsd")):
+        value, default = getattr(loss, key), type(loss).model_fields[key].default
+        if loss.kl_type != kind and key in given and value != default:
+            yield f"loss_fn.{key}={value} does nothing for loss_fn.kl_type={loss.kl_type}: it is for {kind}"
+    if teacher.max_total_sequence_length < policy.max_total_sequence_length:
+        yield (
+            f"teacher.max_total_sequence_length={teacher.max_total_sequence_length} is less than "
+            f"policy.max_total_sequence_length={policy.max_total_sequence_length}, but the teacher reads the student's "
+            "sequences: leave it out"
+        )
+    if not config.rewards.functions and validates(config) and set(environments(config)) <= {"math"}:
+        yield (
+            "rewards.functions is empty, so nothing says which validation answers are right: list functions, such as "
+            "rewards.functions='[{name: math}]' (or data.default.env_name=math), or set data.validation to null"
+        )
+    same = [teacher.model_name, teacher.hf_config_overrides] == [
+        policy.model_name,
+        policy.hf_config_overrides,
+    ]
+    if same and policy.lora.adapter_path is None:
+        yield (
+            f"teacher.model_name={teacher.model_name} is the student itself, which has nothing to learn from it: name "
+            "a better model"
+        )
+
+
+def _loss(config: RewardedConfig, kind: str) -> Iterator[str]:
     loss = config.loss_fn
     for key in ("ratio_clip_min", "ratio_clip_max"):
         if getattr(loss, key) < 0:

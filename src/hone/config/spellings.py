@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from hone.config.computed import ONLINE, Compute, compute_of_value, computed, megatron_computed
+from hone.config.kinds import section_of
 from hone.config.rules import DTENSOR, MEGATRON, Switch, of_value, swapped
 
 Translate = Callable[[Any], Any]
@@ -115,7 +116,10 @@ def _dtensor() -> list[Spelling]:
     found = [Spelling(f"policy.dtensor_cfg.{key}", (f"policy.{key}",), when=DTENSOR) for key in same]
     return [
         *found,
-        *(Spelling(f"policy.dtensor_cfg.lora_cfg.{key}", (f"policy.lora.{key}",), when=DTENSOR) for key in LORA),
+        *(
+            Spelling(f"policy.dtensor_cfg.lora_cfg.{key}", (f"policy.lora.{key}",), when=DTENSOR)
+            for key in LORA
+        ),
         Spelling("policy.dtensor_cfg.lora_cfg.lora_A_init", (LORA_INIT,), _LORA_INIT, when=DTENSOR),
         *(Spelling(f"policy.lora.{theirs}", (f"policy.lora.{ours}",)) for theirs, ours in PEFT.items()),
     ]
@@ -258,6 +262,10 @@ def _ppo() -> list[Spelling]:
     return [*_online("ppo"), *_of_value([*_dtensor(), *_megatron()])]
 
 
+def _distill() -> list[Spelling]:
+    return _online("distillation")
+
+
 def _of_value(spellings: list[Spelling]) -> list[Spelling]:
     """What users write for the policy, for the value model."""
     return [
@@ -281,6 +289,7 @@ def _online(loop: str) -> list[Spelling]:
         Spelling("optimization.kl_coefficient", ("loss_fn.reference_policy_kl_penalty",)),
         Spelling("optimization.epsilon", clip),
         Spelling("env.math.num_workers", ("rewards.num_workers",)),
+        Spelling("data.validation.repeat", (f"{loop}.val_num_generations_per_prompt",)),
     ]
 
 
@@ -323,11 +332,12 @@ def table(kind: str) -> dict[str, Spelling]:
     if kind == "eval":
         found = _eval()
     else:
-        found = _lightning(kind) + _nemo(kind) + _data() + _checkpoint() + _dtensor() + _megatron()
+        loop = section_of(kind)
+        found = _lightning(loop) + _nemo(loop) + _data() + _checkpoint() + _dtensor() + _megatron()
         found += [
             Spelling("training.sequence_length", ("policy.max_total_sequence_length",)),
             Spelling("optimization.learning_rate", ("policy.optimizer.kwargs.lr",)),
         ]
-        found += {"grpo": _grpo, "ppo": _ppo, "dpo": _dpo, "rm": _rm}.get(kind, list)()
+        found += {"grpo": _grpo, "ppo": _ppo, "distill": _distill, "dpo": _dpo, "rm": _rm}.get(kind, list)()
         found += [Spelling(path, to, compute=compute) for path, (to, compute) in computed(kind).items()]
     return {spelling.path: spelling for spelling in found}

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from hone.config import keys
 from hone.config.given import Given, Layer, same, shown, with_aliases
 from hone.config.interpolation import Interpolator
+from hone.config.kinds import section_of
 from hone.config.rules import Rule, Switch, matches
 from hone.config.spellings import Spelling, table
 from hone.config.trees import (
@@ -287,7 +288,7 @@ class _View:
 
     def __init__(self, translation: Translation, layer: int) -> None:
         self._translation, self._layer = translation, layer
-        self.kind = translation.kind
+        self.section = section_of(translation.kind)
 
     def ours(self, key: str) -> Any:
         value = self._translation.value(split_path(key))

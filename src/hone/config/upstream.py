@@ -231,6 +231,42 @@ _PPO = [
 ]
 
 
+_NOT_TRAINED = "the teacher is not trained"
+_BESIDE = "the teacher lies on the policy's devices, spread as the policy is"
+
+
+def _same_temperature(value: Any, ours: Callable[[str], Any]) -> bool:
+    return value == (ours("loss_fn.temperature") or ours("policy.generation.temperature"))
+
+
+_DISTILL = [
+    *inert("the teacher reads the student's tokens", "teacher.tokenizer.**"),
+    neutral(
+        "teacher.generation.temperature",
+        _same_temperature,
+        "both are compared at loss_fn.temperature; set that, or this to the same",
+    ),
+    *inert("the teacher does not generate", "teacher.generation.**", "teacher.generation_batch_size"),
+    *inert(
+        _NOT_TRAINED,
+        *(f"teacher.{key}" for key in ("train_global_batch_size", "train_micro_batch_size", "max_grad_norm")),
+        *("teacher.optimizer.**", "teacher.scheduler", "teacher.offload_optimizer_for_logprob"),
+        *(f"teacher.{way}.train_mb_tokens" for way in ("dynamic_batching", "sequence_packing")),
+    ),
+    *inert(
+        "changes speed alone",
+        "teacher.make_sequence_length_divisible_by",
+        "teacher.sequence_packing.algorithm",
+        "teacher.sequence_packing.microbatch_order",
+    ),
+    neutral("teacher.dtensor_cfg.cpu_offload", OFF, "use policy.cpu_offload, which is for both"),
+    neutral("teacher.dtensor_cfg.custom_parallel_plan", NONE, "Hone chooses the plan; set it to null"),
+    neutral("teacher.megatron_cfg.fp8_cfg.enabled", OFF, "the teacher computes in teacher.precision"),
+    neutral("teacher.dtensor_cfg.lora_cfg.enabled", OFF, "merge the teacher's adapter into it first"),
+    *inert(_BESIDE, "teacher.dtensor_cfg.**", "teacher.megatron_cfg.**"),
+]
+
+
 @functools.cache
 def rules(kind: str) -> tuple[Rule, ...]:
     """All rules for a configuration of this kind."""
@@ -240,4 +276,6 @@ def rules(kind: str) -> tuple[Rule, ...]:
     if kind in ("grpo", "ppo"):
         loop = (*_generation("policy.generation"), *_online(kind), *_REWARDED, *_ENV)
         loop += tuple(_PPO) if kind == "ppo" else ()
+    if kind == "distill":
+        loop = (*_generation("policy.generation"), *_ENV, *_DISTILL)
     return (*megatron.RULES, *_DTENSOR, *_POLICY, *loop, *_AROUND, _method(kind))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
+
+import torch
 
 from hone.data.chat import Encoder, Rendered
 from hone.data.formats import PromptText
@@ -20,9 +22,11 @@ from hone.data.parts import (
 )
 from hone.data.rows import Row
 from hone.errors import DataError
-from hone.types import Message, Prompt
+from hone.types import Message, Prompt, Sample
 
 _BATCH = 256
+_SO_FAR = ("truncated", "excluded")
+"""Counts of a run so far that its position does not tell."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,7 @@ def build_prompts(config: Any, tokenizer: Any) -> PromptData:
         validation,
         encoder,
         limit,
+        longest=longest,
         shuffle=config.data.shuffle,
         seed=config.loop.seed,
         max_epochs=config.loop.max_num_epochs,
@@ -78,8 +83,8 @@ def build_eval_prompts(config: Any, tokenizer: Any) -> list[Prompt]:
 class PromptData(Drawn):
     """Prompts to sample for, and the validation prompts.
 
-    `counts` has `drawn` prompts of the run so far, and of the data `rows`, `dropped_rows` (too long),
-    `validation_rows` and `validation_dropped_rows`.
+    `counts` has `drawn` prompts of the run so far (and, where their answers were asked for, `truncated` and `excluded`
+    ones), and of the data `rows`, `dropped_rows` (too long), `validation_rows` and `validation_dropped_rows`.
     """
 
     def __init__(
@@ -89,16 +94,18 @@ class PromptData(Drawn):
         encoder: Encoder,
         limit: Limit,
         *,
+        longest: int | None = None,
         shuffle: bool = True,
         seed: int = 0,
         max_epochs: int | None = None,
     ) -> None:
-        self.encoder, self.limit = encoder, limit
+        self.encoder, self.limit, self.longest = encoder, limit, longest
         self._training, self._validation = training, validation
         self.counts = {"drawn": 0, "rows": sum(len(p.keep) for p in training)}
         self.counts["dropped_rows"] = _fit(training, encoder, limit)
         self.counts["validation_rows"] = sum(len(p.keep) for p in validation)
         self.counts["validation_dropped_rows"] = _fit(validation, encoder, limit)
+        self.counts |= {"truncated": 0, "excluded": 0}
         super().__init__(training, shuffle=shuffle, seed=seed, max_epochs=max_epochs)
 
     @property
@@ -121,17 +128,43 @@ class PromptData(Drawn):
                 raise _too_long(part, {row: len(prompt.tokens)}, self.limit)
         return prompts
 
+    def check_answers(self) -> None:
+        """Raise DataError for the first training row that has no answer."""
+        for part in self._training:
+            for row, columns in part.kept():
+                try:
+                    part.format.supervised(columns)
+                except DataError as error:
+                    raise part.at(row, error) from error
+
+    def answers(self, prompts: Sequence[Prompt]) -> list[Sample]:
+        """The answers that the data has to prompts just drawn, as SFT would learn from them.
+
+        One that is cut within its prompt has nothing to learn from: it is left out, and counted as `excluded`.
+        """
+        formats = {part.label: part.format for part in self._training}
+        encoder = replace(self.encoder, max_length=self.longest)
+        rendered = [encoder.render(formats[prompt.dataset].supervised(prompt.row)) for prompt in prompts]
+        samples = []
+        for prompt, encoded in zip(prompts, encoder.tokenize(rendered), strict=True):
+            self.counts["truncated"] += encoded.truncated
+            self.counts["excluded"] += not encoded.has_target
+            if encoded.has_target:
+                samples.append(Sample(prompt.id, torch.tensor(encoded.tokens), torch.tensor(encoded.mask)))
+        return samples
+
     @cached_property
     def validation(self) -> list[Prompt]:
         """All held-out prompts, in order; encoded when first asked for."""
         return _all_prompts(self._validation, self.encoder)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"order": self._order.state_dict()}
+        return {"order": self._order.state_dict(), "counts": {k: self.counts[k] for k in _SO_FAR}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where the state was taken. Raises CheckpointError when the data are others."""
         self._order.load_state_dict(state["order"])
+        self.counts |= state.get("counts", {})  # which checkpoints of GRPO before them do not have
         self.counts["drawn"] = self._order.draws
 
 

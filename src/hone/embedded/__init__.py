@@ -17,7 +17,7 @@ _HERE = Path(__file__).resolve().parent
 MODELS = {"hone/tiny": _HERE / "tiny", "hone/tiny-sft": _HERE / "tiny-sft"}
 """Folder of each embedded model, with config.json and tokenizer files; hone/tiny has no weights."""
 DATASETS = {"hone/word-problems": task.rows, comparisons.NAME: comparisons.rows}
-RECIPES = ("sft", "dpo", "rm", "grpo", "ppo", "eval")
+RECIPES = ("sft", "dpo", "rm", "grpo", "ppo", "distill", "eval")
 
 
 def is_embedded_model(name: str) -> bool:

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import os
 import random
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hone.config import EvalConfig, OnlineConfig, PPOConfig, SFTConfig
+from hone.config import DistillConfig, EvalConfig, OnlineConfig, SFTConfig
 from hone.config.schema import PolicyConfig
 from hone.engine import planner
+from hone.engine.beside import (
+    check_beside,
+    check_length,
+    shape_of_run,
+    teacher_settings,
+    value_settings,
+)
 from hone.engine.generator import LocalGenerator
 from hone.engine.learner import DTYPES, LocalLearner, WithoutAdapters
 from hone.engine.place import alone, check_several, device_of_this_process, machine_of
@@ -23,13 +30,12 @@ from hone.model.adapters import check_adapter, merged, with_lora
 from hone.model.load import context_length, empty_model, load_model, load_tokenizer, stop_tokens
 from hone.model.mesh import Mesh, mesh_of_one
 from hone.model.scorer import TokenScorer
-from hone.model.shape import ModelShape, load_shape
-from hone.types import Generator, Scorer, TrainedModel
+from hone.types import Generator, Scorer, Teacher, TrainedModel
 
 
 @dataclass
 class Engine:
-    """What a loop works with. `reference`, `generator` and `value` are there when the algorithm needs them.
+    """What a loop works with. `reference`, `generator`, `value`, `teacher` are there when the algorithm needs them.
 
     A context: on leaving it, what was started elsewhere is stopped.
     """
@@ -40,6 +46,8 @@ class Engine:
     generator: Generator | None = None
     value: TrainedModel | None = None
     """A second model that is trained, with a scalar head: what a state is worth."""
+    teacher: Teacher | None = None
+    """Another model that is never changed, whose distribution the policy learns."""
     ranks: int = 1
     """Devices that the learner is spread over."""
     notices: list[str] = field(default_factory=list)
@@ -76,6 +84,7 @@ class LocalEngine(Engine):
     reference: LocalLearner | WithoutAdapters | None = None
     generator: LocalGenerator | None = None
     value: LocalLearner | None = None
+    teacher: LocalLearner | None = None
 
 
 def place(model: torch.nn.Module, device: torch.device) -> None:
@@ -125,10 +134,8 @@ def build(
     policy = config.policy
     shape = shape_of_run(config)
     check_length(policy, shape.context)
-    if (value := value_settings(config)) is not None and shape.beside is not None:
-        check_length(value, shape.beside.context)
-        check_same_tokens(value, policy, tokenizer)
-    for settings in filter(None, (policy, value)):
+    check_beside(config, shape, tokenizer)
+    for settings in filter(None, (policy, value_settings(config))):
         check_start(settings)
     if alone(config.cluster):
         settled, _ = planner.resolve(config, shape, machine_of(config.cluster))
@@ -142,28 +149,11 @@ def build(
     return build_on_cluster(config, tokenizer, shape, recovering=recovering)
 
 
-def value_settings(config: SFTConfig | OnlineConfig) -> PolicyConfig | None:
-    """The settings of the run's value model, if it has one."""
-    return config.critic if isinstance(config, PPOConfig) else None
-
-
-def shape_of_run(config: SFTConfig | OnlineConfig) -> ModelShape:
-    """The sizes of the policy, with those of the value model beside it. Raises ModelError (see `load_shape`)."""
-    policy, value = config.policy, value_settings(config)
-    shape = load_shape(policy.model_name, policy.hf_config_overrides, scalar=policy.scalar)
-    if value is None:
-        return shape
-    return replace(shape, beside=load_shape(value.model_name, value.hf_config_overrides, scalar=True))
-
-
-def check_same_tokens(value: PolicyConfig, policy: PolicyConfig, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Raise ConfigError when the value model would read the policy's tokens as others."""
-    name = value.tokenizer.name
-    if name != policy.tokenizer.name and load_tokenizer(name).get_vocab() != tokenizer.get_vocab():
-        raise ConfigError(
-            f"value.tokenizer.name={name} has another vocabulary than policy.tokenizer.name={policy.tokenizer.name}: "
-            "the value model reads the policy's tokens; name one of the policy's family as value.model_name"
-        )
+def temperature_of(config: SFTConfig | OnlineConfig) -> float:
+    """What divides logits before log-probabilities are taken: that of sampling, or of a comparison with a teacher."""
+    if isinstance(config, DistillConfig):
+        return config.loss_fn.temperature
+    return config.policy.generation.temperature if isinstance(config, OnlineConfig) else 1.0
 
 
 def build_here(
@@ -176,7 +166,7 @@ def build_here(
     policy = config.policy
     seed = config.loop.seed
     seed_everything(seed + (mesh.rank("data") if mesh is not None else 0))
-    temperature = config.policy.generation.temperature if isinstance(config, OnlineConfig) else 1.0
+    temperature = temperature_of(config)
 
     def learner_of(policy: PolicyConfig, *, trained: bool = True) -> LocalLearner:
         scorer = _scorer(policy, tokenizer, seed, device, mesh, temperature=temperature, trained=trained)
@@ -192,7 +182,9 @@ def build_here(
         engine.value.save_optimizer = learner.save_optimizer
     if not isinstance(config, OnlineConfig):
         return engine
-    if config.loss_fn.reference_policy_kl_penalty:
+    if (settings := teacher_settings(config)) is not None:
+        engine.teacher = learner_of(settings, trained=False)
+    if config.referred:
         engine.reference = (
             WithoutAdapters(learner)
             if policy.lora.enabled and policy.lora.base_is_start
@@ -301,16 +293,6 @@ def build_generator(config: EvalConfig, tokenizer: PreTrainedTokenizerBase) -> L
         max_rows=generation.batch_size,
         autocast=lambda: torch.autocast(device, dtype=dtype, enabled=dtype != torch.float32),
     )
-
-
-def check_length(policy: PolicyConfig, limit: int | None) -> None:
-    """Raise ConfigError when sequences may be longer than the model's positions."""
-    wanted = policy.max_total_sequence_length
-    if limit is not None and wanted > limit:
-        raise ConfigError(
-            f"policy.max_total_sequence_length={wanted} is more than the {limit} positions of "
-            f"{policy.model_name}: lower it to {limit}, or extend the model with {policy.part}.hf_config_overrides"
-        )
 
 
 def _check_fit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, policy: PolicyConfig) -> None:

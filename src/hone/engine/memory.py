@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from hone.config import OnlineConfig, PPOConfig, SFTConfig
+from hone.config import DistillConfig, OnlineConfig, PPOConfig, SFTConfig
 from hone.config.schema.policy import LoraConfig, OptimizerConfig, PolicyConfig
 from hone.engine.layout import Layout
 from hone.model.adapters import trained_settings
@@ -54,17 +54,22 @@ class Memory:
     """Weights, gradients and optimizer state of the value model."""
     value_training: int = 0
     """What training it takes besides: as `gathered`, `cast` and `activations` for the policy."""
+    teacher: int = 0
+    """Weights of the teacher."""
+    teacher_reading: int = 0
+    """What asking it takes besides: a block gathered and cast, a layer's activations, a chunk of logits."""
 
     @property
     def resident(self) -> int:
         """Held all the time."""
-        return self.weights + self.gradients + self.optimizer + self.reference + self.generator + self.value
+        beside = self.reference + self.generator + self.value + self.teacher
+        return self.weights + self.gradients + self.optimizer + beside
 
     @property
     def peak(self) -> int:
         """The most that is held at once: the phases take turns."""
         training = self.gathered + self.cast + self.activations + self.logits
-        return self.resident + max(training, self.value_training, self.cache)
+        return self.resident + max(training, self.value_training, self.teacher_reading, self.cache)
 
     @property
     def phase(self) -> str:
@@ -75,6 +80,8 @@ class Memory:
 def memory(shape: ModelShape, config: SFTConfig | OnlineConfig, layout: Layout, settings: Settings) -> Memory:
     """What each device of a layout holds. `policy`'s own values of what `settings` has are not looked at."""
     held = _of_policy(shape, config, layout, settings)
+    if shape.teacher is not None and isinstance(config, DistillConfig):
+        return _with_teacher(held, shape.teacher, config, layout, settings)
     if shape.beside is None or not isinstance(config, PPOConfig):
         return held
     value = config.value
@@ -85,6 +92,33 @@ def memory(shape: ModelShape, config: SFTConfig | OnlineConfig, layout: Layout, 
         value=beside.resident,
         value_training=beside.gathered + beside.cast + beside.activations,
         host=held.host + beside.host,
+    )
+
+
+def _with_teacher(
+    held: Memory, shape: ModelShape, config: DistillConfig, layout: Layout, settings: Settings
+) -> Memory:
+    """The same with a frozen model beside it, of which no more than one layer computes at a time."""
+    teacher = config.teacher.as_policy(config.policy)
+    own = replace(
+        settings,
+        micro_batch=teacher.logprob_batch_size or settings.micro_batch,
+        activation_checkpointing=True,  # nothing is kept for a backward
+    )
+    sharded = layout.world > 1 or settings.cpu_offload
+    reading = (
+        (_gathered(shape, layout, lora=True) if sharded else 0)
+        + _cast(shape, BYTES[teacher.precision], own)
+        + _activations(replace(shape, layers=1), teacher, layout, own)
+        + _logits(shape, teacher, layout, own)
+    )
+    weights = _share(FP32 * shape.parameters, layout.shard * layout.context * layout.tensor)
+    offload = settings.cpu_offload
+    return replace(
+        held,
+        teacher=0 if offload else weights,
+        teacher_reading=reading,
+        host=held.host + (weights if offload else 0),
     )
 
 
@@ -104,7 +138,7 @@ def _of_policy(
     reference = generator = cache = 0
     sharded = layout.world > 1 or settings.cpu_offload
     if isinstance(config, OnlineConfig):
-        if config.loss_fn.reference_policy_kl_penalty and not (lora and policy.lora.base_is_start):
+        if config.referred and not (lora and policy.lora.base_is_start):
             reference = _share(FP32 * shape.parameters, ranks)
         generator = size * shape.parameters if sharded else 0
         cache = cache_bytes(shape, config, shared=not sharded)

@@ -10,6 +10,8 @@ from typing import Any
 SECTIONS = {
     "grpo": "grpo",
     "loss_fn": "grpo",
+    "distillation": "distill",
+    "teacher": "distill",
     "ppo": "ppo",
     "value": "ppo",
     "value_loss_fn": "ppo",
@@ -31,7 +33,9 @@ def infer_kind(config: str | None, overrides: Sequence[str]) -> str:
     if config is not None:
         names |= _sections(Path(config), seen=set())
     kinds = {SECTIONS[name] for name in names if name in SECTIONS}
-    return next((kind for kind in ("ppo", "grpo", "eval", "dpo", "rm", "sft") if kind in kinds), "sft")
+    return next(
+        (kind for kind in ("distill", "ppo", "grpo", "eval", "dpo", "rm", "sft") if kind in kinds), "sft"
+    )
 
 
 def _sections(path: Path, seen: set[Path]) -> set[str]:

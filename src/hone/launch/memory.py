@@ -69,11 +69,13 @@ def _kinds(choice: Choice, shape: ModelShape, config: SFTConfig | OnlineConfig) 
     casts = f"{block} + the output layer" if settings.activation_checkpointing else "all matrices"
     rows = getattr(policy, "generation_batch_size", 0)
     beside = human_count(shape.beside.parameters) if shape.beside is not None else ""
+    taught = human_count(shape.teacher.parameters) if shape.teacher is not None else ""
     return [
         ("weights", held.weights, f"{all_of_it} x 4 bytes{share}"),
         ("gradients", held.gradients, f"{trained} x 4 bytes{share}"),
         ("optimizer", held.optimizer, f"{trained} x {state_bytes(policy.optimizer)} bytes{share}"),
         ("reference", held.reference, f"{human_count(shape.parameters)} x 4 bytes{share}"),
+        ("teacher", held.teacher, f"{taught} x 4 bytes{share}"),
         ("value model", held.value, f"{beside}: weights, gradients and optimizer{share}"),
         (
             "generator",
@@ -88,7 +90,16 @@ def _kinds(choice: Choice, shape: ModelShape, config: SFTConfig | OnlineConfig) 
         ("cast", held.cast, f"{casts} in {policy.precision}{split}"),
         ("activations", held.activations, f"about: {at_once}, {shape.layers} layers{recomputed}"),
         ("logits", held.logits, "some at once, and the output layer's gradient"),
-        ("its training", held.value_training, "the value model's, when the policy's is over: activations, casts"),
+        (
+            "its reading",
+            held.teacher_reading,
+            "the teacher's, before the policy's training: one layer, some logits",
+        ),
+        (
+            "its training",
+            held.value_training,
+            "the value model's, when the policy's is over: activations, casts",
+        ),
         (
             "kv cache",
             held.cache,

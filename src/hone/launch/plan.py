@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 
-from hone.config import EvalConfig, Loaded, OnlineConfig, SFTConfig
-from hone.engine.build import SMALL_MODEL, check_length, threads_for, value_settings
+from hone.config import DistillConfig, EvalConfig, Loaded, OnlineConfig, SFTConfig
+from hone.engine.beside import check_length, teacher_settings, value_settings
+from hone.engine.build import SMALL_MODEL, threads_for
 from hone.engine.machine import Machine, machine_here, machine_named
 from hone.engine.memory import tokens
 from hone.engine.place import alone, check_mesh, check_several
@@ -55,6 +56,10 @@ def sections(kind: str, loaded: Loaded, gpu: str | None = None) -> list[tuple[st
             beside, told = model_shape(value.model_name, value.hf_config_overrides, scalar=True)
             shape = None if shape is None or beside is None else replace(shape, beside=beside)
             parts.append(("value model", told))
+        if (teacher := teacher_settings(config)) is not None:
+            taught, told = model_shape(teacher.model_name, teacher.hf_config_overrides)
+            shape = None if shape is None or taught is None else replace(shape, teacher=taught)
+            parts.append(("teacher", told))
         parts.append(("devices", devices(config, shape, gpu)))
         machine = planned_machine(config, gpu)
         if shape is None:
@@ -179,9 +184,27 @@ def batch_lines(config: SFTConfig | OnlineConfig) -> list[str]:
         f"{updates} update{'s' if updates > 1 else ''} of {policy.train_global_batch_size}",
         f"{update} ({layout})",
         f"generation: {generation_backend(config.policy.generation.backend)}",
+        *teacher_lines(config),
         "rewards: " + ", ".join(f"{f.weight:g} x {f.path or f.name}" for f in config.rewards.functions),
         *reward_lines(config),
         steps_line(g.max_num_steps, g.max_num_epochs),
+    ]
+
+
+def teacher_lines(config: OnlineConfig) -> list[str]:
+    """What is learnt from the teacher, if there is one."""
+    if not isinstance(config, DistillConfig):
+        return []
+    loss, share = config.loss_fn, config.distillation.on_policy_fraction
+    answers = (
+        "the student's own answers"
+        if share == 1
+        else f"the student's own answers in {share:.0%} of the steps"
+    )
+    told = f"{loss.kl_type} divergence over its {config.distillation.topk_logits_k} likeliest tokens"
+    return [
+        f"teacher: {told}, temperature {loss.temperature:g}",
+        f"learns from {answers if share else 'the data'}",
     ]
 
 

@@ -63,6 +63,8 @@ class ModelShape:
     """Whether the head says one number, so that there are no logits."""
     beside: ModelShape | None = None
     """The value model that is trained on the same devices."""
+    teacher: ModelShape | None = None
+    """The teacher that lies on the same devices."""
 
 
 def load_shape(name: str, overrides: Mapping[str, Any] | None = None, *, scalar: bool = False) -> ModelShape:

@@ -14,7 +14,7 @@ from hone.types import Completion, Group, Prompt, Rollout
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from hone.config.schema import OnlineConfig, RewardsConfig
+    from hone.config.schema import OnlineConfig, RewardedConfig, RewardsConfig
 
 _NOT_COLUMNS = ("prompt", "completion", "prompts", "completions", "completion_ids")
 
@@ -38,7 +38,7 @@ async def collect(
     completions: Sequence[Sequence[Completion]],
     tokenizer: PreTrainedTokenizerBase,
     pool: RewardPool,
-    cfg: OnlineConfig,
+    cfg: RewardedConfig,
 ) -> list[Group]:
     """Score the completions of each prompt: one Group for a prompt, in order, with rewards or failures.
 
@@ -57,11 +57,28 @@ async def collect(
             rollout.reward = shape(rollout.reward, length, truncated, cfg.loop)
         if truncated and cfg.loop.overlong_filtering:
             rollout.excluded = "truncated"
-    remaining = iter(rollouts)
-    return [
-        Group(prompt.id, [next(remaining) for _ in group])
-        for prompt, group in zip(prompts, completions, strict=True)
-    ]
+    return _grouped(prompts, completions, rollouts)
+
+
+def unscored_groups(
+    prompts: Sequence[Prompt],
+    completions: Sequence[Sequence[Completion]],
+    tokenizer: PreTrainedTokenizerBase,
+    cfg: OnlineConfig,
+) -> list[Group]:
+    """A Group for each prompt, in order, where nothing is learnt from rewards; exclusions as in `collect`."""
+    rollouts = rollouts_of(prompts, completions, tokenizer)
+    for rollout in rollouts:
+        if rollout.completion.finish == "length" and cfg.loop.overlong_filtering:
+            rollout.excluded = "truncated"
+    return _grouped(prompts, completions, rollouts)
+
+
+def _grouped(
+    prompts: Sequence[Prompt], completions: Sequence[Sequence[Completion]], rollouts: Sequence[Rollout]
+) -> list[Group]:
+    rest = iter(rollouts)
+    return [Group(p.id, [next(rest) for _ in group]) for p, group in zip(prompts, completions, strict=True)]
 
 
 def rollouts_of(
@@ -97,8 +114,7 @@ async def scored_groups(
     """A Group for each prompt, with rewards as the functions gave them: for validation and evaluation."""
     rollouts = rollouts_of(prompts, completions, tokenizer)
     await score_rollouts(rollouts, pool)
-    rest = iter(rollouts)
-    return [Group(p.id, [next(rest) for _ in group]) for p, group in zip(prompts, completions, strict=True)]
+    return _grouped(prompts, completions, rollouts)
 
 
 def columns_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from hone.errors import ConfigError
 
 if TYPE_CHECKING:
-    from hone.config.schema import OnlineSection
+    from hone.config.schema import RewardedSection
 
 
 def scale(reward: float, source_min: float, source_max: float, target_min: float, target_max: float) -> float:
@@ -46,7 +46,7 @@ def stop_properly(reward: float, truncated: bool, coef: float) -> float:
     return min(reward, coef * reward) if truncated else reward
 
 
-def shape(reward: float, length: int, truncated: bool, settings: OnlineSection) -> float:
+def shape(reward: float, length: int, truncated: bool, settings: RewardedSection) -> float:
     """The reward as trained on, of a response of `length` tokens: scaled first, then shaped, each if enabled.
 
     With `stop_properly_penalty_coef` set, it takes the place of the overlong penalty.

@@ -17,6 +17,11 @@ SHOWN: dict[str, tuple[tuple[str, str], ...]] = {
     "dpo": (("train_loss", "loss"), ("reward_accuracy", "accuracy"), ("val_reward_accuracy", "val accuracy")),
     "eval": (("accuracy", "accuracy"),),
     "grpo": (("reward", "reward"), ("val_accuracy", "val accuracy")),
+    "distill": (
+        ("policy_loss_total", "loss"),
+        ("completion_length", "length"),
+        ("val_accuracy", "val accuracy"),
+    ),
     "ppo": (("reward", "reward"), ("value_loss", "value loss"), ("val_accuracy", "val accuracy")),
 }
 """For each kind of run: metric, and what the line calls it. A value stays shown until there is a newer

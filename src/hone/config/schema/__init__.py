@@ -11,10 +11,11 @@ from hone.config.schema.data import (
     PreferenceDataConfig,
     PreferenceEntry,
 )
+from hone.config.schema.distill import DistillConfig, DistillLossConfig, DistillSection, TeacherConfig
 from hone.config.schema.dpo import DPOConfig, DPOSection
 from hone.config.schema.evaluation import EvalConfig
 from hone.config.schema.grpo import GRPOConfig, GRPOSection
-from hone.config.schema.online import LossConfig, OnlineConfig, OnlineSection
+from hone.config.schema.online import LossConfig, OnlineConfig, OnlineSection, RewardedConfig, RewardedSection
 from hone.config.schema.policy import GenerationConfig, PolicyConfig
 from hone.config.schema.ppo import PPOConfig, PPOSection, ValueConfig, ValueLossConfig
 from hone.config.schema.rm import RMConfig, RMSection
@@ -27,12 +28,15 @@ from hone.config.schema.run import (
 )
 from hone.config.schema.sft import SFTConfig, SFTSection, SupervisedSection
 
-ROOTS: dict[str, type[SFTConfig | DPOConfig | RMConfig | GRPOConfig | PPOConfig | EvalConfig]] = {
+ROOTS: dict[
+    str, type[SFTConfig | DPOConfig | RMConfig | GRPOConfig | PPOConfig | DistillConfig | EvalConfig]
+] = {
     "sft": SFTConfig,
     "dpo": DPOConfig,
     "rm": RMConfig,
     "grpo": GRPOConfig,
     "ppo": PPOConfig,
+    "distill": DistillConfig,
     "eval": EvalConfig,
 }
 
@@ -46,6 +50,9 @@ __all__ = [
     "DataConfig",
     "DatasetEntry",
     "DatasetSource",
+    "DistillConfig",
+    "DistillLossConfig",
+    "DistillSection",
     "EvalConfig",
     "EvalDataConfig",
     "GRPOConfig",
@@ -63,10 +70,13 @@ __all__ = [
     "RMConfig",
     "RMSection",
     "RewardFunctionConfig",
+    "RewardedConfig",
+    "RewardedSection",
     "RewardsConfig",
     "SFTConfig",
     "SFTSection",
     "SupervisedSection",
+    "TeacherConfig",
     "ValueConfig",
     "ValueLossConfig",
 ]

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from hone.config.schema.base import ConfigModel, section
-from hone.config.schema.online import OnlineConfig, OnlineSection
+from hone.config.schema.online import RewardedConfig, RewardedSection
 
 
 class GRPOEstimatorConfig(ConfigModel):
@@ -20,7 +20,7 @@ class GRPOEstimatorConfig(ConfigModel):
     """reinforce_plus_plus: take the group's mean off first (REINFORCE++-baseline)."""
 
 
-class GRPOSection(OnlineSection):
+class GRPOSection(RewardedSection):
     """Group relative policy optimization: rollouts, advantages, validation."""
 
     num_updates_per_rollout: int = Field(1, ge=1)
@@ -41,7 +41,7 @@ class GRPOSection(OnlineSection):
         return self.num_updates_per_rollout
 
 
-class GRPOConfig(OnlineConfig):
+class GRPOConfig(RewardedConfig):
     """All settings of `hone grpo`."""
 
     grpo: GRPOSection = section(GRPOSection)

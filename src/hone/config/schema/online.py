@@ -1,4 +1,4 @@
-"""What `hone grpo` and `hone ppo` share: rollouts, rewards, the clipped loss, the policy and how it samples."""
+"""What the runs of the online loop share, and what those that learn from rewards do besides: the clipped loss."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class RewardShapingConfig(ConfigModel):
 
 
 class OnlineSection(ConfigModel):
-    """What every run of the online loop says about itself: rollouts, rewards, how long, and when to validate."""
+    """What every run of the online loop says about itself: rollouts, how long, and when to validate."""
 
     num_prompts_per_step: int = Field(32, ge=1)
     """Prompts of each rollout."""
@@ -58,8 +58,6 @@ class OnlineSection(ConfigModel):
     """Rollouts at most; null or -1: as many as the epochs have."""
     overlong_filtering: bool = False
     """Leave completions that were cut off by their length out of the loss (they are counted)."""
-    reward_scaling: RewardScalingConfig = section(RewardScalingConfig)
-    reward_shaping: RewardShapingConfig = section(RewardShapingConfig)
     val_period: int = Field(10, ge=0)
     """Steps between validations; 0: none in between."""
     val_start_at: int = Field(-1, ge=-1)
@@ -85,6 +83,13 @@ class OnlineSection(ConfigModel):
     def updates_per_rollout(self) -> int:
         """Passes of the optimizer over each rollout."""
         raise NotImplementedError
+
+
+class RewardedSection(OnlineSection):
+    """What a run says besides, whose rewards are trained on."""
+
+    reward_scaling: RewardScalingConfig = section(RewardScalingConfig)
+    reward_shaping: RewardShapingConfig = section(RewardShapingConfig)
 
 
 class LossConfig(ConfigModel):
@@ -162,7 +167,6 @@ class OnlineConfig(ConfigModel):
     """The settings that every run of the online loop has."""
 
     policy: OnlinePolicyConfig = section(OnlinePolicyConfig)
-    loss_fn: LossConfig = section(LossConfig)
     rewards: RewardsConfig = section(RewardsConfig)
     data: GRPODataConfig = section(GRPODataConfig)
     checkpointing: GRPOCheckpointingConfig = section(GRPOCheckpointingConfig)
@@ -171,10 +175,31 @@ class OnlineConfig(ConfigModel):
 
     @property
     def loop(self) -> OnlineSection:
-        """How long the run is, when it validates, what it draws with: the section of the command's own name."""
+        """How long the run is, when it validates, what it draws with: the command's own section."""
         raise NotImplementedError
+
+    @property
+    def referred(self) -> bool:
+        """Whether the model that the run began with is kept beside the policy."""
+        return False
 
     @model_validator(mode="after")
     def _fill(self) -> Self:
         fill_derived(self)
         return self
+
+
+class RewardedConfig(OnlineConfig):
+    """The settings that every run has that learns from rewards: `hone grpo` and `hone ppo`."""
+
+    loss_fn: LossConfig = section(LossConfig)
+
+    @property
+    def loop(self) -> RewardedSection:
+        """How long the run is, when it validates, what it draws with: the command's own section."""
+        raise NotImplementedError
+
+    @property
+    def referred(self) -> bool:
+        """Whether the model that the run began with is kept beside the policy."""
+        return self.loss_fn.reference_policy_kl_penalty > 0

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from hone.config.schema.base import ConfigModel, Count, Derived, Precision, derived, section
-from hone.config.schema.online import OnlineConfig, OnlineSection
+from hone.config.schema.online import RewardedConfig, RewardedSection
 from hone.config.schema.policy import (
     DynamicBatchingConfig,
     OptimizerConfig,
@@ -44,7 +44,7 @@ class PPOEstimatorConfig(ConfigModel):
     """reinforce_plus_plus: take the group's mean off first (REINFORCE++-baseline)."""
 
 
-class PPOSection(OnlineSection):
+class PPOSection(RewardedSection):
     """Proximal policy optimization with a value model: rollouts, advantages, epochs, validation."""
 
     ppo_epochs: int = Field(4, ge=1)
@@ -159,7 +159,7 @@ class PPOCheckpointingConfig(GRPOCheckpointingConfig):
     """The run's folder. The same command again goes on from the newest checkpoint in it."""
 
 
-class PPOConfig(OnlineConfig):
+class PPOConfig(RewardedConfig):
     """All settings of `hone ppo`."""
 
     ppo: PPOSection = section(PPOSection)

@@ -17,7 +17,8 @@ from transformers import PreTrainedTokenizerBase
 
 from hone.config import OnlineConfig, SFTConfig
 from hone.engine import planner
-from hone.engine.build import Engine, threads_for, value_settings
+from hone.engine.beside import teacher_settings, value_settings
+from hone.engine.build import Engine, threads_for
 from hone.engine.cluster.machines import FewerMachines, connect, ray, usable_nodes, wait_for_nodes
 from hone.engine.cluster.workers import Workers
 from hone.engine.place import check_mesh, machine_of
@@ -65,13 +66,14 @@ def build_on_cluster(
             f"{missing} of {config.cluster.num_nodes} machines are missing: going on with those left"
         )
     online = isinstance(config, OnlineConfig)
-    referred = isinstance(config, OnlineConfig) and bool(config.loss_fn.reference_policy_kl_penalty)
+    referred = isinstance(config, OnlineConfig) and config.referred
     return ClusterEngine(
         tokenizer,
         ClusterLearner(workers, "learner"),
         ClusterLearner(workers, "reference") if referred else None,
         ClusterGenerator(workers) if online else None,
         ClusterLearner(workers, "value") if value_settings(config) is not None else None,
+        ClusterLearner(workers, "teacher") if teacher_settings(config) is not None else None,
         ranks=layout.world,
         notices=notices,
         workers=workers,
@@ -79,7 +81,7 @@ def build_on_cluster(
 
 
 class ClusterLearner:
-    """A model on all ranks: the learner, the reference or the value model, each by its name in the engine."""
+    """A model on all ranks: the learner, its reference, a value model, a teacher; each by its name in the engine."""
 
     def __init__(self, workers: Workers, part: str) -> None:
         self.workers, self.part = workers, part

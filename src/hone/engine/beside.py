@@ -1,0 +1,88 @@
+"""The models beside the policy, a value model or a teacher: their settings and sizes, and whether they fit to it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from transformers import PreTrainedTokenizerBase
+
+from hone.config import DistillConfig, OnlineConfig, PPOConfig, SFTConfig
+from hone.config.schema import PolicyConfig
+from hone.errors import ConfigError
+from hone.model.load import load_tokenizer
+from hone.model.shape import ModelShape, load_shape
+
+
+def value_settings(config: SFTConfig | OnlineConfig) -> PolicyConfig | None:
+    """The settings of the run's value model, if it has one."""
+    return config.critic if isinstance(config, PPOConfig) else None
+
+
+def teacher_settings(config: SFTConfig | OnlineConfig) -> PolicyConfig | None:
+    """The settings of the run's teacher, if it has one."""
+    return config.teacher.as_policy(config.policy) if isinstance(config, DistillConfig) else None
+
+
+def shape_of_run(config: SFTConfig | OnlineConfig) -> ModelShape:
+    """The sizes of the policy, with those of the models beside it. Raises ModelError (see `load_shape`)."""
+    policy, value, teacher = config.policy, value_settings(config), teacher_settings(config)
+    shape = load_shape(policy.model_name, policy.hf_config_overrides, scalar=policy.scalar)
+    if value is not None:
+        shape = replace(shape, beside=load_shape(value.model_name, value.hf_config_overrides, scalar=True))
+    if teacher is not None:
+        shape = replace(shape, teacher=load_shape(teacher.model_name, teacher.hf_config_overrides))
+    return shape
+
+
+def check_same_tokens(part: str, name: str, policy: PolicyConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise ConfigError when the model of section `part`, whose tokenizer is `name`, would read the policy's tokens as
+    others."""
+    if name != policy.tokenizer.name and load_tokenizer(name).get_vocab() != tokenizer.get_vocab():
+        model = "value model" if part == "value" else part
+        raise ConfigError(
+            f"{part}.tokenizer.name={name} has another vocabulary than policy.tokenizer.name={policy.tokenizer.name}: "
+            f"the {model} reads the policy's tokens; name one of the policy's family as {part}.model_name"
+        )
+
+
+def check_beside(
+    config: SFTConfig | OnlineConfig, shape: ModelShape, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """Raise ConfigError for a model that cannot stand beside the policy. No weight is read."""
+    if (value := value_settings(config)) is not None and shape.beside is not None:
+        check_length(value, shape.beside.context)
+        check_same_tokens("value", value.tokenizer.name, config.policy, tokenizer)
+    if isinstance(config, DistillConfig) and shape.teacher is not None:
+        check_teacher(config, shape.teacher, shape.vocabulary, tokenizer)
+
+
+def check_teacher(
+    config: DistillConfig, shape: ModelShape, vocabulary: int, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """Raise ConfigError for a teacher that reads other tokens than the policy does, whose vocabulary is given, or fewer
+    of them."""
+    teacher, policy = config.teacher, config.policy
+    check_same_tokens("teacher", teacher.tokenizer.name, policy, tokenizer)
+    longest = teacher.max_total_sequence_length
+    if shape.context is not None and longest > shape.context:
+        raise ConfigError(
+            f"teacher.max_total_sequence_length={longest} is more than the {shape.context} positions of "
+            f"{teacher.model_name}: lower it and policy.max_total_sequence_length, or extend the model with "
+            "teacher.hf_config_overrides"
+        )
+    k, most = config.distillation.topk_logits_k, min(shape.vocabulary, vocabulary)
+    if k > most:
+        raise ConfigError(
+            f"distillation.topk_logits_k={k} is more than the {most} tokens that {policy.model_name} and "
+            f"{teacher.model_name} both have: set it to {most} for all of them"
+        )
+
+
+def check_length(policy: PolicyConfig, limit: int | None) -> None:
+    """Raise ConfigError when sequences may be longer than the model's positions."""
+    wanted = policy.max_total_sequence_length
+    if limit is not None and wanted > limit:
+        raise ConfigError(
+            f"policy.max_total_sequence_length={wanted} is more than the {limit} positions of "
+            f"{policy.model_name}: lower it to {limit}, or extend the model with {policy.part}.hf_config_overrides"
+        )
