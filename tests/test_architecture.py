@@ -44,6 +44,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "methods": {"errors", "types", "config", "algorithms", "data", "tracking"},
     "supervised": {"types", "config", "methods", "engine", "loop", "process"},
     "online": {"types", "config", "algorithms", "data", "engine", "loop", "process", "rollout", "tracking"},
+    "tune": {"errors", "config", "process", "tracking"},
     "launch": {"errors", "config", "data", "embedded", "model", "engine", "rollout"},
     "demo": {"errors", "embedded", "config", "online", "supervised", "evaluation", "export", "tracking"},
     "cli": {"errors", "config", "export", "launch"},

@@ -29,6 +29,7 @@ ABOUT = {
     "eval": "score a model by sampling answers",
     "eval-rm": "measure how well a reward model ranks held-out pairs",
     "convert": "make a Hugging Face folder of a checkpoint",
+    "tune": "search for the best settings of a command",
     "plan": "resolve and check a run, and say what it needs, without starting it",
     "doctor": "check this machine and say what to install",
     "config": "list the settings of a command, or explain one",
@@ -108,6 +109,7 @@ def _dispatch(argv: list[str]) -> int:
         **{kind: partial(_run, kind) for kind in KINDS},
         "eval-rm": _eval_rm,
         "convert": _convert,
+        "tune": _tune,
         "plan": _plan,
         "doctor": _doctor,
         "config": _config,
@@ -252,6 +254,11 @@ def _convert(argv: list[str]) -> int:
 def _eval_rm(argv: list[str]) -> int:
     command: Callable[..., int] = importlib.import_module("hone.evaluation.reward_model").command
     return command(_parser("eval-rm"), argv)
+
+
+def _tune(argv: list[str]) -> int:
+    command: Callable[..., int] = importlib.import_module("hone.tune").command
+    return command(_parser("tune"), argv)
 
 
 def _doctor(argv: list[str]) -> int:

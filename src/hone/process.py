@@ -91,15 +91,22 @@ def claimed(config: SFTConfig | OnlineConfig) -> Iterator[None]:
     folder = RunFolder(config.checkpointing.checkpoint_dir, config.logger.log_dir)
     check_writable(folder.logs, "logger.log_dir" if config.logger.log_dir else "checkpointing.checkpoint_dir")
     check_writable(folder.path, "checkpointing.checkpoint_dir")
-    descriptor = os.open(folder.path, os.O_RDONLY)
+    with hold(folder.path, "checkpointing.checkpoint_dir"):
+        yield
+
+
+@contextlib.contextmanager
+def hold(path: Path, key: str) -> Iterator[None]:
+    """Hold a folder, which `key` names, for this process alone. Raises CheckpointError when another one has it."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        _lock(descriptor, folder.path)
+        _lock(descriptor, path, key)
         yield
     finally:
         os.close(descriptor)
 
 
-def _lock(descriptor: int, path: Path) -> None:
+def _lock(descriptor: int, path: Path, key: str) -> None:
     """Raise CheckpointError for a folder that another process holds, also when that has had time to die."""
     deadline = time.monotonic() + DYING_S
     while True:
@@ -110,7 +117,7 @@ def _lock(descriptor: int, path: Path) -> None:
                 time.sleep(0.05)
                 continue
             raise CheckpointError(
-                f"another run is writing to checkpointing.checkpoint_dir={path}: wait for it to end, or name "
+                f"another run is writing to {key}={path}: wait for it to end, or name "
                 "another folder"
             ) from error
         except OSError as error:

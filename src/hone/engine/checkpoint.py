@@ -25,6 +25,7 @@ from typing import Any, NoReturn, Protocol
 import torch
 from torch.distributed.checkpoint.api import CheckpointException
 
+from hone.config.metric_names import flat_metric as flat_metric  # also asked for here
 from hone.config.schema import CheckpointingConfig
 from hone.engine.manifest import sync, verify, write_manifest
 from hone.errors import CheckpointError, HoneError
@@ -48,14 +49,6 @@ class Saved(Protocol):
     async def load(self, path: Path) -> None:
         """Restore what `save` wrote."""
         ...
-
-
-def flat_metric(name: str) -> str:
-    """The column of metrics.csv that upstream's `val:NAME` or `train:NAME` means."""
-    split, _, metric = name.rpartition(":")
-    if not split or metric.startswith(f"{split}_"):
-        return metric
-    return f"{split}_{metric}" if split == "val" or metric == "loss" else metric
 
 
 class Writing:

@@ -22,6 +22,7 @@ GIB = 2**30
 OPTIONAL = {
     "peft": ("adapters such as LoRA", "hone[peft]"),
     "ray": ("several devices or machines", "hone[ray]"),
+    "optuna": ("hone tune", "hone[tune]"),
     "wandb": ("logger.wandb_enabled", "hone[wandb]"),
     "mlflow": ("logger.mlflow_enabled", "hone[mlflow]"),
     "trl": ("the benchmarks' peer", "hone[bench]"),

@@ -1,0 +1,111 @@
+"""What a search leaves: a table, the best configuration, a picture, and a line for each event."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from hone.tracking.folder import write_atomically
+from hone.tune.settings import Search
+from hone.tune.space import shown
+
+STATES = {
+    "COMPLETE": "done",
+    "PRUNED": "stopped early",
+    "FAIL": "failed",
+    "RUNNING": "running",
+    "WAITING": "waiting",
+}
+
+
+def say(text: str) -> None:
+    """One line for the user."""
+    print(text, flush=True)
+
+
+def folder_of(search: Search, number: int) -> Path:
+    """The run's folder of a trial."""
+    return search.folder / f"trial_{number:04d}"
+
+
+def finished(study: Any) -> list[Any]:
+    """Trials that are over, well or not."""
+    return [trial for trial in study.trials if trial.state.is_finished()]
+
+
+def best_trial(study: Any) -> Any | None:
+    """The best of the trials that ran to their end."""
+    done = [trial for trial in study.trials if trial.state.name == "COMPLETE"]
+    sign = -1 if study.direction.name == "MAXIMIZE" else 1
+    return min(done, key=lambda trial: sign * trial.value) if done else None
+
+
+def value_of(trial: Any) -> float | None:
+    """A trial's value: of one that was stopped early the last it reached."""
+    return trial.value if trial.value is not None else trial.intermediate_values.get(trial.last_step)
+
+
+def write(search: Search, study: Any, *, picture: bool = False) -> None:
+    """trials.csv, best.yaml and, when asked for, study.png."""
+    _table(search, study)
+    best = best_trial(study)
+    if best is None:
+        return
+    config = yaml.safe_load((folder_of(search, best.number) / "config.yaml").read_text())
+    config["checkpointing"]["checkpoint_dir"] = str(search.folder / "best")
+    head = (
+        f"# hone {search.kind} --config {search.folder / 'best.yaml'}\n"
+        f"# Trial {best.number} of {search.folder}: {search.column} {best.value:.6g}\n"
+    )
+    write_atomically(
+        search.folder / "best.yaml", head + yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+    )
+    if picture:
+        from hone.tune.picture import draw
+
+        draw(search, study, search.folder / "study.png")
+
+
+def _table(search: Search, study: Any) -> None:
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(
+        ["trial", "state", search.column, *(p.key for p in search.parameters), "seconds", "cause"]
+    )
+    for trial in study.trials:
+        if trial.state.name == "WAITING":
+            continue
+        value = value_of(trial)
+        writer.writerow(
+            [
+                trial.number,
+                STATES[trial.state.name],
+                "" if value is None else f"{value:.9g}",
+                *(
+                    shown(p.value(trial.params[p.key])) if p.key in trial.params else ""
+                    for p in search.parameters
+                ),
+                trial.user_attrs.get("seconds", ""),
+                trial.user_attrs.get("cause", ""),
+            ]
+        )
+    write_atomically(search.folder / "trials.csv", text.getvalue())
+
+
+def summary(search: Search, study: Any) -> dict[str, Any]:
+    """How the search ended."""
+    states = [trial.state.name for trial in study.trials]
+    best = best_trial(study)
+    return {
+        "trials": len(finished(study)),
+        "pruned": states.count("PRUNED"),
+        "failed": states.count("FAIL"),
+        "best": None if best is None else best.number,
+        "value": None if best is None else best.value,
+        "settings": {} if best is None else {p.key: p.value(best.params[p.key]) for p in search.parameters},
+        "folder": str(search.folder),
+    }

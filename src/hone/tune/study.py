@@ -1,0 +1,218 @@
+"""The search: trials are asked of Optuna, run, watched and told. Its state is one SQLite file in the study's folder.
+
+Killed at any instant and started again it goes on: trials that ran go on from their own checkpoints, since a trial's
+folder is a run's. Only this process writes to the file, so any number of trials may run beside each other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import time
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any
+
+from hone.errors import CheckpointError, ConfigError, Interrupted, TrainingError, install_command
+from hone.process import check_writable, hold
+from hone.tune import results
+from hone.tune.settings import Search
+from hone.tune.space import grid, override, shown
+from hone.tune.trial import TrialRun, drop_checkpoints
+
+LOOK_S = 0.2
+"""Seconds between two looks at what runs."""
+HOPELESS = 3
+"""So many failures without a success end the search: they have a cause in common."""
+
+
+def import_optuna() -> Any:
+    """Optuna. Raises ConfigError when it is not installed."""
+    try:
+        import optuna
+    except ImportError as error:
+        raise ConfigError(f"hone tune needs Optuna: {install_command('hone[tune]')}") from error
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna
+
+
+class Tuner:
+    """Runs a search to its end."""
+
+    def __init__(self, search: Search) -> None:
+        self.search, self.optuna = search, import_optuna()
+        self.running: dict[int, tuple[Any, TrialRun]] = {}
+        self.interrupted: int = 0
+
+    def run(self) -> dict[str, Any]:
+        """The summary of the search. Raises Interrupted, after the trials have saved what they have; TrainingError
+        when trials only fail."""
+        check_writable(self.search.folder, "--folder")
+        with hold(self.search.folder, "--folder"), self._listening():
+            self.study = self._open()
+            try:
+                self._loop()
+            except BaseException:
+                self._stop_all(kill=True)
+                raise
+            finally:
+                results.write(self.search, self.study, picture=True)
+            return results.summary(self.search, self.study)
+
+    # Trials
+
+    def _loop(self) -> None:
+        waiting = [trial for trial in self.study.trials if trial.state.name == "RUNNING"]
+        for frozen in waiting:
+            results.say(f"trial {frozen.number} was running when the search ended: it goes on")
+        while not self.interrupted:
+            while len(self.running) < self.search.parallel and (waiting or self._wanted()):
+                trial = self._again(waiting.pop(0)) if waiting else self.study.ask()
+                self._start(trial)
+            if not self.running:
+                return
+            for number in list(self.running):
+                self._look(number)
+            self._give_up()
+            time.sleep(LOOK_S)
+        self._stop_all()
+        done = len(results.finished(self.study))
+        raise Interrupted(
+            f"stopped with {done} of {self.search.most} trials done: run the same command to go on"
+        )
+
+    def _again(self, frozen: Any) -> Any:
+        return self.optuna.trial.Trial(self.study, frozen._trial_id)
+
+    def _wanted(self) -> bool:
+        begun = sum(trial.state.name != "WAITING" for trial in self.study.trials)
+        return begun < self.search.most
+
+    def _start(self, trial: Any) -> None:
+        values = {p.key: p.suggest(trial) for p in self.search.parameters}
+        used = {run.slot for _, run in self.running.values()}
+        slot = next(number for number in range(self.search.parallel) if number not in used)
+        overrides = [override(key, value) for key, value in values.items()]
+        folder = results.folder_of(self.search, trial.number)
+        self.running[trial.number] = (trial, TrialRun(self.search, folder, overrides, slot))
+        results.say(f"trial {trial.number}: {', '.join(overrides)}")
+
+    def _look(self, number: int) -> None:
+        trial, run = self.running[number]
+        code = run.code  # first: what it wrote before its end is read below
+        known = self.study.trials[number].intermediate_values  # of a trial that goes on
+        for step, value in run.new_values():
+            if step not in known:
+                trial.report(value, step)
+            if code is None and not run.pruned and trial.should_prune():
+                run.pruned = True
+                run.stop()
+        if code is not None:
+            del self.running[number]
+            run.close()
+            self._tell(trial, run, code)
+
+    def _tell(self, trial: Any, run: TrialRun, code: int) -> None:
+        value, states = run.best(), self.optuna.trial.TrialState
+        trial.set_user_attr("seconds", round(time.monotonic() - run.started, 1))
+        if run.pruned:
+            self.study.tell(trial, state=states.PRUNED)
+            results.say(f"trial {trial.number}: stopped early, {self.search.column} {shown(value)}")
+        elif code == 0 and value is not None:
+            self.study.tell(trial, value)
+            results.say(f"trial {trial.number}: {self.search.column} {value:.6g}")
+        else:
+            cause = run.last_words() if code != 0 else f"metrics.csv has no {self.search.column}"
+            trial.set_user_attr("cause", cause)
+            self.study.tell(trial, state=states.FAIL)
+            results.say(f"trial {trial.number}: failed: {cause} (see {run.log})")
+        if not self.search.keep_all:
+            best = results.best_trial(self.study)
+            for frozen in results.finished(self.study):
+                if best is None or frozen.number != best.number:
+                    drop_checkpoints(results.folder_of(self.search, frozen.number))
+        results.write(self.search, self.study)
+
+    def _give_up(self) -> None:
+        failed = [trial for trial in self.study.trials if trial.state.name == "FAIL"]
+        if len(failed) >= HOPELESS and len(failed) == len(results.finished(self.study)):
+            cause = failed[-1].user_attrs.get("cause", "")
+            raise TrainingError(
+                f"all of {len(failed)} trials failed, the last one with: {cause}. Try it alone: its command's output "
+                f"is {results.folder_of(self.search, failed[-1].number) / 'log.txt'}"
+            )
+
+    def _stop_all(self, *, kill: bool = False) -> None:
+        """Trials that are stopped here are not told: they go on next time."""
+        for _, run in self.running.values():
+            run.kill() if kill else run.stop()
+        while any(run.code is None for _, run in self.running.values()):
+            if self.interrupted > 1:
+                for _, run in self.running.values():
+                    run.kill()
+            time.sleep(LOOK_S)
+        for _, run in self.running.values():
+            run.close()
+        self.running = {}
+
+    @contextlib.contextmanager
+    def _listening(self) -> Iterator[None]:
+        def heard(number: int, frame: FrameType | None) -> None:
+            self.interrupted += 1
+            if self.interrupted == 1:
+                results.say("stopping: the trials save what they have (Ctrl-C again stops at once)")
+
+        before = {kind: signal.signal(kind, heard) for kind in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    # The study
+
+    def _open(self) -> Any:
+        file = self.search.folder / "study.db"
+        storage = self.optuna.storages.RDBStorage(f"sqlite:///{file.resolve()}")
+        try:
+            study = self.optuna.create_study(
+                storage=storage,
+                study_name="hone",
+                direction="maximize" if self.search.maximize else "minimize",
+                load_if_exists=True,
+                pruner=self._pruner(),
+            )
+        except (ValueError, RuntimeError) as error:
+            raise CheckpointError(f"{file} cannot be read: {error}. Name another --folder") from error
+        self._check_same(study)
+        study.sampler = self._sampler(len(study.trials))
+        return study
+
+    def _check_same(self, study: Any) -> None:
+        identity, known = self.search.identity(), study.user_attrs.get("search")
+        if known is None:
+            study.set_user_attr("search", json.dumps(identity))
+            for values in grid(self.search.parameters, self.search.trials) or ():
+                study.enqueue_trial(values)
+            return
+        before = json.loads(known)
+        changed = [name for name in identity if identity[name] != before.get(name)]
+        if changed:
+            raise CheckpointError(
+                f"{self.search.folder} holds another search (its {', '.join(changed)} differ): name another "
+                "--folder, or remove it"
+            )
+
+    def _pruner(self) -> Any:
+        pruners = self.optuna.pruners
+        if self.search.pruner == "median":
+            return pruners.MedianPruner(n_startup_trials=4)
+        return pruners.HyperbandPruner() if self.search.pruner == "hyperband" else pruners.NopPruner()
+
+    def _sampler(self, begun: int) -> Any:
+        """TPE (Bergstra et al. 2011). Its seed moves with the trials, or a search that goes on would propose again what
+        it has tried."""
+        return self.optuna.samplers.TPESampler(
+            seed=self.search.seed + begun, constant_liar=self.search.parallel > 1
+        )

@@ -1,0 +1,110 @@
+"""One trial: the real command in a process and a folder of its own, watched through its metrics.csv."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from hone.tracking.table import read_table
+from hone.tune.settings import Search, owned
+
+COMMAND = (sys.executable, "-m", "hone.tune.child")
+PATIENCE_S = 60.0
+"""Seconds in which a run that is told to stop saves what it has."""
+
+
+class TrialRun:
+    """A trial that runs. `slot` says which of the trials that run at once it is."""
+
+    def __init__(self, search: Search, folder: Path, overrides: Sequence[str], slot: int) -> None:
+        self.search, self.folder, self.slot = search, folder, slot
+        self.log = folder / "log.txt"
+        self.started = time.monotonic()
+        self.seen: dict[int, float] = {}
+        """Values of the metric by step, as far as they are known."""
+        self.pruned = False
+        self._stopping: float | None = None
+        folder.mkdir(parents=True, exist_ok=True)
+        words = ["--config", search.config] if search.config is not None else []
+        words += [*search.fixed, *owned(search, folder), *overrides]
+        reading, self._lifeline = os.pipe()
+        with open(self.log, "ab") as log:
+            self._process = subprocess.Popen(
+                [*COMMAND, str(reading), search.kind, *words],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=self._environment(),
+                pass_fds=(reading,),
+                start_new_session=True,  # Ctrl-C is the search's, which tells its trials
+            )
+        os.close(reading)
+
+    def _environment(self) -> dict[str, str]:
+        found = dict(os.environ)
+        if self.search.devices:
+            found["CUDA_VISIBLE_DEVICES"] = self.search.devices[self.slot]
+        if self.search.parallel > 1 and "OMP_NUM_THREADS" not in found:
+            found["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // self.search.parallel))
+        return found
+
+    def new_values(self) -> list[tuple[int, float]]:
+        """Steps and values of the metric that have come since this was last asked."""
+        _, rows = read_table(self.folder / "metrics.csv")
+        found = []
+        for row in rows:
+            step, text = int(row["step"]), row.get(self.search.column, "")
+            if text and step not in self.seen:
+                self.seen[step] = float(text)
+                found.append((step, self.seen[step]))
+        return [(step, value) for step, value in found if math.isfinite(value)]
+
+    @property
+    def code(self) -> int | None:
+        """How the process ended; None while it runs. One that will not stop is killed."""
+        late = self._stopping is not None and time.monotonic() > self._stopping + PATIENCE_S
+        if late and self._process.poll() is None:
+            self.kill()
+        return self._process.poll()
+
+    def stop(self) -> None:
+        """Let it save what it has, and end."""
+        if self._stopping is None:
+            self._stopping = time.monotonic()
+            self._signal(signal.SIGTERM, group=False)
+
+    def kill(self) -> None:
+        """End it at once, with all that it started."""
+        self._signal(signal.SIGKILL, group=True)
+        self._process.wait()
+
+    def _signal(self, number: signal.Signals, *, group: bool) -> None:
+        if self._process.poll() is None:
+            (os.killpg if group else os.kill)(self._process.pid, number)
+
+    def close(self) -> None:
+        """After its end."""
+        os.close(self._lifeline)
+
+    def best(self) -> float | None:
+        """The best value of the metric, which is that of the checkpoint that the run keeps as its best."""
+        values = [value for value in self.seen.values() if math.isfinite(value)]
+        return (max if self.search.maximize else min)(values) if values else None
+
+    def last_words(self) -> str:
+        """The last line that it printed."""
+        lines = self.log.read_text(errors="replace").strip().splitlines()
+        return lines[-1].strip() if lines else "it printed nothing"
+
+
+def drop_checkpoints(folder: Path) -> None:
+    """Remove what takes room of a trial that is over: its checkpoints. What it measured stays."""
+    for step in folder.glob("step_*"):
+        shutil.rmtree(step, ignore_errors=True)
