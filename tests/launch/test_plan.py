@@ -55,6 +55,36 @@ def test_sizes_and_batches_by_hand(capsys: pytest.CaptureFixture[str], model: Pa
     assert "5 rows" in text
 
 
+def test_the_value_model_counts(capsys: pytest.CaptureFixture[str], model: Path, tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "a", "answer": "b"}\n' * 5)
+    arguments = (
+        "ppo",
+        f"policy.model_name={model}",
+        f"data.train.dataset_name={tmp_path / 'rows.jsonl'}",
+        "rewards.functions=[{name: answer}]",
+        "policy.precision=float32",
+        "policy.max_total_sequence_length=64",
+        "loss_fn.reference_policy_kl_penalty=0.0",
+        "ppo.num_prompts_per_step=8",
+        "ppo.num_generations_per_prompt=2",
+        "ppo.ppo_epochs=3",
+        "policy.train_global_batch_size=8",
+    )
+    code, text = plan(capsys, *arguments)
+    assert code == 0
+    # The policy's 19,616 without its head of 64 x 32, and a head of 32; weights, gradients and two states of Adam.
+    parameters = 19_616 - 64 * 32 + 32
+    assert "LlamaForSequenceClassification, 17.6k parameters" in text
+    row = next(
+        line.split() for line in text.splitlines() if line.endswith("weights, gradients and optimizer")
+    )
+    assert row[:4] == ["value", "model", f"{16 * parameters / 1024:.1f}", "KiB"]
+    assert "8 prompts x 2 completions = 16 per step, 6 updates of 8" in text
+    code, text = plan(capsys, *arguments, "ppo.adv_estimator.name=rloo")
+    assert code == 0
+    assert "value model" not in text
+
+
 def test_what_is_not_here_is_said_and_is_no_failure(capsys: pytest.CaptureFixture[str]) -> None:
     code, text = plan(
         capsys,
