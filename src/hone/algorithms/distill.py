@@ -11,8 +11,8 @@
 Logits of both are divided by a temperature first; the loss is not multiplied by its square, as Hinton's is. With k the
 size of the vocabulary all of this is exact. With fewer, zero_outside_topk false makes p and q sum to 1 over the k
 tokens; true keeps q as it is, and p has nothing outside. What q has there, r = 1 - sum q, costs the reverse KL what it
-would if p were e^-100 for each of the rest. That is sum q log q + 100 r over the rest; here the rest counts as one token,
-r log r + 100 r, which is more, by at most r log(number of the rest). In the jsd it is exact: -(1 - b) r log(1 - b).
+would if p were e^-100 for each of the rest. That is sum q log q + 100 r over the rest; here the rest counts as one
+token, r log r + 100 r, which is more, by at most r log(number of the rest). The jsd is exact: -(1 - b) r log(1 - b).
 
 GKD: answers are the student's own samples, or in a share of the steps the data's (distillation.on_policy_fraction).
 
