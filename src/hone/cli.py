@@ -136,7 +136,8 @@ def _overview() -> str:
             "",
             *lines,
             "",
-            "`hone COMMAND --help` tells more. Without arguments, they train or score the embedded model.",
+            f"`hone COMMAND --help` tells more. Without arguments, {', '.join(KINDS[:-1])} and {KINDS[-1]}",
+            "use the embedded model.",
         ]
     )
 
