@@ -13,7 +13,8 @@ from hone.config import EvalConfig, Loaded
 from hone.data import build_eval_prompts
 from hone.engine.build import build_generator
 from hone.engine.place import placement_notices
-from hone.evaluation.metrics import score
+from hone.evaluation import own_metrics
+from hone.evaluation.metrics import answer_of, label_of, score
 from hone.model.load import load_tokenizer
 from hone.process import check_writable, run_async
 from hone.rollout.collect import open_pool, scored_groups
@@ -30,17 +31,21 @@ def main(loaded: Loaded) -> dict[str, Any]:
         f"{report['metric']} = {report['score']:.4f} on {report['prompts']} prompts x {report['tests_per_prompt']} "
         f"({report['failed']} failed, {report['truncated']} truncated), {report['seconds']:.1f} s"
     )
+    for name, value in report.get("metrics", {}).items():
+        print(f"{name} = {value:.4f}")
     return report
 
 
 async def evaluate(config: EvalConfig) -> dict[str, Any]:
     """The report as a dictionary. Failed samples count as wrong here, and are counted beside the score."""
     started = time.perf_counter()
+    own = own_metrics.load(config.eval.metrics, "eval.metrics")
     if config.eval.save_path:
         check_writable(Path(config.eval.save_path), "eval.save_path")
     async with open_pool(config.rewards) as pool:
         tokenizer = load_tokenizer(config.tokenizer.name, chat_template=config.tokenizer.chat_template)
         prompts = build_eval_prompts(config, tokenizer)
+        own_metrics.check(own, [*FOUND, *prompts[0].row], "eval.metrics")
         generator = build_generator(config, tokenizer)
         groups: list[Group] = []
         tests = config.eval.num_tests_per_prompt
@@ -54,6 +59,8 @@ async def evaluate(config: EvalConfig) -> dict[str, Any]:
                 done = {"accuracy": score(groups, "pass@k", 1)}
                 progress.update(start + len(chunk), done, tokens)
     report = report_of(groups, config) | {"seconds": time.perf_counter() - started}
+    if own:
+        report["metrics"] = own_metrics.measure(own, lists_of(groups, config.data.output_key))
     if config.eval.save_path:
         save(Path(config.eval.save_path), report, groups)
     return report
@@ -87,6 +94,28 @@ def report_of(groups: Sequence[Group], config: EvalConfig) -> dict[str, Any]:
         "failed": sum(rollout.failure is not None for rollout in rollouts),
         "truncated": sum(rollout.completion.finish == "length" for rollout in rollouts),
         "mean_completion_length": sum(len(r.completion.tokens) for r in rollouts) / len(rollouts),
+    }
+
+
+FOUND = ("predictions", "labels", "completions", "prompts", "rewards")
+"""What a metric of the user's own may ask for, besides columns of the data."""
+LABELS = ("answer", "label", "labels", "target", "solution", "output")
+"""Columns that hold what is right, where `data.output_key` does not say."""
+
+
+def lists_of(groups: Sequence[Group], output_key: str | None) -> dict[str, list[Any]]:
+    """A list for each name in FOUND and each column, one item a sample. `predictions` and `labels` are in one form:
+    numbers as numbers, other answers without regard to case and spaces; None without one."""
+    rollouts = [rollout for group in groups for rollout in group.rollouts]
+    rows = [rollout.prompt.row for rollout in rollouts]
+    label = output_key or next((name for name in LABELS if name in rows[0]), "")
+    columns = {name: [row.get(name) for row in rows] for name in rows[0]}
+    return columns | {
+        "predictions": [answer_of(rollout.text) for rollout in rollouts],
+        "labels": [label_of(row.get(label)) for row in rows],
+        "completions": [rollout.text for rollout in rollouts],
+        "prompts": [rollout.prompt.content for rollout in rollouts],
+        "rewards": [next(iter(rollout.rewards.values()), None) for rollout in rollouts],
     }
 
 

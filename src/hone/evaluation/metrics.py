@@ -53,6 +53,15 @@ def answer_of(text: str) -> Hashable | None:
     return number if number is not None else " ".join(given.casefold().split()) or None
 
 
+def label_of(label: object) -> Hashable | None:
+    """What is right, in the form of `answer_of`: what follows the last `####` of a worked solution, else all of it."""
+    if label is None:
+        return None
+    given = str(label).rpartition("####")[2]
+    number = as_number(given)
+    return number if number is not None else " ".join(given.casefold().split()) or None
+
+
 def _pass(group: Group, k: int) -> float:
     return pass_at_k(len(group.rollouts), sum(map(is_right, group.rollouts)), k)
 

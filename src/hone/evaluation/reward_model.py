@@ -20,6 +20,7 @@ from hone.data.parts import load_part
 from hone.data.preferences import PreferenceData
 from hone.embedded import comparisons
 from hone.errors import DataError
+from hone.evaluation import own_metrics
 from hone.export import convert, locate
 from hone.process import check_writable
 from hone.rollout.rewards.reward_model import RewardModel
@@ -54,6 +55,13 @@ def command(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
     given("--precision", default="float32", help="float32, bfloat16 or float16 (default: float32)")
     given("--device", help="such as cpu or cuda:1 (default: a GPU where there is one)")
     given(
+        *("--metric",),
+        action="append",
+        default=[],
+        metavar="CODE",
+        help="a function of your own, my_metrics.py:name, of predictions, labels, predicted_rewards, human_ratings",
+    )
+    given(
         "--out",
         metavar="FOLDER",
         default="results/eval_rm",
@@ -68,16 +76,26 @@ def command(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
 
 
 def main(
-    model: str, entry: PreferenceEntry, out: Path, *, limit: int | None = None, **options: Any
+    model: str,
+    entry: PreferenceEntry,
+    out: Path,
+    *,
+    limit: int | None = None,
+    metric: Sequence[str] = (),
+    **options: Any,
 ) -> dict[str, Any]:
     """Score the pairs of a dataset by a reward model, print how they are ranked, and write `report.json`,
     `reliability.png` and `scores.jsonl` to `out`. `options` are RewardModel's."""
+    own = own_metrics.load(metric, "--metric")
+    own_metrics.check(own, list(lists_of([])), "--metric")
     check_writable(out, "--out")
     started = time.perf_counter()
     with as_hugging_face(model) as folder:
         scorer = RewardModel(folder, **options)
     scorer.name = model
     report, rows = evaluate(scorer, entry, limit=limit)
+    if own:
+        report["metrics"] = own_metrics.measure(own, lists_of(rows))
     report |= {"model": model, "seconds": round(time.perf_counter() - started, 2)}
     save(out, report, rows)
     print(
@@ -85,7 +103,24 @@ def main(
         f"{report['calibration_error']:.4f} on {report['pairs']} pairs of {report['dataset']} "
         f"({report['left_out']} rows left out), {report['seconds']:.1f} s: see {out / 'reliability.png'}"
     )
+    for name, value in report.get("metrics", {}).items():
+        print(f"{name} = {value:.4f}")
     return report
+
+
+def lists_of(rows: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
+    """What a metric of the user's own may ask for. By pair: whether the chosen answer got the higher score
+    (`predictions`), and that it should (`labels`); by answer, all chosen ones first: its score, and whether it was
+    chosen."""
+    chosen, rejected = [row["chosen"] for row in rows], [row["rejected"] for row in rows]
+    return {
+        "predictions": [int(one > other) for one, other in zip(chosen, rejected, strict=True)],
+        "labels": [1] * len(rows),
+        "predicted_rewards": [*chosen, *rejected],
+        "human_ratings": [1] * len(rows) + [0] * len(rows),
+        "chosen_scores": chosen,
+        "rejected_scores": rejected,
+    }
 
 
 def evaluate(

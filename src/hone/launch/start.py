@@ -13,6 +13,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from hone.config import EvalConfig, Loaded, OnlineConfig, SFTConfig
+from hone.importing import is_code
 
 FILES = (".jsonl", ".json", ".parquet")
 
@@ -67,6 +68,6 @@ def _names(config: SFTConfig | OnlineConfig | EvalConfig) -> Iterator[str | None
 
 def _of_the_hub(name: str | None) -> bool:
     """Whether it is neither embedded nor a path."""
-    if not name or name.startswith(("hone/", ".", "/", "~")) or name.endswith(FILES):
+    if not name or name.startswith(("hone/", ".", "/", "~")) or name.endswith(FILES) or is_code(name):
         return False
     return not Path(name).exists()

@@ -14,7 +14,10 @@ class DatasetSource(ConfigModel):
     """One dataset and how its rows are read."""
 
     dataset_name: str | None = None
-    """A file (JSONL, JSON, Parquet), a folder, a Hugging Face dataset, or the embedded hone/word-problems."""
+    """A file (JSONL, JSON, Parquet), a folder, a Hugging Face dataset, the embedded hone/word-problems, or a class or
+    function of your own that gives rows: `my_data.py:MyDataset` or `pkg.module.MyDataset`."""
+    kwargs: dict[str, Any] = Field(default_factory=dict)
+    """Arguments of that class or function, such as `{data_path: rows.json}`."""
     subset: str | None = None
     """Configuration of a Hugging Face dataset, such as `main`."""
     split: str | None = None

@@ -34,6 +34,10 @@ class EvalSection(ConfigModel):
     """k; at most num_tests_per_prompt."""
     seed: int = Field(42, ge=0)
     """Seed of the sampling."""
+    metrics: list[str] = Field(default_factory=list)
+    """Functions of your own, `my_metrics.py:name` or `pkg.module.name`, reported beside the score. Each is called once
+    with lists, by the names of its parameters: predictions, labels, completions, prompts, rewards, or columns of the
+    data."""
     save_path: str | None = None
     """Folder for every answer and the summary; null: nothing is written."""
 

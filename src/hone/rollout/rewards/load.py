@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import importlib.util
 import inspect
-import sys
-import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+from hone.importing import Missing, module_from_file
 
 PASSED = ("prompts", "completions", "completion_ids", "trainer_state", "log_metric", "log_extra")
 """Arguments that are not columns of the data; a config entry's `kwargs` may not set them."""
@@ -27,7 +26,10 @@ def load(target: str) -> Callable[..., Any]:
     """
     file, colon, name = target.rpartition(":")
     if colon:
-        module = _module_from_file(Path(file))
+        try:
+            module = module_from_file(Path(file))
+        except Missing as error:
+            raise Unusable(str(error)) from error
     elif "." in target:
         module_name, _, name = target.rpartition(".")
         module = importlib.import_module(module_name)
@@ -72,23 +74,3 @@ def describe(function: Callable[..., Any], kwargs: Mapping[str, Any]) -> dict[st
         "columns": sorted(required),
         "any_of": list(any_of),
     }
-
-
-def _module_from_file(path: Path) -> Any:
-    """Import a file under a name of its own: a file called math.py does not stand in for a library."""
-    name = f"hone_reward_{path.stem}_{zlib.crc32(str(path).encode()):08x}"
-    if name in sys.modules:
-        return sys.modules[name]
-    if str(path.parent) not in sys.path:
-        sys.path.append(str(path.parent))  # its neighbours, as when the file is run; behind everything else
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise Unusable("is not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    return module

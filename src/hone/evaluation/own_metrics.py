@@ -1,0 +1,68 @@
+"""Metrics of users' own: functions that are called once, with lists of what was found, by their parameters' names."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hone.errors import ConfigError, DataError
+from hone.importing import Missing, find
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One function, and what it takes."""
+
+    name: str
+    function: Callable[..., Any]
+    takes: tuple[str, ...]
+    needs: tuple[str, ...]
+
+
+def load(targets: Sequence[str], key: str) -> list[Metric]:
+    """The functions, found before anything heavy is. Raises ConfigError that names `key`."""
+    found = []
+    for target in targets:
+        named = f"{key}={target}"
+        try:
+            function = find(target)
+        except Missing as error:
+            raise ConfigError(f"{named}: {error}") from error
+        except Exception as error:  # whatever the user's module raises while it is imported
+            raise ConfigError(f"{named} cannot be imported: {type(error).__name__}: {error}") from error
+        if not callable(function):
+            raise ConfigError(f"{named} is a {type(function).__name__}: a metric is a function")
+        parameters = inspect.signature(function).parameters.values()
+        takes = tuple(p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY))
+        needs = tuple(p.name for p in parameters if p.name in takes and p.default is p.empty)
+        found.append(Metric(target.replace(":", ".").rpartition(".")[2], function, takes, needs))
+    names = [metric.name for metric in found]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ConfigError(
+            f"{key}: two functions are called {', '.join(twice)}: give one of them another name"
+        )
+    return found
+
+
+def check(metrics: Sequence[Metric], there: Sequence[str], key: str) -> None:
+    """Raise ConfigError for a function that needs what an evaluation does not have."""
+    for metric in metrics:
+        if lacking := [name for name in metric.needs if name not in there]:
+            raise ConfigError(
+                f"{key}: {metric.name} takes {', '.join(lacking)}, which is not there; there are {', '.join(there)}"
+            )
+
+
+def measure(metrics: Sequence[Metric], lists: Mapping[str, list[Any]]) -> dict[str, float]:
+    """Each function's number. Raises DataError for one that fails, or gives none."""
+    values = {}
+    for metric in metrics:
+        try:
+            value = float(metric.function(**{name: lists[name] for name in metric.takes if name in lists}))
+        except Exception as error:  # whatever the user's code raises
+            raise DataError(f"the metric {metric.name} failed: {type(error).__name__}: {error}") from error
+        values[metric.name] = value if math.isfinite(value) else math.nan
+    return values

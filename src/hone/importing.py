@@ -1,0 +1,78 @@
+"""Users' own code by name: `path/to/file.py:thing` or `pkg.module.thing`."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.util
+import os
+import re
+import sys
+import zlib
+from pathlib import Path
+from typing import Any
+
+_DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
+
+
+class Missing(Exception):
+    """There is no such thing; the message says what is near it."""
+
+
+def is_code(target: str) -> bool:
+    """Whether a name means something in Python code: in a file, or in a module that can be found. It is not run."""
+    file, colon, name = target.rpartition(":")
+    if colon:
+        return file.endswith(".py") and name.isidentifier()
+    if not _DOTTED.fullmatch(target):
+        return False
+    _see_here()
+    try:
+        return importlib.util.find_spec(target.split(".")[0]) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def find(target: str) -> Any:
+    """What a name means. Raises Missing, or whatever importing its module raises."""
+    file, colon, name = target.rpartition(":")
+    if colon:
+        path = Path(file).expanduser().resolve()
+        if not path.is_file():
+            raise Missing(f"there is no file {path}")
+        module = module_from_file(path)
+    else:
+        _see_here()
+        file, _, name = target.rpartition(".")
+        module = importlib.import_module(file)
+    if not hasattr(module, name):
+        near = difflib.get_close_matches(name, list(vars(module)), n=1)
+        raise Missing(f"there is no '{name}' in {file}" + (f"; did you mean '{near[0]}'?" if near else ""))
+    return getattr(module, name)
+
+
+def module_from_file(path: Path) -> Any:
+    """Import a file under a name of its own: a file called math.py does not stand in for a library. Raises Missing for
+    what is no Python file, or whatever it raises itself."""
+    name = f"hone_user_{path.stem}_{zlib.crc32(str(path).encode()):08x}"
+    if name in sys.modules:
+        return sys.modules[name]
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))  # its neighbours, as when the file is run; behind everything else
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise Missing("is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _see_here() -> None:
+    """Modules of the folder where the command was typed, behind everything else."""
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
