@@ -246,13 +246,13 @@ def test_convert_takes_the_seeds_arguments_and_the_short_ones(monkeypatch: pytes
     calls: list[tuple[Any, ...]] = []
     export = ModuleType("hone.export")
     export.locate = lambda folder: (folder / "config.yaml", folder / "policy/weights")  # type: ignore[attr-defined]
-    export.convert = lambda *paths, dtype: calls.append((*paths, dtype))  # type: ignore[attr-defined]
+    export.convert = lambda *given, **named: calls.append((*given, *named.values()))  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "hone.export", export)
     long = ["--config", "s/config.yaml", "--dcp-ckpt-path", "s/policy/weights/", "--hf-ckpt-path", "hf"]
     assert cli.main(["convert", *long]) == 0
-    assert cli.main(["convert", "s", "hf", "--dtype", "bfloat16"]) == 0
+    assert cli.main(["convert", "s", "hf", "--dtype", "bfloat16", "--adapter"]) == 0
     paths = (Path("s/config.yaml"), Path("s/policy/weights"), Path("hf"))
-    assert calls == [(*paths, "float32"), (*paths, "bfloat16")]
+    assert calls == [(*paths, "float32", False), (*paths, "bfloat16", True)]
 
 
 def python(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
