@@ -270,10 +270,11 @@ def _shared_texts() -> tuple[str, ...]:
 
 
 def workplace(folder: Path, kind: str = "llama", **overrides: Any) -> Path:
-    """A folder with `model/`, rows (`train.jsonl`, `validation.jsonl`), pairs (`pairs.jsonl`, `held_out_pairs.jsonl`),
-    and `rewards.py`."""
+    """A folder with `model/`, another one of the same tokenizer (`teacher/`), rows (`train.jsonl`, `validation.jsonl`),
+    pairs (`pairs.jsonl`, `held_out_pairs.jsonl`), and `rewards.py`."""
     folder.mkdir(parents=True, exist_ok=True)
     make_model(folder / "model", make_tokenizer(_shared_texts()), kind, **overrides)
+    make_model(folder / "teacher", make_tokenizer(_shared_texts()), kind, seed=1, **overrides)
     write_rows(folder / "train.jsonl", sums(64, seed=1))
     write_rows(folder / "validation.jsonl", sums(8, seed=2))
     write_rows(folder / "pairs.jsonl", pairs(64, seed=1))
@@ -318,6 +319,20 @@ GRPO = (
     "rewards.functions=[{path: rewards.py:letters, name: letters}, {name: length, weight: 0.1, kwargs: {target: 6}}]",
     "rewards.num_workers=1",
     "grpo.val_at_start=false",
+)
+DISTILL = (
+    "distill",
+    *COMMON,
+    "teacher.model_name=teacher",
+    "policy.train_global_batch_size=4",
+    "policy.train_micro_batch_size=4",
+    "policy.generation.max_new_tokens=12",
+    "distillation.num_prompts_per_step=4",
+    "distillation.num_generations_per_prompt=2",
+    "distillation.topk_logits_k=8",
+    "distillation.max_num_epochs=null",
+    "rewards.functions=[{path: rewards.py:letters, name: letters}]",
+    "rewards.num_workers=1",
 )
 PPO = (
     "ppo",

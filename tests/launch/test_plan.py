@@ -85,6 +85,31 @@ def test_the_value_model_counts(capsys: pytest.CaptureFixture[str], model: Path,
     assert "value model" not in text
 
 
+def test_the_teacher_counts(capsys: pytest.CaptureFixture[str], model: Path, tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "a", "answer": "b"}\n' * 5)
+    arguments = (
+        "distill",
+        f"policy.model_name={model}",
+        f"teacher.model_name={model}",
+        "teacher.hf_config_overrides={num_hidden_layers: 4}",
+        f"data.train.dataset_name={tmp_path / 'rows.jsonl'}",
+        "policy.precision=float32",
+        "policy.max_total_sequence_length=64",
+        "distillation.num_prompts_per_step=8",
+        "distillation.on_policy_fraction=0.25",
+        "policy.train_global_batch_size=8",
+    )
+    code, text = plan(capsys, *arguments)
+    assert code == 0
+    layer = (19_616 - 2 * 64 * 32 - 32) // 2  # all but embedding, head and last norm
+    parameters = 19_616 + 2 * layer
+    row = next(line.split() for line in text.splitlines() if line.split()[:1] == ["teacher"] and "KiB" in line)
+    assert row[1:3] == [f"{4 * parameters / 1024:.1f}", "KiB"]
+    assert "mixed divergence over its 64 likeliest tokens, temperature 1" in text
+    assert "learns from the student's own answers in 25% of the steps" in text
+    assert "8 prompts x 1 completions = 8 per step, 1 update of 8" in text
+
+
 def test_what_is_not_here_is_said_and_is_no_failure(capsys: pytest.CaptureFixture[str]) -> None:
     code, text = plan(
         capsys,

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from processes import DPO, GRPO, PPO, RM, SFT, Ended, Result, hone, result, succeeded, workplace
+from processes import DISTILL, DPO, GRPO, PPO, RM, SFT, Ended, Result, hone, result, succeeded, workplace
 
 # Batches of 5 from 64 rows: epochs end in the middle of a batch. Saving and validating fall together and apart.
 SFT_RUN = (
@@ -67,7 +67,16 @@ PPO_RUN = (
     "checkpointing.save_period=2",
     "checkpointing.keep_top_k=2",
 )
-RUNS = {"sft": SFT_RUN, "dpo": DPO_RUN, "rm": RM_RUN, "grpo": GRPO_RUN, "ppo": PPO_RUN}
+# Own answers and given ones take turns.
+DISTILL_RUN = (
+    *DISTILL,
+    "distillation.max_num_steps=8",
+    "distillation.val_period=3",
+    "distillation.on_policy_fraction=0.5",
+    "checkpointing.save_period=2",
+    "checkpointing.keep_top_k=2",
+)
+RUNS = {"sft": SFT_RUN, "dpo": DPO_RUN, "rm": RM_RUN, "grpo": GRPO_RUN, "ppo": PPO_RUN, "distill": DISTILL_RUN}
 
 
 @pytest.fixture(scope="session")

@@ -61,7 +61,7 @@ def while_writing(running, run_dir: Path, seconds: float) -> None:
     time.sleep(RANDOM.uniform(0, 0.1))
 
 
-@pytest.mark.parametrize("kind", ["sft", "dpo", "rm", "grpo", "ppo"])
+@pytest.mark.parametrize("kind", ["sft", "dpo", "rm", "grpo", "ppo", "distill"])
 def test_killed_twice(kind, place, run_dir, uninterrupted):
     print(f"HONE_KILL_SEED={SEED}")
     killed_until_done(kind, place, run_dir, uninterrupted(kind), [anywhere, while_writing])
@@ -69,7 +69,7 @@ def test_killed_twice(kind, place, run_dir, uninterrupted):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("moment", [anywhere, while_writing])
-@pytest.mark.parametrize("kind", ["sft", "dpo", "rm", "grpo", "ppo"])
+@pytest.mark.parametrize("kind", ["sft", "dpo", "rm", "grpo", "ppo", "distill"])
 def test_killed_ten_times(kind, moment, place, run_dir, uninterrupted):
     print(f"HONE_KILL_SEED={SEED}")
     killed_until_done(kind, place, run_dir, uninterrupted(kind), [moment] * 10)

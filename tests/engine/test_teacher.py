@@ -1,0 +1,108 @@
+"""An engine with a teacher: a frozen model of its own, which must read the student's tokens."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import VOCABULARY, make_model, make_samples, make_tokenizer, run
+
+from hone.algorithms import distill
+from hone.config.schema import DistillConfig
+from hone.engine import build
+from hone.engine.build import LocalEngine
+from hone.errors import ConfigError
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    make_model("qwen3").save_pretrained(tmp_path / "student")
+    make_model("llama", seed=1, num_hidden_layers=3).save_pretrained(tmp_path / "teacher")
+    for name in ("student", "teacher"):
+        make_tokenizer().save_pretrained(tmp_path / name)
+    return tmp_path
+
+
+def config_of(
+    folder: Path, *, policy: dict[str, Any] | None = None, k: int = 8, **teacher: Any
+) -> DistillConfig:
+    shared = {"precision": "float32", "max_total_sequence_length": 64, "train_micro_batch_size": 4}
+    return DistillConfig(
+        policy={
+            "model_name": str(folder / "student"),
+            "train_global_batch_size": 4,
+            **shared,
+            **(policy or {}),
+        },
+        teacher={"model_name": str(folder / "teacher"), **teacher},
+        distillation={"topk_logits_k": k},
+    )
+
+
+def engine_of(config: DistillConfig) -> LocalEngine:
+    engine = build(config, make_tokenizer())
+    assert isinstance(engine, LocalEngine)
+    return engine
+
+
+@pytest.mark.parametrize("lora", [False, True])
+def test_the_student_alone_is_trained_and_saved(folder: Path, lora: bool) -> None:
+    settings = {"lora": {"enabled": True, "dim": 4, "alpha": 8}} if lora else {}
+    engine = engine_of(config := config_of(folder, policy=settings))
+    assert engine.teacher is not None
+    assert list(engine.parts) == ["policy"]
+    assert engine.teacher.model.config.num_hidden_layers == 3
+    assert not any(parameter.requires_grad for parameter in engine.teacher.model.parameters())
+    assert engine.reference is None
+    losses = [
+        run(distill.step(engine.learner, engine.teacher, make_samples(4), config))["loss"] for _ in range(4)
+    ]
+    assert losses[-1] < losses[0]
+    assert not any("lora" in name for name, _ in engine.teacher.model.named_parameters())
+
+
+def test_both_are_read_at_the_temperature_of_the_loss(folder: Path) -> None:
+    config = config_of(folder, k=VOCABULARY)
+    config.loss_fn.temperature = 2.0
+    engine = engine_of(config)
+    assert engine.teacher is not None
+    (sample,) = make_samples(1)
+    at = sample.loss_mask_T.nonzero().squeeze(1) - 1
+    for learner in (engine.learner, engine.teacher):
+        with torch.no_grad():
+            logits = learner.model(sample.tokens_T[None]).logits[0][at]
+        ((values, tokens),) = run(learner.likeliest([sample], VOCABULARY))
+        expected = (logits / 2).log_softmax(-1).gather(1, tokens)
+        torch.testing.assert_close(values, expected, rtol=0, atol=1e-5)
+
+
+def test_other_tokens_are_refused_before_weights_are_read(folder: Path) -> None:
+    other = make_tokenizer()
+    other.add_tokens(["one more"])
+    other.save_pretrained(folder / "teacher")
+    for path in (*folder.glob("student/*.safetensors"), *folder.glob("teacher/*.safetensors")):
+        path.unlink()
+    with pytest.raises(
+        ConfigError, match=r"teacher\.tokenizer\.name=.*teacher has another vocabulary than"
+    ) as caught:
+        engine_of(config_of(folder))
+    assert f"policy.tokenizer.name={folder / 'student'}" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"k": 65}, "topk_logits_k=65 is more than the 64 tokens that"),
+        ({"hf_config_overrides": {"max_position_embeddings": 32}}, "more than the 32 positions of"),
+        ({"hf_config_overrides": {"vocab_size": 32}, "k": 40}, "set it to 32 for all of them"),
+    ],
+)
+def test_what_the_teacher_cannot_do_is_refused_before_weights_are_read(
+    folder: Path, settings: dict[str, Any], said: str
+) -> None:
+    for path in folder.glob("*/*.safetensors"):
+        path.unlink()
+    with pytest.raises(ConfigError, match=said):
+        engine_of(config_of(folder, **settings))
