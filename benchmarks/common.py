@@ -104,6 +104,7 @@ def arguments(description: str) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=8, help="measured optimizer steps of a run")
     parser.add_argument("--threads", type=int, default=1, help="threads of each run")
     parser.add_argument("--size", choices=list(SHAPES), default="5M", help="parameters of the model")
+    parser.add_argument("--method", choices=["dpo", "rm"], default="dpo", help="of pairs_vs_trl.py")
     parser.add_argument("--gpu", action="store_true", help="on the GPU, in bf16")
     parser.add_argument("--worker", metavar="SIDE")
     parser.add_argument("--folder", type=Path)
@@ -190,7 +191,7 @@ def _run(options: argparse.Namespace, script: str, side: str, folder: Path) -> d
     }
     command = [sys.executable, script, "--worker", side, "--folder", str(folder)]
     command += ["--steps", str(options.steps), "--threads", str(options.threads), "--size", options.size]
-    command += ["--gpu"] if options.gpu else []
+    command += ["--method", options.method, *(["--gpu"] if options.gpu else [])]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"{side} failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
