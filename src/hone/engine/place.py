@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from hone.config import EvalConfig, OnlineConfig, SFTConfig
+from hone.config import EvalConfig, OnlineConfig, PPOConfig, SFTConfig
 from hone.config.schema import ClusterConfig
 from hone.engine.layout import Layout
 from hone.engine.machine import Machine, machine_here
@@ -70,13 +70,14 @@ def check_several(config: SFTConfig | OnlineConfig) -> None:
 
 def check_mesh(config: SFTConfig | OnlineConfig, layout: Layout) -> None:
     """Raise ConfigError for a model that cannot be spread like this. Reads its config, not its weights."""
-    policy = config.policy
-    check_parallel(
-        configured(resolve(policy.model_name), policy.hf_config_overrides),
-        layout.axes,
-        sequence_parallel=policy.sequence_parallel,
-        lora=policy.lora.enabled,
-    )
+    beside = config.critic if isinstance(config, PPOConfig) else None
+    for model in filter(None, (config.policy, beside)):
+        check_parallel(
+            configured(resolve(model.model_name), model.hf_config_overrides),
+            layout.axes,
+            sequence_parallel=config.policy.sequence_parallel,
+            lora=model.lora.enabled,
+        )
 
 
 def placement_notices(config: SFTConfig | OnlineConfig | EvalConfig) -> list[str]:

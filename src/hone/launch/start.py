@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from hone.config import EvalConfig, Loaded, OnlineConfig, SFTConfig
+from hone.config import EvalConfig, Loaded, OnlineConfig, PPOConfig, SFTConfig
 from hone.importing import is_code
 
 FILES = (".jsonl", ".json", ".parquet")
@@ -62,6 +62,8 @@ def _names(config: SFTConfig | OnlineConfig | EvalConfig) -> Iterator[str | None
         yield from (config.generation.model_name, config.tokenizer.name, config.data.dataset_name)
         return
     yield from (config.policy.model_name, config.policy.tokenizer.name)
+    if isinstance(config, PPOConfig):
+        yield from (config.value.model_name, config.value.tokenizer.name)
     for entry in (*(config.data.train or ()), *(config.data.validation or ())):
         yield entry.dataset_name
 
