@@ -190,6 +190,14 @@ def test_the_value_model_warms_up_alone() -> None:
         assert metrics["updates"] == (2 if trained else 0)
 
 
+def test_the_value_model_has_minibatches_of_its_own() -> None:
+    config = ppo_config(ppo={"ppo_epochs": 1})
+    config.value.train_global_batch_size = 1
+    policy, critic = Recorder(), Values()
+    run(ppo.step(policy, None, critic, make_groups([[1.0], [0.0], [0.5]]), config, number=1))
+    assert (policy.calls.count("optim_step"), critic.calls.count("optim_step")) == (1, 3)
+
+
 @pytest.mark.parametrize("name", ["grpo", "rloo", "reinforce_plus_plus"])
 def test_other_estimators_have_no_value_model(name: str) -> None:
     config = ppo_config(ppo={"adv_estimator": {"name": name}, "ppo_epochs": 2})
