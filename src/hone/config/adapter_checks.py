@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from hone.config.schema.lora import LoraConfig
 
 
-def adapters(lora: LoraConfig, head: str) -> Iterator[str]:
+def adapters(lora: LoraConfig, head: str, offload: bool | None = None) -> Iterator[str]:
     """What is wrong with `policy.lora`, or with another model's, whose key is `head`."""
     if not lora.enabled:
         return
@@ -31,6 +31,8 @@ def adapters(lora: LoraConfig, head: str) -> Iterator[str]:
             f"{head}.init_lora_weights={begin} changes the base weights, which {head}.load_in_4bit=true keeps in 4 "
             "bits: set init_lora_weights to null"
         )
+    if lora.load_in_4bit and offload:
+        yield f"{head}.load_in_4bit=true and policy.cpu_offload=true exclude each other: set one of them to false"
     if lora.adapter_path is not None and (lora.adalora.enabled or begin is not None):
         key = "adalora.enabled" if lora.adalora.enabled else "init_lora_weights"
         yield f"{head}.adapter_path says what the adapter is, and {head}.{key} says another: leave one of them out"

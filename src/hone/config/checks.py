@@ -69,7 +69,7 @@ def _packing(policy: PolicyConfig) -> Iterator[str]:
 
 
 def _policy(policy: PolicyConfig) -> Iterator[str]:
-    yield from adapters(policy.lora, "policy.lora")
+    yield from adapters(policy.lora, "policy.lora", policy.cpu_offload)
     phases = policy.scheduler or []
     named = [phase for phase in phases if phase.milestones is None]
     milestones = [phase.milestones for phase in phases if phase.milestones is not None]

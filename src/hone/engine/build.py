@@ -12,7 +12,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hone.config import DistillConfig, EvalConfig, OnlineConfig, SFTConfig
-from hone.config.schema import PolicyConfig
+from hone.config.schema import ClusterConfig, PolicyConfig
 from hone.engine import planner
 from hone.engine.beside import (
     check_beside,
@@ -29,6 +29,7 @@ from hone.errors import ConfigError
 from hone.model.adapters import check_adapter, merged, with_lora
 from hone.model.load import context_length, empty_model, load_model, load_tokenizer, stop_tokens
 from hone.model.mesh import Mesh, mesh_of_one
+from hone.model.quantized import four_bits
 from hone.model.scorer import TokenScorer
 from hone.types import Generator, Scorer, Teacher, TrainedModel
 
@@ -136,7 +137,7 @@ def build(
     check_length(policy, shape.context)
     check_beside(config, shape, tokenizer)
     for settings in filter(None, (policy, value_settings(config))):
-        check_start(settings)
+        check_start(settings, config.cluster)
     if alone(config.cluster):
         settled, _ = planner.resolve(config, shape, machine_of(config.cluster))
         device = device_of_this_process(config.cluster)
@@ -251,6 +252,7 @@ def _make(
             seed=seed,
             activation_checkpointing=checkpointing,
             scalar=policy.scalar,
+            quantization=four_bits(policy.lora, DTYPES[policy.precision]),
         )
     else:
         model = empty_model(
@@ -265,12 +267,22 @@ def _make(
         return model
     if trained:
         return with_lora(model, policy.lora, seed=seed)
-    begun = with_weights and policy.lora.adapter_path is not None
-    return merged(with_lora(model, policy.lora)) if begun else model
+    if not with_weights or policy.lora.adapter_path is None:
+        return model
+    model = with_lora(model, policy.lora)
+    return model if policy.lora.load_in_4bit else merged(model)  # 4 bits cannot hold what would be added
 
 
-def check_start(policy: PolicyConfig) -> None:
-    """Raise ModelError when the adapter to start from does not belong to the model. No weight is read."""
+def check_start(policy: PolicyConfig, cluster: ClusterConfig | None = None) -> None:
+    """Raise ModelError when the adapter to start from does not belong to the model, ConfigError when there is no device
+    for a base in 4 bits. No weight is read."""
+    if policy.lora.enabled and policy.lora.load_in_4bit and cluster is not None:
+        if device_of_this_process(cluster).type != "cuda":  # a CPU rounds otherwise to evaluate than to train
+            raise ConfigError(
+                "policy.lora.load_in_4bit=true needs an NVIDIA GPU, and this process has none: set "
+                "policy.lora.load_in_4bit=false"
+            )
+        four_bits(policy.lora, torch.float32)
     if policy.lora.enabled and policy.lora.adapter_path is not None:
         empty = empty_model(policy.model_name, overrides=policy.hf_config_overrides, scalar=policy.scalar)
         check_adapter(empty, policy.model_name, policy.lora)

@@ -132,7 +132,7 @@ def _of_policy(
     ranks = layout.shard * layout.context * layout.tensor
     size = BYTES[policy.precision]
     trained = adapters if lora else shape.parameters
-    weights = _share(FP32 * (shape.parameters + adapters + fixed), ranks)
+    weights = _share(FP32 * (shape.parameters + adapters + fixed) - _spared(shape, policy.lora), ranks)
     gradients = _share(FP32 * trained, ranks)
     states = _share(state_bytes(policy.optimizer) * trained, ranks)
     reference = generator = cache = 0
@@ -175,6 +175,14 @@ def adapter_parameters(shape: ModelShape, lora: LoraConfig) -> int:
         (lora.rank * (linear.inputs + linear.outputs + single) + rows * linear.outputs) * linear.count
         for linear in _adapted(shape, lora)
     )
+
+
+def _spared(shape: ModelShape, lora: LoraConfig) -> int:
+    """Bytes that 4 bits save: half a byte for each number of a linear layer, a scale (fp32) for every 64 of them."""
+    if not (lora.enabled and lora.load_in_4bit):
+        return 0
+    numbers = sum(linear.inputs * linear.outputs * linear.count for linear in shape.linears)
+    return FP32 * numbers - numbers // 2 - FP32 * numbers // 64
 
 
 def adapter_constants(shape: ModelShape, lora: LoraConfig) -> int:

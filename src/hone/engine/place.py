@@ -61,6 +61,11 @@ def check_several(config: SFTConfig | OnlineConfig) -> None:
         )
     if policy.precision == "float16":
         raise ConfigError("policy.precision=float16 is for one device: set policy.precision=bfloat16")
+    if policy.lora.enabled and policy.lora.load_in_4bit:
+        raise ConfigError(
+            "policy.lora.load_in_4bit=true is for one device: 4-bit weights are not sharded. Set it to false, or "
+            "cluster.gpus_per_node=1 and cluster.num_nodes=1"
+        )
     if policy.sequence_parallel and policy.tensor_parallel_size == 1:
         raise ConfigError(
             "policy.sequence_parallel=true is a part of tensor parallelism: set policy.tensor_parallel_size, or "

@@ -151,7 +151,8 @@ def candidates(
     micro-batches; tensor parallelism inside a node; offload."""
     policy = config.policy
     ways = tensor_sizes(shape, policy, machine)
-    offloads = _open(policy.cpu_offload, [False] if machine.elastic else [False, True])
+    fixed = machine.elastic or (policy.lora.enabled and policy.lora.load_in_4bit)
+    offloads = _open(policy.cpu_offload, [False] if fixed else [False, True])
     checkpoints = _open(policy.activation_checkpointing, [False, True])
     for offload, tensor in product(offloads, ways):
         layout = layout_for(policy, machine, tensor)

@@ -28,6 +28,7 @@ from hone.engine.ranks import own_part
 from hone.errors import CheckpointError, TrainingError
 from hone.model.adapters import NAME
 from hone.model.load import not_finite
+from hone.model.quantized import is_quantized
 
 if TYPE_CHECKING:
     from hone.engine.learner import LocalLearner
@@ -45,6 +46,13 @@ def named_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     for name, tensor in model.state_dict().items():
         if name not in others:
             yield name, tensor
+
+
+def kept_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Those that a checkpoint holds: of a model whose base is in 4 bits, which is read from its own source again, what
+    is trained; else all."""
+    trained = {name for name, p in model.named_parameters() if p.requires_grad} if is_quantized(model) else None
+    return ((n, tensor) for n, tensor in named_weights(model) if trained is None or n in trained)
 
 
 def checksum(weights: Iterable[tuple[str, Tensor]]) -> int:
@@ -80,7 +88,7 @@ def save(learner: LocalLearner, path: Path, *, with_optimizer: bool, wait: bool)
             generation := getattr(learner.model, "generation_config", None)
         ) is not None:  # a scalar head has none
             generation.to_json_file(path / "model" / "generation_config.json")
-    states: dict[Path, dict[str, Any]] = {path / "weights": dict(named_weights(learner.model))}
+    states: dict[Path, dict[str, Any]] = {path / "weights": dict(kept_weights(learner.model))}
     if with_optimizer:
         (path / "optimizer").mkdir(parents=True, exist_ok=True)
         if ranks.first:
@@ -126,7 +134,7 @@ def load(learner: LocalLearner, path: Path, *, with_optimizer: bool) -> None:
         learner.optimizer.load_state_dict({"state": {}, "param_groups": small["param_groups"]})
     else:
         state = get_optimizer_state_dict(learner.model, learner.optimizer, options=FLAT)
-        _read(state, path / "optimizer")
+        fill(state, path / "optimizer")
         set_optimizer_state_dict(learner.model, learner.optimizer, state, options=FLAT)
     learner.updates = small["updates"]
     if learner.rank_schedule is not None:
@@ -153,7 +161,7 @@ def _restore_random(learner: LocalLearner, folder: Path) -> None:
 
 def read_weights(model: nn.Module, path: Path) -> None:
     """Fill a model from `weights/`."""
-    _read(dict(named_weights(model)), path)
+    fill(dict(kept_weights(model)), path)
 
 
 def _small_state(learner: LocalLearner) -> dict[str, Any]:
@@ -205,8 +213,8 @@ def _write(states: Mapping[Path, dict[str, Any]], group: dist.ProcessGroup | Non
             dcp.save(state, checkpoint_id=str(folder), process_group=group, no_dist=group is None)
 
 
-def _read(state: dict[str, Any], path: Path) -> None:
-    """Into the tensors of `state`, in place."""
+def fill(state: dict[str, Any], path: Path) -> None:
+    """Read what a folder holds into the tensors of `state`, in place."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -14,6 +14,7 @@ from hone.config.schema.lora import LoraConfig
 from hone.errors import ConfigError
 from hone.model.adapters import NAME, SETTINGS, import_peft, with_adapter, with_lora
 from hone.model.load import WEIGHT_FILES, load_model, resolve
+from hone.model.quantized import four_bits
 from hone.model.scalar import is_scalar
 
 
@@ -27,6 +28,20 @@ def adapted_model(model: PreTrainedModel, folder: Path, settings: dict[str, Any]
         return with_adapter(model, own, named=str(folder / SETTINGS))
     lora = LoraConfig.model_validate(settings["lora"])
     return with_lora(model, lora.model_copy(update={"init_lora_weights": None, "adapter_path": None}))
+
+
+def base_in_full(settings: dict[str, Any], *, scalar: bool) -> PreTrainedModel:
+    """The numbers that a base in 4 bits stood for, in fp32: what its adapters were trained on."""
+    lora = LoraConfig.model_validate(settings["lora"])
+    model = load_model(
+        settings["model_name"],
+        overrides=settings.get("hf_config_overrides"),
+        scalar=scalar,
+        quantization=four_bits(lora, torch.float32),
+    )
+    model = model.dequantize()
+    model.config.use_cache = True
+    return model
 
 
 def save_adapter(model: PreTrainedModel, settings: dict[str, Any], out: Path) -> None:

@@ -17,9 +17,9 @@ from transformers.utils.logging import disable_progress_bar
 from hone.engine.checkpoint import is_disk_full
 from hone.engine.learner import DTYPES
 from hone.engine.manifest import verify
-from hone.engine.weights import read_weights
+from hone.engine.weights import fill, read_weights
 from hone.errors import CheckpointError, ConfigError, HoneError
-from hone.export.adapter import adapted_model, save_adapter
+from hone.export.adapter import adapted_model, base_in_full, save_adapter
 from hone.model.adapters import base_of, merged
 from hone.model.load import auto_class, load_tokenizer
 from hone.model.scalar import has_scalar_head
@@ -96,6 +96,12 @@ def convert(
 def _trained_model(policy_folder: Path, weights: Path, settings: dict[str, Any]) -> PreTrainedModel:
     """The model with its trained weights, and with its adapters if it has some."""
     config = AutoConfig.from_pretrained(policy_folder / "model")
+    if settings.get("lora", {}).get("enabled") and settings["lora"].get("load_in_4bit"):
+        model = adapted_model(
+            base_in_full(settings, scalar=has_scalar_head(config)), policy_folder / "model", settings
+        )
+        fill({name: p for name, p in model.named_parameters() if p.requires_grad}, weights)
+        return model
     model = auto_class(has_scalar_head(config)).from_config(config, dtype=torch.float32)
     if settings.get("lora", {}).get("enabled"):
         model = adapted_model(model, policy_folder / "model", settings)

@@ -62,12 +62,14 @@ def load_model(
     activation_checkpointing: bool = False,
     scalar: bool = False,
     fresh_head: bool = True,
+    quantization: Any = None,
 ) -> PreTrainedModel:
     """A causal language model in fp32 (the precision of a run is applied when it computes, not when it stores).
 
     `overrides` change the model's config (upstream: policy.hf_config_overrides). An embedded model without weights
     starts from random ones drawn with `seed`. `scalar`: with a head that says one number (`hone.model.scalar`), the
-    checkpoint's own or, where it has none and `fresh_head`, a new one drawn with `seed`.
+    checkpoint's own or, where it has none and `fresh_head`, a new one drawn with `seed`. `quantization`: what
+    `hone.model.quantized` says of linear layers that are held in fewer bits.
     """
     source = resolve(name)
     disable_progress_bar()  # Hone's own progress line is the only one
@@ -76,9 +78,11 @@ def load_model(
         if Path(source).is_dir() and not any(any(Path(source).glob(kind)) for kind in WEIGHT_FILES):
             if not embedded.is_embedded_model(name):
                 raise ModelError(f"{name} has a config.json but no weights (*.safetensors)")
+            if quantization is not None:
+                raise ModelError(f"{name} has no weights to hold in 4 bits: name a model that has")
             model = _random(config, seed, scalar)
         else:
-            model = _pretrained(name, source, config, seed, scalar)
+            model = _pretrained(name, source, config, seed, scalar, quantization)
     except (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError) as error:
         raise ModelError(f"cannot load model {name}: {one_line(error)}") from error
     if (spoilt := not_finite(model.state_dict().items())) is not None:
@@ -157,14 +161,23 @@ def configured(source: str, overrides: Mapping[str, Any]) -> PreTrainedConfig:
     return AutoConfig.from_pretrained(source, **overrides) if overrides else config
 
 
-def _pretrained(name: str, source: str, config: PreTrainedConfig, seed: int, scalar: bool) -> PreTrainedModel:
+def _pretrained(
+    name: str, source: str, config: PreTrainedConfig, seed: int, scalar: bool, quantization: Any = None
+) -> PreTrainedModel:
     """With every weight from the files: one that they lack, or have in another shape, would otherwise be random. A new
     scalar head is: it is drawn with `seed`."""
     fresh = scalar and not has_scalar_head(config)
+    # In host memory first: where the weights go is not this room's to say.
+    how = {} if quantization is None else {"quantization_config": quantization, "device_map": {"": "cpu"}}
     with _quiet(fresh), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         loaded: Any = auto_class(scalar).from_pretrained(
-            source, config=config, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
+            source,
+            config=config,
+            dtype=torch.float32,
+            output_loading_info=True,
+            ignore_mismatched_sizes=quantization is None,
+            **how,
         )
     model, report = loaded
     if report["mismatched_keys"]:
