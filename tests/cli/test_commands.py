@@ -288,6 +288,7 @@ def test_version_and_module_form() -> None:
     [
         ("run_sft.py", "sft"),
         ("run_grpo.py", "grpo"),
+        ("run_distillation.py", "distill"),
         ("run_eval.py", "eval"),
         ("converters/convert_dcp_to_hf.py", "convert"),
     ],

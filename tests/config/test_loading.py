@@ -440,9 +440,10 @@ def test_the_resolved_configuration_loads_to_an_equal_one(kind: Any, tmp_path: P
 )
 def test_every_shipped_configuration_loads(path: Path) -> None:
     kind: Any = "eval" if path.parent.name == "evals" else path.stem.split("_")[0]
+    kind = {"distillation": "distill"}.get(kind, kind)
     loaded = load(kind, path, [])
     assert loaded.notices == []
-    scored = {key: [*OWN, "data.default.env_name=math"] for key in ("grpo", "ppo")}
+    scored = {key: [*OWN, "data.default.env_name=math"] for key in ("grpo", "ppo", "distill")}
     own = {**dict.fromkeys(("sft", "dpo", "rm"), OWN), **scored}
     load(kind, path, own.get(kind, ["generation.model_name=m", "data.dataset_name=math500"]))
 
