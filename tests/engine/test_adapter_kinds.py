@@ -176,6 +176,25 @@ def test_the_penalty_is_the_papers_whatever_the_micro_batch() -> None:
         torch.testing.assert_close(weight, theirs[name], rtol=0, atol=1e-6)
 
 
+def test_the_penaltys_gradient_by_hand() -> None:
+    """Of |A A' - I| it is 2 (A A' - I) A / |A A' - I|, and likewise of B, each by the weight over their number."""
+    learner = learner_of("adalora")
+    run(learner.forward_backward(make_samples(3), sft.sft_loss))
+    adapters = {
+        name: p for name, p in learner.model.named_parameters() if "lora_A" in name or "lora_B" in name
+    }
+    before = {name: p.grad.clone() for name, p in adapters.items() if p.grad is not None}
+    assert learner.rank_schedule is not None
+    learner.rank_schedule.penalize()
+    for name, p in adapters.items():
+        w = (p.T if "lora_B" in name else p).detach()
+        gap = w @ w.T - torch.eye(4)
+        wanted = 2 * gap @ w / gap.norm() * 0.5 / len(adapters)
+        assert p.grad is not None
+        added = p.grad - before[name]
+        torch.testing.assert_close(added.T if "lora_B" in name else added, wanted, rtol=1e-4, atol=1e-6)
+
+
 def test_only_adalora_has_a_schedule() -> None:
     assert RankSchedule.of(make_model()) is None
     assert RankSchedule.of(learner_of("dora").model) is None

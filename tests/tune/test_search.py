@@ -202,6 +202,20 @@ def test_a_search_that_is_killed_goes_on(tmp_path: Path) -> None:
         assert len((file.parent / "starts").read_text().split()) == 2
 
 
+def test_a_trials_process_ends_with_the_search() -> None:
+    """What the stand-in does too, of the real one: it dies when the pipe's other end is closed."""
+    reading, writing = os.pipe()
+    code = "import sys, time, hone.tune.child as c; c.runpy.run_module = lambda *a, **k: time.sleep(60); c.main()"
+    child = subprocess.Popen(
+        [sys.executable, "-c", code, str(reading), "sft"], pass_fds=(reading,), start_new_session=True
+    )
+    time.sleep(0.5)
+    assert child.poll() is None
+    os.close(writing)
+    assert child.wait(30) == -signal.SIGKILL
+    os.close(reading)
+
+
 def test_ctrl_c_lets_the_trials_stop(tmp_path: Path) -> None:
     choices = f"{LR}=choice(1e-3, 1e-2)"
     search = started(tmp_path, choices)
