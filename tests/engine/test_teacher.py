@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 import torch
+from ranks import layout
 from tiny import VOCABULARY, make_model, make_samples, make_tokenizer, run
 
 from hone.algorithms import distill
 from hone.config.schema import DistillConfig
 from hone.engine import build
 from hone.engine.build import LocalEngine
+from hone.engine.place import check_mesh
 from hone.errors import ConfigError
 
 
@@ -106,3 +108,11 @@ def test_what_the_teacher_cannot_do_is_refused_before_weights_are_read(
         path.unlink()
     with pytest.raises(ConfigError, match=said):
         engine_of(config_of(folder, **settings))
+
+
+def test_a_teacher_that_cannot_be_spread_is_refused(folder: Path) -> None:
+    """Its key/value heads count, too."""
+    config = config_of(folder, hf_config_overrides={"num_key_value_heads": 1})
+    check_mesh(config_of(folder), layout(tensor=2))
+    with pytest.raises(ConfigError, match="does not divide the 4 heads and 1 key/value heads"):
+        check_mesh(config, layout(tensor=2))

@@ -23,6 +23,10 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_first_line_names_model_data_and_folder(capsys: pytest.CaptureFixture[str]) -> None:
     start.announce("sft", load("sft", None, ["checkpointing.checkpoint_dir=out"]))
     assert capsys.readouterr().out == "sft: hone/tiny on hone/word-problems, into out\n"
+    start.announce("distill", load("distill", None, ["checkpointing.checkpoint_dir=out"]))
+    assert (
+        capsys.readouterr().out == "distill: hone/tiny from hone/tiny-sft on hone/word-problems, into out\n"
+    )
     start.announce("eval", load("eval", None, []))
     assert capsys.readouterr().out == "eval: hone/tiny-sft on hone/word-problems\n"
 
@@ -30,6 +34,12 @@ def test_the_first_line_names_model_data_and_folder(capsys: pytest.CaptureFixtur
 def test_a_hub_that_does_not_answer_is_not_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(start, "reachable", lambda: False)
     start.spare_the_hub(load("grpo", None, ["policy.model_name=Qwen/Qwen3-0.6B"]))
+    assert os.environ["HF_HUB_OFFLINE"] == "1"
+
+
+def test_a_teacher_on_the_hub_is_asked_for_like_a_student(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(start, "reachable", lambda: False)
+    start.spare_the_hub(load("distill", None, ["teacher.model_name=Qwen/Qwen3-0.6B"]))
     assert os.environ["HF_HUB_OFFLINE"] == "1"
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from hone.config import EvalConfig, OnlineConfig, PPOConfig, SFTConfig
+from hone.config import EvalConfig, OnlineConfig, SFTConfig
 from hone.config.schema import ClusterConfig
+from hone.engine.beside import teacher_settings, value_settings
 from hone.engine.layout import Layout
 from hone.engine.machine import Machine, machine_here
 from hone.errors import ConfigError
@@ -75,8 +76,7 @@ def check_several(config: SFTConfig | OnlineConfig) -> None:
 
 def check_mesh(config: SFTConfig | OnlineConfig, layout: Layout) -> None:
     """Raise ConfigError for a model that cannot be spread like this. Reads its config, not its weights."""
-    beside = config.critic if isinstance(config, PPOConfig) else None
-    for model in filter(None, (config.policy, beside)):
+    for model in filter(None, (config.policy, value_settings(config), teacher_settings(config))):
         check_parallel(
             configured(resolve(model.model_name), model.hf_config_overrides),
             layout.axes,

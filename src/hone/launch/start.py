@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from hone.config import EvalConfig, Loaded, OnlineConfig, PPOConfig, SFTConfig
+from hone.config import DistillConfig, EvalConfig, Loaded, OnlineConfig, PPOConfig, SFTConfig
 from hone.importing import is_code
 
 FILES = (".jsonl", ".json", ".parquet")
@@ -26,7 +26,8 @@ def announce(kind: str, loaded: Loaded) -> None:
         return
     data = ", ".join(str(entry.dataset_name) for entry in config.data.train or [])
     folder = config.checkpointing.checkpoint_dir
-    print(f"{kind}: {config.policy.model_name} on {data}, into {folder}", flush=True)
+    taught = f" from {config.teacher.model_name}" if isinstance(config, DistillConfig) else ""
+    print(f"{kind}: {config.policy.model_name}{taught} on {data}, into {folder}", flush=True)
 
 
 def spare_the_hub(loaded: Loaded) -> None:
@@ -62,6 +63,8 @@ def _names(config: SFTConfig | OnlineConfig | EvalConfig) -> Iterator[str | None
         yield from (config.generation.model_name, config.tokenizer.name, config.data.dataset_name)
         return
     yield from (config.policy.model_name, config.policy.tokenizer.name)
+    if isinstance(config, DistillConfig):
+        yield from (config.teacher.model_name, config.teacher.tokenizer.name)
     if isinstance(config, PPOConfig):
         yield from (config.value.model_name, config.value.tokenizer.name)
     for entry in (*(config.data.train or ()), *(config.data.validation or ())):
