@@ -7,15 +7,17 @@ from typing import Any
 
 import pytest
 import torch
-from ranks import layout
+from ranks import layout, on_ranks, spread_tiny
 from tiny import VOCABULARY, make_model, make_samples, make_tokenizer, run
 
 from hone.algorithms import distill
 from hone.config.schema import DistillConfig
 from hone.engine import build
 from hone.engine.build import LocalEngine
+from hone.engine.learner import LocalLearner
 from hone.engine.place import check_mesh
 from hone.errors import ConfigError
+from hone.model.mesh import Mesh
 
 
 @pytest.fixture
@@ -116,3 +118,42 @@ def test_a_teacher_that_cannot_be_spread_is_refused(folder: Path) -> None:
     check_mesh(config_of(folder), layout(tensor=2))
     with pytest.raises(ConfigError, match="does not divide the 4 heads and 1 key/value heads"):
         check_mesh(config, layout(tensor=2))
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma2"])  # gemma2: a head that is not a plain matrix
+def test_rows_that_the_student_lacks_are_not_taught(folder: Path, kind: str) -> None:
+    """Embeddings of one family are padded to different sizes; both read the same tokenizer's tokens."""
+    make_model(kind, seed=1, vocab_size=VOCABULARY + 16).save_pretrained(folder / "teacher")
+    engine = engine_of(config := config_of(folder, k=VOCABULARY))
+    assert engine.teacher is not None
+    samples = make_samples(4)
+    at = samples[0].loss_mask_T.nonzero().squeeze(1) - 1
+    with torch.no_grad():
+        logits = engine.teacher.model(samples[0].tokens_T[None]).logits[0][at]
+    values, tokens = run(engine.teacher.likeliest(samples, VOCABULARY))[0]
+    assert int(tokens.max()) == VOCABULARY - 1
+    expected = logits[:, :VOCABULARY].log_softmax(-1).gather(1, tokens)
+    torch.testing.assert_close(values, expected, rtol=0, atol=1e-5)
+    assert run(distill.step(engine.learner, engine.teacher, samples, config))[
+        "teacher_in_topk"
+    ] == pytest.approx(1)
+
+
+def restricted(mesh: Mesh) -> list[Any]:
+    scorer = spread_tiny(mesh, make_model)
+    scorer.tokens = 20  # the second rank has none of them
+    learner = LocalLearner(
+        scorer, config_of(Path("."), policy={"train_micro_batch_size": 2}).policy, pad_token=0
+    )
+    return run(learner.likeliest(make_samples(3), 20))
+
+
+def test_nor_where_the_head_is_spread_over_ranks() -> None:
+    model = make_model().eval()
+    for found in on_ranks(layout(tensor=2), restricted):
+        for sample, (values, tokens) in zip(make_samples(3), found, strict=True):
+            with torch.no_grad():
+                logits = model(sample.tokens_T[None]).logits[0][sample.loss_mask_T.nonzero().squeeze(1) - 1]
+            expected = logits[:, :20].log_softmax(-1).topk(20)
+            torch.testing.assert_close(values, expected.values, rtol=0, atol=1e-5)
+            assert torch.equal(tokens, expected.indices)

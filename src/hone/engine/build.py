@@ -185,6 +185,8 @@ def build_here(
         return engine
     if (settings := teacher_settings(config)) is not None:
         engine.teacher = learner_of(settings, trained=False)
+        # Embeddings of one family may be padded to other sizes: what the student has no row for is not taught.
+        engine.teacher.scorer.tokens = learner.model.config.get_text_config().vocab_size
     if config.referred:
         engine.reference = (
             WithoutAdapters(learner)

@@ -41,6 +41,8 @@ class TokenScorer(nn.Module):
         self.mesh: Mesh | None = None
         """Set when the model is spread over ranks (`hone.model.parallel`), as is `sequence_parallel`."""
         self.sequence_parallel = False
+        self.tokens: int | None = None
+        """Tokens from this number on are none of the likeliest, and have no probability beside them."""
         self.scalar = scalar.is_scalar(model)
         self.plain_head = known.head_is_plain if known is not None else traits.head_is_plain(model)
 
@@ -116,9 +118,10 @@ class TokenScorer(nn.Module):
             logits = self.model(
                 input_ids=input_ids, position_ids=position_ids, attention_mask=attention_mask, use_cache=False
             ).logits
-            logprobs = (logits.flatten(0, 1)[at_N].float() / self.temperature).log_softmax(-1)
+            logits = logits.flatten(0, 1)[at_N].float() / self.temperature
             if likeliest:
-                return _side_by_side(*logprobs.topk(likeliest, dim=-1))
+                return _side_by_side(*logits[:, : self.tokens].log_softmax(-1).topk(likeliest, dim=-1))
+            logprobs = logits.log_softmax(-1)
             return logprobs.gather(1, targets_N.reshape(len(targets_N), -1)).reshape(targets_N.shape)
         hidden = traits.hidden_states(self.model, input_ids, position_ids, attention_mask)
         if self.sequence_parallel:
@@ -133,6 +136,8 @@ class TokenScorer(nn.Module):
             weight = weight.to_local()
         hidden, temperature = hidden.flatten(0, 1)[at_N], self.temperature
         if likeliest:
+            if self.tokens is not None:
+                weight = weight[: max(0, self.tokens - (vocabulary.start if vocabulary is not None else 0))]
             return _side_by_side(
                 *linear_topk(hidden, weight, likeliest, temperature=temperature, vocabulary=vocabulary)
             )
