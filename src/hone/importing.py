@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 _DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
+_FILES = (".jsonl", ".json", ".parquet", ".csv", ".txt", ".gz", ".zst")
 
 
 class Missing(Exception):
@@ -24,8 +25,8 @@ def is_code(target: str) -> bool:
     file, colon, name = target.rpartition(":")
     if colon:
         return file.endswith(".py") and name.isidentifier()
-    if not _DOTTED.fullmatch(target):
-        return False
+    if not _DOTTED.fullmatch(target) or target.endswith(_FILES) or Path(target).exists():
+        return False  # also where a folder of a file's name could be imported: run/ beside run.jsonl
     _see_here()
     try:
         return importlib.util.find_spec(target.split(".")[0]) is not None

@@ -117,8 +117,7 @@ def _lock(descriptor: int, path: Path, key: str) -> None:
                 time.sleep(0.05)
                 continue
             raise CheckpointError(
-                f"another run is writing to {key}={path}: wait for it to end, or name "
-                "another folder"
+                f"another run is writing to {key}={path}: wait for it to end, or name another folder"
             ) from error
         except OSError as error:
             if error.errno not in (errno.ENOTSUP, errno.ENOLCK, errno.ENOSYS):  # a file system without locks

@@ -109,7 +109,13 @@ def test_layouts(way: dict[str, Any], plain: dict[str, Any]) -> None:
     alike(trained(None, way, losses=MIXED), plain["mixed"])
 
 
-@pytest.mark.parametrize("mesh", [layout(shard=2), layout(tensor=2)], ids=["dp2", "tp2"])
+@pytest.mark.parametrize(
+    "mesh",
+    [
+        pytest.param(layout(shard=2), id="dp2"),
+        pytest.param(layout(tensor=2), id="tp2", marks=pytest.mark.slow),
+    ],
+)
 def test_ranks(mesh: Any, plain: dict[str, Any]) -> None:
     work = partial(trained, policy={"train_micro_batch_size": 2}, losses=MIXED)
     for result in on_ranks(mesh, work):

@@ -10,6 +10,7 @@ from processes import command
 SMALL = ("sft.max_num_steps=1", "cluster.cpu_workers_per_node=2")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [

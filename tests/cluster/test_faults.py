@@ -1,13 +1,12 @@
 """Runs on two ranks of a Ray cluster that Hone starts: what is lost is named and replaced, and the end is the same.
 
-The kills of the trunk (tests/resume) again, with more that can be killed: a rank, the raylet, the driver.
+Kills at random moments, of a rank, the raylet and the driver, are in test_kills.py.
 """
 
 from __future__ import annotations
 
 import os
 import random
-import signal
 import subprocess
 import sys
 import time
@@ -135,32 +134,6 @@ def test_a_killed_rank_is_named_and_replaced(tmp_path: Path, uninterrupted: Path
     assert f"pid {victim.pid} on" in said(run)
     assert "died" in said(run)
     assert "with new workers" in said(run)
-    same_end(run, uninterrupted)
-
-
-@pytest.mark.slow
-def test_a_killed_raylet(tmp_path: Path, uninterrupted: Path) -> None:
-    """The raylet of the command's own machine. Ray may end the run's process with it, which is then replaced, too."""
-    run = tmp_path / "run"
-    process = start(run)
-    until_step(run, 4, process)
-    processes_of(process, "raylet/raylet")[0].kill()
-    finish(process, run)
-    assert "with new workers" in said(run) or "with a new one" in said(run)
-    same_end(run, uninterrupted)
-
-
-@pytest.mark.slow
-def test_a_killed_driver_takes_its_ranks_with_it(tmp_path: Path, uninterrupted: Path) -> None:
-    run = tmp_path / "run"
-    process = start(run)
-    until_step(run, 4, process)
-    ranks = processes_of(process, "ray::Worker")
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    again = start(run)
-    finish(again, run)
-    assert not [rank for rank in ranks if rank.is_running() and rank.status() != psutil.STATUS_ZOMBIE]
     same_end(run, uninterrupted)
 
 

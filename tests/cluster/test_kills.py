@@ -1,6 +1,6 @@
 """Two ranks, killed again and again at random moments: a rank, the raylet, the driver. The end is the same to the bit.
 
-HONE_KILLS says how many kills each run gets (3; ten take half an hour in all), HONE_KILL_SEED repeats them.
+HONE_KILLS says how many kills each run gets (1; ten take half an hour in all), HONE_KILL_SEED repeats them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import psutil
 import pytest
 from cluster.test_faults import RANDOM, SEED, finish, processes_of, said, same_end, start
 
-KILLS = int(os.environ.get("HONE_KILLS", "3"))
+KILLS = int(os.environ.get("HONE_KILLS", "1"))
 LONGEST_S = 20.0
 """A run is killed at most so long after it began (or went on): starting takes half of it, so that falls in, too."""
 STEPS = 30 * KILLS

@@ -82,7 +82,7 @@ def test_layouts(way: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     "mesh",
     [
-        pytest.param(mesh, id=name, marks=() if name in ("dp2", "tp2") else pytest.mark.slow)
+        pytest.param(mesh, id=name, marks=() if name == "dp2" else pytest.mark.slow)
         for name, mesh in MESHES.items()
     ],
 )

@@ -34,7 +34,7 @@ MESHES = {
     "dp3": layout(shard=3),
     "dp2 x tp2": layout(shard=2, tensor=2),
 }
-QUICK = ("dp2", "tp2")
+QUICK = ("dp2",)
 WAYS: dict[str, dict[str, Any]] = {
     "one at a time": {"train_micro_batch_size": 1},
     "four at a time": {"train_micro_batch_size": 4},

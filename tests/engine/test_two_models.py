@@ -25,7 +25,9 @@ def folder(tmp_path: Path) -> Path:
 
 def engine_of(folder: Path) -> LocalEngine:
     shared = {"model_name": str(folder / "model"), "precision": "float32", "max_total_sequence_length": 64}
-    config = PPOConfig(policy=shared | {"train_micro_batch_size": 2}, loss_fn={"reference_policy_kl_penalty": 0.0})
+    config = PPOConfig(
+        policy=shared | {"train_micro_batch_size": 2}, loss_fn={"reference_policy_kl_penalty": 0.0}
+    )
     engine = build(config, make_tokenizer())
     assert isinstance(engine, LocalEngine)
     return engine

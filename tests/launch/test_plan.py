@@ -103,7 +103,9 @@ def test_the_teacher_counts(capsys: pytest.CaptureFixture[str], model: Path, tmp
     assert code == 0
     layer = (19_616 - 2 * 64 * 32 - 32) // 2  # all but embedding, head and last norm
     parameters = 19_616 + 2 * layer
-    row = next(line.split() for line in text.splitlines() if line.split()[:1] == ["teacher"] and "KiB" in line)
+    row = next(
+        line.split() for line in text.splitlines() if line.split()[:1] == ["teacher"] and "KiB" in line
+    )
     assert row[1:3] == [f"{4 * parameters / 1024:.1f}", "KiB"]
     assert "mixed divergence over its 64 likeliest tokens, temperature 1" in text
     assert "learns from the student's own answers in 25% of the steps" in text

@@ -76,7 +76,14 @@ DISTILL_RUN = (
     "checkpointing.save_period=2",
     "checkpointing.keep_top_k=2",
 )
-RUNS = {"sft": SFT_RUN, "dpo": DPO_RUN, "rm": RM_RUN, "grpo": GRPO_RUN, "ppo": PPO_RUN, "distill": DISTILL_RUN}
+RUNS = {
+    "sft": SFT_RUN,
+    "dpo": DPO_RUN,
+    "rm": RM_RUN,
+    "grpo": GRPO_RUN,
+    "ppo": PPO_RUN,
+    "distill": DISTILL_RUN,
+}
 
 
 @pytest.fixture(scope="session")

@@ -51,7 +51,9 @@ def named_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 def kept_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """Those that a checkpoint holds: of a model whose base is in 4 bits, which is read from its own source again, what
     is trained; else all."""
-    trained = {name for name, p in model.named_parameters() if p.requires_grad} if is_quantized(model) else None
+    trained = (
+        {name for name, p in model.named_parameters() if p.requires_grad} if is_quantized(model) else None
+    )
     return ((n, tensor) for n, tensor in named_weights(model) if trained is None or n in trained)
 
 

@@ -40,9 +40,7 @@ def overlong_penalty(length: int, max_length: int, buffer_length: int, penalty: 
 def stop_properly(reward: float, truncated: bool, coef: float) -> float:
     """A truncated response keeps `coef` (0 to 1) of its reward; all of a negative one: it must not pay."""
     if not 0 <= coef <= 1:
-        raise ConfigError(
-            f"reward_shaping.stop_properly_penalty_coef must lie between 0 and 1, not {coef:g}"
-        )
+        raise ConfigError(f"reward_shaping.stop_properly_penalty_coef must lie between 0 and 1, not {coef:g}")
     return min(reward, coef * reward) if truncated else reward
 
 
