@@ -25,7 +25,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "tracking": {"errors", "types", "config"},
     "export": {"errors", "config", "engine", "model"},
     "process": {"errors", "config", "tracking"},
-    "loop": {"errors", "config", "engine", "tracking"},
+    "recovery": {"errors", "config", "engine"},
+    "loop": {"errors", "config", "engine", "recovery", "tracking"},
     "evaluation": {
         *(
             "errors",
@@ -44,8 +45,11 @@ MAY_IMPORT: dict[str, set[str]] = {
         "tracking",
     },
     "methods": {"errors", "types", "config", "algorithms", "data", "tracking"},
-    "supervised": {"types", "config", "methods", "engine", "loop", "process"},
-    "online": {"types", "config", "algorithms", "data", "engine", "loop", "process", "rollout", "tracking"},
+    "supervised": {"types", "config", "methods", "engine", "loop", "process", "recovery"},
+    "online": {
+        *("types", "config", "algorithms", "data", "engine", "loop", "process", "recovery", "rollout"),
+        "tracking",
+    },
     "tune": {"errors", "config", "process", "tracking"},
     "launch": {"errors", "config", "importing", "data", "embedded", "model", "engine", "rollout"},
     "demo": {"errors", "embedded", "config", "online", "supervised", "evaluation", "export", "tracking"},

@@ -8,9 +8,8 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Protocol
@@ -18,6 +17,7 @@ from typing import Any, Protocol
 import yaml
 
 from hone.config import Loaded, OnlineConfig, SFTConfig
+from hone.config.changes import GOAL_KEYS, changes
 from hone.config.kinds import section_of
 from hone.engine import Engine
 from hone.engine.checkpoint import Checkpoints, Saved
@@ -25,20 +25,9 @@ from hone.engine.manifest import verify
 from hone.engine.place import placement_notices
 from hone.engine.random_state import random_state, restore_random_state
 from hone.errors import CheckpointError, HoneError, Interrupted, TrainingError, WorkerLostError
+from hone.recovery import MoreMachines
 from hone.tracking import MetricLog, Progress, RunFolder, draw_curves
 
-FREE_TO_CHANGE = ("checkpointing", "logger", "cluster")
-"""Sections that do not alter what a run computes: a resumed run may have them otherwise."""
-GOAL_KEYS = ("stop_at_validation_metric", "stop_at_validation_threshold")
-LENGTH_KEYS = ("max_num_steps", "max_num_epochs")
-VALIDATION_KEYS = ("val_period", "val_at_start", "val_at_end", "val_start_at")
-FIT_KEYS = (
-    *("train_micro_batch_size", "logprob_batch_size", "train_mb_tokens", "logprob_mb_tokens"),
-    *("tensor_parallel_size", "context_parallel_size", "dp_replicate_size", "sequence_parallel"),
-    *("activation_checkpointing", "cpu_offload"),
-)
-"""How a run fits its devices, which may be others when it goes on."""
-FREE_KEYS = (*GOAL_KEYS, *LENGTH_KEYS, *VALIDATION_KEYS, *FIT_KEYS, "num_workers")
 ONE_SIGNAL_S = 0.1
 """The same signal twice within this time is one: a scheduler sends it to all processes, and the command passes it."""
 
@@ -49,38 +38,6 @@ class Cursor(Protocol):
     def state_dict(self) -> dict[str, Any]: ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
-
-
-class MoreMachines(Exception):
-    """Machines have come that a run asked for: it goes on from the checkpoint just written, with them."""
-
-
-async def keep_going(
-    config: SFTConfig | OnlineConfig,
-    train: Callable[[bool], Awaitable[dict[str, Any]]],
-    *,
-    recovering: bool = False,
-) -> dict[str, Any]:
-    """`train(recovering)` from its last checkpoint again and again, while workers are lost and it gets on in between.
-
-    Raises WorkerLostError when workers were lost more than `cluster.max_restarts` times without a new checkpoint.
-    """
-    checkpoints = Checkpoints(config.checkpointing)
-    lost, reached = 0, -1
-    while True:
-        try:
-            return await train(recovering)
-        except MoreMachines as news:
-            print(news, file=sys.stderr, flush=True)
-        except WorkerLostError as error:
-            newest = (checkpoints.steps() or [0])[-1]
-            lost = 1 if newest > reached else lost + 1
-            reached = newest
-            if lost > config.cluster.max_restarts or not config.checkpointing.enabled:
-                raise
-            origin = f"step_{newest}" if newest else "the start"
-            print(f"{error}\ngoing on from {origin} with new workers", file=sys.stderr, flush=True)
-        recovering = True
 
 
 class Run:
@@ -332,27 +289,14 @@ class Run:
         """The keys that have changed since `path` was written. Raises CheckpointError when they may not."""
         verify(path, only="config.yaml", fallback=self.checkpoints.before(path))
         saved = yaml.safe_load((path / "config.yaml").read_text())
-        differences = list(_differences(saved, yaml.safe_load(self.yaml)))
-        bad = [
-            f"{key}: {old!r} -> {new!r}"
-            for key, old, new in differences
-            if key.split(".")[0] not in FREE_TO_CHANGE and key.split(".")[-1] not in FREE_KEYS
-        ]
+        changed, bad = changes(saved, yaml.safe_load(self.yaml))
         if bad and not self.config.checkpointing.allow_config_change:
             raise CheckpointError(
                 f"{path} was made with other settings ({'; '.join(bad[:6])}). For a new run set another "
                 f"checkpointing.checkpoint_dir (or remove {self.checkpoints.root}); to go on with the changed "
                 "settings set checkpointing.allow_config_change=true"
             )
-        return [key for key, _, _ in differences]
+        return changed
 
     def _title(self) -> str:
         return os.path.basename(self.config.policy.model_name.rstrip("/"))
-
-
-def _differences(old: Any, new: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in sorted({*old, *new}):
-            yield from _differences(old.get(key), new.get(key), f"{prefix}.{key}" if prefix else str(key))
-    elif old != new:
-        yield prefix, old, new

@@ -19,8 +19,9 @@ from hone.data import PromptData, build_prompts
 from hone.engine import Engine
 from hone.engine.build import tokenizer_of
 from hone.engine.checkpoint import flat_metric
-from hone.loop import Run, keep_going
+from hone.loop import Run
 from hone.process import run_alone
+from hone.recovery import keep_going
 from hone.rollout.collect import collect, open_pool, scored_groups, unscored_groups
 from hone.rollout.rewards.pool import RewardPool
 from hone.tracking import RunFolder, write_rollouts

@@ -12,9 +12,10 @@ from hone import engine
 from hone.config import Loaded
 from hone.engine import Engine
 from hone.engine.build import tokenizer_of
-from hone.loop import Run, keep_going
+from hone.loop import Run
 from hone.methods import Method, method_of
 from hone.process import run_alone
+from hone.recovery import keep_going
 from hone.types import TrainedModel
 
 

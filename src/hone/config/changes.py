@@ -1,0 +1,39 @@
+"""Which settings a run may go on with otherwise than it began."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+FREE_TO_CHANGE = ("checkpointing", "logger", "cluster")
+"""Sections that do not alter what a run computes: a resumed run may have them otherwise."""
+GOAL_KEYS = ("stop_at_validation_metric", "stop_at_validation_threshold")
+LENGTH_KEYS = ("max_num_steps", "max_num_epochs")
+VALIDATION_KEYS = ("val_period", "val_at_start", "val_at_end", "val_start_at")
+FIT_KEYS = (
+    *("train_micro_batch_size", "logprob_batch_size", "train_mb_tokens", "logprob_mb_tokens"),
+    *("tensor_parallel_size", "context_parallel_size", "dp_replicate_size", "sequence_parallel"),
+    *("activation_checkpointing", "cpu_offload"),
+)
+"""How a run fits its devices, which may be others when it goes on."""
+FREE_KEYS = (*GOAL_KEYS, *LENGTH_KEYS, *VALIDATION_KEYS, *FIT_KEYS, "num_workers")
+
+
+def changes(old: dict[str, Any], new: dict[str, Any]) -> tuple[list[str], list[str]]:
+    """The keys that differ between two resolved configurations, and `key: old -> new` of those that change what a run
+    computes."""
+    found = list(_differences(old, new))
+    bad = [
+        f"{key}: {before!r} -> {after!r}"
+        for key, before, after in found
+        if key.split(".")[0] not in FREE_TO_CHANGE and key.split(".")[-1] not in FREE_KEYS
+    ]
+    return [key for key, _, _ in found], bad
+
+
+def _differences(old: Any, new: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted({*old, *new}):
+            yield from _differences(old.get(key), new.get(key), f"{prefix}.{key}" if prefix else str(key))
+    elif old != new:
+        yield prefix, old, new
