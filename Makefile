@@ -12,7 +12,7 @@ WARM_UP := import hone.supervised, hone.online, hone.evaluation, hone.export, ho
 	hone.model.load as load, torch.utils.tensorboard, matplotlib.pyplot, rich.progress; load.load_model('hone/tiny-sft')
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test demo test test-quick lint clean
+.PHONY: help setup setup-test demo test test-quick test-all lint clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -43,7 +43,7 @@ demo: setup ## SFT, then GRPO, on this machine; ends with results/demo/summary.j
 	HONE_SETUP_SECONDS=$$(cat $(VENV)/.seconds) $(BIN)/python -m hone.demo
 
 # One thread for each test process: the processes share the cores already.
-test test-quick: export OMP_NUM_THREADS := 1
+test test-quick test-all: export OMP_NUM_THREADS := 1
 
 lint: setup-test ## ruff and mypy
 	$(BIN)/ruff check .
@@ -53,7 +53,10 @@ lint: setup-test ## ruff and mypy
 test-quick: lint ## lint and the tests that take seconds
 	$(BIN)/python -m pytest -m "not slow" -n auto
 
-test: lint ## lint and every test
+test: lint ## lint and the tests, a quarter of an hour on 2 cores
+	$(BIN)/python -m pytest -m "not long" -n auto
+
+test-all: lint ## the same with more kills and more meshes, an hour
 	$(BIN)/python -m pytest -n auto
 
 clean: ## remove the environment and caches, never results

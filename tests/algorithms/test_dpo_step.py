@@ -122,6 +122,7 @@ def test_ranks(mesh: Any, plain: dict[str, Any]) -> None:
         alike(result, plain["mixed"])
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS.keys())
 @pytest.mark.parametrize("ranks", [2, 3])

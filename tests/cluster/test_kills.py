@@ -26,7 +26,7 @@ MORE = (
 NAMES = {"rank": "ray::Worker", "raylet": "raylet/raylet"}
 
 
-@pytest.fixture(scope="module", params=["sft", "grpo"])
+@pytest.fixture(scope="module", params=["sft", pytest.param("grpo", marks=pytest.mark.long)])
 def uninterrupted(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[str, Path]:
@@ -61,7 +61,7 @@ def shoot(process: subprocess.Popen[str], what: str, seconds: float) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("what", ["rank", "raylet", "driver"])
+@pytest.mark.parametrize("what", [pytest.param("rank", marks=pytest.mark.long), "raylet", "driver"])
 def test_kills_at_random_moments(what: str, uninterrupted: tuple[str, Path], tmp_path: Path) -> None:
     kind, reference = uninterrupted
     run = tmp_path / "run"

@@ -79,6 +79,7 @@ def test_ranks(mesh: Layout) -> None:
     compare(one_process(), on_ranks(mesh, partial(train, way=way, loss=LOSSES["mixed"])))
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS.keys())
 @pytest.mark.parametrize("mesh", MESHES.values(), ids=MESHES.keys())

@@ -90,6 +90,7 @@ def test_ranks(mesh: Layout) -> None:
     compare(one_process(), on_ranks(mesh, partial(train, way={"train_micro_batch_size": 2})))
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS.keys())
 @pytest.mark.parametrize("mesh", MESHES.values(), ids=MESHES.keys())

@@ -146,6 +146,7 @@ def test_completions_behind_one_prompt() -> None:
     )
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("mesh", [MESHES[name] for name in ("dp3", "cp2", "dp2 x tp2")], ids=str)
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS.keys())

@@ -69,7 +69,13 @@ def test_killed_twice(kind, place, run_dir, uninterrupted):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("moment", [anywhere, while_writing])
-@pytest.mark.parametrize("kind", ["sft", "dpo", "rm", "grpo", "ppo", "distill"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *("sft", "grpo"),
+        *(pytest.param(kind, marks=pytest.mark.long) for kind in ("dpo", "rm", "ppo", "distill")),
+    ],
+)
 def test_killed_ten_times(kind, moment, place, run_dir, uninterrupted):
     print(f"HONE_KILL_SEED={SEED}")
     killed_until_done(kind, place, run_dir, uninterrupted(kind), [moment] * 10)
