@@ -61,7 +61,17 @@ def _pair(prompt: str, chosen: str, rejected: str) -> dict[str, Any]:
 
 def prepare(folder: Path, size: str, steps: int) -> None:
     common.make_model(folder / "model", size=size)
-    rows = comparisons(BATCH * (WARM_UP + steps))
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder / "model")
+
+    def fits(pair: dict[str, Any]) -> bool:
+        # what is longer TRL's reward trainer would leave out and Hone cut: not the same work
+        sides = (pair["prompt"] + pair[side] for side in ("chosen", "rejected"))
+        return all(len(tokenizer.apply_chat_template(s)["input_ids"]) <= LENGTH for s in sides)
+
+    rows = [pair for pair in comparisons(2 * BATCH * (WARM_UP + steps)) if fits(pair)]
+    rows = rows[: BATCH * (WARM_UP + steps)]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 

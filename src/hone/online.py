@@ -14,7 +14,7 @@ from typing import Any
 
 from hone import engine
 from hone.algorithms import distill, grpo, ppo
-from hone.config import DistillConfig, GRPOConfig, Loaded, OnlineConfig, PPOConfig, RewardedConfig
+from hone.config import DistillConfig, GRPOConfig, Loaded, OnlineConfig, PPOConfig
 from hone.data import PromptData, build_prompts
 from hone.engine import Engine
 from hone.engine.build import tokenizer_of
@@ -22,10 +22,10 @@ from hone.engine.checkpoint import flat_metric
 from hone.loop import Run
 from hone.process import run_alone
 from hone.recovery import keep_going
-from hone.rollout.collect import collect, open_pool, scored_groups, unscored_groups
-from hone.rollout.rewards.pool import RewardPool
+from hone.rollout.collect import open_pool
+from hone.rollout.source import Source
 from hone.tracking import RunFolder, write_rollouts
-from hone.types import Group, Prompt, Rollout, Sampling
+from hone.types import Group, Prompt, Rollout
 
 
 def main(loaded: Loaded, *, recovering: bool = False) -> dict[str, Any]:
@@ -45,10 +45,12 @@ async def train(loaded: Loaded, recovering: bool = False) -> dict[str, Any]:
             data.check_answers()
         pool.check_columns(data.columns)
         with engine.build(config, tokenizer, recovering=recovering) as parts:
-            return await _train(loaded, data, parts, pool)
+            assert parts.generator is not None
+            source = Source(parts.generator, tokenizer, pool, config)
+            return await _train(loaded, data, parts, source)
 
 
-async def _train(loaded: Loaded, data: PromptData, parts: Engine, pool: RewardPool) -> dict[str, Any]:
+async def _train(loaded: Loaded, data: PromptData, parts: Engine, source: Source) -> dict[str, Any]:
     config: OnlineConfig = loaded.config
     run = Run(
         loaded,
@@ -62,35 +64,31 @@ async def _train(loaded: Loaded, data: PromptData, parts: Engine, pool: RewardPo
     await run.resume()
     if run.finished:
         return run.summary()
-    assert parts.generator is not None
-    await parts.generator.update_weights(run.step, parts.learner.weights())
+    await source.generator.update_weights(run.step, parts.learner.weights())
     with run:
         if config.loop.val_at_start and run.step == 0:
-            run.log(0, await validate(parts, data.validation, pool, config, run, step=0))
+            run.log(0, await validate(source, data.validation, run, step=0))
         for step in run.steps():
-            await one_step(step, parts, data, pool, config, run)
+            await one_step(step, parts, data, source, run)
         await run.finish()
     return run.summary()
 
 
-async def one_step(
-    step: int, parts: Engine, data: PromptData, pool: RewardPool, config: OnlineConfig, run: Run
-) -> None:
+async def one_step(step: int, parts: Engine, data: PromptData, source: Source, run: Run) -> None:
     """Sample, score, learn, hand the new weights to the generator, write everything down."""
-    assert parts.generator is not None
-    clock = _Clock()
+    config, clock = source.config, _Clock()
     prompts = data.next(config.loop.num_prompts_per_step)
     if isinstance(config, DistillConfig) and not config.distillation.samples_itself(step):
         metrics, tokens = await _learn_from_answers(parts, data, prompts, config)
         clock.lap("training")
     else:
-        metrics, tokens = await _learn_from_rollouts(step, parts, prompts, pool, config, run, clock)
-    await parts.generator.update_weights(step, parts.learner.weights())
+        metrics, tokens = await _learn_from_rollouts(step, parts, prompts, source, run, clock)
+    await source.generator.update_weights(step, parts.learner.weights())
     clock.lap("weight_sync")
-    metrics |= {"epoch": float(data.epoch), **pool.metrics()}
+    metrics |= {"epoch": float(data.epoch), **source.pool.metrics()}
     metrics["policy_loss_total"] = metrics.pop("loss", 0.0)
     if validation_is_due(step, run.total_steps, config):
-        metrics |= await validate(parts, data.validation, pool, config, run, step=step)
+        metrics |= await validate(source, data.validation, run, step=step)
         clock.lap("validation")
     metrics |= clock.seconds()
     metrics["tokens_per_s"] = tokens / metrics["seconds"]
@@ -99,26 +97,11 @@ async def one_step(
 
 
 async def _learn_from_rollouts(
-    step: int,
-    parts: Engine,
-    prompts: Sequence[Prompt],
-    pool: RewardPool,
-    config: OnlineConfig,
-    run: Run,
-    clock: _Clock,
+    step: int, parts: Engine, prompts: Sequence[Prompt], source: Source, run: Run, clock: _Clock
 ) -> tuple[dict[str, float], int]:
     """Sample completions of the prompts, score them where rewards are learnt from, learn. Metrics, and tokens."""
-    assert parts.generator is not None
-    sampling = sampling_of(config, seed=config.loop.seed)
-    completions = await parts.generator.generate(
-        prompts, sampling, count=config.loop.num_generations_per_prompt
-    )
-    clock.lap("generation")
-    if isinstance(config, RewardedConfig):
-        groups = await collect(prompts, completions, parts.tokenizer, pool, config)
-        clock.lap("reward")
-    else:
-        groups = unscored_groups(prompts, completions, parts.tokenizer, config)
+    config = source.config
+    groups = await source.sample(prompts, lap=clock.lap)
     learnt = await learn(step, parts, groups, config)
     clock.lap("training")
     if config.logger.log_rollouts:
@@ -160,20 +143,6 @@ def total_steps(config: OnlineConfig, data: PromptData) -> int:
     return min(limits)
 
 
-def sampling_of(config: OnlineConfig, *, seed: int, validation: bool = False) -> Sampling:
-    """How rollouts (or validation samples) are drawn."""
-    g = config.policy.generation
-    return Sampling(
-        max_new_tokens=g.max_new_tokens,
-        temperature=g.val_temperature if validation else g.temperature,
-        top_p=g.val_top_p if validation else g.top_p,
-        top_k=g.val_top_k if validation else g.top_k,
-        stop_token_ids=tuple(g.stop_token_ids or ()),
-        stop_strings=tuple(g.stop_strings or ()),
-        seed=seed,
-    )
-
-
 def validation_is_due(step: int, total: int, config: OnlineConfig) -> bool:
     """At the period (once `val_start_at` has passed), and at the end when asked for."""
     if step == total and config.loop.val_at_end:
@@ -183,24 +152,18 @@ def validation_is_due(step: int, total: int, config: OnlineConfig) -> bool:
     )
 
 
-async def validate(
-    parts: Engine, prompts: Sequence[Prompt], pool: RewardPool, config: OnlineConfig, run: Run, *, step: int
-) -> dict[str, float]:
+async def validate(source: Source, prompts: Sequence[Prompt], run: Run, *, step: int) -> dict[str, float]:
     """Sample held-out prompts and score them. `val_accuracy` is the mean of the first reward function."""
-    assert parts.generator is not None
+    config = source.config
     limit = config.loop.max_val_samples
     prompts = list(prompts[:limit] if limit is not None else prompts)
     if not prompts:
         return {}
-    sampling = sampling_of(config, seed=config.loop.seed, validation=True)
     groups: list[Group] = []
     size = config.loop.val_batch_size or len(prompts)
     for start in range(0, len(prompts), size):
         chunk = prompts[start : start + size]
-        completions = await parts.generator.generate(
-            chunk, sampling, count=config.loop.val_num_generations_per_prompt
-        )
-        groups += await scored_groups(chunk, completions, parts.tokenizer, pool)
+        groups += await source.validate(chunk)
         run.progress.phase("validation", start + len(chunk), len(prompts))
     write_rollouts(run.folder.validation_file(step), step, groups)
     rollouts = [rollout for group in groups for rollout in group.rollouts]

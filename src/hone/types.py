@@ -42,6 +42,14 @@ class Completion:
     finish: Literal["stop", "length"]
     version: int
     """Version of the weights that sampled it."""
+    mask: tuple[bool, ...] | None = None
+    """Which tokens the model sampled, where an environment wrote some of them (their log-probabilities are 0); None:
+    all. Only these are trained on."""
+
+    @property
+    def num_sampled(self) -> int:
+        """Tokens that the model sampled."""
+        return len(self.tokens) if self.mask is None else sum(self.mask)
 
 
 @dataclass
@@ -51,6 +59,8 @@ class Rollout:
     prompt: Prompt
     completion: Completion
     text: str
+    messages: list[Message] | None = None
+    """All that followed the prompt, where that was more than one answer: what reward functions are given."""
     rewards: dict[str, float | None] = field(default_factory=dict)
     """By reward function; None where the function said "does not apply"."""
     reward: float | None = None
@@ -253,15 +263,17 @@ class Generator(Protocol):
 
 
 def sample_of(rollout: Rollout) -> Sample:
-    """The training sample of a rollout: its completion tokens are the targets, exactly as generated."""
+    """The training sample of a rollout: the tokens that the model sampled are the targets, exactly as generated."""
     prompt, completion = rollout.prompt.tokens, rollout.completion
-    mask = torch.zeros(len(prompt) + len(completion.tokens), dtype=torch.bool)
-    mask[len(prompt) :] = True
+    sampled_T = torch.ones(len(completion.tokens), dtype=torch.bool)
+    if completion.mask is not None:
+        sampled_T = torch.tensor(completion.mask, dtype=torch.bool)
+    logprobs_T = torch.tensor(completion.logprobs, dtype=torch.float32)
     return Sample(
         id=rollout.prompt.id,
         tokens_T=torch.tensor(prompt + completion.tokens, dtype=torch.long),
-        loss_mask_T=mask,
+        loss_mask_T=torch.cat([torch.zeros(len(prompt), dtype=torch.bool), sampled_T]),
         group=rollout.prompt.id,
         prefix=len(prompt),
-        token_columns={"generation_logprobs": torch.tensor(completion.logprobs, dtype=torch.float32)},
+        token_columns={"generation_logprobs": logprobs_T[sampled_T]},
     )

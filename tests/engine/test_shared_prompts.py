@@ -100,9 +100,20 @@ def test_the_prompt_is_laid_out_once() -> None:
 
 
 def test_short_prompts_are_not_worth_it() -> None:
-    samples = groups(share=True, prompts=1, prompt_length=1)
-    micros = plan(samples, policy(train_micro_batch_size=4), training=True, share=True)
-    assert all(len(row) == 1 for rows in micros for row in rows)
+    def planned(prompt: int, *answers: int) -> list[int]:
+        """Samples in each row."""
+        samples = [
+            Sample(str(n), torch.ones(prompt + n, dtype=torch.long), torch.arange(prompt + n) >= prompt)
+            for n in answers
+        ]
+        for sample in samples:
+            sample.group, sample.prefix = "g", prompt
+        micros = plan(samples, policy(train_micro_batch_size=4), training=True, share=True)
+        return [len(row) for rows in micros for row in rows]
+
+    assert planned(1, 8, 8, 8, 8) == [1, 1, 1, 1]  # 33 tokens in place of 36
+    assert planned(5, 8, 8, 8, 8) == [4]  # 37 in place of 52
+    assert planned(1, 2, 2, 2, 8) == [4]  # 15 in place of 18, but padded to 36
 
 
 def test_a_model_with_a_window_does_not_share() -> None:

@@ -124,7 +124,7 @@ def samples_of(groups: Sequence[Group]) -> list[Sample | None]:
     """One sample for each rollout, in order; None for a rollout that failed or is excluded (counted elsewhere)."""
     samples: list[Sample | None] = []
     for index, rollout in enumerate(rollout for group in groups for rollout in group.rollouts):
-        if rollout.reward is None or rollout.excluded is not None or not rollout.completion.tokens:
+        if rollout.reward is None or rollout.excluded is not None or not rollout.completion.num_sampled:
             samples.append(None)
             continue
         sample = sample_of(rollout)

@@ -25,7 +25,7 @@ Rows = list[list[int]]
 LONGEST_SHARED = 4096
 """Tokens of a row with a shared prompt: its attention mask is square, and no kernel skips what it hides."""
 WORTH_SHARING = 0.8
-"""Sharing pays when it leaves this part of the tokens or less."""
+"""Sharing pays when it leaves this part of the tokens, padding included, or less."""
 
 
 @dataclass
@@ -81,20 +81,27 @@ def plan(samples: Sequence[Sample], policy: PolicyConfig, *, training: bool, sha
         return [[[index for unit in row for index in units[unit]]] for row in rows]
     size = (policy.train_micro_batch_size if training else policy.logprob_batch_size) or 1
     budget = dynamic.train_mb_tokens if training else dynamic.logprob_mb_tokens
-    atoms = [Atom([[index] for index in unit]) for unit in units]
-    if share:
-        most = len(units) if dynamic.enabled else size
-        together = shared_atoms(samples, units, most, min(budget, LONGEST_SHARED))
-        tokens = sum(row_length(samples, row) for atom in together for row in atom.rows)
-        if tokens <= WORTH_SHARING * sum(map(len, samples)):
-            atoms = together
-    lengths = [max(row_length(samples, row) for row in atom.rows) for atom in atoms]
-    if dynamic.enabled:
-        rows_of = [len(atom.rows) for atom in atoms]
-        micros = packing.by_tokens(lengths, budget, dynamic.sequence_length_round, rows_of)
-    else:
-        micros = packing.fixed(lengths, max(1, size // max((atom.units for atom in atoms), default=1)))
-    return [[row for number in micro for row in atoms[number].rows] for micro in micros]
+
+    def laid_out(atoms: Sequence[Atom]) -> list[Rows]:
+        lengths = [max(row_length(samples, row) for row in atom.rows) for atom in atoms]
+        if dynamic.enabled:
+            rows_of = [len(atom.rows) for atom in atoms]
+            micros = packing.by_tokens(lengths, budget, dynamic.sequence_length_round, rows_of)
+        else:
+            micros = packing.fixed(lengths, max(1, size // max((atom.units for atom in atoms), default=1)))
+        return [[row for number in micro for row in atoms[number].rows] for micro in micros]
+
+    apart = laid_out([Atom([[index] for index in unit]) for unit in units])
+    if not share:
+        return apart
+    most = len(units) if dynamic.enabled else size
+    together = laid_out(shared_atoms(samples, units, most, min(budget, LONGEST_SHARED)))
+    return together if padded(samples, together) <= WORTH_SHARING * padded(samples, apart) else apart
+
+
+def padded(samples: Sequence[Sample], micros: Sequence[Rows]) -> int:
+    """Tokens that a plan computes, padding included."""
+    return sum(len(rows) * max(row_length(samples, row) for row in rows) for rows in micros)
 
 
 def shares(

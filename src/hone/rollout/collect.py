@@ -124,6 +124,8 @@ def columns_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
 
 
 def _as_prompted(rollout: Rollout) -> str | list[dict[str, Any]]:
+    if rollout.messages is not None:
+        return rollout.messages
     if isinstance(rollout.prompt.content, str):
         return rollout.text
     return [{"role": "assistant", "content": rollout.text}]
