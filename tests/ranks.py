@@ -11,6 +11,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import torch.distributed as dist
 
@@ -23,6 +24,19 @@ from hone.model.scorer import TokenScorer
 def layout(replicate: int = 1, shard: int = 1, context: int = 1, tensor: int = 1) -> Layout:
     """A mesh on one machine."""
     return Layout(1, replicate * shard * context * tensor, replicate, shard, context, tensor)
+
+
+MESHES = {"dp2": layout(shard=2), "tp2": layout(tensor=2), "dp3": layout(shard=3), "cp2": layout(context=2)}
+"""What every algorithm is compared on."""
+
+
+def on_meshes(meshes: dict[str, Layout] = MESHES, quick: str | None = "dp2") -> pytest.MarkDecorator:
+    """A test on each mesh, as its argument `mesh`: all slow but the one called `quick`."""
+    given = [
+        pytest.param(mesh, id=name, marks=() if name == quick else pytest.mark.slow)
+        for name, mesh in meshes.items()
+    ]
+    return pytest.mark.parametrize("mesh", given)
 
 
 def on_ranks(shape: Layout | int, work: Callable[..., Any], *args: Any, seconds: float = 120) -> list[Any]:

@@ -27,6 +27,14 @@ from hone.types import Batch, Completion, Group, Prompt, Rollout, Sample
 T = TypeVar("T")
 VOCABULARY = 64
 PAD, EOS = 0, 1
+_BY_TOKENS = {"enabled": True, "train_mb_tokens": 64, "logprob_mb_tokens": 64}
+WAYS: dict[str, dict[str, Any]] = {
+    "one at a time": {"train_micro_batch_size": 1},
+    "five at a time": {"train_micro_batch_size": 5},
+    "by tokens": {"dynamic_batching": _BY_TOKENS},
+    "packed": {"sequence_packing": _BY_TOKENS},
+}
+"""How a policy's samples are laid out."""
 
 _SHAPE: dict[str, Any] = {
     "vocab_size": VOCABULARY,

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 from engine.test_scalar_parity import ADAMW, Trained, compare
-from ranks import layout, on_ranks, spread_tiny
-from tiny import PAD, make_groups, make_model, run
+from ranks import on_meshes, on_ranks, spread_tiny
+from tiny import PAD, WAYS, make_groups, make_model, run
 
 from hone.algorithms import distill
 from hone.config.schema import DistillConfig
@@ -17,13 +17,6 @@ from hone.engine.learner import LocalLearner
 from hone.model.mesh import Mesh
 
 UPDATES = 6
-MESHES = {"dp2": layout(shard=2), "tp2": layout(tensor=2), "dp3": layout(shard=3), "cp2": layout(context=2)}
-WAYS: dict[str, dict[str, Any]] = {
-    "one at a time": {"train_micro_batch_size": 1},
-    "five at a time": {"train_micro_batch_size": 5},
-    "by tokens": {"dynamic_batching": {"enabled": True, "train_mb_tokens": 64, "logprob_mb_tokens": 64}},
-    "packed": {"sequence_packing": {"enabled": True, "train_mb_tokens": 64, "logprob_mb_tokens": 64}},
-}
 LOSSES: dict[str, dict[str, Any]] = {
     "mixed": {"kl_type": "mixed", "zero_outside_topk": True},
     "jsd": {"kl_type": "jsd", "jsd_beta": 0.3},
@@ -67,13 +60,7 @@ def test_layouts(way: dict[str, Any]) -> None:
     compare(one_process(), [train(None, way, LOSSES["mixed"])])
 
 
-@pytest.mark.parametrize(
-    "mesh",
-    [
-        pytest.param(mesh, id=name, marks=() if name == "dp2" else pytest.mark.slow)
-        for name, mesh in MESHES.items()
-    ],
-)
+@on_meshes()
 def test_ranks(mesh: Layout) -> None:
     way = WAYS["five at a time"]
     compare(one_process(), on_ranks(mesh, partial(train, way=way, loss=LOSSES["mixed"])))
@@ -82,6 +69,6 @@ def test_ranks(mesh: Layout) -> None:
 @pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS.keys())
-@pytest.mark.parametrize("mesh", MESHES.values(), ids=MESHES.keys())
+@on_meshes()
 def test_layouts_on_ranks(way: dict[str, Any], mesh: Layout) -> None:
     compare(one_process("jsd"), on_ranks(mesh, partial(train, way=way, loss=LOSSES["jsd"])))

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 from engine.test_scalar_parity import ADAMW, make_scalar
-from ranks import layout, on_ranks, spread_tiny
-from tiny import PAD, make_groups, make_model, run
+from ranks import on_meshes, on_ranks, spread_tiny
+from tiny import PAD, WAYS, make_groups, make_model, run
 
 from hone.algorithms import ppo
 from hone.config.schema import PPOConfig
@@ -18,13 +18,6 @@ from hone.engine.learner import LocalLearner
 from hone.model.mesh import Mesh
 
 STEPS = 5
-MESHES = {"dp2": layout(shard=2), "tp2": layout(tensor=2), "dp3": layout(shard=3), "cp2": layout(context=2)}
-WAYS: dict[str, dict[str, Any]] = {
-    "one at a time": {"train_micro_batch_size": 1},
-    "five at a time": {"train_micro_batch_size": 5},
-    "by tokens": {"dynamic_batching": {"enabled": True, "train_mb_tokens": 64, "logprob_mb_tokens": 64}},
-    "packed": {"sequence_packing": {"enabled": True, "train_mb_tokens": 64, "logprob_mb_tokens": 64}},
-}
 Trained = tuple[list[dict[str, float]], list[dict[str, torch.Tensor]]]
 
 
@@ -79,13 +72,7 @@ def test_layouts(way: dict[str, Any]) -> None:
     compare(one_process(), [train(None, way)])
 
 
-@pytest.mark.parametrize(
-    "mesh",
-    [
-        pytest.param(mesh, id=name, marks=() if name == "dp2" else pytest.mark.slow)
-        for name, mesh in MESHES.items()
-    ],
-)
+@on_meshes()
 def test_ranks(mesh: Layout) -> None:
     compare(one_process(), on_ranks(mesh, partial(train, way={"train_micro_batch_size": 2})))
 
@@ -93,6 +80,6 @@ def test_ranks(mesh: Layout) -> None:
 @pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS.keys())
-@pytest.mark.parametrize("mesh", MESHES.values(), ids=MESHES.keys())
+@on_meshes()
 def test_layouts_on_ranks(way: dict[str, Any], mesh: Layout) -> None:
     compare(one_process(), on_ranks(mesh, partial(train, way=way)))

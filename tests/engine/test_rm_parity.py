@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from engine.test_scalar_parity import ADAMW, Trained, compare, make_scalar
-from ranks import layout, on_ranks, spread_tiny
+from ranks import layout, on_meshes, on_ranks, spread_tiny
 from tiny import PAD, VOCABULARY, run, sft_config
 
 from hone.algorithms import rm
@@ -18,7 +18,6 @@ from hone.model.mesh import Mesh
 from hone.types import Sample
 
 UPDATES = 8
-MESHES = {"dp2": layout(shard=2), "tp2": layout(tensor=2), "dp3": layout(shard=3), "cp2": layout(context=2)}
 WAYS: dict[str, dict[str, Any]] = {
     "one pair at a time": {"train_micro_batch_size": 1},
     "three pairs at a time": {"train_micro_batch_size": 3},
@@ -69,13 +68,7 @@ def test_layouts(way: dict[str, Any]) -> None:
     compare(one_process(), [train(None, way)])
 
 
-@pytest.mark.parametrize(
-    "mesh",
-    [
-        pytest.param(mesh, id=name, marks=() if name == "dp2" else pytest.mark.slow)
-        for name, mesh in MESHES.items()
-    ],
-)
+@on_meshes()
 def test_ranks(mesh: Layout) -> None:
     compare(one_process(), on_ranks(mesh, partial(train, policy={"train_micro_batch_size": 2})))
 
@@ -83,7 +76,7 @@ def test_ranks(mesh: Layout) -> None:
 @pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS.keys())
-@pytest.mark.parametrize("mesh", MESHES.values(), ids=MESHES.keys())
+@on_meshes()
 def test_layouts_on_ranks(way: dict[str, Any], mesh: Layout) -> None:
     compare(one_process(), on_ranks(mesh, partial(train, policy=way)))
 

@@ -14,8 +14,8 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from hone.algorithms import sft
 from hone.config.schema.policy import PolicyConfig
-from hone.engine.build import _make, check_start
 from hone.engine.learner import LocalLearner
+from hone.engine.make import check_start, make_model
 from hone.errors import ConfigError, ModelError
 from hone.export import convert
 from hone.model.adapters import trained_settings
@@ -51,7 +51,7 @@ def policy_of(base: Path, **lora: Any) -> PolicyConfig:
 
 def trained(policy: PolicyConfig, folder: Path, updates: int = 5) -> tuple[LocalLearner, Path]:
     """A learner that has learned, and the step folder that it has saved."""
-    learner = tiny.make_learner(_make(policy, tiny.make_tokenizer(), 0, True, True), policy)
+    learner = tiny.make_learner(make_model(policy, tiny.make_tokenizer(), 0, True, True), policy)
     for update in range(updates):
         tiny.run(sft.step(learner, tiny.make_samples(4, seed=update)))
     step = folder / f"step_{updates}"
@@ -106,7 +106,7 @@ def test_a_scoring_models_head_goes_with_its_adapter(base: Path, tmp_path: Path)
             "lora": {"enabled": True, "dim": 2},
         }
     ).policy
-    learner = tiny.make_learner(_make(policy, tiny.make_tokenizer(), 0, True, True), policy)
+    learner = tiny.make_learner(make_model(policy, tiny.make_tokenizer(), 0, True, True), policy)
     with torch.no_grad():
         for weight in learner.model.parameters():
             if weight.requires_grad:
@@ -146,7 +146,7 @@ def test_training_goes_on_from_an_adapter(kind: str, base: Path, tmp_path: Path)
     policy = policy_of(base, adapter_path=str(folder))
     check_start(policy)
     assert (trained_settings(policy.lora).dim, trained_settings(policy.lora).alpha) == (4, 4.0)
-    second = tiny.make_learner(_make(policy, tiny.make_tokenizer(), 0, True, True), policy)
+    second = tiny.make_learner(make_model(policy, tiny.make_tokenizer(), 0, True, True), policy)
     torch.testing.assert_close(logits(second.model), logits(first.model), rtol=1e-6, atol=1e-6)
     trainable = [name for name, weight in second.model.named_parameters() if weight.requires_grad]
     assert trainable
@@ -154,7 +154,7 @@ def test_training_goes_on_from_an_adapter(kind: str, base: Path, tmp_path: Path)
     second.model.train()
     tiny.run(sft.step(second, tiny.make_samples(4)))
     # What training is held to (a reference) begins where it begins.
-    reference = _make(policy, tiny.make_tokenizer(), 0, False, True)
+    reference = make_model(policy, tiny.make_tokenizer(), 0, False, True)
     torch.testing.assert_close(logits(reference), logits(first.model), rtol=1e-5, atol=1e-5)
     _, later = trained(policy, tmp_path / "later", updates=2)
     assert json.loads((later / "policy" / "model" / "adapter_config.json").read_text())["r"] == 4

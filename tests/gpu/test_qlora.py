@@ -14,8 +14,8 @@ from transformers import AutoModelForCausalLM
 
 from hone.algorithms import sft
 from hone.config.schema import ClusterConfig
-from hone.engine.build import _make, check_start, place
 from hone.engine.learner import LocalLearner, WithoutAdapters
+from hone.engine.make import check_start, make_model, place
 from hone.engine.place import check_several
 from hone.errors import ConfigError, ModelError
 from hone.export import convert
@@ -42,7 +42,7 @@ def policy_of(base: Path, **lora: Any) -> Any:
 def learner_of(policy: Any, device: str, seed: int = 0) -> LocalLearner:
     if device == "cuda" and not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
-    model = _make(policy, tiny.make_tokenizer(), seed, True, True)
+    model = make_model(policy, tiny.make_tokenizer(), seed, True, True)
     place(model, torch.device(device))
     return tiny.make_learner(model, policy)
 
@@ -116,7 +116,7 @@ def test_a_model_without_weights_is_refused(base: Path) -> None:
     policy = policy_of(base)
     policy.model_name = "hone/tiny"
     with pytest.raises(ModelError, match="no weights to hold in 4 bits"):
-        _make(policy, tiny.make_tokenizer(), 0, True, True)
+        make_model(policy, tiny.make_tokenizer(), 0, True, True)
 
 
 def test_without_bitsandbytes_it_says_what_to_do(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,15 +6,23 @@ one layer different values are an error. `beats` names keys that upstream ignore
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 from hone.config.computed import ONLINE, Compute, compute_of_value, computed, megatron_computed
 from hone.config.kinds import section_of
 from hone.config.rules import DTENSOR, MEGATRON, Switch, of_value, swapped
+from hone.config.values import (
+    LORA_INIT_METHOD,
+    PRECISION,
+    Translate,
+    all_is_null,
+    count_of_devices,
+    megatron_optimizer,
+    only_file,
+    optimizer_class,
+    whole_period,
+)
 
-Translate = Callable[[Any], Any]
 LORA = ("enabled", "dim", "alpha", "dropout", "target_modules", "exclude_modules", "match_all_linear")
 LORA_INIT = "policy.lora.init_lora_weights"
 PEFT = {"r": "dim", "lora_alpha": "alpha", "lora_dropout": "dropout"}
@@ -36,75 +44,6 @@ class Spelling:
     compute: Compute | None = None
 
 
-def _choice(what: str, meanings: dict[Any, Any]) -> Translate:
-    def translate(value: Any) -> Any:
-        key = value.lower() if isinstance(value, str) else value
-        if isinstance(key, bool) or key not in meanings:
-            raise ValueError(f"{what} {', '.join(str(name) for name in meanings)}")
-        return meanings[key]
-
-    return translate
-
-
-PRECISION = _choice(
-    "expected one of",
-    {32: "float32", "32": "float32", "32-true": "float32", "fp32": "float32", "float32": "float32"}
-    | dict.fromkeys(("bf16", "bf16-mixed", "bf16-true", "bfloat16"), "bfloat16")
-    | dict.fromkeys((16, "16", "16-mixed", "16-true", "fp16", "float16"), "float16"),
-)
-_OPTIMIZERS = {
-    "adamw": "torch.optim.AdamW",
-    "fused_adam": "torch.optim.AdamW",
-    "distributed_fused_adam": "torch.optim.AdamW",
-    "adam": "torch.optim.Adam",
-    "sgd": "torch.optim.SGD",
-    "adagrad": "torch.optim.Adagrad",
-    "adafactor": "torch.optim.Adafactor",
-    "rmsprop": "torch.optim.RMSprop",
-    "nadam": "torch.optim.NAdam",
-    "radam": "torch.optim.RAdam",
-}
-
-
-def optimizer_class(value: Any) -> Any:
-    """A dotted name as it is, a short name as torch's class."""
-    if isinstance(value, str) and "." in value:
-        return value
-    return _choice("expected a dotted name such as torch.optim.AdamW, or one of", _OPTIMIZERS)(value)
-
-
-def _whole_period(value: Any) -> Any:
-    if isinstance(value, float):
-        raise ValueError("a share of an epoch is not supported: give a number of steps")
-    return value
-
-
-def _count_of_devices(value: Any) -> Any:
-    if isinstance(value, list):
-        return len(value)
-    if isinstance(value, str) and value.isdigit():
-        return int(value)
-    if value in (-1, "auto"):
-        raise ValueError("say how many GPUs each machine has")
-    return value
-
-
-def _all_is_null(value: Any) -> Any:
-    return None if value == -1 else value
-
-
-def _only_file(value: Any) -> Any:
-    if isinstance(value, list) and len(value) == 1:
-        return value[0]
-    if isinstance(value, list):
-        raise ValueError("for several files give data.train as a list of entries {dataset_name, weight}")
-    return value
-
-
-_LORA_INIT = _choice("expected one of", {"xavier": "xavier", "kaiming": "kaiming"})
-"""How upstream begins the first factor."""
-
-
 def _dtensor() -> list[Spelling]:
     same: tuple[str, ...] = (
         "cpu_offload",
@@ -120,7 +59,7 @@ def _dtensor() -> list[Spelling]:
             Spelling(f"policy.dtensor_cfg.lora_cfg.{key}", (f"policy.lora.{key}",), when=DTENSOR)
             for key in LORA
         ),
-        Spelling("policy.dtensor_cfg.lora_cfg.lora_A_init", (LORA_INIT,), _LORA_INIT, when=DTENSOR),
+        Spelling("policy.dtensor_cfg.lora_cfg.lora_A_init", (LORA_INIT,), LORA_INIT_METHOD, when=DTENSOR),
         *(Spelling(f"policy.lora.{theirs}", (f"policy.lora.{ours}",)) for theirs, ours in PEFT.items()),
     ]
 
@@ -145,10 +84,10 @@ def _megatron() -> list[Spelling]:
         for key in LORA
         if key != "match_all_linear"
     ]
-    found.append(Spelling(f"{head}.peft.lora_A_init_method", (LORA_INIT,), _LORA_INIT, when=MEGATRON))
+    found.append(Spelling(f"{head}.peft.lora_A_init_method", (LORA_INIT,), LORA_INIT_METHOD, when=MEGATRON))
     name = "policy.optimizer.name"
     found.append(
-        Spelling(f"{head}.optimizer.optimizer", (name,), _megatron_optimizer, beats=(name,), when=MEGATRON)
+        Spelling(f"{head}.optimizer.optimizer", (name,), megatron_optimizer, beats=(name,), when=MEGATRON)
     )
     return found + [
         Spelling(f"{head}.{key}", to, when=MEGATRON, compute=compute)
@@ -156,22 +95,18 @@ def _megatron() -> list[Spelling]:
     ]
 
 
-def _megatron_optimizer(value: Any) -> Any:
-    return _choice("expected one of", {"adam": "torch.optim.AdamW", "sgd": "torch.optim.SGD"})(value)
-
-
 def _lightning(loop: str) -> list[Spelling]:
     """`trainer.*` and the loop's older keys, `loop` being our section `sft`, `grpo` …"""
     return [
         Spelling(f"{loop}.max_epochs", (f"{loop}.max_num_epochs",)),
         Spelling(f"{loop}.max_steps", (f"{loop}.max_num_steps",)),
-        Spelling(f"{loop}.val_check_interval", (f"{loop}.val_period",), _whole_period),
+        Spelling(f"{loop}.val_check_interval", (f"{loop}.val_period",), whole_period),
         Spelling(f"{loop}.save_interval", ("checkpointing.save_period",)),
         Spelling(f"{loop}.val_micro_batch_size", ("policy.logprob_batch_size",)),
         Spelling("trainer.max_epochs", (f"{loop}.max_num_epochs",)),
         Spelling("trainer.max_steps", (f"{loop}.max_num_steps",)),
-        Spelling("trainer.val_check_interval", (f"{loop}.val_period",), _whole_period),
-        Spelling("trainer.devices", ("cluster.gpus_per_node",), _count_of_devices),
+        Spelling("trainer.val_check_interval", (f"{loop}.val_period",), whole_period),
+        Spelling("trainer.devices", ("cluster.gpus_per_node",), count_of_devices),
         Spelling("trainer.num_nodes", ("cluster.num_nodes",)),
         Spelling("trainer.precision", ("policy.precision",), PRECISION),
         Spelling("trainer.gradient_clip_val", ("policy.max_grad_norm",)),
@@ -200,14 +135,14 @@ def _nemo(loop: str) -> list[Spelling]:
         "model.peft.lora_tuning.alpha": ("policy.lora.alpha", None),
         "model.peft.lora_tuning.dropout": ("policy.lora.dropout", None),
         "model.peft.lora_tuning.adapter_dropout": ("policy.lora.dropout", None),
-        "model.data.train_ds.file_path": ("data.train.dataset_name", _only_file),
-        "model.data.train_ds.file_names": ("data.train.dataset_name", _only_file),
+        "model.data.train_ds.file_path": ("data.train.dataset_name", only_file),
+        "model.data.train_ds.file_names": ("data.train.dataset_name", only_file),
         "model.data.train_ds.micro_batch_size": ("policy.train_micro_batch_size", None),
         "model.data.train_ds.global_batch_size": ("policy.train_global_batch_size", None),
         "model.data.train_ds.max_seq_length": ("policy.max_total_sequence_length", None),
         "model.data.train_ds.shuffle": ("data.shuffle", None),
-        "model.data.validation_ds.file_path": ("data.validation.dataset_name", _only_file),
-        "model.data.validation_ds.file_names": ("data.validation.dataset_name", _only_file),
+        "model.data.validation_ds.file_path": ("data.validation.dataset_name", only_file),
+        "model.data.validation_ds.file_names": ("data.validation.dataset_name", only_file),
         "model.data.validation_ds.global_batch_size": (validation[0], None),
         "model.data.validation_ds.micro_batch_size": (validation[1], None),
     }
@@ -245,7 +180,7 @@ def _data() -> list[Spelling]:
 def _checkpoint() -> list[Spelling]:
     return [
         Spelling("checkpoint.save_dir", ("checkpointing.checkpoint_dir",)),
-        Spelling("checkpoint.save_top_k", ("checkpointing.keep_top_k",), _all_is_null),
+        Spelling("checkpoint.save_top_k", ("checkpointing.keep_top_k",), all_is_null),
         Spelling("checkpoint.save_interval", ("checkpointing.save_period",)),
     ]
 

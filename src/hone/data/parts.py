@@ -44,6 +44,19 @@ class Part:
         return ((i, row) for i, row in enumerate(self.rows) if i in keep)
 
 
+def encoder_of(config: Any, tokenizer: Any, *, closing: int = 0, only_unmask_final: bool = False) -> Encoder:
+    """How a run encodes texts to learn from: what `config.data` and `config.policy` say, with room for `closing` tokens
+    behind each."""
+    return Encoder(
+        tokenizer,
+        max_length=min(config.data.max_input_seq_length, config.policy.max_total_sequence_length) - closing,
+        only_unmask_final=only_unmask_final,
+        add_bos=config.data.add_bos,
+        add_eos=config.data.add_eos,
+        template_kwargs=config.policy.tokenizer.chat_template_kwargs or {},
+    )
+
+
 def load_parts(data: Any, seed: int, *, chat: bool) -> tuple[list[Part], list[Part]]:
     """The training and the validation datasets of a `data` section; validation also holds what is set aside
     by

@@ -15,7 +15,16 @@ from hone.data import comparisons
 from hone.data.chat import Encoder
 from hone.data.comparisons import PAIRS, REASONS, Unusable
 from hone.data.cursor import Mixture
-from hone.data.parts import Drawn, LengthScreen, Part, batches, load_parts, unsure_rows, weights_of
+from hone.data.parts import (
+    Drawn,
+    LengthScreen,
+    Part,
+    batches,
+    encoder_of,
+    load_parts,
+    unsure_rows,
+    weights_of,
+)
 from hone.data.rows import Row
 from hone.data.sides import StoredSides, joined
 from hone.errors import ConfigError, DataError
@@ -39,14 +48,8 @@ def build_preferences(config: Any, tokenizer: Any) -> PreferenceData:
                     f"data.{name}: prompt_template and output_key are for one answer, but rows of comparisons have "
                     "two: use input_key, chosen_key and rejected_key"
                 )
-    encoder = Encoder(
-        tokenizer,
-        max_length=min(config.data.max_input_seq_length, config.policy.max_total_sequence_length)
-        - config.policy.scalar,  # a token closes a text that is scored as a whole
-        add_bos=config.data.add_bos,
-        add_eos=config.data.add_eos,
-        template_kwargs=config.policy.tokenizer.chat_template_kwargs or {},
-    )
+    # A token closes a text that is scored as a whole.
+    encoder = encoder_of(config, tokenizer, closing=int(config.policy.scalar))
     training, validation = load_parts(config.data, config.loop.seed, chat=encoder.chat)
     return PreferenceData(
         training,

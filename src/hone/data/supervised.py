@@ -12,7 +12,7 @@ import torch
 
 from hone.data.chat import Encoded, Encoder
 from hone.data.formats import Example
-from hone.data.parts import Drawn, LengthScreen, Part, batches, load_parts, unsure_rows
+from hone.data.parts import Drawn, LengthScreen, Part, batches, encoder_of, load_parts, unsure_rows
 from hone.data.rows import Row
 from hone.errors import DataError
 from hone.types import Message, Sample
@@ -28,14 +28,7 @@ def build_supervised(config: Any, tokenizer: Any) -> SupervisedData:
     Every row's columns are checked here; rows are rendered and tokenised when they are first drawn, so that
     the first step comes soon. Raises DataError naming the row, ConfigError naming the key.
     """
-    encoder = Encoder(
-        tokenizer,
-        max_length=min(config.data.max_input_seq_length, config.policy.max_total_sequence_length),
-        only_unmask_final=config.sft.only_unmask_final,
-        add_bos=config.data.add_bos,
-        add_eos=config.data.add_eos,
-        template_kwargs=config.policy.tokenizer.chat_template_kwargs or {},
-    )
+    encoder = encoder_of(config, tokenizer, only_unmask_final=config.sft.only_unmask_final)
     training, validation = load_parts(config.data, config.sft.seed, chat=encoder.chat)
     return SupervisedData(
         training,

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import random
 from dataclasses import dataclass, field
-from functools import partial
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from hone.config import DistillConfig, EvalConfig, OnlineConfig, SFTConfig
-from hone.config.schema import ClusterConfig, PolicyConfig
+from hone.config.schema import PolicyConfig
 from hone.engine import planner
 from hone.engine.beside import (
     check_beside,
@@ -23,14 +21,12 @@ from hone.engine.beside import (
 )
 from hone.engine.generator import LocalGenerator
 from hone.engine.learner import DTYPES, LocalLearner, WithoutAdapters
+from hone.engine.make import check_start, make_model, make_scorer, place
 from hone.engine.place import alone, check_several, device_of_this_process, machine_of
-from hone.engine.spread import spread, unspread_copy
-from hone.errors import ConfigError
-from hone.model.adapters import check_adapter, merged, with_lora
-from hone.model.load import context_length, empty_model, load_model, load_tokenizer, stop_tokens
+from hone.engine.spread import unspread_copy
+from hone.engine.threads import set_threads
+from hone.model.load import context_length, load_model, load_tokenizer, stop_tokens
 from hone.model.mesh import Mesh, mesh_of_one
-from hone.model.quantized import four_bits
-from hone.model.scorer import TokenScorer
 from hone.types import Generator, Scorer, Teacher, TrainedModel
 
 
@@ -86,31 +82,6 @@ class LocalEngine(Engine):
     generator: LocalGenerator | None = None
     value: LocalLearner | None = None
     teacher: LocalLearner | None = None
-
-
-def place(model: torch.nn.Module, device: torch.device) -> None:
-    """Move a model, in place."""
-    model.to(device)
-
-
-SMALL_MODEL = 10_000_000
-"""Below so many parameters one thread is as fast as several: waiting for each other costs what sharing gains."""
-
-
-def threads_for(wanted: int | None, parameters: int, *, sharers: int = 1) -> int:
-    """Threads of a process's tensor operations: `cluster.cpu_threads`, else what OMP_NUM_THREADS said to torch,
-    else one for a small model and for a larger one all cores, which as many processes share."""
-    if wanted is not None:
-        return wanted
-    if "OMP_NUM_THREADS" in os.environ:
-        return torch.get_num_threads()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return 1 if parameters < SMALL_MODEL else max(1, cores // sharers)
-
-
-def set_threads(wanted: int | None, model: torch.nn.Module) -> None:
-    """Give torch the threads that a model is best served by."""
-    torch.set_num_threads(threads_for(wanted, sum(p.numel() for p in model.parameters())))
 
 
 def seed_everything(seed: int) -> None:
@@ -170,7 +141,7 @@ def build_here(
     temperature = temperature_of(config)
 
     def learner_of(policy: PolicyConfig, *, trained: bool = True) -> LocalLearner:
-        scorer = _scorer(policy, tokenizer, seed, device, mesh, temperature=temperature, trained=trained)
+        scorer = make_scorer(policy, tokenizer, seed, device, mesh, temperature=temperature, trained=trained)
         return LocalLearner(scorer, policy, pad_token=tokenizer.pad_token_id, frozen=not trained)
 
     learner = learner_of(policy)
@@ -195,7 +166,7 @@ def build_here(
         )
     model = learner.model
     if mesh is not None:
-        empty = _make(policy, tokenizer, seed, True, False, DTYPES[policy.precision])
+        empty = make_model(policy, tokenizer, seed, True, False, DTYPES[policy.precision])
         model = unspread_copy(empty, learner.model, device)
     engine.generator = LocalGenerator(
         model,
@@ -206,88 +177,6 @@ def build_here(
         autocast=learner.autocast,
     )
     return engine
-
-
-def _scorer(
-    policy: PolicyConfig,
-    tokenizer: PreTrainedTokenizerBase,
-    seed: int,
-    device: torch.device,
-    mesh: Mesh | None,
-    *,
-    temperature: float,
-    trained: bool,
-) -> TokenScorer:
-    """A model on this process's device, or spread over the mesh."""
-    chunk = policy.logprob_chunk_size
-    if mesh is not None:
-        return spread(
-            partial(_make, policy, tokenizer, seed, trained),
-            mesh,
-            device,
-            temperature=temperature,
-            chunk_rows=chunk,
-            sequence_parallel=policy.sequence_parallel,
-            cpu_offload=bool(policy.cpu_offload),
-        )
-    model = _make(policy, tokenizer, seed, trained, True)
-    place(model, device)
-    return TokenScorer(model, temperature=temperature, chunk_rows=chunk)
-
-
-def _make(
-    policy: PolicyConfig,
-    tokenizer: PreTrainedTokenizerBase,
-    seed: int,
-    trained: bool,
-    with_weights: bool,
-    dtype: torch.dtype = torch.float32,
-) -> PreTrainedModel:
-    """A model of the run in host memory; without weights on the meta device. What is not trained has no adapters:
-    those that training begins with are merged into it."""
-    name, overrides = policy.model_name, policy.hf_config_overrides
-    checkpointing = bool(policy.activation_checkpointing) and trained
-    if with_weights:
-        model = load_model(
-            name,
-            overrides=overrides,
-            seed=seed,
-            activation_checkpointing=checkpointing,
-            scalar=policy.scalar,
-            quantization=four_bits(policy.lora, DTYPES[policy.precision]),
-        )
-    else:
-        model = empty_model(
-            name,
-            overrides=overrides,
-            activation_checkpointing=checkpointing,
-            dtype=dtype,
-            scalar=policy.scalar,
-        )
-    _check_fit(model, tokenizer, policy)
-    if not policy.lora.enabled:
-        return model
-    if trained:
-        return with_lora(model, policy.lora, seed=seed)
-    if not with_weights or policy.lora.adapter_path is None:
-        return model
-    model = with_lora(model, policy.lora)
-    return model if policy.lora.load_in_4bit else merged(model)  # 4 bits cannot hold what would be added
-
-
-def check_start(policy: PolicyConfig, cluster: ClusterConfig | None = None) -> None:
-    """Raise ModelError when the adapter to start from does not belong to the model, ConfigError when there is no device
-    for a base in 4 bits. No weight is read."""
-    if policy.lora.enabled and policy.lora.load_in_4bit and cluster is not None:
-        if device_of_this_process(cluster).type != "cuda":  # a CPU rounds otherwise to evaluate than to train
-            raise ConfigError(
-                "policy.lora.load_in_4bit=true needs an NVIDIA GPU, and this process has none: set "
-                "policy.lora.load_in_4bit=false"
-            )
-        four_bits(policy.lora, torch.float32)
-    if policy.lora.enabled and policy.lora.adapter_path is not None:
-        empty = empty_model(policy.model_name, overrides=policy.hf_config_overrides, scalar=policy.scalar)
-        check_adapter(empty, policy.model_name, policy.lora)
 
 
 def build_generator(config: EvalConfig, tokenizer: PreTrainedTokenizerBase) -> LocalGenerator:
@@ -307,13 +196,3 @@ def build_generator(config: EvalConfig, tokenizer: PreTrainedTokenizerBase) -> L
         max_rows=generation.batch_size,
         autocast=lambda: torch.autocast(device, dtype=dtype, enabled=dtype != torch.float32),
     )
-
-
-def _check_fit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, policy: PolicyConfig) -> None:
-    check_length(policy, context_length(model))
-    rows = len(model.get_input_embeddings().weight)  # type: ignore[arg-type]
-    if len(tokenizer) > rows:
-        raise ConfigError(
-            f"policy.tokenizer.name={policy.tokenizer.name} has {len(tokenizer)} tokens, but "
-            f"{policy.model_name} has embeddings for {rows}: use the model's own tokenizer"
-        )

@@ -14,11 +14,11 @@ import torch
 
 from hone.config import DistillConfig, EvalConfig, Loaded, OnlineConfig, SFTConfig
 from hone.engine.beside import check_length, teacher_settings, value_settings
-from hone.engine.build import SMALL_MODEL, threads_for
 from hone.engine.machine import Machine, machine_here, machine_named
 from hone.engine.memory import tokens
 from hone.engine.place import alone, check_mesh, check_several
 from hone.engine.planner import choose, settled
+from hone.engine.threads import SMALL_MODEL, threads_for
 from hone.errors import HoneError, ModelError, RewardError
 from hone.launch.memory import choice_lines, human_count, memory_lines
 from hone.model.shape import ModelShape, load_shape

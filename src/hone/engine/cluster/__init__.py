@@ -18,10 +18,11 @@ from transformers import PreTrainedTokenizerBase
 from hone.config import OnlineConfig, SFTConfig
 from hone.engine import planner
 from hone.engine.beside import teacher_settings, value_settings
-from hone.engine.build import Engine, threads_for
+from hone.engine.build import Engine
 from hone.engine.cluster.machines import FewerMachines, connect, ray, usable_nodes, wait_for_nodes
 from hone.engine.cluster.workers import Workers
 from hone.engine.place import check_mesh, machine_of
+from hone.engine.threads import threads_for
 from hone.model.shape import ModelShape
 from hone.types import Completion, LossFn, Prompt, Sample, Sampling
 
