@@ -7,6 +7,8 @@ import os
 import signal
 from pathlib import Path
 
+import pytest
+
 from hone.tracking import RunFolder, write_rollouts
 from hone.types import Completion, Group, Prompt, Rollout
 
@@ -25,8 +27,10 @@ def group() -> Group:
     return Group(
         "0:7",
         [
-            Rollout(prompt, good, "vier: 4 ✓", {"answer": 1.0, "format": None}, 1.0, advantage=0.7),
-            Rollout(prompt, cut, "…", {}, None, failure="timeout: answer took 10 s", excluded="truncated"),
+            Rollout(
+                prompt, good, "vier: 4 ✓", rewards={"answer": 1.0, "format": None}, reward=1.0, advantage=0.7
+            ),
+            Rollout(prompt, cut, "…", failure="timeout: answer took 10 s", excluded="truncated"),
         ],
     )
 
@@ -46,6 +50,7 @@ def test_a_line_holds_all_that_is_known_of_a_rollout(tmp_path: Path) -> None:
         "advantage": 0.7,
         "finish": "stop",
         "num_tokens": 3,
+        "logprob": pytest.approx(-0.2),
         "version": 5,
         "failure": None,
         "excluded": None,
@@ -56,6 +61,30 @@ def test_a_line_holds_all_that_is_known_of_a_rollout(tmp_path: Path) -> None:
     assert (failed["reward"], failed["failure"]) == (None, "timeout: answer took 10 s")
     assert failed["excluded"] == "truncated"
     assert "✓" in path.read_text(), "readable, not escaped"
+
+
+def test_turns_count_what_the_model_said_and_only_its_tokens_have_a_logprob(tmp_path: Path) -> None:
+    one = group()
+    said = [{"role": "assistant", "content": "2+2"}, {"role": "tool", "content": "4"}]
+    said.append({"role": "assistant", "content": "4"})
+    mixed = Completion((1, 2, 3), (-0.5, 0.0, -1.5), "stop", version=1, mask=(True, False, True))
+    one.rollouts = [Rollout(one.rollouts[0].prompt, mixed, "4", messages=said)]
+    write_rollouts(tmp_path / "step_1.jsonl", 1, [one])
+    record = json.loads((tmp_path / "step_1.jsonl").read_text())
+    assert (record["turns"], record["num_tokens"], record["num_sampled"]) == (2, 3, 2)
+    assert record["messages"] == said
+    assert record["logprob"] == -1.0, "the tool's token is left out"
+
+
+def test_a_text_without_end_is_cut_in_its_middle_and_half_a_surrogate_stops_nothing(tmp_path: Path) -> None:
+    one = group()
+    one.rollouts[0].text, one.rollouts[1].text = "a" * 60_000 + "b" * 70_000, "half \ud83d"
+    write_rollouts(tmp_path / "step_1.jsonl", 1, [one])
+    long, half = [json.loads(line) for line in (tmp_path / "step_1.jsonl").read_text().splitlines()]
+    assert long["cut"] == 30_000
+    assert long["completion"] == "a" * 50_000 + " […] " + "b" * 50_000
+    assert half["completion"] == "half ?"
+    assert "cut" not in half
 
 
 def test_written_whole_and_again(tmp_path: Path) -> None:

@@ -1,5 +1,9 @@
 """Every rollout of a step as a readable line: what was asked, what came, what each reward function said, and
-what became of it. Failed and excluded ones too: the file says why (`failure`, `excluded`)."""
+what became of it. Failed and excluded ones too: the file says why (`failure`, `excluded`).
+
+A text longer than LONGEST is cut in its middle (`cut` counts the characters that are missing), so that a model that
+rambles does not fill the disk. docs/seeing.md says what each key means.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +19,10 @@ if TYPE_CHECKING:
 
 ANSWER_COLUMNS = ("answer", "solution", "ground_truth", "target", "label")
 """Columns of a row that say what would have been right; the first that the row has is written."""
+
+
+LONGEST = 100_000
+"""Characters of a text that are kept: more than a completion of 24,000 tokens has."""
 
 
 class Decoder(Protocol):
@@ -34,12 +42,19 @@ def write_rollouts(path: Path, step: int, groups: Iterable[Group], tokenizer: De
         for group in groups
         for rollout in group.rollouts
     ]
-    write_atomically(path, "".join(f"{line}\n" for line in lines))
+    text = "".join(f"{line}\n" for line in lines)
+    # Half a surrogate pair, which a row's JSON may hold, is no UTF-8: it is written as "?".
+    write_atomically(path, text.encode("utf-8", "replace").decode("utf-8"))
 
 
 def _record(step: int, group: Group, rollout: Rollout, tokenizer: Decoder | None) -> dict[str, Any]:
     prompt, completion = rollout.prompt, rollout.completion
     answer = next((name for name in ANSWER_COLUMNS if name in prompt.row), None)
+    sampled = [
+        logprob
+        for place, logprob in enumerate(completion.logprobs)
+        if completion.mask is None or completion.mask[place]
+    ]
     record: dict[str, Any] = {
         "step": step,
         "group": group.id,
@@ -50,12 +65,34 @@ def _record(step: int, group: Group, rollout: Rollout, tokenizer: Decoder | None
         "advantage": rollout.advantage,
         "finish": completion.finish,
         "num_tokens": len(completion.tokens),
+        "logprob": sum(sampled) / len(sampled) if sampled else None,
         "version": completion.version,
         "failure": rollout.failure,
         "excluded": rollout.excluded,
         "answer": prompt.row[answer] if answer is not None else None,
     }
+    if rollout.messages is not None:
+        record["messages"] = rollout.messages
+        record["turns"] = sum(message.get("role") == "assistant" for message in rollout.messages)
+        record["num_sampled"] = completion.num_sampled
     if tokenizer is not None:
         record["raw_prompt"] = tokenizer.decode(list(prompt.tokens))
         record["raw_completion"] = tokenizer.decode(list(completion.tokens))
-    return record
+    missing = [0]
+    record = {name: _shortened(value, missing) for name, value in record.items()}
+    return record | ({"cut": missing[0]} if missing[0] else {})
+
+
+def _shortened(value: Any, missing: list[int]) -> Any:
+    """The value with its long texts cut in the middle; what that takes away is added to `missing`."""
+    if isinstance(value, str):
+        over = len(value) - LONGEST
+        if over <= 0:
+            return value
+        missing[0] += over
+        return f"{value[: LONGEST // 2]} […] {value[-LONGEST // 2 :]}"
+    if isinstance(value, dict):
+        return {key: _shortened(item, missing) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_shortened(item, missing) for item in value]
+    return value
