@@ -164,6 +164,8 @@ class Outputs:
 
     logprobs_N: Tensor
     entropy_N: Tensor | None = None
+    """Of the distribution that each target is drawn from, with gradient: there where the loss has a true
+    `needs_entropy`."""
     candidate_logprobs_NK: Tensor | None = None
     """Of the K tokens that the token column `candidates` [N, K] names at each target."""
     values_N: Tensor | None = None
@@ -173,15 +175,17 @@ class Outputs:
 class LossOutput:
     """`loss` is this batch's part of the global loss, already divided by the global denominator.
 
-    Each metric is a part too: parts of all batches add up to the reported number.
+    Each metric is a part too: parts of all batches add up to the reported number. Of `largest`, the largest of all
+    batches is reported.
     """
 
     loss: Tensor
     metrics: dict[str, Tensor] = field(default_factory=dict)
+    largest: dict[str, Tensor] = field(default_factory=dict)
 
 
 LossFn = Callable[[Outputs, Batch, Totals], LossOutput]
-"""Must be picklable: it travels to workers."""
+"""Must be picklable: it travels to workers. A loss with an attribute `needs_entropy` that is true gets entropies."""
 
 
 class Scorer(Protocol):
@@ -204,6 +208,11 @@ class Teacher(Protocol):
 
 class Learner(Scorer, Protocol):
     """What an algorithm asks of a model that is trained."""
+
+    async def entropies(self, samples: Sequence[Sample]) -> list[Tensor]:
+        """Entropy of the distribution that each of a sample's targets is drawn from, in nats: one fp32 tensor [targets]
+        each, without gradient."""
+        ...
 
     async def forward_backward(self, samples: Sequence[Sample], loss: LossFn) -> dict[str, float]:
         """Add the gradient of the loss over a global batch; its denominators are counted before any backward."""

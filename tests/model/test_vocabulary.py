@@ -32,6 +32,7 @@ class Case:
     keep: bool = False
     autocast: bool = False
     frozen: bool = False
+    entropy: bool = False
     shards: tuple[int, ...] | None = None
 
 
@@ -44,11 +45,14 @@ CASES = {
     "one row": Case(rows=1),
     "no targets": Case(rows=0),
     "frozen head": Case(frozen=True),
+    "entropy": Case(entropy=True, temperature=0.7),
+    "entropy in chunks": Case(entropy=True, chunk=4),
+    "entropy, logits kept": Case(entropy=True, keep=True),
     "bf16": Case(autocast=True),
     "bf16 in chunks": Case(autocast=True, chunk=4),
 }
 UNEVEN = {
-    2: {"empty shard": Case(shards=(50, 0)), "one column": Case(shards=(1, 49))},
+    2: {"empty shard": Case(shards=(50, 0), entropy=True), "one column": Case(shards=(1, 49))},
     3: {"empty shard": Case(shards=(30, 0, 20)), "empty at the end": Case(shards=(1, 49, 0), chunk=5)},
 }
 EXACT = [name for name, case in CASES.items() if not case.autocast]
@@ -79,8 +83,9 @@ def call(case: Case, vocabulary: VocabularyShard | None = None, size: int = TOKE
             temperature=case.temperature,
             chunk_rows=case.chunk,
             vocabulary=vocabulary,
+            entropy=case.entropy,
         )
-    values.backward(grad)
+    values.backward(torch.stack([grad, grad.flip(0)], 1) if case.entropy else grad)
     assert hidden.grad is not None
     weight_grad = torch.zeros_like(weight) if weight.grad is None else weight.grad
     return {"values": values.detach(), "hidden": hidden.grad, "weight": weight_grad}

@@ -89,6 +89,12 @@ class LocalLearner:
         found = self._of_all(samples, partial(self._read, likeliest=k), 2 * k)
         return [(both[:, :k], both[:, k:].long()) for both in found]
 
+    async def entropies(self, samples: Sequence[Sample]) -> list[Tensor]:
+        """Entropy of the distribution that each of a sample's targets is drawn from, in nats: one fp32 CPU tensor
+        [targets] each, without gradient."""
+        found = self._of_all(samples, partial(self._read, entropy=True), 2)
+        return [both[:, 1] for both in found]
+
     def _of_all(
         self, samples: Sequence[Sample], read: Callable[[MicroBatch], Tensor], *width: int
     ) -> list[Tensor]:
@@ -114,17 +120,23 @@ class LocalLearner:
         """
         totals = totals_of(samples)
         sums: dict[str, Tensor] = {}
+        largest: dict[str, Tensor] = {}
         losses: list[tuple[Tensor, list[str]]] = []
         for rows in self._share(samples, training=True):
             beat()
             micro = self._collate(samples, rows)
-            result = loss(self._outputs(micro), micro.batch, totals)
+            result = loss(self._outputs(micro, loss), micro.batch, totals)
             self.scaler.scale(result.loss).backward()
             losses.append((result.loss.detach(), micro.batch.ids))
             for name, part in {"loss": losses[-1][0], **result.metrics}.items():
                 sums[name] = sums[name] + part if name in sums else part
+            for name, part in result.largest.items():
+                largest[name] = torch.maximum(largest[name], part) if name in largest else part
         values = self.ranks.total(torch.stack([value.float() for value in sums.values()])).tolist()
         metrics = dict(zip(sums, values, strict=True))
+        if largest:
+            found = self.ranks.largest(torch.stack([value.float() for value in largest.values()])).tolist()
+            metrics |= dict(zip(largest, found, strict=True))
         if not math.isfinite(metrics["loss"]):
             self._refuse(metrics["loss"], losses)
         return metrics
@@ -199,18 +211,23 @@ class LocalLearner:
             round_to=math.lcm(self.scorer.divides, dynamic.sequence_length_round if dynamic.enabled else 1),
         )
 
-    def _outputs(self, micro: MicroBatch) -> Outputs:
-        """What a loss is given: log-probabilities, or the values of a scalar head."""
+    def _outputs(self, micro: MicroBatch, loss: LossFn) -> Outputs:
+        """What a loss is given: log-probabilities (entropies too, if it asks), or the values of a scalar head."""
         candidates = micro.batch.token_columns.get("candidates")
         if candidates is not None:
             read_NK = self._read(micro, torch.cat([micro.batch.tokens_N[:, None], candidates], 1))
             return Outputs(logprobs_N=read_NK[:, 0], candidate_logprobs_NK=read_NK[:, 1:])
+        if getattr(loss, "needs_entropy", False):
+            both_N2 = self._read(micro, entropy=True)
+            return Outputs(logprobs_N=both_N2[:, 0], entropy_N=both_N2[:, 1])
         read_N = self._read(micro)
         if not self.scorer.scalar:
             return Outputs(logprobs_N=read_N)
         return Outputs(logprobs_N=read_N * math.nan, values_N=read_N)
 
-    def _read(self, micro: MicroBatch, targets: Tensor | None = None, *, likeliest: int = 0) -> Tensor:
+    def _read(
+        self, micro: MicroBatch, targets: Tensor | None = None, *, likeliest: int = 0, entropy: bool = False
+    ) -> Tensor:
         with self.autocast():
             return self.scorer(
                 micro.input_ids,
@@ -219,6 +236,7 @@ class LocalLearner:
                 micro.batch.tokens_N if targets is None else targets,
                 attention_mask=micro.attention_mask,
                 likeliest=likeliest,
+                entropy=entropy,
             )
 
     def autocast(self) -> contextlib.AbstractContextManager[None]:

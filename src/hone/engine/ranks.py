@@ -34,6 +34,12 @@ class Ranks:
             dist.all_reduce(own, group=self.mesh.group("data"))
         return own
 
+    def largest(self, own: Tensor) -> Tensor:
+        """The largest over the data axis, element by element, the same on every rank."""
+        if self.mesh is not None and self.count > 1:
+            dist.all_reduce(own, op=dist.ReduceOp.MAX, group=self.mesh.group("data"))
+        return own
+
     def share(self, wanted: Sequence[Any]) -> list[Any]:
         """Everything that any rank of the mesh has, in the order of ranks."""
         if self.mesh is None:

@@ -14,7 +14,6 @@ numbers a row, once, and one [N, H] gradient in backward.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +21,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from hone.model import linear_entropy
+from hone.model.tiles import Tile, cut, spaces
 
 CHUNK_ELEMENTS = 1 << 20
 """Logits computed at once on a CPU (4 MiB in fp32: in its cache, also where others use it)."""
@@ -36,6 +38,10 @@ KEEP_SHARE = 2 / 3
 takes in fp32; a fourth to a fifth of their memory is what it costs (in bf16 an eighth)."""
 
 
+Sums = tuple[Tensor, Tensor, Tensor]
+"""Of each row [N]: the largest logit, the sum of exponentials above it, and of those times their logarithms."""
+
+
 @dataclass(frozen=True)
 class VocabularyShard:
     """`weight` is rows [start, start + len(weight)) of a head whose other rows the other ranks of `group` hold.
@@ -48,43 +54,37 @@ class VocabularyShard:
 
 
 @dataclass(frozen=True)
-class _Tile:
-    """Some rows by some columns, and which of them are targets: (rows, columns) counted from the tile's corner, and
-    which of its row's targets each is."""
-
-    rows: slice
-    columns: slice
-    target_rows: Tensor
-    target_columns: Tensor
-    target_slots: Tensor
-
-
-@dataclass(frozen=True)
 class _Options:
     temperature: float
     rows: int
     elements: int
     keep: int
     vocabulary: VocabularyShard | None
+    entropy: bool = False
+
+    def tiles(self, targets: Tensor, width: int) -> list[list[Tile]]:
+        """The logits [targets, width of this rank's head] cut up."""
+        shard = self.vocabulary
+        return cut(targets, width, self.rows, self.elements, None if shard is None else shard.start)
 
 
 class _LinearLogProbs(torch.autograd.Function):
     """log softmax(hidden @ weight.T / temperature)[targets] of each row of `hidden` [N, H]: of one target [N], or of K
-    [N, K]."""
+    [N, K]. With `options.entropy` the entropy of that distribution is one column more."""
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, options: _Options) -> Tensor:
         shape, targets = targets.shape, targets if targets.dim() > 1 else targets[:, None]
-        tiles = _tiles(targets, weight.shape[0], options)
+        tiles = options.tiles(targets, weight.shape[0])
         picked = hidden.new_full(targets.shape, -math.inf, dtype=torch.float32)
         largest = picked.new_full((max(1, len(tiles)), len(targets)), -math.inf)
-        totals = torch.zeros_like(largest)
-        logits_space, exponentials_space = _spaces(hidden, tiles)
+        totals, weighted = torch.zeros_like(largest), torch.zeros_like(largest)
+        logits_space, exponentials_space = spaces(hidden, tiles)
         ctx.kept, left = [], options.keep
         for strip, of_strip in enumerate(tiles):
             for tile in of_strip:
-                left -= _size(tile)
-                space = hidden.new_empty(_size(tile)) if left >= 0 else logits_space
+                left -= tile.size
+                space = hidden.new_empty(tile.size) if left >= 0 else logits_space
                 logits = _logits(hidden, weight, tile, space)
                 if left >= 0:
                     ctx.kept.append(logits)
@@ -92,31 +92,43 @@ class _LinearLogProbs(torch.autograd.Function):
                 picked[tile.rows].index_put_((tile.target_rows, tile.target_slots), logits[at].float())
                 largest[strip, tile.rows] = logits.amax(-1).float()
                 exponentials = _exponentials(
-                    logits, largest[strip, tile.rows], options, _shaped(exponentials_space, tile)
+                    logits, largest[strip, tile.rows], options, tile.shaped(exponentials_space)
                 )
                 totals[strip, tile.rows] = exponentials.sum(-1)
-        normaliser = _combined(largest, totals, options) if tiles else (largest[0], totals[0])
+                if options.entropy:
+                    weighted[strip, tile.rows] = linear_entropy.weighted_sum(exponentials)
+        sums = (
+            _combined(largest, totals, weighted, options) if tiles else (largest[0], totals[0], weighted[0])
+        )
         if options.vocabulary is not None:
-            normaliser, picked = _over_the_group(*normaliser, picked, options)
-        most, logarithm = normaliser[0][:, None], normaliser[1].log()[:, None]
+            sums, picked = _over_the_group(sums, picked, options)
+        most, logarithm = sums[0][:, None], sums[1].log()[:, None]
         ctx.tiles, ctx.options = tiles, options
         logprobs = (picked - most) / options.temperature - logarithm
-        ctx.save_for_backward(hidden, weight, targets, *normaliser, logprobs)
+        ctx.save_for_backward(hidden, weight, targets, *sums, logprobs)
         # The same, rounded once more where logsumexp rounds: mostly the bits of what other libraries compute.
-        return (picked / options.temperature - (most / options.temperature + logarithm)).reshape(shape)
+        found = picked / options.temperature - (most / options.temperature + logarithm)
+        if not options.entropy:
+            return found.reshape(shape)
+        return torch.cat([found, linear_entropy.entropy(*sums[1:])[:, None]], 1)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        hidden, weight, targets, largest, total, logprobs = ctx.saved_tensors
+        hidden, weight, targets, largest, total, weighted, logprobs = ctx.saved_tensors
         options: _Options = ctx.options
         kept, ctx.kept = ctx.kept[::-1], []
-        scaled = (grad.reshape(targets.shape) / options.temperature).float()
+        scaled = (
+            grad.reshape(len(targets), targets.shape[1] + options.entropy) / options.temperature
+        ).float()
+        of_entropy = None
+        if options.entropy:
+            scaled, of_entropy = scaled[:, :-1], linear_entropy.factors(scaled[:, -1], total, weighted)
         at_targets = _at_targets(scaled, logprobs, targets)
         factors = -scaled.sum(1) / total
         grad_hidden = torch.zeros_like(hidden, dtype=torch.float32) if ctx.needs_input_grad[0] else None
         grad_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
-        logits_space, exponentials_space = _spaces(hidden, ctx.tiles)
+        logits_space, exponentials_space = spaces(hidden, ctx.tiles)
         for of_strip in ctx.tiles:
             columns = of_strip[0].columns
             part = grad_weight[columns] if grad_weight is not None else None
@@ -125,12 +137,13 @@ class _LinearLogProbs(torch.autograd.Function):
             for tile in of_strip:
                 rows, at = tile.rows, (tile.target_rows, tile.target_columns)
                 logits = kept.pop() if kept else _logits(hidden, weight, tile, logits_space)
-                exponentials = _exponentials(
-                    logits, largest[rows], options, _shaped(exponentials_space, tile)
-                )
+                exponentials = _exponentials(logits, largest[rows], options, tile.shaped(exponentials_space))
+                more = None if of_entropy is None else linear_entropy.gradient(exponentials, of_entropy[rows])
                 grad_logits = torch.mul(exponentials, factors[rows, None], out=logits)
                 values = at_targets[rows][tile.target_rows, tile.target_slots]
                 grad_logits.index_put_(at, values.to(grad_logits.dtype))
+                if more is not None:
+                    grad_logits += more
                 if grad_hidden is not None:
                     _add_product(grad_hidden[rows], grad_logits, weight[columns])
                 if part is not None:
@@ -152,11 +165,12 @@ def linear_logprobs(
     temperature: float = 1.0,
     chunk_rows: int | None = None,
     vocabulary: VocabularyShard | None = None,
+    entropy: bool = False,
 ) -> Tensor:
     """log softmax(hidden @ weight.T / temperature) at `targets`: [N, H], [V, H], [N] -> [N] in fp32.
 
     With `targets` [N, K] several of each row: [N, K]. They differ, but for the first of a row, which may
-    be one of the others.
+    be one of the others. With `entropy`, that of each row's whole distribution is one column more: [N, K + 1].
 
     Under autocast the products are in its precision, in backward too, where autocast itself is off: probabilities
     that are computed again are then those of the forward. `chunk_rows` bounds the rows computed at once, and keeps
@@ -181,6 +195,7 @@ def linear_logprobs(
         elements=CHUNK_ELEMENTS if on_cpu else CHUNK_ELEMENTS * ACCELERATOR_CHUNKS,
         keep=keep if torch.is_grad_enabled() and chunk_rows is None else 0,
         vocabulary=vocabulary,
+        entropy=entropy,
     )
     return _LinearLogProbs.apply(hidden, weight.to(hidden.dtype), targets, options)
 
@@ -199,53 +214,8 @@ def _at_targets(grad: Tensor, logprobs: Tensor, targets: Tensor) -> Tensor:
     return grad * -torch.expm1(logprobs)
 
 
-def _tiles(targets: Tensor, width: int, options: _Options) -> list[list[_Tile]]:
-    """Tiles of [targets, width], those of the same columns together. Asks the device for numbers once a row block."""
-    blocks = list(even(len(targets), options.rows))
-    tallest = max((rows.stop - rows.start for rows in blocks), default=1)
-    strips = list(even(width, max(1, options.elements // tallest)))
-    tiles: list[list[_Tile]] = [[] for _ in strips]
-    first = options.vocabulary.start if options.vocabulary else 0
-    borders = torch.tensor([0, *(columns.stop for columns in strips)], device=targets.device)
-    for rows in blocks:
-        ordered, order = (targets[rows] - first).flatten().sort()
-        ends = torch.searchsorted(ordered, borders).tolist()
-        if options.vocabulary is None and (ends[0], ends[-1]) != (0, len(ordered)):
-            raise IndexError(f"targets {int(ordered[0])} to {int(ordered[-1])} of a head with {width} rows")
-        row, slot = order // targets.shape[1], order % targets.shape[1]
-        for of_strip, columns, begin, end in zip(tiles, strips, ends, ends[1:], strict=False):
-            here = slice(begin, end)
-            of_strip.append(_Tile(rows, columns, row[here], ordered[here] - columns.start, slot[here]))
-    return tiles if blocks else []
-
-
-def even(total: int, most: int) -> Iterator[slice]:
-    """[0, total) in the fewest parts of at most `most`, all of about one size."""
-    parts = -(-total // most)
-    for part in range(parts):
-        yield slice(total * part // parts, total * (part + 1) // parts)
-
-
-def _spaces(hidden: Tensor, tiles: list[list[_Tile]]) -> tuple[Tensor, Tensor]:
-    """Memory for the logits of a tile in the precision of the products, and for their exponentials in fp32.
-
-    It is used again and again (fresh memory would cost more than what is computed in it), and shared in fp32.
-    """
-    most = max((_size(tile) for strip in tiles for tile in strip), default=0)
-    logits = hidden.new_empty(most)
-    return logits, logits if hidden.dtype == torch.float32 else hidden.new_empty(most, dtype=torch.float32)
-
-
-def _size(tile: _Tile) -> int:
-    return (tile.rows.stop - tile.rows.start) * (tile.columns.stop - tile.columns.start)
-
-
-def _shaped(space: Tensor, tile: _Tile) -> Tensor:
-    return space[: _size(tile)].view(tile.rows.stop - tile.rows.start, -1)
-
-
-def _logits(hidden: Tensor, weight: Tensor, tile: _Tile, space: Tensor) -> Tensor:
-    return torch.mm(hidden[tile.rows], weight[tile.columns].t(), out=_shaped(space, tile))
+def _logits(hidden: Tensor, weight: Tensor, tile: Tile, space: Tensor) -> Tensor:
+    return torch.mm(hidden[tile.rows], weight[tile.columns].t(), out=tile.shaped(space))
 
 
 def _exponentials(logits: Tensor, largest: Tensor, options: _Options, out: Tensor) -> Tensor:
@@ -263,15 +233,20 @@ def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
         total += left @ right
 
 
-def _combined(largest: Tensor, totals: Tensor, options: _Options) -> tuple[Tensor, Tensor]:
-    """Of parts [parts, N] of the vocabulary: the largest logit, and the sum of exponentials above it, both [N]."""
+def _combined(largest: Tensor, totals: Tensor, weighted: Tensor, options: _Options) -> Sums:
+    """Of parts [parts, N] of the vocabulary: the largest logit, the sum of exponentials e above it, and where entropies
+    are asked for that of e log e (else zeros), all [N]."""
     most = largest.amax(0)
-    return most, ((largest - most) / options.temperature).exp_().mul_(totals).sum(0)
+    below = (largest - most) / options.temperature
+    scale = below.exp()
+    if options.entropy:
+        weighted = linear_entropy.moved(totals, weighted, below, scale).sum(0)
+    else:
+        weighted = torch.zeros_like(most)
+    return most, scale.mul_(totals).sum(0), weighted
 
 
-def _over_the_group(
-    largest: Tensor, total: Tensor, picked: Tensor, options: _Options
-) -> tuple[tuple[Tensor, Tensor], Tensor]:
+def _over_the_group(sums: Sums, picked: Tensor, options: _Options) -> tuple[Sums, Tensor]:
     """The same over all shards, and each target's logit [N, K], which only one shard has.
 
     Gathered and then combined by every rank in the same order: the same bits everywhere, whatever the library's
@@ -279,8 +254,9 @@ def _over_the_group(
     """
     assert options.vocabulary is not None
     group = options.vocabulary.group
-    local = torch.cat([largest[:, None], total[:, None], picked], 1)
+    local = torch.cat([*(part[:, None] for part in sums), picked], 1)
     parts = [torch.empty_like(local) for _ in range(dist.get_world_size(group))]
     dist.all_gather(parts, local, group=group)
     gathered = torch.stack(parts)
-    return _combined(gathered[..., 0], gathered[..., 1], options), gathered[..., 2:].amax(0)
+    sums = _combined(gathered[..., 0], gathered[..., 1], gathered[..., 2], options)
+    return sums, gathered[..., 3:].amax(0)

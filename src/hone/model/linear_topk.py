@@ -6,7 +6,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from hone.model.linear_logprobs import CHUNK_ELEMENTS, VocabularyShard, even
+from hone.model.linear_logprobs import CHUNK_ELEMENTS, VocabularyShard
+from hone.model.tiles import even
 
 Best = tuple[Tensor, Tensor, Tensor]
 """Logits [N, k] and tokens [N, k] of the likeliest, likeliest first, and log of the sum of exponentials of all [N]."""

@@ -81,12 +81,14 @@ class TokenScorer(nn.Module):
         *,
         attention_mask: Tensor | None = None,
         likeliest: int = 0,
+        entropy: bool = False,
     ) -> Tensor:
         """Log-probability of `targets_N`, each predicted from flat position `at_N` of `input_ids` [B, T], or the values
         of these positions. -> [N] fp32.
 
         `targets_N` may be [N, K], several tokens at each position (`linear_logprobs`): [N, K]. With `likeliest` = k
-        instead, without gradient, the k largest log-probabilities and behind them their tokens: [N, 2k].
+        instead, without gradient, the k largest log-probabilities and behind them their tokens: [N, 2k]. With `entropy`
+        that of the distribution at each position is one column more: [N, 2], or [N, K + 1].
 
         Rows are right-padded (causal attention never looks at what follows), or, with `position_ids` that start
         again at 0, several sequences packed into a row that do not see each other. `attention_mask` [B, 1, T, T]
@@ -95,7 +97,9 @@ class TokenScorer(nn.Module):
         On a mesh every rank is given the whole rows and returns all of [N]; T must be a multiple of `divides`.
         """
         if self.mesh is not None and self.mesh.size("context") > 1:
-            return self._by_parts(input_ids, position_ids, at_N, targets_N, attention_mask, likeliest)
+            return self._by_parts(
+                input_ids, position_ids, at_N, targets_N, attention_mask, likeliest, entropy
+            )
         if (
             self.sequence_parallel
         ):  # the model sees fewer embeddings than there are tokens and would count them
@@ -103,7 +107,7 @@ class TokenScorer(nn.Module):
                 attention_mask = visible(position_ids, 0, input_ids.shape[1])
             if position_ids is None:
                 position_ids = torch.arange(input_ids.shape[1], device=input_ids.device)[None]
-        return self._read(input_ids, position_ids, at_N, targets_N, attention_mask, likeliest)
+        return self._read(input_ids, position_ids, at_N, targets_N, attention_mask, likeliest, entropy)
 
     def _read(
         self,
@@ -113,6 +117,7 @@ class TokenScorer(nn.Module):
         targets_N: Tensor,
         attention_mask: Tensor | None,
         likeliest: int,
+        entropy: bool,
     ) -> Tensor:
         if not self.plain_head and not self.scalar:
             logits = self.model(
@@ -122,7 +127,10 @@ class TokenScorer(nn.Module):
             if likeliest:
                 return _side_by_side(*logits[:, : self.tokens].log_softmax(-1).topk(likeliest, dim=-1))
             logprobs = logits.log_softmax(-1)
-            return logprobs.gather(1, targets_N.reshape(len(targets_N), -1)).reshape(targets_N.shape)
+            found = logprobs.gather(1, targets_N.reshape(len(targets_N), -1))
+            if not entropy:
+                return found.reshape(targets_N.shape)
+            return torch.cat([found, -(logprobs.exp() * logprobs).sum(-1, keepdim=True)], 1)
         hidden = traits.hidden_states(self.model, input_ids, position_ids, attention_mask)
         if self.sequence_parallel:
             assert self.mesh is not None
@@ -148,6 +156,7 @@ class TokenScorer(nn.Module):
             temperature=temperature,
             chunk_rows=self.chunk_rows,
             vocabulary=vocabulary,
+            entropy=entropy,
         )
 
     def _by_parts(
@@ -158,6 +167,7 @@ class TokenScorer(nn.Module):
         targets_N: Tensor,
         attention_mask: Tensor | None,
         likeliest: int,
+        entropy: bool,
     ) -> Tensor:
         """The model sees this context rank's part of every row; what is read is put together afterwards."""
         assert self.mesh is not None
@@ -175,7 +185,9 @@ class TokenScorer(nn.Module):
         mine_N = (column_N >= start) & (column_N < start + width)
         at_own = (at_N // length * width + column_N - start)[mine_N]
         targets_own = targets_N[mine_N]
-        read = self._read(input_ids[:, own], position_ids[:, own], at_own, targets_own, mask, likeliest)
+        read = self._read(
+            input_ids[:, own], position_ids[:, own], at_own, targets_own, mask, likeliest, entropy
+        )
         return _PutTogether.apply(read, mine_N, self.mesh.group("context"))
 
 

@@ -91,6 +91,10 @@ class ClusterLearner:
         """As `LocalLearner.forward`."""
         return await self._call("forward", list(samples))
 
+    async def entropies(self, samples: Sequence[Sample]) -> list[torch.Tensor]:
+        """As `LocalLearner.entropies`."""
+        return await self._call("entropies", list(samples))
+
     async def likeliest(self, samples: Sequence[Sample], k: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """As `LocalLearner.likeliest`."""
         return await self._call("likeliest", list(samples), k)
