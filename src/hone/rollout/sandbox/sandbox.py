@@ -1,0 +1,232 @@
+"""Sandbox: runs Python programs that nobody has read, one after another, and says what became of each."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from types import TracebackType
+from typing import Any
+
+_LENGTH_BYTES = 8
+_START_S, _GRACE_S = 20.0, 10.0
+_BOOT = (
+    "import json, sys; options = json.loads(sys.argv[1]); sys.path[:] = options.pop('path'); "
+    "from hone.rollout.sandbox.server import main; main(**options)"
+)
+
+
+class Unsafe(Exception):
+    """This machine cannot isolate programs as asked; the message says what is missing."""
+
+
+@dataclass(frozen=True)
+class SandboxLimits:
+    """What one program may use. Memory is per process (address space), the rest is for the whole program."""
+
+    timeout_s: float = 5.0
+    memory_mb: int = 256
+    max_processes: int = 16
+    disk_mb: int = 32
+    max_open_files: int = 64
+    output_kb: int = 1024
+    require_isolation: bool = True
+
+
+@dataclass
+class Outcome:
+    """What became of a program."""
+
+    cause: str
+    """`ok`; `timeout`, `output` (too much of it), `signal SIGKILL`, `exit 3`, `MemoryError` or the name of any other
+    exception that ended the program; where its tests were run, of the first that failed."""
+    passed: list[bool] = field(default_factory=list)
+    """For each test, in order; those that were never reached are False."""
+    stdout: str = ""
+    stderr: str = ""
+    """The last of it."""
+    detail: str = ""
+    """What the exception said."""
+    seconds: float = 0.0
+
+    @property
+    def ok(self) -> bool:
+        """The program came to its end, and passed every test that there was."""
+        return self.cause == "ok"
+
+
+class Sandbox:
+    """One program at a time, in a server process that is started when first needed. `close` it, or use `with`.
+
+    Not for use by several threads at once: have a sandbox for each.
+    """
+
+    def __init__(self, limits: SandboxLimits | None = None, *, namespaces: bool = True) -> None:
+        """namespaces: False does without them even where they could be had."""
+        self.limits = limits or SandboxLimits()
+        self._namespaces = namespaces
+        self._process: subprocess.Popen[bytes] | None = None
+        self._channel: socket.socket | None = None
+        self._directory = ""
+        self._isolation = ""
+
+    def start(self) -> str:
+        """Start the server; what isolation is in force, in words. Raises Unsafe where that is less than asked."""
+        if self._process is None:
+            self._start()
+        return self._isolation
+
+    def run(
+        self,
+        source: str,
+        *,
+        tests: Sequence[str] = (),
+        support: str = "",
+        stdin: str = "",
+        timeout_s: float | None = None,
+    ) -> Outcome:
+        """Run a program to its end; then `support` and each of `tests` in the names that it left behind.
+
+        A test passes when it raises nothing. Raises Unsafe (see `start`); whatever the program does is an Outcome.
+        """
+        self.start()
+        seconds = self.limits.timeout_s if timeout_s is None else min(timeout_s, self.limits.timeout_s)
+        request = {
+            **{
+                "source": source,
+                "tests": list(tests),
+                "support": support,
+                "stdin": stdin,
+                "seconds": seconds,
+            },
+            **{"limits": asdict(self.limits), "nonce": secrets.token_hex(8)},
+        }
+        try:
+            reply = self._exchange(request, seconds + _GRACE_S)
+        except (OSError, ValueError) as error:  # a program without namespaces may have killed the server
+            self.close()
+            return Outcome("sandbox lost", [False] * len(tests), detail=str(error))
+        return _outcome(reply, len(tests))
+
+    def close(self) -> None:
+        """End the server, and with it whatever it runs."""
+        process, channel = self._process, self._channel
+        self._process = self._channel = None
+        if channel is not None:
+            channel.close()
+        if process is not None:
+            try:
+                process.wait(_GRACE_S)
+            except subprocess.TimeoutExpired:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+        if self._directory:
+            with contextlib.suppress(OSError):
+                os.rmdir(self._directory)
+
+    def _start(self) -> None:
+        self._directory = tempfile.mkdtemp(prefix="hone-sandbox-")
+        ours, theirs = socket.socketpair()
+        options = {
+            **{"channel_fd": theirs.fileno(), "directory": self._directory, "disk_mb": self.limits.disk_mb},
+            **{"namespaces": self._namespaces, "path": [entry or os.getcwd() for entry in sys.path]},
+        }
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", _BOOT, json.dumps(options), "hone-sandbox", str(os.getpid())],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                pass_fds=(theirs.fileno(),),
+                start_new_session=True,
+                env={"PATH": os.defpath, "PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1"},
+            )
+        self._channel = ours
+        try:
+            hello = self._read(_START_S)
+        except (OSError, ValueError) as error:
+            self.close()
+            raise Unsafe(f"the sandbox did not start: {error}") from error
+        if self.limits.require_isolation and not hello.get("namespaces"):
+            self.close()
+            raise Unsafe(
+                "this machine cannot isolate programs that a model wrote "
+                f"({hello.get('problem') or hello['says']}): it needs Linux with user namespaces, or root with "
+                "CAP_SYS_ADMIN. Run where they are allowed, or set rewards.sandbox.require_isolation=false to go "
+                "without"
+            )
+        if "problem" in hello:
+            self.close()
+            raise Unsafe(f"the sandbox did not start: {hello['problem']}")
+        self._isolation = hello["says"]
+
+    def _exchange(self, request: dict[str, Any], timeout_s: float) -> dict[str, Any]:
+        assert self._channel is not None
+        data = json.dumps(request).encode()
+        self._channel.settimeout(timeout_s)
+        self._channel.sendall(len(data).to_bytes(_LENGTH_BYTES, "big") + data)
+        return self._read(timeout_s)
+
+    def _read(self, timeout_s: float) -> dict[str, Any]:
+        assert self._channel is not None
+        self._channel.settimeout(timeout_s)
+        size = int.from_bytes(self._exactly(_LENGTH_BYTES), "big")
+        reply = json.loads(self._exactly(size))
+        if not isinstance(reply, dict):
+            raise ValueError("no reply of the server")
+        return reply
+
+    def _exactly(self, size: int) -> bytes:
+        assert self._channel is not None
+        data = bytearray()
+        while len(data) < size:
+            part = self._channel.recv(min(size - len(data), 1 << 20))
+            if not part:
+                raise ConnectionResetError("the server ended")
+            data += part
+        return bytes(data)
+
+    def __enter__(self) -> Sandbox:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _outcome(reply: dict[str, Any], num_tests: int) -> Outcome:
+    told = {number: (cause, detail) for number, cause, detail in reply["told"]}
+    passed = [told.get(number, ("", ""))[0] == "ok" for number in range(num_tests)]
+    cause, detail = _ended(reply), ""
+    wrong = [
+        told[number] for number in (-1, -2, *range(num_tests)) if number in told and told[number][0] != "ok"
+    ]
+    if cause == "ok" and wrong:
+        cause, detail = wrong[0]
+    elif cause == "ok" and not (told.get(-1, ("",))[0] == "ok" and all(passed)):
+        cause = "exit 0 too early"
+    return Outcome(cause, passed, reply["stdout"], reply["stderr"], detail, reply["seconds"])
+
+
+def _ended(reply: dict[str, Any]) -> str:
+    if reply["stopped"] is not None:
+        return str(reply["stopped"])
+    status = reply["status"]
+    if status < 0:
+        return "lost"
+    if os.WIFSIGNALED(status):
+        number = os.WTERMSIG(status)
+        with contextlib.suppress(ValueError):
+            return f"signal {signal.Signals(number).name}"
+        return f"signal {number}"
+    code = os.WEXITSTATUS(status)
+    return "ok" if code == 0 else f"exit {code}"

@@ -1,0 +1,83 @@
+"""System calls that a program may not make, on x86-64 and 64-bit ARM: sockets, and what could undo the jail.
+
+The second layer behind the namespaces, and the only one that keeps a program off the network where namespaces cannot
+be had. See seccomp(2) and linux/filter.h; the numbers are those of the kernel's system call tables.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import platform
+import struct
+
+_X86 = {
+    "socket": 41, "ptrace": 101, "mount": 165, "umount2": 166, "swapon": 167, "reboot": 169, "init_module": 175,
+    "kexec_load": 246, "add_key": 248, "request_key": 249, "keyctl": 250, "unshare": 272, "perf_event_open": 298,
+    "setns": 308, "process_vm_readv": 310, "process_vm_writev": 311, "finit_module": 313, "bpf": 321,
+    "userfaultfd": 323,
+}  # fmt: skip
+_ARM = {
+    "socket": 198, "ptrace": 117, "mount": 40, "umount2": 39, "swapon": 224, "reboot": 142, "init_module": 105,
+    "kexec_load": 104, "add_key": 217, "request_key": 218, "keyctl": 219, "unshare": 97, "perf_event_open": 241,
+    "setns": 268, "process_vm_readv": 270, "process_vm_writev": 271, "finit_module": 273, "bpf": 280,
+    "userfaultfd": 282,
+}  # fmt: skip
+_BOTH = {"io_uring_setup": 425, "open_tree": 428, "move_mount": 429, "fsopen": 430, "pidfd_getfd": 438,
+         "mount_setattr": 442}  # fmt: skip
+_MACHINES = {"x86_64": (0xC000003E, {**_X86, **_BOTH}, 56), "aarch64": (0xC00000B7, {**_ARM, **_BOTH}, 220)}
+"""Machine: what the kernel calls it, refused calls, and `clone`."""
+_CLONE3 = 435
+_NAMESPACE_FLAGS = 0x7E020000 | 0x80
+_X32 = 0x40000000
+
+_LOAD, _JUMP_EQUAL, _JUMP_AT_LEAST, _JUMP_ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
+_ALLOW, _KILL, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
+_NUMBER, _MACHINE, _FIRST_ARGUMENT = 0, 4, 16
+_PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP, _MODE_FILTER = 38, 22, 2
+
+
+class _Program(ctypes.Structure):
+    _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_void_p))
+
+
+def available() -> bool:
+    """Whether there is a filter for this machine (asked of the kernel by a child, in server.py)."""
+    return platform.system() == "Linux" and platform.machine() in _MACHINES
+
+
+def forbid(libc: ctypes.CDLL) -> None:
+    """Forbid them to this process and all that it starts, for good. Raises OSError where the kernel refuses."""
+    code = _filter(*_MACHINES[platform.machine()])
+    buffer = ctypes.create_string_buffer(code, len(code))
+    program = _Program(len(code) // 8, ctypes.addressof(buffer))
+    for arguments in (
+        (_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0),
+        (_PR_SET_SECCOMP, _MODE_FILTER, ctypes.byref(program), 0, 0),
+    ):
+        if libc.prctl(*arguments) != 0:
+            raise OSError(ctypes.get_errno(), "seccomp")
+
+
+def _filter(machine: int, refused: dict[str, int], clone: int) -> bytes:
+    """The filter as the kernel reads it: one instruction is (code, jump if true, jump if false, operand)."""
+    refuse = (_RETURN, 0, 0, _ERRNO | errno.EPERM)
+    steps = [
+        (_LOAD, 0, 0, _MACHINE),
+        (_JUMP_EQUAL, 1, 0, machine),
+        (_RETURN, 0, 0, _KILL),
+        (_LOAD, 0, 0, _NUMBER),
+    ]
+    if platform.machine() == "x86_64":
+        steps += [(_JUMP_AT_LEAST, 0, 1, _X32), refuse]
+    for number in sorted(refused.values()):
+        steps += [(_JUMP_EQUAL, 0, 1, number), refuse]
+    # clone3 hides its flags in memory: the C library takes clone instead when it is told that there is none.
+    steps += [(_JUMP_EQUAL, 0, 1, _CLONE3), (_RETURN, 0, 0, _ERRNO | errno.ENOSYS)]
+    steps += [
+        (_JUMP_EQUAL, 0, 3, clone),
+        (_LOAD, 0, 0, _FIRST_ARGUMENT),
+        (_JUMP_ANY_BIT, 0, 1, _NAMESPACE_FLAGS),
+    ]
+    steps += [refuse, (_RETURN, 0, 0, _ALLOW)]
+    return b"".join(struct.pack("=HBBI", *step) for step in steps)
