@@ -280,7 +280,7 @@ REFUSED: list[tuple[str, list[tuple[str, str]]]] = [
             ("data.train.processor=my_processor", "remove it"),
             ("logger.swanlab_enabled=true", "SwanLab"),
             ("checkpointing.save_consolidated=true", "hone convert"),
-            ("grpo.max_rollout_turns=4", "single-turn"),
+            ("grpo.max_rollout_turns=4", "needs an environment"),
         ],
     ),
     (
@@ -290,7 +290,7 @@ REFUSED: list[tuple[str, list[tuple[str, str]]]] = [
             ("ppo.use_dynamic_sampling=true", "set it to false"),
             ("ppo.batch_multiplier=2", "set it to 1"),
             ("ppo.seq_logprob_error_threshold=2.0", "set it to null"),
-            ("ppo.max_rollout_turns=4", "single-turn"),
+            ("ppo.max_rollout_turns=4", "needs an environment"),
             ("value.reward_model_cfg.enabled=false", "set it to true"),
             ("value.reward_model_cfg.reward_model_type=bradley_terry", "set it to regression"),
             ("value.dtensor_cfg.custom_parallel_plan=my.plan", "set it to null"),
@@ -305,7 +305,7 @@ REFUSED: list[tuple[str, list[tuple[str, str]]]] = [
             ("teacher.dtensor_cfg.custom_parallel_plan=my.plan", "set it to null"),
             ("teacher.megatron_cfg.fp8_cfg.enabled=true", "teacher.precision"),
             ("policy.generation.colocated.enabled=false", "set it to true"),
-            ("distillation.max_rollout_turns=4", "single-turn"),
+            ("distillation.max_rollout_turns=4", "no environments"),
         ],
     ),
     (

@@ -8,10 +8,20 @@ from collections.abc import Iterator
 from hone.config.adapter_checks import adapters
 from hone.config.kinds import section_of
 from hone.config.metric_names import METRICS
+from hone.config.environment_checks import turns
 from hone.config.online_checks import divides, environments, online, sampling, validates
 from hone.config.preference_checks import preferences
 from hone.config.rules import swapped
-from hone.config.schema import ROOTS, DPOConfig, EvalConfig, OnlineConfig, PPOConfig, RMConfig, SFTConfig
+from hone.config.schema import (
+    ROOTS,
+    DPOConfig,
+    EvalConfig,
+    OnlineConfig,
+    PPOConfig,
+    RewardedConfig,
+    RMConfig,
+    SFTConfig,
+)
 from hone.config.schema.policy import PolicyConfig
 
 
@@ -30,9 +40,18 @@ def check(config: SFTConfig | DPOConfig | RMConfig | OnlineConfig | EvalConfig) 
 
 
 def _environments(config: OnlineConfig | EvalConfig) -> Iterator[str]:
+    """Environments that data name, and turns that something answers."""
+    known = config.env.named if isinstance(config, RewardedConfig | EvalConfig) else {}
     for name in environments(config):
-        if name != "math":
-            yield f"env_name={name}: Hone has `math` alone; score completions by your own rewards.functions"
+        if name != "math" and name not in known:
+            there = f"; there are {', '.join(known)}" if known else ""
+            yield (
+                f"env_name={name}: there is no env.{name}.path or env.{name}.tools that says what it is{there}. "
+                "Completions alone are scored by your own rewards.functions"
+            )
+    if not isinstance(config, RewardedConfig | EvalConfig):
+        return
+    yield from turns(config)
 
 
 def _batches(policy: PolicyConfig) -> Iterator[str]:

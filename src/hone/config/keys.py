@@ -46,13 +46,25 @@ def find(root: type[BaseModel], path: Path) -> Found:
         if isinstance(part, int):
             continue
         if part not in model.model_fields:
-            return Found("unknown", depth, model)
+            if not named_entry(model, path, depth):
+                return Found("unknown", depth, model)
+            model, field = model.named_entries, None  # type: ignore[attr-defined]
+            continue
         field = model.model_fields[part]
         inner, is_list = section_of(field.annotation)
         if inner is None or (is_list and depth == len(path) - 1):
             return Found("key", depth + 1, model, field)
         model = inner
     return Found("section", len(path), model, field)
+
+
+def named_entry(model: type[BaseModel], path: Path, depth: int, below: Path = ()) -> bool:
+    """Whether the part of `path` at `depth` is the name, given by the user, of a section in `model` (which is at
+    `below`): such as `puzzle` in env.puzzle.path."""
+    if len(path) < depth + 2 or path[: len(below)] != below or not hasattr(model, "named_entries"):
+        return False
+    name = path[depth]
+    return isinstance(name, str) and name not in {*model.model_fields, *getattr(model, "not_entries", ())}
 
 
 def derived_text(root: type[BaseModel], path: Path) -> str | None:

@@ -69,8 +69,8 @@ def _rollouts(config: OnlineConfig, kind: str) -> Iterator[str]:
             f"policy.train_global_batch_size={policy.train_global_batch_size}: set it to {rollout} or "
             "a divisor of it"
         )
-    if loop.max_rollout_turns != 1:
-        yield f"{kind}.max_rollout_turns={loop.max_rollout_turns}: rollouts are single-turn so far; set it to 1"
+    if loop.max_rollout_turns != 1 and not isinstance(config, RewardedConfig):
+        yield f"{kind}.max_rollout_turns={loop.max_rollout_turns}: there are no environments here; set it to 1"
     if (loop.stop_at_validation_metric is None) != (loop.stop_at_validation_threshold is None):
         yield f"{kind}.stop_at_validation_metric and {kind}.stop_at_validation_threshold go together: set both"
     elif loop.stop_at_validation_metric is not None and not validates(config):
@@ -96,7 +96,8 @@ def _rewards(config: RewardedConfig, kind: str) -> Iterator[str]:
             f"{kind}.reward_shaping.overlong_buffer_length={shape.overlong_buffer_length} is more than "
             f"{kind}.reward_shaping.max_response_length={shape.max_response_length}: lower it"
         )
-    if not config.rewards.functions and set(environments(config)) <= {"math"}:
+    rewarded = config.env.path or any(one.path for one in config.env.named.values())
+    if not config.rewards.functions and not rewarded and set(environments(config)) <= {"math"}:
         yield (
             "rewards.functions is empty, so nothing says which completions are good: list functions, such as "
             "rewards.functions='[{name: math}]' (or data.default.env_name=math)"

@@ -266,6 +266,9 @@ class Translation:
             value = self.value((*path, name))
             if value is not MISSING:
                 result[name] = value
+        entries = [p[len(path)] for p in self.given if keys.named_entry(model, p, len(path), path)]
+        for entry in dict.fromkeys(entries):
+            result[str(entry)] = self._section(model.named_entries, (*path, entry))  # type: ignore[attr-defined]
         return result
 
     def spelled(self, path: Path) -> bool:

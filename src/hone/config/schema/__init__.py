@@ -13,6 +13,7 @@ from hone.config.schema.data import (
 )
 from hone.config.schema.distill import DistillConfig, DistillLossConfig, DistillSection, TeacherConfig
 from hone.config.schema.dpo import DPOConfig, DPOSection
+from hone.config.schema.environments import EnvConfig, EnvironmentConfig
 from hone.config.schema.evaluation import EvalConfig
 from hone.config.schema.grpo import GRPOConfig, GRPOSection
 from hone.config.schema.online import LossConfig, OnlineConfig, OnlineSection, RewardedConfig, RewardedSection
@@ -53,6 +54,8 @@ __all__ = [
     "DistillConfig",
     "DistillLossConfig",
     "DistillSection",
+    "EnvConfig",
+    "EnvironmentConfig",
     "EvalConfig",
     "EvalDataConfig",
     "GRPOConfig",

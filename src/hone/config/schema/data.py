@@ -37,7 +37,8 @@ class DatasetSource(ConfigModel):
     system_prompt_file: str | None = None
     """File with a system message for every prompt."""
     env_name: str | None = None
-    """`math`, as upstream writes it: with no reward functions given, answers are checked as mathematics."""
+    """Which environment answers these prompts: a name under `env`. `math`, as upstream writes it: none, and with no
+    reward functions given answers are checked as mathematics."""
 
 
 class DatasetEntry(DatasetSource):

@@ -18,6 +18,7 @@ from hone.config.schema.base import (
     section,
 )
 from hone.config.schema.data import EvalDataConfig
+from hone.config.schema.environments import EnvConfig
 from hone.config.schema.policy import GenerationConfig, TokenizerConfig
 from hone.config.schema.run import ClusterConfig, RewardsConfig
 
@@ -32,6 +33,8 @@ class EvalSection(ConfigModel):
     """Answers sampled for each problem."""
     k_value: int = Field(1, ge=1)
     """k; at most num_tests_per_prompt."""
+    max_rollout_turns: int = Field(1, ge=1)
+    """Turns of the model's in one answer, where there is an environment; then it ends."""
     seed: int = Field(42, ge=0)
     """Seed of the sampling."""
     metrics: list[str] = Field(default_factory=list)
@@ -76,6 +79,7 @@ class EvalConfig(ConfigModel):
     tokenizer: EvalTokenizerConfig = section(EvalTokenizerConfig)
     data: EvalDataConfig = section(EvalDataConfig)
     rewards: RewardsConfig = section(RewardsConfig)
+    env: EnvConfig = section(EnvConfig)
     cluster: ClusterConfig = section(ClusterConfig)
 
     @model_validator(mode="after")

@@ -9,6 +9,7 @@ from typing_extensions import Self
 
 from hone.config.schema.base import ConfigModel, Count, CountOrAll, Derived, derived, fill_derived, section
 from hone.config.schema.data import GRPODataConfig
+from hone.config.schema.environments import EnvConfig
 from hone.config.schema.policy import GenerationConfig, OptimizerConfig, PolicyConfig
 from hone.config.schema.run import ClusterConfig, GRPOCheckpointingConfig, LoggerConfig, RewardsConfig
 
@@ -51,7 +52,7 @@ class OnlineSection(ConfigModel):
     num_generations_per_prompt: int = Field(16, ge=1)
     """Completions of each prompt: its group."""
     max_rollout_turns: int = Field(1, ge=1)
-    """Turns of a conversation; only 1 so far."""
+    """Turns of the model's in one rollout, where there is an environment; then it ends."""
     max_num_epochs: CountOrAll = 1
     """Passes over the prompts; null or -1: as many as max_num_steps takes."""
     max_num_steps: CountOrAll = 1000000
@@ -123,16 +124,29 @@ class LossConfig(ConfigModel):
     """Take the ratio as exactly 1 (gradient kept), for one update per rollout."""
     use_cispo: bool = False
     """Clip the ratio as a constant factor of the log-probability, and drop no token's gradient (CISPO)."""
+    use_sapo: bool = False
+    """A soft gate in place of the clip: 4 / tau × sigmoid(tau (ratio - 1)) × advantage (SAPO)."""
+    sapo_temperature_pos: float = Field(1.0, gt=0)
+    """use_sapo: tau where the advantage is positive."""
+    sapo_temperature_neg: float = Field(1.05, gt=0)
+    """use_sapo: tau where it is not; larger, so that the gradient of bad tokens fades earlier."""
+    entropy_coef: float = Field(0.0, ge=0)
+    """Factor of the mean entropy of the policy's distributions (in nats per token), which is rewarded; 0: off."""
+    top_entropy_quantile: float = Field(1.0, gt=0, le=1)
+    """Train on this part of a global batch's tokens, those of the highest entropy; 1: on all."""
     use_on_policy_kl_approximation: bool = False
     """Weight the KL estimate by the ratio between learner and sampler."""
     use_importance_sampling_correction: bool = False
     """Weight by the ratio between the learner's and the generator's probabilities at sampling time."""
     truncated_importance_sampling_type: Literal["tis", "icepop", "seq-mask-tis"] | None = None
-    """How these weights are limited; null with a ratio: `tis`."""
+    """How these weights are limited: `tis` cuts them, `icepop` leaves out what lies outside, `seq-mask-tis` leaves out
+    sequences whose geometric mean does; null with a ratio: `tis`."""
     truncated_importance_sampling_ratio: float | None = Field(None, gt=0)
     """Upper limit of these weights; null: none."""
     truncated_importance_sampling_ratio_min: float | None = Field(None, ge=0)
     """Lower limit of these weights; null: none."""
+    truncated_importance_sampling_level: Literal["token", "sequence"] | None = None
+    """Whether a weight is a token's own or the product over its sequence; null: as sequence_level_importance_ratios."""
     positive_example_nll_weight: float = Field(0.0, ge=0)
     """Factor of an added cross-entropy on completions with a positive advantage."""
 
@@ -193,6 +207,7 @@ class RewardedConfig(OnlineConfig):
     """The settings that every run has that learns from rewards: `hone grpo` and `hone ppo`."""
 
     loss_fn: LossConfig = section(LossConfig)
+    env: EnvConfig = section(EnvConfig)
 
     @property
     def loop(self) -> RewardedSection:
