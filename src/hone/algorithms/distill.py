@@ -29,7 +29,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from hone.algorithms import surrogate
+from hone.algorithms import passes
 from hone.config.schema import DistillConfig, DistillLossConfig
 from hone.types import Batch, Group, Learner, LossOutput, Outputs, Sample, Teacher, Totals, sample_of
 
@@ -112,7 +112,7 @@ class DistillLoss:
             "reverse_kl": reverse_N,
             "teacher_in_topk": teacher_NK.exp().sum(-1),
             "student_in_topk": student_NK.exp().sum(-1),
-            "entropy": -outputs.logprobs_N,
+            "approx_entropy": -outputs.logprobs_N,
         }
         metrics = {name: part_N.detach().sum() / tokens for name, part_N in parts.items()}
         return LossOutput(loss_N.sum() / tokens, metrics)
@@ -147,4 +147,4 @@ async def step(
         for sample in batch:
             del sample.token_columns["candidates"], sample.token_columns["teacher_logprobs"]
     counts = {"updates": float(len(history)), "trained_samples": float(len(samples))}
-    return surrogate.means(history) | counts
+    return passes.means(history) | counts

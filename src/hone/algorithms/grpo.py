@@ -15,9 +15,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hone.algorithms import surrogate
+from hone.algorithms import passes, surrogate
 from hone.algorithms.advantages import GroupRule, estimate
-from hone.algorithms.surrogate import PolicyLoss
 from hone.config.schema import GRPOConfig, GRPOSection
 from hone.types import Group, Learner, Scorer
 
@@ -38,10 +37,10 @@ async def step(
 ) -> dict[str, float]:
     """All optimizer steps on one batch of rollouts. Metrics are means over the steps."""
     slots = surrogate.samples_of(groups)
-    size, passes = config.policy.train_global_batch_size, config.grpo.num_updates_per_rollout
-    updates = passes * -(-len(slots) // size)
+    size, times = config.policy.train_global_batch_size, config.grpo.num_updates_per_rollout
+    updates = times * -(-len(slots) // size)
     charges = await surrogate.prepare(learner, reference, slots, config.loss_fn, updates=updates)
     estimate(groups, slots, charges, rule_of(config.grpo))
-    history = await surrogate.train(learner, slots, PolicyLoss(config.loss_fn), size=size, passes=passes)
+    history = await surrogate.train_policy(learner, slots, config.loss_fn, size=size, passes=times)
     trained = float(sum(slot is not None for slot in slots))
-    return surrogate.means(history) | {"updates": float(len(history)), "trained_samples": trained}
+    return passes.means(history) | {"updates": float(len(history)), "trained_samples": trained}

@@ -93,34 +93,3 @@ def aggregate(
 def sequence_log_ratio(log_ratio_N: Tensor, batch: Batch) -> Tensor:
     """Length-normalised log-ratio of each sequence, given to each of its tokens (GSPO, arXiv 2507.18071 eq. 7)."""
     return batch.per_token(batch.mean_by_sequence(log_ratio_N))
-
-
-def generator_correction(
-    log_ratio_N: Tensor,
-    batch: Batch,
-    *,
-    kind: Literal["tis", "icepop", "seq-mask-tis"] | None,
-    high: float | None,
-    low: float | None,
-    sequence_level: bool,
-) -> Tensor:
-    """Weight for the gap between the generator and the learner's own log-probabilities, without gradient.
-
-    `log_ratio_N` is log pi_old(learner) - log pi(generator) of each token. Without `high` the plain ratio. "tis" (and
-    None): cut at `high` (truncated importance sampling; Yao et al. 2025, "Your Efficient RL Framework Secretly Brings
-    You Off-Policy RL Training"). "icepop": zero outside [low, high] (Ring-1T). "seq-mask-tis": tokens keep their
-    ratio, sequences whose geometric mean ratio lies outside [low, high] get zero. With `sequence_level` the weight of
-    a token is the product of its sequence's ratios.
-    """
-    log_ratio_N = log_ratio_N.detach()
-    geometric_N = sequence_log_ratio(log_ratio_N, batch)
-    if sequence_level:
-        log_ratio_N = batch.per_token(batch.sum_by_sequence(log_ratio_N))
-    weight_N = log_ratio_N.exp()
-    if high is None:
-        return weight_N
-    if kind in (None, "tis"):
-        return weight_N.clamp(max=high)
-    judged_N = weight_N if kind == "icepop" else geometric_N.exp()
-    inside_N = (judged_N >= (low or 0.0)) & (judged_N <= high)
-    return torch.where(inside_N, weight_N, torch.zeros_like(weight_N))

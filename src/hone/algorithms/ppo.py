@@ -11,7 +11,7 @@ cut the completion off. VAPO (arXiv 2504.05118): gae_lambda_value 1, length_adap
 policy_training_start_step for values that are learned before they are used, ratio_clip_max above ratio_clip_min,
 positive_example_nll_weight. Estimators other than gae have no value model: what is left is the policy's epochs.
 
-Simplified away: an entropy bonus; minibatches are the rollout's own order in every epoch.
+Simplified away: minibatches are the rollout's own order in every epoch.
 """
 
 from __future__ import annotations
@@ -23,9 +23,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from hone.algorithms import surrogate
+from hone.algorithms import passes, surrogate
 from hone.algorithms.advantages import GroupRule, adaptive_lambda, estimate, gae, give, scaled, whiten
-from hone.algorithms.surrogate import PolicyLoss
 from hone.config.schema import PPOConfig, PPOSection, ValueLossConfig
 from hone.errors import TrainingError
 from hone.types import Batch, Group, Learner, LossOutput, Outputs, Rollout, Sample, Scorer, Totals
@@ -109,19 +108,18 @@ async def step(
         metrics |= await _train_value(value, slots, config)
     history: list[dict[str, float]] = []
     if not warming_up:
-        loss = PolicyLoss(config.loss_fn)
-        history = await surrogate.train(learner, slots, loss, size=size, passes=epochs)
+        history = await surrogate.train_policy(learner, slots, config.loss_fn, size=size, passes=epochs)
     counts = {"updates": len(history), "trained_samples": sum(slot is not None for slot in slots)}
-    return metrics | surrogate.means(history) | {name: float(count) for name, count in counts.items()}
+    return metrics | passes.means(history) | {name: float(count) for name, count in counts.items()}
 
 
 async def _train_value(value: Learner, slots: Sequence[Sample | None], config: PPOConfig) -> dict[str, float]:
     """The value model's passes over the rollouts, with metrics named so that they stand beside the policy's."""
     size = config.value.train_global_batch_size
-    history = await surrogate.train(
+    history = await passes.train(
         value, slots, ValueLoss(config.value_loss_fn), size=size, passes=config.ppo.ppo_epochs
     )
-    means = surrogate.means(history)
+    means = passes.means(history)
     return {name if name.startswith("value") else f"value_{name}": mean for name, mean in means.items()}
 
 

@@ -1,9 +1,11 @@
-"""What GRPO and PPO share: the clipped surrogate, the samples of rollouts, passes of an optimizer over them.
+"""What GRPO and PPO share: the policy's loss, the samples of rollouts, passes of an optimizer over them.
 
-    loss = - mean over tokens of min(rho_t A_t, clip(rho_t, 1 - low, 1 + high) A_t) + beta KL_t       `PolicyLoss`
+    loss = mean over tokens of w_t objective(rho_t, A_t) + beta KL_t - c H_t                          `PolicyLoss`
     rho_t = pi(token) / pi_old(token), with pi_old the weights before this rollout's first update
+    objective: PPO's clip and its relatives (`objectives.py`); w_t: the gap between generator and learner
+    (`correction.py`); H_t: the entropy of the distribution that the token is drawn from, in nats
 
-(PPO, arXiv 1707.06347 eq. 7.) An advantage is a completion's (a sequence column) or each token's (a token column).
+An advantage is a completion's (a sequence column) or each token's (a token column).
 """
 
 from __future__ import annotations
@@ -15,22 +17,27 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from hone.algorithms import ops
+from hone.algorithms import high_entropy, ops
+from hone.algorithms.correction import corrected, mismatch
+from hone.algorithms.objectives import objective
+from hone.algorithms.passes import Slots, train
 from hone.config.schema import LossConfig
-from hone.types import Batch, Group, Learner, LossFn, LossOutput, Outputs, Sample, Scorer, Totals, sample_of
-
-Slots = Sequence[Sample | None]
-"""One for each rollout, in order; None for one that is not trained on."""
+from hone.types import Batch, Group, Learner, LossOutput, Outputs, Sample, Scorer, Totals, sample_of
 
 
 @dataclass(frozen=True)
 class PolicyLoss:
-    """The clipped surrogate and its variants. Picklable: its only state is the configuration."""
+    """The policy-gradient loss and its variants. Picklable: its only state is the configuration."""
 
     config: LossConfig
 
+    @property
+    def needs_entropy(self) -> bool:
+        """Whether the learner has to say how sure the policy is."""
+        return self.config.entropy_coef > 0
+
     def __call__(self, outputs: Outputs, batch: Batch, totals: Totals) -> LossOutput:
-        config, logprobs_N = self.config, outputs.logprobs_N
+        config, columns, logprobs_N = self.config, batch.token_columns, outputs.logprobs_N
         mean = partial(
             ops.aggregate,
             batch=batch,
@@ -38,61 +45,50 @@ class PolicyLoss:
             token_level=config.token_level_loss,
             constant=config.constant_denominator,
         )
-        generated_N = batch.token_columns["generation_logprobs"]
-        on_policy = config.force_on_policy_ratio or "old_logprobs" not in batch.token_columns
-        old_N = logprobs_N.detach() if on_policy else batch.token_columns["old_logprobs"]
-        advantage_N = advantage_of(batch)
-        log_ratio_N = logprobs_N - old_N
-        if config.sequence_level_importance_ratios:
-            log_ratio_N = ops.sequence_log_ratio(log_ratio_N, batch)
-        ratio_N = log_ratio_N.exp()
-        loss_N = self._surrogate(ratio_N, logprobs_N, advantage_N)
+        advantage_N, generated_N = advantage_of(batch), columns["generation_logprobs"]
+        on_policy = config.force_on_policy_ratio or "old_logprobs" not in columns
+        old_N = logprobs_N.detach() if on_policy else columns["old_logprobs"]
+        ratio_N = self._ratio(logprobs_N - old_N, batch)
+        loss_N = objective(ratio_N, logprobs_N, advantage_N, config)
+        if "high_entropy" in columns:
+            loss_N = loss_N * columns["high_entropy"]
+        parts = self._seen(ratio_N, advantage_N, logprobs_N) | mismatch(old_N, generated_N)
+        output = LossOutput(logprobs_N.new_zeros(()))
+        output.largest["generation_mismatch_max"] = largest(parts["generation_mismatch"])
         if config.use_importance_sampling_correction:
-            loss_N = loss_N * ops.generator_correction(
-                old_N - generated_N,
-                batch,
-                kind=config.truncated_importance_sampling_type,
-                high=config.truncated_importance_sampling_ratio,
-                low=config.truncated_importance_sampling_ratio_min,
-                sequence_level=config.sequence_level_importance_ratios,
-            )
-        loss = mean(loss_N)
-        parts = {
-            "policy_loss": loss,
-            "ratio": ratio_N,
-            "clip_low": ((ratio_N < 1 - config.ratio_clip_min) & (advantage_N < 0)).float(),
-            "clip_high": ((ratio_N > 1 + config.ratio_clip_max) & (advantage_N > 0)).float(),
-            "generation_mismatch": (old_N - generated_N).abs(),
-            "entropy": -logprobs_N,
-        }
+            correction = corrected(old_N - generated_N, batch, config)
+            loss_N = loss_N * correction.weight_N
+            output.metrics |= correction.metrics(batch, totals)
+            output.largest["sampling_importance_ratio_max"] = largest(correction.ratio_N)
+        output.loss = mean(loss_N)
+        output.metrics["policy_loss"] = output.loss.detach()
         if config.positive_example_nll_weight:
             nll_N = torch.where(advantage_N > 0, -logprobs_N, torch.zeros_like(logprobs_N))
-            loss = loss + config.positive_example_nll_weight * mean(nll_N)
-        if "reference_logprobs" in batch.token_columns:
-            kl_N = self._kl(logprobs_N, generated_N, batch.token_columns["reference_logprobs"])
-            loss = loss + config.reference_policy_kl_penalty * mean(kl_N)
-            parts["kl"] = kl_N
-        metrics = {
-            name: (part.detach() if part.dim() == 0 else part.detach().sum() / max(totals.tokens, 1.0))
-            for name, part in parts.items()
-        }
-        return LossOutput(loss, metrics)
+            output.loss = output.loss + config.positive_example_nll_weight * mean(nll_N)
+        if "reference_logprobs" in columns:
+            parts["kl"] = self._kl(logprobs_N, generated_N, columns["reference_logprobs"])
+            output.loss = output.loss + config.reference_policy_kl_penalty * mean(parts["kl"])
+        tokens = max(totals.tokens, 1.0)
+        if outputs.entropy_N is not None:
+            parts["entropy"] = outputs.entropy_N
+            output.loss = output.loss - config.entropy_coef * outputs.entropy_N.sum() / tokens
+        output.metrics |= {name: part_N.detach().sum() / tokens for name, part_N in parts.items()}
+        return output
 
-    def _surrogate(self, ratio_N: Tensor, logprobs_N: Tensor, advantage_N: Tensor) -> Tensor:
-        config = self.config
-        clipped_N = ratio_N.clamp(1 - config.ratio_clip_min, 1 + config.ratio_clip_max)
-        if config.disable_ppo_ratio:  # REINFORCE
-            return -advantage_N * logprobs_N
-        if (
-            config.use_cispo
-        ):  # MiniMax-M1, arXiv 2506.13585 eq. 4: the clipped ratio is a weight, not a gradient path
-            return -advantage_N * clipped_N.detach() * logprobs_N
-        loss_N = torch.maximum(-advantage_N * ratio_N, -advantage_N * clipped_N)
-        if config.ratio_clip_c is not None:  # dual clip, arXiv 1912.09729 eq. 5
-            loss_N = torch.where(
-                advantage_N < 0, torch.minimum(loss_N, -advantage_N * config.ratio_clip_c), loss_N
-            )
-        return loss_N
+    def _ratio(self, log_ratio_N: Tensor, batch: Batch) -> Tensor:
+        if self.config.sequence_level_importance_ratios:
+            log_ratio_N = ops.sequence_log_ratio(log_ratio_N, batch)
+        return log_ratio_N.exp()
+
+    def _seen(self, ratio_N: Tensor, advantage_N: Tensor, logprobs_N: Tensor) -> dict[str, Tensor]:
+        """Of each token: its ratio, whether the clip took its gradient, its part of an estimate of the entropy."""
+        low, high = 1 - self.config.ratio_clip_min, 1 + self.config.ratio_clip_max
+        return {
+            "ratio": ratio_N,
+            "clip_low": ((ratio_N < low) & (advantage_N < 0)).float(),
+            "clip_high": ((ratio_N > high) & (advantage_N > 0)).float(),
+            "approx_entropy": -logprobs_N,
+        }
 
     def _kl(self, logprobs_N: Tensor, generated_N: Tensor, reference_N: Tensor) -> Tensor:
         config = self.config
@@ -100,6 +96,11 @@ class PolicyLoss:
         if config.use_on_policy_kl_approximation:  # the estimate holds under the policy, not the generator
             kl_N = kl_N * (logprobs_N - generated_N).detach().exp()
         return kl_N
+
+
+def largest(values_N: Tensor) -> Tensor:
+    """The largest of numbers that are not negative; 0 of none, as on a rank without work."""
+    return values_N.detach().max() if values_N.numel() else values_N.new_zeros(())
 
 
 def advantage_of(batch: Batch) -> Tensor:
@@ -162,21 +163,11 @@ async def score(model: Scorer, samples: list[Sample], column: str) -> None:
         sample.token_columns[column] = said_T
 
 
-async def train(
-    learner: Learner, slots: Slots, loss: LossFn, *, size: int, passes: int
+async def train_policy(
+    learner: Learner, slots: Slots, config: LossConfig, *, size: int, passes: int
 ) -> list[dict[str, float]]:
-    """Go over the rollouts `passes` times, in their order, with an update for every `size`; the metrics of each."""
-    history: list[dict[str, float]] = []
-    for _ in range(passes):
-        for start in range(0, len(slots), size):
-            batch = [sample for sample in slots[start : start + size] if sample is not None]
-            if not batch:  # every rollout failed or was filtered: nothing to learn, and the metrics say so
-                continue
-            metrics = await learner.forward_backward(batch, loss)
-            history.append(metrics | await learner.optim_step())
-    return history
-
-
-def means(history: Sequence[dict[str, float]]) -> dict[str, float]:
-    """The mean over the updates of each metric."""
-    return {name: sum(m[name] for m in history) / len(history) for name in (history[0] if history else ())}
+    """`train` with the policy's loss, on the tokens of high entropy where that is asked for."""
+    before = None
+    if config.top_entropy_quantile < 1:
+        before = partial(high_entropy.mark, learner, share=config.top_entropy_quantile)
+    return await train(learner, slots, PolicyLoss(config), size=size, passes=passes, before=before)

@@ -22,7 +22,16 @@ PREFERENCES = (
 SCORED = ("accuracy", "margin", "score_chosen", "score_rejected", "score", "absolute_error")
 _ONLINE = {
     "val": ("accuracy", "reward", "completion_length", "truncated", "failed"),
-    "train": ("loss", "reward", "accuracy", "grad_norm", "kl", "entropy", "completion_length", "truncated"),
+    "train": (
+        "loss",
+        "reward",
+        "accuracy",
+        "grad_norm",
+        "kl",
+        "approx_entropy",
+        "completion_length",
+        "truncated",
+    ),
 }
 METRICS: dict[str, dict[str, tuple[str, ...]]] = {
     "sft": {"val": ("val_loss", "val_seconds"), "train": ("loss", "train_loss", "grad_norm")},

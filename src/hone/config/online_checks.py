@@ -11,6 +11,7 @@ from hone.config.schema import (
     DPOConfig,
     EvalConfig,
     GRPOConfig,
+    LossConfig,
     OnlineConfig,
     PPOConfig,
     RewardedConfig,
@@ -214,20 +215,8 @@ def _loss(config: RewardedConfig, kind: str) -> Iterator[str]:
             "tokens: set "
             "constant_denominator to null, or token_level_loss to true"
         )
-    truncated = (loss.truncated_importance_sampling_ratio, loss.truncated_importance_sampling_type)
-    if any(value is not None for value in truncated) and not loss.use_importance_sampling_correction:
-        yield (
-            "loss_fn.truncated_importance_sampling_ratio limits weights that are not used: set "
-            "loss_fn.use_importance_sampling_correction=true, or the ratio and the type to null"
-        )
-    if (
-        loss.truncated_importance_sampling_type is not None
-        and loss.truncated_importance_sampling_ratio is None
-    ):
-        yield (
-            f"loss_fn.truncated_importance_sampling_type={loss.truncated_importance_sampling_type} needs "
-            "loss_fn.truncated_importance_sampling_ratio"
-        )
+    yield from _kind_of_loss(loss)
+    yield from _correction(loss)
     if loss.use_kl_in_reward and not loss.reference_policy_kl_penalty:
         yield "loss_fn.use_kl_in_reward=true needs loss_fn.reference_policy_kl_penalty above 0"
     loop, passes = config.loop, "ppo_epochs" if kind == "ppo" else "num_updates_per_rollout"
@@ -238,6 +227,40 @@ def _loss(config: RewardedConfig, kind: str) -> Iterator[str]:
             f"loss_fn.force_on_policy_ratio=true takes the ratio as 1, but there are {updates} "
             "optimizer steps per "
             f"rollout: set policy.train_global_batch_size to the whole rollout, and {kind}.{passes} to 1"
+        )
+
+
+def _kind_of_loss(loss: LossConfig) -> Iterator[str]:
+    chosen = [key for key in ("use_cispo", "use_sapo", "disable_ppo_ratio") if getattr(loss, key)]
+    if len(chosen) > 1:
+        yield f"loss_fn.{chosen[0]}=true and loss_fn.{chosen[1]}=true are two losses: set one of them to false"
+    elif chosen and loss.ratio_clip_c is not None:
+        yield (
+            f"loss_fn.ratio_clip_c={loss.ratio_clip_c} is for the clipped loss, and does nothing with "
+            f"loss_fn.{chosen[0]}=true: set it to null"
+        )
+
+
+def _correction(loss: LossConfig) -> Iterator[str]:
+    """Weights for the gap between generator and learner."""
+    high, low = loss.truncated_importance_sampling_ratio, loss.truncated_importance_sampling_ratio_min
+    kind, level = loss.truncated_importance_sampling_type, loss.truncated_importance_sampling_level
+    if (
+        any(value is not None for value in (high, kind, level))
+        and not loss.use_importance_sampling_correction
+    ):
+        yield (
+            "loss_fn.truncated_importance_sampling_ratio limits weights that are not used: set "
+            "loss_fn.use_importance_sampling_correction=true, or the ratio, the type and the level to null"
+        )
+    if kind is not None and high is None:
+        yield (
+            f"loss_fn.truncated_importance_sampling_type={kind} needs loss_fn.truncated_importance_sampling_ratio"
+        )
+    if high is not None and low is not None and low >= high:
+        yield (
+            f"loss_fn.truncated_importance_sampling_ratio_min={low} is not below "
+            f"loss_fn.truncated_importance_sampling_ratio={high}"
         )
 
 

@@ -57,7 +57,11 @@ NORM = Panel("Gradient norm", (Line("grad_norm", color=PURPLE),), from_zero=True
 RATE = Panel("Learning rate", (Line("learning_rate", color=GREEN, noisy=False),), from_zero=True)
 LENGTH = Panel("Completion length (tokens)", (Line("completion_length", color=GREEN),), from_zero=True)
 KL = Panel("KL to the reference", (Line("kl", color=RED),), from_zero=True)
-ENTROPY = Panel("Entropy (nats per token)", (Line("entropy", color=ORANGE),), from_zero=True)
+ENTROPY = Panel(
+    "Entropy (nats per token)",
+    (Line("approx_entropy", "estimate", ORANGE), Line("entropy", "exact", BLUE)),
+    from_zero=True,
+)
 
 MOST_PANELS = 6
 

@@ -1,0 +1,91 @@
+"""The gap between the generator's and the learner's log-probabilities: how large it is, and weights that correct it.
+
+With d = log pi_old(learner) - log pi(generator) of each token, before the rollout's first update:
+
+    token_mult_prob_error   mean exp |d|            gen_kl_error      mean exp(d) - 1 - d, KL(generator || learner)
+    generation_mismatch     mean |d|                policy_kl_error   mean exp(-d) - 1 + d, KL(learner || generator)
+    js_divergence_error     half the k3 of each to their mixture
+
+(NeMo RL's names. The KL estimates are k3, and hold for samples of the first distribution each; the samples are the
+generator's.)
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hone.algorithms import ops
+from hone.config.schema import LossConfig
+from hone.types import Batch, Totals
+
+
+def mismatch(learner_N: Tensor, generator_N: Tensor) -> dict[str, Tensor]:
+    """How far the two are apart, of each token [N]."""
+    learner_N, generator_N = learner_N.detach(), generator_N.detach()
+    gap_N = learner_N - generator_N
+    mixture_N = torch.logaddexp(learner_N, generator_N) - math.log(2)
+    return {
+        "generation_mismatch": gap_N.abs(),
+        "token_mult_prob_error": gap_N.abs().exp(),
+        "gen_kl_error": ops.kl_estimate(generator_N, learner_N, "k3"),
+        "policy_kl_error": ops.kl_estimate(learner_N, generator_N, "k3"),
+        "js_divergence_error": (
+            ops.kl_estimate(mixture_N, learner_N, "k3") + ops.kl_estimate(mixture_N, generator_N, "k3")
+        )
+        / 2,
+    }
+
+
+@dataclass(frozen=True)
+class Correction:
+    """What each token's loss is multiplied by, without gradient."""
+
+    weight_N: Tensor
+    ratio_N: Tensor
+    """The weight before it was limited."""
+    outside_N: Tensor
+    """Whether the limits changed it."""
+    by_sequence: bool
+    """Whether whole sequences are judged."""
+
+    def metrics(self, batch: Batch, totals: Totals) -> dict[str, Tensor]:
+        """The mean weight, and the part of the tokens (or sequences) that the limits changed."""
+        outside_N = self.outside_N.to(self.weight_N.dtype)
+        if self.by_sequence:
+            outside = batch.mean_by_sequence(outside_N).sum() / max(totals.sequences, 1.0)
+        else:
+            outside = outside_N.sum() / max(totals.tokens, 1.0)
+        return {
+            "sampling_importance_ratio": self.weight_N.sum() / max(totals.tokens, 1.0),
+            "is_oob_ratio": outside,
+        }
+
+
+def corrected(gap_N: Tensor, batch: Batch, config: LossConfig) -> Correction:
+    """The configured weights, of d [N].
+
+    The ratio is a token's own, exp(d), or its sequence's, exp(sum d). Without a limit it is the weight. "tis" (and
+    None) cuts it to [low, high] (truncated importance sampling; Yao et al. 2025, "Your Efficient RL Framework Secretly
+    Brings You Off-Policy RL Training"). "icepop" makes it 0 outside (Ring-1T). "seq-mask-tis" keeps it, but in
+    sequences whose geometric mean, exp(mean d), lies outside, where it is 0.
+    """
+    level = config.truncated_importance_sampling_level
+    by_sequence = config.sequence_level_importance_ratios if level is None else level == "sequence"
+    gap_N = gap_N.detach()
+    geometric_N = ops.sequence_log_ratio(gap_N, batch)
+    ratio_N = (batch.per_token(batch.sum_by_sequence(gap_N)) if by_sequence else gap_N).exp()
+    high, low = config.truncated_importance_sampling_ratio, config.truncated_importance_sampling_ratio_min
+    if high is None:
+        return Correction(ratio_N, ratio_N, torch.zeros_like(ratio_N, dtype=torch.bool), by_sequence)
+    kind, low = config.truncated_importance_sampling_type, low or 0.0
+    judged_N = geometric_N.exp() if kind == "seq-mask-tis" else ratio_N
+    outside_N = (judged_N < low) | (judged_N > high)
+    if kind in (None, "tis"):
+        weight_N = ratio_N.clamp(low, high)
+    else:
+        weight_N = torch.where(outside_N, torch.zeros_like(ratio_N), ratio_N)
+    return Correction(weight_N, ratio_N, outside_N, by_sequence or kind == "seq-mask-tis")
