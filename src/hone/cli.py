@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import errno
 import importlib
 import os
 import re
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from hone import __version__
-from hone.errors import ConfigError, HoneError, Interrupted
+from hone.errors import ConfigError, HoneError, Interrupted, disk_full
 
 KINDS = ("sft", "dpo", "rm", "grpo", "ppo", "distill", "eval")
 
@@ -29,6 +28,7 @@ ABOUT = {
     "eval": "score a model by sampling answers",
     "eval-rm": "measure how well a reward model ranks held-out pairs",
     "convert": "make a Hugging Face folder of a checkpoint",
+    "show": "look at a run: its numbers, and what the model said",
     "tune": "search for the best settings of a command",
     "plan": "resolve and check a run, and say what it needs, without starting it",
     "doctor": "check this machine and say what to install",
@@ -81,14 +81,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if (said := disk_full(error)) is None:
             raise
-        where = f" while writing {error.filename}" if error.filename else ""
-        return _fail(
-            f"disk full{where}: free some space and run the same command again; it goes on from the last "
-            "complete checkpoint. checkpointing.checkpoint_dir names the folder",
-            1,
-        )
+        return _fail(said, 1)
 
 
 def _fail(message: str, code: int) -> int:
@@ -109,6 +104,7 @@ def _dispatch(argv: list[str]) -> int:
         **{kind: partial(_run, kind) for kind in KINDS},
         "eval-rm": _eval_rm,
         "convert": _convert,
+        "show": _show,
         "tune": _tune,
         "plan": _plan,
         "doctor": _doctor,
@@ -260,6 +256,11 @@ def _eval_rm(argv: list[str]) -> int:
 def _tune(argv: list[str]) -> int:
     command: Callable[..., int] = importlib.import_module("hone.tune").command
     return command(_parser("tune"), argv)
+
+
+def _show(argv: list[str]) -> int:
+    command: Callable[..., int] = importlib.import_module("hone.seeing.command").command
+    return command(_parser("show"), argv)
 
 
 def _doctor(argv: list[str]) -> int:

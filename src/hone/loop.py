@@ -26,7 +26,9 @@ from hone.engine.place import placement_notices
 from hone.engine.random_state import random_state, restore_random_state
 from hone.errors import CheckpointError, HoneError, Interrupted, TrainingError, WorkerLostError
 from hone.recovery import MoreMachines
+from hone.seeing import write_report
 from hone.tracking import MetricLog, Progress, RunFolder, draw_curves
+from hone.tracking.story import write_end, write_start
 
 ONE_SIGNAL_S = 0.1
 """The same signal twice within this time is one: a scheduler sends it to all processes, and the command passes it."""
@@ -124,6 +126,7 @@ class Run:
             self.progress.note(notice)
         if self.step:
             self.progress.note(f"resumed from {self.checkpoints.path(self.step)}")
+        write_start(self.folder, kind=self.kind, total_steps=self.total_steps, step=self.step)
         self._step_started = time.monotonic()
         return self
 
@@ -135,8 +138,10 @@ class Run:
         # A disk that is full is full here, too: what went wrong first is what is to be told.
         with contextlib.suppress(OSError) if error is not None else contextlib.nullcontext():
             self.metrics.close()
+            write_end(self.folder, step=self.step, stopped=self.stop_reason, error=error)
             if self.step:
                 draw_curves(self.folder.metrics, self.folder.curves, f"{self.kind}: {self._title()}")
+                write_report(self.folder.path)
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         if isinstance(error, TrainingError):

@@ -64,6 +64,16 @@ class RunFolder:
         return self.logs / "curves.png"
 
     @property
+    def report(self) -> Path:
+        """The page that shows the run; see `hone.seeing`."""
+        return self.logs / "report.html"
+
+    @property
+    def story(self) -> Path:
+        """When it ran, with which versions, and why it ended."""
+        return self.logs / "run.json"
+
+    @property
     def rollouts(self) -> Path:
         """Folder of `step_N.jsonl`: every rollout that was trained on or left out."""
         return self.logs / "rollouts"

@@ -1,0 +1,97 @@
+"""`hone show RUN`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hone.errors import ConfigError
+from hone.seeing.run import open_run
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+EPILOG = """\
+examples:
+  hone show results/grpo                           how it went; the last step's best and worst rollouts
+  hone show results/grpo --step 10 --worst 5       of one step
+  hone show results/grpo --failed                  what failed or was left out, and why
+  hone show results/grpo --prompt 17               the whole group of a prompt
+  hone show results/grpo --validation --best 3     held-out samples
+  hone show results/grpo --metrics reward,entropy  step by step
+  hone show results/a --compare results/b          numbers and settings beside each other
+  hone show results/grpo --html                    write report.html
+"""
+
+
+def command(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
+    """Show a run as the arguments say. Raises HoneError for what is no run, or has nothing of what is asked for."""
+    parser.usage = "hone show RUN [what to show]"
+    parser.epilog = EPILOG
+    parser.add_argument("run", metavar="RUN", help="a run's folder, or where hone eval saved")
+    parser.add_argument(
+        "--step", type=int, metavar="N", help="the step whose rollouts to show (default: the last)"
+    )
+    parser.add_argument("--best", type=int, metavar="K", help="the K rollouts with the highest reward")
+    parser.add_argument("--worst", type=int, metavar="K", help="the K rollouts with the lowest reward")
+    parser.add_argument("--failed", action="store_true", help="rollouts that failed or were left out")
+    parser.add_argument("--prompt", metavar="ID", help="all rollouts of one prompt, by (a part of) its id")
+    parser.add_argument("--validation", action="store_true", help="held-out samples rather than rollouts")
+    parser.add_argument("--metrics", metavar="NAMES", help="these metrics, step by step: name,name")
+    parser.add_argument("--compare", metavar="RUN", help="another run, beside this one")
+    parser.add_argument(
+        "--html", nargs="?", const="", metavar="FILE", help="write the page (default: report.html)"
+    )
+    options = parser.parse_args(argv)
+    for name in ("best", "worst"):
+        if (count := getattr(options, name)) is not None and count < 1:
+            raise ConfigError(f"--{name} {count}: give a number above 0")
+    view = open_run(options.run)
+    if options.html is not None:
+        from hone.seeing.report import write_report
+
+        print(f"wrote {write_report(view, Path(options.html) if options.html else None)}")
+        return 0
+    from hone.seeing import terminal
+
+    console = console_of()
+    if options.compare:
+        from hone.seeing.compare import compare
+
+        compare(console, view, open_run(options.compare))
+        return 0
+    if options.metrics:
+        terminal.show_metrics(
+            console, view, [name.strip() for name in options.metrics.split(",") if name.strip()]
+        )
+        return 0
+    wanted = terminal.Wanted(
+        what="validation" if options.validation else "rollouts",
+        step=options.step,
+        best=options.best,
+        worst=options.worst,
+        failed=options.failed,
+        prompt=options.prompt,
+    )
+    terminal.show(console, view, wanted)
+    return 0
+
+
+def console_of() -> Console:
+    """Colours and the window's width on a terminal; elsewhere neither, and COLUMNS or 100 characters a line."""
+    from rich.console import Console
+
+    class Quiet(Console):
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError  # `| head`: the command line ends without a word; rich would exit with 1
+
+    console = Quiet(highlight=False, markup=False, emoji=False, soft_wrap=False)
+    if console.is_terminal:
+        console.width = min(console.width, 160)
+    else:
+        columns = os.environ.get("COLUMNS", "")
+        console.width = int(columns) if columns.isdigit() and int(columns) >= 40 else 100
+    return console
