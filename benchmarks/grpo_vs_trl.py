@@ -33,48 +33,48 @@ def prepare(folder: Path) -> None:
             out.write(json.dumps({"prompt": [{"role": "user", "content": row["question"]}]}) + "\n")
 
 
+def settings(folder: Path, steps: int, threads: int, kind: str) -> list[str]:
+    """The run as Hone is told it."""
+    return [
+        f"policy.model_name={folder / 'model'}",
+        f"data.train.dataset_name={folder / 'rows.jsonl'}",
+        f"rewards.functions=[{{path: '{Path(__file__).resolve()}:reward'}}]",
+        f"{kind}.num_prompts_per_step={PROMPTS}",
+        f"{kind}.num_generations_per_prompt={GROUP}",
+        f"{kind}.max_num_steps={WARM_UP + steps}",
+        f"{kind}.val_period=0",
+        f"policy.train_global_batch_size={PROMPTS * GROUP}",
+        f"policy.train_micro_batch_size={MICRO}",
+        f"policy.generation_batch_size={PROMPTS * GROUP}",
+        "policy.max_total_sequence_length=1024",
+        f"policy.generation.max_new_tokens={LONGEST}",
+        "policy.precision=float32",
+        "policy.optimizer.kwargs.lr=1e-6",
+        "loss_fn.reference_policy_kl_penalty=0",
+        "checkpointing.enabled=false",
+        f"checkpointing.checkpoint_dir={folder / 'hone-run'}",
+        "checkpointing.metric_name=null",
+        "logger.tensorboard_enabled=false",
+        f"cluster.cpu_threads={threads}",
+    ]
+
+
 def hone(folder: Path, steps: int, threads: int) -> None:
-    from hone import loop, online
+    from hone import online
     from hone.config import load
 
-    marks: list[float] = []
-    original = loop.Run.end_step
-
-    async def end_step(self: loop.Run, step: int, metrics: dict[str, float], *, tokens: int) -> None:
-        await original(self, step, metrics, tokens=tokens)
-        marks.append(time.perf_counter())
-
-    loop.Run.end_step = end_step  # type: ignore[method-assign]
+    marks = common.step_marks()
     summary = online.main(
         load(
             "grpo",
             None,
-            [
-                f"policy.model_name={folder / 'model'}",
-                f"data.train.dataset_name={folder / 'rows.jsonl'}",
-                f"rewards.functions=[{{path: '{Path(__file__).resolve()}:reward'}}]",
-                f"grpo.num_prompts_per_step={PROMPTS}",
-                f"grpo.num_generations_per_prompt={GROUP}",
-                f"grpo.max_num_steps={WARM_UP + steps}",
-                "grpo.val_period=0",
-                f"policy.train_global_batch_size={PROMPTS * GROUP}",
-                f"policy.train_micro_batch_size={MICRO}",
-                f"policy.generation_batch_size={PROMPTS * GROUP}",
-                "policy.max_total_sequence_length=1024",
-                f"policy.generation.max_new_tokens={LONGEST}",
-                "policy.precision=float32",
-                "policy.optimizer.kwargs.lr=1e-6",
-                "loss_fn.reference_policy_kl_penalty=0",
-                "checkpointing.enabled=false",
-                f"checkpointing.checkpoint_dir={folder / 'hone-run'}",
-                "checkpointing.metric_name=null",
-                "logger.tensorboard_enabled=false",
-                f"cluster.cpu_threads={threads}",
-            ],
+            settings(folder, steps, threads, "grpo"),
         )
     )
     laps = {k: round(v, 2) for k, v in summary["metrics"].items() if k.startswith("seconds")}
-    report(marks, steps, laps | {"completion_length": summary["metrics"]["completion_length"]})
+    report(
+        [at for at, _ in marks], steps, laps | {"completion_length": summary["metrics"]["completion_length"]}
+    )
 
 
 def trl(folder: Path, steps: int, threads: int) -> None:

@@ -76,17 +76,10 @@ def prepare(folder: Path, size: str, steps: int) -> None:
 
 
 def hone(folder: Path, steps: int, threads: int, method: str) -> None:
-    from hone import loop, supervised
+    from hone import supervised
     from hone.config import load
 
-    marks: list[float] = []
-    original = loop.Run.end_step
-
-    async def end_step(self: loop.Run, step: int, metrics: dict[str, float], *, tokens: int) -> None:
-        await original(self, step, metrics, tokens=tokens)
-        marks.append(time.perf_counter())
-
-    loop.Run.end_step = end_step  # type: ignore[method-assign]
+    marks = common.step_marks()
     settings = [
         f"policy.model_name={folder / 'model'}",
         f"data.train.dataset_name={folder / 'rows.jsonl'}",
@@ -104,7 +97,7 @@ def hone(folder: Path, steps: int, threads: int, method: str) -> None:
         f"cluster.cpu_threads={threads}",
     ]
     supervised.main(load(method, None, settings))
-    report(marks)
+    report([at for at, _ in marks])
 
 
 def trl(folder: Path, steps: int, threads: int, method: str) -> None:

@@ -31,17 +31,10 @@ def prepare(folder: Path, size: str) -> None:
 
 
 def hone(folder: Path, steps: int, threads: int, more: tuple[str, ...] = (), *, gpu: bool = False) -> None:
-    from hone import loop, supervised
+    from hone import supervised
     from hone.config import load
 
-    marks: list[tuple[float, int]] = []
-    original = loop.Run.end_step
-
-    async def end_step(self: loop.Run, step: int, metrics: dict[str, float], *, tokens: int) -> None:
-        await original(self, step, metrics, tokens=tokens)
-        marks.append((time.perf_counter(), tokens))
-
-    loop.Run.end_step = end_step  # type: ignore[method-assign]
+    marks = common.step_marks()
     supervised.main(
         load(
             "sft",

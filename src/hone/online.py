@@ -19,17 +19,20 @@ from hone.data import PromptData, build_prompts
 from hone.engine import Engine
 from hone.engine.build import tokenizer_of
 from hone.engine.checkpoint import flat_metric
+from hone.export import with_models_of_runs
 from hone.loop import Run
 from hone.process import run_alone
 from hone.recovery import keep_going
 from hone.rollout.collect import open_pool
-from hone.rollout.source import Source
+from hone.rollout.environments.episode import metrics_of
+from hone.rollout.source import Source, open_environments
 from hone.tracking import RunFolder, write_rollouts
 from hone.types import Group, Prompt, Rollout
 
 
 def main(loaded: Loaded, *, recovering: bool = False) -> dict[str, Any]:
     """Train as configured; returns the run's summary. Raises HoneError for all that is expected to go wrong."""
+    loaded = with_models_of_runs(loaded)
     return run_alone(loaded.config, keep_going(loaded.config, partial(train, loaded), recovering=recovering))
 
 
@@ -37,8 +40,9 @@ async def train(loaded: Loaded, recovering: bool = False) -> dict[str, Any]:
     """The loop itself."""
     config: OnlineConfig = loaded.config
     printed = RunFolder(config.checkpointing.checkpoint_dir, config.logger.log_dir).rewards_log
-    # A wrong reward function stops here, before a model loads.
+    # A wrong reward function or environment stops here, before a model loads.
     async with open_pool(config.rewards, printed) as pool:
+
         tokenizer = tokenizer_of(config)
         data = build_prompts(config, tokenizer)
         if isinstance(config, DistillConfig) and config.distillation.on_policy_fraction < 1:

@@ -12,6 +12,7 @@ from hone import engine
 from hone.config import Loaded
 from hone.engine import Engine
 from hone.engine.build import tokenizer_of
+from hone.export import with_models_of_runs
 from hone.loop import Run
 from hone.methods import Method, method_of
 from hone.process import run_alone
@@ -21,6 +22,7 @@ from hone.types import TrainedModel
 
 def main(loaded: Loaded, *, recovering: bool = False) -> dict[str, Any]:
     """Train as configured; returns the run's summary. Raises HoneError for all that is expected to go wrong."""
+    loaded = with_models_of_runs(loaded)
     return run_alone(loaded.config, keep_going(loaded.config, partial(train, loaded), recovering=recovering))
 
 

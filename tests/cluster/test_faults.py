@@ -5,11 +5,13 @@ Kills at random moments, of a rank, the raylet and the driver, are in test_kills
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
@@ -44,7 +46,38 @@ OF_KIND = {
         f"grpo.max_num_steps={STEPS}",
         "grpo.val_period=0",
     ),
+    # Losses with something of their own to keep: BCO's running mean, KTO's answers to other prompts, AOT's ranks.
+    "dpo": (
+        "policy.model_name=hone/tiny-sft",
+        "policy.train_global_batch_size=4",
+        "dpo.preference_loss={sigmoid: 1.0, bco_pair: 0.5, kto: 0.3, aot_unpaired: 0.2}",
+        "dpo.val_period=0",
+    ),
+    "rm": ("policy.model_name=hone/tiny-sft", "policy.train_global_batch_size=4", "rm.val_period=0"),
+    # Killed before and after the policy begins to be trained.
+    "ppo": (
+        "policy.model_name=hone/tiny-sft",
+        "ppo.num_prompts_per_step=8",
+        "policy.train_global_batch_size=8",
+        "value.train_global_batch_size=4",
+        "value.train_micro_batch_size=4",
+        "policy.generation.max_new_tokens=16",
+        "loss_fn.reference_policy_kl_penalty=0.05",
+        "ppo.policy_training_start_step=8",
+        "ppo.val_period=0",
+    ),
+    # Own answers and given ones take turns.
+    "distill": (
+        "policy.model_name=hone/tiny",
+        "distillation.num_prompts_per_step=8",
+        "distillation.on_policy_fraction=0.5",
+        "policy.train_global_batch_size=8",
+        "policy.generation.max_new_tokens=16",
+        "distillation.val_period=0",
+    ),
 }
+MODELS = {"ppo": ("policy", "value")}
+"""What a run trains, where that is more than the policy."""
 
 
 def start(run: Path, *more: str, kind: str = "sft") -> subprocess.Popen[str]:
@@ -104,14 +137,20 @@ def until_step(run: Path, step: int, process: subprocess.Popen[str]) -> None:
     raise AssertionError(said(run))
 
 
-def same_end(run: Path, reference: Path, steps: int = STEPS) -> None:
+def same_end(run: Path, reference: Path, steps: int = STEPS, models: Sequence[str] = ("policy",)) -> None:
     """Weights, optimizer and losses, to the bit."""
     assert steps_of(run)[-1] == steps_of(reference)[-1] == steps
-    for part in ("weights", "optimizer"):
-        same(tensors(run, part), tensors(reference, part), part)
-    columns = ("step", "train_loss", "reward", "grad_norm", "learning_rate")
+    for model, part in itertools.product(models, ("weights", "optimizer")):
+        ended = tensors(reference, part, model=model)
+        assert ended, f"{model} has no {part}"
+        same(tensors(run, part, model=model), ended, f"{model}.{part}")
+    named = ("loss", "reward", "grad_norm", "learning_rate", "accuracy", "kl")
     mine, others = (
-        [tuple(row.get(c) for c in columns) for row in metric_rows(folder)] for folder in (run, reference)
+        [
+            {c: v for c, v in row.items() if c == "step" or any(n in c for n in named)}
+            for row in metric_rows(folder)
+        ]
+        for folder in (run, reference)
     )
     assert mine == others
 

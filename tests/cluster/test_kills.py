@@ -12,7 +12,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-from cluster.test_faults import RANDOM, SEED, finish, processes_of, said, same_end, start
+from cluster.test_faults import MODELS, RANDOM, SEED, finish, processes_of, said, same_end, start
+
+from hone.config.kinds import section_of
 
 KILLS = int(os.environ.get("HONE_KILLS", "1"))
 LONGEST_S = 20.0
@@ -26,7 +28,10 @@ MORE = (
 NAMES = {"rank": "ray::Worker", "raylet": "raylet/raylet"}
 
 
-@pytest.fixture(scope="module", params=["sft", pytest.param("grpo", marks=pytest.mark.long)])
+KINDS = ("sft", *(pytest.param(k, marks=pytest.mark.long) for k in ("grpo", "dpo", "rm", "ppo", "distill")))
+
+
+@pytest.fixture(scope="module", params=KINDS)
 def uninterrupted(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[str, Path]:
@@ -36,7 +41,7 @@ def uninterrupted(
 
 
 def begin(run: Path, kind: str) -> subprocess.Popen[str]:
-    return start(run, *MORE, f"{kind}.max_num_steps={STEPS}", kind=kind)
+    return start(run, *MORE, f"{section_of(kind)}.max_num_steps={STEPS}", kind=kind)
 
 
 def shoot(process: subprocess.Popen[str], what: str, seconds: float) -> bool:
@@ -74,5 +79,5 @@ def test_kills_at_random_moments(what: str, uninterrupted: tuple[str, Path], tmp
     finish(process, run, seconds=900)
     assert kills, f"the run ended before it was killed (HONE_KILL_SEED={SEED})"
     print(f"{what}: {kills} kills, seed {SEED}")
-    same_end(run, reference, STEPS)
+    same_end(run, reference, STEPS, MODELS.get(kind, ("policy",)))
     assert "Traceback" not in said(run)

@@ -15,6 +15,7 @@ from hone.engine.build import build_generator
 from hone.engine.place import placement_notices
 from hone.evaluation import own_metrics
 from hone.evaluation.metrics import answer_of, label_of, score
+from hone.export import with_models_of_runs
 from hone.model.load import load_tokenizer
 from hone.process import check_writable, run_async
 from hone.rollout.collect import open_pool, scored_groups
@@ -24,6 +25,7 @@ from hone.types import Group, Sampling
 
 def main(loaded: Loaded) -> dict[str, Any]:
     """Evaluate as configured, print the result, write it where `eval.save_path` says."""
+    loaded = with_models_of_runs(loaded)
     for notice in (*loaded.notices, *placement_notices(loaded.config)):
         print(notice, flush=True)
     report = run_async(evaluate(loaded.config))

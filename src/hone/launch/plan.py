@@ -20,6 +20,7 @@ from hone.engine.place import alone, check_mesh, check_several
 from hone.engine.planner import choose, settled
 from hone.engine.threads import SMALL_MODEL, threads_for
 from hone.errors import HoneError, ModelError, RewardError
+from hone.export import with_models_of_runs
 from hone.launch.memory import choice_lines, human_count, memory_lines
 from hone.model.shape import ModelShape, load_shape
 from hone.rollout.collect import open_pool
@@ -29,7 +30,7 @@ from hone.rollout.rewards.resolve import resolve_all
 def main(kind: str, loaded: Loaded, gpu: str | None = None) -> int:
     """Print the plan, for GPUs of the kind `gpu` where it is given. Returns 0: a config that cannot run never gets this
     far."""
-    parts = sections(kind, loaded, gpu)
+    parts = sections(kind, with_models_of_runs(loaded), gpu)
     print(f"hone {kind}: the run that this configuration describes")
     for title, lines in parts:
         for index, line in enumerate(lines):

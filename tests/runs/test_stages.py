@@ -1,0 +1,104 @@
+"""Training in stages: a run begins with the model of another run, named by its folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from processes import GRPO, SFT, hone, metric_rows, same, steps_of, succeeded, tensors, workplace
+from safetensors.torch import load_file
+
+from hone.config import load
+from hone.export.of_run import model_of_run, with_models_of_runs
+
+RECIPES = Path(__file__).resolve().parents[2] / "examples" / "configs" / "recipes"
+STARTED_AT, FINALLY = 0.31, 0.90
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = workplace(tmp_path_factory.mktemp("stages"))
+    first = ("sft.max_num_steps=4", "checkpointing.save_period=2", "checkpointing.checkpoint_dir=first")
+    succeeded(hone(*SFT, *first, cwd=folder))
+    return folder
+
+
+def test_a_run_begins_with_the_model_of_another(place: Path) -> None:
+    second = ("policy.model_name=first", "grpo.max_num_steps=1", "checkpointing.checkpoint_dir=second")
+    said = succeeded(hone(*GRPO, *second, "policy.optimizer.kwargs.lr=0.0", cwd=place)).out
+    assert "policy.model_name=first is a run: its model is first/hf/step_4" in said
+    begun = load_file(place / "first" / "hf" / "step_4" / "model.safetensors")
+    ended = tensors(place / "second")  # a learning rate of 0: what it began with
+    trained = tensors(place / "first")
+    assert begun.keys() <= ended.keys()
+    for name in begun:
+        assert torch.equal(begun[name], ended[name]), name
+    same(trained, ended)
+    # What the run began with stays written down, so that going on cannot begin with something else.
+    assert "model_name: first/hf/step_4" in (place / "second" / "config.yaml").read_text()
+    assert steps_of(place / "second") == [1]
+
+
+def test_an_earlier_step_and_a_folder_that_is_no_run(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+    found = model_of_run("first/step_2")
+    assert found == Path("first/hf/step_2")
+    written = (found / "model.safetensors").stat().st_mtime_ns
+    assert model_of_run("first/step_2") == found
+    assert (found / "model.safetensors").stat().st_mtime_ns == written, "converted twice"
+    assert model_of_run("first/hf/step_2") is None  # a model already
+    assert model_of_run("hone/tiny") is None
+    assert model_of_run("nowhere") is None
+
+
+def test_every_model_of_a_run_may_be_another_run(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+    taught = load("distill", None, ["policy.model_name=hone/tiny", "teacher.model_name=first"])
+    config = with_models_of_runs(taught).config
+    assert config.teacher.model_name == config.teacher.tokenizer.name == "first/hf/step_4"
+    assert config.policy.model_name == "hone/tiny"
+    assert taught.config.teacher.model_name == "first"  # nothing of the caller's is changed
+    judged = with_models_of_runs(load("eval", None, ["generation.model_name=first"])).config
+    assert judged.generation.model_name == judged.tokenizer.name == "first/hf/step_4"
+
+
+def test_a_run_without_a_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun" / "config.yaml").write_text("{}")
+    ended = hone(*GRPO, "policy.model_name=begun", cwd=tmp_path)
+    assert ended.code != 0
+    assert "begun is neither a checkpoint (step_N) nor a run that has one" in ended.out + ended.err
+
+
+@pytest.mark.parametrize("size", ["8K", "16K", "24K"])
+def test_the_recipe(size: str) -> None:
+    """What DeepScaleR's stages are, as NVIDIA's recipes of these names have them."""
+    config = load("grpo", str(RECIPES / f"grpo-deepscaler-1.5b-{size}.yaml")).config
+    length, low, high, kl, lr = {
+        "8K": (8192, 0.2, 0.2, 0.0, 2e-6),
+        "16K": (16384, 0.2, 0.28, 0.001, 2e-6),
+        "24K": (24576, 0.2, 0.28, 0.0001, 5e-7),
+    }[size]
+    loss = config.loss_fn
+    assert config.policy.max_total_sequence_length == length
+    assert (loss.ratio_clip_min, loss.ratio_clip_max, loss.reference_policy_kl_penalty) == (low, high, kl)
+    assert config.policy.optimizer.kwargs["lr"] == lr
+    assert (config.grpo.num_prompts_per_step, config.grpo.num_generations_per_prompt) == (128, 8)
+    assert [(f.name, f.weight) for f in config.rewards.functions] == [("math", 1.0), ("format", 0.5)]
+
+
+@pytest.mark.slow
+def test_the_recipe_scaled_down(tmp_path: Path) -> None:
+    """Three stages of 20 steps on the embedded task; each begins exactly where the one before ended."""
+    accuracies = []
+    for stage in (1, 2, 3):
+        config = RECIPES / f"deepscaler-tiny-{stage}.yaml"
+        succeeded(hone("grpo", "--config", str(config), cwd=tmp_path, timeout=600))
+        rows = metric_rows(tmp_path / "results" / f"deepscaler-tiny-{stage}")
+        accuracies.append([float(row["val_accuracy"]) for row in rows if row["val_accuracy"]])
+    assert accuracies[0][0] == pytest.approx(STARTED_AT, abs=0.01)
+    # Greedy answers of the stage before are the same where the new length leaves them room, as 18 tokens do here.
+    assert accuracies[1][0] == accuracies[0][-1]
+    assert accuracies[2][0] == accuracies[1][-1]
+    assert accuracies[2][-1] > FINALLY, accuracies
