@@ -48,6 +48,14 @@ def _train_and_held_out(name: str) -> tuple[tuple[str, str], ...]:
     return ((name, "training"), (f"val_{name}", "held out"))
 
 
+def _sides(name: str) -> tuple[tuple[str, str], ...]:
+    return tuple(
+        (f"{held_out}{name}_{side}", f"{side}{', held out' if held_out else ''}")
+        for held_out in ("", "val_")
+        for side in ("chosen", "rejected")
+    )
+
+
 LEARNING = (
     Panel("Reward", _train_and_held_out("reward"), zero=False, better=1, about="mean over the step's completions"),
     Panel("Accuracy", (("accuracy", "training"), ("val_accuracy", "held out")), share=True, better=1,
@@ -55,9 +63,8 @@ LEARNING = (
     Panel("Loss", (("train_loss", "training"), ("val_loss", "held out")), zero=False, better=-1),
     Panel("Pairs ranked right", _train_and_held_out("reward_accuracy"), share=True, better=1),
     Panel("Margin of the chosen answer", _train_and_held_out("reward_margin"), zero=False, better=1),
-    Panel("Implicit rewards", (("rewards_chosen", "chosen"), ("rewards_rejected", "rejected")), zero=False),
-    Panel("Log-probability of answers", (("logps_chosen", "chosen"), ("logps_rejected", "rejected")),
-          unit="nats per answer", zero=False),
+    Panel("Implicit rewards", _sides("rewards"), zero=False),
+    Panel("Log-probability of answers", _sides("logps"), unit="nats per answer", zero=False),
     Panel("KL to the teacher", (("forward_kl", "forward"), ("reverse_kl", "reverse")), unit="nats per token",
           better=-1),
     Panel("Mass in the top k", (("teacher_in_topk", "teacher"), ("student_in_topk", "student")), share=True),
@@ -102,7 +109,7 @@ UNSHOWN = {
         "workers_killed",
     ),
     *("seconds", "val_seconds", "val_failed", "units", "target_tokens", "policy_loss", "preference_loss"),
-    *("truncated_samples", "excluded_samples", "sft_loss"),
+    *("truncated_samples", "excluded_samples", "sft_loss", "val_sft_loss", "val_preference_loss"),
 }
 """Counts that say little as a curve; `hone show --metrics` has them. The losses are parts of one that is shown."""
 

@@ -16,6 +16,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from hone.config import keys
 from hone.config.schema import ROOTS
 from hone.config.trees import dotted, leaves
 from hone.seeing.panels import sections_of
@@ -134,9 +135,20 @@ def changed(view: RunView) -> list[list[str]]:
     root = ROOTS.get(view.kind)
     if root is None or view.kind == "eval":
         return []
-    usual = {dotted(path): value for path, value in leaves(root().model_dump(warnings=False))}
-    given = [(dotted(path), value) for path, value in leaves(view.config)]
-    return [[key, _plain(value)] for key, value in given if key not in usual or usual[key] != value]
+    usual = {path: value for path, value in leaves(root().model_dump(warnings=False))}
+    found = []
+    for path, value in leaves(view.config):
+        follows = keys.derived_text(root, path) is not None  # from other settings
+        empty = path not in usual and value in (
+            None,
+            {},
+            [],
+            0.0,
+            1.0,
+        )  # a dataset's, which has no default as a whole
+        if not follows and not empty and usual.get(path, path) != value:
+            found.append([dotted(path), _plain(value)])
+    return found
 
 
 def _plain(value: Any) -> str:
@@ -149,6 +161,7 @@ def _shown(view: RunView, what: str, found: Gathered, longest: int) -> dict[str,
     if not found.steps:
         return None
     logged = len(view.samples[what])
+    named = "held-out samples" if what == "validation" else what
     kept, total = len(found.records), sum(step["count"] for step in found.steps)
     return {
         "steps": found.steps,
@@ -156,7 +169,7 @@ def _shown(view: RunView, what: str, found: Gathered, longest: int) -> dict[str,
         "prompts": {group: _cut(prompt, longest) for group, prompt in found.prompts.items()},
         "histograms": histograms(found),
         "causes": [[cause, count, found.examples[cause]] for cause, count in found.causes.most_common(20)],
-        "note": f"{kept} of {total} {what} at {len(found.steps)} of {logged} steps; texts up to {longest} "
+        "note": f"{kept} of {total} {named} at {len(found.steps)} of {logged} steps; texts up to {longest} "
         "characters",
     }
 

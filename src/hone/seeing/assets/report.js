@@ -135,10 +135,11 @@ function curves(panel) {
     root.append(window_, group);
     const path = (points, attributes) => group.append(svg("path", { d: points.map(([step, value], at) => `${at ? "L" : "M"}${x(step).toFixed(1)},${y(value).toFixed(1)}`).join(""), fill: "none", "stroke-linejoin": "round", ...attributes }));
     if (panel.stack) {
-      let below = run.steps.map(() => 0);
+      const places = run.steps.map((_, at) => at).filter((at) => lines.some((line) => run.metrics[line.metric][at] !== null));
+      let below = places.map(() => 0);
       for (const line of lines) {
-        const top = below.map((value, at) => value + (run.metrics[line.metric][at] || 0));
-        const ring = [...run.steps.map((step, at) => [step, top[at]]), ...run.steps.map((step, at) => [step, below[at]]).reverse()];
+        const top = below.map((value, i) => value + (run.metrics[line.metric][places[i]] || 0));
+        const ring = [...places.map((at, i) => [run.steps[at], top[i]]), ...places.map((at, i) => [run.steps[at], below[i]]).reverse()];
         path(ring, { fill: color(line.place), "fill-opacity": 0.75 });
         below = top;
       }
