@@ -48,6 +48,8 @@ async def train(loaded: Loaded, recovering: bool = False) -> dict[str, Any]:
         if isinstance(config, DistillConfig) and config.distillation.on_policy_fraction < 1:
             data.check_answers()
         pool.check_columns(data.columns)
+        for note in pool.notes:
+            print(note, flush=True)
         with engine.build(config, tokenizer, recovering=recovering) as parts:
             assert parts.generator is not None
             source = Source(parts.generator, tokenizer, pool, config)
@@ -81,6 +83,7 @@ async def _train(loaded: Loaded, data: PromptData, parts: Engine, source: Source
 async def one_step(step: int, parts: Engine, data: PromptData, source: Source, run: Run) -> None:
     """Sample, score, learn, hand the new weights to the generator, write everything down."""
     config, clock = source.config, _Clock()
+    source.pool.at(step - 1, run.total_steps)
     prompts = data.next(config.loop.num_prompts_per_step)
     if isinstance(config, DistillConfig) and not config.distillation.samples_itself(step):
         metrics, tokens = await _learn_from_answers(parts, data, prompts, config)
@@ -159,6 +162,7 @@ def validation_is_due(step: int, total: int, config: OnlineConfig) -> bool:
 async def validate(source: Source, prompts: Sequence[Prompt], run: Run, *, step: int) -> dict[str, float]:
     """Sample held-out prompts and score them. `val_accuracy` is the mean of the first reward function."""
     config = source.config
+    source.pool.at(step, run.total_steps)
     limit = config.loop.max_val_samples
     prompts = list(prompts[:limit] if limit is not None else prompts)
     if not prompts:

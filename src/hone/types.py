@@ -65,6 +65,8 @@ class Rollout:
     """By reward function; None where the function said "does not apply"."""
     reward: float | None = None
     """Weighted sum of `rewards`."""
+    extra: dict[str, Any] = field(default_factory=dict)
+    """What reward functions told of it beside their rewards (`log_extra`), by column."""
     failure: str | None = None
     advantage: float | None = None
     excluded: str | None = None

@@ -103,7 +103,7 @@ def by_keyword(prompts, completions, completion_ids, target, scale=1.0):
 
 
 def trl_style(prompts, completions, completion_ids, trainer_state, log_extra, log_metric, **kwargs):
-    assert trainer_state is None
+    log_metric("step", trainer_state.global_step)
     log_extra("size", [len(c) for c in completions])
     log_metric("mean_length", sum(map(len, completions)) / len(completions))
     imported_log_metric("called", 1.0)

@@ -46,7 +46,7 @@ def test_the_section_of_the_config() -> None:
     ("entry", "problem"),
     [
         ("anwser", "no reward function 'anwser'; did you mean 'answer'"),
-        ("nothing_like_it", "Built in: answer, format, length, math, numeric"),
+        ("nothing_like_it", "Built in: answer, code, exact, format"),
         ({}, "needs a `name` or a `path`"),
         ({"name": "answer", "wieght": 1}, "no key wieght"),
         ({"name": "answer", "weight": "1"}, "weight must be a finite number"),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from hone.rollout.rewards.pool import RewardPool
 from hone.rollout.rewards.resolve import resolve_all
+from hone.rollout.sandbox import SandboxLimits
 from hone.rollout.shaping import shape
 from hone.types import Completion, Group, Prompt, Rollout
 
@@ -29,6 +30,9 @@ def open_pool(rewards: RewardsConfig, log_path: str | Path | None = None) -> Rew
         num_workers=rewards.num_workers,
         timeout_s=rewards.timeout_s,
         max_failure_fraction=rewards.max_failure_fraction,
+        load_timeout_s=rewards.load_timeout_s,
+        memory_limit_mb=rewards.memory_limit_mb,
+        sandbox=SandboxLimits(**rewards.sandbox.model_dump()),
         log_path=log_path,
     )
 
@@ -100,9 +104,12 @@ async def score_rollouts(rollouts: Sequence[Rollout], pool: RewardPool, group_si
     columns = columns_of([rollout.prompt.row for rollout in rollouts])
     columns["completion_ids"] = [list(rollout.completion.tokens) for rollout in rollouts]
     prompts = [rollout.prompt.content for rollout in rollouts]
-    scores = await pool.score(prompts, [_as_prompted(rollout) for rollout in rollouts], columns, group_size)
+    sources = [(rollout.prompt.dataset, rollout.prompt.env) for rollout in rollouts]
+    texts = [_as_prompted(rollout) for rollout in rollouts]
+    scores = await pool.score(prompts, texts, columns, group_size, sources)
     for rollout, scored in zip(rollouts, scores, strict=True):
         rollout.rewards, rollout.reward, rollout.failure = scored.rewards, scored.reward, scored.failure
+        rollout.extra = scored.extra
 
 
 async def scored_groups(

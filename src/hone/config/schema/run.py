@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
+from hone.config.schedule import points, value_at
 from hone.config.schema.base import ConfigModel, section
+from hone.errors import ConfigError
 
 
 class CheckpointingConfig(ConfigModel):
@@ -119,12 +121,51 @@ class RewardFunctionConfig(ConfigModel):
     name: str | None = None
     """Its name in metrics. Without `path` it also says where the function is."""
     path: str | None = None
-    """A built-in (`answer`, `numeric`, `math`, `format`, `length`, `reward_model`), `package.module.function`, or
-    `file.py:function`."""
-    weight: float = 1.0
-    """Factor of this function in the sum."""
+    """A built-in (docs/rewards.md), `package.module.function`, or `file.py:function`; also a class, or a function that
+    makes one, which is called with `kwargs`."""
+    weight: float | dict[int, float] = 1.0
+    """Factor of this function in the sum; `{0: 1.0, 100: 0.2}`: it changes, by the number of optimizer steps done."""
+    weight_schedule: Literal["linear", "step"] = "linear"
+    """How a weight that changes gets from one point to the next: in a line, or at once."""
     kwargs: dict[str, Any] = Field(default_factory=dict)
     """Further keyword arguments of the function."""
+    datasets: list[str] | None = None
+    """Only rows of these datasets are given to the function, the others need it not; null: all."""
+    envs: list[str] | None = None
+    """Only rows with these `env_name`s; null: all."""
+
+    def weight_at(self, step: int | None) -> float:
+        """The weight once `step` optimizer steps are done; None: at the end."""
+        return value_at(points(self.weight, "weight"), step, self.weight_schedule)
+
+    @field_validator("weight")
+    @classmethod
+    def _weight_is_a_schedule(cls, value: Any) -> Any:
+        try:
+            points(value, "weight")
+        except ConfigError as error:
+            raise ValueError(str(error)) from error
+        return value
+
+
+class SandboxConfig(ConfigModel):
+    """What a program that the model wrote may use, where a reward function runs it."""
+
+    require_isolation: bool = True
+    """Stop where programs cannot be kept from the network, files and processes of the machine. false: run them with
+    what can be had, which is said when the run starts."""
+    timeout_s: float = Field(5.0, gt=0)
+    """Seconds for a program with all of its tests."""
+    memory_mb: int = Field(256, ge=32)
+    """Memory of each of its processes, in MiB."""
+    max_processes: int = Field(16, ge=1)
+    """Processes and threads at once."""
+    disk_mb: int = Field(32, ge=1)
+    """What it may write, in MiB; kept in memory and thrown away."""
+    max_open_files: int = Field(64, ge=8)
+    """Files that a process may hold open."""
+    output_kb: int = Field(1024, ge=1)
+    """What it may print, in KiB, before it is stopped."""
 
 
 class RewardsConfig(ConfigModel):
@@ -136,5 +177,10 @@ class RewardsConfig(ConfigModel):
     """Processes that run reward functions."""
     timeout_s: float = Field(10.0, gt=0)
     """Seconds after which a call is stopped and counts as failed."""
+    load_timeout_s: float = Field(120.0, gt=0)
+    """Seconds that a function may take to be imported and to begin; a reward model has half an hour."""
+    memory_limit_mb: int | None = Field(None, ge=64)
+    """Memory (address space) of each process that runs reward functions, in MiB; null: no limit."""
     max_failure_fraction: float = Field(0.1, ge=0, le=1)
     """The run stops when more than this part of a step's calls fail."""
+    sandbox: SandboxConfig = section(SandboxConfig)

@@ -24,6 +24,24 @@ class Scored:
     reward: float | None = None
     """Sum of weight x reward over the functions that apply."""
     failure: str | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
+    """What functions reported of it by `log_extra`, by column."""
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Where in training a batch is scored: functions are told, and weights may depend on it."""
+
+    step: int | None = None
+    """Optimizer steps done; None outside of training."""
+    max_steps: int | None = None
+
+    def state(self) -> dict[str, Any]:
+        """As the attributes of `trainer_state`."""
+        return {
+            "global_step": self.step or 0,
+            "max_steps": self.max_steps if self.max_steps is not None else -1,
+        }
 
 
 class Batch:
@@ -36,8 +54,14 @@ class Batch:
         completions: Sequence[Any],
         columns: Mapping[str, Sequence[Any]],
         max_failure_fraction: float,
+        sources: Sequence[tuple[str, str]] | None = None,
+        moment: Moment | None = None,
     ) -> None:
+        """sources: the dataset and the environment of each completion's row."""
         self._specs = specs
+        self._sources = sources
+        self._moment = moment or Moment()
+        self._weights = {spec.name: spec.weight_at(self._moment.step) for spec in specs}
         self._columns = {**columns, "prompts": prompts, "completions": completions}
         for name, values in self._columns.items():
             if len(values) != len(completions):
@@ -46,10 +70,17 @@ class Batch:
                 )
         self.size = len(completions)
         self._rewards: dict[str, list[float | None]] = {spec.name: [None] * self.size for spec in specs}
+        self._extra: list[dict[str, Any]] = [{} for _ in range(self.size)]
         self._failures: dict[int, list[str]] = {}
         self._kinds: Counter[str] = Counter()
         self._first: str | None = None
         self._max_failure_fraction = max_failure_fraction
+
+    def rows(self, spec: RewardSpec) -> list[int]:
+        """The completions that the function is to judge."""
+        if self._sources is None:
+            return list(range(self.size))
+        return [i for i, source in enumerate(self._sources) if spec.applies(*source)]
 
     def request(self, spec: RewardSpec, accepts: list[str] | None, indices: Sequence[int]) -> bytes:
         """The call of `spec` on some completions, pickled. Raises RewardError for a column that cannot be."""
@@ -63,6 +94,7 @@ class Batch:
             "accepts": accepts,
             "count": len(indices),
             "arguments": arguments,
+            "state": self._moment.state(),
         }
         try:
             return pickle.dumps(message, protocol=pickle.HIGHEST_PROTOCOL)
@@ -70,10 +102,17 @@ class Batch:
             column = _unpicklable(arguments)
             raise RewardError(f"reward {spec.label}: column '{column}' cannot be pickled: {error}") from error
 
-    def record(self, spec: RewardSpec, indices: Sequence[int], rewards: Sequence[float | None]) -> None:
-        """Keep what the function returned. A reward that is not finite fails its completion."""
-        for i, reward in zip(indices, rewards, strict=True):
-            if reward is None or math.isfinite(reward):
+    def record(self, spec: RewardSpec, indices: Sequence[int], reply: Mapping[str, Any]) -> None:
+        """Keep what the function returned. A reward that is not finite fails its completion, and so does an exception
+        in a reward's place."""
+        for column, values in reply["extra"].items():
+            for i, value in zip(indices, values, strict=True):
+                self._extra[i][column] = value
+        for i, reward in zip(indices, reply["ok"], strict=True):
+            if isinstance(reward, dict):
+                kind = f"reward '{spec.name}': {reward['kind']}"
+                self.fail(i, f"reward '{spec.name}': {reward['failed']}", kind)
+            elif reward is None or math.isfinite(reward):
                 self._rewards[spec.name][i] = reward
             else:
                 what = "NaN" if math.isnan(reward) else str(reward)
@@ -92,7 +131,7 @@ class Batch:
         rows = [{spec.name: self._rewards[spec.name][i] for spec in self._specs} for i in range(self.size)]
         for i, rewards in enumerate(rows):
             if i not in self._failures and all(
-                rewards[spec.name] is None or not spec.weight for spec in self._specs
+                rewards[spec.name] is None or not spec.counts for spec in self._specs
             ):
                 self.fail(i, NO_FUNCTION_APPLIES)
         return [self._one(i, rewards) for i, rewards in enumerate(rows)]
@@ -100,9 +139,9 @@ class Batch:
     def _one(self, index: int, rewards: dict[str, float | None]) -> Scored:
         causes = self._failures.get(index)
         if causes:
-            return Scored(rewards, None, "; ".join(causes))
-        total = math.fsum(spec.weight * r for spec in self._specs if (r := rewards[spec.name]) is not None)
-        return Scored(rewards, total, None)
+            return Scored(rewards, None, "; ".join(causes), self._extra[index])
+        total = math.fsum(self._weights[name] * r for name, r in rewards.items() if r is not None)
+        return Scored(rewards, total, None, self._extra[index])
 
     def _check_bound(self) -> None:
         """One failure never stops a run by itself (unless the bound is 0, or it is the whole batch)."""

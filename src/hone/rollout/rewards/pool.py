@@ -8,30 +8,27 @@ A function is called on chunks of the batch, in parallel. A chunk whose call tim
 called again one completion at a time, each in a worker that is killed and replaced if it hangs or dies:
 exactly the guilty completions fail, each with its cause, and the others keep their rewards. A function
 therefore sees a chunk, never surely the whole batch; chunks do not split the `group_size` completions of one
-prompt, but a retry does. A function that stands `alone` (a reward model) has one worker to itself, which gets the
-whole batch.
-
-Each worker is driven by a thread that never waits beyond a deadline, so the pool is bound to no event loop.
+prompt, but a retry does. A function that stands `alone` (a reward model, a judge) and one that is async have a worker
+each to themselves, which gets the whole batch. The pool is bound to no event loop.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
-import queue
 from collections import Counter
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from logging.handlers import RotatingFileHandler
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from hone.errors import RewardError
-from hone.rollout.rewards.batch import Batch, Scored
-from hone.rollout.rewards.process import CallFailed, Limits, TimedOut, WorkerProcess
+from hone.rollout.rewards.batch import Batch, Moment, Scored
+from hone.rollout.rewards.lanes import Lanes, Reply, open_log
+from hone.rollout.rewards.process import CallFailed, Limits, TimedOut
 from hone.rollout.rewards.resolve import RewardSpec
+from hone.rollout.sandbox import SandboxLimits
 
 __all__ = ["RewardPool", "Scored"]
 
@@ -40,7 +37,6 @@ _MIN_CHUNK = (
 )
 _MODEL_CALL_S = 600.0
 _MODEL_LOAD_S = 1800.0  # a large model comes from a slow disk or over the network
-_LOG_BYTES = 5_000_000  # of worker output kept on disk, twice over
 
 
 class RewardPool:
@@ -55,54 +51,55 @@ class RewardPool:
         load_timeout_s: float = 120.0,
         memory_limit_mb: int | None = None,
         log_path: str | Path | None = None,
+        sandbox: SandboxLimits | None = None,
     ) -> None:
-        """num_workers: None for one a core, 8 at most; they start when first needed. timeout_s bounds one
-        call.
+        """num_workers: None for one a core, 8 at most. timeout_s bounds one call.
 
-        memory_limit_mb bounds a worker's address space (Linux). What functions print goes to `log_path`, if
-        given.
+        memory_limit_mb bounds a worker's address space (Linux; but for a reward model). What functions print goes to
+        `log_path`, if given. sandbox: for functions that run programs.
         """
         self.specs = list(specs)
-        self._timeout_s = timeout_s
+        self.notes: list[str] = []
+        """What functions have to say when they are loaded, for the user to read."""
         self._max_failure_fraction = max_failure_fraction
         self._num_workers = num_workers or min(8, os.cpu_count() or 1)
-        self._log_handler, log = _open_log(log_path)
-        limits = Limits(timeout_s, load_timeout_s, memory_limit_mb)
-        self._workers = [WorkerProcess(limits, log) for _ in range(self._num_workers)]
-        self._idle: queue.LifoQueue[WorkerProcess] = queue.LifoQueue()  # the warm ones first
-        for worker in reversed(self._workers):
-            self._idle.put(worker)
-        self._threads = ThreadPoolExecutor(self._num_workers, thread_name_prefix="hone-reward")
-        self._alone = {
-            spec.name: _Alone(WorkerProcess(Limits(_seconds(spec), _MODEL_LOAD_S, memory_limit_mb), log))
-            for spec in self.specs
-            if spec.alone
-        }
+        self._log_handler, self._log = open_log(log_path)
+        self._limits = Limits(timeout_s, load_timeout_s, memory_limit_mb, sandbox or SandboxLimits())
+        self._shared = Lanes(self._num_workers, self._limits, self._log)
+        self._own = {spec.name: self._lane(spec) for spec in self.specs if spec.alone}
         self._described: dict[str, dict[str, Any]] = {}
         self._chunk_limit: dict[str, int] = {}
         self._metrics: dict[str, list[float]] = {}
         self._counts: Counter[str] = Counter()
+        self._moment = Moment()
 
     def start(self) -> RewardPool:
         """Have a worker import every function. Raises RewardError for one that is no reward function."""
         try:
-            self._described = {
-                spec.name: (self._alone[spec.name].worker if spec.alone else self._workers[0]).load(spec)
-                for spec in self.specs
-            }
+            for spec in self.specs:
+                described = self._own.get(spec.name, self._shared).workers[0].load(spec)
+                self._described[spec.name] = described
+                if described["asynchronous"] and spec.name not in self._own:
+                    self._own[spec.name] = Lanes(1, self._limits, self._log)
+                if described.get("note"):
+                    self.notes.append(f"reward {spec.label}: {described['note']}")
         except BaseException:
             self.close()
             raise
         return self
 
+    def at(self, step: int | None, max_steps: int | None = None) -> None:
+        """From now on, batches are scored as `step` optimizer steps being done: weights may change, and functions are
+        told (`trainer_state`)."""
+        self._moment = Moment(step, max_steps)
+
     def close(self) -> None:
         """Kill every worker, whatever it is doing. The pool cannot be used again."""
-        for worker in self._all_workers():
-            worker.close()
-        for threads in (self._threads, *(one.thread for one in self._alone.values())):
-            threads.shutdown(wait=True, cancel_futures=True)
-        for worker in self._all_workers():
-            worker.reap()
+        lanes = self._lanes()
+        for lane in lanes:
+            lane.kill()
+        for lane in lanes:
+            lane.wait()
         if self._log_handler is not None:
             self._log_handler.close()
 
@@ -128,41 +125,47 @@ class RewardPool:
         completions: Sequence[Any],
         columns: Mapping[str, Sequence[Any]],
         group_size: int = 1,
+        sources: Sequence[tuple[str, str]] | None = None,
     ) -> list[Scored]:
         """Score each completion by every function.
 
         prompts, completions: text, or messages ([{"role": "assistant", "content": …}]) for conversational
         data.
         columns: a list with one entry for each completion, `completion_ids` (token ids) among them where
-        wanted. Raises RewardError when a function is defective (wrong number of rewards, no numbers, a
-        missing column) or when more completions fail than max_failure_fraction allows.
+        wanted. sources: the dataset and the environment of each completion's row. Raises RewardError when a
+        function is defective (wrong number of rewards, no numbers, a missing column) or when more completions
+        fail than max_failure_fraction allows.
         """
-        batch = Batch(self.specs, prompts, completions, columns, self._max_failure_fraction)
+        bound, moment = self._max_failure_fraction, self._moment
+        batch = Batch(self.specs, prompts, completions, columns, bound, sources, moment)
         if not batch.size:
             return []
         self.check_columns(columns)
         chunks = [
-            self._chunk(batch, spec, range(first, min(first + size, batch.size)))
+            self._chunk(batch, spec, rows[first : first + size])
             for spec in self.specs
-            for size in [self._chunk_size(spec, batch.size, group_size)]
-            for first in range(0, batch.size, size)
+            for rows in [batch.rows(spec)]
+            for size in [self._chunk_size(spec, len(rows), group_size)]
+            for first in range(0, len(rows), size)
         ]
         await _all(chunks)
         return batch.scored()
 
     def worker_pids(self) -> list[int]:
         """Process ids of the workers that run now; each leads a process group of its own."""
-        return [worker.pid for worker in self._all_workers() if worker.pid is not None]
+        workers = [worker for lane in self._lanes() for worker in lane.workers]
+        return [worker.pid for worker in workers if worker.pid is not None]
 
     def metrics(self) -> dict[str, float]:
         """Since the last call: the means of what functions reported by `log_metric`,
         `workers_retried` (calls of one completion after the call of its chunk failed) and
-        `workers_killed` (or found dead)."""
+        `workers_killed` (or found dead); and `weight_NAME` of each function whose weight changes."""
         means = {name: sum(values) / len(values) for name, values in self._metrics.items()}
         counts = {f"workers_{name}": float(self._counts[name]) for name in ("retried", "killed")}
         self._metrics.clear()
         self._counts.clear()
-        return means | counts
+        step = self._moment.step
+        return means | counts | {f"weight_{s.name}": s.weight_at(step) for s in self.specs if s.weights}
 
     async def _chunk(self, batch: Batch, spec: RewardSpec, indices: Sequence[int]) -> bool:
         """Score some completions by one function; True if the call timed out."""
@@ -181,28 +184,17 @@ class RewardPool:
             self._chunk_limit[spec.name] = max(1, len(indices) // 2)
         return timed_out
 
-    async def _call(
-        self, batch: Batch, spec: RewardSpec, indices: Sequence[int]
-    ) -> dict[str, Any] | CallFailed:
+    async def _call(self, batch: Batch, spec: RewardSpec, indices: Sequence[int]) -> Reply:
         """One call in whichever worker is free: its reply, or how it failed."""
         request = batch.request(spec, self._described[spec.name]["accepts"], indices)
-        if spec.alone:
-            return await asyncio.wrap_future(self._alone[spec.name].submit(spec, request))
+        lanes = self._own.get(spec.name, self._shared)
+        if (
+            not spec.alone and len(indices) == 1
+        ):  # of an async function, one by one: in as many workers as there are
+            lanes = self._shared
+        return await asyncio.wrap_future(lanes.submit(spec, request, len(indices)))
 
-        def work() -> dict[str, Any] | CallFailed:
-            worker = self._idle.get_nowait()  # as many threads as workers: one is free
-            try:
-                return worker.call(spec, request)
-            except CallFailed as failed:
-                return failed
-            finally:
-                self._idle.put(worker)
-
-        return await asyncio.wrap_future(self._threads.submit(work))
-
-    def _accept(
-        self, batch: Batch, spec: RewardSpec, indices: Sequence[int], reply: dict[str, Any] | CallFailed
-    ) -> bool:
+    def _accept(self, batch: Batch, spec: RewardSpec, indices: Sequence[int], reply: Reply) -> bool:
         """Record a good reply; False for a failed one. Raises RewardError for a defect."""
         if isinstance(reply, CallFailed):
             self._counts["killed"] += 1
@@ -213,10 +205,10 @@ class RewardPool:
             return False
         for name, values in reply["metrics"].items():
             self._metrics.setdefault(name, []).extend(values)
-        batch.record(spec, indices, reply["ok"])
+        batch.record(spec, indices, reply)
         return True
 
-    def _fail(self, batch: Batch, spec: RewardSpec, index: int, reply: dict[str, Any] | CallFailed) -> None:
+    def _fail(self, batch: Batch, spec: RewardSpec, index: int, reply: Reply) -> None:
         if isinstance(reply, CallFailed):
             cause = f"{reply.kind} in reward '{spec.name}'"
             batch.fail(index, cause, detail=reply.detail)
@@ -226,14 +218,21 @@ class RewardPool:
 
     def _chunk_size(self, spec: RewardSpec, size: int, group_size: int) -> int:
         """A worker's share of the batch, in whole groups, unless calls of that size have timed out before."""
-        if spec.alone:
+        size = max(1, size)
+        if spec.name in self._own:
             return self._chunk_limit.get(spec.name, size)
         share = max(_MIN_CHUNK, -(-size // self._num_workers))
         whole_groups = -(-share // group_size) * group_size
         return min(whole_groups, self._chunk_limit.get(spec.name, whole_groups))
 
-    def _all_workers(self) -> list[WorkerProcess]:
-        return [*self._workers, *(one.worker for one in self._alone.values())]
+    def _lane(self, spec: RewardSpec) -> Lanes:
+        """Of a function that stands alone: it has its own idea of how long a call may take, and no limit on memory."""
+        seconds = float(spec.kwargs.get("timeout_s", _MODEL_CALL_S))
+        limits = replace(self._limits, timeout_s=seconds, load_timeout_s=_MODEL_LOAD_S, memory_mb=None)
+        return Lanes(1, limits, self._log)
+
+    def _lanes(self) -> list[Lanes]:
+        return [self._shared, *self._own.values()]
 
     def __enter__(self) -> RewardPool:
         return self.start()
@@ -252,30 +251,6 @@ class RewardPool:
         self.close()
 
 
-class _Alone:
-    """A worker that runs one function, and the thread that drives it."""
-
-    def __init__(self, worker: WorkerProcess) -> None:
-        self.worker = worker
-        self.thread = ThreadPoolExecutor(1, thread_name_prefix="hone-reward-model")
-
-    def submit(self, spec: RewardSpec, request: bytes) -> Future[dict[str, Any] | CallFailed]:
-        """A call: its reply, or how it failed."""
-
-        def work() -> dict[str, Any] | CallFailed:
-            try:
-                return self.worker.call(spec, request)
-            except CallFailed as failed:
-                return failed
-
-        return self.thread.submit(work)
-
-
-def _seconds(spec: RewardSpec) -> float:
-    """How long a call of a function that stands alone may take."""
-    return float(spec.kwargs.get("timeout_s", _MODEL_CALL_S))
-
-
 async def _all(coroutines: Iterable[Coroutine[Any, Any, bool]]) -> list[bool]:
     """Run them together; at the first error, cancel those that have not begun and raise it."""
     tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
@@ -286,14 +261,3 @@ async def _all(coroutines: Iterable[Coroutine[Any, Any, bool]]) -> list[bool]:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         raise
-
-
-def _open_log(path: str | Path | None) -> tuple[RotatingFileHandler | None, logging.Logger | None]:
-    """A file that stays below 2 x _LOG_BYTES whatever the functions print."""
-    if path is None:
-        return None, None
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    handler = RotatingFileHandler(path, maxBytes=_LOG_BYTES, backupCount=1, delay=True, encoding="utf-8")
-    log = logging.Logger("hone.rewards.output")
-    log.addHandler(handler)
-    return handler, log

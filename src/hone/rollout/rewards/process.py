@@ -14,12 +14,13 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from hone.errors import RewardError
 from hone.rollout.rewards.resolve import RewardSpec
 from hone.rollout.rewards.worker import LENGTH
+from hone.rollout.sandbox import SandboxLimits
 
 _BOOT = (
     "import json, sys; fd, memory, sys.path[:] = json.loads(sys.argv[1]); "
@@ -54,6 +55,7 @@ class Limits:
     timeout_s: float
     load_timeout_s: float
     memory_mb: int | None = None
+    sandbox: SandboxLimits = SandboxLimits()  # noqa: RUF009  (frozen)
 
 
 class WorkerProcess:
@@ -85,6 +87,7 @@ class WorkerProcess:
             self._start()
         if spec.name not in self._described:
             request = {"op": "load", "name": spec.name, "target": spec.target, "kwargs": dict(spec.kwargs)}
+            request["settings"] = {"sandbox": asdict(self._limits.sandbox)}
             try:
                 reply = self._exchange(pickle.dumps(request), self._limits.load_timeout_s)
             except CallFailed as failed:
@@ -99,10 +102,11 @@ class WorkerProcess:
             self._described[spec.name] = reply["ok"]
         return self._described[spec.name]
 
-    def call(self, spec: RewardSpec, request: bytes) -> dict[str, Any]:
-        """Send a scoring request and return the reply. Raises TimedOut or Died; the worker is gone then."""
-        self.load(spec)
-        reply = self._exchange(request, self._limits.timeout_s)
+    def call(self, spec: RewardSpec, request: bytes, count: int = 1) -> dict[str, Any]:
+        """Send a request to score `count` completions and return the reply. Raises TimedOut or Died; the worker is
+        gone then."""
+        described = self.load(spec)
+        reply = self._exchange(request, self._limits.timeout_s + count * described["seconds_each"])
         if reply.get("restart"):
             self._kill()
         return reply

@@ -1,4 +1,4 @@
-"""From a config entry {name, path, weight, kwargs} to a RewardSpec that a worker can load.
+"""From a config entry {name, path, weight, kwargs, …} to a RewardSpec that a worker can load.
 
 Users' modules are never imported here: importing them may hang, crash or claim a GPU. `RewardPool.start`
 has a worker do it, before any model is loaded. What can be known without importing is checked here.
@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import difflib
 import inspect
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
-from hone.errors import RewardError
+from hone.config.schedule import Between, points, value_at
+from hone.errors import ConfigError, RewardError
 from hone.rollout.rewards.functions import BUILTIN
-from hone.rollout.rewards.load import PASSED
+from hone.rollout.rewards.load import PASSED, Unusable
 
-_KEYS = ("name", "path", "weight", "kwargs")
+_KEYS = ("name", "path", "weight", "weight_schedule", "kwargs", "datasets", "envs")
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,29 @@ class RewardSpec:
     target: str
     """A built-in's name, `pkg.module.function`, or `/abs/path/file.py:function`."""
     weight: float = 1.0
+    """The constant, or the first of a schedule."""
     kwargs: Mapping[str, Any] = field(default_factory=dict)
+    weights: tuple[tuple[int, float], ...] = ()
+    """Points of a weight that changes; empty for a constant."""
+    between: Between = "linear"
+    datasets: tuple[str, ...] | None = None
+    envs: tuple[str, ...] | None = None
+
+    def weight_at(self, step: int | None) -> float:
+        """Its weight once `step` optimizer steps are done; None: at the end."""
+        return value_at(self.weights, step, self.between) if self.weights else self.weight
+
+    @property
+    def counts(self) -> bool:
+        """Whether it ever has a weight, so that what it says is a judgement."""
+        return bool(self.weight) or any(value for _, value in self.weights)
+
+    def applies(self, dataset: str, env: str) -> bool:
+        """Whether rows of this dataset and environment are its own to judge."""
+        labels = {dataset, dataset.rpartition("#")[0]}  # the second dataset of one name is NAME#2
+        return (self.datasets is None or bool(labels & set(self.datasets))) and (
+            self.envs is None or env in self.envs
+        )
 
     @property
     def label(self) -> str:
@@ -54,11 +76,16 @@ def resolve(entry: str | Mapping[str, Any] | Any) -> RewardSpec:
         raise RewardError(f"a reward function needs a `name` or a `path`: got {fields}")
     target = _target(str(target))
     name = fields.get("name") if fields.get("path") else None
+    weights = _weights(fields.get("weight"), target)
     spec = RewardSpec(
         name=str(name or target.replace(":", ".").rpartition(".")[2]),
         target=target,
-        weight=_weight(fields.get("weight"), target),
+        weight=weights[0][1],
         kwargs=dict(fields.get("kwargs") or {}),
+        weights=weights if len(weights) > 1 else (),
+        between=_between(fields.get("weight_schedule"), target),
+        datasets=_names(fields.get("datasets"), "datasets", target),
+        envs=_names(fields.get("envs"), "envs", target),
     )
     reserved = sorted(set(spec.kwargs) & set(PASSED))
     if reserved:
@@ -77,7 +104,7 @@ def resolve_all(entries: Iterable[Any]) -> list[RewardSpec]:
             raise RewardError(
                 f"two reward functions are called '{name}': give one `path: {name}` and its own `name`"
             )
-    if not any(spec.weight for spec in specs):
+    if not any(spec.counts for spec in specs):
         raise RewardError("no reward function has a weight other than 0: list one under rewards.functions")
     return specs
 
@@ -119,19 +146,46 @@ def _target(target: str) -> str:
     return target
 
 
-def _weight(weight: Any, target: str) -> float:
-    if weight is None:
-        return 1.0
-    if isinstance(weight, bool) or not isinstance(weight, int | float) or not math.isfinite(weight):
-        raise RewardError(f"reward '{target}': weight must be a finite number, not {weight!r}")
-    return float(weight)
+def _weights(weight: Any, target: str) -> tuple[tuple[int, float], ...]:
+    try:
+        return points(1.0 if weight is None else weight, f"reward '{target}': weight")
+    except ConfigError as error:
+        raise RewardError(str(error)) from error
+
+
+def _between(between: Any, target: str) -> Between:
+    if between not in (None, "linear", "step"):
+        raise RewardError(f"reward '{target}': weight_schedule={between}: choose linear or step")
+    return between or "linear"
+
+
+def _names(names: Any, key: str, target: str) -> tuple[str, ...] | None:
+    """Datasets and environments by their short names: a file's is its stem."""
+    if names is None:
+        return None
+    if isinstance(names, str) or not names or not all(isinstance(name, str) for name in names):
+        raise RewardError(f"reward '{target}': {key} must be a list of names, or null for all: got {names!r}")
+    short = {
+        PurePath(name).name.split(".")[0] for name in names if PurePath(name).suffix or name.startswith("/")
+    }
+    return (*dict.fromkeys([*names, *sorted(short)]),)
 
 
 def _check_builtin_options(spec: RewardSpec) -> None:
     """A built-in takes any column as **columns: without this, a mistyped option would vanish."""
     parameters = inspect.signature(BUILTIN[spec.target]).parameters.values()
-    options = {p.name for p in parameters if p.default is not p.empty}
+    options = {p.name for p in parameters if p.default is not p.empty} - set(PASSED)
     unknown = sorted(set(spec.kwargs) - options)
     if unknown:
         takes = ", ".join(sorted(options)) or "none"
         raise RewardError(f"reward {spec.label} has no option {', '.join(unknown)}; its options: {takes}")
+    check = getattr(BUILTIN[spec.target], "check", None)
+    try:
+        if check is not None:
+            check(**spec.kwargs)
+    except Unusable as error:
+        raise RewardError(f"reward {spec.label}: {error}") from error
+    except (TypeError, ValueError) as error:
+        raise RewardError(
+            f"reward {spec.label}: an option of the wrong kind in {dict(spec.kwargs)}: {error}"
+        ) from error

@@ -8,6 +8,7 @@ from typing import Any
 
 _NUMBER = re.compile(r"(?<![\w.])(?:(?<!\))[-+])?(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+)")
 _PLAIN_NUMBER = re.compile(r"([-+]?)(\d+|\d{1,3}(?:,\d{3})+)?(?:\.(\d*))?(?:/(\d+))?")
+_FENCE = re.compile(r" {0,3}(`{3,})(.*)")
 _MAX_DIGITS = 200  # a completion may be one long number; int() is quadratic in its length
 
 
@@ -84,3 +85,18 @@ def same_answer(given: str, gold: str) -> bool:
     if given_number is not None and gold_number is not None:
         return given_number == gold_number
     return given.casefold().split() == gold.casefold().split()
+
+
+def fenced(text: str) -> str | None:
+    """What stands in the last closed Markdown fence (three or more backticks on a line of their own); None without."""
+    found, opened = None, ""
+    inside: list[str] = []
+    for line in text.split("\n"):
+        mark = _FENCE.match(line)
+        if opened and mark and mark.group(1).startswith(opened) and not mark.group(2).strip():
+            found, opened = "\n".join(inside), ""
+        elif opened:
+            inside.append(line)
+        elif mark:
+            opened, inside = mark.group(1), []
+    return found

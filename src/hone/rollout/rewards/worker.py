@@ -24,11 +24,11 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
-from types import TracebackType
+from types import SimpleNamespace, TracebackType
 from typing import Any
 
-from hone.rollout.rewards import metrics
-from hone.rollout.rewards.load import Unusable, describe, load
+from hone.rollout.rewards import metrics, settings
+from hone.rollout.rewards.load import Unusable, describe, load, made
 
 LENGTH = struct.Struct(">Q")
 _MAX_TEXT = 500  # characters of an exception's message
@@ -59,31 +59,55 @@ def _handle(
     """Answer one request. Whatever the function raises is an answer too, SystemExit included."""
     file = None
     metrics.drain()
+    metrics.drain_columns(0)
     try:
         request = pickle.loads(message)
         if request["op"] == "load":
             file = request["target"].rpartition(":")[0]
-            function = load(request["target"])
-            described = describe(function, request["kwargs"])
-            if (prepare := getattr(function, "prepare", None)) is not None:
-                prepare(**request["kwargs"])
-            functions[request["name"]] = function, request["kwargs"]
-            return {"ok": described}
+            return {"ok": _load(request, functions)}
         function, kwargs = functions[request["name"]]
-        file = getattr(getattr(inspect.unwrap(function), "__code__", None), "co_filename", None)
-        rewards = _rewards(function, {**request["arguments"], **kwargs}, request["accepts"], request["count"])
-        return {"ok": rewards, "metrics": metrics.drain()}
+        file = _file_of(function)
+        rewards = _rewards(function, {**request["arguments"], **kwargs}, request)
+        return {"ok": rewards, "metrics": metrics.drain(), "extra": metrics.drain_columns(request["count"])}
     except (Unusable, _Defect) as error:
         return {"defect": str(error)}
     except BaseException as error:
+        # Users' code raises what it likes, KeyboardInterrupt and SystemExit among it. None of it may end the worker:
+        # the pool is told, counts it against the completion, and raises RewardError past the bound.
         return _raised(error, file)
 
 
+def _load(
+    request: dict[str, Any], functions: dict[str, tuple[Callable[..., Any], dict[str, Any]]]
+) -> dict[str, Any]:
+    """Import a function, have it prepare itself, and say what it takes (see load.describe)."""
+    settings.tell(request["settings"])
+    function, kwargs = made(load(request["target"]), request["kwargs"])
+    described = describe(function, kwargs)
+    if (prepare := getattr(function, "prepare", None)) is not None:
+        note = prepare(**kwargs)
+        described["note"] = note if isinstance(note, str) else None
+    functions[request["name"]] = function, kwargs
+    return described
+
+
+def _file_of(function: Callable[..., Any]) -> str | None:
+    """Where it is written: of an object, its class."""
+    plain = inspect.unwrap(function)
+    written = plain if hasattr(plain, "__code__") else vars(type(plain)).get("__call__")
+    return getattr(getattr(written, "__code__", None), "co_filename", None)
+
+
 def _rewards(
-    function: Callable[..., Any], arguments: dict[str, Any], accepts: list[str] | None, count: int
-) -> list[float | None]:
+    function: Callable[..., Any], arguments: dict[str, Any], request: dict[str, Any]
+) -> list[float | dict[str, str] | None]:
     """Call the function and read what it returned as one number or None for each completion."""
-    arguments |= {"trainer_state": None, "log_metric": metrics.log_metric, "log_extra": _log_extra}
+    accepts, count = request["accepts"], request["count"]
+    arguments |= {
+        "trainer_state": SimpleNamespace(**request["state"]),
+        "log_metric": metrics.log_metric,
+        "log_extra": metrics.log_extra,
+    }
     if accepts is not None:
         arguments = {name: value for name, value in arguments.items() if name in accepts}
     returned = function(**arguments)
@@ -100,9 +124,12 @@ def _rewards(
     return [_number(reward) for reward in returned]
 
 
-def _number(reward: Any) -> float | None:
+def _number(reward: Any) -> float | dict[str, str] | None:
+    """A number or None; or, of an exception in its place, why this completion has none."""
     if reward is None:
         return None
+    if isinstance(reward, BaseException):
+        return {"failed": str(reward)[:_MAX_TEXT] or type(reward).__name__, "kind": type(reward).__name__}
     if isinstance(reward, str | bytes) or not hasattr(reward, "__float__"):
         raise _Defect(
             f"returned {reward!r:.100} ({type(reward).__name__}) as a reward; expected a number or None"
@@ -117,11 +144,6 @@ def _run(awaitable: Any) -> Any:
         return await awaitable
 
     return asyncio.run(wait())
-
-
-def _log_extra(column: str, values: list[Any]) -> None:
-    """TRL's `log_extra`: written to the worker's log."""
-    print(f"{column}: {values!r:.2000}")
 
 
 def _raised(error: BaseException, file: str | None) -> dict[str, Any]:

@@ -1,0 +1,191 @@
+"""Does the program pass its tests? It runs in a sandbox (`hone.rollout.sandbox`), one in each worker.
+
+A program that hangs, crashes or asks for too much is wrong, and scores 0: what became of each is counted in the
+metrics (`code_timeout`, `code_MemoryError`, …) and kept with the rollout (`code_outcome`).
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from hone.rollout.rewards import settings
+from hone.rollout.rewards.functions.common import BadOption
+from hone.rollout.rewards.metrics import log_metric
+from hone.rollout.rewards.text import answer_tag, fenced, text_of
+from hone.rollout.sandbox import Outcome, Sandbox, Unsafe
+
+TEST_COLUMNS = ("test", "tests", "test_list", "test_cases", "input_output", "inputs")
+"""Where the tests of a row are looked for when the option `column` is not given."""
+_SETUP_COLUMNS = ("test_setup_code", "test_imports")
+_RESERVE_S = 1.0
+
+
+@dataclass
+class Tests:
+    """The tests of one row: Python that must not raise, or inputs with the outputs that are expected."""
+
+    asserts: list[str] = field(default_factory=list)
+    support: str = ""
+    """Run after the program and before the asserts: imports, a `check` function."""
+    pairs: list[tuple[str, str]] = field(default_factory=list)
+
+
+def code(
+    prompts: Sequence[Any],
+    completions: Sequence[Any],
+    column: str | None = None,
+    partial_credit: bool = False,
+    max_tests: int | None = None,
+    log_extra: Callable[[str, list[Any]], None] | None = None,
+    **columns: Any,
+) -> list[float | None]:
+    """1 if the program in the completion passes all tests of its row, else 0; None for a row without tests.
+
+    The program is the last fenced block, else the whole completion. Where it does not define the row's
+    `entry_point`, it is taken to go on from the prompt. The tests, in `column` or in the first of TEST_COLUMNS that
+    the data has, are in the form of HumanEval (`test` with `check(candidate)`, and `entry_point`), a list of
+    assertions, a list of `{"input": …, "output": …}`, or `{"inputs": […], "outputs": […]}`, as values or as JSON.
+
+    partial_credit: the part of the tests that pass, instead of all or nothing. max_tests: only the first so many.
+    """
+    rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    outcomes: list[str | None] = []
+    rewards: list[float | None] = []
+    for prompt, completion, row in zip(prompts, completions, rows, strict=True):
+        tests = _tests(row, column, max_tests)
+        if tests is None:
+            rewards.append(None)
+            outcomes.append(None)
+            continue
+        cause, passed = _run(_program(prompt, text_of(completion), row), tests)
+        rewards.append(sum(passed) / len(passed) if partial_credit else float(all(passed)))
+        outcomes.append(cause)
+    _report(outcomes, log_extra)
+    return rewards
+
+
+def _report(outcomes: list[str | None], log_extra: Callable[[str, list[Any]], None] | None) -> None:
+    judged = [cause for cause in outcomes if cause is not None]
+    for cause in {"ok", "timeout", *judged}:
+        log_metric(
+            f"code_{cause.replace(' ', '_')}", sum(each == cause for each in judged) / max(1, len(judged))
+        )
+    if log_extra is not None:
+        log_extra("code_outcome", outcomes)
+
+
+def _run(program: str, tests: Tests) -> tuple[str, list[bool]]:
+    """The cause of the first failure (`ok` without one), and which tests passed."""
+    box = sandbox()
+    if tests.asserts:
+        outcome = box.run(program, tests=tests.asserts, support=tests.support)
+        return outcome.cause, outcome.passed
+    first, passed = "ok", []
+    deadline = time.monotonic() + box.limits.timeout_s
+    for given, wanted in tests.pairs:
+        left = deadline - time.monotonic()
+        outcome = box.run(program, stdin=given, timeout_s=left) if left > 0 else Outcome("timeout")
+        right = outcome.ok and _lines(outcome.stdout) == _lines(wanted)
+        passed.append(right)
+        if not right and first == "ok":
+            first = "wrong output" if outcome.ok else outcome.cause
+    return first, passed
+
+
+def _lines(text: str) -> list[str]:
+    """Output as compared: white space at the ends of lines, and of the whole, says nothing."""
+    return [line.rstrip() for line in text.strip().splitlines()]
+
+
+def _program(prompt: Any, text: str, row: Mapping[str, Any]) -> str:
+    block = fenced(text)
+    tagged = answer_tag(text) if block is None else block
+    program = text if tagged is None else tagged
+    entry = row.get("entry_point")
+    if not entry or f"def {entry}" in program or f"class {entry}" in program or f"{entry} =" in program:
+        return program
+    head = prompt if isinstance(prompt, str) else row.get("prompt_code") or ""
+    return head + program
+
+
+def _tests(row: Mapping[str, Any], column: str | None, most: int | None) -> Tests | None:
+    name = column or next((name for name in TEST_COLUMNS if row.get(name) is not None), None)
+    value = _parsed(row[name]) if name is not None else None
+    if value is None or value == [] or value == "":
+        return None
+    support = "\n".join(
+        "\n".join(part) if isinstance(part, list) else str(part or "")
+        for part in map(row.get, _SETUP_COLUMNS)
+    )
+    if isinstance(value, str):
+        entry = row.get("entry_point")
+        if entry and "def check" in value:
+            return Tests([f"check({entry})"], f"{support}\n{value}")
+        return Tests([value], support)
+    if isinstance(value, Mapping) or name == "inputs":
+        both = (
+            value if isinstance(value, Mapping) else {"inputs": value, "outputs": _parsed(row.get("outputs"))}
+        )
+        value = [{"input": i, "output": o} for i, o in zip(both["inputs"], both["outputs"], strict=True)]
+    value = value[:most]
+    if all(isinstance(each, str) for each in value):
+        return Tests(list(value), support)
+    return Tests(pairs=[(_text(each["input"]), _text(each["output"])) for each in value])
+
+
+def _parsed(value: Any) -> Any:
+    """A column may hold lists and mappings as JSON."""
+    if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
+        try:
+            return json.loads(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _text(value: Any) -> str:
+    return (
+        value
+        if isinstance(value, str)
+        else "\n".join(map(str, value))
+        if isinstance(value, list)
+        else str(value)
+    )
+
+
+@functools.cache
+def sandbox() -> Sandbox:
+    """The one of this process, with the limits of `rewards.sandbox`."""
+    box = Sandbox(settings.sandbox())
+    atexit.register(box.close)
+    return box
+
+
+def _prepare(**options: Any) -> str:
+    """Start the sandbox when the run starts; what is in force is told to the user."""
+    try:
+        return f"generated code runs apart: {sandbox().start()}"
+    except Unsafe as error:
+        raise BadOption(f"cannot be used: {error}") from error
+
+
+def _seconds_each(**options: Any) -> float:
+    """How long a completion may take, besides `rewards.timeout_s` for the call."""
+    return settings.sandbox().timeout_s + _RESERVE_S
+
+
+def _check(column: str | None = None, partial_credit: bool = False, max_tests: int | None = None) -> None:
+    if max_tests is not None and max_tests < 1:
+        raise BadOption(f"max_tests={max_tests} must be at least 1, or null for all")
+
+
+code.any_of_columns = TEST_COLUMNS  # type: ignore[attr-defined]
+code.check = _check  # type: ignore[attr-defined]
+code.prepare = _prepare  # type: ignore[attr-defined]
+code.seconds_each = _seconds_each  # type: ignore[attr-defined]

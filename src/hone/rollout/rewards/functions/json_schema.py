@@ -1,0 +1,97 @@
+"""Is it JSON, and does it satisfy a schema?"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hone.errors import install_command
+from hone.rollout.rewards.functions.common import BadOption
+from hone.rollout.rewards.text import answer_tag, fenced, text_of
+
+_MAX_TEXT = 1_000_000  # characters
+
+
+def json_schema(
+    completions: Sequence[Any],
+    schema: dict[str, Any] | str | None = None,
+    column: str | None = None,
+    valid_json: float = 0.0,
+    **columns: Any,
+) -> list[float | None]:
+    """1 if the completion is JSON that satisfies a JSON Schema, `valid_json` if it is merely JSON, else 0.
+
+    The JSON is the last fenced block, else what stands in `<answer>…</answer>`, else the whole completion.
+    schema: the schema, or the path of a file that holds it; or `column`: the column with one for each row (as a
+    mapping or as text; None: does not apply). References out of the schema are never fetched.
+    """
+    if column is None and schema is None:
+        _check(schema, column)
+    one = None if column is not None else _validator(_text_of_schema(schema))
+    schemas = columns[column] if column is not None else [schema] * len(completions)
+    rewards: list[float | None] = []
+    for completion, each in zip(completions, schemas, strict=True):
+        if each is None:
+            rewards.append(None)
+            continue
+        validator = one or _validator(_text_of_schema(each))
+        rewards.append(_judged(text_of(completion), validator, valid_json))
+    return rewards
+
+
+def _judged(text: str, validator: Any, valid_json: float) -> float:
+    block = fenced(text)
+    tagged = answer_tag(text) if block is None else block
+    found = (text if tagged is None else tagged).strip()
+    try:
+        value = json.loads(found, parse_constant=_refuse) if len(found) <= _MAX_TEXT else _refuse("length")
+        return 1.0 if validator.is_valid(value) else valid_json
+    except (ValueError, RecursionError):  # no JSON, a number of 10,000 digits, brackets without end
+        return 0.0
+
+
+def _refuse(constant: str) -> Any:
+    raise ValueError(f"{constant} is no JSON")
+
+
+def _text_of_schema(schema: Any) -> str:
+    """The schema as text, which is what a cache can be asked with."""
+    if isinstance(schema, str) and schema.endswith(".json"):
+        try:
+            return Path(schema).read_text(encoding="utf-8")
+        except OSError as error:
+            raise BadOption(f"schema={schema} cannot be read: {error.strerror}") from error
+    return schema if isinstance(schema, str) else json.dumps(schema, sort_keys=True)
+
+
+@functools.lru_cache(1024)
+def _validator(schema: str) -> Any:
+    """Raises BadOption for what is no JSON Schema."""
+    try:
+        import jsonschema
+        from referencing import Registry
+    except ImportError as error:
+        raise BadOption(f"needs the package jsonschema: {install_command('jsonschema>=4.18')}") from error
+    try:
+        parsed = json.loads(schema)
+        kind = jsonschema.validators.validator_for(parsed, default=jsonschema.Draft202012Validator)
+        kind.check_schema(parsed)
+    except (ValueError, RecursionError, jsonschema.SchemaError) as error:
+        said = getattr(error, "message", None) or str(error)
+        raise BadOption(f"schema {schema:.100} is no JSON Schema: {said}") from error
+    return kind(parsed, registry=Registry())
+
+
+def _check(schema: Any = None, column: str | None = None, valid_json: float = 0.0) -> None:
+    if (schema is None) == (column is None):
+        raise BadOption(
+            "needs kwargs.schema (a schema or its file) or kwargs.column (where each row has one)"
+        )
+    if schema is not None:
+        _validator(_text_of_schema(schema))
+
+
+json_schema.check = _check  # type: ignore[attr-defined]

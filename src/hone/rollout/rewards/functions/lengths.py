@@ -1,0 +1,97 @@
+"""How long, and how repetitive?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from hone.rollout.rewards.functions.common import BadOption
+from hone.rollout.rewards.text import text_of
+
+
+def length(
+    completions: Sequence[Any],
+    completion_ids: Sequence[Sequence[int]],
+    target: int = 100,
+    **columns: Any,
+) -> list[float | None]:
+    """How near the completion's length is to `target` tokens: 0 at the target, falling linearly to -1."""
+    return [max(-1.0, -abs(len(ids) - target) / target) for ids in completion_ids]
+
+
+def overlong(
+    completions: Sequence[Any],
+    completion_ids: Sequence[Sequence[int]],
+    max_length: int | None = None,
+    buffer_length: int | None = None,
+    penalty: float = 1.0,
+    **columns: Any,
+) -> list[float | None]:
+    """DAPO's soft punishment (Eq. 13 of arXiv 2503.14476), times `penalty`: 0 up to max_length - buffer_length tokens,
+    falling linearly to -penalty at max_length, and -penalty beyond."""
+    _check_overlong(max_length, buffer_length)
+    assert max_length is not None
+    assert buffer_length is not None
+    rewards: list[float | None] = []
+    for ids in completion_ids:
+        over = len(ids) - (max_length - buffer_length)
+        if over <= 0:
+            rewards.append(0.0)
+        else:
+            rewards.append(-penalty * (min(1.0, over / buffer_length) if buffer_length else 1.0))
+    return rewards
+
+
+def repetition(
+    completions: Sequence[Any],
+    completion_ids: Sequence[Sequence[int]],
+    ngram_size: int = 3,
+    max_penalty: float = -1.0,
+    unit: str = "tokens",
+    **columns: Any,
+) -> list[float | None]:
+    """`max_penalty` (not above 0) times the part of the completion's n-grams that repeat an earlier one; 0 for a
+    completion shorter than one n-gram. Appendix C.2 of arXiv 2502.03373.
+
+    unit: n-grams of `tokens`, or of `words` (without regard to case).
+    """
+    _check_repetition(ngram_size, max_penalty, unit)
+    texts = [text_of(c).casefold().split() for c in completions] if unit == "words" else completion_ids
+    return [_repeated(text, ngram_size) * max_penalty for text in texts]
+
+
+def _repeated(items: Sequence[Any], size: int) -> float:
+    count = len(items) - size + 1
+    if count < 1:
+        return 0.0
+    return 1 - len({tuple(items[i : i + size]) for i in range(count)}) / count
+
+
+def _check_length(target: int = 100) -> None:
+    if target < 1:
+        raise BadOption(f"target={target} must be at least 1")
+
+
+def _check_overlong(
+    max_length: int | None = None, buffer_length: int | None = None, penalty: float = 1.0
+) -> None:
+    if max_length is None or buffer_length is None:
+        raise BadOption("needs kwargs.max_length and kwargs.buffer_length, in tokens")
+    if not 0 <= buffer_length <= max_length:
+        raise BadOption(f"buffer_length={buffer_length} must lie between 0 and max_length={max_length}")
+    if penalty < 0:
+        raise BadOption(f"penalty={penalty} is negative, which would reward length: it is what is taken away")
+
+
+def _check_repetition(ngram_size: int = 3, max_penalty: float = -1.0, unit: str = "tokens") -> None:
+    if ngram_size < 1:
+        raise BadOption(f"ngram_size={ngram_size} must be at least 1")
+    if max_penalty > 0:
+        raise BadOption(f"max_penalty={max_penalty} would reward repetition: it must not be above 0")
+    if unit not in ("tokens", "words"):
+        raise BadOption(f"unit={unit}: choose tokens or words")
+
+
+length.check = _check_length  # type: ignore[attr-defined]
+overlong.check = _check_overlong  # type: ignore[attr-defined]
+repetition.check = _check_repetition  # type: ignore[attr-defined]
