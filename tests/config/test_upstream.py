@@ -254,8 +254,7 @@ REFUSED: list[tuple[str, list[tuple[str, str]]]] = [
         [
             ("policy.draft.enabled=true", "draft model"),
             ("grpo.async_grpo.enabled=true", "take turns"),
-            ("grpo.use_dynamic_sampling=true", "set it to false"),
-            ("grpo.batch_multiplier=2", "set it to 1"),
+            ("grpo.batch_multiplier=2", "set it to 1, or grpo.use_dynamic_sampling to true"),
             ("grpo.seq_logprob_error_threshold=2.0", "set it to null"),
             ("grpo.invalid_tool_call_advantage=-1.0", "set it to null"),
             ("grpo.malformed_thinking_advantage=-1.0", "set it to null"),
@@ -287,8 +286,7 @@ REFUSED: list[tuple[str, list[tuple[str, str]]]] = [
         "ppo",
         [
             ("ppo.async_ppo.enabled=true", "take turns"),
-            ("ppo.use_dynamic_sampling=true", "set it to false"),
-            ("ppo.batch_multiplier=2", "set it to 1"),
+            ("ppo.batch_multiplier=2", "set it to 1, or ppo.use_dynamic_sampling to true"),
             ("ppo.seq_logprob_error_threshold=2.0", "set it to null"),
             ("ppo.max_rollout_turns=4", "needs an environment"),
             ("value.reward_model_cfg.enabled=false", "set it to true"),
@@ -345,7 +343,11 @@ def test_each_active_key_that_is_unsupported_is_refused_by_name(
 @pytest.mark.parametrize(
     ("kind", "override", "said"),
     [
-        ("grpo", "grpo.adv_estimator.name=gdpo", "expected 'grpo', 'rloo' or 'reinforce_plus_plus'"),
+        (
+            "grpo",
+            "grpo.adv_estimator.name=gpo",
+            "expected 'grpo', 'rloo', 'reinforce_plus_plus', 'gdpo' or 'maxrl'",
+        ),
         ("ppo", "ppo.adv_estimator.name=vtrace", "expected 'gae', 'grpo', 'rloo' or 'reinforce_plus_plus'"),
         ("ppo", "value.dtensor_cfg.tensor_parallel_size=2", r"value\.tensor_parallel_size=2 and policy\."),
         (

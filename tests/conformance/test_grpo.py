@@ -8,6 +8,7 @@ reference log-probabilities itself, then its loss; nothing of it is copied here.
     bnpo, dapo             tokens of the (whole) batch                     token_level_loss=true
     dr_grpo                sequences x max_completion_length               constant_denominator=max_completion_length
     cispo                  tokens of the whole batch                       use_cispo=true, token_level_loss=true
+    sapo                   tokens of each sequence, then sequences         use_sapo=true, token_level_loss=false
     importance_sampling_level=sequence, grpo (GSPO)    sequence_level_importance_ratios=true, token_level_loss=false
 
     epsilon, epsilon_high     ratio_clip_min, ratio_clip_max; for TRL's cispo, which cuts the ratio at epsilon_high
@@ -16,6 +17,8 @@ reference log-probabilities itself, then its loss; nothing of it is copied here.
     beta                      reference_policy_kl_penalty with k3 and use_bias_correction_kl=false (the default, true,
                               lets the KL's gradient through the ratio as well; Hone's use_on_policy_kl_approximation
                               weighs by learner over generator, without gradient)
+    entropy_coef, top_entropy_quantile    the same; together, TRL's bonus is the mean over the masked tokens, Hone's
+                              over all; TRL's quantile is that of a micro-batch, Hone's of the global batch
     scale_rewards=group       normalize_rewards=true, but TRL divides by std + 1e-4 and Hone by std + 1e-6
 
 TRL divides grpo, bnpo and dr_grpo by each micro-batch's own count and then by the number of micro-batches; Hone by the
@@ -44,7 +47,7 @@ from tiny import (
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from hone.algorithms import grpo, ops, surrogate
+from hone.algorithms import grpo, high_entropy, ops, surrogate
 from hone.algorithms.advantages import by_group
 from hone.config.schema import GRPOSection, LossConfig
 from hone.types import Group, Rollout, Sample
@@ -108,6 +111,12 @@ class Peer:
         trainer.epsilon_high = settings.get("epsilon_high", trainer.epsilon_low)
         trainer.importance_sampling_level = settings.get("importance_sampling_level", "token")
         trainer.args.delta = settings.get("delta")
+        trainer.args.sapo_temperature_pos, trainer.args.sapo_temperature_neg = settings.get(
+            "sapo", (1.0, 1.05)
+        )
+        trainer.top_entropy_quantile = settings.get("top_entropy_quantile", 1.0)
+        trainer.entropy_coef = settings.get("entropy_coef", 0.0)
+        trainer._entropy_bonus_enabled, trainer.use_adaptive_entropy = trainer.entropy_coef > 0, False
         self.model.train()
         self.model.zero_grad()
         loss = trainer._compute_loss(self.model, inputs)
@@ -150,6 +159,8 @@ def hone(
     learner.scorer.shares_prompts = (
         False  # TRL's layout, so that sums round alike; test_shared_prompts.py has the other
     )
+    if config.top_entropy_quantile < 1:
+        run(high_entropy.mark(learner, samples, config.top_entropy_quantile))
     metrics = run(learner.forward_backward(samples, surrogate.PolicyLoss(config)))
     grads = gradients(model)
     model.zero_grad()
@@ -174,6 +185,21 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "cispo": (
         {"loss_type": "cispo", "epsilon_high": 1.3},
         {"use_cispo": True, "token_level_loss": True, "ratio_clip_min": 1.0, "ratio_clip_max": 0.3},
+    ),
+    "sapo": ({"loss_type": "sapo"}, {"use_sapo": True, "token_level_loss": False}),
+    "sapo, other temperatures": (
+        {"loss_type": "sapo", "sapo": (0.5, 2.0)},
+        {
+            "use_sapo": True,
+            "token_level_loss": False,
+            "sapo_temperature_pos": 0.5,
+            "sapo_temperature_neg": 2.0,
+        },
+    ),
+    "entropy bonus": ({"loss_type": "bnpo", "entropy_coef": 0.2}, {"entropy_coef": 0.2}),
+    "the fifth of the highest entropy": (
+        {"loss_type": "bnpo", "top_entropy_quantile": 0.2},
+        {"top_entropy_quantile": 0.2},
     ),
     "kl": (
         {"loss_type": "grpo", "beta": 0.3},

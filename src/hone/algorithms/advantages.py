@@ -1,6 +1,8 @@
 """Advantages: from rewards (and values) to how much better an action was than expected.
 
     GRPO, RLOO       A_i = r_i - a baseline of its group (over the group's std)            `ops.group_advantages`
+    MaxRL            A_i = r_i - its group's mean, over that mean                          `ops.mean_advantages`
+    GDPO             A_i = sum over k of w_k A_i of reward k alone, over the rollout's std `by_objective`
     REINFORCE++      A_t = whitened over the rollout: r - charges from t on                `reinforce_plus_plus`
     GAE              A_t = sum over k of (gamma lambda)^k delta_(t+k)                      `gae`
 
@@ -25,11 +27,13 @@ from hone.types import Group, Rollout, Sample
 class GroupRule:
     """How completions of one prompt are compared."""
 
-    name: Literal["grpo", "rloo", "reinforce_plus_plus"] = "grpo"
+    name: Literal["grpo", "rloo", "reinforce_plus_plus", "gdpo", "maxrl"] = "grpo"
     leave_one_out: bool = False
     normalize: bool = False
     minus_baseline: bool = True
     limits: tuple[float | None, float | None] = (None, None)
+    weights: tuple[tuple[str, float], ...] = ()
+    """gdpo: of each reward function, by name; 1 for others that rollouts have (an environment's own)."""
 
 
 def gae(rewards_ST: Tensor, values_ST: Tensor, *, gamma: float, lambda_S: Tensor) -> Tensor:
@@ -83,23 +87,53 @@ def reinforce_plus_plus(returns: Sequence[Tensor]) -> list[Tensor]:
 def by_group(groups: Sequence[Group], rule: GroupRule) -> None:
     """Set `advantage` of every rollout that has a reward, from its group alone. Failed ones take no part in it.
 
-    grpo: as the rule says. rloo: the mean of the others as baseline, nothing else (arXiv 2402.14740 eq. 6).
-    reinforce_plus_plus: the reward, minus the group's mean where the rule says so; `spread` does the rest.
+    grpo: as the rule says. rloo: the mean of the others as baseline, nothing else (arXiv 2402.14740 eq. 6). maxrl: over
+    the group's mean. reinforce_plus_plus: the reward, minus the group's mean where the rule says so; `spread` does the
+    rest. Raises TrainingError (see ops.mean_advantages).
     """
     for group in groups:
         scored = [rollout for rollout in group.rollouts if rollout.reward is not None]
         rewards_G = torch.tensor([rollout.reward for rollout in scored], dtype=torch.float64)
-        if rule.name == "reinforce_plus_plus" and not rule.minus_baseline:
-            values_G = rewards_G
-        else:
-            values_G = ops.group_advantages(
-                rewards_G,
-                leave_one_out=rule.name == "rloo" or (rule.name == "grpo" and rule.leave_one_out),
-                normalize=rule.name == "grpo" and rule.normalize,
-                limits=rule.limits if rule.name != "reinforce_plus_plus" else (None, None),
-            )
-        for rollout, value in zip(scored, values_G.tolist(), strict=True):
+        for rollout, value in zip(scored, _of_group(rewards_G, rule).tolist(), strict=True):
             rollout.advantage = value
+
+
+def _of_group(rewards_G: Tensor, rule: GroupRule) -> Tensor:
+    if rule.name == "reinforce_plus_plus" and not rule.minus_baseline:
+        return rewards_G
+    if rule.name == "maxrl":
+        return ops.mean_advantages(rewards_G, limits=rule.limits)
+    ruled = rule.name in ("grpo", "gdpo")
+    return ops.group_advantages(
+        rewards_G,
+        leave_one_out=rule.name == "rloo" or (ruled and rule.leave_one_out),
+        normalize=ruled and rule.normalize,
+        limits=rule.limits if rule.name in ("grpo", "rloo") else (None, None),
+    )
+
+
+def by_objective(groups: Sequence[Group], rule: GroupRule) -> None:
+    """GDPO (arXiv 2601.05242 eq. 4 to 6): each reward function is compared within the group by itself, the sum by the
+    functions' weights is brought to standard deviation 1 over the rollout. Its mean there is 0 as it is.
+
+    A rollout that a function does not apply to (None) takes no part in that function's comparison.
+    """
+    scored = [rollout for group in groups for rollout in group.rollouts if rollout.reward is not None]
+    weights = dict.fromkeys((name for rollout in scored for name in rollout.rewards), 1.0) | dict(
+        rule.weights
+    )
+    sums = dict.fromkeys(map(id, scored), 0.0)
+    for group in groups:
+        for name, weight in weights.items():
+            judged = [r for r in group.rollouts if id(r) in sums and r.rewards.get(name) is not None]
+            rewards_G = torch.tensor([rollout.rewards[name] for rollout in judged], dtype=torch.float64)
+            for rollout, value in zip(judged, _of_group(rewards_G, rule).tolist(), strict=True):
+                sums[id(rollout)] += weight * value
+    values_S = scaled(torch.tensor(list(sums.values()), dtype=torch.float64))
+    if rule.limits != (None, None):
+        values_S = values_S.clamp(*rule.limits)
+    for rollout, value in zip(scored, values_S.tolist(), strict=True):
+        rollout.advantage = value
 
 
 def estimate(
@@ -118,7 +152,7 @@ def estimate(
     for rollout, charge_T in zip(rollouts, charges, strict=True):
         if charge_T is not None and rollout.reward is not None and not per_token:
             rollout.reward -= float(charge_T.sum())
-    by_group(groups, rule)
+    (by_objective if rule.name == "gdpo" else by_group)(groups, rule)
     trained = [(r, s, c) for r, s, c in zip(rollouts, slots, charges, strict=True) if s is not None]
     if not per_token:
         for rollout, sample, _ in trained:

@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from hone.errors import TrainingError
 from hone.types import Batch, Totals
 
 KLType = Literal["k1", "k2", "k3"]
@@ -44,6 +45,24 @@ def group_advantages(
         advantages_G = advantages_G * (count / (count - 1))
     if normalize:
         advantages_G = advantages_G / (rewards_G.std() + eps)
+    return advantages_G if limits == (None, None) else advantages_G.clamp(*limits)
+
+
+def mean_advantages(rewards_G: Tensor, *, limits: tuple[float | None, float | None] = (None, None)) -> Tensor:
+    """(r - mean) / mean of each rollout of a group (MaxRL, arXiv 2602.02710): with rewards of 0 and 1, the gradient of
+    an estimate of log(success rate), that of rare successes weighs most. Zero where all rewards are equal.
+
+    Raises TrainingError for a reward below 0: the mean is to be a success rate.
+    """
+    if rewards_G.numel() and float(rewards_G.min()) < 0:
+        raise TrainingError(
+            f"a reward is {float(rewards_G.min()):g}, but adv_estimator.name=maxrl divides by a group's mean reward, "
+            "which stands for its success rate: give rewards of at least 0"
+        )
+    centred_G = group_advantages(rewards_G, leave_one_out=False, normalize=False)
+    if not centred_G.any():
+        return centred_G
+    advantages_G = centred_G / rewards_G.mean()
     return advantages_G if limits == (None, None) else advantages_G.clamp(*limits)
 
 

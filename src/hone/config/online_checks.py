@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from hone.config import loss_checks
 from hone.config.kinds import section_of
 from hone.config.schema import (
     ROOTS,
@@ -11,7 +12,6 @@ from hone.config.schema import (
     DPOConfig,
     EvalConfig,
     GRPOConfig,
-    LossConfig,
     OnlineConfig,
     PPOConfig,
     RewardedConfig,
@@ -27,7 +27,7 @@ def online(config: OnlineConfig) -> Iterator[str]:
     yield from _rollouts(config, kind)
     if isinstance(config, RewardedConfig):
         yield from _rewards(config, kind)
-        yield from _loss(config, kind)
+        yield from loss_checks.loss(config, kind)
     if isinstance(config, GRPOConfig):
         yield from _grpo(config)
     if isinstance(config, PPOConfig):
@@ -91,6 +91,7 @@ def _rewards(config: RewardedConfig, kind: str) -> Iterator[str]:
             f"{kind}.reward_scaling.source_min={scale.source_min} is not below "
             f"{kind}.reward_scaling.source_max={scale.source_max}"
         )
+    yield from loss_checks.dynamic_sampling(loop, kind)
     shape = loop.reward_shaping
     if shape.enabled and shape.overlong_buffer_length > shape.max_response_length:
         yield (
@@ -115,16 +116,13 @@ def _grpo(config: GRPOConfig) -> Iterator[str]:
     grpo = config.grpo
     name = grpo.adv_estimator.name
     if name == "grpo" and grpo.use_leave_one_out_baseline and grpo.num_generations_per_prompt == 1:
-        yield _alone("grpo", "grpo.use_leave_one_out_baseline=true")
+        yield loss_checks.alone("grpo", "grpo.use_leave_one_out_baseline=true")
     if name == "rloo" and grpo.num_generations_per_prompt == 1:
-        yield _alone("grpo", "grpo.adv_estimator.name=rloo")
+        yield loss_checks.alone("grpo", "grpo.adv_estimator.name=rloo")
+    yield from loss_checks.estimator(config)
     low, high = grpo.advantage_clip_low, grpo.advantage_clip_high
     if low is not None and high is not None and low >= high:
         yield f"grpo.advantage_clip_low={low} is not below grpo.advantage_clip_high={high}"
-
-
-def _alone(kind: str, what: str) -> str:
-    return f"{what} needs others in the group, but {kind}.num_generations_per_prompt=1: set it to 2 or more"
 
 
 SHARED = (
@@ -138,7 +136,7 @@ def _ppo(config: PPOConfig) -> Iterator[str]:
     ppo, estimator, policy, value = config.ppo, config.ppo.adv_estimator, config.policy, config.critic
     grouped = estimator.name == "rloo" or (estimator.name == "grpo" and estimator.use_leave_one_out_baseline)
     if grouped and ppo.num_generations_per_prompt == 1:
-        yield _alone("ppo", f"ppo.adv_estimator.name={estimator.name}")
+        yield loss_checks.alone("ppo", f"ppo.adv_estimator.name={estimator.name}")
     if value is None:
         if ppo.policy_training_start_step:
             yield (
@@ -197,70 +195,6 @@ def _distill(config: DistillConfig) -> Iterator[str]:
         yield (
             f"teacher.model_name={teacher.model_name} is the student itself, which has nothing to learn from it: name "
             "a better model"
-        )
-
-
-def _loss(config: RewardedConfig, kind: str) -> Iterator[str]:
-    loss = config.loss_fn
-    for key in ("ratio_clip_min", "ratio_clip_max"):
-        if getattr(loss, key) < 0:
-            yield f"loss_fn.{key}={getattr(loss, key)} is negative: it is a distance from 1, such as 0.2"
-    if loss.ratio_clip_min > 1:
-        yield f"loss_fn.ratio_clip_min={loss.ratio_clip_min} is more than 1, but ratios are never negative"
-    if loss.ratio_clip_c is not None and loss.ratio_clip_c <= 1:
-        yield f"loss_fn.ratio_clip_c={loss.ratio_clip_c}: the dual clip's limit is more than 1, such as 3"
-    if loss.constant_denominator is not None and not loss.token_level_loss:
-        yield (
-            "loss_fn.constant_denominator and loss_fn.token_level_loss=false are two ways to weigh "
-            "tokens: set "
-            "constant_denominator to null, or token_level_loss to true"
-        )
-    yield from _kind_of_loss(loss)
-    yield from _correction(loss)
-    if loss.use_kl_in_reward and not loss.reference_policy_kl_penalty:
-        yield "loss_fn.use_kl_in_reward=true needs loss_fn.reference_policy_kl_penalty above 0"
-    loop, passes = config.loop, "ppo_epochs" if kind == "ppo" else "num_updates_per_rollout"
-    completions = loop.num_prompts_per_step * loop.num_generations_per_prompt
-    updates = loop.updates_per_rollout * (completions // config.policy.train_global_batch_size)
-    if loss.force_on_policy_ratio and updates > 1:
-        yield (
-            f"loss_fn.force_on_policy_ratio=true takes the ratio as 1, but there are {updates} "
-            "optimizer steps per "
-            f"rollout: set policy.train_global_batch_size to the whole rollout, and {kind}.{passes} to 1"
-        )
-
-
-def _kind_of_loss(loss: LossConfig) -> Iterator[str]:
-    chosen = [key for key in ("use_cispo", "use_sapo", "disable_ppo_ratio") if getattr(loss, key)]
-    if len(chosen) > 1:
-        yield f"loss_fn.{chosen[0]}=true and loss_fn.{chosen[1]}=true are two losses: set one of them to false"
-    elif chosen and loss.ratio_clip_c is not None:
-        yield (
-            f"loss_fn.ratio_clip_c={loss.ratio_clip_c} is for the clipped loss, and does nothing with "
-            f"loss_fn.{chosen[0]}=true: set it to null"
-        )
-
-
-def _correction(loss: LossConfig) -> Iterator[str]:
-    """Weights for the gap between generator and learner."""
-    high, low = loss.truncated_importance_sampling_ratio, loss.truncated_importance_sampling_ratio_min
-    kind, level = loss.truncated_importance_sampling_type, loss.truncated_importance_sampling_level
-    if (
-        any(value is not None for value in (high, kind, level))
-        and not loss.use_importance_sampling_correction
-    ):
-        yield (
-            "loss_fn.truncated_importance_sampling_ratio limits weights that are not used: set "
-            "loss_fn.use_importance_sampling_correction=true, or the ratio, the type and the level to null"
-        )
-    if kind is not None and high is None:
-        yield (
-            f"loss_fn.truncated_importance_sampling_type={kind} needs loss_fn.truncated_importance_sampling_ratio"
-        )
-    if high is not None and low is not None and low >= high:
-        yield (
-            f"loss_fn.truncated_importance_sampling_ratio_min={low} is not below "
-            f"loss_fn.truncated_importance_sampling_ratio={high}"
         )
 
 

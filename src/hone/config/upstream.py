@@ -124,12 +124,7 @@ def _online(kind: str) -> list[Rule]:
     """The section `grpo` or `ppo`."""
     turns = f"{kind}.async_{kind}"
     return [
-        neutral(
-            f"{kind}.use_dynamic_sampling", OFF, "Hone does not sample until groups differ; set it to false"
-        ),
-        *inert("dynamic sampling is off", f"{kind}.dynamic_sampling_max_gen_batches"),
-        neutral(f"{kind}.batch_multiplier", (1,), "it is for dynamic sampling; set it to 1"),
-        *inert("only gdpo reads it", f"{kind}.adv_estimator.reward_weights"),
+        *(inert("only gdpo reads it", "ppo.adv_estimator.reward_weights") if kind == "ppo" else ()),
         neutral(f"{kind}.seq_logprob_error_threshold", NONE, "no sequence is left out by it; set it to null"),
         neutral(
             f"{kind}.invalid_tool_call_advantage", NONE, "Hone has no tool calls in training; set it to null"

@@ -134,6 +134,11 @@ class Drawn:
         """Whole epochs drawn."""
         return self._order.epoch
 
+    @property
+    def over(self) -> bool:
+        """Whether every row of every epoch was drawn."""
+        return self.max_epochs is not None and self._order.draws >= self.max_epochs * self.num_rows
+
     def total_steps(self, batch: int) -> int:
         """Steps until the epochs are over; the last batch may be smaller. Batches run over epoch borders."""
         assert self.max_epochs is not None, "a run without a number of epochs has no total"

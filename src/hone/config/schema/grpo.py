@@ -13,11 +13,15 @@ from hone.config.schema.online import RewardedConfig, RewardedSection
 class GRPOEstimatorConfig(ConfigModel):
     """What an advantage is measured against, and in what unit."""
 
-    name: Literal["grpo", "rloo", "reinforce_plus_plus"] = "grpo"
+    name: Literal["grpo", "rloo", "reinforce_plus_plus", "gdpo", "maxrl"] = "grpo"
     """`grpo`: relative to the group, as the two settings below `grpo` say. `rloo`: reward minus the mean of the
-    group's others. `reinforce_plus_plus`: rewards in units of the whole rollout's standard deviation."""
+    group's others. `reinforce_plus_plus`: rewards in units of the whole rollout's standard deviation. `gdpo`: each
+    reward function by itself as in `grpo`, then their weighted sum in units of its standard deviation over the rollout.
+    `maxrl`: reward minus the group's mean, over that mean."""
     minus_baseline: bool = True
     """reinforce_plus_plus: take the group's mean off first (REINFORCE++-baseline)."""
+    reward_weights: list[float] | None = None
+    """gdpo: a weight for each reward function, in the alphabetical order of their names; null: their own weights."""
 
 
 class GRPOSection(RewardedSection):
@@ -27,9 +31,9 @@ class GRPOSection(RewardedSection):
     """Passes of the optimizer over each rollout."""
     adv_estimator: GRPOEstimatorConfig = section(GRPOEstimatorConfig)
     normalize_rewards: bool = True
-    """`grpo`: divide advantages by the group's standard deviation."""
+    """`grpo`, `gdpo`: divide advantages by the group's standard deviation."""
     use_leave_one_out_baseline: bool = True
-    """`grpo`: the baseline of a completion is the mean of the others of its group; false: the group's mean."""
+    """`grpo`, `gdpo`: the baseline of a completion is the mean of the others of its group; false: the group's mean."""
     advantage_clip_low: float | None = None
     """Lower limit of advantages; null: none."""
     advantage_clip_high: float | None = None

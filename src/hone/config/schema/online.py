@@ -91,6 +91,14 @@ class RewardedSection(OnlineSection):
 
     reward_scaling: RewardScalingConfig = section(RewardScalingConfig)
     reward_shaping: RewardShapingConfig = section(RewardShapingConfig)
+    use_dynamic_sampling: bool = False
+    """Leave out groups whose rewards are all equal, and draw further prompts until num_prompts_per_step groups are left
+    (DAPO)."""
+    batch_multiplier: float = Field(1.0, ge=1)
+    """use_dynamic_sampling: prompts of a batch at most, in units of num_prompts_per_step."""
+    dynamic_sampling_max_gen_batches: int = Field(10, ge=1)
+    """use_dynamic_sampling: batches of a step at most. The step then trains on the groups that there are, which are
+    counted; without any the run stops."""
 
 
 class LossConfig(ConfigModel):
