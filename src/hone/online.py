@@ -25,7 +25,7 @@ from hone.process import run_alone
 from hone.recovery import keep_going
 from hone.rollout.collect import open_pool
 from hone.rollout.environments.episode import metrics_of
-from hone.rollout.source import Source, open_environments
+from hone.rollout.source import Source, open_episodes
 from hone.tracking import RunFolder, write_rollouts
 from hone.types import Group, Prompt, Rollout
 
@@ -42,7 +42,6 @@ async def train(loaded: Loaded, recovering: bool = False) -> dict[str, Any]:
     printed = RunFolder(config.checkpointing.checkpoint_dir, config.logger.log_dir).rewards_log
     # A wrong reward function or environment stops here, before a model loads.
     async with open_pool(config.rewards, printed) as pool:
-
         tokenizer = tokenizer_of(config)
         data = build_prompts(config, tokenizer)
         if isinstance(config, DistillConfig) and config.distillation.on_policy_fraction < 1:
@@ -50,9 +49,13 @@ async def train(loaded: Loaded, recovering: bool = False) -> dict[str, Any]:
         pool.check_columns(data.columns)
         for note in pool.notes:
             print(note, flush=True)
-        with engine.build(config, tokenizer, recovering=recovering) as parts:
+        with (
+            open_episodes(config, tokenizer, printed) as episodes,
+            engine.build(config, tokenizer, recovering=recovering) as parts,
+        ):
             assert parts.generator is not None
-            source = Source(parts.generator, tokenizer, pool, config)
+            parts.notices += episodes.notices if episodes is not None else []
+            source = Source(parts.generator, tokenizer, pool, config, episodes)
             return await _train(loaded, data, parts, source)
 
 
@@ -179,7 +182,10 @@ async def validate(source: Source, prompts: Sequence[Prompt], run: Run, *, step:
     return {f"val_{name}": value for name, value in describe(groups).items() if name in VALIDATED}
 
 
-VALIDATED = ("accuracy", "reward", "completion_length", "truncated", "failed", "samples")
+VALIDATED = (
+    *("accuracy", "reward", "completion_length", "truncated", "failed", "samples"),
+    *("turns", "tool_calls", "tool_failures", "out_of_turns"),
+)
 
 
 def describe(groups: Sequence[Group]) -> dict[str, float]:
@@ -192,6 +198,7 @@ def describe(groups: Sequence[Group]) -> dict[str, float]:
         "completion_length": _mean([float(len(r.completion.tokens)) for r in rollouts]),
         "truncated": _mean([float(r.completion.finish == "length") for r in rollouts]),
         "excluded": float(sum(r.excluded is not None for r in rollouts)),
+        **metrics_of(rollouts),
     }
     if not scored and not any(r.failure for r in rollouts):  # nobody asked what they are worth
         return metrics

@@ -29,6 +29,8 @@ class Prompt:
     """All columns of the dataset row; reward functions receive them as keyword arguments."""
     dataset: str = ""
     env: str = ""
+    number: int = 0
+    """Of its first completion: what is sampled depends on the prompt's id and the completion's number."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,8 @@ class Completion:
     """Includes the end-of-sequence token where one was sampled."""
     logprobs: tuple[float, ...]
     """Log-probability of each token under the sampling distribution's untruncated softmax at its temperature."""
-    finish: Literal["stop", "length"]
+    finish: Literal["stop", "length", "turns"]
+    """`length`: cut off by a limit of tokens; `turns`: its environment would have gone on."""
     version: int
     """Version of the weights that sampled it."""
     mask: tuple[bool, ...] | None = None
@@ -69,6 +72,8 @@ class Rollout:
     """What reward functions told of it beside their rewards (`log_extra`), by column."""
     failure: str | None = None
     advantage: float | None = None
+    stats: dict[str, float] = field(default_factory=dict)
+    """What its environment counted: turns, tool calls, seconds …"""
     excluded: str | None = None
     """Why the rollout is not trained on (e.g. 'truncated'); counted in the metrics."""
 

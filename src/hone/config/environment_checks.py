@@ -15,13 +15,13 @@ def turns(config: RewardedConfig | EvalConfig) -> Iterator[str]:
     env = config.env
     if count > 1 and not (env.given or env.named):
         yield (
-            f"{key}.max_rollout_turns={count} needs an environment that answers between turns: give env.tools or env.path, "
-            "or set it to 1"
+            f"{key}.max_rollout_turns={count} needs an environment that answers between turns: give env.tools or "
+            "env.path, or set it to 1"
         )
     if env.given and count == 1:
         yield (
-            f"{key}.max_rollout_turns=1 leaves an environment no turn to answer: set it to how often the model may speak, "
-            "such as 4"
+            f"{key}.max_rollout_turns=1 leaves an environment no turn to answer: set it to how often the model may "
+            "speak, such as 4"
         )
     for name, one in {"env": env, **{f"env.{name}": one for name, one in env.named.items()}}.items():
         yield from _one(name, one, named=one is not env)

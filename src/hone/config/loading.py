@@ -182,8 +182,9 @@ def _complete(config: AnyConfig, translation: Translation) -> list[str]:
     """Defaults that depend on what else was given. Returns what to tell about them."""
     said = []
     if isinstance(config, OnlineConfig | EvalConfig) and not config.rewards.functions:
+        own = isinstance(config, EvalConfig) and bool(config.env.path)
         named = online_checks.environments(config)
-        if named == ["math"] or (isinstance(config, EvalConfig) and not named):
+        if named == ["math"] or (isinstance(config, EvalConfig) and not named and not own):
             config.rewards.functions = [RewardFunctionConfig(name="math")]
             said.append("rewards.functions was not given: answers are checked as mathematics (`math`)")
     sampler = (

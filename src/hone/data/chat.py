@@ -108,7 +108,7 @@ class Encoder:
         continued = prompt.content[-1]["role"] == "assistant"
         how = "continue_final_message" if continued else "add_generation_prompt"
         kwargs = {**prompt.template_kwargs, how: continued or self.add_generation_prompt}
-        text = self._apply(prompt.content, prompt.tools, kwargs)
+        text = self.apply(prompt.content, prompt.tools, kwargs)
         return Rendered(text, [], bare=not self._has_special(text))
 
     def encode_prompts(self, prompts: Sequence[Rendered]) -> list[list[int]]:
@@ -119,6 +119,10 @@ class Encoder:
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """How many tokens each text has, with nothing added."""
         return [len(tokens) for tokens in self._ids(list(texts))]
+
+    def tokens_of(self, text: str) -> list[int]:
+        """The tokens of a text, with nothing added."""
+        return self._ids([text])[0]
 
     # ---- text to tokens
 
@@ -170,7 +174,7 @@ class Encoder:
             begin, end = self._ids([r.text[: span[0]], r.text[: span[1]]])
             if tokens[: len(begin)] != begin or tokens[: len(end)] != end:
                 raise DataError(
-                    f"tokens of {self._name} merge across the border of an assistant turn, and it gives no "
+                    f"tokens of {self.name} merge across the border of an assistant turn, and it gives no "
                     "character offsets to find it; use a fast tokenizer (tokenizer.json)"
                 )
             mask[len(begin) : len(end)] = [True] * (len(end) - len(begin))
@@ -198,7 +202,8 @@ class Encoder:
 
     # ---- conversations
 
-    def _apply(self, messages: Sequence[Message], tools: Any, kwargs: Mapping[str, Any]) -> Any:
+    def apply(self, messages: Sequence[Message], tools: Any, kwargs: Mapping[str, Any]) -> Any:
+        """What the chat template writes. Raises DataError for what it refuses."""
         options = {"tokenize": False, **self.template_kwargs, **kwargs}
         with self._refusals():
             return self.tokenizer.apply_chat_template(list(messages), tools=tools, **options)
@@ -206,18 +211,18 @@ class Encoder:
     def _found_spans(self, example: Example) -> tuple[str, list[Span]]:
         def render(messages: Sequence[Message], *, generation: bool = False) -> str:
             kwargs = {**example.template_kwargs, "add_generation_prompt": generation}
-            return self._apply(messages, example.tools, kwargs)
+            return self.apply(messages, example.tools, kwargs)
 
         messages, first = list(example.messages), example.num_prompt_messages
         whole = render(messages)
         turns = [i for i in range(first, len(messages)) if messages[i]["role"] == "assistant"]
         spans = []
         for i in turns[-1:] if self.only_unmask_final else turns:
-            span = turn_span(render, messages, i, whole, self._specials)
+            span = turn_span(render, messages, i, whole, self.specials)
             if span is None:
                 raise DataError(
                     f"cannot tell which tokens of message {i} are the assistant's: the chat template of "
-                    f"{self._name} renders it differently within the whole conversation. Put "
+                    f"{self.name} renders it differently within the whole conversation. Put "
                     "{% generation %} … {% endgeneration %} around the assistant's part in "
                     "policy.tokenizer.chat_template, or set sft.only_unmask_final=true"
                 )
@@ -230,18 +235,20 @@ class Encoder:
         return start + len(bare) if self._ends_special(bare) else end
 
     def _has_special(self, text: str) -> bool:
-        return any(special in text for special in self._specials)
+        return any(special in text for special in self.specials)
 
     def _ends_special(self, text: str) -> bool:
-        return text.rstrip().endswith(self._specials)
+        return text.rstrip().endswith(self.specials)
 
     @cached_property
-    def _specials(self) -> tuple[str, ...]:
+    def specials(self) -> tuple[str, ...]:
+        """The texts of all special tokens."""
         added = [t.content for t in self.tokenizer.added_tokens_decoder.values() if t.special]
         return tuple({*added, *self.tokenizer.all_special_tokens})
 
     @cached_property
-    def _name(self) -> str:
+    def name(self) -> str:
+        """How messages call the tokenizer."""
         name = PurePath(self.tokenizer.name_or_path).name
         return f"tokenizer {name}" if name else "the tokenizer"
 
@@ -268,7 +275,7 @@ class Encoder:
             spans = [(max(start, context), end) for start, end in spans if end > context]
         if not spans:
             raise DataError(
-                f"the {{% generation %}} marks in the template of {self._name} mark nothing of it"
+                f"the {{% generation %}} marks in the template of {self.name} mark nothing of it"
             )
         return text, spans[-1:] if self.only_unmask_final else spans
 
@@ -278,4 +285,4 @@ class Encoder:
         try:
             yield
         except (jinja2.TemplateError, TypeError, KeyError, ValueError) as error:
-            raise DataError(f"the chat template of {self._name} refuses the conversation: {error}") from error
+            raise DataError(f"the chat template of {self.name} refuses the conversation: {error}") from error

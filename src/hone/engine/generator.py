@@ -74,7 +74,11 @@ class LocalGenerator:
         self, prompts: Sequence[Prompt], sampling: Sampling, *, count: int = 1
     ) -> list[list[Completion]]:
         """`count` completions of each prompt, in order. Raises HoneError for a prompt that is empty or too long."""
-        rows = [self._row(prompts[p], p, c, sampling) for p in range(len(prompts)) for c in range(count)]
+        rows = [
+            self._row(prompt, p, prompt.number + c, sampling)
+            for p, prompt in enumerate(prompts)
+            for c in range(count)
+        ]
         training = self.model.training
         self.model.eval()
         try:
@@ -205,20 +209,19 @@ class LocalGenerator:
         self, prompts: Sequence[Prompt], rows: list[_Row], room: int
     ) -> tuple[Tensor, DynamicCache, Tensor]:
         """Run each prompt once, left-padded; then give every row its prompt's last logits, cache and mask."""
-        needed = sorted({row.prompt for row in rows})
-        width = max(len(prompts[p].tokens) for p in needed)
+        needed = list(dict.fromkeys(prompts[row.prompt].tokens for row in rows))
+        width = max(map(len, needed))
         ids = torch.full((len(needed), width), self.tokenizer.pad_token_id, dtype=torch.long)
         mask = torch.zeros(len(needed), width, dtype=torch.bool)
-        for i, p in enumerate(needed):
-            tokens = prompts[p].tokens
+        for i, tokens in enumerate(needed):
             ids[i, width - len(tokens) :] = torch.tensor(tokens)
             mask[i, width - len(tokens) :] = True
         ids, mask = ids.to(self.model.device), mask.to(self.model.device)
         cache = kv_cache.slab_cache(self.model.config, room)
         positions = (mask.cumsum(1) - 1).clamp(min=0)
         logits = self._forward(ids, positions, mask, cache)
-        owner = {p: i for i, p in enumerate(needed)}
-        index = torch.tensor([owner[row.prompt] for row in rows], device=ids.device)
+        owner = {tokens: i for i, tokens in enumerate(needed)}
+        index = torch.tensor([owner[prompts[row.prompt].tokens] for row in rows], device=ids.device)
         kv_cache.select_rows(cache, index)
         return logits[index], cache, mask[index]
 

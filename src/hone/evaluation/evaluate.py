@@ -7,11 +7,12 @@ import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hone.config import EvalConfig, Loaded
 from hone.data import build_eval_prompts
 from hone.engine.build import build_generator
+from hone.engine.generator import LocalGenerator
 from hone.engine.place import placement_notices
 from hone.evaluation import own_metrics
 from hone.evaluation.metrics import answer_of, label_of, score
@@ -19,8 +20,14 @@ from hone.export import with_models_of_runs
 from hone.model.load import load_tokenizer
 from hone.process import check_writable, run_async
 from hone.rollout.collect import open_pool, scored_groups
+from hone.rollout.environments.episode import Episodes, metrics_of
+from hone.rollout.rewards.pool import RewardPool
+from hone.rollout.source import open_episodes, scored_episodes
 from hone.tracking import Progress, write_rollouts
-from hone.types import Group, Sampling
+from hone.types import Group, Prompt, Sampling
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 def main(loaded: Loaded) -> dict[str, Any]:
@@ -44,28 +51,51 @@ async def evaluate(config: EvalConfig) -> dict[str, Any]:
     own = own_metrics.load(config.eval.metrics, "eval.metrics")
     if config.eval.save_path:
         check_writable(Path(config.eval.save_path), "eval.save_path")
+    tokenizer = load_tokenizer(config.tokenizer.name, chat_template=config.tokenizer.chat_template)
     async with open_pool(config.rewards) as pool:
-        tokenizer = load_tokenizer(config.tokenizer.name, chat_template=config.tokenizer.chat_template)
-        prompts = build_eval_prompts(config, tokenizer)
-        own_metrics.check(own, [*FOUND, *prompts[0].row], "eval.metrics")
-        generator = build_generator(config, tokenizer)
-        groups: list[Group] = []
-        tests = config.eval.num_tests_per_prompt
-        size = config.generation.num_prompts_per_step or max(1, config.generation.batch_size // tests)
-        with Progress(len(prompts), "eval", 0) as progress:
-            for start in range(0, len(prompts), size):
-                chunk = prompts[start : start + size]
-                completions = await generator.generate(chunk, sampling_of(config), count=tests)
-                groups += await scored_groups(chunk, completions, tokenizer, pool)
-                tokens = sum(len(c.tokens) for row in completions for c in row)
-                done = {"accuracy": score(groups, "pass@k", 1)}
-                progress.update(start + len(chunk), done, tokens)
+        with open_episodes(config, tokenizer) as episodes:
+            prompts = build_eval_prompts(config, tokenizer)
+            own_metrics.check(own, [*FOUND, *prompts[0].row], "eval.metrics")
+            for notice in episodes.notices if episodes is not None else []:
+                print(notice, flush=True)
+            generator = build_generator(config, tokenizer)
+            groups = await _answered(config, prompts, tokenizer, generator, pool, episodes)
     report = report_of(groups, config) | {"seconds": time.perf_counter() - started}
     if own:
         report["metrics"] = own_metrics.measure(own, lists_of(groups, config.data.output_key))
     if config.eval.save_path:
         save(Path(config.eval.save_path), report, groups)
     return report
+
+
+async def _answered(
+    config: EvalConfig,
+    prompts: Sequence[Prompt],
+    tokenizer: PreTrainedTokenizerBase,
+    generator: LocalGenerator,
+    pool: RewardPool,
+    episodes: Episodes | None,
+) -> list[Group]:
+    """Every prompt sampled and scored, some at a time."""
+    groups: list[Group] = []
+    tests, sampling = config.eval.num_tests_per_prompt, sampling_of(config)
+    size = config.generation.num_prompts_per_step or max(1, config.generation.batch_size // tests)
+    if episodes is not None:
+        episodes.context = min(episodes.context, generator.context)
+    with Progress(len(prompts), "eval", 0) as progress:
+        for start in range(0, len(prompts), size):
+            chunk = prompts[start : start + size]
+            if episodes is not None:
+                played = await episodes.play(chunk, generator, sampling, tests)
+                new = await scored_episodes(chunk, played, pool, config.rewards)
+            else:
+                completions = await generator.generate(chunk, sampling, count=tests)
+                new = await scored_groups(chunk, completions, tokenizer, pool)
+            groups += new
+            tokens = sum(len(rollout.completion.tokens) for group in new for rollout in group.rollouts)
+            done = {"accuracy": score(groups, "pass@k", 1)}
+            progress.update(start + len(chunk), done, tokens)
+    return groups
 
 
 def sampling_of(config: EvalConfig) -> Sampling:
@@ -96,6 +126,7 @@ def report_of(groups: Sequence[Group], config: EvalConfig) -> dict[str, Any]:
         "failed": sum(rollout.failure is not None for rollout in rollouts),
         "truncated": sum(rollout.completion.finish == "length" for rollout in rollouts),
         "mean_completion_length": sum(len(r.completion.tokens) for r in rollouts) / len(rollouts),
+        **metrics_of(rollouts),
     }
 
 

@@ -26,7 +26,7 @@ def open_pool(rewards: RewardsConfig, log_path: str | Path | None = None) -> Rew
     What the functions print goes to `log_path`, if given. Raises RewardError (see resolve.resolve_all).
     """
     return RewardPool(
-        resolve_all(rewards.functions),
+        resolve_all(rewards.functions) if rewards.functions else [],  # where an environment rewards alone
         num_workers=rewards.num_workers,
         timeout_s=rewards.timeout_s,
         max_failure_fraction=rewards.max_failure_fraction,
@@ -54,6 +54,12 @@ async def collect(
     """
     rollouts = rollouts_of(prompts, completions, tokenizer)
     await score_rollouts(rollouts, pool, max((len(group) for group in completions), default=1))
+    settle(rollouts, cfg)
+    return _grouped(prompts, completions, rollouts)
+
+
+def settle(rollouts: Sequence[Rollout], cfg: RewardedConfig) -> None:
+    """Scale and shape the rewards, exclude what is cut off, as `cfg.loop` says. Raises ConfigError (see shaping)."""
     for rollout in rollouts:
         truncated = rollout.completion.finish == "length"
         if rollout.reward is not None:
@@ -61,7 +67,6 @@ async def collect(
             rollout.reward = shape(rollout.reward, length, truncated, cfg.loop)
         if truncated and cfg.loop.overlong_filtering:
             rollout.excluded = "truncated"
-    return _grouped(prompts, completions, rollouts)
 
 
 def unscored_groups(

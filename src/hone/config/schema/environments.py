@@ -27,8 +27,8 @@ class EnvironmentConfig(ConfigModel):
     num_workers: int = Field(128, ge=1)
     """Rollouts that have this environment at once, each in a process of its own."""
     timeout_s: float = Field(10.0, gt=0)
-    """Seconds after which a call is stopped. A tool function's time-out is told to the model; another environment's fails
-    the rollout."""
+    """Seconds after which a call is stopped. A tool function's time-out is told to the model; another environment's
+    fails the rollout."""
     load_timeout_s: float = Field(120.0, gt=0)
     """Seconds that importing it may take."""
     memory_limit_mb: int | None = Field(None, ge=1)

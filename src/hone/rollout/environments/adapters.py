@@ -1,0 +1,137 @@
+"""Environment side: the kinds of environments that there are, each behind `reset`, `step`, `tools`, `finish`.
+
+    Own          a class with reset(row) and step(message); see base.py
+    Tools        functions alone
+    Trl          TRL's `environment_factory`: reset(**row), public methods as tools, get_reward()
+    Verifiers    an environment of `verifiers` before its version 1: setup_state, env_response, a rubric
+    OpenEnv      a client of an OpenEnv server, with `action(message)` and `observation(result)` beside it
+
+Which one a target is, is seen from the attributes that it has (`kind_of`).
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from hone.rollout.environments.base import Message, Unusable
+from hone.rollout.environments.session import Tool, usable_tools
+
+Kind = Callable[[], Any]
+"""Makes what answers one rollout."""
+
+
+class Tools:
+    """Functions alone: the rollout ends with the first message that calls none."""
+
+    step: Any = None
+    name = ""
+    stateless = True
+
+    def __init__(self, tools: Sequence[Tool] = ()) -> None:
+        self._tools = list(tools)
+
+    def reset(self, row: dict[str, Any], prompt: list[Message]) -> Any:
+        return None
+
+    def tools(self) -> list[Tool]:
+        return self._tools
+
+    def finish(self, messages: list[Message]) -> Any:
+        return None
+
+
+class Own(Tools):
+    """A class of the user's with `reset` and `step`."""
+
+    stateless = False
+
+    def __init__(self, environment: Any, tools: Sequence[Tool]) -> None:
+        super().__init__([*tools, *getattr(environment, "tools", ())])
+        self.environment, self.step = environment, environment.step
+        self.name = type(environment).__name__
+
+    def reset(self, row: dict[str, Any], prompt: list[Message]) -> Any:
+        return self.environment.reset(row)
+
+    def finish(self, messages: list[Message]) -> Any:
+        return getattr(self.environment, "get_reward", lambda: None)()
+
+
+class Trl(Tools):
+    """TRL's: public methods other than `reset` and `get_reward` are tools."""
+
+    stateless = False
+
+    def __init__(self, environment: Any, tools: Sequence[Tool]) -> None:
+        # Looked for on the class: looking on the instance would run its properties.
+        names = [name for name, _ in inspect.getmembers(type(environment), inspect.isfunction)]
+        public = [name for name in names if not name.startswith("_") and name not in ("reset", "get_reward")]
+        super().__init__([*tools, *(getattr(environment, name) for name in public)])
+        self.environment, self.name = environment, type(environment).__name__
+
+    def reset(self, row: dict[str, Any], prompt: list[Message]) -> Any:
+        return self.environment.reset(**{**row, "prompt": prompt})
+
+    def finish(self, messages: list[Message]) -> Any:
+        return getattr(self.environment, "get_reward", lambda: None)()
+
+
+class OpenEnv(Tools):
+    """A client of an OpenEnv server: `reset()` and `step(action)` give a result with observation, reward and done.
+
+    Two functions of the user's stand between it and text: `action(message)`, the action that the model's message means,
+    and `observation(result)`, the text that it is told. A message that `action` refuses (ValueError) is answered with
+    what it said, and the server is not asked.
+    """
+
+    stateless = False
+
+    def __init__(self, client: Any, action: Any, observation: Any) -> None:
+        super().__init__()
+        self.client = client.sync() if hasattr(client, "sync") else client
+        self.action, self.observation = action, observation
+        self.name = type(client).__name__
+        self.step = self._step
+
+    def reset(self, row: dict[str, Any], prompt: list[Message]) -> Any:
+        connect = getattr(self.client, "connect", None)
+        if connect is not None:
+            connect()
+        return self.observation(self.client.reset())
+
+    def _step(self, message: Message) -> Any:
+        try:
+            action = self.action(message)
+        except ValueError as error:
+            return str(error), 0.0, False
+        result = self.client.step(action)
+        return self.observation(result), result.reward, result.done
+
+    def finish(self, messages: list[Message]) -> Any:
+        if hasattr(self.client, "close"):
+            self.client.close()
+
+
+def kind_of(
+    found: Any, kwargs: Mapping[str, Any], tools: Sequence[Any], openenv: tuple[Any, Any] | None
+) -> Kind:
+    """What makes the environment of one rollout. Raises Unusable when the target is none."""
+    functions = usable_tools(tools)
+    if found is None:
+        return lambda: Tools(functions)
+    if not callable(found):
+        raise Unusable(f"is a {type(found).__name__}; expected a class or a function that makes environments")
+    if openenv is not None:
+        return lambda: OpenEnv(found(**kwargs), *openenv)
+    first = found(**kwargs)
+    if hasattr(first, "env_response") or hasattr(first, "rubric"):
+        from hone.rollout.environments.of_verifiers import Verifiers
+
+        return lambda: Verifiers(first)  # one holds the data of all rollouts; its state is a rollout's
+    if not callable(getattr(first, "reset", None)):
+        raise Unusable(f"makes a {type(first).__name__}, which has no method reset")
+    wrap = Own if callable(getattr(first, "step", None)) else Trl
+    usable_tools(wrap(first, functions).tools())
+    return lambda: wrap(found(**kwargs), functions)  # `first` was made in another process than rollouts have

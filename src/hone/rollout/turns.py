@@ -1,0 +1,96 @@
+"""The generator as rollouts of many turns see it: each asks for its own next turn, and those that wait go together.
+
+    async with Turns(generator, sampling, max_wait_s=1.0) as turns:
+        async with turns.taking_part():            # a rollout that lives
+            completion = await turns.ask(prompt)   # a stream so far; `prompt.id` names the turn, not the batch
+
+The generator starts when it is free and every rollout that lives waits for it; those whose environments take longer
+than `max_wait_s` are not waited for, and join a later batch. What a row is sampled with depends on its prompt's id and
+number alone, so tokens are the same however rows meet; log-probabilities are to the last bit, too, when the same rows
+meet, which they do as long as no environment is slower than `max_wait_s` (None: all are waited for).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+from hone.types import Completion, Generator, Prompt, Sampling
+
+
+@dataclass
+class Turns:
+    """Gathers the turns that rollouts ask for."""
+
+    generator: Generator
+    sampling: Sampling
+    max_wait_s: float | None = 1.0
+    _waiting: list[tuple[Prompt, asyncio.Future[Completion]]] = field(default_factory=list)
+    _living: int = 0
+    _changed: asyncio.Event = field(default_factory=asyncio.Event)
+    _task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Turns:
+        self._task = asyncio.ensure_future(self._serve())
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        assert self._task is not None
+        self._task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._task
+
+    @contextlib.asynccontextmanager
+    async def taking_part(self) -> AsyncIterator[None]:
+        """While a rollout lives: the others' turns wait for it to ask, or to end."""
+        self._living += 1
+        try:
+            yield
+        finally:
+            self._living -= 1
+            self._changed.set()
+
+    async def ask(self, prompt: Prompt) -> Completion:
+        """One completion of the prompt, its `number`-th. Raises what the generator raises."""
+        future: asyncio.Future[Completion] = asyncio.get_running_loop().create_future()
+        self._waiting.append((prompt, future))
+        self._changed.set()
+        return await future
+
+    async def _serve(self) -> None:
+        while True:
+            await self._gather()
+            batch = sorted(self._waiting, key=lambda item: (item[0].id, item[0].number))
+            self._waiting = []
+            try:
+                done = await self.generator.generate([prompt for prompt, _ in batch], self.sampling)
+            except BaseException as error:  # to whoever asked: it comes out of their `ask`
+                for _, future in batch:
+                    if not future.done():
+                        future.set_exception(error)
+                if not isinstance(error, Exception):
+                    raise
+                continue
+            for (_, future), completions in zip(batch, done, strict=True):
+                if not future.done():
+                    future.set_result(completions[0])
+
+    async def _gather(self) -> None:
+        """Until something waits, and then until all that live do, or for `max_wait_s`."""
+        while not self._waiting:
+            self._changed.clear()
+            await self._changed.wait()
+        deadline = None
+        if self.max_wait_s is not None:
+            deadline = asyncio.get_running_loop().time() + self.max_wait_s
+        while len(self._waiting) < self._living:
+            left = None if deadline is None else deadline - asyncio.get_running_loop().time()
+            if left is not None and left <= 0:
+                return
+            self._changed.clear()
+            try:
+                await asyncio.wait_for(self._changed.wait(), left)
+            except asyncio.TimeoutError:
+                return
