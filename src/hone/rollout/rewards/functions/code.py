@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hone.rollout.rewards import settings
-from hone.rollout.rewards.functions.common import BadOption
+from hone.rollout.rewards.functions.common import BadOption, rows_of
 from hone.rollout.rewards.metrics import log_metric
 from hone.rollout.rewards.text import answer_tag, fenced, text_of
 from hone.rollout.sandbox import Outcome, Sandbox, Unsafe
@@ -54,7 +54,7 @@ def code(
 
     partial_credit: the part of the tests that pass, instead of all or nothing. max_tests: only the first so many.
     """
-    rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    rows = rows_of(columns, len(completions))
     outcomes: list[str | None] = []
     rewards: list[float | None] = []
     for prompt, completion, row in zip(prompts, completions, rows, strict=True):

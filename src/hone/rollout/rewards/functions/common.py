@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hone.rollout.rewards.load import Unusable
+from hone.rollout.rewards.load import PASSED, Unusable
 from hone.rollout.rewards.text import gold_answer
 
 GOLD_COLUMNS = ("answer", "ground_truth", "solution", "expected_answer")
@@ -24,3 +24,9 @@ def golds(column: str | None, columns: dict[str, Any]) -> list[str | None]:
         )
     rows = zip(*(columns[name] for name in names), strict=True)
     return [gold_answer(next((value for value in row if value is not None), None)) for row in rows]
+
+
+def rows_of(columns: dict[str, Any], count: int) -> list[dict[str, Any]]:
+    """The columns of the data, row by row, without what every function is passed besides."""
+    data = {name: values for name, values in columns.items() if name not in PASSED}
+    return [{name: values[i] for name, values in data.items()} for i in range(count)]

@@ -22,7 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from hone.rollout.rewards.functions.common import GOLD_COLUMNS, BadOption
+from hone.rollout.rewards.functions.common import GOLD_COLUMNS, BadOption, rows_of
 from hone.rollout.rewards.text import text_of
 
 TEMPLATE = """You grade an answer.
@@ -101,15 +101,16 @@ def judge(
     """
     given = {name: value for name, value in locals().items() if name in _Options.__dataclass_fields__}
     asked = _Judge(_Options(**given))
-    gold = next((columns[name] for name in GOLD_COLUMNS if name in columns), [""] * len(completions))
     rows = [
         {
-            **{name: values[i] for name, values in columns.items()},
+            **row,
             "prompt": _prompt_text(prompt),
             "completion": text_of(completion),
-            "answer": "" if gold[i] is None else gold[i],
+            "answer": next((row[name] for name in GOLD_COLUMNS if row.get(name) is not None), ""),
         }
-        for i, (prompt, completion) in enumerate(zip(prompts, completions, strict=True))
+        for prompt, completion, row in zip(
+            prompts, completions, rows_of(columns, len(completions)), strict=True
+        )
     ]
     with ThreadPoolExecutor(max(1, min(max_concurrency, len(rows)))) as threads:
         return list(threads.map(asked.score, rows))

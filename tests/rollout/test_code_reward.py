@@ -1,0 +1,116 @@
+"""Code against tests: every form of tests, and what is no solution."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+from pool_helpers import score
+
+from hone.rollout.rewards.pool import RewardPool
+from hone.rollout.rewards.resolve import resolve_all
+from hone.rollout.sandbox import Sandbox, SandboxLimits, Unsafe
+
+try:
+    with Sandbox() as _box:
+        _box.start()
+except Unsafe as _error:
+    pytest.skip(str(_error), allow_module_level=True)
+
+TICKS = "`" * 3
+RIGHT, WRONG = "def add(a, b):\n    return a + b", "def add(a, b):\n    return a - b"
+HUMANEVAL = {"test": "def check(candidate):\n    assert candidate(1, 2) == 3", "entry_point": "add"}
+
+
+def graded(completions: list[str], row: dict, prompt: str = "p", **kwargs) -> list[float | None]:
+    columns = {name: [value] * len(completions) for name, value in row.items()}
+    entry = {"name": "code", "kwargs": kwargs}
+    with RewardPool(resolve_all([entry]), num_workers=1, max_failure_fraction=0.0) as pool:
+        scored = asyncio.run(pool.score([prompt] * len(completions), completions, columns))
+    return [one.reward for one in scored]
+
+
+def test_humaneval_whole_programs_and_bodies() -> None:
+    fence = f"Sure.\n{TICKS}python\n{RIGHT}\n{TICKS}\nIt adds."
+    completions = [RIGHT, fence, WRONG, "    return a + b\n", "    return a\n", "", "I cannot do that."]
+    found = graded(completions, HUMANEVAL, prompt="def add(a, b):\n")
+    assert found == [1.0, 1.0, 0.0, 1.0, 0.0, 0.0, 0.0]
+
+
+def test_a_program_cannot_replace_its_judge() -> None:
+    cheats = [
+        "def add(a, b): pass\ndef check(candidate): pass",
+        "import sys\ndef add(a, b): sys.exit(0)",
+        "import os\ndef add(a, b): os._exit(0)",
+        "import os\nos._exit(0)",
+        'import atexit, os\nadd = lambda a, b: 4\natexit.register(lambda: os.write(3, b\'["", 0, "ok", ""]\\n\'))',
+    ]
+    assert graded(cheats, HUMANEVAL) == [0.0] * len(cheats)
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_assertions_and_partial_credit(as_json: bool) -> None:
+    tests = [
+        "assert add(1, 2) == 3",
+        "assert add(2, 0) == 2",
+        "assert add(0, 0) == 0",
+        "assert add(zero, 1) == 1",
+    ]
+    row = {"test_list": json.dumps(tests) if as_json else tests, "test_setup_code": "zero = 0"}
+    assert graded([RIGHT, WRONG], row) == [1.0, 0.0]
+    assert graded([RIGHT, WRONG, "add"], row, partial_credit=True) == [1.0, 0.5, 0.0]
+    assert graded([WRONG], row, partial_credit=True, max_tests=1) == [0.0]
+
+
+PAIRS = [{"input": "1 2\n", "output": "3"}, {"input": "2 0", "output": "2\n"}]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"test_cases": PAIRS},
+        {"input_output": json.dumps({"inputs": ["1 2\n", "2 0"], "outputs": ["3", "2\n"]})},
+        {"inputs": ["1 2\n", "2 0"], "outputs": ["3", "2\n"]},
+    ],
+)
+def test_input_and_output(row: dict) -> None:
+    right = "print(sum(map(int, input().split())))  "
+    wrong = "a, b = map(int, input().split())\nprint(a - b)"
+    assert graded([right, wrong], row) == [1.0, 0.0]
+    assert graded([wrong], row, partial_credit=True) == [0.5]
+
+
+def test_rows_without_tests_do_not_apply() -> None:
+    scored = score(["code"], [RIGHT, RIGHT], {"test_list": [None, []]}, max_failure_fraction=1.0)
+    assert [one.rewards["code"] for one in scored] == [None, None]
+
+
+@pytest.mark.slow
+def test_what_became_of_each_is_counted_and_kept() -> None:
+    async def run() -> None:
+        limits = SandboxLimits(timeout_s=1.0)
+        async with RewardPool(resolve_all(["code"]), num_workers=1, timeout_s=5, sandbox=limits) as pool:
+            assert pool.notes[0].startswith(
+                "reward 'code': generated code runs apart: no network, own process tree"
+            )
+            hang = "def add(a, b):\n    while True: pass"
+            big = "def add(a, b): return bytearray(1 << 30)"
+            completions = [RIGHT, WRONG, hang, big, "def add(a, b):\n    import os\n    os.abort()", "def add(a, b): return f(\n"]
+            columns = {name: [value] * 6 for name, value in HUMANEVAL.items()}
+            scored = await pool.score(["p"] * 6, completions, columns)
+            assert [one.reward for one in scored] == [1.0, 0, 0, 0, 0, 0]
+            causes = [one.extra["code_outcome"] for one in scored]
+            assert causes == [
+                "ok",
+                "AssertionError",
+                "timeout",
+                "MemoryError",
+                "signal SIGABRT",
+                "SyntaxError",
+            ]
+            metrics = pool.metrics()
+            assert metrics["code_ok"] == metrics["code_timeout"] == pytest.approx(1 / 6)
+            assert metrics["workers_killed"] == 0
+
+    asyncio.run(run())
