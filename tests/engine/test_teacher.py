@@ -12,10 +12,11 @@ from tiny import VOCABULARY, make_model, make_samples, make_tokenizer, run
 
 from hone.algorithms import distill
 from hone.config.schema import DistillConfig
-from hone.engine import build
+from hone.engine import build, planner
+from hone.engine.beside import shape_of_run
 from hone.engine.build import LocalEngine
 from hone.engine.learner import LocalLearner
-from hone.engine.place import check_mesh
+from hone.engine.place import alone, check_mesh, machine_of
 from hone.errors import ConfigError
 from hone.model.mesh import Mesh
 
@@ -157,3 +158,24 @@ def test_nor_where_the_head_is_spread_over_ranks() -> None:
             expected = logits[:, :20].log_softmax(-1).topk(20)
             torch.testing.assert_close(values, expected.values, rtol=0, atol=1e-5)
             assert torch.equal(tokens, expected.indices)
+
+
+def test_a_teacher_on_devices_of_its_own_is_no_load_of_the_policys(folder: Path) -> None:
+    config = config_of(folder)
+    shape = shape_of_run(config)
+    beside = planner.choose(shape, config, machine_of(config.cluster)).taken.memory
+    assert beside.teacher > 0
+    config.cluster.cpu_workers_per_node, config.cluster.teacher_devices = 1, 2
+    assert not alone(config.cluster)
+    apart = planner.choose(shape, config, machine_of(config.cluster)).taken.memory
+    assert (apart.teacher, apart.teacher_reading) == (0, 0)
+    assert apart.weights == beside.weights
+
+
+def test_more_gpus_than_there_are(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    config = config_of(folder)
+    config.cluster.gpus_per_node, config.cluster.teacher_devices = 1, 2
+    with pytest.raises(ConfigError, match="teacher_devices=2: this machine has 2 GPUs"):
+        machine_of(config.cluster)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import gzip
 import json
 from pathlib import Path
 
@@ -12,11 +11,8 @@ import torch
 from processes import (
     GRPO,
     MODEL,
-    REPOSITORY,
     RM,
     hone,
-    make_model,
-    make_tokenizer,
     succeeded,
     sums,
     tensors,
@@ -168,39 +164,6 @@ def test_what_does_not_fit_is_said_before_a_model_loads(
     assert ended.code != 0
     assert message in ended.err
     assert len(ended.err.strip().splitlines()) == 1
-
-
-HH = REPOSITORY.parent / "shared" / "data" / "hh-rlhf" / "harmless-base-test.jsonl.gz"
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not HH.exists(), reason="HH-RLHF is not here")
-def test_real_comparisons_from_random_weights(place: Path) -> None:
-    """harmless-base, one epoch, every fifth pair held out: well above chance, which has a standard error of 2.4 %."""
-    with gzip.open(HH, "rt") as file:
-        texts = [json.loads(line)["chosen"] for line in file]
-    tokenizer = make_tokenizer(texts[:1800], size=4000, template=None)
-    make_model(place / "small", tokenizer, hidden=96)
-    succeeded(
-        hone(
-            *(
-                "rm",
-                "policy.model_name=small",
-                "policy.precision=float32",
-                "policy.max_total_sequence_length=384",
-            ),
-            *(f"data.train.dataset_name={HH}", "data.train.split_validation_size=0.2"),
-            *("policy.train_global_batch_size=32", "policy.train_micro_batch_size=8"),
-            *("policy.optimizer.kwargs.lr=5e-4", "policy.optimizer.kwargs.weight_decay=0.1"),
-            *("rm.val_batches=-1", "rm.val_period=0", "rm.val_at_start=false", "rm.val_at_end=true"),
-            *("checkpointing.checkpoint_dir=hh", "cluster.gpus_per_node=0"),
-            cwd=place,
-            timeout=600,
-        )
-    )
-    measured = last_row(place / "hh")
-    assert measured["val_samples"] > 800
-    assert measured["val_accuracy"] > 0.57
 
 
 def test_a_reward_model_cannot_be_a_policy(place: Path, model: Path) -> None:

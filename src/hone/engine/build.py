@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from hone.engine.beside import (
     check_beside,
     check_length,
     shape_of_run,
+    teacher_devices,
     teacher_settings,
     value_settings,
 )
@@ -138,12 +140,7 @@ def build_here(
     policy = config.policy
     seed = config.loop.seed
     seed_everything(seed + (mesh.rank("data") if mesh is not None else 0))
-    temperature = temperature_of(config)
-
-    def learner_of(policy: PolicyConfig, *, trained: bool = True) -> LocalLearner:
-        scorer = make_scorer(policy, tokenizer, seed, device, mesh, temperature=temperature, trained=trained)
-        return LocalLearner(scorer, policy, pad_token=tokenizer.pad_token_id, frozen=not trained)
-
+    learner_of = partial(_learner, config, tokenizer, device, mesh)
     learner = learner_of(policy)
     learner.save_optimizer = config.checkpointing.save_optimizer
     if mesh is None:
@@ -154,9 +151,9 @@ def build_here(
         engine.value.save_optimizer = learner.save_optimizer
     if not isinstance(config, OnlineConfig):
         return engine
-    if (settings := teacher_settings(config)) is not None:
+    here = mesh is None or not teacher_devices(config)
+    if here and (settings := teacher_settings(config)) is not None:
         engine.teacher = learner_of(settings, trained=False)
-        # Embeddings of one family may be padded to other sizes: what the student has no row for is not taught.
         engine.teacher.scorer.tokens = learner.model.config.get_text_config().vocab_size
     if config.referred:
         engine.reference = (
@@ -177,6 +174,52 @@ def build_here(
         autocast=learner.autocast,
     )
     return engine
+
+
+def _learner(
+    config: SFTConfig | OnlineConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    device: torch.device,
+    mesh: Mesh | None,
+    settings: PolicyConfig,
+    *,
+    trained: bool = True,
+) -> LocalLearner:
+    """One of the run's models."""
+    scorer = make_scorer(
+        settings,
+        tokenizer,
+        config.loop.seed,
+        device,
+        mesh,
+        temperature=temperature_of(config),
+        trained=trained,
+    )
+    return LocalLearner(scorer, settings, pad_token=tokenizer.pad_token_id, frozen=not trained)
+
+
+@dataclass
+class LocalTeacher:
+    """What a rank has that computes for the teacher alone."""
+
+    teacher: LocalLearner
+
+
+def build_teacher(
+    config: DistillConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    device: torch.device,
+    mesh: Mesh,
+    *,
+    vocabulary: int,
+) -> LocalTeacher:
+    """This rank's part of a teacher on devices of its own. It says nothing of tokens from `vocabulary` on: embeddings
+    of one family may be padded to other sizes, and what the student has no row for is not taught."""
+    settings = teacher_settings(config)
+    assert settings is not None
+    teacher = _learner(config, tokenizer, device, mesh, settings, trained=False)
+    teacher.scorer.tokens = vocabulary
+    return LocalTeacher(teacher)
 
 
 def build_generator(config: EvalConfig, tokenizer: PreTrainedTokenizerBase) -> LocalGenerator:

@@ -17,8 +17,8 @@ import torch
 import torch.distributed as dist
 
 import hone
-from hone.config import OnlineConfig, SFTConfig
-from hone.engine.build import Engine, build_here, tokenizer_of
+from hone.config import DistillConfig, OnlineConfig, SFTConfig
+from hone.engine.build import Engine, LocalTeacher, build_here, build_teacher, tokenizer_of
 from hone.engine.layout import Layout
 from hone.engine.pulse import PULSE, doing
 from hone.model.mesh import communication, make_mesh
@@ -35,7 +35,7 @@ class Worker:
             os.chdir(folder)  # relative paths mean what they mean where the command was typed
         if log is not None and os.path.isdir(os.path.dirname(log)):
             _write_to(log)
-        self.engine: Engine | None = None
+        self.engine: Engine | LocalTeacher | None = None
 
     def hello(self, sign: str | None) -> dict[str, Any]:
         """Who this is, and whether it sees the file `sign` in the run's folder."""
@@ -66,14 +66,17 @@ class Worker:
 
     def build(self, config: SFTConfig | OnlineConfig, layout: Layout) -> None:
         """Load the run's models onto the mesh."""
-        if config.cluster.cpu_workers_per_node is not None:
-            device = torch.device("cpu")
-        else:
-            device = torch.device("cuda", 0)
-            torch.cuda.set_device(device)
         with doing("loading the model"):
+            device = _device(config)
             mesh = make_mesh(layout.axes, device.type)
             self.engine = build_here(config, tokenizer_of(config), device, mesh)
+
+    def build_teacher(self, config: DistillConfig, layout: Layout, vocabulary: int) -> None:
+        """Load the teacher alone onto the mesh."""
+        with doing("loading the teacher"):
+            device = _device(config)
+            mesh = make_mesh(layout.axes, device.type)
+            self.engine = build_teacher(config, tokenizer_of(config), device, mesh, vocabulary=vocabulary)
 
     def call(self, part: str, verb: str, arguments: tuple[Any, ...], named: Mapping[str, Any]) -> Any:
         """A verb of a model, by its name in the engine. Every rank is called alike; the first answers for all."""
@@ -98,7 +101,7 @@ class Worker:
 
     @property
     def _engine(self) -> Engine:
-        assert self.engine is not None
+        assert isinstance(self.engine, Engine)
         return self.engine
 
     @property
@@ -126,6 +129,15 @@ class Worker:
             with contextlib.suppress(ImportError, RuntimeError):  # no NVML, or it refuses
                 found["gpu_utilization"] = float(torch.cuda.utilization())
         return found
+
+
+def _device(config: SFTConfig | OnlineConfig) -> torch.device:
+    """This rank's device: the CPU, or the one GPU that it sees."""
+    if config.cluster.cpu_workers_per_node is not None:
+        return torch.device("cpu")
+    device = torch.device("cuda", 0)
+    torch.cuda.set_device(device)
+    return device
 
 
 def _write_to(log: str) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from hone.config import DistillConfig, EvalConfig, Loaded, OnlineConfig, SFTConfig
-from hone.engine.beside import check_length, teacher_settings, value_settings
+from hone.engine.beside import check_length, teacher_devices, teacher_settings, value_settings
 from hone.engine.machine import Machine, machine_here, machine_named
 from hone.engine.memory import tokens
 from hone.engine.place import alone, check_mesh, check_several
@@ -202,9 +202,11 @@ def teacher_lines(config: OnlineConfig) -> list[str]:
         if share == 1
         else f"the student's own answers in {share:.0%} of the steps"
     )
+    own = teacher_devices(config)
     told = f"{loss.kl_type} divergence over its {config.distillation.topk_logits_k} likeliest tokens"
     return [
         f"teacher: {told}, temperature {loss.temperature:g}",
+        *([f"teacher: on {own} device{'s' if own > 1 else ''} of its own"] if own else []),
         f"learns from {answers if share else 'the data'}",
     ]
 

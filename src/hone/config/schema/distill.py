@@ -9,7 +9,7 @@ from pydantic import Field
 from hone.config.schema.base import ConfigModel, Count, Derived, Precision, derived, section
 from hone.config.schema.online import OnlineConfig, OnlineOptimizerConfig, OnlinePolicyConfig, OnlineSection
 from hone.config.schema.policy import PolicyConfig
-from hone.config.schema.run import GRPOCheckpointingConfig
+from hone.config.schema.run import ClusterConfig, GRPOCheckpointingConfig
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -83,7 +83,8 @@ class TeacherPackingConfig(TeacherBatchingConfig):
 
 
 class TeacherConfig(ConfigModel):
-    """The model that is learnt from. It is never changed, and lies on the policy's devices, spread as the policy is."""
+    """The model that is learnt from, and never changed. It lies on the policy's devices, spread as the policy is, or on
+    devices of its own (`cluster.teacher_devices`), spread over all of them."""
 
     model_name: str = "hone/tiny-sft"
     """Hugging Face name or folder of the model; or an embedded one."""
@@ -113,6 +114,19 @@ class TeacherConfig(ConfigModel):
         ):  # there is no other reading than that of log-probabilities
             own[way].train_mb_tokens = own[way].logprob_mb_tokens
         return policy.model_copy(update={**own, "activation_checkpointing": False})
+
+
+class DistillClusterConfig(ClusterConfig):
+    """The machines a run is for."""
+
+    teacher_devices: int | None = Field(None, ge=1)
+    """GPUs (or processes on the CPU, where cpu_workers_per_node is given) for the teacher alone, beside the policy's,
+    all on one machine; null: it lies on the policy's."""
+
+    @property
+    def several(self) -> bool:
+        """Whether more than one device is asked for."""
+        return super().several or self.teacher_devices is not None
 
 
 def _adamw() -> dict[str, Any]:
@@ -151,6 +165,7 @@ class DistillConfig(OnlineConfig):
     distillation: DistillSection = section(DistillSection)
     loss_fn: DistillLossConfig = section(DistillLossConfig)
     checkpointing: DistillCheckpointingConfig = section(DistillCheckpointingConfig)
+    cluster: DistillClusterConfig = section(DistillClusterConfig)
 
     @property
     def loop(self) -> DistillSection:

@@ -17,10 +17,11 @@ from transformers import PreTrainedTokenizerBase
 
 from hone.config import OnlineConfig, SFTConfig
 from hone.engine import planner
-from hone.engine.beside import teacher_settings, value_settings
+from hone.engine.beside import teacher_devices, teacher_settings, value_settings
 from hone.engine.build import Engine
 from hone.engine.cluster.machines import FewerMachines, connect, ray, usable_nodes, wait_for_nodes
 from hone.engine.cluster.workers import Workers
+from hone.engine.layout import Layout
 from hone.engine.place import check_mesh, machine_of
 from hone.engine.threads import threads_for
 from hone.model.shape import ModelShape
@@ -41,26 +42,37 @@ def build_on_cluster(
     own = connect(config.cluster)
     while True:
         workers: Workers | None = None
+        taught: Workers | None = None
         try:
             nodes = wait_for_nodes(config.cluster, recovering=recovering)
             settled, choice = planner.resolve(config, shape, machine_of(config.cluster, nodes))
             layout = choice.layout
             check_mesh(settled, layout)
-            threads = threads_for(config.cluster.cpu_threads, shape.parameters, sharers=layout.per_node)
+            beside = teacher_devices(config)
+            sharers = layout.per_node + beside
+            threads = threads_for(config.cluster.cpu_threads, shape.parameters, sharers=sharers)
+            patience = config.cluster.worker_timeout_s
             workers = Workers(settled, layout, threads=threads, own=own)
             workers.start()
-            workers.everyone("build", settled, layout, seconds=config.cluster.worker_timeout_s)
+            workers.everyone("build", settled, layout, seconds=patience)
+            if beside:
+                together = Layout(1, beside, shard=beside)
+                taught = Workers(settled, together, threads=threads, own=False, title="teacher")
+                taught.start()
+                taught.everyone("build_teacher", settled, together, shape.vocabulary, seconds=patience)
             break
         except FewerMachines:  # one was counted that was dead already
-            assert workers is not None
-            workers.close(stay=True)
+            for group in filter(None, (taught, workers)):
+                group.close(stay=True)
         except BaseException:
-            if workers is not None:
-                workers.close()
-            elif own:
+            for group in filter(None, (taught, workers)):
+                group.close()
+            if workers is None and own:
                 ray.shutdown()
             raise
     notices = [f"{layout} on {nodes} machine{'s' if nodes > 1 else ''}; logs of the ranks: {workers.folder}"]
+    if taught is not None:
+        notices.append(f"the teacher on {taught.layout} of its own")
     missing = config.cluster.num_nodes - nodes
     if missing:
         notices.append(
@@ -74,10 +86,11 @@ def build_on_cluster(
         ClusterLearner(workers, "reference") if referred else None,
         ClusterGenerator(workers) if online else None,
         ClusterLearner(workers, "value") if value_settings(config) is not None else None,
-        ClusterLearner(workers, "teacher") if teacher_settings(config) is not None else None,
+        ClusterLearner(taught or workers, "teacher") if teacher_settings(config) is not None else None,
         ranks=layout.world,
         notices=notices,
         workers=workers,
+        taught=taught,
     )
 
 
@@ -152,10 +165,13 @@ class ClusterEngine(Engine):
     """All of it on the ranks of a cluster."""
 
     workers: Workers = field(kw_only=True)
+    taught: Workers | None = None
+    """The teacher's, where it has devices of its own."""
 
     def close(self) -> None:
         """Stop the ranks."""
-        self.workers.close()
+        for group in filter(None, (self.taught, self.workers)):
+            group.close()
 
     def can_grow(self) -> bool:
         """Whether machines that are asked for, and were missing, have come."""

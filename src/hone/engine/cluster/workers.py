@@ -36,10 +36,18 @@ PASSED_ON = ("HF_HUB_OFFLINE", "HF_HOME", "HF_ENDPOINT", "HF_TOKEN", "PYTHONPATH
 
 
 class Workers:
-    """The ranks of a run."""
+    """The ranks of a run, or of one of its models that has devices of its own, named in `title`."""
 
-    def __init__(self, config: SFTConfig | OnlineConfig, layout: Layout, *, threads: int, own: bool) -> None:
-        self.config, self.layout, self.threads, self.own = config, layout, threads, own
+    def __init__(
+        self,
+        config: SFTConfig | OnlineConfig,
+        layout: Layout,
+        *,
+        threads: int,
+        own: bool,
+        title: str = "",
+    ) -> None:
+        self.config, self.layout, self.threads, self.own, self.title = config, layout, threads, own, title
         self.folder = Path(config.checkpointing.checkpoint_dir).resolve() / "workers"
         self.actors: list[Any] = []
         self.about: list[dict[str, Any]] = []
@@ -185,10 +193,11 @@ class Workers:
     def name(self, rank: int) -> str:
         """Which rank, where."""
         about = self.about[rank] if rank < len(self.about) else None
-        return f"rank {rank} (pid {about['pid']} on {about['host']})" if about else f"rank {rank}"
+        said = f"{self.title} rank {rank}".strip()
+        return f"{said} (pid {about['pid']} on {about['host']})" if about else said
 
     def _log(self, rank: int) -> Path:
-        return self.folder / f"rank_{rank}.log"
+        return self.folder / f"{self.title}{'_' if self.title else ''}rank_{rank}.log"
 
     def _last_lines(self, rank: int, count: int = 5) -> str:
         try:
