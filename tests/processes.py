@@ -261,6 +261,11 @@ REWARDS = '''
 def letters(prompts, completions, **columns):
     """Share of vowels: differs between completions of a random model, unlike a right answer."""
     return [sum(c in "aeiou" for c in text) / (1 + len(text)) for text in completions]
+
+
+def some_vowels(prompts, completions, **columns):
+    """Right or wrong: of a random model's groups, some are all right, some all wrong."""
+    return [float(sum(c in "aeiou" for c in text) > 1) for text in completions]
 '''
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from hone import engine
 from hone.algorithms import distill, grpo, ppo
 from hone.config import DistillConfig, GRPOConfig, Loaded, OnlineConfig, PPOConfig
+from hone.config.schema import RewardedConfig
 from hone.data import PromptData, build_prompts
 from hone.engine import Engine
 from hone.engine.build import tokenizer_of
@@ -25,6 +26,7 @@ from hone.process import run_alone
 from hone.recovery import keep_going
 from hone.rollout.collect import open_pool
 from hone.rollout.environments.episode import metrics_of
+from hone.rollout.filling import Wanted, fill
 from hone.rollout.source import Source, open_episodes
 from hone.tracking import RunFolder, write_rollouts
 from hone.types import Group, Prompt, Rollout
@@ -71,6 +73,7 @@ async def _train(loaded: Loaded, data: PromptData, parts: Engine, source: Source
         engine=parts,
     )
     await run.resume()
+    _end_with_the_data(run, data, run.step)
     if run.finished:
         return run.summary()
     await source.generator.update_weights(run.step, parts.learner.weights())
@@ -87,12 +90,12 @@ async def one_step(step: int, parts: Engine, data: PromptData, source: Source, r
     """Sample, score, learn, hand the new weights to the generator, write everything down."""
     config, clock = source.config, _Clock()
     source.pool.at(step - 1, run.total_steps)
-    prompts = data.next(config.loop.num_prompts_per_step)
     if isinstance(config, DistillConfig) and not config.distillation.samples_itself(step):
-        metrics, tokens = await _learn_from_answers(parts, data, prompts, config)
+        metrics, tokens = await _learn_from_answers(parts, data, config)
         clock.lap("training")
     else:
-        metrics, tokens = await _learn_from_rollouts(step, parts, prompts, source, run, clock)
+        metrics, tokens = await _learn_from_rollouts(step, parts, data, source, run, clock)
+    _end_with_the_data(run, data, step)
     await source.generator.update_weights(step, parts.learner.weights())
     clock.lap("weight_sync")
     metrics |= {"epoch": float(data.epoch), **source.pool.metrics()}
@@ -107,12 +110,19 @@ async def one_step(step: int, parts: Engine, data: PromptData, source: Source, r
 
 
 async def _learn_from_rollouts(
-    step: int, parts: Engine, prompts: Sequence[Prompt], source: Source, run: Run, clock: _Clock
+    step: int, parts: Engine, data: PromptData, source: Source, run: Run, clock: _Clock
 ) -> tuple[dict[str, float], int]:
-    """Sample completions of the prompts, score them where rewards are learnt from, learn. Metrics, and tokens."""
+    """Sample completions of prompts, score them where rewards are learnt from, learn. Metrics, and tokens."""
     config = source.config
-    groups = await source.sample(prompts, lap=clock.lap)
-    learnt = await learn(step, parts, groups, config)
+    sample = partial(source.sample, lap=clock.lap)
+    if isinstance(config, RewardedConfig) and config.loop.use_dynamic_sampling:
+        wanted = Wanted.of(config.loop, grpo.unweighted(config, number=step))
+        filled = await fill(data.next, sample, wanted, last=lambda: data.over)
+        groups, chosen, counts = filled.drawn, filled.groups, filled.metrics()
+    else:
+        groups = chosen = await sample(data.next(config.loop.num_prompts_per_step))
+        counts = {}
+    learnt = await learn(step, parts, chosen, config) | counts
     clock.lap("training")
     if config.logger.log_rollouts:
         write_rollouts(run.folder.rollout_file(step), step, groups)
@@ -122,16 +132,23 @@ async def _learn_from_rollouts(
 
 
 async def _learn_from_answers(
-    parts: Engine, data: PromptData, prompts: Sequence[Prompt], config: DistillConfig
+    parts: Engine, data: PromptData, config: DistillConfig
 ) -> tuple[dict[str, float], int]:
     """Learn from the answers that the data has to the prompts. Metrics, and tokens."""
     assert parts.teacher is not None
+    prompts = data.next(config.loop.num_prompts_per_step)
     samples = data.answers(prompts)
     metrics = await distill.step(parts.learner, parts.teacher, samples, config)
     counts = {"samples": len(prompts), "truncated_samples": data.counts["truncated"]}
     counts["excluded_samples"] = data.counts["excluded"]
     metrics |= {name: float(count) for name, count in counts.items()}
     return metrics, sum(len(sample) for sample in samples)
+
+
+def _end_with_the_data(run: Run, data: PromptData, step: int) -> None:
+    """Dynamic sampling may draw the last prompt steps before they were counted on."""
+    if data.over:
+        run.total_steps = min(run.total_steps, step)
 
 
 async def learn(step: int, parts: Engine, groups: Sequence[Group], config: OnlineConfig) -> dict[str, float]:
@@ -142,7 +159,7 @@ async def learn(step: int, parts: Engine, groups: Sequence[Group], config: Onlin
         assert parts.teacher is not None
         return await distill.step(parts.learner, parts.teacher, distill.samples_of(groups), config)
     assert isinstance(config, GRPOConfig)
-    return await grpo.step(parts.learner, parts.reference, groups, config)
+    return await grpo.step(parts.learner, parts.reference, groups, config, number=step)
 
 
 def total_steps(config: OnlineConfig, data: PromptData) -> int:
@@ -247,7 +264,7 @@ class _Clock:
 
     def lap(self, name: str) -> None:
         now = time.perf_counter()
-        self._laps[f"seconds_{name}"] = now - self._last
+        self._laps[f"seconds_{name}"] = self._laps.get(f"seconds_{name}", 0.0) + now - self._last
         self._last = now
 
     def seconds(self) -> dict[str, float]:

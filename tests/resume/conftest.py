@@ -76,7 +76,15 @@ DISTILL_RUN = (
     "checkpointing.save_period=2",
     "checkpointing.keep_top_k=2",
 )
+# How many prompts a step draws depends on their rewards.
+DYNAMIC_RUN = (
+    *GRPO_RUN,
+    "grpo.use_dynamic_sampling=true",
+    "grpo.batch_multiplier=1.5",
+    "rewards.functions=[{path: rewards.py:some_vowels, name: vowels}]",
+)
 RUNS = {
+    "dynamic": DYNAMIC_RUN,
     "sft": SFT_RUN,
     "dpo": DPO_RUN,
     "rm": RM_RUN,

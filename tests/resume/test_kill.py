@@ -61,7 +61,10 @@ def while_writing(running, run_dir: Path, seconds: float) -> None:
     time.sleep(RANDOM.uniform(0, 0.1))
 
 
-@pytest.mark.parametrize("kind", ["sft", "dpo", "rm", "grpo", "ppo", "distill"])
+@pytest.mark.parametrize(
+    "kind",
+    ["sft", "dpo", "rm", "grpo", "ppo", "distill", pytest.param("dynamic", marks=pytest.mark.slow)],
+)
 def test_killed_twice(kind, place, run_dir, uninterrupted):
     print(f"HONE_KILL_SEED={SEED}")
     killed_until_done(kind, place, run_dir, uninterrupted(kind), [anywhere, while_writing])
