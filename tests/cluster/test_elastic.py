@@ -23,22 +23,23 @@ class Machines:
 import os, sys
 os.environ["RAY_AUTH_MODE"] = "disabled"
 from ray.cluster_utils import Cluster
-cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-nodes = [cluster.add_node(num_cpus=1)]
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": CPUS, "include_dashboard": False})
+nodes = [cluster.add_node(num_cpus=CPUS)]
 print(cluster.address, flush=True)
 for line in sys.stdin:
     if line.strip() == "lose":
         cluster.remove_node(nodes.pop(), allow_graceful=False)
     else:
-        nodes.append(cluster.add_node(num_cpus=1))
+        nodes.append(cluster.add_node(num_cpus=CPUS))
     print("done", flush=True)
 cluster.shutdown()
 """
 
-    def __init__(self, *before: str, **environment: str) -> None:
-        """`before` is put before the command that starts it; `environment` is added to what its processes have."""
+    def __init__(self, *before: str, cpus: int = 1, **environment: str) -> None:
+        """`before` is put before the command that starts it; `environment` is added to what its processes have; each
+        machine has so many `cpus`."""
         self.process = subprocess.Popen(
-            [*before, sys.executable, "-c", self.CODE],
+            [*before, sys.executable, "-c", f"CPUS = {cpus}{self.CODE}"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from cluster.test_elastic import Machines
 from processes import ENVIRONMENT, command, hone, succeeded
 
 pytest.importorskip("optuna")
@@ -67,3 +68,22 @@ def test_a_killed_search_goes_on_from_its_trials_checkpoints(tmp_path: Path) -> 
     log = (tmp_path / "study" / "trial_0000" / "log.txt").read_text()
     assert "resumed from" in log or "is a finished run" in log
     assert {row["state"] for row in table(tmp_path).values()} == {"done"}
+
+
+@pytest.mark.long
+def test_trials_beside_each_other_on_a_ray_cluster(tmp_path: Path) -> None:
+    """Two trials of two ranks each, on two machines of two: the values are those of one process."""
+    alone = succeeded(command(*SEARCH, cwd=tmp_path, timeout=500))
+    assert "0 failed" in alone.out
+    machines = Machines(cpus=2)
+    try:
+        where = ("cluster.cpu_workers_per_node=2", f"cluster.ray_address={machines.address}")
+        (tmp_path / "ray").mkdir()
+        there = tmp_path / "ray"
+        succeeded(command(*SEARCH, "--parallel", "2", *where, cwd=there, timeout=500))
+    finally:
+        machines.close()
+    for rate, row in table(there).items():
+        assert float(row["val_loss"]) == pytest.approx(float(table(tmp_path)[rate]["val_loss"]), rel=1e-3)
+        folder = there / "study" / f"trial_{int(row['trial']):04d}"
+        assert "2 ranks = shard 2 on 1 machine" in (folder / "log.txt").read_text()
