@@ -96,7 +96,8 @@ def test_what_became_of_each_is_counted_and_kept() -> None:
             )
             hang = "def add(a, b):\n    while True: pass"
             big = "def add(a, b): return bytearray(1 << 30)"
-            completions = [RIGHT, WRONG, hang, big, "def add(a, b):\n    import os\n    os.abort()", "def add(a, b): return f(\n"]
+            abort = "def add(a, b):\n    import os\n    os.abort()"
+            completions = [RIGHT, WRONG, hang, big, abort, "def add(a, b): return f(\n"]
             columns = {name: [value] * 6 for name, value in HUMANEVAL.items()}
             scored = await pool.score(["p"] * 6, completions, columns)
             assert [one.reward for one in scored] == [1.0, 0, 0, 0, 0, 0]

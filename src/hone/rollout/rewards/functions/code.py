@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import functools
 import json
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -108,10 +109,18 @@ def _program(prompt: Any, text: str, row: Mapping[str, Any]) -> str:
     tagged = answer_tag(text) if block is None else block
     program = text if tagged is None else tagged
     entry = row.get("entry_point")
-    if not entry or f"def {entry}" in program or f"class {entry}" in program or f"{entry} =" in program:
+    if not entry or _defines(program, str(entry)):
         return program
     head = prompt if isinstance(prompt, str) else row.get("prompt_code") or ""
     return head + program
+
+
+def _defines(program: str, name: str) -> bool:
+    """Whether a name is given a meaning at the left margin: what is further in belongs to something else."""
+    name = re.escape(name)
+    return (
+        re.search(rf"^(?:(?:async +)?def +|class +){name}\b|^{name} *[:=]", program, re.MULTILINE) is not None
+    )
 
 
 def _tests(row: Mapping[str, Any], column: str | None, most: int | None) -> Tests | None:
