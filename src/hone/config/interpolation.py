@@ -39,6 +39,7 @@ def _register() -> None:
     register("mul", _known(lambda *values: math.prod(values)), replace=True)
     register("add", _known(lambda *values: sum(values)), replace=True)
     register("div", _known(lambda *values: reduce(_divide, values)), replace=True)
+    register("ceil", _known(lambda value: math.ceil(value)), replace=True)
     register("max", _known(lambda *values: max(values)), replace=True)
 
 

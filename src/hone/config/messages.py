@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import re
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -68,7 +70,11 @@ def _sentence(item: dict[str, Any], root: type[BaseModel], translation: Translat
     if kind == "missing":
         return f"{name}: is required"
     if kind == "literal_error":
-        return f"{name}={value}: expected {context['expected']}"
+        names = re.findall(r"'([^']*)'", context["expected"])
+        near = difflib.get_close_matches(str(item["input"]), names, 1)
+        return f"{name}={value}: expected {context['expected']}" + (
+            f"; did you mean {near[0]}?" if near else ""
+        )
     if kind in _LIMITS:
         limit, words = _LIMITS[kind]
         return f"{name}={value}: expected {words} {context[limit]}"

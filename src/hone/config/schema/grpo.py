@@ -9,6 +9,21 @@ from pydantic import Field
 from hone.config.schema.base import ConfigModel, section
 from hone.config.schema.online import RewardedConfig, RewardedSection
 
+Preset = Literal[
+    "grpo",
+    "dr_grpo",
+    "dapo",
+    "gspo",
+    "cispo",
+    "sapo",
+    "rloo",
+    "reinforce_plus_plus",
+    "reinforce_plus_plus_baseline",
+    "gdpo",
+    "maxrl",
+]
+"""Each is a file of `hone.config.presets`."""
+
 
 class GRPOEstimatorConfig(ConfigModel):
     """What an advantage is measured against, and in what unit."""
@@ -27,6 +42,8 @@ class GRPOEstimatorConfig(ConfigModel):
 class GRPOSection(RewardedSection):
     """Group relative policy optimization: rollouts, advantages, validation."""
 
+    preset: Preset | None = None
+    """A method's own settings (docs/rl.md), below those that are given; null: none."""
     num_updates_per_rollout: int = Field(1, ge=1)
     """Passes of the optimizer over each rollout."""
     adv_estimator: GRPOEstimatorConfig = section(GRPOEstimatorConfig)
