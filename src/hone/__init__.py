@@ -1,3 +1,43 @@
-"""Hone: post-training for language models. See README.md; ARCHITECTURE.md says where each thing lives."""
+"""Hone: post-training for language models. See README.md; ARCHITECTURE.md says where each thing lives.
+
+`hone.grpo(...)` and its siblings are the commands, from Python (docs/api.md). They load when they are first asked for:
+importing this package costs nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hone.api import Result, convert, distill, dpo, evaluate, grpo, load_run, ppo, rm, sft
+    from hone.errors import HoneError
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "HoneError",
+    "Result",
+    "convert",
+    "distill",
+    "dpo",
+    "evaluate",
+    "grpo",
+    "load_run",
+    "ppo",
+    "rm",
+    "sft",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'hone' has no attribute {name!r}")
+    import importlib
+
+    found = getattr(importlib.import_module("hone.errors" if name == "HoneError" else "hone.api"), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

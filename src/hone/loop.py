@@ -25,6 +25,7 @@ from hone.engine.manifest import verify
 from hone.engine.place import placement_notices
 from hone.engine.random_state import random_state, restore_random_state
 from hone.errors import CheckpointError, HoneError, Interrupted, TrainingError, WorkerLostError
+from hone.process import hears_signals
 from hone.recovery import MoreMachines
 from hone.seeing import write_report
 from hone.tracking import MetricLog, Progress, RunFolder, draw_curves
@@ -117,9 +118,8 @@ class Run:
         self.metrics = MetricLog(
             self.folder, self.config.logger, self.step or None, yaml.safe_load(self.yaml)
         )
-        self._handlers = {
-            kind: signal.signal(kind, self._on_signal) for kind in (signal.SIGINT, signal.SIGTERM)
-        }
+        heard = (signal.SIGINT, signal.SIGTERM) if hears_signals() else ()
+        self._handlers = {kind: signal.signal(kind, self._on_signal) for kind in heard}
         self.progress = Progress(self.total_steps, self.kind, self.step)
         self.progress.__enter__()
         for notice in (*self.notices, *placement_notices(self.config), *self.engine.notices):

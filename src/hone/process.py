@@ -9,6 +9,7 @@ import fcntl
 import os
 import signal
 import tempfile
+import threading
 import time
 from collections.abc import Coroutine, Iterator
 from pathlib import Path
@@ -40,18 +41,46 @@ def run_async(main: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any]:
     where it finds another handler than Python's default.
     """
     before = signal.getsignal(signal.SIGINT)
-    if before is signal.default_int_handler:
+    ours = before is signal.default_int_handler and hears_signals()
+    if ours:
         signal.signal(signal.SIGINT, _interrupt)
     try:
         with _held_back(signal.SIGINT):  # half an event loop cannot be closed
             loop = asyncio.new_event_loop()
-        try:
-            return loop.run_until_complete(main)
-        finally:
-            _close(loop)
+        with _outer_loop_set_aside():
+            try:
+                return loop.run_until_complete(main)
+            finally:
+                _close(loop)
     finally:
-        if before is signal.default_int_handler:
+        if ours:
             signal.signal(signal.SIGINT, before)
+
+
+def hears_signals() -> bool:
+    """Whether this thread may say what a signal does."""
+    return threading.current_thread() is threading.main_thread()
+
+
+@contextlib.contextmanager
+def _outer_loop_set_aside() -> Iterator[None]:
+    """A notebook runs its cells inside an event loop, where asyncio lets no second one run. That loop waits meanwhile,
+    as it does for any call that takes long; in a thread of its own the run would be deaf to Ctrl-C."""
+    try:
+        outer = asyncio.get_running_loop()
+    except RuntimeError:
+        yield
+        return
+    task = asyncio.current_task(outer)
+    if task is not None:
+        asyncio.tasks._leave_task(outer, task)
+    asyncio._set_running_loop(None)
+    try:
+        yield
+    finally:
+        asyncio._set_running_loop(outer)
+        if task is not None:
+            asyncio.tasks._enter_task(outer, task)
 
 
 @contextlib.contextmanager

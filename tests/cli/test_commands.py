@@ -269,6 +269,8 @@ HEAVY = {"torch", "transformers", "datasets", "matplotlib", "tensorboard", "wand
         "from hone.cli import main; main(['sfft'])",
         "import hone.config",
         "import hone.tracking",
+        "import hone.seeing",
+        "import hone; hone.HoneError",
     ],
 )
 def test_nothing_heavy_is_imported(code: str) -> None:

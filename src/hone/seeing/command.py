@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hone.errors import ConfigError
-from hone.seeing.run import open_run
+from hone.seeing.run import RunView, open_run
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -55,29 +55,46 @@ def command(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
 
         print(f"wrote {write_report(view, Path(options.html) if options.html else None)}")
         return 0
-    from hone.seeing import terminal
 
-    console = console_of()
-    if options.compare:
-        from hone.seeing.compare import compare
-
-        compare(console, view, open_run(options.compare))
-        return 0
-    if options.metrics:
-        terminal.show_metrics(
-            console, view, [name.strip() for name in options.metrics.split(",") if name.strip()]
-        )
-        return 0
-    wanted = terminal.Wanted(
-        what="validation" if options.validation else "rollouts",
+    show(
+        view,
         step=options.step,
         best=options.best,
         worst=options.worst,
         failed=options.failed,
         prompt=options.prompt,
+        validation=options.validation,
+        metrics=options.metrics,
+        compare=options.compare,
     )
-    terminal.show(console, view, wanted)
     return 0
+
+
+def show(
+    view: RunView,
+    *,
+    step: int | None = None,
+    best: int | None = None,
+    worst: int | None = None,
+    failed: bool = False,
+    prompt: str | None = None,
+    validation: bool = False,
+    metrics: str | Sequence[str] | None = None,
+    compare: str | Path | None = None,
+) -> None:
+    """Print a run. Raises HoneError for what it does not have."""
+    from hone.seeing import terminal
+    from hone.seeing.compare import compare as print_both
+
+    console = console_of()
+    if compare is not None:
+        print_both(console, view, open_run(compare))
+    elif metrics:
+        names = metrics.split(",") if isinstance(metrics, str) else metrics
+        terminal.show_metrics(console, view, [name.strip() for name in names if name.strip()])
+    else:
+        what = "validation" if validation else "rollouts"
+        terminal.show(console, view, terminal.Wanted(what, step, best, worst, failed, prompt))
 
 
 def console_of() -> Console:

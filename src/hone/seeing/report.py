@@ -135,7 +135,7 @@ def changed(view: RunView) -> list[list[str]]:
     root = ROOTS.get(view.kind)
     if root is None or view.kind == "eval":
         return []
-    usual = {path: value for path, value in leaves(root().model_dump(warnings=False))}
+    usual = dict(leaves(root().model_dump(warnings=False)))
     found = []
     for path, value in leaves(view.config):
         follows = keys.derived_text(root, path) is not None  # from other settings

@@ -1,0 +1,168 @@
+"""What a call gives back: the run's folder, and what is in it."""
+
+from __future__ import annotations
+
+import base64
+import html
+import importlib
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hone.errors import CheckpointError
+from hone.seeing.command import show
+from hone.seeing.panels import summary_metrics
+from hone.seeing.run import Record, RunView, open_run
+from hone.seeing.terminal import number
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+MOST_PICTURE = 600_000
+"""Bytes of the picture that a notebook is given."""
+
+
+class Result:
+    """A run. Everything is read from its folder when it is asked for, so it is as true of one that goes on.
+
+    folder: where everything is. summary: how the call ended (`step`, `total_steps`, `stopped`, `seconds`), empty for a
+    run that was not made by this call.
+    """
+
+    def __init__(self, folder: Path, summary: Mapping[str, Any] | None = None) -> None:
+        self.folder = folder
+        self.summary = dict(summary or {})
+        open_run(folder)  # nothing there: said now
+
+    @property
+    def view(self) -> RunView:
+        """The folder, read now."""
+        return open_run(self.folder)
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The last value of every metric."""
+        view = self.view
+        return {name: view.values(name)[1][-1] for name in view.metrics()}
+
+    @property
+    def history(self) -> Any:
+        """Every step's metrics: a pandas.DataFrame by step where pandas is installed, else a list of dicts."""
+        rows = [row for row in self.view.rows if len(row) > 1]
+        try:
+            pandas = importlib.import_module("pandas")
+        except ImportError:
+            return rows
+        frame = pandas.DataFrame(rows)
+        return frame.astype({"step": int}).set_index("step") if rows else frame
+
+    @property
+    def step(self) -> int:
+        """The last step that was logged."""
+        return self.view.step
+
+    @property
+    def checkpoint(self) -> Path | None:
+        """The newest checkpoint."""
+        steps = self.view.checkpoints()
+        return self.folder / f"step_{steps[-1]}" if steps else None
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The resolved settings."""
+        return self.view.config
+
+    def rollouts(self, step: int | None = None, *, validation: bool = False) -> list[Record]:
+        """What was sampled at a step (the last one), with rewards, as docs/seeing.md says; empty where nothing was."""
+        view, what = self.view, "validation" if validation else "rollouts"
+        steps = view.samples.get(what) or {}
+        if not steps:
+            return []
+        return (
+            view.read(what, next(reversed(steps)) if step is None else step)
+            if step is None or step in steps
+            else []
+        )
+
+    def show(self, **options: Any) -> None:
+        """Print what `hone show` prints; options are its own: `step`, `best`, `worst`, `failed`, `prompt`, ..."""
+        show(self.view, **options)
+
+    def report(self) -> Path:
+        """Write the run's page anew; its path."""
+        from hone.seeing import write_report
+
+        return write_report(self.view)
+
+    def save(
+        self, out: str | Path, *, step: int | None = None, dtype: str = "float32", adapter: bool = False
+    ) -> Path:
+        """Write the model as a folder that transformers loads, from the newest checkpoint or from `step`.
+
+        Raises CheckpointError where there is none, or where `out` holds something already.
+        """
+        export = importlib.import_module("hone.export")
+        wanted = self.folder if step is None else self.folder / f"step_{step}"
+        if not wanted.is_dir():
+            steps = ", ".join(map(str, self.view.checkpoints())) or "none"
+            raise CheckpointError(f"{self.folder} has no checkpoint of step {step}; it has: {steps}")
+        config, weights = export.locate(wanted)
+        written: Path = export.convert(config, weights, Path(out), dtype=dtype, adapter=adapter)
+        return written
+
+    def model(self, step: int | None = None, **options: Any) -> PreTrainedModel:
+        """The trained model, loaded by transformers; `options` are `from_pretrained`'s."""
+        from hone.model.load import auto_class
+        from hone.model.scalar import has_scalar_head
+
+        with tempfile.TemporaryDirectory(prefix="hone-") as made:
+            folder = self.save(Path(made) / "model", step=step)
+            auto_config = importlib.import_module("transformers").AutoConfig.from_pretrained(folder)
+            loaded: PreTrainedModel = auto_class(has_scalar_head(auto_config)).from_pretrained(
+                folder, **options
+            )
+            return loaded
+
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer that the newest checkpoint has."""
+        from hone.model.load import load_tokenizer
+
+        if self.checkpoint is None:
+            raise CheckpointError(f"{self.folder} has no checkpoint")
+        return load_tokenizer(str(self.checkpoint / "policy" / "tokenizer"))
+
+    def __repr__(self) -> str:
+        view = self.view
+        return f"Result({str(self.folder)!r}: {view.kind} of {view.model}, {view.state()})"
+
+    def _repr_html_(self) -> str:
+        """The run in a notebook: its state, its numbers, its curves."""
+        view = self.view
+        rows = [
+            (
+                line.title + (f" ({line.unit})" if line.unit else ""),
+                number(values[0], line),
+                number(values[-1], line),
+            )
+            for line in summary_metrics(view.metrics())
+            if (values := view.values(line.lines[0][0])[1])
+        ]
+        cells = "".join(
+            f"<tr><td style='text-align:left'>{html.escape(name)}</td><td>{first}</td><td>{last}</td></tr>"
+            for name, first, last in rows
+        )
+        where = html.escape(str(view.folder.report if view.folder.report.is_file() else self.folder))
+        title = f"<b>{html.escape(f'{view.kind}: {view.model}')}</b>, {html.escape(view.state())}"
+        return (
+            f"<div>{title}<br><code>{where}</code>{_picture(view.folder.curves)}"
+            "<details><summary>numbers</summary><table><tr><th></th><th>first</th><th>last</th></tr>"
+            f"{cells}</table></details></div>"
+        )
+
+
+def _picture(png: Path) -> str:
+    if not png.is_file() or png.stat().st_size > MOST_PICTURE:
+        return ""
+    data = base64.b64encode(png.read_bytes()).decode()
+    return f"<br><img style='max-width:100%' src='data:image/png;base64,{data}'>"

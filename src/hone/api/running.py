@@ -1,0 +1,174 @@
+"""A run in this process, whatever this process is: a script, a notebook, a thread."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import signal
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from hone.api.arguments import arguments_of, named, settings_of
+from hone.api.memory import Rows, dataset_of, functions_in, keep_rows, reward_entries, with_functions_kept
+from hone.api.result import Result
+from hone.config import Loaded, load
+from hone.config.overrides import Override
+from hone.config.trees import Path as KeyPath
+from hone.errors import ConfigError, HoneError, disk_full
+from hone.process import check_writable, hold
+
+MODULES = {
+    **dict.fromkeys(("sft", "dpo", "rm"), "hone.supervised"),
+    **dict.fromkeys(("grpo", "ppo", "distill"), "hone.online"),
+    "eval": "hone.evaluation",
+}
+STANDS_FOR = "rows-in-memory.jsonl"
+
+
+def train(
+    kind: str,
+    model: Any,
+    dataset: Any,
+    validation: Any,
+    folder: str | Path | None,
+    config: str | Path | Mapping[str, Any] | None,
+    settings: dict[str, Any],
+    *,
+    reward_funcs: Any = None,
+    teacher: Any = None,
+) -> Result:
+    """The run that a call of `hone.KIND` describes. Raises HoneError."""
+    own = arguments_of(settings, dataset=dataset, validation=validation, folder=folder)
+    rows, also = dataset_of(own["dataset"], "dataset")
+    held, _ = dataset_of(own["validation"], "validation")
+    data: dict[KeyPath, Any] = {
+        ("data", "train"): rows,
+        ("data", "validation"): held if held is not None else also,
+    }
+    file, given = _given(kind, config, settings, reward_funcs)
+    for section, argument, value in (("policy", "model", model), ("teacher", "teacher", teacher)):
+        if (name := named(value, argument)) is not None:
+            given.append(Override((section, "model_name"), name))
+    if own["folder"] is not None:
+        given.append(Override(("checkpointing", "checkpoint_dir"), str(own["folder"])))
+    loaded = _load(kind, file, given, data, None)
+    where = Path(loaded.config.checkpointing.checkpoint_dir)
+    if _in_memory(given, data):
+        may_change = loaded.config.checkpointing.allow_config_change
+        check_writable(where, "folder")
+        with hold(where, "folder"):  # another run's files are not to be replaced
+            loaded = _load(kind, file, given, data, where, may_change=may_change)
+    summary = work(kind, loaded)
+    return Result(where, summary)
+
+
+def ask(
+    model: Any,
+    dataset: Any,
+    reward_funcs: Any,
+    folder: str | Path | None,
+    config: str | Path | Mapping[str, Any] | None,
+    settings: dict[str, Any],
+) -> dict[str, Any]:
+    """The report of an evaluation. Raises HoneError."""
+    own = arguments_of(settings, dataset=dataset, folder=folder)
+    data: dict[KeyPath, Any] = {("data",): dataset_of(own["dataset"], "dataset")[0]}
+    file, given = _given("eval", config, settings, reward_funcs)
+    if (name := named(model, "model")) is not None:
+        given.append(Override(("generation", "model_name"), name))
+    if own["folder"] is not None:
+        given.append(Override(("eval", "save_path"), str(own["folder"])))
+    loaded = _load("eval", file, given, data, None)
+    if not _in_memory(given, data):
+        return work("eval", loaded)
+    with tempfile.TemporaryDirectory(prefix="hone-eval-") as made:
+        where = Path(loaded.config.eval.save_path or made)
+        return work("eval", _load("eval", file, given, data, where, may_change=True))
+
+
+def _given(
+    kind: str, config: str | Path | Mapping[str, Any] | None, settings: dict[str, Any], reward_funcs: Any
+) -> tuple[str | None, list[Override]]:
+    """A file of settings, and those that were given beside it, `config`'s first."""
+    weights = settings.pop("reward_weights", None)
+    if weights is not None and reward_funcs is None:
+        raise ConfigError("reward_weights= is given without reward_funcs=")
+    if isinstance(config, Mapping):
+        file, given = None, settings_of(kind, config)
+    elif config is None or isinstance(config, str | Path):
+        file, given = None if config is None else str(config), []
+    else:
+        raise ConfigError(f"config is a {type(config).__name__}: give a YAML file, or settings by their keys")
+    given += settings_of(kind, settings)
+    if reward_funcs is not None:
+        given.append(Override(("rewards", "functions"), reward_entries(reward_funcs, weights)))
+    return file, given
+
+
+def _in_memory(given: list[Override], data: Mapping[KeyPath, Any]) -> bool:
+    return any(functions_in(override.value) for override in given) or any(
+        isinstance(value, Rows) or functions_in(value) for value in data.values()
+    )
+
+
+def _load(
+    kind: Any,
+    file: str | None,
+    given: list[Override],
+    data: Mapping[KeyPath, Any],
+    folder: Path | None,
+    *,
+    may_change: bool = False,
+) -> Loaded[Any]:
+    """The configuration, with what is in memory written to `folder`, or (without one) with names that stand for it."""
+    taken: dict[str, Any] = {}
+    overrides = [Override(one.path, with_functions_kept(one.value, folder, taken)) for one in given]
+    for path, value in data.items():
+        if isinstance(value, Rows):
+            name = str(path[-1]) if len(path) > 1 else "test"
+            place = STANDS_FOR if folder is None else keep_rows(value, folder, name, may_change=may_change)
+            overrides.append(Override(path, {"dataset_name": place}))
+        elif value is not None:
+            overrides.append(Override(path, with_functions_kept(value, folder, taken)))
+    return load(kind, file, overrides)
+
+
+def work(kind: str, loaded: Loaded[Any]) -> dict[str, Any]:
+    """Do what a command does, in this process, and leave the process as it was. Raises HoneError."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # as the command line does
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    start = importlib.import_module("hone.launch.start")
+    start.spare_the_hub(loaded)
+    start.announce(kind, loaded)
+    try:
+        with as_it_was():
+            result: dict[str, Any] = importlib.import_module(MODULES[kind]).main(loaded)
+    except OSError as error:
+        if (said := disk_full(error)) is None:
+            raise
+        raise HoneError(said) from error
+    if result.get("message"):
+        print(result["message"], flush=True)
+    return result
+
+
+@contextlib.contextmanager
+def as_it_was() -> Iterator[None]:
+    """Signal handlers and torch's threads are afterwards what they were before."""
+    import torch
+
+    handlers = {}
+    if threading.current_thread() is threading.main_thread():
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        for number, handler in handlers.items():
+            if handler is not None:  # None: a handler that Python did not install
+                signal.signal(number, handler)
