@@ -1,6 +1,6 @@
 """`load`: from a file and overrides to a typed, checked configuration.
 
-Layers, lowest first: the schema's defaults; the recipe of the embedded model, if the run is about one; the
+Layers, lowest first: the schema's defaults; the recipe of the embedded model, if the run is about one; a preset; the
 files that `defaults:` names; the file; the command line. Interpolations are resolved when all are together.
 """
 
@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path as FilePath
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar, get_args
 
 from pydantic import ValidationError
 
 from hone.config import checks, files, keys, messages, notices, online_checks, overrides
-from hone.config.given import Layer
+from hone.config.given import Layer, shown
 from hone.config.kinds import section_of
 from hone.config.schema import (
     ROOTS,
@@ -28,9 +28,10 @@ from hone.config.schema import (
     RMConfig,
     SFTConfig,
 )
+from hone.config.schema.grpo import Preset
 from hone.config.schema.run import RewardFunctionConfig
 from hone.config.translate import Translation
-from hone.config.trees import Path, drop, escape, get, leaves, merge, put
+from hone.config.trees import Path, dotted, drop, escape, get, leaves, merge, put
 from hone.errors import ConfigError
 
 Kind = Literal["sft", "dpo", "rm", "grpo", "ppo", "distill", "eval"]
@@ -83,7 +84,8 @@ def load(
     first = Translation(kind, root, schema, user, layers)
     name = first.value_given(MODEL[kind])
     recipe, said = _recipe(kind, name, first, rewarded="rewards" in user)
-    base = merge(schema, recipe)
+    preset = _preset(kind, first)
+    base = merge(merge(schema, recipe), preset)
     for part in ("policy", "value"):
         _trim_optimizer(base, first, part)
     for path in removed:
@@ -98,7 +100,7 @@ def load(
         problems += messages.sentences(error, root, translation, tree)
     said += notices.of(translation)
     if config is not None:
-        said += _complete(config, translation)
+        said += [*_said_of_preset(preset, config, translation), *_complete(config, translation)]
         problems += [*_needs_data(kind, config), *checks.check(config)]
     messages.raise_all(problems)
     assert config is not None
@@ -153,6 +155,27 @@ def _recipe(kind: Kind, name: Any, first: Translation, *, rewarded: bool) -> tup
     said = f"{'.'.join(dataset)} was not given: the embedded word problems ({brought}) are used"
     wanted = ("data",) if rewarded else ("data", "rewards")
     return {section: tree[section] for section in wanted if section in tree}, [said]
+
+
+def _preset(kind: Kind, first: Translation) -> dict[str, Any]:
+    """The settings of the method that `grpo.preset` names. Another name is the schema's to refuse."""
+    name = first.value_given(("grpo", "preset")) if kind == "grpo" else None
+    if name not in get_args(Preset):
+        return {}
+    return files.read(FilePath(__file__).parent / "presets" / f"{name}.yaml")
+
+
+def _said_of_preset(preset: dict[str, Any], config: AnyConfig, translation: Translation) -> list[str]:
+    """What holds of it beside what is given."""
+    if not preset:
+        return []
+    resolved = config.model_dump(warnings=False)
+    held = [
+        f"{dotted(path)}={shown(get(resolved, path))}"
+        for path, _ in leaves(preset)
+        if path not in translation.given
+    ]
+    return [f"grpo.preset={get(resolved, ('grpo', 'preset'))}: {', '.join(held)}"]
 
 
 def _trim_optimizer(base: dict[str, Any], first: Translation, part: str) -> None:
