@@ -73,6 +73,17 @@ def module_from_file(path: Path) -> Any:
     return module
 
 
+def search_path() -> list[str]:
+    """Where a process started from this one finds the same modules, those of the working directory among them. The
+    directory may be gone by now: then it is left out."""
+    try:
+        here = os.getcwd()
+    except FileNotFoundError:
+        return [entry for entry in sys.path if entry]
+    path = [entry or here for entry in sys.path]
+    return path if here in path else [*path, here]
+
+
 def _see_here() -> None:
     """Modules of the folder where the command was typed, behind everything else."""
     if os.getcwd() not in sys.path:

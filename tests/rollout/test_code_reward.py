@@ -111,7 +111,8 @@ def test_what_became_of_each_is_counted_and_kept() -> None:
                 "SyntaxError",
             ]
             metrics = pool.metrics()
-            assert metrics["code_ok"] == metrics["code_timeout"] == pytest.approx(1 / 6)
+            assert metrics["code_passed"] == metrics["code_timeout"] == pytest.approx(1 / 6)
+            assert metrics["code_killed"] == pytest.approx(2 / 6)
             assert metrics["workers_killed"] == 0
 
     asyncio.run(run())

@@ -10,7 +10,8 @@ import pytest
 from hone.errors import RewardError
 from hone.rollout.rewards.functions import exact, json_schema, numeric, overlong, regex, repetition
 from hone.rollout.rewards.functions import format as form
-from hone.rollout.rewards.resolve import resolve
+from hone.rollout.rewards.pool import RewardPool
+from hone.rollout.rewards.resolve import resolve, resolve_all
 from hone.rollout.rewards.text import fenced
 
 TICKS = "`" * 3
@@ -76,6 +77,14 @@ def test_regex_and_format() -> None:
     assert regex(["x", "y", "z"], column="p", p=["x", "x", None]) == [1.0, 0.0, None]
     assert form(["Steps:\n1\nAnswer: 4", "Answer: 4"], pattern=r"Steps:.*Answer: \d") == [1.0, 0.0]
     assert form(["<think>a</think><answer>b</answer>", "b"]) == [1.0, 0.0]
+
+
+@pytest.mark.parametrize("name", ["regex", "json_schema", "numeric", "code"])
+def test_a_column_that_the_data_lacks_is_named_before_anything_is_judged(name: str) -> None:
+    with RewardPool(resolve_all([{"name": name, "kwargs": {"column": "mine"}}]), num_workers=1) as pool:
+        pool.check_columns(["mine", "answer"])
+        with pytest.raises(RewardError, match=f"reward '{name}' needs the column 'mine'.*its columns: answer"):
+            pool.check_columns(["answer"])
 
 
 SCHEMA: dict[str, Any] = {

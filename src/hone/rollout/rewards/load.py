@@ -122,7 +122,7 @@ def describe(function: Callable[..., Any], kwargs: Mapping[str, Any]) -> dict[st
             "own reward (docs/environments.md)"
         )
     any_of = getattr(function, "any_of_columns", ())
-    if any_of and kwargs.get("column"):
+    if hasattr(function, "any_of_columns") and kwargs.get("column"):
         any_of = (kwargs["column"],)
     return {
         "accepts": None if anything else sorted(names),

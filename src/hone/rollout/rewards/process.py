@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from hone.errors import RewardError
+from hone.importing import search_path
 from hone.rollout.rewards.resolve import RewardSpec
 from hone.rollout.rewards.worker import LENGTH
 from hone.rollout.sandbox import SandboxLimits
@@ -126,10 +127,8 @@ class WorkerProcess:
         if self._closed.is_set():
             raise Died("the pool was closed")
         ours, theirs = socket.socketpair()
-        path = [entry or os.getcwd() for entry in sys.path]
-        if os.getcwd() not in path:
-            path.append(os.getcwd())  # `my_rewards.accuracy` works from the folder that holds my_rewards.py
-        boot = json.dumps([theirs.fileno(), self._limits.memory_mb, path])
+        # `my_rewards.accuracy` works from the folder that holds my_rewards.py
+        boot = json.dumps([theirs.fileno(), self._limits.memory_mb, search_path()])
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-u", "-c", _BOOT, boot, "hone-reward-worker"],

@@ -1,4 +1,4 @@
-"""Programs that a model wrote, run apart from everything else. Standard library only.
+"""Programs that a model wrote, run apart from everything else.
 
 sandbox.py   Sandbox: what the rest of Hone calls      server.py   the process that forks one program at a time
 jail.py      namespaces, privileges, limits            seccomp.py  which system calls a program may not make

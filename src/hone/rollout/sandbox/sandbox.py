@@ -16,6 +16,8 @@ from dataclasses import asdict, dataclass, field
 from types import TracebackType
 from typing import Any
 
+from hone.importing import search_path
+
 _LENGTH_BYTES = 8
 _START_S, _GRACE_S = 20.0, 10.0
 _BOOT = (
@@ -138,7 +140,7 @@ class Sandbox:
         ours, theirs = socket.socketpair()
         options = {
             **{"channel_fd": theirs.fileno(), "directory": self._directory, "disk_mb": self.limits.disk_mb},
-            **{"namespaces": self._namespaces, "path": [entry or os.getcwd() for entry in sys.path]},
+            **{"namespaces": self._namespaces, "path": search_path()},
         }
         with theirs:
             self._process = subprocess.Popen(

@@ -98,6 +98,11 @@ def math(completions: Sequence[Any], column: str | None = None, **columns: Any) 
     return rewards
 
 
+def _prepare_math(column: str | None = None) -> None:
+    """Half a second, which no completion is to pay for with its time limit."""
+    import math_verify  # noqa: F401
+
+
 def _check_exact(extract: str = "all", **others: Any) -> None:
     if extract not in _EXTRACT:
         raise BadOption(f"extract={extract}: choose one of {', '.join(_EXTRACT)}")
@@ -122,3 +127,4 @@ _functions: tuple[Any, ...] = (answer, exact, numeric, math)
 for _function in _functions:
     _function.any_of_columns = GOLD_COLUMNS  # checked before any completion is scored
 exact.check = _check_exact  # type: ignore[attr-defined]
+math.prepare = _prepare_math  # type: ignore[attr-defined]

@@ -1,7 +1,7 @@
 """Does the program pass its tests? It runs in a sandbox (`hone.rollout.sandbox`), one in each worker.
 
-A program that hangs, crashes or asks for too much is wrong, and scores 0: what became of each is counted in the
-metrics (`code_timeout`, `code_MemoryError`, …) and kept with the rollout (`code_outcome`).
+A program that hangs, crashes or asks for too much is wrong, and scores 0. What became of each is kept with the
+rollout (`code_outcome`); the metrics have the parts that passed, ran out of time, or were ended by another limit.
 """
 
 from __future__ import annotations
@@ -49,9 +49,10 @@ def code(
     """1 if the program in the completion passes all tests of its row, else 0; None for a row without tests.
 
     The program is the last fenced block, else the whole completion. Where it does not define the row's
-    `entry_point`, it is taken to go on from the prompt. The tests, in `column` or in the first of TEST_COLUMNS that
-    the data has, are in the form of HumanEval (`test` with `check(candidate)`, and `entry_point`), a list of
-    assertions, a list of `{"input": …, "output": …}`, or `{"inputs": […], "outputs": […]}`, as values or as JSON.
+    `entry_point`, but a plain prompt does, it goes on from the prompt. The tests, in `column` or in the first of
+    TEST_COLUMNS that the data has, are in the form of HumanEval (`test` with `check(candidate)`, and
+    `entry_point`), a list of assertions, a list of `{"input": …, "output": …}`, or `{"inputs": […], "outputs": […]}`,
+    as values or as JSON.
 
     partial_credit: the part of the tests that pass, instead of all or nothing. max_tests: only the first so many.
     """
@@ -72,11 +73,13 @@ def code(
 
 
 def _report(outcomes: list[str | None], log_extra: Callable[[str, list[Any]], None] | None) -> None:
-    judged = [cause for cause in outcomes if cause is not None]
-    for cause in {"ok", "timeout", *judged}:
-        log_metric(
-            f"code_{cause.replace(' ', '_')}", sum(each == cause for each in judged) / max(1, len(judged))
-        )
+    for cause in outcomes:
+        if cause is not None:
+            log_metric("code_passed", float(cause == "ok"))
+            log_metric("code_timeout", float(cause == "timeout"))
+            log_metric(
+                "code_killed", float(cause.startswith(("signal", "output", "MemoryError", "exit", "lost")))
+            )
     if log_extra is not None:
         log_extra("code_outcome", outcomes)
 
@@ -111,8 +114,8 @@ def _program(prompt: Any, text: str, row: Mapping[str, Any]) -> str:
     entry = row.get("entry_point")
     if not entry or _defines(program, str(entry)):
         return program
-    head = prompt if isinstance(prompt, str) else row.get("prompt_code") or ""
-    return head + program
+    begun = isinstance(prompt, str) and _defines(prompt, str(entry))
+    return prompt + program if begun else program
 
 
 def _defines(program: str, name: str) -> bool:
