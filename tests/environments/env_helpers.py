@@ -227,3 +227,11 @@ class Forgetful(Counter):
 
     def reset(self, row: dict[str, Any]) -> str:
         return os.urandom(4).hex()
+
+
+def conversations(split: str = "train") -> list[dict[str, Any]]:
+    """Rows to play."""
+    return [
+        {"prompt": [{"role": "user", "content": f"{split} {i} + {i % 7}"}], "answer": str(i)}
+        for i in range(40)
+    ]

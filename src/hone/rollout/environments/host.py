@@ -102,7 +102,9 @@ def _load(request: Mapping[str, Any]) -> tuple[Kind | None, dict[str, Any]]:
         if openenv is not None:
             return kind, {"ok": {"schemas": [], "name": "OpenEnv", "stateless": False, "steps": True}}
         first = kind()
-        told = {"schemas": _in_a_fork(first.tools()), "name": first.name, "stateless": first.stateless}
+        schemas = getattr(first, "schemas", None)
+        schemas = _in_a_fork(first.tools()) if schemas is None else schemas
+        told = {"schemas": schemas, "name": first.name, "stateless": first.stateless}
         return kind, {"ok": told | {"steps": first.step is not None}}
     except (Unusable, Missing) as error:
         return None, {"defect": str(error)}

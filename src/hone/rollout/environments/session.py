@@ -50,10 +50,11 @@ class Session:
 
     def _act(self, message: Message) -> tuple[list[Message], bool]:
         calls = message.get("tool_calls") or []
-        if calls:
+        if calls and not getattr(self.kind, "calls_itself", False):
             return self._run(calls), False
         if self.kind.step is None:
             return [], True
+        self.counts["tool_calls"] += len(calls)
         observation, reward, done = _reply(self._wait(self.kind.step(message)))
         if reward is not None:
             self.reward = (self.reward or 0.0) + _number(reward)
