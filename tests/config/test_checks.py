@@ -64,6 +64,16 @@ CASES: list[tuple[str, list[str], list[str]]] = [
     ("grpo", ["policy.generation.top_p=1.5"], ["policy.generation.top_p=1.5"]),
     ("grpo", ["policy.generation.top_k=0"], ["policy.generation.top_k=0"]),
     ("grpo", ["rewards.functions=[]"], ["rewards.functions is empty"]),
+    (
+        "grpo",
+        ["rewards.functions=[{name: math, datasets: [gsm8k]}]"],
+        ["rewards.functions.0.datasets names 'gsm8k'", "hone/word-problems"],
+    ),
+    ("grpo", ["rewards.functions=[{name: math, envs: [maze]}]"], ["rewards.functions.0.envs names 'maze'"]),
+    ("grpo", ["rewards.functions=[{name: math, weight: {5: 1.0}}]"], ["a schedule begins at step 0"]),
+    ("grpo", ["rewards.functions=[{name: math, weight: {0: 1.0, -3: 1.0}}]"], ["-3 is no step"]),
+    ("grpo", ["rewards.functions=[{name: math, weight_schedule: cosine}]"], ["weight_schedule"]),
+    ("grpo", ["rewards.sandbox.timeout_s=0"], ["rewards.sandbox.timeout_s"]),
     ("grpo", ["data.default.env_name=code", "rewards.functions=[]"], ["env_name=code"]),
     ("grpo", ["loss_fn.force_on_policy_ratio=true", "grpo.num_updates_per_rollout=2"], ["2 optimizer steps"]),
     (

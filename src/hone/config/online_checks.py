@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import PurePath
 
 from hone.config import loss_checks
 from hone.config.kinds import section_of
@@ -98,6 +99,7 @@ def _rewards(config: RewardedConfig, kind: str) -> Iterator[str]:
             f"{kind}.reward_shaping.overlong_buffer_length={shape.overlong_buffer_length} is more than "
             f"{kind}.reward_shaping.max_response_length={shape.max_response_length}: lower it"
         )
+    yield from _sources(config)
     rewarded = config.env.path or any(one.path for one in config.env.named.values())
     if not config.rewards.functions and not rewarded and set(environments(config)) <= {"math"}:
         yield (
@@ -110,6 +112,25 @@ def _rewards(config: RewardedConfig, kind: str) -> Iterator[str]:
             "there is nothing "
             "to learn from: set it to 1.0 (policy.generation.val_temperature=0 is for validation)"
         )
+
+
+def _sources(config: RewardedConfig) -> Iterator[str]:
+    """Functions for some datasets or environments: names that no data has would never be judged, and nobody told."""
+    entries = [*(config.data.train or []), *(config.data.validation or [])]
+    names = {entry.dataset_name for entry in entries if entry.dataset_name is not None}
+    files = {PurePath(name) for name in names if PurePath(name).suffix or name.startswith("/")}
+    datasets = names | {path.name.split(".")[0] for path in files}
+    for number, function in enumerate(config.rewards.functions):
+        for key, given, known in (
+            ("datasets", function.datasets, sorted(datasets)),
+            ("envs", function.envs, environments(config)),
+        ):
+            for name in given or ():
+                if name not in known:
+                    yield (
+                        f"rewards.functions.{number}.{key} names '{name}', which no data has: "
+                        f"there is {', '.join(known) or 'none'}"
+                    )
 
 
 def _grpo(config: GRPOConfig) -> Iterator[str]:
