@@ -50,6 +50,12 @@ def test_the_columns_that_plotting_scripts_read_always_exist(tmp_path: Path) -> 
     assert rows(tmp_path / "metrics.csv")[0]["gpu_utilization"] == ""
 
 
+def test_a_run_that_samples_has_no_columns_that_stay_empty(tmp_path: Path) -> None:
+    with MetricLog(RunFolder(tmp_path), settings(), config={"grpo": {}}) as log:
+        log.log(1, {"reward": 0.5, "learning_rate": 0.1})
+    assert rows(tmp_path / "metrics.csv") == [{"step": "1", "learning_rate": "0.1", "reward": "0.5"}]
+
+
 def test_each_step_is_on_disk_when_log_returns(tmp_path: Path) -> None:
     log = MetricLog(RunFolder(tmp_path), settings())
     for step in (1, 2):

@@ -200,13 +200,18 @@ def draw_line(
 
 
 def _mark_ends(axes: Axes, steps: list[float], values: list[float], color: str) -> None:
-    for i in sorted({0, len(values) - 1}):
+    """Write the first and the last value where the line is not: above, or beside where the line goes up from it."""
+    last = len(values) - 1
+    for i in sorted({0, last}):
+        beside = values[1 if i == 0 else last - 1] > values[i] if last else False
+        inwards = 1 if i == 0 else -1
         axes.annotate(
             f"{values[i]:.0%}",
             (steps[i], values[i]),
-            xytext=(0, 7),
+            xytext=(8 * inwards, -4) if beside else (0, 7),
             textcoords="offset points",
-            ha="center",
+            ha=("left" if inwards > 0 else "right") if beside else "center",
+            va="center" if beside else "baseline",
             fontsize=8.5,
             fontweight="bold",
             color=color,

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from hone.tracking.folder import naming, write_atomically
 
 ALWAYS = ("train_loss", "val_loss", "learning_rate", "gpu_utilization")
-"""Columns that exist in every file, blank where there is no value, so that plotting scripts need no `if`."""
+"""Columns that every file of supervised training has, blank where there is no value, so that scripts which draw them
+need no `if`."""
 
 Row = dict[str, str]
 
@@ -34,12 +35,12 @@ class MetricTable:
     """The open metrics.csv. Appends and flushes a row at a time.
 
     `resume_step` is the last step that the restored checkpoint has seen: rows after it are dropped. None
-    starts a new file, whatever was there.
+    starts a new file, whatever was there. `always`: columns that are there before they have a value.
     """
 
-    def __init__(self, path: Path, resume_step: int | None) -> None:
+    def __init__(self, path: Path, resume_step: int | None, always: Sequence[str] = ALWAYS) -> None:
         self.path = path
-        self.columns: list[str] = ["step", *ALWAYS]
+        self.columns: list[str] = ["step", *always]
         self._rows: dict[int, Row] = {}
         if resume_step is not None:
             columns, rows = read_table(path)
