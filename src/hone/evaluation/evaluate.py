@@ -53,6 +53,8 @@ async def evaluate(config: EvalConfig) -> dict[str, Any]:
         check_writable(Path(config.eval.save_path), "eval.save_path")
     tokenizer = load_tokenizer(config.tokenizer.name, chat_template=config.tokenizer.chat_template)
     async with open_pool(config.rewards) as pool:
+        for note in pool.notes:
+            print(note, flush=True)
         with open_episodes(config, tokenizer) as episodes:
             prompts = build_eval_prompts(config, tokenizer)
             own_metrics.check(own, [*FOUND, *prompts[0].row], "eval.metrics")
