@@ -166,7 +166,8 @@ function curves(panel) {
 // How rewards are spread at each step: shares of the step's rollouts, the lowest reward at the bottom.
 function shade(place, count) {
   const share = count === 1 ? 1 : place / (count - 1);
-  return `color-mix(in oklab, rgb(var(--high)) ${(100 * share).toFixed(0)}%, rgb(var(--low)))`;
+  const [from, to, part] = share < 0.5 ? ["low", "mid", 2 * share] : ["mid", "high", 2 * share - 1];
+  return `color-mix(in oklab, rgb(var(--${to})) ${(100 * part).toFixed(0)}%, rgb(var(--${from})))`;
 }
 function histogram(drawn, steps) {
   const totals = drawn.counts.map((row) => row.reduce((sum, count) => sum + count, 0));
@@ -188,7 +189,8 @@ function histogram(drawn, steps) {
   };
   const read = (step) => {
     const place = step === null ? steps.length - 1 : nearest(step);
-    return drawn.bins.map((label, bin) => el("span", {}, el("i", { style: `background:${shade(bin, drawn.bins.length)}` }), `${label}: `, el("b", {}, String(drawn.counts[place][bin])))).concat(el("span", {}, `of ${totals[place]}`));
+    const shown = drawn.bins.map((label, bin) => [label, bin]).filter(([, bin]) => drawn.counts[place][bin]);
+    return shown.map(([label, bin]) => el("span", {}, el("i", { style: `background:${shade(bin, drawn.bins.length)}` }), `${label}: `, el("b", {}, String(drawn.counts[place][bin])))).concat(el("span", {}, `of ${totals[place]}`));
   };
   return chart(drawn.name === "reward" ? "Rewards of a step" : `Rewards of a step: ${drawn.name}`, "share of rollouts", "", draw, read);
 }
@@ -215,7 +217,7 @@ function rollout(record, prompt) {
     record.logprob !== undefined ? chip(`log-probability ${show(record.logprob)}`) : "",
     record.failure ? chip(record.failure, "bad") : "",
     record.excluded ? chip(`left out: ${record.excluded}`, "warn") : "",
-    record.answer !== undefined ? chip(`answer ${content(record.answer)}`) : "",
+    record.answer !== undefined ? chip(`expected ${content(record.answer)}`) : "",
   ];
   const asked = prompt === undefined ? [] : messages(prompt, "said asked");
   return el("article", { class: "card" }, el("div", { class: "chips" }, ...chips), ...asked, ...messages(record.messages || record.completion || "", "said"));
@@ -252,12 +254,12 @@ function table(heads, rows, numbers) {
 const best = run.best ? `best checkpoint: step_${run.best.step} (${run.best.metric} ${show(run.best.value)})` : "";
 page.replaceChildren(el("header", {}, el("h1", {}, `${run.kind}: ${run.model}`), el("div", { class: "sub" }, `on ${run.data}, in ${run.folder}`), el("div", { class: "sub" }, [run.state, best, run.story.started ? `began ${run.story.started}` : ""].filter(Boolean).join(" · "))));
 const shares = new Set(run.sections.flatMap(([, panels]) => panels.filter((panel) => panel.share).flatMap((panel) => panel.lines.map(([metric]) => metric))));
-const telling = [["val_accuracy", "held-out accuracy"], ["val_reward_accuracy", "held-out pairs ranked right"], ["val_loss", "held-out loss"], ["reward", "reward"], ["train_loss", "loss"], ["completion_length", "tokens per completion"], ["entropy", "entropy, nats per token"], ["generation_mismatch", "generator against learner"], ["failed", "failed in the last step"], ["tokens_per_s", "tokens per second"], ["score", "score"]];
+const telling = [["val_accuracy", "held-out accuracy"], ["val_reward_accuracy", "held-out pairs ranked right"], ["val_loss", "held-out loss"], ["reward", "reward"], ["train_loss", "loss"], ["completion_length", "tokens per completion"], ["approx_entropy", "entropy, nats per token"], ["generation_mismatch", "generator against learner"], ["failed", "failed in the last step"], ["tokens_per_s", "tokens per second"], ["score", "score"]];
 page.append(el("div", { class: "tiles" }, ...telling.filter(([metric]) => metric in run.last).slice(0, 8).map(([metric, label]) => el("div", { class: "card tile" }, el("b", {}, show(run.last[metric], shares.has(metric))), el("span", {}, label)))));
 if (run.steps.length > 1) {
   const spread = run.rollouts ? run.rollouts.histograms.map((drawn) => histogram(drawn, run.rollouts.steps.map((step) => step.step))) : [];
   for (const [name, panels] of run.sections) {
-    const flat = panels.filter((panel) => panel.lines.every(([metric]) => new Set(run.metrics[metric].filter((value) => value !== null)).size === 1));
+    const flat = panels.filter((panel) => panel.lines.every(([metric]) => new Set(run.metrics[metric].filter((value) => value !== null).map((value) => value.toPrecision(5))).size === 1));
     const still = flat.flatMap((panel) => panel.lines.map(([metric, label]) => el("span", { class: "chip", title: panel.about || panel.unit }, `${panel.title}${label ? `, ${label}` : ""}: ${show(run.last[metric], panel.share)}`)));
     const moving = panels.filter((panel) => !flat.includes(panel)).map(curves);
     page.append(el("h2", {}, name), el("div", { class: "charts" }, ...moving, ...spread.splice(0)));
