@@ -148,6 +148,13 @@ def test_where_hone_eval_saved_can_be_shown(tmp_path: Path, shown) -> None:  # t
     assert "step 0: 2 held-out samples, mean reward 0.5" in text
 
 
+def test_the_best_checkpoint_is_the_one_that_the_run_ranks_first(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", steps=4)
+    (run / "step_2").mkdir()
+    (run / "metrics.csv").write_text("step,accuracy,val_accuracy\n2,0.1,0.9\n3,1,1\n4,0.95,0.8\n")
+    assert open_run(run).best() == (2, "val_accuracy", 0.9), "not by training's, nor one that is not kept"
+
+
 def test_small_things_by_hand() -> None:
     assert spaced(range(10), 4) == [0, 3, 6, 9]
     assert spaced([5, 6], 4) == [5, 6]

@@ -17,6 +17,7 @@ import yaml
 
 from hone.config import files
 from hone.config.kinds import section_of
+from hone.config.metric_names import flat_metric
 from hone.errors import ConfigError, DataError
 from hone.tracking.folder import RunFolder
 from hone.tracking.story import read_story
@@ -90,13 +91,11 @@ class RunView:
         name, sign = settings.get("metric_name"), 1 if settings.get("higher_is_better") else -1
         if not name:
             return None
-        names = [str(name).partition(":")[2], str(name).replace(":", "_", 1)]
+        metric, kept = flat_metric(str(name)), self.checkpoints()
         ranked = [
             (sign * row[metric], int(row["step"]), metric, row[metric])
             for row in self.rows
-            if int(row["step"]) in self.checkpoints()
-            for metric in names[::-1]
-            if metric in row
+            if metric in row and int(row["step"]) in kept
         ]
         return max(ranked)[1:] if ranked else None
 

@@ -181,7 +181,7 @@ def worth(record: Record, *, with_answer: bool = True) -> Text:
     if record.get("excluded"):
         text.append(clean(f"  left out: {record['excluded']}"), style="yellow")
     if with_answer and record.get("answer") is not None:
-        text.append(clean(f"  answer {str(record['answer'])[:60]}"), style="dim")
+        text.append(clean(f"  expected {str(record['answer'])[:60]}"), style="dim")
     return text
 
 
