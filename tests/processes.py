@@ -388,7 +388,7 @@ def _flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
         yield prefix.removesuffix("."), value
 
 
-TIMES = ("seconds", "tokens_per_s", "reward_workers", "gpu")
+TIMES = ("seconds", "tokens_per_s", "reward_workers", "gpu", "env_seconds")
 
 
 def metric_rows(run: Path) -> list[dict[str, str]]:

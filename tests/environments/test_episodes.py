@@ -98,7 +98,7 @@ def test_what_fails_costs_one_sample_with_its_cause(play: Play) -> None:
     causes = [one.rollout.failure for one in played]
     assert causes[:2] == [
         "timeout after 0.5 s in environment 'default'",
-        "its process died in environment 'default'",
+        "process died in environment 'default'",
     ]
     assert causes[2].startswith("environment 'default' raised KeyError: 'no such move' (")
     assert "env_helpers.py" in causes[2]

@@ -83,7 +83,21 @@ DYNAMIC_RUN = (
     "grpo.batch_multiplier=1.5",
     "rewards.functions=[{path: rewards.py:some_vowels, name: vowels}]",
 )
+# An environment whose steps take some other time in every run.
+_HELPERS = Path(__file__).resolve().parents[1] / "environments" / "env_helpers.py"
+ENVIRONMENT_RUN = (
+    *GRPO_RUN,
+    f"env.path={_HELPERS}:Slow",
+    f"data.train.dataset_name={_HELPERS}:conversations",
+    f"data.validation.dataset_name={_HELPERS}:conversations",
+    "env.max_wait_s=null",
+    "rewards.functions=[{name: length, weight: 0.1, kwargs: {target: 6}}]",
+    "grpo.max_rollout_turns=3",
+    "policy.max_total_sequence_length=128",
+    "grpo.max_num_steps=6",
+)
 RUNS = {
+    "environment": ENVIRONMENT_RUN,
     "dynamic": DYNAMIC_RUN,
     "sft": SFT_RUN,
     "dpo": DPO_RUN,

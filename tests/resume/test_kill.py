@@ -63,7 +63,10 @@ def while_writing(running, run_dir: Path, seconds: float) -> None:
 
 @pytest.mark.parametrize(
     "kind",
-    ["sft", "dpo", "rm", "grpo", "ppo", "distill", pytest.param("dynamic", marks=pytest.mark.slow)],
+    [
+        *("sft", "dpo", "rm", "grpo", "ppo", "distill"),
+        *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("dynamic", "environment")),
+    ],
 )
 def test_killed_twice(kind, place, run_dir, uninterrupted):
     print(f"HONE_KILL_SEED={SEED}")

@@ -94,7 +94,7 @@ class EnvironmentPool:
         """One call of a rollout's environment. Raises CallFailed; after TimedOut or Died its process is gone."""
         if place.seat is None or not place.seat.open:
             if op != "open" and not place.host.described["stateless"]:
-                raise Died("its process died")
+                raise Died("process died")
             place.seat = await self._run(place.host.fork)
             self._seats = {seat for seat in self._seats if seat.open} | {place.seat}
         place.calling = True

@@ -184,12 +184,12 @@ def exchange(channel: socket.socket, message: bytes, timeout_s: float) -> Mappin
                     if events & selectors.EVENT_READ:
                         part = channel.recv(1 << 20)
                         if not part:
-                            raise Died("its process died")
+                            raise Died("process died")
                         received += part
                 except BlockingIOError:
                     continue
                 except (BrokenPipeError, ConnectionResetError):
-                    raise Died("its process died") from None
+                    raise Died("process died") from None
             if (
                 len(received) >= LENGTH.size
                 and len(received) - LENGTH.size == LENGTH.unpack_from(received)[0]

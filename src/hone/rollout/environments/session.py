@@ -74,7 +74,7 @@ class Session:
             self.counts["tool_calls"] += 1
             try:
                 results.append(self._begin(call))
-            except Exception as error:  # whatever a tool raises is told to the model
+            except (Exception, SystemExit) as error:  # whatever a tool raises is told to the model
                 results.append(self._failed(error))
         waiting = [i for i, result in enumerate(results) if inspect.isawaitable(result)]
         if waiting:
@@ -93,7 +93,7 @@ class Session:
             raise ValueError(f"Tool {function['name']} not found.")
         return tool(**function["arguments"])
 
-    def _failed(self, error: Exception) -> dict[str, str]:
+    def _failed(self, error: Exception | SystemExit) -> dict[str, str]:
         self.counts["tool_failures"] += 1
         return {"error": str(error)[:_MAX_ERROR] or type(error).__name__}
 

@@ -1,0 +1,97 @@
+"""Whole runs with environments: GRPO, PPO and evaluation by the real commands; the examples, which must learn."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from env_helpers import here
+from processes import ENVIRONMENT
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = (
+    "policy.generation.max_new_tokens=8",
+    "policy.train_global_batch_size=8",
+    f"env.path={here('Counter')}",
+    f"data.train.dataset_name={here('conversations')}",
+    f"data.validation.dataset_name={here('conversations')}",
+    "rewards.functions=[]",
+)
+
+
+def hone(*arguments: str) -> str:
+    """The command's output. Run from the repository's root, as the examples say."""
+    done = subprocess.run(
+        [sys.executable, "-m", "hone", *arguments],
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def metrics(run: Path) -> list[dict[str, Any]]:
+    with (run / "metrics.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["grpo", "ppo"])
+def test_a_run_with_an_environment(kind: str, tmp_path: Path) -> None:
+    sizes = (
+        f"{kind}.num_prompts_per_step=2",
+        f"{kind}.num_generations_per_prompt=4",
+        f"{kind}.max_num_steps=2",
+    )
+    turns = (f"{kind}.max_rollout_turns=4", f"{kind}.val_period=2", f"{kind}.val_at_start=false")
+    value = ("value.train_global_batch_size=8",) if kind == "ppo" else ()
+    hone(kind, *TINY, *sizes, *turns, *value, f"checkpointing.checkpoint_dir={tmp_path / 'run'}")
+    last = metrics(tmp_path / "run")[-1]
+    assert float(last["turns"]) == float(last["val_turns"]) == 3.0
+    assert float(last["reward_Counter"]) == float(last["reward"]) == float(last["val_accuracy"]) == 3.0
+    assert float(last["tool_calls"]) == 0
+    [first, *_] = [json.loads(line) for line in (tmp_path / "run/rollouts/step_2.jsonl").open()]
+    assert first["turns"] == 3
+
+
+@pytest.mark.slow
+def test_an_evaluation_with_an_environment(tmp_path: Path) -> None:
+    hone(
+        "eval",
+        f"env.path={here('Counter')}",
+        "eval.max_rollout_turns=2",
+        f"data.dataset_name={here('conversations')}",
+        "rewards.functions=[]",
+        "generation.max_new_tokens=8",
+        f"eval.save_path={tmp_path}",
+    )
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["turns"] == 2.0
+    assert report["out_of_turns"] == 1.0
+    assert report["failed"] == 0
+
+
+@pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.parametrize(("name", "steps", "gain"), [("calculator", 10, 0.4), ("guess", 60, 0.2)])
+def test_an_example_learns(name: str, steps: int, gain: float, tmp_path: Path) -> None:
+    config = ROOT / "examples" / "environments" / f"{name}.yaml"
+    start, run = tmp_path / "sft", tmp_path / "run"
+    hone("sft", f"--config={config.with_name(f'{name}_sft.yaml')}", f"checkpointing.checkpoint_dir={start}")
+    hone(
+        "grpo",
+        f"--config={config}",
+        f"policy.model_name={start}",
+        f"checkpointing.checkpoint_dir={run}",
+        f"grpo.max_num_steps={steps}",
+        f"grpo.val_period={steps}",
+    )
+    validated = [float(row["val_accuracy"]) for row in metrics(run) if row.get("val_accuracy")]
+    assert validated[-1] >= validated[0] + gain, validated
