@@ -56,7 +56,7 @@ function limits(values, panel) {
   const ordered = [...values].sort((a, b) => a - b);
   let low = ordered[0], high = ordered[ordered.length - 1];
   const usual = ordered[Math.floor(0.98 * (ordered.length - 1))];
-  if (!panel.stack && ordered.length >= 50 && high > low + 3 * (usual - low)) high = low + 1.3 * (usual - low);
+  if (!panel.stack && ordered.length >= 50 && usual > low && high > low + 3 * (usual - low)) high = low + 1.3 * (usual - low);
   const room = (high - low) * 0.06 || Math.abs(high) * 0.1 || 1;
   if (low >= 0 && (panel.zero || panel.share)) low = 0; else low -= room;
   high += room;
@@ -192,7 +192,7 @@ function histogram(drawn, steps) {
     const shown = drawn.bins.map((label, bin) => [label, bin]).filter(([, bin]) => drawn.counts[place][bin]);
     return shown.map(([label, bin]) => el("span", {}, el("i", { style: `background:${shade(bin, drawn.bins.length)}` }), `${label}: `, el("b", {}, String(drawn.counts[place][bin])))).concat(el("span", {}, `of ${totals[place]}`));
   };
-  return chart(drawn.name === "reward" ? "Rewards of a step" : `Rewards of a step: ${drawn.name}`, "share of rollouts", "", draw, read);
+  return chart(drawn.name === "reward" ? "Rewards" : `Rewards: ${drawn.name}`, "share of rollouts", "", draw, read);
 }
 
 // Rollouts.
@@ -209,7 +209,7 @@ function rollout(record, prompt) {
   const signed = (value) => (value > 0 ? "good" : value < 0 ? "bad" : "");
   const scores = Object.entries(record.rewards || {});
   const chips = [
-    record.reward !== undefined ? chip(`reward ${show(record.reward)}`, record.reward > 0 ? "good" : "bad") : "",
+    record.reward !== undefined ? chip(`reward ${show(record.reward)}`, signed(record.advantage ?? (record.reward > 0 ? 1 : -1))) : "",
     ...(scores.length > 1 ? scores.map(([name, value]) => chip(`${name} ${show(value)}`)) : []),
     record.advantage !== undefined ? chip(`advantage ${record.advantage > 0 ? "+" : ""}${show(record.advantage)}`, signed(record.advantage)) : "",
     chip(`${record.num_tokens} tokens${record.finish === "length" ? ", cut off" : ""}`, record.finish === "length" ? "warn" : ""),
