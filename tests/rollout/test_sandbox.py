@@ -173,6 +173,45 @@ def test_without_namespaces_it_must_be_allowed_and_the_network_is_still_off() ->
             assert box.run("import socket; socket.socket()").cause == "PermissionError"
 
 
+MANY = """
+import os, time
+for _ in range(6):
+    if os.fork() == 0:
+        held = bytearray(100 << 20)
+        held[::4096] = bytes([1]) * len(held[::4096])
+        time.sleep(300)
+time.sleep(5)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("namespaces", [True, False])
+def test_memory_is_counted_over_all_processes(namespaces: bool) -> None:
+    """Each of them keeps below the limit of one."""
+    with Sandbox(SandboxLimits(memory_mb=256, require_isolation=namespaces), namespaces=namespaces) as box:
+        try:
+            box.start()
+        except Unsafe as error:
+            pytest.skip(str(error))
+        assert box.run(MANY).cause == "memory"
+        sharing = "import os, time\nfor _ in range(10):\n    if os.fork() == 0:\n        time.sleep(0.3); os._exit(0)"
+        assert box.run(sharing + "\ntime.sleep(0.5)").cause == "ok"  # pages that they share count once
+
+
+@pytest.mark.parametrize("namespaces", [True, False])
+def test_no_folder_is_left(namespaces: bool) -> None:
+    before = set(os.listdir(tempfile.gettempdir()))
+    with Sandbox(SandboxLimits(require_isolation=namespaces), namespaces=namespaces) as box:
+        try:
+            box.start()
+        except Unsafe as error:
+            pytest.skip(str(error))
+        assert box.run("open('x', 'w').write('y')").ok
+    assert not {
+        name for name in set(os.listdir(tempfile.gettempdir())) - before if name.startswith("hone-sandbox")
+    }
+
+
 @pytest.mark.slow
 def test_time_is_up_whatever_the_program_ignores(sandbox: Sandbox) -> None:
     deaf = "import signal, time\nsignal.signal(15, signal.SIG_IGN)\nwhile True: time.sleep(1)"

@@ -157,7 +157,7 @@ class SandboxConfig(ConfigModel):
     timeout_s: float = Field(5.0, gt=0)
     """Seconds for a program with all of its tests."""
     memory_mb: int = Field(256, ge=32)
-    """Memory of each of its processes, in MiB."""
+    """Memory of all of its processes together, in MiB; it also bounds the address space of each."""
     max_processes: int = Field(16, ge=1)
     """Processes and threads at once."""
     disk_mb: int = Field(32, ge=1)

@@ -11,19 +11,30 @@ import contextlib
 import ctypes
 import os
 import resource
+import shutil
 import signal
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from hone.rollout.sandbox import seccomp
+from hone.rollout.sandbox.memory import Meter
 
 _NEWNS, _NEWUTS, _NEWIPC, _NEWUSER, _NEWPID, _NEWNET = (
     *(0x00020000, 0x04000000, 0x08000000),
     *(0x10000000, 0x20000000, 0x40000000),
 )
-_RDONLY, _NOSUID, _NODEV, _BIND, _REC, _PRIVATE, _DETACH = 1, 2, 4, 1 << 12, 1 << 14, 1 << 18, 2
+_RDONLY, _NOSUID, _NODEV, _BIND, _REC, _PRIVATE, _DETACH = (
+    1,
+    2,
+    4,
+    1 << 12,
+    1 << 14,
+    1 << 18,
+    2,
+)
 _AT_FDCWD, _AT_RECURSIVE, _MOUNT_SETATTR = -100, 0x8000, 442
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 1, 36, 38
 _FIRST_USER = 1_500_000_000
@@ -51,8 +62,9 @@ class Isolation:
 class Jail:
     """The server's jail. One in a process."""
 
-    def __init__(self, directory: str, disk_mb: int, namespaces: bool = True) -> None:
-        self.directory = directory
+    def __init__(self, disk_mb: int, namespaces: bool = True) -> None:
+        self.directory = ""
+        """Where a program may write: its working directory."""
         self._disk_mb = disk_mb
         self._libc = ctypes.CDLL(None, use_errno=True)
         self._wanted = namespaces and sys.platform == "linux"
@@ -60,21 +72,29 @@ class Jail:
         self._user: int | None = None
         self._seccomp = False
         self.isolation = Isolation(False, False, False)
+        self.meter = Meter()
 
     def enter(self) -> None:
         """Make the namespaces, where that can be done; the calling process then waits for the child in which this
         returns, and ends with it."""
-        root, own = os.geteuid() == 0, _FIRST_USER + os.getpid()  # before the namespace renames us
+        root, own = (
+            os.geteuid() == 0,
+            _FIRST_USER + os.getpid(),
+        )  # before the namespace renames us
         namespaces = self._wanted and self._unshare()
         if namespaces:
-            _continue_in_child(self.directory)
+            _continue_in_child()
+            self.directory = _free_folder()
             self._call("mount", b"none", b"/", None, _REC | _PRIVATE, None)
             if root:
                 self._open_python()
+            self.meter = Meter()  # while /proc can be seen
             self._processes = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
             self._seal()
-        elif sys.platform == "linux":
-            self._libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        else:
+            self.directory = tempfile.mkdtemp(prefix="hone-sandbox-")
+            if sys.platform == "linux":
+                self._libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         if sys.platform == "linux":
             self._libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         self._user = own if root and self._may_change_user(own) else None
@@ -93,19 +113,23 @@ class Jail:
         if self._processes >= 0:
             self._libc.umount2(self.directory.encode(), _DETACH)
             options = f"size={self._disk_mb}m,mode=1777,nr_inodes=4096".encode()
-            self._call("mount", b"tmpfs", self.directory.encode(), b"tmpfs", _NOSUID | _NODEV, options)
+            self._call(
+                "mount",
+                b"tmpfs",
+                self.directory.encode(),
+                b"tmpfs",
+                _NOSUID | _NODEV,
+                options,
+            )
             return
-        import shutil
+        shutil.rmtree(self.directory, ignore_errors=True)
+        os.makedirs(self.directory, exist_ok=True)
+        os.chmod(self.directory, 0o777 if self._user is not None else 0o700)
 
-        for entry in os.scandir(self.directory) if os.path.isdir(self.directory) else ():
-            if entry.is_dir(follow_symlinks=False):
-                shutil.rmtree(entry.path, ignore_errors=True)
-            else:
-                with contextlib.suppress(OSError):
-                    os.unlink(entry.path)
-        with contextlib.suppress(OSError):
-            os.makedirs(self.directory, exist_ok=True)
-            os.chmod(self.directory, 0o777 if self._user is not None else 0o700)
+    def leave(self) -> None:
+        """Leave nothing: a folder outside of a namespace would stay."""
+        if self._processes < 0:
+            shutil.rmtree(self.directory, ignore_errors=True)
 
     def drop(self) -> None:
         """Take every privilege from this process and all that it will start."""
@@ -114,7 +138,10 @@ class Jail:
             os.setresgid(self._user, self._user, self._user)
             os.setresuid(self._user, self._user, self._user)
         if sys.platform == "linux":
-            header, nothing = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+            header, nothing = (
+                (ctypes.c_uint32 * 2)(0x20080522, 0),
+                (ctypes.c_uint32 * 6)(),
+            )
             self._call("capset", ctypes.byref(header), ctypes.byref(nothing))
             self._call("prctl", _PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
         if self._seccomp:
@@ -155,19 +182,39 @@ class Jail:
         kept = {path: os.open(path, os.O_PATH | os.O_CLOEXEC) for path in closed}
         os.chdir("/")
         for top in sorted(set(closed.values())):
-            self._call("mount", b"tmpfs", top.encode(), b"tmpfs", _NOSUID | _NODEV, b"mode=755,size=1m")
+            self._call(
+                "mount",
+                b"tmpfs",
+                top.encode(),
+                b"tmpfs",
+                _NOSUID | _NODEV,
+                b"mode=755,size=1m",
+            )
         for path, descriptor in kept.items():
             os.makedirs(path, exist_ok=True)
             if not os.listdir(path):  # not below one that is there already
                 self._call(
-                    "mount", f"/proc/self/fd/{descriptor}".encode(), path.encode(), None, _BIND | _REC, None
+                    "mount",
+                    f"/proc/self/fd/{descriptor}".encode(),
+                    path.encode(),
+                    None,
+                    _BIND | _REC,
+                    None,
                 )
             os.close(descriptor)
 
     def _seal(self) -> None:
         """Every file system read-only, and /proc (other processes, their environments) out of sight."""
         attributes = (ctypes.c_uint64 * 4)(_RDONLY, 0, 0, 0)
-        self._call("syscall", _MOUNT_SETATTR, _AT_FDCWD, b"/", _AT_RECURSIVE, ctypes.byref(attributes), 32)
+        self._call(
+            "syscall",
+            _MOUNT_SETATTR,
+            _AT_FDCWD,
+            b"/",
+            _AT_RECURSIVE,
+            ctypes.byref(attributes),
+            32,
+        )
         self._call("mount", b"tmpfs", b"/proc", b"tmpfs", _RDONLY, b"size=4k")
 
     def _filter_works(self) -> bool:
@@ -223,15 +270,22 @@ def _succeeds(act: Callable[[], None]) -> bool:
     return os.waitpid(child, 0)[1] == 0
 
 
-def _continue_in_child(directory: str) -> None:
+def _free_folder() -> str:
+    """A folder to cover with the program's own, which nothing needs that Python has."""
+    needed = [os.path.realpath(path) for path in (sys.prefix, sys.base_prefix, *sys.path) if path]
+    for folder in ("/dev/shm", "/mnt", "/media", "/srv", "/tmp"):
+        if os.path.isdir(folder) and not any(f"{path}/".startswith(f"{folder}/") for path in needed):
+            return folder
+    raise OSError("there is no folder to work in: one of /dev/shm, /mnt, /media, /srv must exist")
+
+
+def _continue_in_child() -> None:
     """The child is the first process of the namespace: when it ends, the kernel ends every other."""
     child = os.fork()
     if child == 0:
         return
     os.closerange(3, 256)  # the channel among them: its end must be seen
     status = os.waitpid(child, 0)[1]
-    with contextlib.suppress(OSError):
-        os.rmdir(directory)
     os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
 
 

@@ -10,7 +10,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from types import TracebackType
@@ -32,7 +31,7 @@ class Unsafe(Exception):
 
 @dataclass(frozen=True)
 class SandboxLimits:
-    """What one program may use. Memory is per process (address space), the rest is for the whole program."""
+    """What one program may use, all of its processes together. Memory and open files bound each of them, too."""
 
     timeout_s: float = 5.0
     memory_mb: int = 256
@@ -48,8 +47,8 @@ class Outcome:
     """What became of a program."""
 
     cause: str
-    """`ok`; `timeout`, `output` (too much of it), `signal SIGKILL`, `exit 3`, `MemoryError` or the name of any other
-    exception that ended the program; where its tests were run, of the first that failed."""
+    """`ok`; `timeout`, `memory`, `output` (too much of it), `signal SIGKILL`, `exit 3`; `MemoryError` or the name of any
+    other exception that ended the program; where its tests were run, of the first that failed."""
     passed: list[bool] = field(default_factory=list)
     """For each test, in order; those that were never reached are False."""
     stdout: str = ""
@@ -77,7 +76,6 @@ class Sandbox:
         self._namespaces = namespaces
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: socket.socket | None = None
-        self._directory = ""
         self._isolation = ""
 
     def start(self) -> str:
@@ -102,18 +100,20 @@ class Sandbox:
         self.start()
         seconds = self.limits.timeout_s if timeout_s is None else min(timeout_s, self.limits.timeout_s)
         request = {
-            **{
-                "source": source,
-                "tests": list(tests),
-                "support": support,
-                "stdin": stdin,
-                "seconds": seconds,
-            },
-            **{"limits": asdict(self.limits), "nonce": secrets.token_hex(8)},
+            "source": source,
+            "tests": list(tests),
+            "support": support,
+            "stdin": stdin,
+            "seconds": seconds,
+            "limits": asdict(self.limits),
+            "nonce": secrets.token_hex(8),
         }
         try:
             reply = self._exchange(request, seconds + _GRACE_S)
-        except (OSError, ValueError) as error:  # a program without namespaces may have killed the server
+        except (
+            OSError,
+            ValueError,
+        ) as error:  # a program without namespaces may have killed the server
             self.close()
             return Outcome("sandbox lost", [False] * len(tests), detail=str(error))
         return _outcome(reply, len(tests))
@@ -131,20 +131,25 @@ class Sandbox:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
-        if self._directory:
-            with contextlib.suppress(OSError):
-                os.rmdir(self._directory)
 
     def _start(self) -> None:
-        self._directory = tempfile.mkdtemp(prefix="hone-sandbox-")
         ours, theirs = socket.socketpair()
         options = {
-            **{"channel_fd": theirs.fileno(), "directory": self._directory, "disk_mb": self.limits.disk_mb},
-            **{"namespaces": self._namespaces, "path": search_path()},
+            "channel_fd": theirs.fileno(),
+            "disk_mb": self.limits.disk_mb,
+            "namespaces": self._namespaces,
+            "path": search_path(),
         }
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", _BOOT, json.dumps(options), "hone-sandbox", str(os.getpid())],
+                [
+                    sys.executable,
+                    "-c",
+                    _BOOT,
+                    json.dumps(options),
+                    "hone-sandbox",
+                    str(os.getpid()),
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(),),
@@ -200,7 +205,10 @@ class Sandbox:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        tb: TracebackType | None,
     ) -> None:
         self.close()
 

@@ -13,12 +13,12 @@ import select
 import signal
 import socket
 import struct
-import sys
 import time
 from typing import Any
 
 from hone.rollout.sandbox import program
 from hone.rollout.sandbox.jail import Jail
+from hone.rollout.sandbox.memory import Meter
 
 LENGTH = struct.Struct(">Q")
 _PRELOADED = (
@@ -34,18 +34,28 @@ _PRELOADED = (
         "heapq",
         "io",
     ),
-    *("itertools", "json", "math", "operator", "random", "re", "statistics", "string", "typing"),
+    *(
+        "itertools",
+        "json",
+        "math",
+        "operator",
+        "random",
+        "re",
+        "statistics",
+        "string",
+        "typing",
+    ),
 )
 _TAIL = 2000
 _VERDICT_BYTES = 1 << 20
 
 
-def main(channel_fd: int, directory: str, disk_mb: int, namespaces: bool) -> None:
+def main(channel_fd: int, disk_mb: int, namespaces: bool) -> None:
     """Serve on the socket `channel_fd` until the other end closes it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     for name in _PRELOADED:
         __import__(name)
-    jail = Jail(directory, disk_mb, namespaces)
+    jail = Jail(disk_mb, namespaces)
     channel = socket.socket(fileno=channel_fd)
     try:
         jail.enter()
@@ -53,11 +63,16 @@ def main(channel_fd: int, directory: str, disk_mb: int, namespaces: bool) -> Non
         _send(channel, {"problem": f"{error}"})
         os._exit(1)
     state = jail.isolation
-    hello = {"namespaces": state.namespaces, "network_off": state.network_off, "says": str(state)}
+    hello = {
+        "namespaces": state.namespaces,
+        "network_off": state.network_off,
+        "says": str(state),
+    }
     _send(channel, hello)
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):
         while (request := _receive(channel)) is not None:
             _send(channel, _serve(jail, channel, request))
+    jail.leave()
     os._exit(0)
 
 
@@ -70,14 +85,23 @@ def _serve(jail: Jail, channel: socket.socket, request: dict[str, Any]) -> dict[
     first = _launch(jail, channel, request, stdin, {name: ends[1] for name, ends in pipes.items()})
     for descriptor in (stdin, *(ends[1] for ends in pipes.values())):
         os.close(descriptor)
-    watch = _Watch({name: ends[0] for name, ends in pipes.items()}, request["limits"]["output_kb"] << 10)
+    watch = _Watch(
+        {name: ends[0] for name, ends in pipes.items()},
+        request["limits"]["output_kb"] << 10,
+    )
     try:
-        stopped = watch.until(begin + request["seconds"], channel)
+        stopped = watch.until(
+            begin + request["seconds"],
+            channel,
+            jail.meter,
+            request["limits"]["memory_mb"] << 20,
+        )
     finally:
         jail.kill(first)
     watch.drain()
     jail.clean()
     if stopped == "abandoned":
+        jail.leave()
         os._exit(0)
     return {
         "stopped": stopped,
@@ -90,7 +114,11 @@ def _serve(jail: Jail, channel: socket.socket, request: dict[str, Any]) -> dict[
 
 
 def _launch(
-    jail: Jail, channel: socket.socket, request: dict[str, Any], stdin: int, ends: dict[str, int]
+    jail: Jail,
+    channel: socket.socket,
+    request: dict[str, Any],
+    stdin: int,
+    ends: dict[str, int],
 ) -> int:
     """Fork the program's keeper, which forks the program, reaps what it leaves and says how it ended."""
     jail.fresh()
@@ -119,20 +147,30 @@ class _Watch:
 
     def __init__(self, ends: dict[str, int], most: int) -> None:
         self._ends = ends
-        self._most = {"out": most, "err": most, "verdict": _VERDICT_BYTES, "status": 100}
+        self._most = {
+            "out": most,
+            "err": most,
+            "verdict": _VERDICT_BYTES,
+            "status": 100,
+        }
         self.seen = {name: bytearray() for name in ends}
         for end in ends.values():
             os.set_blocking(end, False)
 
-    def until(self, deadline: float, channel: socket.socket) -> str | None:
+    def until(self, deadline: float, channel: socket.socket, meter: Meter, most: int) -> str | None:
         """Read until the program has ended; or say why it must be ended."""
         poll = select.poll()
         names = {end: name for name, end in self._ends.items()}
         for end in names:
             poll.register(end, select.POLLIN)
         poll.register(channel, select.POLLIN | select.POLLHUP)
-        while (left := deadline - time.monotonic()) > 0:
-            for end, _ in poll.poll(left * 1000 + 1):
+        look = time.monotonic() + meter.pause_s
+        while (left := deadline - (now := time.monotonic())) > 0:
+            if now >= look:
+                if meter.exceeds(most):
+                    return "memory"
+                look = time.monotonic() + meter.pause_s
+            for end, _ in poll.poll(min(left, meter.pause_s) * 1000 + 1):
                 if end == channel.fileno():
                     return "abandoned"
                 name = names[end]
@@ -191,8 +229,3 @@ def _exactly(channel: socket.socket, size: int) -> bytes | None:
             return None
         data += part
     return bytes(data)
-
-
-if __name__ == "__main__":
-    _options = json.loads(sys.argv[1])
-    main(_options["fd"], _options["directory"], _options["disk_mb"], _options["namespaces"])

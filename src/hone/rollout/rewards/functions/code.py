@@ -24,6 +24,7 @@ from hone.rollout.sandbox import Outcome, Sandbox, Unsafe
 TEST_COLUMNS = ("test", "tests", "test_list", "test_cases", "input_output", "inputs")
 """Where the tests of a row are looked for when the option `column` is not given."""
 _SETUP_COLUMNS = ("test_setup_code", "test_imports")
+_KILLED = ("signal", "output", "memory", "MemoryError", "exit", "lost", "sandbox lost")
 _RESERVE_S = 1.0
 
 
@@ -77,9 +78,7 @@ def _report(outcomes: list[str | None], log_extra: Callable[[str, list[Any]], No
         if cause is not None:
             log_metric("code_passed", float(cause == "ok"))
             log_metric("code_timeout", float(cause == "timeout"))
-            log_metric(
-                "code_killed", float(cause.startswith(("signal", "output", "MemoryError", "exit", "lost")))
-            )
+            log_metric("code_killed", float(cause.startswith(_KILLED)))
     if log_extra is not None:
         log_extra("code_outcome", outcomes)
 
