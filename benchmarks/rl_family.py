@@ -1,13 +1,13 @@
-"""The GRPO family on the embedded task: held-out accuracy against tokens sampled and seconds, three seeds of each.
+"""The GRPO family on the embedded task: held-out accuracy against tokens sampled and CPU time, three seeds of each.
 
     python benchmarks/rl_family.py                                   all of METHODS, seeds 1 2 3, then a table
     python benchmarks/rl_family.py --methods dapo gspo --seeds 1     some of them
     python benchmarks/rl_family.py --folder runs --table             the table of runs that are there
 
 Every run starts from `hone/tiny-sft`, with 16 prompts x 8 completions a step, four updates of 32 completions on them
-(so that ratios leave 1 and clips matter) and a learning rate at which the task takes some fifteen steps; at the recipe's
-own it is learnt within five. Only the preset differs. `dapo, static` draws each step's prompts once. A run is a process
-of its own, one at a time. Accuracy is greedy, on the 256 validation problems.
+(so that ratios leave 1 and clips matter) and a learning rate at which the task takes some fifteen steps; at the
+recipe's own it is learnt within five. Only the preset differs. `dapo, static` draws each step's prompts once. A run is a
+process of its own, one at a time. Accuracy is greedy, on the 256 validation problems.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import csv
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -57,10 +58,18 @@ def run(method: str, seed: int, folder: Path) -> None:
     overrides = [f"grpo.preset={method.split(',')[0]}", *METHODS[method], f"grpo.seed={seed}", *SETTINGS]
     command = [sys.executable, "-m", "hone", "grpo", *overrides, f"checkpointing.checkpoint_dir={target}"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    before = cpu_seconds()
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"{method}, seed {seed} failed:\n{done.stdout[-1000:]}\n{done.stderr[-2000:]}")
+    (target / "cpu_seconds").write_text(f"{cpu_seconds() - before:.2f}")
     print(f"{method}, seed {seed}: {summary(target)}", flush=True)
+
+
+def cpu_seconds() -> float:
+    """Of all that this process started and that has ended: unlike the clock's, what else runs changes it little."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def rows(target: Path) -> list[dict[str, str]]:
@@ -71,43 +80,45 @@ def rows(target: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(lines))
 
 
-def curve(target: Path) -> list[tuple[int, float, float, float]]:
-    """Step, tokens sampled so far (thousands), seconds of steps so far, accuracy, at each validation."""
-    points, tokens, seconds = [], 0.0, 0.0
+def curve(target: Path) -> list[tuple[int, float, float]]:
+    """Step, tokens sampled so far (thousands), accuracy, at each validation."""
+    points, tokens = [], 0.0
     for row in rows(target):
         if row["step"] != "0":
             tokens += float(row["samples"]) * float(row["completion_length"]) / 1000
-            seconds += sum(float(row[f"seconds_{part}"]) for part in ("generation", "reward", "training"))
         if row.get("val_accuracy"):
-            points.append((int(row["step"]), tokens, seconds, float(row["val_accuracy"])))
+            points.append((int(row["step"]), tokens, float(row["val_accuracy"])))
     return points
 
 
 def summary(target: Path) -> str:
-    return ", ".join(f"{accuracy:.1%} at {step}" for step, _, _, accuracy in curve(target))
+    return ", ".join(f"{accuracy:.1%} at {step}" for step, _, accuracy in curve(target))
 
 
 def table(folder: Path, methods: list[str], seeds: list[int]) -> str:
     """Markdown: the mean over seeds after each mark, its lowest at the end, and what the goal took."""
     head = " | ".join(str(mark) for mark in MARKS)
     lines = [
-        f"| preset | {head} | lowest seed | k tokens | s | k tokens to {GOAL:.0%} | updates to {GOAL:.0%} |",
+        f"| preset | {head} | lowest seed | k tokens | CPU s | k tokens to {GOAL:.0%} | updates to {GOAL:.0%} |",
         "|---" * (len(MARKS) + 6) + "|",
     ]
     for method in methods:
-        curves = [curve(folder / f"{method.replace(', ', '-')}-{seed}") for seed in seeds]
+        targets = [folder / f"{method.replace(', ', '-')}-{seed}" for seed in seeds]
+        curves = [curve(target) for target in targets]
         if not all(curves):
             continue
         means = [
-            statistics.mean({point[0]: point[3] for point in one}[mark] for one in curves) for mark in MARKS
+            statistics.mean({point[0]: point[2] for point in one}[mark] for one in curves) for mark in MARKS
         ]
         reached = [reach(one) for one in curves]
         cells = [
             method,
             *(f"{100 * mean:.1f}" for mean in means),
-            f"{100 * min(one[-1][3] for one in curves):.1f}",
+            f"{100 * min(one[-1][2] for one in curves):.1f}",
         ]
-        cells += [f"{statistics.mean(one[-1][at] for one in curves):.0f}" for at in (1, 2)]
+        spent = [target / "cpu_seconds" for target in targets]
+        cells.append(f"{statistics.mean(one[-1][1] for one in curves):.0f}")
+        cells.append(f"{statistics.mean(float(path.read_text()) for path in spent if path.is_file()):.0f}")
         known = [point for point in reached if point is not None]
         everyone = len(known) == len(curves)
         cells += [
@@ -117,9 +128,9 @@ def table(folder: Path, methods: list[str], seeds: list[int]) -> str:
     return "\n".join(lines)
 
 
-def reach(points: list[tuple[int, float, float, float]]) -> tuple[float, float] | None:
+def reach(points: list[tuple[int, float, float]]) -> tuple[float, float] | None:
     """Tokens (thousands) and updates at which a curve first passes the goal, in a line between validations."""
-    for (step, tokens, _, low), (later, more, _, high) in pairwise(points):
+    for (step, tokens, low), (later, more, high) in pairwise(points):
         if high >= GOAL:
             share = min(1.0, max(0.0, (GOAL - low) / (high - low))) if high > low else 1.0
             return tokens + share * (more - tokens), 4 * (step + share * (later - step))
