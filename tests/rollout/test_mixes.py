@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from pool_helpers import entry, score
 
 from hone.config.schedule import points, value_at
+from hone.config.schema import RewardsConfig
 from hone.errors import ConfigError, RewardError
+from hone.rollout.collect import open_pool
 from hone.rollout.rewards.pool import RewardPool
 from hone.rollout.rewards.resolve import resolve, resolve_all
+from hone.tracking import write_rollouts
+from hone.types import Completion, Group, Prompt, Rollout
 
 
 @pytest.mark.parametrize(
@@ -121,3 +128,34 @@ def test_names_of_datasets_are_a_list(names: Any) -> None:
 
 def test_without_sources_every_function_sees_every_row() -> None:
     assert score([{**entry("length"), "datasets": ["x"]}], ["ab"])[0].reward == 2.0
+
+
+def test_a_configuration_reaches_the_pool() -> None:
+    """From the settings as in a file, numbers of steps among them, to what a worker is told."""
+    text = """
+functions: [{name: length, weight: {0: 1.0, 10: 0.0}, datasets: [data/a.jsonl]}]
+load_timeout_s: 7
+memory_limit_mb: 512
+sandbox: {timeout_s: 1.5, memory_mb: 128}
+"""
+    config = RewardsConfig.model_validate(yaml.safe_load(text), strict=False)
+    with open_pool(config) as pool:
+        assert [spec.weight_at(5) for spec in pool.specs] == [0.5]
+        assert [function.weight_at(5) for function in config.functions] == [0.5]
+        assert pool.specs[0].applies("a", "")
+        assert not pool.specs[0].applies("b", "")
+        limits = pool._limits
+        assert (limits.load_timeout_s, limits.memory_mb) == (7, 512)
+        assert (limits.sandbox.timeout_s, limits.sandbox.memory_mb, limits.sandbox.max_processes) == (
+            1.5,
+            128,
+            16,
+        )
+
+
+def test_a_run_writes_down_what_functions_told_of_a_rollout(tmp_path: Path) -> None:
+    rollout = Rollout(
+        Prompt("p", (1,), "2+2?"), Completion((2,), (-0.5,), "stop", 0), "4", extra={"found": "4"}
+    )
+    write_rollouts(tmp_path / "step_1.jsonl", 1, [Group("p", [rollout])])
+    assert json.loads((tmp_path / "step_1.jsonl").read_text())["extra"] == {"found": "4"}

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from hone.config import DistillConfig, EvalConfig, Loaded, OnlineConfig, SFTConfig
+from hone.config.schema import RewardFunctionConfig
 from hone.engine.beside import check_length, teacher_devices, teacher_settings, value_settings
 from hone.engine.machine import Machine, machine_here, machine_named
 from hone.engine.memory import tokens
@@ -186,10 +187,16 @@ def batch_lines(config: SFTConfig | OnlineConfig) -> list[str]:
         f"{update} ({layout})",
         f"generation: {generation_backend(config.policy.generation.backend)}",
         *teacher_lines(config),
-        "rewards: " + ", ".join(f"{f.weight:g} x {f.path or f.name}" for f in config.rewards.functions),
+        "rewards: " + ", ".join(f"{weight_text(f)} x {f.path or f.name}" for f in config.rewards.functions),
         *reward_lines(config),
         steps_line(g.max_num_steps, g.max_num_epochs),
     ]
+
+
+def weight_text(function: RewardFunctionConfig) -> str:
+    """`0.5`; or, of one that changes, `1..0.2` from its first to its last."""
+    first, last = function.weight_at(0), function.weight_at(None)
+    return f"{first:g}" if not isinstance(function.weight, dict) else f"{first:g}..{last:g}"
 
 
 def teacher_lines(config: OnlineConfig) -> list[str]:

@@ -75,6 +75,8 @@ def _record(step: int, group: Group, rollout: Rollout, tokenizer: Decoder | None
         record["messages"] = rollout.messages
         record["turns"] = sum(message.get("role") == "assistant" for message in rollout.messages)
         record["num_sampled"] = completion.num_sampled
+    if rollout.extra:
+        record["extra"] = rollout.extra
     if tokenizer is not None:
         record["raw_prompt"] = tokenizer.decode(list(prompt.tokens))
         record["raw_completion"] = tokenizer.decode(list(completion.tokens))

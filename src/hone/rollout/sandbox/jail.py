@@ -26,15 +26,7 @@ _NEWNS, _NEWUTS, _NEWIPC, _NEWUSER, _NEWPID, _NEWNET = (
     *(0x00020000, 0x04000000, 0x08000000),
     *(0x10000000, 0x20000000, 0x40000000),
 )
-_RDONLY, _NOSUID, _NODEV, _BIND, _REC, _PRIVATE, _DETACH = (
-    1,
-    2,
-    4,
-    1 << 12,
-    1 << 14,
-    1 << 18,
-    2,
-)
+_RDONLY, _NOSUID, _NODEV, _BIND, _REC, _PRIVATE, _DETACH = (1, 2, 4, 1 << 12, 1 << 14, 1 << 18, 2)
 _AT_FDCWD, _AT_RECURSIVE, _MOUNT_SETATTR = -100, 0x8000, 442
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 1, 36, 38
 _FIRST_USER = 1_500_000_000
@@ -77,10 +69,7 @@ class Jail:
     def enter(self) -> None:
         """Make the namespaces, where that can be done; the calling process then waits for the child in which this
         returns, and ends with it."""
-        root, own = (
-            os.geteuid() == 0,
-            _FIRST_USER + os.getpid(),
-        )  # before the namespace renames us
+        root, own = (os.geteuid() == 0, _FIRST_USER + os.getpid())  # before the namespace renames us
         namespaces = self._wanted and self._unshare()
         if namespaces:
             _continue_in_child()
@@ -113,14 +102,7 @@ class Jail:
         if self._processes >= 0:
             self._libc.umount2(self.directory.encode(), _DETACH)
             options = f"size={self._disk_mb}m,mode=1777,nr_inodes=4096".encode()
-            self._call(
-                "mount",
-                b"tmpfs",
-                self.directory.encode(),
-                b"tmpfs",
-                _NOSUID | _NODEV,
-                options,
-            )
+            self._call("mount", b"tmpfs", self.directory.encode(), b"tmpfs", _NOSUID | _NODEV, options)
             return
         shutil.rmtree(self.directory, ignore_errors=True)
         os.makedirs(self.directory, exist_ok=True)
@@ -138,10 +120,7 @@ class Jail:
             os.setresgid(self._user, self._user, self._user)
             os.setresuid(self._user, self._user, self._user)
         if sys.platform == "linux":
-            header, nothing = (
-                (ctypes.c_uint32 * 2)(0x20080522, 0),
-                (ctypes.c_uint32 * 6)(),
-            )
+            header, nothing = ((ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)())
             self._call("capset", ctypes.byref(header), ctypes.byref(nothing))
             self._call("prctl", _PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
         if self._seccomp:
@@ -182,39 +161,19 @@ class Jail:
         kept = {path: os.open(path, os.O_PATH | os.O_CLOEXEC) for path in closed}
         os.chdir("/")
         for top in sorted(set(closed.values())):
-            self._call(
-                "mount",
-                b"tmpfs",
-                top.encode(),
-                b"tmpfs",
-                _NOSUID | _NODEV,
-                b"mode=755,size=1m",
-            )
+            self._call("mount", b"tmpfs", top.encode(), b"tmpfs", _NOSUID | _NODEV, b"mode=755,size=1m")
         for path, descriptor in kept.items():
             os.makedirs(path, exist_ok=True)
             if not os.listdir(path):  # not below one that is there already
                 self._call(
-                    "mount",
-                    f"/proc/self/fd/{descriptor}".encode(),
-                    path.encode(),
-                    None,
-                    _BIND | _REC,
-                    None,
+                    "mount", f"/proc/self/fd/{descriptor}".encode(), path.encode(), None, _BIND | _REC, None
                 )
             os.close(descriptor)
 
     def _seal(self) -> None:
         """Every file system read-only, and /proc (other processes, their environments) out of sight."""
         attributes = (ctypes.c_uint64 * 4)(_RDONLY, 0, 0, 0)
-        self._call(
-            "syscall",
-            _MOUNT_SETATTR,
-            _AT_FDCWD,
-            b"/",
-            _AT_RECURSIVE,
-            ctypes.byref(attributes),
-            32,
-        )
+        self._call("syscall", _MOUNT_SETATTR, _AT_FDCWD, b"/", _AT_RECURSIVE, ctypes.byref(attributes), 32)
         self._call("mount", b"tmpfs", b"/proc", b"tmpfs", _RDONLY, b"size=4k")
 
     def _filter_works(self) -> bool:

@@ -40,10 +40,7 @@ def _settle(jail: Jail, request: dict[str, Any], streams: tuple[int, int, int, i
         "PATH": "/usr/bin:/bin",
         "LANG": "C.UTF-8",
     }
-    os.environ |= {
-        "OMP_NUM_THREADS": "1",
-        "OPENBLAS_NUM_THREADS": "1",
-    }  # each thread reserves memory
+    os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # each thread reserves memory
     os.umask(0o077)
     jail.drop()
     limits = request["limits"]
@@ -69,12 +66,7 @@ def _judge(request: dict[str, Any], verdict: int) -> NoReturn:
     def attempt(number: int, source: str, names: dict[str, Any]) -> bool:
         try:
             exec(
-                compile(
-                    source,
-                    "<program>" if number < 0 else f"<test {number}>",
-                    "exec",
-                    dont_inherit=True,
-                ),
+                compile(source, "<program>" if number < 0 else f"<test {number}>", "exec", dont_inherit=True),
                 names,
             )
             told = ["ok", ""]

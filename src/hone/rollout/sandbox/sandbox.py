@@ -47,8 +47,8 @@ class Outcome:
     """What became of a program."""
 
     cause: str
-    """`ok`; `timeout`, `memory`, `output` (too much of it), `signal SIGKILL`, `exit 3`; `MemoryError` or the name of any
-    other exception that ended the program; where its tests were run, of the first that failed."""
+    """`ok`; `timeout`, `memory`, `output` (too much of it), `signal SIGKILL`, `exit 3`; the name of any exception,
+    `MemoryError` among them, that ended it; where its tests were run, of the first that failed."""
     passed: list[bool] = field(default_factory=list)
     """For each test, in order; those that were never reached are False."""
     stdout: str = ""
@@ -110,10 +110,7 @@ class Sandbox:
         }
         try:
             reply = self._exchange(request, seconds + _GRACE_S)
-        except (
-            OSError,
-            ValueError,
-        ) as error:  # a program without namespaces may have killed the server
+        except (OSError, ValueError) as error:  # a program without namespaces may have killed the server
             self.close()
             return Outcome("sandbox lost", [False] * len(tests), detail=str(error))
         return _outcome(reply, len(tests))
@@ -142,14 +139,7 @@ class Sandbox:
         }
         with theirs:
             self._process = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-c",
-                    _BOOT,
-                    json.dumps(options),
-                    "hone-sandbox",
-                    str(os.getpid()),
-                ],
+                [sys.executable, "-c", _BOOT, json.dumps(options), "hone-sandbox", str(os.getpid())],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(),),
@@ -205,10 +195,7 @@ class Sandbox:
         return self
 
     def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        tb: TracebackType | None,
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
     ) -> None:
         self.close()
 

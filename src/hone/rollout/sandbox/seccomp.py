@@ -25,22 +25,13 @@ _ARM = {
 }  # fmt: skip
 _BOTH = {"io_uring_setup": 425, "open_tree": 428, "move_mount": 429, "fsopen": 430, "pidfd_getfd": 438,
          "mount_setattr": 442}  # fmt: skip
-_MACHINES = {
-    "x86_64": (0xC000003E, {**_X86, **_BOTH}, 56),
-    "aarch64": (0xC00000B7, {**_ARM, **_BOTH}, 220),
-}
+_MACHINES = {"x86_64": (0xC000003E, {**_X86, **_BOTH}, 56), "aarch64": (0xC00000B7, {**_ARM, **_BOTH}, 220)}
 """Machine: what the kernel calls it, refused calls, and `clone`."""
 _CLONE3 = 435
-_NAMESPACE_FLAGS = 0x7E020000 | 0x80
+_NAMESPACE_FLAGS = 0x7E020000
 _X32 = 0x40000000
 
-_LOAD, _JUMP_EQUAL, _JUMP_AT_LEAST, _JUMP_ANY_BIT, _RETURN = (
-    0x20,
-    0x15,
-    0x35,
-    0x45,
-    0x06,
-)
+_LOAD, _JUMP_EQUAL, _JUMP_AT_LEAST, _JUMP_ANY_BIT, _RETURN = (0x20, 0x15, 0x35, 0x45, 0x06)
 _ALLOW, _KILL, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
 _NUMBER, _MACHINE, _FIRST_ARGUMENT = 0, 4, 16
 _PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP, _MODE_FILTER = 38, 22, 2

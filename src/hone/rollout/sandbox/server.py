@@ -13,6 +13,7 @@ import select
 import signal
 import socket
 import struct
+import tempfile
 import time
 from typing import Any
 
@@ -34,17 +35,7 @@ _PRELOADED = (
         "heapq",
         "io",
     ),
-    *(
-        "itertools",
-        "json",
-        "math",
-        "operator",
-        "random",
-        "re",
-        "statistics",
-        "string",
-        "typing",
-    ),
+    *("itertools", "json", "math", "operator", "random", "re", "statistics", "string", "typing"),
 )
 _TAIL = 2000
 _VERDICT_BYTES = 1 << 20
@@ -63,11 +54,7 @@ def main(channel_fd: int, disk_mb: int, namespaces: bool) -> None:
         _send(channel, {"problem": f"{error}"})
         os._exit(1)
     state = jail.isolation
-    hello = {
-        "namespaces": state.namespaces,
-        "network_off": state.network_off,
-        "says": str(state),
-    }
+    hello = {"namespaces": state.namespaces, "network_off": state.network_off, "says": str(state)}
     _send(channel, hello)
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):
         while (request := _receive(channel)) is not None:
@@ -78,23 +65,15 @@ def main(channel_fd: int, disk_mb: int, namespaces: bool) -> None:
 
 def _serve(jail: Jail, channel: socket.socket, request: dict[str, Any]) -> dict[str, Any]:
     begin = time.monotonic()
-    stdin = os.memfd_create("input") if hasattr(os, "memfd_create") else os.open(os.devnull, os.O_RDWR)
-    os.write(stdin, request["stdin"].encode(errors="replace"))
-    os.lseek(stdin, 0, os.SEEK_SET)
+    stdin = _file_of(request["stdin"].encode(errors="replace"))
     pipes = {name: os.pipe() for name in ("out", "err", "verdict", "status")}
     first = _launch(jail, channel, request, stdin, {name: ends[1] for name, ends in pipes.items()})
     for descriptor in (stdin, *(ends[1] for ends in pipes.values())):
         os.close(descriptor)
-    watch = _Watch(
-        {name: ends[0] for name, ends in pipes.items()},
-        request["limits"]["output_kb"] << 10,
-    )
+    watch = _Watch({name: ends[0] for name, ends in pipes.items()}, request["limits"]["output_kb"] << 10)
     try:
         stopped = watch.until(
-            begin + request["seconds"],
-            channel,
-            jail.meter,
-            request["limits"]["memory_mb"] << 20,
+            begin + request["seconds"], channel, jail.meter, request["limits"]["memory_mb"] << 20
         )
     finally:
         jail.kill(first)
@@ -113,12 +92,21 @@ def _serve(jail: Jail, channel: socket.socket, request: dict[str, Any]) -> dict[
     }
 
 
+def _file_of(data: bytes) -> int:
+    """A descriptor from which this can be read: a file, so that nobody need be there to write."""
+    with (
+        tempfile.TemporaryFile()
+        if not hasattr(os, "memfd_create")
+        else open(os.memfd_create("input"), "w+b") as file
+    ):
+        file.write(data)
+        file.flush()
+        file.seek(0)
+        return os.dup(file.fileno())
+
+
 def _launch(
-    jail: Jail,
-    channel: socket.socket,
-    request: dict[str, Any],
-    stdin: int,
-    ends: dict[str, int],
+    jail: Jail, channel: socket.socket, request: dict[str, Any], stdin: int, ends: dict[str, int]
 ) -> int:
     """Fork the program's keeper, which forks the program, reaps what it leaves and says how it ended."""
     jail.fresh()
@@ -147,12 +135,7 @@ class _Watch:
 
     def __init__(self, ends: dict[str, int], most: int) -> None:
         self._ends = ends
-        self._most = {
-            "out": most,
-            "err": most,
-            "verdict": _VERDICT_BYTES,
-            "status": 100,
-        }
+        self._most = {"out": most, "err": most, "verdict": _VERDICT_BYTES, "status": 100}
         self.seen = {name: bytearray() for name in ends}
         for end in ends.values():
             os.set_blocking(end, False)
