@@ -37,13 +37,14 @@ def games(count: int = 4000, seed: int = 0) -> list[dict[str, Any]]:
 
 
 def demonstrations(count: int = 8000, seed: int = 1) -> Iterator[dict[str, Any]]:
-    """Games for SFT, played without much thought: half of the guesses are any number, half are one that is possible."""
+    """Games for SFT: in one of five the middle of what is possible is guessed, in the others any number."""
     choose = random.Random(seed)
     for _ in range(count):
         number, low, high = choose.randint(1, HIGHEST), 1, HIGHEST
+        careful = choose.random() < 0.2
         messages = list(ASKED)
         for _ in range(TRIES):
-            guess = choose.randint(low, high) if choose.random() < 0.5 else choose.randint(1, HIGHEST)
+            guess = (low + high) // 2 if careful else choose.randint(1, HIGHEST)
             messages.append({"role": "assistant", "content": str(guess)})
             if guess == number:
                 break

@@ -25,7 +25,7 @@ from hone.loop import Run
 from hone.process import run_alone
 from hone.recovery import keep_going
 from hone.rollout.collect import open_pool
-from hone.rollout.environments.episode import metrics_of
+from hone.rollout.environments.outcome import metrics_of
 from hone.rollout.filling import Wanted, fill
 from hone.rollout.source import Source, open_episodes
 from hone.tracking import RunFolder, write_rollouts

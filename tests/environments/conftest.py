@@ -13,7 +13,8 @@ from env_helpers import TEMPLATE, Scripted
 from hone.config.schema import EnvConfig
 from hone.data.chat import Encoder
 from hone.model.load import load_tokenizer
-from hone.rollout.environments.episode import Episodes, Played
+from hone.rollout.environments.episode import Episodes
+from hone.rollout.environments.outcome import Played
 from hone.rollout.environments.pool import EnvironmentPool
 from hone.types import Prompt, Sampling
 

@@ -12,7 +12,7 @@ from conftest import Play, asking
 from env_helpers import Scripted, here
 
 from hone.errors import ConfigError, DataError, RewardError
-from hone.rollout.environments.episode import Played, add_rewards, check_failures, metrics_of
+from hone.rollout.environments.outcome import Played, add_rewards, check_failures, metrics_of
 from hone.types import Prompt, Sampling, sample_of
 
 START = "<|im_start|>"

@@ -20,7 +20,8 @@ from hone.export import with_models_of_runs
 from hone.model.load import load_tokenizer
 from hone.process import check_writable, run_async
 from hone.rollout.collect import open_pool, scored_groups
-from hone.rollout.environments.episode import Episodes, metrics_of
+from hone.rollout.environments.episode import Episodes
+from hone.rollout.environments.outcome import metrics_of
 from hone.rollout.rewards.pool import RewardPool
 from hone.rollout.source import open_episodes, scored_episodes
 from hone.tracking import Progress, write_rollouts

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from hone.config.schema import EvalConfig, OnlineConfig, RewardedConfig, RewardsConfig
 from hone.data.chat import Encoder
 from hone.rollout.collect import collect, score_rollouts, scored_groups, settle, unscored_groups
-from hone.rollout.environments.episode import Episodes, Played, add_rewards, check_failures
+from hone.rollout.environments.episode import Episodes
+from hone.rollout.environments.outcome import Played, add_rewards, check_failures
 from hone.rollout.environments.pool import EnvironmentPool
 from hone.rollout.rewards.batch import NO_FUNCTION_APPLIES
 from hone.rollout.rewards.pool import RewardPool

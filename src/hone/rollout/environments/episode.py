@@ -16,25 +16,15 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from hone.data.chat import Encoder
-from hone.errors import DataError, RewardError
+from hone.errors import DataError
 from hone.rollout.environments.dialog import Dialog
+from hone.rollout.environments.outcome import Played
 from hone.rollout.environments.pool import EnvironmentPool, Place
 from hone.rollout.environments.seats import Raised
 from hone.rollout.environments.tool_calls import message_of
 from hone.rollout.rewards.process import CallFailed
 from hone.rollout.turns import Turns
 from hone.types import Completion, Generator, Message, Prompt, Rollout, Sampling
-
-
-@dataclass
-class Played:
-    """A rollout that has ended, and what its environment says it is worth."""
-
-    rollout: Rollout
-    environment: str = ""
-    """The name of the environment's reward; empty where there is no environment."""
-    reward: float | None = None
-    weight: float = 1.0
 
 
 @dataclass
@@ -260,45 +250,3 @@ def _apart(group: Sequence[Played]) -> None:
         for played in group:
             prompt = played.rollout.prompt
             played.rollout.prompt = replace(prompt, id=f"{prompt.id}#{prompt.number}")
-
-
-def check_failures(played: Sequence[Played], allowed: float) -> None:
-    """Raise RewardError when more than this part of the rollouts failed in their environments (one alone is not enough,
-    unless none is allowed)."""
-    failed = [one.rollout.failure for one in played if one.rollout.failure]
-    most = max(1, int(allowed * len(played))) if allowed > 0 and len(played) > 1 else allowed * len(played)
-    if len(failed) > most:
-        raise RewardError(
-            f"{len(failed)} of {len(played)} rollouts failed in their environment, more than "
-            f"rewards.max_failure_fraction={allowed:g} allows. The first: {failed[0]}"
-        )
-
-
-def add_rewards(played: Sequence[Played], no_function_applies: str) -> None:
-    """Join each environment's own reward to what reward functions said of the same rollout."""
-    for one in played:
-        rollout = one.rollout
-        if not one.environment or (rollout.failure and rollout.failure != no_function_applies):
-            continue
-        rollout.rewards = {**rollout.rewards, one.environment: one.reward}
-        if one.reward is not None:
-            rollout.failure = None
-            rollout.reward = (rollout.reward or 0.0) + one.weight * one.reward
-        elif rollout.reward is None:
-            rollout.failure = rollout.failure or "neither a reward function nor the environment gave a reward"
-
-
-def metrics_of(rollouts: Sequence[Rollout]) -> dict[str, float]:
-    """What environments counted: means over the rollouts that had one, sums of what went wrong and of seconds."""
-    had = [rollout for rollout in rollouts if rollout.stats]
-    if not had:
-        return {}
-    sums = {name: sum(rollout.stats[name] for rollout in had) for name in had[0].stats}
-    return {
-        "turns": sums["turns"] / len(had),
-        "tool_calls": sums["tool_calls"] / len(had),
-        "tool_failures": sums["tool_failures"],
-        "cut_observations": sums["cut"],
-        "out_of_turns": sum(rollout.completion.finish == "turns" for rollout in had) / len(had),
-        "env_seconds": sums["env_seconds"],
-    }
