@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -213,6 +215,19 @@ def test_no_folder_is_left(namespaces: bool) -> None:
 
 
 @pytest.mark.slow
+def test_a_server_that_is_killed_is_replaced_and_the_program_run_again() -> None:
+    with Sandbox(LIMITS) as box:
+        try:
+            box.start()
+        except Unsafe as error:
+            pytest.skip(str(error))
+        for _ in range(2):
+            assert box._process is not None
+            os.killpg(box._process.pid, 9)
+            assert box.run("print(1)").stdout == "1\n"
+
+
+@pytest.mark.slow
 def test_time_is_up_whatever_the_program_ignores(sandbox: Sandbox) -> None:
     deaf = "import signal, time\nsignal.signal(15, signal.SIG_IGN)\nwhile True: time.sleep(1)"
     for source in (deaf, "while True: pass", "x = 9**9**9", "import re; re.match('(a+)+$', 'a' * 40 + 'b')"):
@@ -223,28 +238,34 @@ def test_time_is_up_whatever_the_program_ignores(sandbox: Sandbox) -> None:
     assert sandbox.run("print(1)").ok
 
 
+OWNER = """
+from hone.rollout.sandbox import Sandbox, SandboxLimits
+box = Sandbox(SandboxLimits(timeout_s=100, require_isolation={namespaces}), namespaces={namespaces})
+box.start()
+print("ready", flush=True)
+box.run("import os, time; os.fork(); os.setpgid(0, 0) if os.getsid(0) != os.getpid() else 0; time.sleep(100)")
+"""
+
+
 @pytest.mark.slow
-def test_a_sandbox_that_is_closed_in_the_middle_takes_its_program_along() -> None:
-    import threading
-
-    before = _of_sandboxes()
-    box = Sandbox(LIMITS)
-    box.start()
-    thread = threading.Thread(target=lambda: box.run("import time; time.sleep(100)"))
-    thread.start()
+@pytest.mark.parametrize("namespaces", [True, False])
+def test_a_program_ends_with_the_process_that_wanted_it(namespaces: bool) -> None:
+    """However suddenly that ends: a worker is killed when it takes too long."""
+    code = OWNER.format(namespaces=namespaces)
+    owner = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert owner.stdout is not None
+    if not owner.stdout.readline():
+        pytest.skip("no sandbox here")
     time.sleep(0.5)
-    assert _of_sandboxes() > before + 2
-    assert box._channel is not None
-    box._channel.shutdown(2)
-    thread.join(5)
-    assert not thread.is_alive()
-    box.close()
-    assert _wait_for(lambda: _of_sandboxes() == before)
+    assert _of_sandboxes(owner.pid) >= 4  # the server, the program and its keeper, what it forked
+    owner.kill()
+    owner.wait()
+    assert _wait_for(lambda: _of_sandboxes(owner.pid) == 0)
 
 
-def _of_sandboxes() -> int:
-    """Processes of sandboxes that this process started."""
-    count = 0
+def _of_sandboxes(owner: int | None = None) -> int:
+    """Processes of sandboxes that this process, or another, started."""
+    count, mark = 0, str(owner or os.getpid()).encode()
     for name in os.listdir("/proc"):
         if name.isdigit():
             try:
@@ -252,7 +273,7 @@ def _of_sandboxes() -> int:
                 dead = Path(f"/proc/{name}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
             except OSError:
                 continue
-            count += b"hone-sandbox" in parts and not dead and str(os.getpid()).encode() in parts
+            count += b"hone-sandbox" in parts and not dead and mark in parts
     return count
 
 

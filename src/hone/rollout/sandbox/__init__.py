@@ -7,6 +7,6 @@ program.py   the program's own process, up to its end  memory.py   what a progra
 
 from __future__ import annotations
 
-from hone.rollout.sandbox.sandbox import Outcome, Sandbox, SandboxLimits, Unsafe
+from hone.rollout.sandbox.sandbox import LOST, Outcome, Sandbox, SandboxLimits, Unsafe
 
-__all__ = ["Outcome", "Sandbox", "SandboxLimits", "Unsafe"]
+__all__ = ["LOST", "Outcome", "Sandbox", "SandboxLimits", "Unsafe"]

@@ -80,12 +80,11 @@ class Jail:
             self.meter = Meter()  # while /proc can be seen
             self._processes = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
             self._seal()
-        else:
+            self._libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        else:  # the server must live to see the end of whoever wanted it: nobody else would end the program
             self.directory = tempfile.mkdtemp(prefix="hone-sandbox-")
             if sys.platform == "linux":
                 self._libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-        if sys.platform == "linux":
-            self._libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         self._user = own if root and self._may_change_user(own) else None
         self._seccomp = seccomp.available() and self._filter_works()
         self.isolation = Isolation(namespaces, namespaces or self._seccomp, self._user is not None)

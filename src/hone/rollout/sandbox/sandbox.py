@@ -18,7 +18,9 @@ from typing import Any
 from hone.importing import search_path
 
 _LENGTH_BYTES = 8
-_START_S, _GRACE_S = 20.0, 10.0
+_START_S, _GRACE_S = 60.0, 20.0
+LOST = "sandbox lost"
+"""The cause where nobody knows what became of a program."""
 _BOOT = (
     "import json, sys; options = json.loads(sys.argv[1]); sys.path[:] = options.pop('path'); "
     "from hone.rollout.sandbox.server import main; main(**options)"
@@ -108,12 +110,15 @@ class Sandbox:
             "limits": asdict(self.limits),
             "nonce": secrets.token_hex(8),
         }
-        try:
-            reply = self._exchange(request, seconds + _GRACE_S)
-        except (OSError, ValueError) as error:  # a program without namespaces may have killed the server
-            self.close()
-            return Outcome("sandbox lost", [False] * len(tests), detail=str(error))
-        return _outcome(reply, len(tests))
+        problem = ""
+        for _ in range(2):
+            try:
+                return _outcome(self._exchange(request, seconds + _GRACE_S), len(tests))
+            except (OSError, ValueError) as error:  # a program without namespaces may have killed the server
+                problem = str(error)
+                self.close()
+                self.start()
+        return Outcome(LOST, [False] * len(tests), detail=problem)
 
     def close(self) -> None:
         """End the server, and with it whatever it runs."""

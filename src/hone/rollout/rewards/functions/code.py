@@ -19,12 +19,12 @@ from hone.rollout.rewards import settings
 from hone.rollout.rewards.functions.common import BadOption, rows_of
 from hone.rollout.rewards.metrics import log_metric
 from hone.rollout.rewards.text import answer_tag, fenced, text_of
-from hone.rollout.sandbox import Outcome, Sandbox, Unsafe
+from hone.rollout.sandbox import LOST, Outcome, Sandbox, Unsafe
 
 TEST_COLUMNS = ("test", "tests", "test_list", "test_cases", "input_output", "inputs")
 """Where the tests of a row are looked for when the option `column` is not given."""
 _SETUP_COLUMNS = ("test_setup_code", "test_imports")
-_KILLED = ("signal", "output", "memory", "MemoryError", "exit", "lost", "sandbox lost")
+_KILLED = ("signal", "output", "memory", "MemoryError", "exit", "lost")
 _RESERVE_S = 1.0
 
 
@@ -46,7 +46,7 @@ def code(
     max_tests: int | None = None,
     log_extra: Callable[[str, list[Any]], None] | None = None,
     **columns: Any,
-) -> list[float | None]:
+) -> list[Any]:
     """1 if the program in the completion passes all tests of its row, else 0; None for a row without tests.
 
     The program is the last fenced block, else the whole completion. Where it does not define the row's
@@ -59,7 +59,7 @@ def code(
     """
     rows = rows_of(columns, len(completions))
     outcomes: list[str | None] = []
-    rewards: list[float | None] = []
+    rewards: list[Any] = []
     for prompt, completion, row in zip(prompts, completions, rows, strict=True):
         tests = _tests(row, column, max_tests)
         if tests is None:
@@ -67,7 +67,10 @@ def code(
             outcomes.append(None)
             continue
         cause, passed = _run(_program(prompt, text_of(completion), row), tests)
-        rewards.append(sum(passed) / len(passed) if partial_credit else float(all(passed)))
+        if cause == LOST:
+            rewards.append(RuntimeError(cause))
+        else:
+            rewards.append(sum(passed) / len(passed) if partial_credit else float(all(passed)))
         outcomes.append(cause)
     _report(outcomes, log_extra)
     return rewards
