@@ -38,7 +38,7 @@ def pools() -> Iterator[Callable[[EnvConfig], EnvironmentPool]]:
         started: dict[str, EnvironmentPool] = {}
 
         def pool(config: EnvConfig) -> EnvironmentPool:
-            key = config.model_dump_json()
+            key = config.model_dump_json(exclude={"max_wait_s"})
             if key not in started:
                 started[key] = stack.enter_context(EnvironmentPool(config))
             return started[key]

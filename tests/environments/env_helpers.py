@@ -187,6 +187,10 @@ class Trl:
         raise AssertionError("a property must not be looked at")
 
 
+TOOLS = [here(name) for name in ("add", "later", "fail", "strange", "hang", "die", "huge")]
+"""All tools, which most tests share a process of."""
+
+
 # ---- what drives them
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import Play, asking
-from env_helpers import Scripted, here
+from env_helpers import TOOLS, Scripted, here
 
 from hone.errors import ConfigError, DataError, RewardError
 from hone.rollout.environments.outcome import Played, add_rewards, check_failures, metrics_of
@@ -147,9 +147,9 @@ def test_environments_run_beside_each_other(play: Play) -> None:
     def says(id: str, before: str) -> str:
         return "done" if f"{START}tool" in before else say
 
-    play({"tools": [here("later")]}, says, [asking("?")])  # which starts the processes
+    play({"tools": TOOLS}, says, [asking("?")])  # which starts the processes
     started = time.monotonic()
-    played = play({"tools": [here("later")]}, says, [asking("?", str(i)) for i in range(16)])
+    played = play({"tools": TOOLS}, says, [asking("?", str(i)) for i in range(16)])
     assert time.monotonic() - started < sum(one.rollout.stats["env_seconds"] for [one] in played)
 
 
@@ -163,7 +163,7 @@ def test_who_is_slow_is_not_waited_for(play: Play, tokenizer: Any) -> None:
     batches = {}
     for wait in (0.1, None):
         generator = Scripted(tokenizer, say)
-        play({"tools": [here("later")], "max_wait_s": wait}, None, prompts, generator=generator)
+        play({"tools": TOOLS, "max_wait_s": wait}, None, prompts, generator=generator)
         batches[wait] = generator.batches
     assert batches == {0.1: [3, 2, 1], None: [3, 3]}
 

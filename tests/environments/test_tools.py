@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 from conftest import Play, asking
-from env_helpers import here
+from env_helpers import TOOLS, here
 
 from hone.errors import ConfigError
 
-TOOLS = {"tools": [here(name) for name in ("add", "later", "fail", "strange")]}
+SHARED = {"tools": TOOLS}
 
 
 def call(name: str, **arguments: Any) -> str:
@@ -28,7 +28,7 @@ def told(played: Any) -> list[str]:
 
 
 def test_a_tool_is_called_and_its_result_told(play: Play) -> None:
-    [[played]] = play(TOOLS, once(call("add", a=2, b=3)), [asking("2 + 3?")])
+    [[played]] = play(SHARED, once(call("add", a=2, b=3)), [asking("2 + 3?")])
     rollout = played.rollout
     assert told(played) == ["5"]
     assert rollout.completion.finish == "stop"
@@ -40,7 +40,7 @@ def test_a_tool_is_called_and_its_result_told(play: Play) -> None:
 
 def test_several_calls_of_one_message_are_answered_in_order(play: Play) -> None:
     said = call("later", seconds=0.2) + call("add", a=1, b=1) + call("later", seconds=0.1)
-    [[played]] = play(TOOLS, once(said), [asking("?")])
+    [[played]] = play(SHARED, once(said), [asking("?")])
     assert told(played) == ["waited 0.2", "2", "waited 0.1"]
     assert 0.2 <= played.rollout.stats["env_seconds"] < 1.0
 
@@ -60,7 +60,7 @@ def test_several_calls_of_one_message_are_answered_in_order(play: Play) -> None:
     ],
 )
 def test_what_goes_wrong_is_told_to_the_model_and_counted(play: Play, said: str, answer: str) -> None:
-    [[played]] = play(TOOLS, once(said), [asking("?")])
+    [[played]] = play(SHARED, once(said), [asking("?")])
     assert played.rollout.failure is None
     assert len(told(played)) == 1
     assert answer in told(played)[0]
@@ -73,7 +73,7 @@ def test_a_tool_that_never_returns_costs_its_own_sample_one_error(play: Play) ->
             return call("add", a=1, b=1) if before.count("<|im_start|>tool") == 1 else "done"
         return {"a": call("hang", how="busy"), "b": call("die", code=1)}.get(id, call("add", a=2, b=2))
 
-    env = {"tools": [here("add"), here("hang"), here("die")], "timeout_s": 0.5}
+    env = {"tools": TOOLS, "timeout_s": 0.5, "max_observation_chars": 50}
     played = play(env, say, [asking("?", id) for id in "abc"])
     answers = [told(one) for [one] in played]
     assert answers == [
@@ -87,7 +87,7 @@ def test_a_tool_that_never_returns_costs_its_own_sample_one_error(play: Play) ->
 
 
 def test_a_huge_result_is_cut_and_counted(play: Play) -> None:
-    env = {"tools": [here("huge")], "max_observation_chars": 50}
+    env = {"tools": TOOLS, "timeout_s": 0.5, "max_observation_chars": 50}
     [[played]] = play(env, once(call("huge", size=10**7)), [asking("?")])
     assert told(played) == ["x" * 50 + " […]"]
     assert played.rollout.stats["cut"] == 1
@@ -95,7 +95,7 @@ def test_a_huge_result_is_cut_and_counted(play: Play) -> None:
 
 @pytest.mark.parametrize("kind", ["set", "object", "bytes", "surrogate"])
 def test_what_json_cannot_hold_is_text(play: Play, kind: str) -> None:
-    [[played]] = play(TOOLS, once(call("strange", kind=kind)), [asking("?")])
+    [[played]] = play(SHARED, once(call("strange", kind=kind)), [asking("?")])
     answers = {"set": "{1}", "object": "<class 'object'>", "bytes": r"b'\xff'", "surrogate": "?"}
     assert told(played) == [answers[kind]]
 
