@@ -7,12 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from seeing_making import HOSTILE, make_run
+from seeing_making import HOSTILE, make_run, record, write
 
 from hone.cli import main
 from hone.seeing.run import open_run
 from hone.seeing.samples import mixed_groups, spaced, varied
-from hone.seeing.terminal import course
+from hone.seeing.words import course
 
 
 @pytest.fixture
@@ -139,13 +139,19 @@ def test_a_reader_that_has_enough_ends_it_quietly(tmp_path: Path) -> None:
 
 
 def test_where_hone_eval_saved_can_be_shown(tmp_path: Path, shown) -> None:  # type: ignore[no-untyped-def]
-    from seeing_making import record, write
-
     (tmp_path / "report.json").write_text('{"model": "m", "dataset": "d", "score": 0.5, "prompts": 2}')
     write(tmp_path / "samples.jsonl", [record(0, "held:0", 1.0), record(0, "held:1", 0.0)])
     text = shown(tmp_path)
     assert text.startswith("eval: m on d")
     assert "step 0: 2 held-out samples, mean reward 0.5" in text
+
+
+def test_what_a_reward_function_told_is_shown(tmp_path: Path, shown) -> None:  # type: ignore[no-untyped-def]
+    run = make_run(tmp_path / "run")
+    write(run / "rollouts" / "step_4.jsonl", [record(4, "g", 1.0, extra={"parsed": "42", "steps": [1, 2]})])
+    text = shown(run, "--best", 1)
+    assert "parsed: 42" in text
+    assert "steps: [1, 2]" in text
 
 
 def test_the_best_checkpoint_is_the_one_that_the_run_ranks_first(tmp_path: Path) -> None:

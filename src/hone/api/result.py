@@ -14,7 +14,7 @@ from hone.errors import CheckpointError
 from hone.seeing.command import show
 from hone.seeing.panels import summary_metrics
 from hone.seeing.run import Record, RunView, open_run
-from hone.seeing.terminal import number
+from hone.seeing.words import number
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

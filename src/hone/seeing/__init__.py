@@ -1,7 +1,7 @@
 """For people: what a run did and what the model said, in the terminal (`hone show`) and as one HTML page.
 
     run.py       a run's folder, read         panels.py   which metrics are shown together
-    terminal.py  `hone show`                  samples.py  which rollouts a page holds
+    terminal.py, words.py  `hone show`        samples.py  which rollouts a page holds
     compare.py   two runs                     report.py   `report.html`
 
 Readers only: nothing here changes what a run computes, and nothing imports torch.

@@ -8,7 +8,8 @@ from rich.text import Text
 from hone.config.trees import dotted, leaves
 from hone.seeing.panels import summary_metrics
 from hone.seeing.run import RunView
-from hone.seeing.terminal import _table, clean, head, number
+from hone.seeing.terminal import head, plain_table
+from hone.seeing.words import clean, number
 
 PLACES = ("checkpointing.checkpoint_dir", "logger.log_dir")
 SHORT = 48
@@ -21,7 +22,7 @@ def compare(console: Console, left: RunView, right: RunView) -> None:
         head(console, view)
     names = _names(left, right)
     present = list(dict.fromkeys([*left.metrics(), *right.metrics()]))
-    table = _table("metric", *(f">{name}, {at}" for at in ("best", "last") for name in names))
+    table = plain_table("metric", *(f">{name}, {at}" for at in ("best", "last") for name in names))
     for line in summary_metrics(present):
         values = [view.values(line.lines[0][0])[1] for view in (left, right)]
         if not any(values):
@@ -37,7 +38,7 @@ def compare(console: Console, left: RunView, right: RunView) -> None:
     if not differ:
         console.print(Text("\nno setting that both have differs", style="dim"))
         return
-    settings = _table("setting", *names)
+    settings = plain_table("setting", *names)
     for key, one, other in differ:
         settings.add_row(key, one, other)
     console.print(Text("\nsettings that differ", style="bold"))

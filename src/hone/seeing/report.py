@@ -34,7 +34,7 @@ SIZES = ((60, 4000), (60, 2000), (40, 1200), (25, 800), (12, 500), (6, 300))
 
 SHOWN = (
     *("group", "completion", "rewards", "reward", "advantage", "finish", "num_tokens", "logprob"),
-    *("version", "failure", "excluded", "answer", "messages", "turns"),
+    *("version", "failure", "excluded", "answer", "messages", "turns", "extra"),
 )
 """What the page has of a rollout's record."""
 

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.panel import Panel as Box
@@ -15,13 +12,11 @@ from rich.table import Table
 from rich.text import Text
 
 from hone.errors import ConfigError, DataError
-from hone.seeing.panels import Panel, summary_metrics
+from hone.seeing.panels import summary_metrics
 from hone.seeing.run import Record, RunView
 from hone.seeing.samples import spaced, varied
+from hone.seeing.words import as_text, clean, course, number, spoken
 
-BLOCKS = "▁▂▃▄▅▆▇█"
-LONGEST = 6000
-"""Characters of a text that are shown; the file has it whole."""
 MOST_ROWS = 200
 
 
@@ -90,7 +85,7 @@ def numbers(console: Console, view: RunView) -> None:
     if not lines:
         console.print(Text("nothing has been logged yet", style="dim"))
         return
-    table = _table("metric", ">first", ">best", ">last", "course")
+    table = plain_table("metric", ">first", ">best", ">last", "course")
     still = []
     for line in lines:
         _, values = view.values(line.lines[0][0])
@@ -118,7 +113,7 @@ def show_metrics(console: Console, view: RunView, names: Sequence[str]) -> None:
     head(console, view)
     rows = [row for row in view.rows if any(name in row for name in names)]
     kept = spaced(range(len(rows)), MOST_ROWS)
-    table = _table(">step", *(f">{name}" for name in names))
+    table = plain_table(">step", *(f">{name}" for name in names))
     for place in kept:
         row = rows[place]
         table.add_row(f"{row['step']:.0f}", *(f"{row[name]:.6g}" if name in row else "" for name in names))
@@ -127,26 +122,14 @@ def show_metrics(console: Console, view: RunView, names: Sequence[str]) -> None:
         console.print(Text(f"{len(kept)} of {len(rows)} steps; {view.folder.metrics} has all", style="dim"))
 
 
-def number(value: float, line: Panel) -> str:
-    """A value as people read it: shares in percent."""
-    return f"{100 * value:.3g}%" if line.share else f"{value:.4g}"
-
-
-def course(values: Sequence[float], width: int = 20) -> str:
-    """A line of blocks: the mean of each part of the run."""
-    width = min(width, len(values))
-    edges = [round(place * len(values) / width) for place in range(width + 1)]
-    means = [sum(values[a:b]) / (b - a) for a, b in pairwise(edges)]
-    low, span = min(means), max(means) - min(means)
-    return "".join(BLOCKS[int((mean - low) / span * 7.999)] if span else BLOCKS[3] for mean in means)
-
-
 def card(record: Record, *, with_prompt: bool = True) -> RenderableType:
     """A rollout in a box: what was asked (unless others beside it have the same), what came, what it was worth."""
     parts: list[RenderableType] = []
     if with_prompt:
         parts += [*spoken(record.get("prompt"), "cyan"), Text("─" * 8, style="dim")]
     parts += spoken(record.get("messages") or record.get("completion") or "", "")
+    told = (record.get("extra") or {}).items()
+    parts += [Text(clean(f"{name}: {as_text(value)}"), style="dim") for name, value in told]
     failed = bool(record.get("failure"))
     return Box(
         Group(*parts),
@@ -183,38 +166,6 @@ def worth(record: Record, *, with_answer: bool = True) -> Text:
     if with_answer and record.get("answer") is not None:
         text.append(clean(f"  expected {str(record['answer'])[:60]}"), style="dim")
     return text
-
-
-def spoken(value: Any, style: str) -> list[RenderableType]:
-    """Text, or messages with who says them."""
-    if not isinstance(value, list):
-        return [Text(clean(_as_text(value)), style=style)]
-    lines: list[RenderableType] = []
-    for message in value:
-        role = message.get("role") if isinstance(message, dict) else None
-        content = message.get("content") if isinstance(message, dict) else message
-        text = Text(style=style)
-        if role is not None and (len(value) > 1 or role != "user") and not (len(value) == 1 and not style):
-            text.append(clean(f"{role}: "), style="dim")
-        text.append(clean(_as_text(content)))
-        if isinstance(message, dict) and message.get("tool_calls"):
-            text.append(clean(f"\n{_as_text(message['tool_calls'])}"), style="magenta")
-        lines.append(text)
-    return lines
-
-
-def clean(text: str) -> str:
-    """Text that does nothing to a terminal: control characters are shown, not sent."""
-    if len(text) > LONGEST:
-        text = f"{text[: LONGEST // 2]} [… {len(text) - LONGEST} characters …] {text[-LONGEST // 2 :]}"
-    return "".join(
-        character if character in "\n\t" or character.isprintable() else f"\\x{ord(character):02x}"
-        for character in text
-    )
-
-
-def _as_text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
 def _step(view: RunView, wanted: Wanted) -> int:
@@ -291,7 +242,7 @@ def _nothing(view: RunView, what: str) -> str:
     return f"{view.folder.path} has no rollouts so far (looked in {view.folder.rollouts})"
 
 
-def _table(*heads: str) -> Table:
+def plain_table(*heads: str) -> Table:
     """A plain table; a head that begins with `>` is one of numbers."""
     table = Table(box=None, pad_edge=False, header_style="dim")
     for name in heads:

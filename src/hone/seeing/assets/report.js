@@ -217,6 +217,7 @@ function rollout(record, prompt) {
     record.logprob !== undefined ? chip(`log-probability ${show(record.logprob)}`) : "",
     record.failure ? chip(record.failure, "bad") : "",
     record.excluded ? chip(`left out: ${record.excluded}`, "warn") : "",
+    ...Object.entries(record.extra || {}).map(([name, value]) => chip(`${name}: ${content(value).slice(0, 200)}`)),
     record.answer !== undefined ? chip(`expected ${content(record.answer)}`) : "",
   ];
   const asked = prompt === undefined ? [] : messages(prompt, "said asked");
