@@ -17,7 +17,17 @@ from calls import importable
 
 import hone
 from hone.api.arguments import arguments_of, named, settings_of
-from hone.api.memory import Rows, dataset_of, keep_function, keep_rows, name_of, place_of, reward_entries
+from hone.api.memory import (
+    Rows,
+    dataset_of,
+    functions_in,
+    keep_function,
+    keep_rows,
+    name_of,
+    place_of,
+    reward_entries,
+    with_functions_kept,
+)
 from hone.config import load
 from hone.config.overrides import Override
 from hone.errors import CheckpointError, ConfigError, DataError, RewardError
@@ -201,6 +211,17 @@ def test_reward_funcs_become_entries() -> None:
         reward_entries(["math", "format"], [1])
     with pytest.raises(ConfigError, match=r"reward_funcs\[0\] is a int"):
         reward_entries([3], None)
+
+
+def test_a_function_anywhere_in_the_settings_has_a_place(tmp_path: Path) -> None:
+    tool, other = [lambda: 1], [lambda: 2]
+    env = {"tools": [importable, *tool, *other], "kwargs": {"a": 1}}
+    kept = with_functions_kept(env, tmp_path, {})
+    assert kept["kwargs"] == {"a": 1}
+    assert kept["tools"][0] == place_of(importable)
+    assert [find(place)() for place in kept["tools"][1:]] == [1, 2], "two lambdas, two files"
+    assert functions_in(env)
+    assert not functions_in(kept)
 
 
 def test_overrides_may_be_given_as_they_are() -> None:

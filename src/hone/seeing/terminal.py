@@ -157,7 +157,7 @@ def worth(record: Record, *, with_answer: bool = True) -> Text:
     text.append(f"  {record.get('num_tokens', '?')} tokens")
     if record.get("finish") == "length":
         text.append(", cut off", style="yellow")
-    if record.get("turns"):
+    if (record.get("turns") or 1) > 1:
         text.append(f"  {record['turns']} turns")
     if record.get("failure"):
         text.append(clean(f"  failed: {str(record['failure'])[:200]}"), style="bold red")

@@ -213,7 +213,7 @@ function rollout(record, prompt) {
     ...(scores.length > 1 ? scores.map(([name, value]) => chip(`${name} ${show(value)}`)) : []),
     record.advantage !== undefined ? chip(`advantage ${record.advantage > 0 ? "+" : ""}${show(record.advantage)}`, signed(record.advantage)) : "",
     chip(`${record.num_tokens} tokens${record.finish === "length" ? ", cut off" : ""}`, record.finish === "length" ? "warn" : ""),
-    record.turns ? chip(`${record.turns} turns`) : "",
+    record.turns > 1 ? chip(`${record.turns} turns`) : "",
     record.logprob !== undefined ? chip(`log-probability ${show(record.logprob)}`) : "",
     record.failure ? chip(record.failure, "bad") : "",
     record.excluded ? chip(`left out: ${record.excluded}`, "warn") : "",
