@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from hone.config import load
@@ -52,3 +54,10 @@ def test_an_environment_may_reward_alone() -> None:
 def test_what_is_wrong_is_said(given: list[str], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         load("grpo", None, given)
+
+
+@pytest.mark.parametrize(("kind", "name"), [(k, n) for n in ("calculator", "guess") for k in ("sft", "grpo")])
+def test_the_examples_load(kind: str, name: str) -> None:
+    folder = Path(__file__).resolve().parents[2] / "examples" / "environments"
+    config = load(kind, folder / (f"{name}_sft.yaml" if kind == "sft" else f"{name}.yaml")).config
+    assert config.loop.max_num_steps <= 400

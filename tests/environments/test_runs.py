@@ -85,7 +85,7 @@ def test_an_evaluation_with_an_environment(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.long
-@pytest.mark.parametrize(("name", "steps", "gain"), [("calculator", 10, 0.4), ("guess", 60, 0.2)])
+@pytest.mark.parametrize(("name", "steps", "gain"), [("calculator", 10, 0.4), ("guess", 20, 0.4)])
 def test_an_example_learns(name: str, steps: int, gain: float, tmp_path: Path) -> None:
     config = ROOT / "examples" / "environments" / f"{name}.yaml"
     start, run = tmp_path / "sft", tmp_path / "run"
