@@ -6,8 +6,8 @@
 
 Every run starts from `hone/tiny-sft`, with 16 prompts x 8 completions a step, four updates of 32 completions on them
 (so that ratios leave 1 and clips matter) and a learning rate at which the task takes some fifteen steps; at the
-recipe's own it is learnt within five. Only the preset differs. `dapo, static` draws each step's prompts once. A run is a
-process of its own, one at a time. Accuracy is greedy, on the 256 validation problems.
+recipe's own it is learnt within five. Only the preset differs. `dapo, static` draws each step's prompts once. A run is
+a process of its own, one at a time. Accuracy is greedy, on the 256 validation problems.
 """
 
 from __future__ import annotations
@@ -22,11 +22,19 @@ import sys
 from itertools import pairwise
 from pathlib import Path
 
+FOUR = [
+    "grpo.num_generations_per_prompt=4",
+    "policy.train_global_batch_size=16",
+    "policy.train_micro_batch_size=16",
+]
+"""Groups of 4: more of them have equal rewards."""
 METHODS: dict[str, list[str]] = {
     "grpo": [],
     "dr_grpo": [],
     "dapo": [],
     "dapo, static": ["grpo.use_dynamic_sampling=false"],
+    "dapo, groups of 4": FOUR,
+    "dapo, static, groups of 4": ["grpo.use_dynamic_sampling=false", *FOUR],
     "gspo": [],
     "cispo": [],
     "rloo": [],
@@ -52,10 +60,10 @@ GOAL = 0.9
 
 def run(method: str, seed: int, folder: Path) -> None:
     """One run, unless it is there."""
-    target = folder / f"{method.replace(', ', '-')}-{seed}"
+    target = place(folder, method, seed)
     if len(rows(target)) == MARKS[-1] + 1:
         return
-    overrides = [f"grpo.preset={method.split(',')[0]}", *METHODS[method], f"grpo.seed={seed}", *SETTINGS]
+    overrides = [f"grpo.preset={method.split(',')[0]}", f"grpo.seed={seed}", *SETTINGS, *METHODS[method]]
     command = [sys.executable, "-m", "hone", "grpo", *overrides, f"checkpointing.checkpoint_dir={target}"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     before = cpu_seconds()
@@ -70,6 +78,10 @@ def cpu_seconds() -> float:
     """Of all that this process started and that has ended: unlike the clock's, what else runs changes it little."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
+
+
+def place(folder: Path, method: str, seed: int) -> Path:
+    return folder / f"{method.replace(', ', '-').replace(' ', '_')}-{seed}"
 
 
 def rows(target: Path) -> list[dict[str, str]]:
@@ -103,7 +115,7 @@ def table(folder: Path, methods: list[str], seeds: list[int]) -> str:
         "|---" * (len(MARKS) + 6) + "|",
     ]
     for method in methods:
-        targets = [folder / f"{method.replace(', ', '-')}-{seed}" for seed in seeds]
+        targets = [place(folder, method, seed) for seed in seeds]
         curves = [curve(target) for target in targets]
         if not all(curves):
             continue
