@@ -66,9 +66,8 @@ def hears_signals() -> bool:
 def _outer_loop_set_aside() -> Iterator[None]:
     """A notebook runs its cells inside an event loop, where asyncio lets no second one run. That loop waits meanwhile,
     as it does for any call that takes long; in a thread of its own the run would be deaf to Ctrl-C."""
-    try:
-        outer = asyncio.get_running_loop()
-    except RuntimeError:
+    outer = asyncio._get_running_loop()
+    if outer is None:
         yield
         return
     task = asyncio.current_task(outer)

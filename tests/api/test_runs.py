@@ -213,10 +213,16 @@ def test_the_siblings(tmp_path: Path) -> None:
     assert scorer.model().config.num_labels == 1
     online = {"max_steps": 1, "policy": TINY["policy"], "rewards": TINY["rewards"]}
     few = {key: value for key, value in TINY["grpo"].items() if key != "num_generations_per_prompt"}
+    answered = [{**row, **lesson} for row, lesson in zip(rows(), lessons(16), strict=True)]
     ppo = {**few, "num_prompts_per_step": 16}
     assert hone.ppo("hone/tiny-sft", importable, rows(), folder=tmp_path / "ppo", ppo=ppo, **online).step == 1
     taught = hone.distill(
-        "hone/tiny", "hone/tiny-sft", rows(), folder=tmp_path / "distill", distillation=TINY["grpo"], **online
+        "hone/tiny",
+        "hone/tiny-sft",
+        lessons(16),
+        folder=tmp_path / "distill",
+        distillation=TINY["grpo"],
+        **online,
     )
     assert taught.step == 1
 
