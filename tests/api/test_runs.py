@@ -219,7 +219,7 @@ def test_the_siblings(tmp_path: Path) -> None:
     taught = hone.distill(
         "hone/tiny",
         "hone/tiny-sft",
-        lessons(16),
+        answered,
         folder=tmp_path / "distill",
         distillation=TINY["grpo"],
         **online,
