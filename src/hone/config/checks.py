@@ -6,9 +6,9 @@ import difflib
 from collections.abc import Iterator
 
 from hone.config.adapter_checks import adapters
+from hone.config.environment_checks import turns
 from hone.config.kinds import section_of
 from hone.config.metric_names import METRICS
-from hone.config.environment_checks import turns
 from hone.config.online_checks import divides, environments, online, sampling, validates
 from hone.config.preference_checks import preferences
 from hone.config.rules import swapped
