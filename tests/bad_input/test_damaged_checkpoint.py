@@ -132,9 +132,17 @@ class TestConversion:
         fails("convert", "two", "hf", "--dtype", "int3", cwd=runs, code=2, says=("int3", "bfloat16"))
 
 
-def test_a_checkpoint_is_not_a_model(runs):
-    argv = (*ARGV, "policy.model_name=two/step_4", "checkpointing.checkpoint_dir=from_step")
-    fails(*argv, cwd=runs, says=("two/step_4", "hone convert"))
+def test_a_part_of_a_checkpoint_is_not_a_model(runs):
+    argv = (*ARGV, "policy.model_name=two/step_4/policy", "checkpointing.checkpoint_dir=from_step")
+    fails(*argv, cwd=runs, says=("two/step_4/policy", "name the run's folder"))
+
+
+def test_a_run_whose_checkpoint_is_damaged_is_no_model(runs, tmp_path):
+    damaged = tmp_path / "damaged"
+    shutil.copytree(runs / "two", damaged)
+    shard = next((damaged / "step_4" / "policy" / "weights").glob("*.distcp"))
+    shard.write_bytes(shard.read_bytes()[:-9])
+    fails(*ARGV, f"policy.model_name={damaged}", cwd=runs, says=(shard.name, "Convert another checkpoint"))
 
 
 @pytest.mark.slow

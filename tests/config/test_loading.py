@@ -439,7 +439,8 @@ def test_the_resolved_configuration_loads_to_an_equal_one(kind: Any, tmp_path: P
     "path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda path: str(path.relative_to(CONFIGS))
 )
 def test_every_shipped_configuration_loads(path: Path) -> None:
-    kind: Any = "eval" if path.parent.name == "evals" else path.stem.split("_")[0]
+    kinds = {"evals": "eval", "recipes": "grpo"}
+    kind: Any = kinds.get(path.parent.name, path.stem.split("_")[0])
     kind = {"distillation": "distill"}.get(kind, kind)
     loaded = load(kind, path, [])
     assert loaded.notices == []

@@ -46,7 +46,7 @@ def resolve(name: str, *, needs: tuple[str, ...] = ("config.json",)) -> str:
         if not any((path / file).is_file() for file in needs):
             raise ModelError(
                 f"{name} is a folder without {needs[0]}, so not what Hugging Face saves. "
-                "A Hone checkpoint is converted first: hone convert STEP_FOLDER OUTPUT_FOLDER"
+                "Of a run of Hone, name the run's folder or one of its steps"
             )
         return str(path)
     if looks_like_path:

@@ -130,6 +130,9 @@ def card(record: Record, *, with_prompt: bool = True) -> RenderableType:
     parts += spoken(record.get("messages") or record.get("completion") or "", "")
     told = (record.get("extra") or {}).items()
     parts += [Text(clean(f"{name}: {as_text(value)}"), style="dim") for name, value in told]
+    for key, words, style in (("failure", "failed", "bold red"), ("excluded", "left out", "yellow")):
+        if record.get(key):  # in the box, since its title is cut where the terminal is narrow
+            parts.append(Text(clean(f"{words}: {str(record[key])[:400]}"), style=style))
     failed = bool(record.get("failure"))
     return Box(
         Group(*parts),
@@ -142,7 +145,7 @@ def card(record: Record, *, with_prompt: bool = True) -> RenderableType:
 
 
 def worth(record: Record, *, with_answer: bool = True) -> Text:
-    """Reward, by function where there are several, advantage, tokens; why it failed or was left out."""
+    """Reward, by function where there are several, advantage, tokens."""
     reward, rewards = record.get("reward"), record.get("rewards") or {}
     text = Text()
     if reward is not None:
@@ -159,10 +162,6 @@ def worth(record: Record, *, with_answer: bool = True) -> Text:
         text.append(", cut off", style="yellow")
     if (record.get("turns") or 1) > 1:
         text.append(f"  {record['turns']} turns")
-    if record.get("failure"):
-        text.append(clean(f"  failed: {str(record['failure'])[:200]}"), style="bold red")
-    if record.get("excluded"):
-        text.append(clean(f"  left out: {record['excluded']}"), style="yellow")
     if with_answer and record.get("answer") is not None:
         text.append(clean(f"  expected {str(record['answer'])[:60]}"), style="dim")
     return text
