@@ -218,9 +218,11 @@ def on_mesh(mesh: Mesh | None, kind: str) -> tuple[list[dict[str, float]], dict[
 @pytest.mark.parametrize(
     "kind",
     [
-        pytest.param("adalora"),
         pytest.param("dora"),
-        *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("lora", "rslora", "pissa", "xavier")),
+        *(
+            pytest.param(kind, marks=pytest.mark.slow)
+            for kind in ("adalora", "lora", "rslora", "pissa", "xavier")
+        ),
     ],
 )
 def test_two_ranks_train_as_one_process(kind: str) -> None:

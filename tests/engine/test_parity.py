@@ -96,7 +96,7 @@ def train_grpo(mesh: Mesh | None, policy: dict[str, Any]) -> Trained:
 @pytest.mark.parametrize(
     "mesh",
     [
-        pytest.param(mesh, id=name, marks=() if name in ("dp2", "tp2", "cp2") else pytest.mark.slow)
+        pytest.param(mesh, id=name, marks=() if name == "dp2" else pytest.mark.slow)
         for name, mesh in MESHES.items()
     ],
 )

@@ -72,7 +72,7 @@ def test_layouts(way: dict[str, Any]) -> None:
     compare(one_process(), [train(None, way)])
 
 
-@on_meshes()
+@on_meshes(quick=None)
 def test_ranks(mesh: Layout) -> None:
     compare(one_process(), on_ranks(mesh, partial(train, way={"train_micro_batch_size": 2})))
 

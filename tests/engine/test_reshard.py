@@ -54,7 +54,7 @@ BOTH, REPLICAS = layout(shard=2, tensor=2), layout(replicate=2)
 @pytest.mark.parametrize(
     "meshes",
     [
-        pytest.param([TWO, None, FOUR], id="2 -> 1 -> 4"),
+        pytest.param([TWO, None, FOUR], id="2 -> 1 -> 4", marks=pytest.mark.slow),
         pytest.param([None, TENSOR, TWO], id="1 -> tp2 -> dp2", marks=pytest.mark.slow),
         pytest.param(
             [layout(shard=2, tensor=2), layout(replicate=2), None],

@@ -179,6 +179,7 @@ def test_adapters_train_the_head_besides(mesh: Layout | None) -> None:
         compare(alone, on_ranks(mesh, partial(train, lora=True)))
 
 
+@pytest.mark.slow
 def test_a_checkpoint_goes_on_on_another_mesh(tmp_path: Path) -> None:
     train(None, folders=(None, tmp_path / "1"))
     alone = train(None, folders=(tmp_path / "1", tmp_path / "2"))

@@ -64,8 +64,11 @@ def while_writing(running, run_dir: Path, seconds: float) -> None:
 @pytest.mark.parametrize(
     "kind",
     [
-        *("sft", "dpo", "rm", "grpo", "ppo", "distill"),
-        *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("dynamic", "environment")),
+        *("sft", "grpo"),
+        *(
+            pytest.param(kind, marks=pytest.mark.slow)
+            for kind in ("dpo", "rm", "ppo", "distill", "dynamic", "environment")
+        ),
     ],
 )
 def test_killed_twice(kind, place, run_dir, uninterrupted):

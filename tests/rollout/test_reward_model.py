@@ -77,6 +77,7 @@ def test_a_pool_has_one_process_for_it(folder: str) -> None:
         os.kill(pids[0], 0)
 
 
+@pytest.mark.slow
 def test_a_text_that_is_too_long_fails_alone(folder: str) -> None:
     long = ["short"] * 3 + ["y" * 40]
     scored, _ = score(entry(folder, max_length=30), completions=long, max_failure_fraction=0.5)
@@ -84,6 +85,7 @@ def test_a_text_that_is_too_long_fails_alone(folder: str) -> None:
     assert "longer than the 30 that reward model" in scored[3].failure
 
 
+@pytest.mark.slow
 def test_what_is_no_reward_model_stops_the_run_at_its_start(tmp_path: Path) -> None:
     make_model("llama").save_pretrained(tmp_path)
     make_tokenizer().save_pretrained(tmp_path)

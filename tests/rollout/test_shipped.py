@@ -83,7 +83,9 @@ def test_regex_and_format() -> None:
 def test_a_column_that_the_data_lacks_is_named_before_anything_is_judged(name: str) -> None:
     with RewardPool(resolve_all([{"name": name, "kwargs": {"column": "mine"}}]), num_workers=1) as pool:
         pool.check_columns(["mine", "answer"])
-        with pytest.raises(RewardError, match=f"reward '{name}' needs the column 'mine'.*its columns: answer"):
+        with pytest.raises(
+            RewardError, match=f"reward '{name}' needs the column 'mine'.*its columns: answer"
+        ):
             pool.check_columns(["answer"])
 
 

@@ -44,6 +44,7 @@ def test_batches_are_filled_and_all_is_written_down(place: Path) -> None:
     assert drawn > 8, "nothing was filtered: the test shows nothing"
 
 
+@pytest.mark.slow
 def test_the_run_ends_with_the_data_and_goes_on_when_there_are_more(place: Path) -> None:
     """64 prompts are 32 steps of 2 groups; filtering takes some, so that the data end sooner."""
     run = (*RUN, "checkpointing.checkpoint_dir=short", "grpo.val_at_end=true")

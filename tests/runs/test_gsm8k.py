@@ -46,7 +46,8 @@ def test_sft_lowers_the_validation_loss(kind, fresh, gsm8k):
     assert losses[0] - losses[-1] > 1
 
 
-@pytest.mark.parametrize("kind", ["llama", pytest.param("qwen3", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["llama", "qwen3"])
 def test_grpo_resumes_converts_and_loads(kind, fresh, gsm8k, monkeypatch):
     place = fresh(kind)
     argv = (

@@ -97,6 +97,7 @@ def test_eval_rm_reads_a_run_or_a_model(place: Path, model: Path) -> None:
         assert len((place / out / "scores.jsonl").read_text().splitlines()) == report["pairs"] == 8
 
 
+@pytest.mark.slow
 def test_grpo_is_rewarded_by_it(place: Path, model: Path) -> None:
     rewards = "rewards.functions=[{name: reward_model, kwargs: {model: converted, batch_size: 3}}]"
     settings = (

@@ -57,6 +57,7 @@ def test_every_choice_is_tried_and_the_best_is_written(
     assert kept == [row["trial"] for row in rows if row[LR] == "0.001"]
 
 
+@pytest.mark.slow
 def test_a_range_is_narrowed_down(tmp_path: Path) -> None:
     tune(f"{LR}=log(1e-6,1e-1)", "--trials", "14", "--parallel", "2", "--pruner", "none", folder=tmp_path)
     rows = table(tmp_path)
@@ -82,6 +83,7 @@ def test_trials_that_only_fail_end_the_search(tmp_path: Path, capsys: pytest.Cap
     assert "log.txt" in error
 
 
+@pytest.mark.slow
 def test_hopeless_trials_are_stopped_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STAND_IN_PAUSE", "0.1")
     monkeypatch.setattr("hone.tune.study.LOOK_S", 0.02)
@@ -125,6 +127,7 @@ def _study(place: Path, /, **content: Any) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_the_same_as_yaml(tmp_path: Path) -> None:
     config = tmp_path / "run.yaml"
     config.write_text("policy: {model_name: hone/tiny}\n")
@@ -151,6 +154,7 @@ def test_another_search_in_the_folder_is_named(tmp_path: Path, capsys: pytest.Ca
     assert "another search (its search differ)" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_more_trials_go_on_with_what_was_found(tmp_path: Path) -> None:
     tune(f"{LR}=log(1e-6,1e-1)", "--trials", "2", folder=tmp_path)
     before = table(tmp_path)
@@ -216,6 +220,7 @@ def test_a_trials_process_ends_with_the_search() -> None:
     os.close(reading)
 
 
+@pytest.mark.slow
 def test_ctrl_c_lets_the_trials_stop(tmp_path: Path) -> None:
     choices = f"{LR}=choice(1e-3, 1e-2)"
     search = started(tmp_path, choices)

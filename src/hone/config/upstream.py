@@ -126,9 +126,7 @@ def _online(kind: str) -> list[Rule]:
     return [
         *(inert("only gdpo reads it", "ppo.adv_estimator.reward_weights") if kind == "ppo" else ()),
         neutral(f"{kind}.seq_logprob_error_threshold", NONE, "no sequence is left out by it; set it to null"),
-        neutral(
-            f"{kind}.invalid_tool_call_advantage", NONE, "errors are told to the model; set it to null"
-        ),
+        neutral(f"{kind}.invalid_tool_call_advantage", NONE, "errors are told to the model; set it to null"),
         neutral(
             f"{kind}.malformed_thinking_advantage", NONE, "use the reward function `format`; set it to null"
         ),

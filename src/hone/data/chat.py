@@ -274,9 +274,7 @@ class Encoder:
             context = common_length(asked.text, text)
             spans = [(max(start, context), end) for start, end in spans if end > context]
         if not spans:
-            raise DataError(
-                f"the {{% generation %}} marks in the template of {self.name} mark nothing of it"
-            )
+            raise DataError(f"the {{% generation %}} marks in the template of {self.name} mark nothing of it")
         return text, spans[-1:] if self.only_unmask_final else spans
 
     @contextmanager
