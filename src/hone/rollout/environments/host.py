@@ -21,10 +21,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from hone.importing import Missing, find
+from hone.rollout.child import LENGTH, end_with_parent, exactly, limit, receive, send
 from hone.rollout.environments.adapters import Kind, kind_of
 from hone.rollout.environments.base import Unusable
 from hone.rollout.environments.session import Defect, Session
-from hone.rollout.rewards.worker import LENGTH, _end_with_parent, _limit, _receive
 
 _MAX_TEXT = 500  # characters of an exception's message
 _MAX_TRACEBACK = 8000
@@ -33,7 +33,7 @@ _MAX_TRACEBACK = 8000
 def main(channel_fd: int) -> None:
     """Serve requests on the socket until the parent closes it: {"op": "load", …}, then {"op": "fork"} any number of
     times."""
-    _end_with_parent()
+    end_with_parent()
     faulthandler.enable()
     channel = socket.socket(fileno=channel_fd)
     channel.set_inheritable(False)
@@ -42,9 +42,10 @@ def main(channel_fd: int) -> None:
     limits: dict[str, Any] = {}
     while True:
         header, fds, _, _ = socket.recv_fds(channel, LENGTH.size, 2)
-        if len(header) < LENGTH.size:
+        message = exactly(channel, LENGTH.unpack(header)[0]) if len(header) == LENGTH.size else None
+        if message is None:
             os._exit(0)
-        request = pickle.loads(_exactly(channel, LENGTH.unpack(header)[0]))
+        request = pickle.loads(message)
         if request["op"] == "load":
             kind, reply = _load(request)
             limits = request
@@ -68,11 +69,11 @@ def _child(fds: list[int], kind: Kind, limits: Mapping[str, Any]) -> None:
         os.setsid()
         os.dup2(fds[1], 0)
         os.close(fds[1])
-        _end_with_parent()
-        _limit(limits["memory_limit_mb"])
+        end_with_parent()
+        limit(limits["memory_limit_mb"])
         channel = socket.socket(fileno=fds[0])
         session: Session | None = None
-        while (message := _receive(channel)) is not None:
+        while (message := receive(channel)) is not None:
             request = pickle.loads(message)
             if request["op"] == "open":
                 session = None
@@ -155,15 +156,4 @@ def _raised(error: BaseException) -> dict[str, Any]:
 
 
 def _send(channel: socket.socket, reply: Mapping[str, Any]) -> None:
-    told = json.dumps(reply).encode()
-    channel.sendall(LENGTH.pack(len(told)) + told)
-
-
-def _exactly(channel: socket.socket, size: int) -> bytes:
-    data = bytearray()
-    while len(data) < size:
-        part = channel.recv(min(size - len(data), 1 << 20))
-        if not part:
-            os._exit(0)
-        data += part
-    return bytes(data)
+    send(channel, json.dumps(reply).encode())

@@ -18,8 +18,8 @@ from typing import Any
 
 from hone.config.schema import EnvironmentConfig
 from hone.errors import ConfigError
+from hone.rollout.child import LENGTH
 from hone.rollout.rewards.process import CallFailed, Died, TimedOut
-from hone.rollout.rewards.worker import LENGTH
 
 _BOOT = (
     "import json, sys; fd, sys.path[:] = json.loads(sys.argv[1]); "

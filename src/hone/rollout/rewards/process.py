@@ -19,8 +19,8 @@ from typing import Any
 
 from hone.errors import RewardError
 from hone.importing import search_path
+from hone.rollout.child import LENGTH
 from hone.rollout.rewards.resolve import RewardSpec
-from hone.rollout.rewards.worker import LENGTH
 from hone.rollout.sandbox import SandboxLimits
 
 _BOOT = (

@@ -6,31 +6,26 @@ library only.
 
 The process is the leader of its own session: Ctrl-C in the terminal does not reach it, and killing its
 group kills what its functions started. It ends when the parent is gone, even from inside a function that
-never returns: the kernel then signals the group (see `_end_with_parent`).
+never returns: the kernel then signals the group (see `child.end_with_parent`).
 """
 
 from __future__ import annotations
 
-import contextlib
 import faulthandler
-import fcntl
 import inspect
 import json
 import os
 import pickle
 import socket
-import struct
-import sys
-import threading
 import traceback
 from collections.abc import Callable
 from types import SimpleNamespace, TracebackType
 from typing import Any
 
+from hone.rollout.child import end_with_parent, limit, receive, send
 from hone.rollout.rewards import metrics, settings
 from hone.rollout.rewards.load import Unusable, describe, load, made
 
-LENGTH = struct.Struct(">Q")
 _MAX_TEXT = 500  # characters of an exception's message
 _MAX_TRACEBACK = 8000
 
@@ -41,15 +36,14 @@ class _Defect(Exception):
 
 def main(channel_fd: int, memory_limit_mb: int | None) -> None:
     """Serve requests on the socket `channel_fd` until the parent closes it."""
-    _end_with_parent()
-    _limit(memory_limit_mb)
+    end_with_parent()
+    limit(memory_limit_mb)
     faulthandler.enable()
     channel = socket.socket(fileno=channel_fd)
     channel.set_inheritable(False)
     functions: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {}
-    while (message := _receive(channel)) is not None:
-        reply = json.dumps(_handle(message, functions)).encode()
-        channel.sendall(LENGTH.pack(len(reply)) + reply)
+    while (message := receive(channel)) is not None:
+        send(channel, json.dumps(_handle(message, functions)).encode())
     os._exit(0)
 
 
@@ -179,52 +173,3 @@ def _own_frames(frames: TracebackType | None) -> TracebackType | None:
     while first is not None and first.tb_frame.f_code.co_filename == __file__:
         first = first.tb_next
     return first or frames
-
-
-def _receive(channel: socket.socket) -> bytes | None:
-    header = _exactly(channel, LENGTH.size)
-    return None if header is None else _exactly(channel, LENGTH.unpack(header)[0])
-
-
-def _exactly(channel: socket.socket, size: int) -> bytes | None:
-    data = bytearray()
-    while len(data) < size:
-        part = channel.recv(min(size - len(data), 1 << 20))
-        if not part:
-            return None
-        data += part
-    return bytes(data)
-
-
-def _end_with_parent() -> None:
-    """Standard input is a pipe on which the parent never writes: it closes when the parent dies.
-
-    On Linux the kernel signals our process group then (SIGIO, whose default action is to end a process),
-    which ends us even inside C code that holds the interpreter's lock. Elsewhere a thread waits for the end
-    of the pipe.
-    """
-    lifeline = os.dup(0)
-    null = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(null, 0)
-    os.close(null)
-    if sys.platform == "linux":
-        fcntl.fcntl(lifeline, fcntl.F_SETOWN, -os.getpgrp())
-        fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
-    else:
-        threading.Thread(target=lambda: (os.read(lifeline, 1), os._exit(1)), daemon=True).start()
-
-
-def _limit(memory_limit_mb: int | None) -> None:
-    """No core dumps; an address space as large as asked; and the first to be killed when memory runs out."""
-    import resource
-
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    if sys.platform == "linux":
-        with (
-            contextlib.suppress(OSError),
-            open("/proc/self/oom_score_adj", "w") as file,
-        ):  # /proc may be closed
-            file.write("1000")
-        if memory_limit_mb is not None:
-            limit = memory_limit_mb * 1024 * 1024
-            resource.setrlimit(resource.RLIMIT_AS, (limit, limit))

@@ -12,16 +12,15 @@ import os
 import select
 import signal
 import socket
-import struct
 import tempfile
 import time
 from typing import Any
 
+from hone.rollout.child import receive, send
 from hone.rollout.sandbox import program
 from hone.rollout.sandbox.jail import Jail
 from hone.rollout.sandbox.memory import Meter
 
-LENGTH = struct.Struct(">Q")
 _PRELOADED = (
     *(
         "bisect",
@@ -194,21 +193,9 @@ def _told(lines: bytearray, nonce: str) -> list[list[Any]]:
 
 
 def _send(channel: socket.socket, message: dict[str, Any]) -> None:
-    data = json.dumps(message).encode()
-    channel.sendall(LENGTH.pack(len(data)) + data)
+    send(channel, json.dumps(message).encode())
 
 
 def _receive(channel: socket.socket) -> dict[str, Any] | None:
-    header = _exactly(channel, LENGTH.size)
-    body = None if header is None else _exactly(channel, LENGTH.unpack(header)[0])
+    body = receive(channel)
     return None if body is None else json.loads(body)
-
-
-def _exactly(channel: socket.socket, size: int) -> bytes | None:
-    data = bytearray()
-    while len(data) < size:
-        part = channel.recv(min(size - len(data), 1 << 20))
-        if not part:
-            return None
-        data += part
-    return bytes(data)
