@@ -103,6 +103,15 @@ def curve(target: Path) -> list[tuple[int, float, float]]:
     return points
 
 
+def wall_seconds(target: Path) -> float:
+    """The clock's, of a run's steps without validation; only comparable where nothing else ran."""
+    return sum(
+        float(row["seconds"]) - float(row.get("seconds_validation") or 0)
+        for row in rows(target)
+        if row["step"] != "0"
+    )
+
+
 def summary(target: Path) -> str:
     return ", ".join(f"{accuracy:.1%} at {step}" for step, _, accuracy in curve(target))
 
@@ -111,8 +120,8 @@ def table(folder: Path, methods: list[str], seeds: list[int]) -> str:
     """Markdown: the mean over seeds after each mark, its lowest at the end, and what the goal took."""
     head = " | ".join(str(mark) for mark in MARKS)
     lines = [
-        f"| preset | {head} | lowest seed | k tokens | CPU s | k tokens to {GOAL:.0%} | updates to {GOAL:.0%} |",
-        "|---" * (len(MARKS) + 6) + "|",
+        f"| preset | {head} | lowest seed | k tokens | s | CPU s | k tokens to {GOAL:.0%} | updates to {GOAL:.0%} |",
+        "|---" * (len(MARKS) + 7) + "|",
     ]
     for method in methods:
         targets = [place(folder, method, seed) for seed in seeds]
@@ -130,6 +139,7 @@ def table(folder: Path, methods: list[str], seeds: list[int]) -> str:
         ]
         spent = [target / "cpu_seconds" for target in targets]
         cells.append(f"{statistics.mean(one[-1][1] for one in curves):.0f}")
+        cells.append(f"{statistics.mean(map(wall_seconds, targets)):.1f}")
         cells.append(f"{statistics.mean(float(path.read_text()) for path in spent if path.is_file()):.0f}")
         known = [point for point in reached if point is not None]
         everyone = len(known) == len(curves)

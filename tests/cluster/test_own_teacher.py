@@ -34,6 +34,7 @@ def test_the_numbers_are_those_of_one_process(uninterrupted: Path, tmp_path: Pat
             assert float(one[name]) == pytest.approx(float(other[name]), rel=1e-4, abs=1e-5), name
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_teacher_that_dies_is_named_and_replaced(uninterrupted: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"

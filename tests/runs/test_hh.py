@@ -64,6 +64,7 @@ def test_a_reward_model_of_real_comparisons(place: Path) -> None:
     assert measured["val_accuracy"] > 0.57
 
 
+@pytest.mark.long
 def test_dpo_of_real_comparisons(place: Path) -> None:
     """Killed at a random moment it ends as the run that was not; `transformers` gives the converted model's answers the
     log-probabilities that the run reported; and it has learned which are chosen."""
