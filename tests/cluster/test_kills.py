@@ -66,7 +66,9 @@ def shoot(process: subprocess.Popen[str], what: str, seconds: float) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("what", [pytest.param("rank", marks=pytest.mark.long), "raylet", "driver"])
+@pytest.mark.parametrize(
+    "what", [*(pytest.param(w, marks=pytest.mark.long) for w in ("rank", "raylet")), "driver"]
+)
 def test_kills_at_random_moments(what: str, uninterrupted: tuple[str, Path], tmp_path: Path) -> None:
     kind, reference = uninterrupted
     run = tmp_path / "run"

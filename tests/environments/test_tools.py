@@ -67,6 +67,7 @@ def test_what_goes_wrong_is_told_to_the_model_and_counted(play: Play, said: str,
     assert played.rollout.stats["tool_failures"] == 1
 
 
+@pytest.mark.slow
 def test_a_tool_that_never_returns_costs_its_own_sample_one_error(play: Play) -> None:
     def say(id: str, before: str) -> str:
         if "<|im_start|>tool" in before:

@@ -72,7 +72,7 @@ def test_a_missing_folder(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_no_model(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"without config\.json.*hone convert"):
+    with pytest.raises(ModelError, match=r"without config\.json.*name the run.s folder"):
         load_model(str(tmp_path))
 
 

@@ -149,7 +149,7 @@ def assert_equal(ours: Tensor, theirs: Tensor) -> None:
 
 
 @pytest.mark.parametrize("name", [*EXACT, "empty shard"])
-@pytest.mark.parametrize("world", [2, 3])
+@pytest.mark.parametrize("world", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_shards_give_what_the_whole_head_gives(of_ranks: Any, world: int, name: str) -> None:
     case = {**CASES, **UNEVEN[world]}[name]
     alone, ranks = call(case), [results[name] for results in of_ranks(world)]
@@ -230,6 +230,7 @@ def peak_of(function: Callable[[], Any], folder: Path) -> int:
     return most
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("autocast", [False, True], ids=["fp32", "bf16"])
 def test_memory_at_a_large_vocabulary_is_at_most_a_third(
     tmp_path: Path, autocast: bool, monkeypatch: pytest.MonkeyPatch

@@ -194,6 +194,7 @@ def test_a_goal_that_is_reached_ends_the_run_for_good(place, run_dir):
     assert "done at step 8/8" in further.out
 
 
+@pytest.mark.slow
 def test_two_runs_do_not_share_a_folder(place, run_dir):
     run_dir.mkdir()
     held = os.open(run_dir, os.O_RDONLY)

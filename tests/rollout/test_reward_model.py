@@ -68,6 +68,7 @@ def test_conversations_by_the_template(folder: str) -> None:
     assert model.score([prompt, "hi"], [answer, answer]) == pytest.approx([expected] * 2, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_a_pool_has_one_process_for_it(folder: str) -> None:
     scored, pids = score(entry(folder))
     expected = [alone(folder, p + c) for p, c in zip(PROMPTS, COMPLETIONS, strict=True)]

@@ -188,6 +188,7 @@ def alive(pid: int) -> bool:
     return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z" if Path("/proc").is_dir() else True
 
 
+@pytest.mark.slow
 def test_a_search_that_is_killed_goes_on(tmp_path: Path) -> None:
     choices = f"{LR}=choice(1e-3, 1e-2)"
     search = started(tmp_path, choices, "--parallel", "2")
