@@ -91,6 +91,7 @@ def local(tensor: torch.Tensor) -> torch.Tensor:
     [mesh_of(shard=2), mesh_of(replicate=2), mesh_of(context=2), mesh_of(shard=2, tensor=2)],
     ids=str,
 )
+@pytest.mark.slow
 def test_each_rank_holds_its_share(layout: Layout) -> None:
     expected = held(shape(), layout=layout, settings=Settings(1, tensor=layout.tensor))
     norms = (

@@ -91,6 +91,7 @@ def dropping(mesh: Mesh, folder: Path) -> tuple[list[float], list[float]]:
     return went_on, train(resumed, 3)
 
 
+@pytest.mark.slow
 def test_dropout_goes_on_from_where_each_rank_was(tmp_path: Path) -> None:
     for went_on, resumed in on_ranks(layout(shard=2), dropping, tmp_path):
         assert went_on == resumed

@@ -141,6 +141,7 @@ def test_rollouts_with_other_beginnings_share_no_prefix(play: Play) -> None:
     assert {one.rollout.prompt.id for one in other} == {"p#0", "p#1"}
 
 
+@pytest.mark.slow
 def test_environments_run_beside_each_other(play: Play) -> None:
     say = '<tool_call>{"name": "later", "arguments": {"seconds": 0.5}}</tool_call>'
 

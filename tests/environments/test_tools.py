@@ -87,6 +87,7 @@ def test_a_tool_that_never_returns_costs_its_own_sample_one_error(play: Play) ->
     assert [one.rollout.stats["tool_calls"] for [one] in played] == [2, 2, 2]
 
 
+@pytest.mark.slow
 def test_a_huge_result_is_cut_and_counted(play: Play) -> None:
     env = {"tools": TOOLS, "timeout_s": 0.5, "max_observation_chars": 50}
     [[played]] = play(env, once(call("huge", size=10**7)), [asking("?")])

@@ -79,6 +79,7 @@ def test_all_bad_is_an_error_that_counts_the_causes_and_shows_the_first_tracebac
     assert "in troubled" in message
 
 
+@pytest.mark.slow
 def test_all_hanging_ends_at_the_bound_and_not_after_every_one() -> None:
     start = time.monotonic()
     with pytest.raises(RewardError, match=r"timeout after 0.2 s in reward 'troubled'"):

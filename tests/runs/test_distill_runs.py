@@ -45,6 +45,7 @@ def test_own_answers_and_given_ones(place: Path) -> None:
         pytest.param(["policy.sequence_packing.enabled=true", "loss_fn.kl_type=reverse"], id="packed"),
     ],
 )
+@pytest.mark.slow
 def test_the_student_comes_nearer(place: Path, overrides: list[str], request: pytest.FixtureRequest) -> None:
     name = request.node.callspec.id
     run = ran(place, name, "distillation.max_num_steps=16", "policy.optimizer.kwargs.lr=1e-2", *overrides)
@@ -52,6 +53,7 @@ def test_the_student_comes_nearer(place: Path, overrides: list[str], request: py
     assert sum(losses[-4:]) < 0.9 * sum(losses[:4])
 
 
+@pytest.mark.slow
 def test_all_of_the_vocabulary(place: Path) -> None:
     ended = hone(
         *DISTILL, "distillation.topk_logits_k=100000", "checkpointing.checkpoint_dir=whole", cwd=place
