@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,8 @@ from processes import GRPO, SFT, hone, metric_rows, same, steps_of, succeeded, t
 from safetensors.torch import load_file
 
 from hone.config import load
-from hone.export.of_run import model_of_run, with_models_of_runs
+from hone.engine.manifest import MANIFEST
+from hone.export.of_run import model_of, step_of, with_models_of_runs
 
 RECIPES = Path(__file__).resolve().parents[2] / "examples" / "configs" / "recipes"
 STARTED_AT, FINALLY = 0.31, 0.90
@@ -27,8 +29,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_begins_with_the_model_of_another(place: Path) -> None:
     second = ("policy.model_name=first", "grpo.max_num_steps=1", "checkpointing.checkpoint_dir=second")
     said = succeeded(hone(*GRPO, *second, "policy.optimizer.kwargs.lr=0.0", cwd=place)).out
-    assert "policy.model_name=first is a run: its model is first/hf/step_4" in said
-    begun = load_file(place / "first" / "hf" / "step_4" / "model.safetensors")
+    found = model_of(step_of(str(place / "first"))).relative_to(place)
+    assert f"policy.model_name=first is a run: its model is {found}" in said
+    begun = load_file(place / found / "model.safetensors")
     ended = tensors(place / "second")  # a learning rate of 0: what it began with
     trained = tensors(place / "first")
     assert begun.keys() <= ended.keys()
@@ -36,31 +39,53 @@ def test_a_run_begins_with_the_model_of_another(place: Path) -> None:
         assert torch.equal(begun[name], ended[name]), name
     same(trained, ended)
     # What the run began with stays written down, so that going on cannot begin with something else.
-    assert "model_name: first/hf/step_4" in (place / "second" / "config.yaml").read_text()
+    assert f"model_name: {found}" in (place / "second" / "config.yaml").read_text()
     assert steps_of(place / "second") == [1]
 
 
 def test_an_earlier_step_and_a_folder_that_is_no_run(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
-    found = model_of_run("first/step_2")
-    assert found == Path("first/hf/step_2")
+    step = step_of("first/step_2")
+    assert step == Path("first/step_2")
+    found = model_of(step)
+    assert found.parent == Path("first/hf")
+    assert found.name.startswith("step_2-")
     written = (found / "model.safetensors").stat().st_mtime_ns
-    assert model_of_run("first/step_2") == found
+    assert model_of(step) == found
     assert (found / "model.safetensors").stat().st_mtime_ns == written, "converted twice"
-    assert model_of_run("first/hf/step_2") is None  # a model already
-    assert model_of_run("hone/tiny") is None
-    assert model_of_run("nowhere") is None
+    assert step_of(str(found)) is None  # a model already
+    assert step_of("hone/tiny") is None
+    assert step_of("nowhere") is None
+
+
+def test_a_run_done_again_is_another_model(place: Path, tmp_path: Path) -> None:
+    """The folder of a converted model is named after the checkpoint's content, so that a run done again in the same
+    folder is never mistaken for the one before."""
+    shutil.copytree(place / "first", tmp_path / "first")
+    manifest = tmp_path / "first" / "step_4" / MANIFEST
+    before = model_of(tmp_path / "first" / "step_4")
+    manifest.write_text(manifest.read_text() + "\n")
+    assert model_of(tmp_path / "first" / "step_4") != before
+
+
+def test_a_plan_converts_nothing(place: Path, tmp_path: Path) -> None:
+    shutil.copytree(place / "first", tmp_path / "first")
+    shutil.rmtree(tmp_path / "first" / "hf", ignore_errors=True)
+    said = succeeded(hone("plan", *GRPO, "policy.model_name=first", cwd=tmp_path)).out
+    assert "policy.model_name=first is a run" in said
+    assert not (tmp_path / "first" / "hf").exists()
 
 
 def test_every_model_of_a_run_may_be_another_run(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
     taught = load("distill", None, ["policy.model_name=hone/tiny", "teacher.model_name=first"])
     config = with_models_of_runs(taught).config
-    assert config.teacher.model_name == config.teacher.tokenizer.name == "first/hf/step_4"
+    found = str(model_of(Path("first/step_4")))
+    assert config.teacher.model_name == config.teacher.tokenizer.name == found
     assert config.policy.model_name == "hone/tiny"
     assert taught.config.teacher.model_name == "first"  # nothing of the caller's is changed
     judged = with_models_of_runs(load("eval", None, ["generation.model_name=first"])).config
-    assert judged.generation.model_name == judged.tokenizer.name == "first/hf/step_4"
+    assert judged.generation.model_name == judged.tokenizer.name == found
 
 
 def test_a_run_without_a_checkpoint(tmp_path: Path) -> None:

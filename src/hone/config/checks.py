@@ -22,6 +22,7 @@ from hone.config.schema import (
     RMConfig,
     SFTConfig,
 )
+from hone.config.schema.environments import EnvConfig
 from hone.config.schema.policy import PolicyConfig
 
 
@@ -43,7 +44,7 @@ def _environments(config: OnlineConfig | EvalConfig) -> Iterator[str]:
     """Environments that data name, and turns that something answers."""
     known = config.env.named if isinstance(config, RewardedConfig | EvalConfig) else {}
     for name in environments(config):
-        if name != "math" and name not in known:
+        if name not in EnvConfig.not_entries and name not in known:
             there = f"; there are {', '.join(known)}" if known else ""
             yield (
                 f"env_name={name}: there is no env.{name}.path or env.{name}.tools that says what it is{there}. "

@@ -23,11 +23,6 @@ def teacher_settings(config: SFTConfig | OnlineConfig) -> PolicyConfig | None:
     return config.teacher.as_policy(config.policy) if isinstance(config, DistillConfig) else None
 
 
-def teacher_devices(config: SFTConfig | OnlineConfig) -> int:
-    """Devices that the teacher has for itself; 0 where there is none, or it lies on the policy's."""
-    return (config.cluster.teacher_devices or 0) if isinstance(config, DistillConfig) else 0
-
-
 def shape_of_run(config: SFTConfig | OnlineConfig) -> ModelShape:
     """The sizes of the policy, with those of the models beside it. Raises ModelError (see `load_shape`)."""
     policy, value, teacher = config.policy, value_settings(config), teacher_settings(config)

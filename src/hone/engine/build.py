@@ -17,7 +17,6 @@ from hone.engine.beside import (
     check_beside,
     check_length,
     shape_of_run,
-    teacher_devices,
     teacher_settings,
     value_settings,
 )
@@ -151,7 +150,7 @@ def build_here(
         engine.value.save_optimizer = learner.save_optimizer
     if not isinstance(config, OnlineConfig):
         return engine
-    here = mesh is None or not teacher_devices(config)
+    here = mesh is None or not config.cluster.beside
     if here and (settings := teacher_settings(config)) is not None:
         engine.teacher = learner_of(settings, trained=False)
         engine.teacher.scorer.tokens = learner.model.config.get_text_config().vocab_size

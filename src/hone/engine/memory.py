@@ -80,7 +80,7 @@ class Memory:
 def memory(shape: ModelShape, config: SFTConfig | OnlineConfig, layout: Layout, settings: Settings) -> Memory:
     """What each device of a layout holds. `policy`'s own values of what `settings` has are not looked at."""
     held = _of_policy(shape, config, layout, settings)
-    if shape.teacher is not None and isinstance(config, DistillConfig) and not config.cluster.teacher_devices:
+    if shape.teacher is not None and isinstance(config, DistillConfig) and not config.cluster.beside:
         return _with_teacher(held, shape.teacher, config, layout, settings)
     if shape.beside is None or not isinstance(config, PPOConfig):
         return held

@@ -6,7 +6,7 @@ import torch
 
 from hone.config import EvalConfig, OnlineConfig, SFTConfig
 from hone.config.schema import ClusterConfig
-from hone.engine.beside import teacher_devices, teacher_settings, value_settings
+from hone.engine.beside import teacher_settings, value_settings
 from hone.engine.layout import Layout
 from hone.engine.machine import Machine, machine_here
 from hone.errors import ConfigError
@@ -42,10 +42,9 @@ def machine_of(cluster: ClusterConfig, nodes: int | None = None) -> Machine:
     if not gpu:
         return machine_here(nodes=nodes, per_node=cluster.cpu_workers_per_node or 1, gpu=False)
     wanted, there = cluster.gpus_per_node, torch.cuda.device_count()
-    taught = getattr(cluster, "teacher_devices", None) or 0
-    if cluster.num_nodes == 1 and cluster.ray_address is None and wanted <= there < wanted + taught:
+    if cluster.num_nodes == 1 and cluster.ray_address is None and wanted <= there < wanted + cluster.beside:
         raise ConfigError(
-            f"cluster.gpus_per_node={wanted} and cluster.teacher_devices={taught}: this machine has {there} "
+            f"cluster.gpus_per_node={wanted} and cluster.teacher_devices={cluster.beside}: this machine has {there} "
             f"GPU{'s' if there != 1 else ''}. Set cluster.teacher_devices=null for a teacher on the policy's"
         )
     if cluster.num_nodes == 1 and cluster.ray_address is None and wanted > there:
@@ -82,7 +81,7 @@ def check_several(config: SFTConfig | OnlineConfig) -> None:
 
 def check_mesh(config: SFTConfig | OnlineConfig, layout: Layout) -> None:
     """Raise ConfigError for a model that cannot be spread like this. Reads its config, not its weights."""
-    beside = [value_settings(config), None if teacher_devices(config) else teacher_settings(config)]
+    beside = [value_settings(config), None if config.cluster.beside else teacher_settings(config)]
     for model in filter(None, (config.policy, *beside)):
         check_parallel(
             configured(resolve(model.model_name), model.hf_config_overrides),
@@ -102,7 +101,7 @@ def placement_notices(config: SFTConfig | OnlineConfig | EvalConfig) -> list[str
     if cluster.gpus_per_node > 1:
         asked.append(f"cluster.gpus_per_node={cluster.gpus_per_node}")
     if not isinstance(config, EvalConfig):
-        asked += [f"cluster.teacher_devices={count}"] if (count := teacher_devices(config)) else []
+        asked += [f"cluster.teacher_devices={cluster.beside}"] if cluster.beside else []
         policy = config.policy
         sizes = (
             "tensor_parallel_size",

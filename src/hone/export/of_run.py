@@ -2,53 +2,79 @@
 
 from __future__ import annotations
 
-import contextlib
+import zlib
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from hone.config import Loaded
+from hone.engine.manifest import MANIFEST
 from hone.errors import CheckpointError
 from hone.export.convert import convert, locate
 
-NAMES = ("model_name", "name")
-"""Settings that name a model or its tokenizer."""
+PARTS = ("policy", "teacher", "value", "generation")
+"""Sections that name a model."""
 
 
-def with_models_of_runs(loaded: Loaded[Any]) -> Loaded[Any]:
+def with_models_of_runs(loaded: Loaded[Any], *, only_described: bool = False) -> Loaded[Any]:
     """The configuration, with every model that is named by a run's folder (or one of its steps) as a folder that
-    `transformers` loads: `RUN/hf/step_N`, written if it is not there. Raises CheckpointError."""
+    `transformers` loads: `model_of_run`. `only_described`: as the folders that the checkpoint has of the model's config
+    and of its tokenizer, where no weight will be read, so that nothing is written. Raises CheckpointError."""
     config = loaded.config.model_copy(deep=True)
     said: list[str] = []
-    for part in ("policy", "teacher", "value", "generation"):
+    for part in PARTS:
         section = getattr(config, part, None)
-        for holder in (section, getattr(section, "tokenizer", None), getattr(config, "tokenizer", None)):
-            for key in NAMES:
-                name = getattr(holder, key, None)
-                if isinstance(name, str) and (found := model_of_run(name)) is not None:
-                    setattr(holder, key, str(found))
-                    if key == "model_name":
-                        said.append(f"{part}.model_name={name} is a run: its model is {found}")
-    if not said:
-        return loaded
-    return replace(loaded, config=config, notices=[*loaded.notices, *said])
+        if section is None:
+            continue
+        if (found := _renamed(section, "model_name", "model", only_described)) is not None:
+            name = getattr(loaded.config, part).model_name
+            said.append(f"{part}.model_name={name} is a run: its model is {found}")
+        if (tokenizer := getattr(section, "tokenizer", None)) is not None:
+            _renamed(tokenizer, "name", "tokenizer", only_described)
+    if (tokenizer := getattr(config, "tokenizer", None)) is not None:
+        _renamed(tokenizer, "name", "tokenizer", only_described)
+    return replace(loaded, config=config, notices=[*loaded.notices, *said]) if said else loaded
 
 
-def model_of_run(name: str) -> Path | None:
-    """The converted model of a run's folder or of one of its steps; None for what is neither."""
+def _renamed(holder: Any, key: str, kind: str, only_described: bool) -> Path | None:
+    """Set a name of a run to a folder of its model, and return that; None where it names no run."""
+    name = getattr(holder, key)
+    step = step_of(name) if isinstance(name, str) else None
+    if step is None:
+        return None
+    found = step / "policy" / kind if only_described else model_of(step)
+    setattr(holder, key, str(found))
+    return found
+
+
+def step_of(name: str) -> Path | None:
+    """The newest step of a run's folder, or the step that is named; None for what is neither. Raises CheckpointError
+    for a run that has none."""
     folder = Path(name).expanduser()
     if (folder / "config.json").is_file() or not (folder / "config.yaml").is_file():
         return None
-    step_config, weights = locate(folder)
-    step = step_config.parent
-    out = step.parent / "hf" / step.name
+    return locate(folder)[0].parent
+
+
+def model_of(step: Path, *, say: Callable[[str], None] = lambda text: print(text, flush=True)) -> Path:
+    """The model of a step: `RUN/hf/step_N-HASH`, converted if it is not there.
+
+    The hash is that of the checkpoint's manifest, so the name is that of these weights: a run that has been done again
+    has another one, and a run that began with the first notices it.
+    """
+    try:
+        mark = zlib.crc32((step / MANIFEST).read_bytes())
+    except OSError as error:
+        raise CheckpointError(f"{step} has no {MANIFEST}: it is not a whole checkpoint") from error
+    out = step.parent / "hf" / f"{step.name}-{mark:08x}"
     if (out / "config.json").is_file():
         return out
     out.parent.mkdir(exist_ok=True)
+    say(f"converting {step} into {out}")
     try:
-        return convert(step_config, weights, out)
+        return convert(step / "config.yaml", step / "policy" / "weights", out)
     except CheckpointError:
-        with contextlib.suppress(OSError):
-            if (out / "config.json").is_file():  # another command converted it meanwhile
-                return out
+        if (out / "config.json").is_file():  # another command converted it meanwhile
+            return out
         raise

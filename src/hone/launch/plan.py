@@ -14,7 +14,7 @@ import torch
 
 from hone.config import DistillConfig, EvalConfig, Loaded, OnlineConfig, SFTConfig
 from hone.config.schema import RewardFunctionConfig
-from hone.engine.beside import check_length, teacher_devices, teacher_settings, value_settings
+from hone.engine.beside import check_length, teacher_settings, value_settings
 from hone.engine.machine import Machine, machine_here, machine_named
 from hone.engine.memory import tokens
 from hone.engine.place import alone, check_mesh, check_several
@@ -31,7 +31,7 @@ from hone.rollout.rewards.resolve import resolve_all
 def main(kind: str, loaded: Loaded, gpu: str | None = None) -> int:
     """Print the plan, for GPUs of the kind `gpu` where it is given. Returns 0: a config that cannot run never gets this
     far."""
-    parts = sections(kind, with_models_of_runs(loaded), gpu)
+    parts = sections(kind, with_models_of_runs(loaded, only_described=True), gpu)
     print(f"hone {kind}: the run that this configuration describes")
     for title, lines in parts:
         for index, line in enumerate(lines):
@@ -209,7 +209,7 @@ def teacher_lines(config: OnlineConfig) -> list[str]:
         if share == 1
         else f"the student's own answers in {share:.0%} of the steps"
     )
-    own = teacher_devices(config)
+    own = config.cluster.beside
     told = f"{loss.kl_type} divergence over its {config.distillation.topk_logits_k} likeliest tokens"
     return [
         f"teacher: {told}, temperature {loss.temperature:g}",

@@ -124,9 +124,9 @@ class DistillClusterConfig(ClusterConfig):
     all on one machine; null: it lies on the policy's."""
 
     @property
-    def several(self) -> bool:
-        """Whether more than one device is asked for."""
-        return super().several or self.teacher_devices is not None
+    def beside(self) -> int:
+        """The teacher's."""
+        return self.teacher_devices or 0
 
 
 def _adamw() -> dict[str, Any]:

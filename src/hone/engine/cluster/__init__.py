@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from hone.config import OnlineConfig, SFTConfig
 from hone.engine import planner
-from hone.engine.beside import teacher_devices, teacher_settings, value_settings
+from hone.engine.beside import teacher_settings, value_settings
 from hone.engine.build import Engine
 from hone.engine.cluster.machines import FewerMachines, connect, ray, usable_nodes, wait_for_nodes
 from hone.engine.cluster.workers import Workers
@@ -48,7 +48,7 @@ def build_on_cluster(
             settled, choice = planner.resolve(config, shape, machine_of(config.cluster, nodes))
             layout = choice.layout
             check_mesh(settled, layout)
-            beside = teacher_devices(config)
+            beside = config.cluster.beside
             sharers = layout.per_node + beside
             threads = threads_for(config.cluster.cpu_threads, shape.parameters, sharers=sharers)
             patience = config.cluster.worker_timeout_s

@@ -57,7 +57,7 @@ def connect(cluster: ClusterConfig) -> bool:
 
 def _start_here(cluster: ClusterConfig) -> None:
     """Start Ray on this machine, for this run alone."""
-    ranks = (cluster.cpu_workers_per_node or 0) + (getattr(cluster, "teacher_devices", None) or 0)
+    ranks = (cluster.cpu_workers_per_node or 0) + cluster.beside
     try:
         ray.init(
             address="local",  # never somebody else's that happens to run here

@@ -12,13 +12,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from hone.config.schema import EnvConfig
-from hone.errors import ConfigError
 from hone.rollout.environments.seats import Host, Seat
 from hone.rollout.rewards.pool import open_log
 from hone.rollout.rewards.process import CallFailed, Died
@@ -67,7 +66,7 @@ class EnvironmentPool:
         """Which environment a prompt's `env` means; None: it has none."""
         if env in self.hosts:
             return env
-        return DEFAULT if DEFAULT in self.hosts and env != "math" else None
+        return DEFAULT if DEFAULT in self.hosts and env not in EnvConfig.not_entries else None
 
     def described(self, name: str) -> Mapping[str, Any]:
         """What an environment is: `schemas` of its tools, its `name`, whether it is `stateless`."""
@@ -137,10 +136,3 @@ class EnvironmentPool:
 
     def __exit__(self, *error: object) -> None:
         self.close()
-
-
-def check_named(pool: EnvironmentPool, envs: Sequence[str]) -> None:
-    """Raise ConfigError for data that name an environment which is not configured."""
-    for env in envs:
-        if env and env != "math" and env not in pool.hosts:
-            raise ConfigError(f"env_name={env}: there is no env.{env} that says what it is")
