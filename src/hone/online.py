@@ -26,7 +26,7 @@ from hone.process import run_alone
 from hone.recovery import keep_going
 from hone.rollout.collect import open_pool
 from hone.rollout.environments.outcome import metrics_of
-from hone.rollout.filling import Wanted, fill
+from hone.rollout.filling import Wanted, constants, fill
 from hone.rollout.source import Source, open_episodes
 from hone.tracking import RunFolder, write_rollouts
 from hone.types import Group, Prompt, Rollout
@@ -117,7 +117,8 @@ async def _learn_from_rollouts(
     sample = partial(source.sample, lap=clock.lap)
     if isinstance(config, RewardedConfig) and config.loop.use_dynamic_sampling:
         wanted = Wanted.of(config.loop, grpo.unweighted(config, number=step))
-        filled = await fill(data.next, sample, wanted, last=lambda: data.over)
+        # Every step before has learnt something, so a first one that does not has left the weights as they were.
+        filled = await fill(data.next, sample, wanted, last=lambda: data.over and step > 1)
         groups, chosen, counts = filled.drawn, filled.groups, filled.metrics()
     else:
         groups = chosen = await sample(data.next(config.loop.num_prompts_per_step))
@@ -127,6 +128,9 @@ async def _learn_from_rollouts(
     if config.logger.log_rollouts:
         write_rollouts(run.folder.rollout_file(step), step, groups)
     rollouts = [rollout for group in groups for rollout in group.rollouts]
+    if not source.said_constant and len({r.reward for r in rollouts}) == 1 and (why := constants(groups)):
+        source.said_constant = True
+        run.progress.note(f"step {step} has nothing to learn from: all rewards are equal{why}")
     tokens = sum(len(r.prompt.tokens) + len(r.completion.tokens) for r in rollouts)
     return describe(groups) | learnt, tokens
 

@@ -116,6 +116,17 @@ def test_the_end_of_the_data() -> None:
     assert (found.groups, found.drawn, found.batches) == ([], [], 0)
 
 
+def test_data_without_anything_to_learn_from_are_an_error_that_names_the_reward() -> None:
+    """Of a run that has not learnt anything yet: its weights would be those it began with."""
+    data = Data([WRONG, WRONG, WRONG])
+    why = (
+        r"no group of 3 in 2 batches, all the data, has unequal rewards "
+        r"\(0 all right, 3 all wrong; reward function 'answer' is 0 for all 6 completions\)"
+    )
+    with pytest.raises(TrainingError, match=why):
+        asyncio.run(fill(data.draw, data.sample, Wanted(2, most_batches=10), last=lambda: False))
+
+
 def test_metrics() -> None:
     metrics = filled(
         Data([MIXED, RIGHT, WRONG, MIXED, [None, None], MIXED]), Wanted(3, most_batches=3)

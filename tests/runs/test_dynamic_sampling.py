@@ -60,6 +60,21 @@ def test_the_run_ends_with_the_data_and_goes_on_when_there_are_more(place: Path)
     assert sum(float(row["groups_drawn"]) for row in metric_rows(place / "short")) > 64
 
 
+def test_a_constant_reward_is_no_finished_run(place: Path) -> None:
+    """One epoch of prompts, all with the same reward: the data end in the first step, with the weights unchanged."""
+    functions = "rewards.functions=[{name: format}, {path: rewards.py:letters, name: letters, weight: 0.0}]"
+    place_of = "checkpointing.checkpoint_dir=constant"
+    ended = hone(*RUN, functions, "grpo.max_num_epochs=1", "grpo.num_prompts_per_step=8", "grpo.max_num_steps=4",
+                 "policy.train_global_batch_size=8", place_of, cwd=place)  # fmt: skip
+    assert ended.code == 1
+    assert "reward function 'format' is 0 for all 256 completions" in ended.err
+    static = hone(*RUN, functions, "grpo.use_dynamic_sampling=false", "grpo.max_num_steps=2",
+                  "checkpointing.checkpoint_dir=static", cwd=place)  # fmt: skip
+    assert static.code == 0
+    said = "step 1 has nothing to learn from: all rewards are equal; reward function 'format' is 0 for all 8"
+    assert static.out.count("has nothing to learn from") == static.out.count(said) == 1
+
+
 def test_nothing_to_learn_stops_with_a_reason(place: Path) -> None:
     functions = "rewards.functions=[{name: format}, {path: rewards.py:letters, name: letters, weight: 0.0}]"
     ended = hone(
@@ -71,4 +86,4 @@ def test_nothing_to_learn_stops_with_a_reason(place: Path) -> None:
         cwd=place,
     )
     assert ended.code == 1
-    assert "no group of 4 in 2 batches has unequal rewards (0 all right, 4 all wrong)" in ended.err
+    assert "no group of 4 in 2 batches has unequal rewards (0 all right, 4 all wrong; reward function" in ended.err

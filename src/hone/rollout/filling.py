@@ -77,12 +77,26 @@ class Filled:
         }
 
     def why_empty(self) -> str:
-        """What came instead of groups to learn from."""
+        """What came instead of groups to learn from, and which reward functions told nothing apart."""
         found = ", ".join(
             f"{self.counts.get(kind, 0)} {kind.replace('_', ' ')}" for kind in ("all_right", "all_wrong")
         )
         failed = self.counts.get("all_failed", 0)
-        return f"{found}{f', {failed} failed' if failed else ''}"
+        return f"{found}{f', {failed} failed' if failed else ''}{constants(self.drawn)}"
+
+
+def constants(groups: Sequence[Group]) -> str:
+    """ "; reward function 'f' is 0 for all 64 completions" of each that never gave two values; empty without any."""
+    judged: dict[str, list[float]] = {}
+    for rollout in (rollout for group in groups for rollout in group.rollouts):
+        for name, value in rollout.rewards.items():
+            if value is not None:
+                judged.setdefault(name, []).append(value)
+    return "".join(
+        f"; reward function '{name}' is {values[0]:g} for all {len(values)} completions"
+        for name, values in judged.items()
+        if len(values) > 1 and len(set(values)) == 1
+    )
 
 
 def kind_of(group: Group, unweighted: frozenset[str] | None = None) -> Kind:
@@ -111,10 +125,10 @@ async def fill(
     last: Callable[[], bool] = lambda: False,
 ) -> Filled:
     """Draw prompts and sample for them until `wanted.groups` groups can be learnt from, the batches are spent, or there
-    are no more prompts. `draw` gives fewer prompts than asked for, then none, at the end of the data, where `last` is
-    true.
+    are no more prompts. `draw` gives fewer prompts than asked for, then none, at the end of the data. `last` says then
+    whether a step may have no groups, as the last of a run that has learnt before.
 
-    Raises TrainingError where the batches are spent without one group to learn from.
+    Raises TrainingError where the batches, or the data, are spent without one group to learn from.
     """
     found = Filled()
     kept: list[Group] = []
@@ -132,8 +146,10 @@ async def fill(
             else:
                 _exclude(group, kind)
     if not kept and not last():
+        every = "" if found.batches == wanted.most_batches else ", all the data"
         raise TrainingError(
-            f"no group of {len(found.drawn)} in {found.batches} batches has unequal rewards ({found.why_empty()}): "
+            f"no group of {len(found.drawn)} in {found.batches} batches{every} has unequal rewards "
+            f"({found.why_empty()}): "
             "nothing can be learnt from them. Give prompts that are neither too easy nor too hard, raise "
             "num_generations_per_prompt or dynamic_sampling_max_gen_batches, or stop earlier with "
             "stop_at_validation_metric"

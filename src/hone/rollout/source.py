@@ -32,6 +32,8 @@ class Source:
     config: OnlineConfig
     episodes: Episodes | None = None
     """What plays rollouts with their environments, if there are any."""
+    said_constant: bool = False
+    """Whether the user has been told of a step in which all rewards were equal."""
 
     async def sample(
         self, prompts: Sequence[Prompt], *, lap: Callable[[str], None] = lambda part: None
