@@ -116,7 +116,7 @@ async def _learn_from_rollouts(
     config = source.config
     sample = partial(source.sample, lap=clock.lap)
     if isinstance(config, RewardedConfig) and config.loop.use_dynamic_sampling:
-        wanted = Wanted.of(config.loop, grpo.unweighted(config, number=step))
+        wanted = Wanted.of(config.loop, grpo.weight_of(config))
         # Every step before has learnt something, so a first one that does not has left the weights as they were.
         filled = await fill(data.next, sample, wanted, last=lambda: data.over and step > 1)
         groups, chosen, counts = filled.drawn, filled.groups, filled.metrics()
@@ -163,7 +163,7 @@ async def learn(step: int, parts: Engine, groups: Sequence[Group], config: Onlin
         assert parts.teacher is not None
         return await distill.step(parts.learner, parts.teacher, distill.samples_of(groups), config)
     assert isinstance(config, GRPOConfig)
-    return await grpo.step(parts.learner, parts.reference, groups, config, number=step)
+    return await grpo.step(parts.learner, parts.reference, groups, config)
 
 
 def total_steps(config: OnlineConfig, data: PromptData) -> int:

@@ -66,6 +66,8 @@ class Rollout:
     """All that followed the prompt, where that was more than one answer: what reward functions are given."""
     rewards: dict[str, float | None] = field(default_factory=dict)
     """By reward function; None where the function said "does not apply"."""
+    weights: dict[str, float] = field(default_factory=dict)
+    """Factor of each of `rewards` in `reward`, as it was when they were given."""
     reward: float | None = None
     """Weighted sum of `rewards`."""
     extra: dict[str, Any] = field(default_factory=dict)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import pytest
 from tiny import grpo_config, make_groups, make_learner, make_model, run
@@ -13,6 +12,8 @@ from hone.algorithms.advantages import GroupRule, by_group, by_objective
 from hone.config.schema import GRPOSection
 from hone.config.schema.run import RewardFunctionConfig
 from hone.errors import TrainingError
+from hone.rollout.environments.outcome import Played, add_rewards
+from hone.rollout.rewards.resolve import resolve_all
 from hone.types import Group
 
 
@@ -62,7 +63,7 @@ def with_parts(parts: list[list[dict[str, float | None]]]) -> list[Group]:
     groups = make_groups([[0.0] * len(group) for group in parts])
     for group, rewards in zip(groups, parts, strict=True):
         for rollout, found in zip(group.rollouts, rewards, strict=True):
-            rollout.rewards = found
+            rollout.rewards, rollout.weights = found, dict.fromkeys(found, 1.0)
             rollout.reward = sum(value for value in found.values() if value is not None)
     return groups
 
@@ -131,15 +132,32 @@ def test_a_function_that_does_not_apply_is_no_part_of_its_comparison() -> None:
     assert found[3] is None
 
 
-def test_weights_come_from_the_functions_or_in_alphabetical_order() -> None:
-    functions = [
-        RewardFunctionConfig(name="right", path="answer", weight=2.0),
-        RewardFunctionConfig(path="my.module.form"),
-    ]
-    section: dict[str, Any] = {"adv_estimator": {"name": "gdpo"}}
-    assert grpo.rule_of(GRPOSection(**section), functions).weights == (("right", 2.0), ("form", 1.0))
-    section["adv_estimator"]["reward_weights"] = [5.0, 7.0]
-    assert grpo.rule_of(GRPOSection(**section), functions).weights == (("form", 5.0), ("right", 7.0))
+def test_weights_are_those_that_a_rollout_was_scored_with() -> None:
+    """Also an environment's own, of which no list of functions knows. Right and form differ by +-1/2, the environment's
+    by -+1/2: 2 and 1/2 of them are +-3/4, with standard deviation sqrt(9/8)."""
+    groups = with_parts([[{"right": 1.0}, {"right": 0.0}]])
+    for rollout, of_env in zip(groups[0].rollouts, (0.0, 1.0), strict=True):
+        rollout.weights = {"right": 2.0}
+        add_rewards([Played(rollout, "Shop", of_env, weight=0.5)], "")
+    by_objective(groups, GroupRule("gdpo"))
+    size = (2 * 0.5 - 0.5 * 0.5) / math.sqrt(9 / 8)
+    assert advantages_of(groups)[0] == pytest.approx([size, -size], rel=1e-5)
+
+
+def test_a_reward_without_a_weight_is_an_error_not_a_weight_of_one() -> None:
+    groups = with_parts([[{"right": 1.0}, {"right": 0.0}]])
+    groups[0].rollouts[0].weights = {"rihgt": 2.0}
+    with pytest.raises(TrainingError, match="reward 'right' of draw0 has no weight"):
+        by_objective(groups, GroupRule("gdpo"))
+
+
+def test_given_weights_go_by_the_alphabetical_order_of_the_functions_names() -> None:
+    entries = [{"name": "right", "path": "answer"}, {"name": "exact"}, {"path": "my.module.form"}]
+    functions = [RewardFunctionConfig(**entry) for entry in entries]
+    section = GRPOSection(adv_estimator={"name": "gdpo", "reward_weights": [5.0, 7.0, 9.0]})
+    rule = grpo.rule_of(section, functions)
+    assert rule.weights == (("exact", 5.0), ("form", 7.0), ("right", 9.0))
+    assert sorted(spec.name for spec in resolve_all(entries)) == [name for name, _ in rule.weights]
 
 
 @pytest.mark.parametrize("name", ["gdpo", "maxrl"])

@@ -71,10 +71,11 @@ def test_advantages(trainer_folder: Path) -> None:
     for group, rights, forms in zip(groups, RIGHT, FORM, strict=True):
         for rollout, right, form in zip(group.rollouts, rights, forms, strict=True):
             rollout.rewards = {"right": right, "form": form}
+            rollout.weights = dict(zip(("right", "form"), WEIGHTS, strict=True))
     expected = torch.tensor(theirs(groups, trainer_folder), dtype=torch.float64)
     by_objective(
         groups,
-        GroupRule("gdpo", normalize=True, weights=tuple(zip(("right", "form"), WEIGHTS, strict=True))),
+        GroupRule("gdpo", normalize=True),
     )
     ours = torch.tensor([r.advantage for group in groups for r in group.rollouts], dtype=torch.float64)
     assert float(ours.std() / expected.std()) == pytest.approx(1, rel=1e-3)

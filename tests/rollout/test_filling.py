@@ -71,8 +71,8 @@ def test_equal_sums_of_unequal_rewards_count_only_for_gdpo() -> None:
     group.rollouts[0].rewards = {"right": 1.0, "form": 0.0}
     group.rollouts[1].rewards = {"right": 0.0, "form": 1.0}
     assert kind_of(group) == "all_right"
-    assert kind_of(group, frozenset()) == "informative"
-    assert kind_of(group, frozenset({"form", "right"})) == "all_right"
+    assert kind_of(group, lambda rollout, name: 1.0) == "informative"
+    assert kind_of(group, lambda rollout, name: 0.0) == "all_right"
 
 
 def test_draws_until_enough_groups_differ() -> None:

@@ -86,4 +86,7 @@ def test_nothing_to_learn_stops_with_a_reason(place: Path) -> None:
         cwd=place,
     )
     assert ended.code == 1
-    assert "no group of 4 in 2 batches has unequal rewards (0 all right, 4 all wrong; reward function" in ended.err
+    assert (
+        "no group of 4 in 2 batches has unequal rewards (0 all right, 4 all wrong; reward function"
+        in ended.err
+    )

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from hone.algorithms import ops
+from hone.errors import TrainingError
 from hone.types import Group, Rollout, Sample
 
 
@@ -33,7 +34,16 @@ class GroupRule:
     minus_baseline: bool = True
     limits: tuple[float | None, float | None] = (None, None)
     weights: tuple[tuple[str, float], ...] = ()
-    """gdpo: of each reward function, by name; 1 for others that rollouts have (an environment's own)."""
+    """gdpo: of reward functions, by name, in place of those that rollouts were scored with."""
+
+    def weight(self, rollout: Rollout, name: str) -> float:
+        """gdpo: what a reward of a rollout counts. Raises TrainingError for one that has no weight."""
+        found = dict(self.weights).get(name, rollout.weights.get(name))
+        if found is None:
+            raise TrainingError(
+                f"reward '{name}' of {rollout.prompt.id} has no weight: it cannot be added to others"
+            )
+        return found
 
 
 def gae(rewards_ST: Tensor, values_ST: Tensor, *, gamma: float, lambda_S: Tensor) -> Tensor:
@@ -119,16 +129,14 @@ def by_objective(groups: Sequence[Group], rule: GroupRule) -> None:
     A rollout that a function does not apply to (None) takes no part in that function's comparison.
     """
     scored = [rollout for group in groups for rollout in group.rollouts if rollout.reward is not None]
-    weights = dict.fromkeys((name for rollout in scored for name in rollout.rewards), 1.0) | dict(
-        rule.weights
-    )
+    names = dict.fromkeys(name for rollout in scored for name in rollout.rewards)
     sums = dict.fromkeys(map(id, scored), 0.0)
     for group in groups:
-        for name, weight in weights.items():
+        for name in names:
             judged = [r for r in group.rollouts if id(r) in sums and r.rewards.get(name) is not None]
             rewards_G = torch.tensor([rollout.rewards[name] for rollout in judged], dtype=torch.float64)
             for rollout, value in zip(judged, _of_group(rewards_G, rule).tolist(), strict=True):
-                sums[id(rollout)] += weight * value
+                sums[id(rollout)] += rule.weight(rollout, name) * value
     values_S = scaled(torch.tensor(list(sums.values()), dtype=torch.float64))
     if rule.limits != (None, None):
         values_S = values_S.clamp(*rule.limits)

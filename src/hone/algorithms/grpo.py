@@ -13,25 +13,22 @@ Simplified away: value model (that is PPO). With one update per rollout pi_old i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from hone.algorithms import passes, surrogate
 from hone.algorithms.advantages import GroupRule, estimate
+from hone.config.reward_names import reward_name
 from hone.config.schema import GRPOConfig, GRPOSection, RewardedConfig
 from hone.config.schema.run import RewardFunctionConfig
-from hone.types import Group, Learner, Scorer
+from hone.types import Group, Learner, Rollout, Scorer
 
 
-def rule_of(
-    config: GRPOSection, functions: Sequence[RewardFunctionConfig] = (), *, number: int = 1
-) -> GroupRule:
-    """How the completions of a group are compared; for gdpo with the weights that reward functions have in the run's
-    `number`-th step, from 1."""
+def rule_of(config: GRPOSection, functions: Sequence[RewardFunctionConfig] = ()) -> GroupRule:
+    """How the completions of a group are compared."""
     weights: dict[str, float] = {}
-    if config.adv_estimator.name == "gdpo":
-        weights = {_name_of(function): function.weight_at(number - 1) for function in functions}
-        if config.adv_estimator.reward_weights is not None:
-            weights = dict(zip(sorted(weights), config.adv_estimator.reward_weights, strict=True))
+    if config.adv_estimator.reward_weights is not None:
+        names = sorted(reward_name(function.name, function.path) for function in functions)
+        weights = dict(zip(names, config.adv_estimator.reward_weights, strict=True))
     return GroupRule(
         config.adv_estimator.name,
         leave_one_out=config.use_leave_one_out_baseline,
@@ -42,18 +39,11 @@ def rule_of(
     )
 
 
-def unweighted(config: RewardedConfig, *, number: int) -> frozenset[str] | None:
-    """Reward functions of weight 0, where each is learnt from by itself; None where their sum is."""
+def weight_of(config: RewardedConfig) -> Callable[[Rollout, str], float] | None:
+    """What a reward of a rollout counts, where each is learnt from by itself; None where their sum is."""
     if not isinstance(config, GRPOConfig) or config.grpo.adv_estimator.name != "gdpo":
         return None
-    rule = rule_of(config.grpo, config.rewards.functions, number=number)
-    return frozenset(name for name, weight in rule.weights if not weight)
-
-
-def _name_of(function: RewardFunctionConfig) -> str:
-    """What rollouts call it: without both a name and a path, the last part of the place where it is defined."""
-    place = (function.path or function.name or "").replace(":", ".").rpartition(".")[2]
-    return function.name if function.name and function.path else place
+    return rule_of(config.grpo, config.rewards.functions).weight
 
 
 async def step(
@@ -61,15 +51,13 @@ async def step(
     reference: Scorer | None,
     groups: Sequence[Group],
     config: GRPOConfig,
-    *,
-    number: int = 1,
 ) -> dict[str, float]:
-    """All optimizer steps on one batch of rollouts, the run's `number`-th from 1. Metrics are means over the steps."""
+    """All optimizer steps on one batch of rollouts. Metrics are means over the steps."""
     slots = surrogate.samples_of(groups)
     size, times = config.policy.train_global_batch_size, config.grpo.num_updates_per_rollout
     updates = times * -(-len(slots) // size)
     charges = await surrogate.prepare(learner, reference, slots, config.loss_fn, updates=updates)
-    estimate(groups, slots, charges, rule_of(config.grpo, config.rewards.functions, number=number))
+    estimate(groups, slots, charges, rule_of(config.grpo, config.rewards.functions))
     history = await surrogate.train_policy(learner, slots, config.loss_fn, size=size, passes=times)
     trained = float(sum(slot is not None for slot in slots))
     return passes.means(history) | {"updates": float(len(history)), "trained_samples": trained}

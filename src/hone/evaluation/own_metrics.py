@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from hone.config.reward_names import last_name
 from hone.errors import ConfigError, DataError
 from hone.importing import Missing, find
 
@@ -38,7 +39,7 @@ def load(targets: Sequence[str], key: str) -> list[Metric]:
         parameters = inspect.signature(function).parameters.values()
         takes = tuple(p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY))
         needs = tuple(p.name for p in parameters if p.name in takes and p.default is p.empty)
-        found.append(Metric(target.replace(":", ".").rpartition(".")[2], function, takes, needs))
+        found.append(Metric(last_name(target), function, takes, needs))
     names = [metric.name for metric in found]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ConfigError(

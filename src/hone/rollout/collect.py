@@ -114,7 +114,7 @@ async def score_rollouts(rollouts: Sequence[Rollout], pool: RewardPool, group_si
     scores = await pool.score(prompts, texts, columns, group_size, sources)
     for rollout, scored in zip(rollouts, scores, strict=True):
         rollout.rewards, rollout.reward, rollout.failure = scored.rewards, scored.reward, scored.failure
-        rollout.extra = scored.extra
+        rollout.extra, rollout.weights = scored.extra, dict(scored.weights)
 
 
 async def scored_groups(

@@ -20,8 +20,10 @@ from typing import Literal
 
 from hone.config.schema import RewardedSection
 from hone.errors import TrainingError
-from hone.types import Group, Prompt
+from hone.types import Group, Prompt, Rollout
 
+Weight = Callable[[Rollout, str], float]
+"""What a reward of a rollout, by its name, counts."""
 Kind = Literal["informative", "all_right", "all_wrong", "all_failed"]
 
 
@@ -32,15 +34,15 @@ class Wanted:
     groups: int
     most_batches: int
     multiplier: float = 1.0
-    unweighted: frozenset[str] | None = None
-    """Where reward functions are learnt from one by one (gdpo): those of weight 0. Equal sums of unequal rewards can
-    then be learnt from. None: their sum is learnt from."""
+    weight: Weight | None = None
+    """Where rewards are learnt from one by one (gdpo): what each counts. Equal sums of unequal rewards can then be
+    learnt from, and differences in one of weight 0 cannot. None: their sum is learnt from."""
 
     @classmethod
-    def of(cls, loop: RewardedSection, unweighted: frozenset[str] | None) -> Wanted:
+    def of(cls, loop: RewardedSection, weight: Weight | None) -> Wanted:
         """As a run's settings have it."""
         most = loop.dynamic_sampling_max_gen_batches
-        return cls(loop.num_prompts_per_step, most, loop.batch_multiplier, unweighted)
+        return cls(loop.num_prompts_per_step, most, loop.batch_multiplier, weight)
 
     @property
     def batch(self) -> int:
@@ -99,9 +101,9 @@ def constants(groups: Sequence[Group]) -> str:
     )
 
 
-def kind_of(group: Group, unweighted: frozenset[str] | None = None) -> Kind:
+def kind_of(group: Group, weight: Weight | None = None) -> Kind:
     """Whether there is something to learn from a group: its rewards differ, and so do those that a function gave (what
-    only a penalty on length tells apart is not what dynamic sampling is for). `unweighted`: see Wanted.
+    only a penalty on length tells apart is not what dynamic sampling is for). `weight`: see Wanted.
 
     Else whether it is all right (the first reward function is above 0) or all wrong.
     """
@@ -109,10 +111,10 @@ def kind_of(group: Group, unweighted: frozenset[str] | None = None) -> Kind:
     if not scored:
         return "all_failed"
     by_function = {
-        tuple((name, value) for name, value in rollout.rewards.items() if name not in (unweighted or ()))
+        tuple(pair for pair in rollout.rewards.items() if weight is None or weight(rollout, pair[0]))
         for rollout in scored
     }
-    if len(by_function) > 1 and (unweighted is not None or len({rollout.reward for rollout in scored}) > 1):
+    if len(by_function) > 1 and (weight is not None or len({rollout.reward for rollout in scored}) > 1):
         return "informative"
     first = next((value for value in scored[0].rewards.values() if value is not None), scored[0].reward)
     return "all_right" if first is not None and first > 0 else "all_wrong"
@@ -138,7 +140,7 @@ async def fill(
             break
         found.batches += 1
         for group in await sample(prompts):
-            kind = kind_of(group, wanted.unweighted)
+            kind = kind_of(group, wanted.weight)
             found.counts[kind] = found.counts.get(kind, 0) + 1
             found.drawn.append(group)
             if kind == "informative":
@@ -146,7 +148,7 @@ async def fill(
             else:
                 _exclude(group, kind)
     if not kept and not last():
-        every = "" if found.batches == wanted.most_batches else ", all the data"
+        every = "" if found.batches == wanted.most_batches else ", all the data,"
         raise TrainingError(
             f"no group of {len(found.drawn)} in {found.batches} batches{every} has unequal rewards "
             f"({found.why_empty()}): "

@@ -39,6 +39,7 @@ def add_rewards(played: Sequence[Played], no_function_applies: str) -> None:
         if not one.environment or (rollout.failure and rollout.failure != no_function_applies):
             continue
         rollout.rewards = {**rollout.rewards, one.environment: one.reward}
+        rollout.weights = {**rollout.weights, one.environment: one.weight}
         if one.reward is not None:
             rollout.failure = None
             rollout.reward = (rollout.reward or 0.0) + one.weight * one.reward

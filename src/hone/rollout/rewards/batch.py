@@ -26,6 +26,8 @@ class Scored:
     failure: str | None = None
     extra: dict[str, Any] = field(default_factory=dict)
     """What functions reported of it by `log_extra`, by column."""
+    weights: dict[str, float] = field(default_factory=dict)
+    """Of each function in the sum, at this moment of the run."""
 
 
 @dataclass(frozen=True)
@@ -139,9 +141,9 @@ class Batch:
     def _one(self, index: int, rewards: dict[str, float | None]) -> Scored:
         causes = self._failures.get(index)
         if causes:
-            return Scored(rewards, None, "; ".join(causes), self._extra[index])
+            return Scored(rewards, None, "; ".join(causes), self._extra[index], self._weights)
         total = math.fsum(self._weights[name] * r for name, r in rewards.items() if r is not None)
-        return Scored(rewards, total, None, self._extra[index])
+        return Scored(rewards, total, None, self._extra[index], self._weights)
 
     def _check_bound(self) -> None:
         """One failure never stops a run by itself (unless the bound is 0, or it is the whole batch)."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any
 
+from hone.config.reward_names import reward_name
 from hone.config.schedule import Between, points, value_at
 from hone.errors import ConfigError, RewardError
 from hone.rollout.rewards.functions import BUILTIN
@@ -74,11 +75,11 @@ def resolve(entry: str | Mapping[str, Any] | Any) -> RewardSpec:
     target = fields.get("path") or fields.get("name")
     if not target:
         raise RewardError(f"a reward function needs a `name` or a `path`: got {fields}")
+    name = reward_name(fields.get("name"), fields.get("path"))
     target = _target(str(target))
-    name = fields.get("name") if fields.get("path") else None
     weights = _weights(fields.get("weight"), target)
     spec = RewardSpec(
-        name=str(name or target.replace(":", ".").rpartition(".")[2]),
+        name=name,
         target=target,
         weight=weights[0][1],
         kwargs=dict(fields.get("kwargs") or {}),
