@@ -15,6 +15,9 @@ Written by `python scripts/write_configuration_docs.py` from the schema; `hone c
 Settings come from `--config FILE` and `key=value` after it. Section and key names are NeMo RL's; its repeats per
 backend and the spellings of NeMo's tutorials are accepted, too, and a run says what it read them as. The defaults are
 for a model of your own: `hone/tiny` and `hone/tiny-sft` bring a recipe (`src/hone/embedded/recipes/`).
+
+Folders and files are paths of this machine; an address such as `s3://…` is refused by name. Data may lie elsewhere:
+`data.*.dataset_name` takes what fsspec reads (`s3://`, `gs://`, `hf://` …, with the package for it installed).
 """
 
 

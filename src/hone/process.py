@@ -17,6 +17,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from hone.config import OnlineConfig, SFTConfig
+from hone.config.paths import check_local
 from hone.errors import CheckpointError, ConfigError
 from hone.tracking import RunFolder
 
@@ -155,6 +156,7 @@ def _lock(descriptor: int, path: Path, key: str) -> None:
 
 def check_writable(path: Path, key: str) -> None:
     """Make a folder, and a file in it. Raises ConfigError, naming the key, where that is not possible."""
+    check_local(path, key)
     try:
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):

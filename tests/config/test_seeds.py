@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from hone.config import load
+from hone.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
 SFT_YAML = str(ROOT / "examples/configs/sft.yaml")
@@ -375,9 +376,9 @@ FRAGMENTS: list[tuple[str, str, list[str], dict[str, Any]]] = [
     (
         "sft",
         CHECKPOINT,
-        [],
+        ["checkpoint.save_dir=/mnt/nemo-checkpoints/${JOB_NAME}"],
         {
-            "checkpointing.checkpoint_dir": "s3://nemo-checkpoints/nightly",
+            "checkpointing.checkpoint_dir": "/mnt/nemo-checkpoints/nightly",
             "checkpointing.keep_top_k": 3,
             "checkpointing.save_period": 500,
         },
@@ -409,3 +410,14 @@ def test_deepscaler_weights_apply_to_the_embedded_models_rewards(tmp_path: Path)
     path.write_text(DEEPSCALER.replace('name: "DeepSeek-R1"', 'name: "hone/tiny-sft"'))
     config = load("grpo", path, []).config
     assert [(f.name, f.weight) for f in config.rewards.functions] == [("answer", 1.0), ("format", 0.5)]
+
+
+def test_checkpoints_in_a_bucket_are_refused_by_name_not_made_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JOB_NAME", "nightly")
+    (tmp_path / "fragment.yaml").write_text(CHECKPOINT)
+    with pytest.raises(
+        ConfigError, match=r"^checkpoint\.save_dir=s3://nemo-checkpoints/nightly: s3:// is not"
+    ):
+        load("sft", tmp_path / "fragment.yaml", [])

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from hone.config.paths import check_local
 from hone.config.trees import merge
 from hone.errors import ConfigError
 
@@ -64,6 +65,7 @@ def dump(tree: Any) -> str:
 
 def read(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file. Raises ConfigError: no file, invalid YAML (and its line), no mapping."""
+    check_local(path, "--config")
     try:
         tree = parse(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from hone.config import keys
 from hone.config.given import shown
+from hone.config.schema import lora, run
 from hone.config.translate import Translation
 from hone.config.trees import ENTRY_LISTS, Path, get
 from hone.errors import ConfigError
@@ -32,6 +33,11 @@ _LIMITS = {
     "less_than": ("lt", "less than"),
     "less_than_equal": ("le", "at most"),
 }
+_FORMS = {
+    run.DURATION: "the form DAYS:HOURS:MINUTES:SECONDS, such as 00:03:45:00",
+    lora.INITIAL: "one of kaiming, xavier, gaussian, orthogonal, olora, pissa, pissa_niter_N",
+}
+"""Patterns of the schema, in words."""
 
 
 def raise_all(problems: list[str]) -> None:
@@ -79,9 +85,10 @@ def _sentence(item: dict[str, Any], root: type[BaseModel], translation: Translat
         limit, words = _LIMITS[kind]
         return f"{name}={value}: expected {words} {context[limit]}"
     if kind == "string_pattern_mismatch":
-        return f"{name}={value}: expected the form DAYS:HOURS:MINUTES:SECONDS, such as 00:03:45:00"
+        return f"{name}={value}: expected {_FORMS.get(context['pattern'], context['pattern'])}"
     if kind == "value_error":
-        return f"{name}: {context['error']}" if name else str(context["error"])
+        typed = f"{name}={value}" if isinstance(item["input"], str) else name
+        return f"{typed}: {context['error']}" if name else str(context["error"])
     expected = _EXPECTED.get(kind, item["msg"].lower())
     quote = f", got the text {value!r}" if isinstance(item["input"], str) else ""
     hint = (

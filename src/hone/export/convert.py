@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, GenerationConfig, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
+from hone.config.paths import check_local
 from hone.engine.checkpoint import is_disk_full
 from hone.engine.learner import DTYPES
 from hone.engine.manifest import verify
@@ -27,6 +28,7 @@ from hone.model.scalar import has_scalar_head
 
 def locate(run_or_step: Path) -> tuple[Path, Path]:
     """The config.yaml and weights folder of a step folder, or of the newest step of a run's folder."""
+    check_local(run_or_step, "RUN_OR_STEP_FOLDER")
     steps = sorted(run_or_step.glob("step_*"), key=lambda path: int(path.name.removeprefix("step_")))
     step = steps[-1] if steps else run_or_step
     if not (step / "policy" / "weights").is_dir():
@@ -50,6 +52,8 @@ def convert(
     """
     if dtype not in DTYPES:
         raise ConfigError(f"--dtype {dtype}: choose one of {', '.join(DTYPES)}")
+    check_local(dcp_ckpt_path, "--dcp-ckpt-path")
+    check_local(hf_ckpt_path, "OUT")
     if hf_ckpt_path.exists() and not hf_ckpt_path.is_dir():
         raise CheckpointError(f"{hf_ckpt_path} is a file: choose a folder to write to")
     if hf_ckpt_path.exists() and any(hf_ckpt_path.iterdir()):

@@ -25,6 +25,7 @@ from transformers.utils import logging
 from transformers.utils.logging import disable_progress_bar
 
 from hone import embedded
+from hone.config.paths import check_local
 from hone.errors import ConfigError, ModelError
 from hone.model.attention import use_grouped_sdpa
 from hone.model.scalar import check_head, has_scalar_head, head_name
@@ -38,6 +39,7 @@ def resolve(name: str, *, needs: tuple[str, ...] = ("config.json",)) -> str:
 
     Raises ModelError for what looks like a path and is not there, since a hub error about it would mislead.
     """
+    check_local(name, "model")
     if embedded.is_embedded_model(name):
         return str(embedded.model_path(name))
     looks_like_path = name.startswith((".", "/", "~")) or name.count("/") > 1

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hone.config.paths import check_local
 from hone.errors import ConfigError
 from hone.seeing.run import RunView, open_run
 
@@ -53,6 +54,7 @@ def command(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
     if options.html is not None:
         from hone.seeing.report import write_report
 
+        check_local(options.html, "--html")
         print(f"wrote {write_report(view, Path(options.html) if options.html else None)}")
         return 0
 

@@ -18,6 +18,7 @@ import yaml
 from hone.config import files
 from hone.config.kinds import section_of
 from hone.config.metric_names import flat_metric
+from hone.config.paths import check_local
 from hone.errors import ConfigError, DataError
 from hone.tracking.folder import RunFolder
 from hone.tracking.story import read_story
@@ -136,6 +137,7 @@ def open_run(path: str | Path) -> RunView:
 
     Raises DataError for what is none, naming the nearest one, and ConfigError for a config.yaml that is damaged.
     """
+    check_local(path, "RUN")
     given = Path(path).expanduser()
     folder = given.parent if given.name == "config.yaml" or STEP.fullmatch(given.name) else given
     if (folder / "report.json").is_file() and not (folder / "config.yaml").is_file():

@@ -14,6 +14,7 @@ import yaml
 
 from hone.config import Loaded, load
 from hone.config.metric_names import flat_metric
+from hone.config.paths import check_local
 from hone.config.schema import ROOTS
 from hone.errors import ConfigError
 from hone.tune.space import Parameter, grid, is_range, override, parameter
@@ -123,6 +124,7 @@ def read(options: argparse.Namespace) -> Search:
         keep_all=_one_of("keep", options.keep or file.get("keep", "best"), ("best", "all")) == "all",
         devices=devices_for(loaded.config.cluster, parallel, visible_devices()),
     )
+    check_local(search.folder, "--folder")
     load(kind, config, [*fixed, *owned(search, search.folder / "trial"), *_first(parameters)])
     return search
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 from typing_extensions import Self
 
+from hone.config.paths import LocalPath
 from hone.config.schema.base import ConfigModel, Count, Derived, derived, section
 
 
@@ -32,9 +33,9 @@ class DatasetSource(ConfigModel):
     """Column of the answer; null: found from the row's format."""
     prompt_template: str | None = None
     """Text with `{column}` places, such as "Human: {input}\\n\\nAssistant: {output}"."""
-    prompt_file: str | None = None
+    prompt_file: LocalPath | None = None
     """File with a text around the prompt, in which `{}` stands for it."""
-    system_prompt_file: str | None = None
+    system_prompt_file: LocalPath | None = None
     """File with a system message for every prompt."""
     env_name: str | None = None
     """Which environment answers these prompts: a name under `env`. `math`, as upstream writes it: none, and with no

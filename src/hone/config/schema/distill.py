@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from hone.config.paths import LocalName, LocalPath
 from hone.config.schema.base import ConfigModel, Count, Derived, Precision, derived, section
 from hone.config.schema.online import OnlineConfig, OnlineOptimizerConfig, OnlinePolicyConfig, OnlineSection
 from hone.config.schema.policy import PolicyConfig
@@ -58,7 +59,7 @@ class DistillSection(OnlineSection):
 class TeacherTokenizerConfig(ConfigModel):
     """The teacher's tokenizer: it reads the student's tokens, so its vocabulary is the student's."""
 
-    name: Derived[str] = derived("${teacher.model_name}")
+    name: Derived[LocalName] = derived("${teacher.model_name}")
     """Tokenizer name or folder, compared with the policy's before any weight is loaded."""
 
 
@@ -86,7 +87,7 @@ class TeacherConfig(ConfigModel):
     """The model that is learnt from, and never changed. It lies on the policy's devices, spread as the policy is, or on
     devices of its own (`cluster.teacher_devices`), spread over all of them."""
 
-    model_name: str = "hone/tiny-sft"
+    model_name: LocalName = "hone/tiny-sft"
     """Hugging Face name or folder of the model; or an embedded one."""
     tokenizer: TeacherTokenizerConfig = section(TeacherTokenizerConfig)
     hf_config_overrides: dict[str, Any] = Field(default_factory=dict)
@@ -143,7 +144,7 @@ class DistillOptimizerConfig(OnlineOptimizerConfig):
 class DistillPolicyConfig(OnlinePolicyConfig):
     """The student, and how it samples."""
 
-    model_name: str = "hone/tiny"
+    model_name: LocalName = "hone/tiny"
     """Hugging Face name or folder of the model; or an embedded one: `hone/tiny`, `hone/tiny-sft`."""
     train_global_batch_size: int = Field(128, ge=1)
     """Answers per optimizer step, over all devices; divides prompts × generations of a step."""
@@ -153,7 +154,7 @@ class DistillPolicyConfig(OnlinePolicyConfig):
 class DistillCheckpointingConfig(GRPOCheckpointingConfig):
     """When checkpoints are written, and which are kept. The newest is always kept."""
 
-    checkpoint_dir: str = "results/distill"
+    checkpoint_dir: LocalPath = "results/distill"
     """The run's folder. The same command again goes on from the newest checkpoint in it."""
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal, get_args
 from pydantic import BeforeValidator, Field, model_validator
 from typing_extensions import Self
 
+from hone.config.paths import LocalPath
 from hone.config.schema.base import ConfigModel, Count, Derived, derived, fill_derived, section
 from hone.config.schema.data import PreferenceDataConfig
 from hone.config.schema.policy import DynamicBatchingConfig, SequencePackingConfig
@@ -122,7 +123,7 @@ def _our_metric(value: Any) -> Any:
 class DPOCheckpointingConfig(CheckpointingConfig):
     """When checkpoints are written, and which are kept. The newest is always kept."""
 
-    checkpoint_dir: str = "results/dpo"
+    checkpoint_dir: LocalPath = "results/dpo"
     """The run's folder. The same command again goes on from the newest checkpoint in it."""
     metric_name: Annotated[str | None, BeforeValidator(_our_metric)] = "val:val_loss"
     """What the best are chosen by: `val:NAME` or `train:NAME`; null: the newest are kept."""

@@ -6,18 +6,19 @@ from typing import Any, ClassVar
 
 from pydantic import ConfigDict, Field
 
+from hone.config.paths import LocalName
 from hone.config.schema.base import ConfigModel
 
 
 class EnvironmentConfig(ConfigModel):
     """One environment: tools, a class of your own, or both."""
 
-    path: str | None = None
+    path: LocalName | None = None
     """What makes environments: `my_env.py:Class` or `pkg.module.Class`, with `reset` and `step`; TRL's
     `environment_factory` and environments of `verifiers` are taken as they are (docs/environments.md)."""
     kwargs: dict[str, Any] = Field(default_factory=dict)
     """Arguments of that class or function."""
-    tools: list[str] = Field(default_factory=list)
+    tools: list[LocalName] = Field(default_factory=list)
     """Functions that the model may call, `my_tools.py:name` or `pkg.module.name`: with type hints and a docstring that
     says what each argument is."""
     action: str | None = None

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 from typing_extensions import Self
 
+from hone.config.paths import LocalName, LocalPath
 from hone.config.schema.base import (
     ConfigModel,
     Count,
@@ -37,25 +38,25 @@ class EvalSection(ConfigModel):
     """Turns of the model's in one answer, where there is an environment; then it ends."""
     seed: int = Field(42, ge=0)
     """Seed of the sampling."""
-    metrics: list[str] = Field(default_factory=list)
+    metrics: list[LocalName] = Field(default_factory=list)
     """Functions of your own, `my_metrics.py:name` or `pkg.module.name`, reported beside the score. Each is called once
     with lists, by the names of its parameters: predictions, labels, completions, prompts, rewards, or columns of the
     data."""
-    save_path: str | None = None
+    save_path: LocalPath | None = None
     """Folder for every answer and the summary; null: nothing is written."""
 
 
 class EvalTokenizerConfig(TokenizerConfig):
     """The tokenizer and its chat template."""
 
-    name: Derived[str] = derived("${generation.model_name}")
+    name: Derived[LocalName] = derived("${generation.model_name}")
     """Tokenizer name or folder; the model's own if not given."""
 
 
 class EvalGenerationConfig(GenerationConfig):
     """The model that answers, and how it samples."""
 
-    model_name: str = "hone/tiny-sft"
+    model_name: LocalName = "hone/tiny-sft"
     """Hugging Face name or folder of the model; or an embedded one: `hone/tiny`, `hone/tiny-sft`."""
     precision: Precision = "bfloat16"
     """Number format of the model."""

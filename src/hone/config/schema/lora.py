@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
+from hone.config.paths import LocalPath
 from hone.config.schema.base import ConfigModel, Count, section
 
 INITIAL = r"^(kaiming|xavier|gaussian|orthogonal|olora|pissa(_niter_\d+)?)$"
@@ -61,7 +62,7 @@ class LoraConfig(ConfigModel):
     """How the first factor begins, while the second is zero: kaiming, xavier or gaussian. orthogonal: both factors,
     their product zero. pissa (or pissa_niter_N, faster) and olora begin with the base weight's main directions, which
     are taken out of the base. null: kaiming; AdaLoRA has a way of its own."""
-    adapter_path: str | None = None
+    adapter_path: LocalPath | None = None
     """Folder of an adapter (as PEFT saves them, and `hone convert --adapter`) to go on training. Its own rank, scale,
     modules and variant hold then."""
     load_in_4bit: bool = False

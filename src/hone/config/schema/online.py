@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 from typing_extensions import Self
 
+from hone.config.paths import LocalName
 from hone.config.schema.base import ConfigModel, Count, CountOrAll, Derived, derived, fill_derived, section
 from hone.config.schema.data import GRPODataConfig
 from hone.config.schema.environments import EnvConfig
@@ -173,7 +174,7 @@ class OnlineOptimizerConfig(OptimizerConfig):
 class OnlinePolicyConfig(PolicyConfig):
     """The model that is trained, and how it samples."""
 
-    model_name: str = "hone/tiny-sft"
+    model_name: LocalName = "hone/tiny-sft"
     """Hugging Face name or folder of the model; or an embedded one: `hone/tiny`, `hone/tiny-sft`."""
     train_global_batch_size: int = Field(512, ge=1)
     """Completions per optimizer step, over all devices; divides prompts × generations of a rollout."""

@@ -6,6 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
+from hone.config.paths import LocalName, TemplateOrPath
 from hone.config.schema.base import ConfigModel, Count, CountOrAll, Derived, Precision, derived, section
 from hone.config.schema.lora import LoraConfig
 
@@ -13,9 +14,9 @@ from hone.config.schema.lora import LoraConfig
 class TokenizerConfig(ConfigModel):
     """The tokenizer and its chat template."""
 
-    name: Derived[str] = derived("${policy.model_name}")
+    name: Derived[LocalName] = derived("${policy.model_name}")
     """Tokenizer name or folder; the model's own if not given."""
-    chat_template: str | None = "default"
+    chat_template: TemplateOrPath | None = "default"
     """`default`: the tokenizer's own. null: contents of the messages one after another.
     Else a Jinja template, or the path of a file that holds one."""
     chat_template_kwargs: dict[str, Any] | None = None
@@ -90,7 +91,7 @@ class PolicyConfig(ConfigModel):
     sequences_per_unit: ClassVar[int] = 1
     """Sequences that sizes of batches count as one: 2 where they count pairs."""
 
-    model_name: str = "hone/tiny"
+    model_name: LocalName = "hone/tiny"
     """Hugging Face name or folder of the model; or an embedded one: `hone/tiny`, `hone/tiny-sft`."""
     tokenizer: TokenizerConfig = section(TokenizerConfig)
     hf_config_overrides: dict[str, Any] = Field(default_factory=dict)

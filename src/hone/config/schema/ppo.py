@@ -6,6 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from hone.config.paths import LocalName, LocalPath
 from hone.config.schema.base import ConfigModel, Count, Derived, Precision, derived, section
 from hone.config.schema.online import RewardedConfig, RewardedSection
 from hone.config.schema.policy import (
@@ -74,7 +75,7 @@ class ValueLossConfig(ConfigModel):
 class ValueTokenizerConfig(ConfigModel):
     """The value model's tokenizer: it reads the policy's tokens, so its vocabulary is the policy's."""
 
-    name: Derived[str] = derived("${policy.tokenizer.name}")
+    name: Derived[LocalName] = derived("${policy.tokenizer.name}")
     """Tokenizer name or folder, compared with the policy's when the run starts."""
 
 
@@ -119,7 +120,7 @@ class ValueConfig(PolicyConfig):
     scalar: ClassVar[bool] = True
     part: ClassVar[str] = "value"
 
-    model_name: Derived[str] = derived("${policy.model_name}")
+    model_name: Derived[LocalName] = derived("${policy.model_name}")
     """Hugging Face name or folder: of a language model, which gets a new head, or of a reward or value model
     (`AutoModelForSequenceClassification` with num_labels=1), whose head it keeps."""
     tokenizer: ValueTokenizerConfig = section(ValueTokenizerConfig)  # type: ignore[assignment]
@@ -155,7 +156,7 @@ class ValueConfig(PolicyConfig):
 class PPOCheckpointingConfig(GRPOCheckpointingConfig):
     """When checkpoints are written, and which are kept. The newest is always kept."""
 
-    checkpoint_dir: str = "results/ppo"
+    checkpoint_dir: LocalPath = "results/ppo"
     """The run's folder. The same command again goes on from the newest checkpoint in it."""
 
 

@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 from pydantic import Field, model_validator
 from typing_extensions import Self
 
+from hone.config.paths import LocalPath
 from hone.config.schema.base import ConfigModel, fill_derived, section
 from hone.config.schema.data import PreferenceDataConfig
 from hone.config.schema.dpo import DPOCheckpointingConfig, PairPolicyConfig
@@ -36,7 +37,7 @@ class RMPolicyConfig(PairPolicyConfig):
 class RMCheckpointingConfig(DPOCheckpointingConfig):
     """When checkpoints are written, and which are kept. The newest is always kept."""
 
-    checkpoint_dir: str = "results/rm"
+    checkpoint_dir: LocalPath = "results/rm"
     """The run's folder. The same command again goes on from the newest checkpoint in it."""
 
 

@@ -6,9 +6,13 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
+from hone.config.paths import LocalName, LocalPath
 from hone.config.schedule import points, value_at
 from hone.config.schema.base import ConfigModel, section
 from hone.errors import ConfigError
+
+DURATION = r"^\d+:\d{1,2}:\d{1,2}:\d{1,2}$"
+"""Days, hours, minutes, seconds."""
 
 
 class CheckpointingConfig(ConfigModel):
@@ -16,7 +20,7 @@ class CheckpointingConfig(ConfigModel):
 
     enabled: bool = True
     """Write checkpoints."""
-    checkpoint_dir: str = "results/sft"
+    checkpoint_dir: LocalPath = "results/sft"
     """The run's folder. The same command again goes on from the newest checkpoint in it."""
     metric_name: str | None = "val:val_loss"
     """What the best are chosen by: `val:NAME` or `train:NAME`; null: the newest are kept."""
@@ -26,7 +30,7 @@ class CheckpointingConfig(ConfigModel):
     """How many to keep, by the metric; null: all."""
     save_period: int = Field(10, ge=1)
     """Steps between checkpoints."""
-    checkpoint_must_save_by: str | None = Field(None, pattern=r"^\d+:\d{1,2}:\d{1,2}:\d{1,2}$")
+    checkpoint_must_save_by: str | None = Field(None, pattern=DURATION)
     """Save and stop after this much time, as DAYS:HOURS:MINUTES:SECONDS."""
     async_save: bool = True
     """Train on while a checkpoint is written, where memory has room for a copy of what is saved."""
@@ -39,7 +43,7 @@ class CheckpointingConfig(ConfigModel):
 class GRPOCheckpointingConfig(CheckpointingConfig):
     """When checkpoints are written, and which are kept."""
 
-    checkpoint_dir: str = "results/grpo"
+    checkpoint_dir: LocalPath = "results/grpo"
     """The run's folder. The same command again goes on from the newest checkpoint in it."""
     metric_name: str | None = "val:accuracy"
     """What the best are chosen by: `val:NAME` or `train:NAME`; null: the newest are kept."""
@@ -70,7 +74,7 @@ class MlflowConfig(ConfigModel):
 class LoggerConfig(ConfigModel):
     """Where metrics go besides `metrics.csv`."""
 
-    log_dir: str | None = None
+    log_dir: LocalPath | None = None
     """Folder for the logs, in which the run gets a folder of its own name; null: the run's folder."""
     num_val_samples_to_print: int = Field(0, ge=0)
     """Validation samples shown on the terminal each time."""
@@ -125,7 +129,7 @@ class RewardFunctionConfig(ConfigModel):
 
     name: str | None = None
     """Its name in metrics. Without `path` it also says where the function is."""
-    path: str | None = None
+    path: LocalName | None = None
     """A built-in (docs/rewards.md), `package.module.function`, or `file.py:function`; also a class, or a function that
     makes one, which is called with `kwargs`."""
     weight: float | dict[int, float] = 1.0
