@@ -8,7 +8,6 @@ that must be the real thing use `command`.
 from __future__ import annotations
 
 import contextlib
-import csv
 import functools
 import json
 import os
@@ -393,8 +392,9 @@ TIMES = ("seconds", "tokens_per_s", "reward_workers", "gpu", "env_seconds")
 
 def metric_rows(run: Path) -> list[dict[str, str]]:
     """metrics.csv without what the clock decides."""
-    with (run / "metrics.csv").open() as file:
-        rows = list(csv.DictReader(file))
+    from hone.tracking.table import read_table
+
+    rows = read_table(run / "metrics.csv")[1]
     return [{k: v for k, v in sorted(row.items()) if not any(t in k for t in TIMES)} for row in rows]
 
 

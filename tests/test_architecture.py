@@ -46,7 +46,9 @@ MAY_IMPORT: dict[str, set[str]] = {
         "tracking",
     },
     "methods": {"errors", "types", "config", "algorithms", "data", "tracking"},
-    "supervised": {"types", "config", "methods", "engine", "export", "loop", "process", "recovery"},
+    "supervised": {
+        *("types", "config", "methods", "engine", "export", "loop", "process", "recovery", "tracking"),
+    },
     "online": {
         *(
             "types",

@@ -44,6 +44,10 @@ class TrainingError(HoneError):
     """Training that cannot go on: a loss or gradient that is not finite."""
 
 
+class ReportError(HoneError):
+    """A picture or a page of a run that could not be made. The run itself is not touched by it."""
+
+
 class ClusterError(HoneError):
     """Machines that cannot be used: an address that does not answer, too few of them, another version of Hone."""
 

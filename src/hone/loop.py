@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -27,8 +28,8 @@ from hone.engine.random_state import random_state, restore_random_state
 from hone.errors import CheckpointError, HoneError, Interrupted, TrainingError, WorkerLostError
 from hone.process import hears_signals
 from hone.recovery import MoreMachines
-from hone.seeing import write_report
-from hone.tracking import MetricLog, Progress, RunFolder, draw_curves
+from hone.seeing import draw_run
+from hone.tracking import MetricLog, Progress, RunFolder
 from hone.tracking.story import write_end, write_start
 
 ONE_SIGNAL_S = 0.1
@@ -139,9 +140,9 @@ class Run:
         with contextlib.suppress(OSError) if error is not None else contextlib.nullcontext():
             self.metrics.close()
             write_end(self.folder, step=self.step, stopped=self.stop_reason, error=error)
-            if self.step:
-                draw_curves(self.folder.metrics, self.folder.curves, f"{self.kind}: {self._title()}")
-                write_report(self.folder.path)
+        if self.step:
+            for problem in draw_run(self.folder, f"{self.kind}: {self._title()}"):
+                print(problem, file=sys.stderr, flush=True)
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         if isinstance(error, TrainingError):
@@ -165,6 +166,11 @@ class Run:
         """Record metrics of a step and remember the latest value of each."""
         self.latest.update(metrics)
         self.metrics.log(step, dict(metrics))
+
+    def log_before_training(self, metrics: Mapping[str, float]) -> None:
+        """Record the held-out metrics of the weights that the run begins with, as step 0."""
+        self.log(0, metrics)
+        self.progress.before_training(metrics)
 
     async def end_step(self, step: int, metrics: Mapping[str, float], *, tokens: int) -> None:
         """Record a finished step; save when it is time to; stop when something asked for it."""

@@ -5,6 +5,7 @@ Synchronous today: rollouts of step k are sampled from the weights after step k 
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -28,7 +29,7 @@ from hone.rollout.collect import open_pool
 from hone.rollout.environments.outcome import metrics_of
 from hone.rollout.filling import Wanted, constants, fill
 from hone.rollout.source import Source, open_episodes
-from hone.tracking import RunFolder, write_rollouts
+from hone.tracking import Progress, RunFolder, working, write_rollouts
 from hone.types import Group, Prompt, Rollout
 
 
@@ -45,16 +46,16 @@ async def train(loaded: Loaded, recovering: bool = False) -> dict[str, Any]:
     # A wrong reward function or environment stops here, before a model loads.
     async with open_pool(config.rewards, printed) as pool:
         tokenizer = tokenizer_of(config)
-        data = build_prompts(config, tokenizer)
+        with working("reading the data"):
+            data = build_prompts(config, tokenizer)
         if isinstance(config, DistillConfig) and config.distillation.on_policy_fraction < 1:
             data.check_answers()
         pool.check_columns(data.columns)
         for note in pool.notes:
             print(note, flush=True)
-        with (
-            open_episodes(config, tokenizer, printed) as episodes,
-            engine.build(config, tokenizer, recovering=recovering) as parts,
-        ):
+        with open_episodes(config, tokenizer, printed) as episodes, contextlib.ExitStack() as stack:
+            with working(f"loading {config.policy.model_name}"):
+                parts = stack.enter_context(engine.build(config, tokenizer, recovering=recovering))
             assert parts.generator is not None
             parts.notices += episodes.notices if episodes is not None else []
             source = Source(parts.generator, tokenizer, pool, config, episodes)
@@ -79,7 +80,8 @@ async def _train(loaded: Loaded, data: PromptData, parts: Engine, source: Source
     await source.generator.update_weights(run.step, parts.learner.weights())
     with run:
         if config.loop.val_at_start and run.step == 0:
-            run.log(0, await validate(source, data.validation, run, step=0))
+            run.progress.doing("validating before the first step")
+            run.log_before_training(await validate(source, data.validation, run, step=0))
         for step in run.steps():
             await one_step(step, parts, data, source, run)
         await run.finish()
@@ -88,7 +90,7 @@ async def _train(loaded: Loaded, data: PromptData, parts: Engine, source: Source
 
 async def one_step(step: int, parts: Engine, data: PromptData, source: Source, run: Run) -> None:
     """Sample, score, learn, hand the new weights to the generator, write everything down."""
-    config, clock = source.config, _Clock()
+    config, clock = source.config, _Clock(run.progress)
     source.pool.at(step - 1, run.total_steps)
     if isinstance(config, DistillConfig) and not config.distillation.samples_itself(step):
         metrics, tokens = await _learn_from_answers(parts, data, config)
@@ -259,10 +261,21 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values) if values else float("nan")
 
 
-class _Clock:
-    """Seconds of each part of a step."""
+NEXT = {
+    "generation": "scoring",
+    "reward": "training",
+    "training": "handing the weights to the generator",
+    "weight_sync": "validating",
+}
+"""Part of a step, and what comes after it."""
 
-    def __init__(self) -> None:
+
+class _Clock:
+    """Seconds of each part of a step; the progress line is told of each as it begins."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        progress.doing("sampling")
         self._start = self._last = time.perf_counter()
         self._laps: dict[str, float] = {}
 
@@ -270,6 +283,8 @@ class _Clock:
         now = time.perf_counter()
         self._laps[f"seconds_{name}"] = self._laps.get(f"seconds_{name}", 0.0) + now - self._last
         self._last = now
+        if name in NEXT:
+            self._progress.doing(NEXT[name])
 
     def seconds(self) -> dict[str, float]:
         return self._laps | {"seconds": time.perf_counter() - self._start}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from functools import partial
 from typing import Any
@@ -17,6 +18,7 @@ from hone.loop import Run
 from hone.methods import Method, method_of
 from hone.process import run_alone
 from hone.recovery import keep_going
+from hone.tracking import working
 from hone.types import TrainedModel
 
 
@@ -30,10 +32,11 @@ async def train(loaded: Loaded, recovering: bool = False) -> dict[str, Any]:
     """The loop itself."""
     config = loaded.config
     tokenizer = tokenizer_of(config)
-    method = method_of(
-        loaded.kind, config, tokenizer
-    )  # before the model: wrong data stops the run in a second
-    with engine.build(config, tokenizer, recovering=recovering) as parts:
+    with working("reading the data"):  # before the model: wrong data stops the run in a second
+        method = method_of(loaded.kind, config, tokenizer)
+    with contextlib.ExitStack() as stack:
+        with working(f"loading {config.policy.model_name}"):
+            parts = stack.enter_context(engine.build(config, tokenizer, recovering=recovering))
         return await _train(loaded, tokenizer, method, parts)
 
 
@@ -61,9 +64,11 @@ async def _train(
             run.progress.note(text)
         said = False
         if section.val_at_start and run.step == 0:
-            run.log(0, await validate(learner, method))
+            run.progress.doing("validating before the first step")
+            run.log_before_training(await validate(learner, method))
         for step in run.steps():
             started = time.perf_counter()
+            run.progress.doing("training")
             samples = method.data.next(size)
             if not samples:  # rows that are left out can end the last epoch sooner than their number says
                 break
@@ -73,6 +78,7 @@ async def _train(
             metrics["tokens_per_s"] = tokens / (time.perf_counter() - started)
             last = step == run.total_steps
             if (section.val_period > 0 and step % section.val_period == 0) or (last and section.val_at_end):
+                run.progress.doing("validating")
                 metrics |= await validate(learner, method)
             await run.end_step(step, metrics, tokens=tokens)
         await run.finish()

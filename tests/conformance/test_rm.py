@@ -104,7 +104,7 @@ def test_a_silent_pair_weighs_nothing() -> None:
     outputs = Outputs(values, values_N=values)
     out = bradley_terry_loss(outputs, batch, Totals(2, 2, {"pair": 2.0}), center=0.1)
     assert float(out.loss) == pytest.approx(math.log1p(math.exp(-2)) + 0.4)
-    assert float(out.metrics["accuracy"]) == 1
+    assert float(out.metrics["reward_accuracy"]) == 1
 
 
 def test_ranking_by_hand() -> None:

@@ -61,7 +61,7 @@ def test_a_reward_model_of_real_comparisons(place: Path) -> None:
     succeeded(hone(*argv, cwd=place, timeout=600))
     measured = last(place / "rm")
     assert measured["val_samples"] > 800
-    assert measured["val_accuracy"] > 0.57
+    assert measured["val_reward_accuracy"] > 0.57
 
 
 @pytest.mark.long

@@ -73,7 +73,7 @@ def test_a_converted_model_scores_the_same_in_transformers(
     measured = last_row(run)
     assert measured["val_score_chosen"] == pytest.approx(float(chosen.mean()), abs=1e-5)
     assert measured["val_score_rejected"] == pytest.approx(float(rejected.mean()), abs=1e-5)
-    assert measured["val_accuracy"] == float((chosen > rejected).float().mean())
+    assert measured["val_reward_accuracy"] == float((chosen > rejected).float().mean())
 
 
 def test_eval_rm_reads_a_run_or_a_model(place: Path, model: Path) -> None:
@@ -90,8 +90,8 @@ def test_eval_rm_reads_a_run_or_a_model(place: Path, model: Path) -> None:
         )
         assert "accuracy = " in ended.out
         report = json.loads((place / out / "report.json").read_text())
-        assert report["accuracy"] == pytest.approx(measured["val_accuracy"])
-        assert report["margin"] == pytest.approx(measured["val_margin"], abs=1e-5)
+        assert report["accuracy"] == pytest.approx(measured["val_reward_accuracy"])
+        assert report["margin"] == pytest.approx(measured["val_reward_margin"], abs=1e-5)
         assert report["calibration_error"] == pytest.approx(measured["val_calibration_error"], abs=1e-4)
         assert (place / out / "reliability.png").read_bytes().startswith(b"\x89PNG")
         assert len((place / out / "scores.jsonl").read_text().splitlines()) == report["pairs"] == 8
@@ -119,7 +119,7 @@ def test_training_goes_on_from_a_reward_model(place: Path, model: Path) -> None:
     run = "checkpointing.checkpoint_dir=again"
     succeeded(hone(*RM, *SHORT, "policy.model_name=converted", "rm.max_num_steps=1", run, cwd=place))
     first = last_row(place / "again")
-    assert first["margin"] != 0
+    assert first["reward_margin"] != 0
     assert tensors(place / "again").keys() == tensors(place / "run").keys()
 
 

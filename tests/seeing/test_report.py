@@ -16,9 +16,11 @@ from seeing_making import HOSTILE, make_run, record, write
 
 from hone.cli import main
 from hone.errors import DataError
-from hone.seeing import report, write_report
+from hone.process import hold
+from hone.seeing import draw_run, report, write_report
 from hone.seeing.panels import UNSHOWN, sections_of
 from hone.tracking import RunFolder
+from hone.tracking.story import write_end, write_start
 from hone.tracking.table import MetricTable
 
 CHROMIUM = next(
@@ -70,10 +72,39 @@ def test_every_kind_of_run_has_a_page_with_the_numbers_of_its_table(kind: str, t
     assert page.data["steps"] == [float(row["step"]) for row in rows]
     for name, values in page.data["metrics"].items():
         assert values == [float(row[name]) for row in rows]
-    assert set(page.data["metrics"]) == {k for k in rows[0] if k != "step" and any(row[k] for row in rows)}
+    assert set(page.data["metrics"]) == {
+        k for k in rows[0] if not k.endswith("step") and any(r[k] for r in rows)
+    }
     assert page.data["kind"] == kind
     assert page.data["story"]["versions"]["torch"]
     assert (page.data["rollouts"] is not None) == (kind in ("grpo", "ppo", "distill"))
+
+
+def test_the_page_of_a_run_that_ended_says_so_while_its_process_still_holds_the_folder(
+    tmp_path: Path,
+) -> None:
+    """The page is written by the run itself, just before it lets go."""
+    run = make_run(tmp_path / "run", "sft", ended=False)
+    with hold(run, "checkpointing.checkpoint_dir"):
+        assert page_of(run).data["state"] == "step 4 of 4, running"
+        write_end(RunFolder(run), step=4, stopped=None, error=None)
+        assert page_of(run).data["state"] == "step 4 of 4, finished"
+        write_start(RunFolder(run), kind="sft", total_steps=8, step=4)
+        assert page_of(run).data["state"] == "step 4 of 8, running"
+
+
+def test_a_picture_that_fails_is_told_and_is_no_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(tmp_path / "run", "sft")
+    assert draw_run(RunFolder(run), "sft") == []
+    (run / "curves.png").unlink()
+    (run / "curves.png").mkdir()
+    (run / "config.yaml").write_text("a: [")
+    curves, page = draw_run(RunFolder(run), "sft")
+    assert curves.startswith(f"{run / 'curves.png'} could not be made (IsADirectoryError")
+    assert page.startswith(f"{run / 'report.html'} could not be made (ConfigError")
+    assert f"`hone show {run} --html`" in page
 
 
 def test_rollouts_histograms_and_causes_by_hand(tmp_path: Path) -> None:

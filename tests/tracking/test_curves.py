@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from hone.tracking import draw_curves, draw_seeds
-from hone.tracking.curves import LOSS, NORM, Panel, limits, panels_of, smoothed
+from hone.tracking.curves import LOSS, NORM, Panel, draw_panel, limits, new_figure, panels_of, smoothed
 from hone.tracking.table import MetricTable
 
 
@@ -90,6 +90,25 @@ def test_smoothing_keeps_a_constant_and_a_slope_and_lags_behind_nothing() -> Non
     assert smoothed([2.0] * 50, 3) == pytest.approx([2.0] * 50)
     line = [float(i) for i in range(50)]
     assert smoothed(line, 2)[10:40] == pytest.approx(line[10:40])
+
+
+def test_preferences_and_reward_models_show_how_many_pairs_are_ranked_right() -> None:
+    columns = ["train_loss", "val_loss", "reward_accuracy", "val_reward_accuracy", "reward_margin"]
+    titles = [panel.title for panel in panels_of(columns)]
+    assert titles[:2] == ["Loss", "Pairs ranked right"]
+    assert "Margin of the chosen answer" in titles
+
+
+def test_a_spike_that_leaves_the_axes_is_named() -> None:
+    """The range is the usual values', and the picture says how far the line goes beyond it."""
+    figure = new_figure(4, 3, "run")
+    axes = figure.subplots()
+    values = [1.0] * 60 + [321.0] + [1.0] * 60
+    draw_panel(axes, NORM, {"grad_norm": ([float(i) for i in range(121)], values)})
+    assert axes.get_ylim()[1] < 5
+    assert [text.get_text() for text in axes.texts] == ["up to 321"]
+    draw_panel(axes := figure.subplots(), NORM, {"grad_norm": ([0.0, 1.0], [1.0, 2.0])})
+    assert not axes.texts
 
 
 def test_one_spike_does_not_flatten_the_rest() -> None:

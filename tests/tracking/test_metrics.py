@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -46,14 +47,74 @@ def test_the_columns_that_plotting_scripts_read_always_exist(tmp_path: Path) -> 
     log.close()
     header = (tmp_path / "metrics.csv").read_text().splitlines()[0].split(",")
     assert header[0] == "step"
-    assert {"train_loss", "val_loss", "learning_rate", "gpu_utilization"} <= set(header)
+    assert {"train_loss", "val_loss", "reward_accuracy", "learning_rate", "gpu_utilization"} <= set(header)
     assert rows(tmp_path / "metrics.csv")[0]["gpu_utilization"] == ""
 
 
-def test_a_run_that_samples_has_no_columns_that_stay_empty(tmp_path: Path) -> None:
-    with MetricLog(RunFolder(tmp_path), settings(), config={"grpo": {}}) as log:
-        log.log(1, {"reward": 0.5, "learning_rate": 0.1})
-    assert rows(tmp_path / "metrics.csv") == [{"step": "1", "learning_rate": "0.1", "reward": "0.5"}]
+PLOTTING_SCRIPT = """
+import csv, math, sys
+import matplotlib
+matplotlib.use("agg")
+import matplotlib.pyplot as plt
+with open(sys.argv[1]) as file:
+    rows = list(csv.DictReader(file))
+column = lambda name: [float(row[name] or "nan") for row in rows]
+fig, axes = plt.subplots(2, 2)
+for name, ax in zip(("val_loss", "reward_accuracy", "learning_rate", "gpu_utilization"), axes.flat):
+    line, = ax.plot(column("step"), column(name), color="red")
+    seen = [math.isfinite(y) for y in line.get_ydata()]
+    print(name, sum(a and b for a, b in zip(seen, seen[1:])))
+"""
+
+
+def test_a_script_that_plots_the_columns_draws_the_validation_as_a_line(tmp_path: Path) -> None:
+    """As people write such scripts: one plot a column, no look at what is blank. A line has segments where two values
+    stand next to each other."""
+    with MetricLog(RunFolder(tmp_path), settings()) as log:
+        for step in range(1, 11):
+            held_out = {"val_loss": 1 / step} if step % 4 == 0 else {}
+            log.log(step, {"train_loss": 2 / step, "learning_rate": 0.1, "reward_accuracy": 0.5, **held_out})
+    told = subprocess.run(
+        [sys.executable, "-c", PLOTTING_SCRIPT, str(tmp_path / "metrics.csv")],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+    segments = dict(zip(told[::2], map(int, told[1::2]), strict=True))
+    assert segments == {"val_loss": 6, "reward_accuracy": 9, "learning_rate": 9, "gpu_utilization": 0}
+
+
+def test_a_row_says_which_step_measured_its_held_out_metrics(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.csv"
+    table = MetricTable(path, None)
+    for step in range(1, 6):
+        table.add(step, {"train_loss": 1.0} | ({"val_loss": float(step)} if step in (2, 4) else {}))
+    table.close()
+    assert [(row["val_loss"], row["val_step"]) for row in rows(path)] == [
+        ("", ""), ("2", "2"), ("2", "2"), ("4", "4"), ("4", "4"),
+    ]  # fmt: skip
+    columns, read = read_table(path)
+    assert "val_step" not in columns
+    assert [row["val_loss"] for row in read] == ["", "2", "", "4", ""]
+
+
+def test_held_out_metrics_go_on_from_where_a_run_is_resumed(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.csv"
+
+    def add(table: MetricTable, first: int, last: int) -> None:
+        for step in range(first, last + 1):
+            table.add(step, {"train_loss": 1.0} | ({"val_loss": float(step)} if step % 3 == 0 else {}))
+        table.close()
+
+    add(MetricTable(path, None), 1, 8)
+    whole = path.read_text()
+    add(MetricTable(path, 4), 5, 8)
+    assert path.read_text() == whole
+    path.write_text("step,train_loss,val_loss\n1,1,\n2,1,5\n3,1,\n")  # of a version without val_step
+    add(MetricTable(path, 3), 4, 4)
+    assert [(row["val_loss"], row.get("val_step")) for row in rows(path)][1:] == [
+        ("5", ""), ("", ""), ("5", "2"),
+    ]  # fmt: skip
 
 
 def test_each_step_is_on_disk_when_log_returns(tmp_path: Path) -> None:
@@ -83,7 +144,7 @@ def test_a_step_logged_in_two_parts_is_one_row(tmp_path: Path) -> None:
     table.close()
     assert [(row["step"], row["train_loss"], row["val_loss"]) for row in rows(path)] == [
         ("1", "2", "3"),
-        ("2", "1", ""),
+        ("2", "1", "3"),
     ]
 
 

@@ -9,11 +9,14 @@ import re
 import select
 import subprocess
 import sys
+import threading
+import time
 
 import pytest
 
 from hone.tracking import Progress
-from hone.tracking.progress import duration, thousands
+from hone.tracking.activity import Activity, duration
+from hone.tracking.progress import thousands
 
 
 class Clock:
@@ -81,6 +84,45 @@ def test_a_phase_and_notes_print_plain_lines() -> None:
     assert lines[0] == "saved step_1 [not markup]"
     assert lines[-1] == "validation 8/8"
     assert len(lines) < 5
+
+
+def lines_within(stream: io.StringIO, count: int, seconds: float = 10.0) -> list[str]:
+    """The lines of a stream once it has `count` of them."""
+    limit = time.monotonic() + seconds
+    while stream.getvalue().count("\n") < count and time.monotonic() < limit:
+        time.sleep(0.005)
+    return stream.getvalue().splitlines()
+
+
+def test_a_slow_step_says_what_it_is_at_and_a_quick_one_does_not() -> None:
+    stream = io.StringIO()
+    with Progress(7, "grpo", stream=stream, quiet=0.1) as progress:
+        progress.doing("sampling")
+        assert lines_within(stream, 2)[:2] == ["step 1/7: sampling: 0s so far"] * 2
+        progress.doing("training")
+        assert "step 1/7: training: 0s so far" in lines_within(stream, stream.getvalue().count("\n") + 2)
+        progress.update(1, {"reward": 1.0})
+        told = stream.getvalue()
+        time.sleep(0.3)
+        assert stream.getvalue() == told, "nothing is going on"
+    quick = io.StringIO()
+    with Progress(7, "grpo", stream=quick, quiet=5.0) as progress:
+        progress.doing("sampling")
+    assert quick.getvalue() == ""
+
+
+def test_an_activity_ends_with_its_thread() -> None:
+    activity = Activity(stream=io.StringIO(), every=60.0)
+    activity.begin("loading")
+    activity.close()
+    assert "activity" not in [thread.name for thread in threading.enumerate()]
+
+
+def test_the_held_out_score_before_training_is_told() -> None:
+    progress, stream, _ = plain(9, "sft")
+    with progress:
+        progress.before_training({"val_loss": 2.5, "val_seconds": 3.0})
+    assert stream.getvalue() == "before training: val loss 2.5\n"
 
 
 def on_terminal(code: str) -> str:

@@ -46,8 +46,8 @@ def bradley_terry_loss(
         loss = loss + center * mean((chosen_P + rejected_P).square())
     with torch.no_grad():
         metrics = {
-            "accuracy": mean((gap_P > 0).to(gap_P.dtype)),
-            "margin": mean(gap_P),
+            "reward_accuracy": mean((gap_P > 0).to(gap_P.dtype)),
+            "reward_margin": mean(gap_P),
             "score_chosen": mean(chosen_P),
             "score_rejected": mean(rejected_P),
         }

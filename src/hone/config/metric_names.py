@@ -19,7 +19,7 @@ PREFERENCES = (
     "rewards_chosen",
     "rewards_rejected",
 )
-SCORED = ("accuracy", "margin", "score_chosen", "score_rejected", "score", "absolute_error")
+SCORED = ("reward_accuracy", "reward_margin", "score_chosen", "score_rejected", "score", "absolute_error")
 _ONLINE = {
     "val": ("accuracy", "reward", "completion_length", "truncated", "failed"),
     "train": (

@@ -3,12 +3,14 @@
     run.py       a run's folder, read         panels.py   which metrics are shown together
     terminal.py, words.py  `hone show`        samples.py  which rollouts a page holds
     compare.py   two runs                     report.py   `report.html`
+    pictures.py  what a run leaves that ends
 
 Readers only: nothing here changes what a run computes, and nothing imports torch.
 """
 
 from __future__ import annotations
 
+from hone.seeing.pictures import draw_run
 from hone.seeing.report import write_report
 
-__all__ = ["write_report"]
+__all__ = ["draw_run", "write_report"]

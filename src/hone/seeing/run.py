@@ -106,12 +106,14 @@ class RunView:
             return "finished"
         total = self.story.get("total_steps")
         at = f"step {self.step}" + (f" of {total}" if total else "")
-        if in_use(self.folder.path):
-            return f"{at}, running"
-        if "ended" in self.story:
+        if (
+            "ended" in self.story
+        ):  # also while the process that wrote it still holds the folder: it writes the report
             return (
                 f"{at}, stopped: {self.story['stopped']}" if self.story.get("stopped") else f"{at}, finished"
             )
+        if in_use(self.folder.path):
+            return f"{at}, running"
         if self.story:
             return f"{at}, ended without a word (killed?)"
         return at

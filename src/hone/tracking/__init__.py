@@ -6,6 +6,7 @@ importing this package must not delay a run's first step.
 
 from __future__ import annotations
 
+from hone.tracking.activity import working
 from hone.tracking.curves import draw_curves
 from hone.tracking.folder import RunFolder
 from hone.tracking.metrics import MetricLog
@@ -13,4 +14,4 @@ from hone.tracking.progress import Progress
 from hone.tracking.rollouts import write_rollouts
 from hone.tracking.seeds import draw_seeds
 
-__all__ = ["MetricLog", "Progress", "RunFolder", "draw_curves", "draw_seeds", "write_rollouts"]
+__all__ = ["MetricLog", "Progress", "RunFolder", "draw_curves", "draw_seeds", "working", "write_rollouts"]

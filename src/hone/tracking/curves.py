@@ -53,6 +53,21 @@ LOSS = Panel(
 ACCURACY = Panel(
     "Validation accuracy", (Line("val_accuracy", color=ORANGE, noisy=False, points=True),), percent=True
 )
+RANKED = Panel(
+    "Pairs ranked right",
+    (
+        Line("reward_accuracy", "train"),
+        Line("val_reward_accuracy", "validation", ORANGE, noisy=False, points=True),
+    ),
+    percent=True,
+)
+MARGIN = Panel(
+    "Margin of the chosen answer",
+    (
+        Line("reward_margin", "train", PURPLE),
+        Line("val_reward_margin", "validation", ORANGE, noisy=False, points=True),
+    ),
+)
 NORM = Panel("Gradient norm", (Line("grad_norm", color=PURPLE),), from_zero=True)
 RATE = Panel("Learning rate", (Line("learning_rate", color=GREEN, noisy=False),), from_zero=True)
 LENGTH = Panel("Completion length (tokens)", (Line("completion_length", color=GREEN),), from_zero=True)
@@ -69,7 +84,7 @@ MOST_PANELS = 6
 def panels_of(columns: Sequence[str]) -> list[Panel]:
     """The panels for a run with these metrics: reinforcement learning when there is a `reward`."""
     if "reward" not in columns:
-        return [LOSS, ACCURACY, RATE, NORM]
+        return [LOSS, RANKED, ACCURACY, MARGIN, RATE, NORM]
     parts = sorted(name for name in columns if name.startswith("reward_") and name != "reward_std")
     by_function = [Line(name, name[len("reward_") :], COLORS[i % 5]) for i, name in enumerate(parts)]
     functions = [Panel("Reward by function", tuple(by_function))] if len(parts) > 1 else []
@@ -175,6 +190,7 @@ def draw_panel(axes: Axes, panel: Panel, data: dict[str, Series]) -> None:
         draw_line(axes, line, steps, values, (low, high))
         if panel.percent:
             _mark_ends(axes, steps, values, line.color)
+        _mark_cut(axes, steps, values, high, line.color)
     axes.margins(x=0.04 if panel.percent else 0.02)
     axes.set_ylim(low, high)
     if panel.percent:
@@ -216,6 +232,26 @@ def _mark_ends(axes: Axes, steps: list[float], values: list[float], color: str) 
             fontweight="bold",
             color=color,
         )
+
+
+def _mark_cut(axes: Axes, steps: list[float], values: list[float], high: float, color: str) -> None:
+    """Where a spike leaves the axes, say how high it goes."""
+    top = max(values)
+    if top <= high:
+        return
+    step = steps[values.index(top)]
+    axes.plot([step], [high], marker="^", markersize=6, color=color, clip_on=False, zorder=5)
+    left = step <= (steps[0] + steps[-1]) / 2
+    axes.annotate(
+        f"up to {top:.3g}",
+        (step, high),
+        xytext=(8 if left else -8, -3),
+        textcoords="offset points",
+        ha="left" if left else "right",
+        va="center",
+        fontsize=8.5,
+        color=color,
+    )
 
 
 def limits(panel: Panel, values: Sequence[float]) -> tuple[float, float]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from hone.tracking.folder import RunFolder
 from hone.tracking.gpu import GpuMonitor
 from hone.tracking.sinks import MlflowSink, Sink, TensorBoardSink, WandbSink
-from hone.tracking.table import ALWAYS, MetricTable
+from hone.tracking.table import MetricTable
 
 if TYPE_CHECKING:
     from hone.config.schema import LoggerConfig
@@ -41,9 +41,7 @@ class MetricLog:
             self._sinks.append(MlflowSink(folder, logger.mlflow, resume_step, config))
         if logger.tensorboard_enabled:
             self._sinks.append(TensorBoardSink(folder.tensorboard, resume_step))
-        # Sampling runs have other losses, and columns that nothing ever fills mislead who reads the file.
-        samples = bool({"grpo", "ppo", "distillation"} & set(config or ()))
-        self._table = MetricTable(folder.metrics, resume_step, ("learning_rate",) if samples else ALWAYS)
+        self._table = MetricTable(folder.metrics, resume_step)
         self._gpu = GpuMonitor() if logger.monitor_gpus else None
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:

@@ -8,6 +8,8 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TextIO
 
+from hone.tracking.activity import QUIET_S, Activity, duration
+
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
     from rich.progress import TaskID
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
 SHOWN: dict[str, tuple[tuple[str, str], ...]] = {
     "sft": (("train_loss", "loss"), ("val_loss", "val loss")),
     "dpo": (("train_loss", "loss"), ("reward_accuracy", "accuracy"), ("val_reward_accuracy", "val accuracy")),
+    "rm": (("train_loss", "loss"), ("reward_accuracy", "accuracy"), ("val_reward_accuracy", "val accuracy")),
     "eval": (("accuracy", "accuracy"),),
     "grpo": (("reward", "reward"), ("val_accuracy", "val accuracy")),
     "distill": (
@@ -36,7 +39,8 @@ class Progress:
 
     kind: "sft", "grpo" or "eval" (whose steps are prompts), which decides the metrics shown. start_step: last
     step that an earlier process did. `every`: at most one plain line in so many seconds, after the first
-    three steps; the last step always prints.
+    three steps; the last step always prints. `quiet`: seconds without a line after which a step that is still going on
+    says what it is at.
     """
 
     def __init__(
@@ -47,6 +51,7 @@ class Progress:
         *,
         stream: TextIO | None = None,
         every: float = 2.0,
+        quiet: float = QUIET_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.total, self.kind, self.step, self.start_step = total_steps, kind, start_step, start_step
@@ -60,6 +65,7 @@ class Progress:
         self._rich: RichProgress | None = None
         self._run: TaskID | None = None
         self._phase: TaskID | None = None
+        self._activity = Activity(stream=stream, every=quiet)
 
     def __enter__(self) -> Progress:
         self._before = self._clock()
@@ -72,6 +78,7 @@ class Progress:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        self._activity.close()
         if self._rich is not None:
             self._rich.stop()  # keeps the last line and gives the cursor back, also after Ctrl-C
 
@@ -81,6 +88,7 @@ class Progress:
         self._history.append((now - self._before, tokens))
         self._before, self.step = now, step
         self._latest.update(metrics)
+        self._activity.end()
         text, left = self._text(), duration(self.seconds_left())
         if self._rich is not None and self._run is not None:
             self._rich.update(self._run, completed=step, text=text, left=f"{left} left")
@@ -88,6 +96,21 @@ class Progress:
         early = step - self.start_step <= 3
         if early or step >= self.total or now - self._printed >= self._every:
             self._print(f"{self._unit} {step}/{self.total}  {text}  left {left}")
+
+    def doing(self, what: str) -> None:
+        """Report what the step that is going on is at: shown beside the live line, or where a line is due once it takes
+        long."""
+        if self._rich is not None and self._run is not None:
+            self._rich.update(self._run, text=f"{self._text()}  [{what}]")
+        else:
+            self._activity.begin(f"{self._unit} {min(self.step + 1, self.total)}/{self.total}: {what}")
+
+    def before_training(self, metrics: Mapping[str, float]) -> None:
+        """Report the held-out metrics of the weights that the run began with."""
+        self._activity.end()
+        self._latest.update(metrics)
+        shown = self._shown(metrics)
+        self.note(f"before training: {shown}" if shown else "before training: nothing held out to measure")
 
     def phase(self, name: str, done: int, total: int) -> None:
         """Report work that is not a step, such as validation: a line of its own until `done == total`."""
@@ -118,9 +141,12 @@ class Progress:
         return pace * max(self.total - self.step, 0)
 
     def _text(self) -> str:
+        shown, rate = self._shown(self._latest), f"{thousands(self.tokens_per_second())} tok/s"
+        return f"{shown}  {rate}" if shown else rate
+
+    def _shown(self, metrics: Mapping[str, float]) -> str:
         named = SHOWN.get(self.kind, SHOWN["sft"])
-        shown = [f"{label} {self._latest[name]:.4g}" for name, label in named if name in self._latest]
-        return "  ".join([*shown, f"{thousands(self.tokens_per_second())} tok/s"])
+        return "  ".join(f"{label} {metrics[name]:.4g}" for name, label in named if name in metrics)
 
     def _live_phase(self, name: str, done: int, total: int) -> None:
         assert self._rich is not None
@@ -159,12 +185,3 @@ def thousands(value: float) -> str:
         if value >= limit:
             return f"{value / limit:.3g}{suffix}"
     return f"{value:.0f}"
-
-
-def duration(seconds: float) -> str:
-    """42s, 3m07s, 2h05m, 3d04h."""
-    whole = round(seconds)
-    for unit, below, first, second in ((86400, 3600, "d", "h"), (3600, 60, "h", "m"), (60, 1, "m", "s")):
-        if whole >= unit:
-            return f"{whole // unit}{first}{whole % unit // below:02d}{second}"
-    return f"{whole}s"

@@ -9,16 +9,33 @@ from pathlib import Path
 
 from hone.tracking.folder import naming, write_atomically
 
-ALWAYS = ("train_loss", "val_loss", "learning_rate", "gpu_utilization")
-"""Columns that every file of supervised training has, blank where there is no value, so that scripts which draw them
-need no `if`."""
+ALWAYS = ("train_loss", "val_loss", "reward_accuracy", "learning_rate", "gpu_utilization")
+"""Columns that every file has, blank where there is no value, so that scripts which draw them need no `if`."""
+HELD_OUT = "val_"
+"""What the names of held-out metrics begin with."""
+MEASURED_AT = "val_step"
+"""The step at which the held-out metrics of a row were measured. They stand in every row until they are measured
+again, since a plotting library draws no line through single values between blanks."""
 
 Row = dict[str, str]
 
 
 def read_table(path: Path) -> tuple[list[str], list[Row]]:
-    """Columns and rows of a metrics.csv. A line that was cut off (no newline at its end) and lines that are
-    not a row of this table are left out; a missing file is an empty table."""
+    """Columns and rows of a metrics.csv, held-out metrics in the row of the step that measured them alone.
+
+    A line that was cut off (no newline at its end) and lines that are not a row of this table are left out; a missing
+    file is an empty table.
+    """
+    columns, rows = _read(path)
+    for row in rows:
+        if row.get(MEASURED_AT, "") not in ("", row["step"]):
+            row.update({name: "" for name in row if name.startswith(HELD_OUT)})
+    return [name for name in columns if name != MEASURED_AT], [
+        {name: cell for name, cell in row.items() if name != MEASURED_AT} for row in rows
+    ]
+
+
+def _read(path: Path) -> tuple[list[str], list[Row]]:
     if not path.exists():
         return [], []
     text = path.read_bytes().decode("utf-8", errors="replace").replace("\0", "")
@@ -42,10 +59,13 @@ class MetricTable:
         self.path = path
         self.columns: list[str] = ["step", *always]
         self._rows: dict[int, Row] = {}
+        self._held_out: Row = {}
+        """Cells of the last validation, with its step."""
         if resume_step is not None:
-            columns, rows = read_table(path)
+            columns, rows = _read(path)
             self.columns = columns + [name for name in self.columns if name not in columns]
             self._rows = {int(row["step"]): row for row in rows if int(row["step"]) <= resume_step}
+            self._held_out = _last_held_out(self._rows)
         self._last = max(self._rows, default=-1)
         self._rewrite()
         self._file = open(path, "a", encoding="utf-8", newline="")  # noqa: SIM115 (open as long as the run is)
@@ -55,7 +75,7 @@ class MetricTable:
 
         A new column, or a step out of order, rewrites the file (atomically); anything else appends a line.
         """
-        cells = {name: _cell(value) for name, value in values.items()}
+        cells = self._with_held_out(step, {name: _cell(value) for name, value in values.items()})
         appends = step > self._last
         self._last = max(step, self._last)
         known = set(self.columns)
@@ -71,6 +91,14 @@ class MetricTable:
         self._rewrite()
         self._file = open(self.path, "a", encoding="utf-8", newline="")  # noqa: SIM115
 
+    def _with_held_out(self, step: int, cells: Row) -> Row:
+        """The cells of a step with the held-out metrics that hold at it; those of its own are remembered."""
+        own = {name: cell for name, cell in cells.items() if name.startswith(HELD_OUT)}
+        if own:
+            first = self._held_out.get(MEASURED_AT) != str(step)
+            self._held_out = {**({} if first else self._held_out), **own, MEASURED_AT: str(step)}
+        return {**cells, **self._held_out}
+
     def close(self) -> None:
         """Close the file. Every row is already in it."""
         with naming(self.path):
@@ -82,6 +110,15 @@ class MetricTable:
 
     def _line(self, row: Row) -> str:
         return _csv_line([row.get(name, "") for name in self.columns])
+
+
+def _last_held_out(rows: Mapping[int, Row]) -> Row:
+    """The held-out cells of the last row that has any, with the step that measured them."""
+    for step in sorted(rows, reverse=True):
+        found = {name: cell for name, cell in rows[step].items() if name.startswith(HELD_OUT) and cell}
+        if found:
+            return {MEASURED_AT: str(step), **found}
+    return {}
 
 
 def _csv_line(cells: list[str]) -> str:

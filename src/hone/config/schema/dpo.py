@@ -116,8 +116,12 @@ class PairPolicyConfig(SFTPolicyConfig):
 
 
 def _our_metric(value: Any) -> Any:
-    """Upstream names validation metrics after the dataset: `val:validation-default_loss`."""
-    return re.sub(r"^val:validation-[^:]*_(loss)$", r"val:val_\1", value) if isinstance(value, str) else value
+    """Upstream names validation metrics after the dataset, `val:validation-default_loss`, and calls the share of pairs
+    that are ranked right `accuracy`."""
+    if not isinstance(value, str):
+        return value
+    value = re.sub(r"^val:validation-[^:]*_(loss|accuracy)$", r"val:val_\1", value)
+    return re.sub(r"^(val:(?:val_)?|train:)(accuracy|margin)$", r"\1reward_\2", value)
 
 
 class DPOCheckpointingConfig(CheckpointingConfig):

@@ -246,8 +246,12 @@ function browser(found, title) {
   update();
   return [el("h2", {}, title), el("div", { class: "bar" }, slider, output, buttons), body, el("p", { class: "soft" }, found.note)];
 }
+// A setting's name may be broken after a dot or an underscore, and nowhere else.
+function keyCell(key) {
+  return el("td", { class: "key" }, ...key.split(/(?<=[._])/).flatMap((part) => [part, el("wbr")]));
+}
 function table(heads, rows, numbers) {
-  const cell = (tag) => (text, place) => el(tag, numbers.includes(place) ? { class: "number" } : {}, text);
+  const cell = (tag) => (text, place) => tag === "td" && place === 0 && heads[0] === "key" ? keyCell(text) : el(tag, numbers.includes(place) ? { class: "number" } : {}, text);
   return el("table", {}, el("thead", {}, el("tr", {}, ...heads.map(cell("th")))), el("tbody", {}, ...rows.map((row) => el("tr", {}, ...row.map(cell("td"))))));
 }
 
