@@ -26,8 +26,8 @@ class Scored:
     failure: str | None = None
     extra: dict[str, Any] = field(default_factory=dict)
     """What functions reported of it by `log_extra`, by column."""
-    weights: dict[str, float] = field(default_factory=dict)
-    """Of each function in the sum, at this moment of the run."""
+    weights: dict[str, float] = field(default_factory=dict, compare=False)
+    """Of each function in the sum, at this moment of the run: a batch has them in common, so they are not compared."""
 
 
 @dataclass(frozen=True)
