@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
+import socket
+import subprocess
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -141,6 +144,15 @@ class Hostile:
             hang("busy")
         if self.deed == "die":
             os._exit(3)
+        if self.deed == "reply":  # a length that promises what never comes
+            channel = next(
+                one for one in gc.get_objects() if isinstance(one, socket.socket) and one.fileno() > 0
+            )
+            channel.sendall((1 << 60).to_bytes(8, "big") + b"x" * 1000)
+            time.sleep(60)
+        if self.deed == "daemon":  # it leaves the process's session and group, and its parent
+            subprocess.run(["setsid", "--fork", "sleep", "301"], check=True)
+            return None, 1.0, True
         if self.deed == "raise":
             raise KeyError("no such move")
         replies = {

@@ -92,7 +92,7 @@ def test_an_environment_that_never_ends_is_ended(
 
 
 def test_what_fails_costs_one_sample_with_its_cause(play: Play) -> None:
-    deeds = ["hang", "die", "raise", "nan", "text reward", "wrong", "ok"]
+    deeds = ["hang", "die", "raise", "nan", "text reward", "wrong", "reply", "ok"]
     prompts = [asking("?", deed, deed=deed) for deed in deeds]
     played = [one for [one] in play({"path": here("Hostile"), "timeout_s": 0.5}, lambda id, b: "x", prompts)]
     causes = [one.rollout.failure for one in played]
@@ -106,15 +106,17 @@ def test_what_fails_costs_one_sample_with_its_cause(play: Play) -> None:
         "environment 'default' gave nan as a reward",
         "environment 'default' gave '1' as a reward; expected a number",
         "environment 'default' step returned 7; expected (observation, reward, done)",
+        "a message of 1,152,921,504,606,846,976 bytes is longer than the 67,108,864 that are read "
+        "in environment 'default'",
         None,
     ]
-    assert [one.reward for one in played] == [None] * 6 + [1.0]
+    assert [one.reward for one in played] == [None] * 7 + [1.0]
     with pytest.raises(
-        RewardError, match=r"6 of 7 rollouts failed .*max_failure_fraction=0.5.* timeout after"
+        RewardError, match=r"7 of 8 rollouts failed .*max_failure_fraction=0.5.* timeout after"
     ):
         check_failures(played, 0.5)
     check_failures(played, 0.9)
-    check_failures(played[5:], 0.1)  # one alone stops no run
+    check_failures(played[6:], 0.1)  # one alone stops no run
 
 
 def test_trl_environments_work_unchanged(play: Play, tokenizer: Any) -> None:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+import pytest
+from env_helpers import here
+
+from hone.config.schema import EnvConfig
+from hone.rollout.environments.pool import EnvironmentPool
 
 HERE = Path(__file__).resolve().parent
 PROGRAM = """
@@ -49,3 +56,27 @@ def test_processes_end_with_a_run_that_is_killed() -> None:
         while any(alive(pid) for pid in pids) and time.monotonic() < deadline:
             time.sleep(0.02)
         assert not any(alive(pid) for pid in pids)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has subreapers")
+def test_what_a_tool_started_ends_with_its_rollout_process() -> None:
+    """In a session of its own, with its parent dead: no process group reaches it."""
+
+    async def play(pool: EnvironmentPool) -> None:
+        async with pool.room("") as place:
+            await pool.call(place, "open", {"deed": "daemon"}, [])
+            await pool.call(place, "act", {"role": "assistant", "content": "x"})
+            assert len(_sleepers()) == len(before) + 1  # as long as its process lives, so does it
+
+    before = _sleepers()
+    with EnvironmentPool(EnvConfig(path=here("Hostile"))) as pool:
+        asyncio.run(play(pool))
+    deadline = time.monotonic() + 5
+    while _sleepers() != before and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert _sleepers() == before
+
+
+def _sleepers() -> set[str]:
+    out = subprocess.run(["pgrep", "-f", "^sleep 301"], capture_output=True, text=True).stdout
+    return set(out.split())

@@ -17,7 +17,7 @@ def length(completions, **kwargs):
     return [float(len(c)) for c in completions]
 
 
-def troubled(completions, **kwargs):
+def troubled(completions, log_metric=None, **kwargs):
     """len(completion), unless it asks for trouble."""
     rewards = []
     for completion in completions:
@@ -58,11 +58,31 @@ def troubled(completions, **kwargs):
             subprocess.Popen(["sleep", "300"], start_new_session=False)
             while True:
                 pass
+        elif word == "daemon":  # it leaves the worker's session and group, and its parent
+            subprocess.run(["setsid", "--fork", "sleep", "300"], check=True)
+            while True:
+                pass
+        elif word == "reply":  # a length that promises what never comes
+            _own_channel().sendall(int(completion.split()[1]).to_bytes(8, "big") + b"x" * 1000)
+            time.sleep(60)
+        elif word == "garble":
+            _own_channel().sendall((4).to_bytes(8, "big") + b"{{{{")
+            time.sleep(60)
+        elif word == "report":
+            log_metric("x" * (70 << 20), 1.0)
         elif word == "print":
             print("x" * 1_000_000)
             print("the last words", file=sys.stderr)
         rewards.append(float(len(completion)))
     return rewards
+
+
+def _own_channel():
+    """The worker's own socket, as a completion that took over the worker would find it."""
+    import gc
+    import socket
+
+    return next(one for one in gc.get_objects() if isinstance(one, socket.socket) and one.fileno() >= 0)
 
 
 def too_few(completions, **kwargs):

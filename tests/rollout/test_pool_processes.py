@@ -32,10 +32,28 @@ def test_a_killed_worker_is_replaced() -> None:
     asyncio.run(run())
 
 
-def test_what_a_killed_function_started_dies_with_it() -> None:
+@pytest.mark.parametrize("start", ["child", "daemon"])
+def test_what_a_killed_function_started_dies_with_it(start: str) -> None:
+    if start == "daemon" and sys.platform != "linux":
+        pytest.skip("only Linux has subreapers")
     before = _sleepers()
-    score([entry("troubled")], ["ok"] * 20 + ["child"])
+    score([entry("troubled")], ["ok"] * 20 + [start])
     assert _sleepers() == before
+
+
+@pytest.mark.parametrize(
+    ("completion", "cause"),
+    [
+        (f"reply {1 << 60}", "a message of 1,152,921,504,606,846,976 bytes is longer than the 67,108,864"),
+        ("reply 10", "a reply goes on behind its end"),
+        ("garble", "a reply is no JSON"),
+        ("report", "raised what it returned and reported is longer than 67,108,864 bytes"),
+    ],
+)
+def test_a_reply_that_is_none_fails_its_sample_alone(completion: str, cause: str) -> None:
+    scored = score([entry("troubled")], ["ok", completion, "ok"], timeout_s=20, num_workers=1)
+    assert [one.reward for one in scored] == [2.0, None, 2.0]
+    assert cause in (scored[1].failure or "")
 
 
 def test_a_child_that_outlives_the_worker_does_not_pass_for_it() -> None:

@@ -1,6 +1,6 @@
-"""What every process has that answers requests for a run: how messages travel, its limits, its end with the run.
+"""What every process has that answers requests for a run: its limits, and its end with the run.
 
-A message is its length in 8 bytes, then its bytes. The standard library alone is imported: these processes start fast.
+The standard library alone is imported: these processes start fast.
 """
 
 from __future__ import annotations
@@ -8,34 +8,8 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import socket
-import struct
 import sys
 import threading
-
-LENGTH = struct.Struct(">Q")
-
-
-def send(channel: socket.socket, message: bytes) -> None:
-    """Send one message."""
-    channel.sendall(LENGTH.pack(len(message)) + message)
-
-
-def receive(channel: socket.socket) -> bytes | None:
-    """The next message; None once the other side is gone."""
-    header = exactly(channel, LENGTH.size)
-    return None if header is None else exactly(channel, LENGTH.unpack(header)[0])
-
-
-def exactly(channel: socket.socket, size: int) -> bytes | None:
-    """So many bytes; None where the other side is gone before."""
-    data = bytearray()
-    while len(data) < size:
-        part = channel.recv(min(size - len(data), 1 << 20))
-        if not part:
-            return None
-        data += part
-    return bytes(data)
 
 
 def end_with_parent() -> None:

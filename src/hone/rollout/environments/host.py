@@ -21,18 +21,26 @@ from collections.abc import Mapping
 from typing import Any
 
 from hone.importing import Missing, find
-from hone.rollout.child import LENGTH, end_with_parent, exactly, limit, receive, send
+from hone.rollout.child import end_with_parent, limit
 from hone.rollout.environments.adapters import Kind, kind_of
 from hone.rollout.environments.base import Unusable
 from hone.rollout.environments.session import Defect, Session
+from hone.rollout.framing import LENGTH, REPLY_BYTES, exactly, receive, reply
+from hone.rollout.supervise import supervise
 
 _MAX_TEXT = 500  # characters of an exception's message
 _MAX_TRACEBACK = 8000
+_TOO_LONG = {
+    "raised": f"answered with more than {REPLY_BYTES:,} bytes",
+    "type": "OverflowError",
+    "traceback": "",
+}
 
 
 def main(channel_fd: int) -> None:
     """Serve requests on the socket until the parent closes it: {"op": "load", …}, then {"op": "fork"} any number of
     times."""
+    supervise()
     end_with_parent()
     faulthandler.enable()
     channel = socket.socket(fileno=channel_fd)
@@ -69,6 +77,7 @@ def _child(fds: list[int], kind: Kind, limits: Mapping[str, Any]) -> None:
         os.setsid()
         os.dup2(fds[1], 0)
         os.close(fds[1])
+        supervise()
         end_with_parent()
         limit(limits["memory_limit_mb"])
         channel = socket.socket(fileno=fds[0])
@@ -155,5 +164,5 @@ def _raised(error: BaseException) -> dict[str, Any]:
     return {"raised": said + where, "type": type(error).__name__, "traceback": whole}
 
 
-def _send(channel: socket.socket, reply: Mapping[str, Any]) -> None:
-    send(channel, json.dumps(reply).encode())
+def _send(channel: socket.socket, answer: dict[str, Any]) -> None:
+    reply(channel, answer, _TOO_LONG)

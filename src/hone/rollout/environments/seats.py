@@ -18,14 +18,15 @@ from typing import Any
 
 from hone.config.schema import EnvironmentConfig
 from hone.errors import ConfigError
-from hone.rollout.child import LENGTH
-from hone.rollout.rewards.process import CallFailed, Died, TimedOut
+from hone.rollout.framing import BadFrame, Inbox, framed
+from hone.rollout.rewards.process import CallFailed, Died, TimedOut, stop
 
 _BOOT = (
     "import json, sys; fd, sys.path[:] = json.loads(sys.argv[1]); "
     "from hone.rollout.environments.host import main; main(fd)"
 )
 _FORK_S = 60.0  # for a machine that swaps
+_END_S = 5.0
 _LOG_TAIL = 4000
 
 
@@ -98,7 +99,7 @@ class Host:
             assert self._channel is not None
             self._channel.setblocking(True)
             try:
-                socket.send_fds(self._channel, [LENGTH.pack(len(message)) + message], [theirs.fileno(), out])
+                socket.send_fds(self._channel, [framed(message)], [theirs.fileno(), out])
                 reply = exchange(self._channel, b"", _FORK_S)
             except OSError as error:
                 raise Died(f"the host of environments is gone: {error}") from error
@@ -107,12 +108,16 @@ class Host:
         return Seat(ours, into, reply["ok"])
 
     def close(self) -> None:
-        """End the host; seats are closed on their own."""
+        """End the host with all that it started; seats are closed on their own."""
         if self._process is None:
             return
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+        stop(self._process)
+        try:
+            self._process.wait(_END_S)
+        except subprocess.TimeoutExpired:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
         if self._process.stdin is not None:
             self._process.stdin.close()
         if self._channel is not None:
@@ -158,17 +163,28 @@ class Seat:
             return
         self.open = False
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.pid, signal.SIGKILL)
+            if sys.platform == "linux":
+                os.kill(self.pid, signal.SIGTERM)  # see `supervise`
+            else:
+                os.killpg(self.pid, signal.SIGKILL)
         self._channel.close()
         os.close(self._lifeline)
 
 
 def exchange(channel: socket.socket, message: bytes, timeout_s: float) -> Mapping[str, Any]:
-    """Write a message (unless it is empty), read one reply. Raises TimedOut, or Died at the end of the stream."""
+    """Write a message (unless it is empty), read one reply. Raises TimedOut; or Died at the end of the stream, and for
+    what is no reply."""
+    try:
+        return _exchange(channel, message, timeout_s)
+    except BadFrame as bad:
+        raise Died(str(bad)) from None
+
+
+def _exchange(channel: socket.socket, message: bytes, timeout_s: float) -> Mapping[str, Any]:
     deadline = time.monotonic() + timeout_s
     channel.setblocking(False)
-    unsent = memoryview(LENGTH.pack(len(message)) + message if message else b"")
-    received = bytearray()
+    unsent = memoryview(framed(message) if message else b"")
+    inbox = Inbox()
     with selectors.DefaultSelector() as selector:
         selector.register(channel, selectors.EVENT_READ | (selectors.EVENT_WRITE if unsent else 0))
         while True:
@@ -185,13 +201,10 @@ def exchange(channel: socket.socket, message: bytes, timeout_s: float) -> Mappin
                         part = channel.recv(1 << 20)
                         if not part:
                             raise Died("process died")
-                        received += part
+                        inbox.add(part)
                 except BlockingIOError:
                     continue
                 except (BrokenPipeError, ConnectionResetError):
                     raise Died("process died") from None
-            if (
-                len(received) >= LENGTH.size
-                and len(received) - LENGTH.size == LENGTH.unpack_from(received)[0]
-            ):
-                return json.loads(received[LENGTH.size :])
+            if (answer := inbox.answer()) is not None:
+                return answer

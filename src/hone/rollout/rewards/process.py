@@ -19,7 +19,7 @@ from typing import Any
 
 from hone.errors import RewardError
 from hone.importing import search_path
-from hone.rollout.child import LENGTH
+from hone.rollout.framing import BadFrame, Inbox, framed
 from hone.rollout.rewards.resolve import RewardSpec
 from hone.rollout.sandbox import SandboxLimits
 
@@ -76,8 +76,9 @@ class WorkerProcess:
 
     @property
     def pid(self) -> int | None:
-        """Process (and group) id of the running worker."""
-        return None if self._process is None else self._process.pid
+        """Process (and group) id of the running worker: its own where it has told, else of who waits for it."""
+        told = next(iter(self._described.values()), {})
+        return None if self._process is None else told.get("pid", self._process.pid)
 
     def load(self, spec: RewardSpec) -> dict[str, Any]:
         """Start the worker if needed and have it import the function; what it takes (see load.describe).
@@ -117,7 +118,7 @@ class WorkerProcess:
         self._closed.set()
         process = self._process
         if process is not None:
-            _kill_group(process)
+            stop(process)
 
     def reap(self) -> None:
         """Clean up after `close`, when no call is in progress."""
@@ -152,8 +153,8 @@ class WorkerProcess:
         assert process.stdout is not None
         assert channel is not None
         deadline = time.monotonic() + timeout_s
-        unsent = memoryview(LENGTH.pack(len(message)) + message)
-        received = bytearray()
+        unsent = memoryview(framed(message))
+        inbox = Inbox()
         with selectors.DefaultSelector() as selector:
             selector.register(channel, selectors.EVENT_READ | selectors.EVENT_WRITE)
             selector.register(process.stdout, selectors.EVENT_READ)
@@ -171,13 +172,10 @@ class WorkerProcess:
                         unsent = self._send(channel, unsent)
                         if not unsent:
                             selector.modify(channel, selectors.EVENT_READ)
-                    if events & selectors.EVENT_READ and not self._receive(channel, received):
+                    if events & selectors.EVENT_READ and not self._receive(channel, inbox):
                         raise self._death()
-                if (
-                    len(received) >= LENGTH.size
-                    and len(received) - LENGTH.size == LENGTH.unpack_from(received)[0]
-                ):
-                    return json.loads(received[LENGTH.size :])
+                if (answer := self._answer(inbox)) is not None:
+                    return answer
                 if self._closed.is_set() or (not ready and process.poll() is not None):
                     raise self._death()
 
@@ -189,16 +187,25 @@ class WorkerProcess:
         except (BrokenPipeError, ConnectionResetError):
             raise self._death() from None
 
-    def _receive(self, channel: socket.socket, received: bytearray) -> bool:
-        """Append what has arrived; False at the end of the stream."""
+    def _receive(self, channel: socket.socket, inbox: Inbox) -> bool:
+        """Keep what has arrived; False at the end of the stream. Raises Died for what is no reply."""
         try:
             part = channel.recv(1 << 20)
         except BlockingIOError:
             return True
         except ConnectionResetError:
             return False
-        received += part
+        try:
+            inbox.add(part)
+        except BadFrame as bad:
+            raise Died(str(bad), self._kill()) from None
         return bool(part)
+
+    def _answer(self, inbox: Inbox) -> dict[str, Any] | None:
+        try:
+            return inbox.answer()
+        except BadFrame as bad:
+            raise Died(str(bad), self._kill()) from None
 
     def _drain(self, fd: int) -> bool:
         """Read the worker's output into the log and the tail; False at its end."""
@@ -220,13 +227,19 @@ class WorkerProcess:
         return Died(f"worker exited with code {code}", detail)
 
     def _kill(self) -> str:
-        """Kill the worker and everything in its group, wait for it, and return the last of its output."""
+        """Kill the worker and everything it started, wait for it, and return the last of its output."""
         process, channel = self._process, self._channel
         if process is None:
             return ""
-        _kill_group(process)
-        with contextlib.suppress(subprocess.TimeoutExpired):  # unkillable (disk wait): it ends when it can
+        stop(process)
+        try:
             process.wait(_KILL_WAIT_S)
+        except subprocess.TimeoutExpired:
+            _kill_group(process)
+            with contextlib.suppress(
+                subprocess.TimeoutExpired
+            ):  # unkillable (disk wait): it ends when it can
+                process.wait(_KILL_WAIT_S)
         if process.stdout is not None:
             os.set_blocking(process.stdout.fileno(), False)
             with contextlib.suppress(BlockingIOError):
@@ -238,6 +251,15 @@ class WorkerProcess:
                 stream.close()
         self._process = self._channel = None
         return self._tail.decode(errors="replace").strip()
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """Have a supervised process (see `supervise`) end with all that it started; do not wait for it."""
+    if sys.platform == "linux":
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            process.terminate()
+    else:
+        _kill_group(process)
 
 
 def _kill_group(process: subprocess.Popen[bytes]) -> None:

@@ -4,16 +4,15 @@ Started by process.py. Requests are pickles from the parent; replies are JSON, s
 function returns can run code in the parent; both have an 8-byte length before them. Imports the standard
 library only.
 
-The process is the leader of its own session: Ctrl-C in the terminal does not reach it, and killing its
-group kills what its functions started. It ends when the parent is gone, even from inside a function that
-never returns: the kernel then signals the group (see `child.end_with_parent`).
+The process is the leader of its own session: Ctrl-C in the terminal does not reach it. It ends when the run is gone,
+even from inside a function that never returns: the kernel then signals the group (see `child.end_with_parent`). What
+its functions started ends with it, whatever session that is in (see `supervise`).
 """
 
 from __future__ import annotations
 
 import faulthandler
 import inspect
-import json
 import os
 import pickle
 import socket
@@ -22,12 +21,19 @@ from collections.abc import Callable
 from types import SimpleNamespace, TracebackType
 from typing import Any
 
-from hone.rollout.child import end_with_parent, limit, receive, send
+from hone.rollout.child import end_with_parent, limit
+from hone.rollout.framing import REPLY_BYTES, receive, reply
 from hone.rollout.rewards import metrics, settings
 from hone.rollout.rewards.load import Unusable, describe, load, made
+from hone.rollout.supervise import supervise
 
 _MAX_TEXT = 500  # characters of an exception's message
 _MAX_TRACEBACK = 8000
+_TOO_LONG = {
+    "raised": f"what it returned and reported is longer than {REPLY_BYTES:,} bytes",
+    "type": "OverflowError",
+    "traceback": "",
+}
 
 
 class _Defect(Exception):
@@ -36,6 +42,7 @@ class _Defect(Exception):
 
 def main(channel_fd: int, memory_limit_mb: int | None) -> None:
     """Serve requests on the socket `channel_fd` until the parent closes it."""
+    supervise()
     end_with_parent()
     limit(memory_limit_mb)
     faulthandler.enable()
@@ -43,7 +50,7 @@ def main(channel_fd: int, memory_limit_mb: int | None) -> None:
     channel.set_inheritable(False)
     functions: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {}
     while (message := receive(channel)) is not None:
-        send(channel, json.dumps(_handle(message, functions)).encode())
+        reply(channel, _handle(message, functions), _TOO_LONG)
     os._exit(0)
 
 
@@ -77,7 +84,7 @@ def _load(
     """Import a function, have it prepare itself, and say what it takes (see load.describe)."""
     settings.tell(request["settings"])
     function, kwargs = made(load(request["target"]), request["kwargs"])
-    described = describe(function, kwargs)
+    described = describe(function, kwargs) | {"pid": os.getpid()}
     if (prepare := getattr(function, "prepare", None)) is not None:
         note = prepare(**kwargs)
         described["note"] = note if isinstance(note, str) else None

@@ -16,7 +16,7 @@ import tempfile
 import time
 from typing import Any
 
-from hone.rollout.child import receive, send
+from hone.rollout.framing import receive, send
 from hone.rollout.sandbox import program
 from hone.rollout.sandbox.jail import Jail
 from hone.rollout.sandbox.memory import Meter

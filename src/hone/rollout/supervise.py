@@ -1,0 +1,125 @@
+"""A process that stays behind to end what another one leaves: children that call setsid escape a process group.
+
+`supervise()` forks. The child goes on; its parent adopts whatever the child's descendants leave behind (it is their
+"subreaper", see prctl(2)) and ends with the child, or with the run, after it has killed them all. Linux; elsewhere
+nothing is done, and process groups are all there is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import select
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import NoReturn
+
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
+_ROUNDS = 1000
+
+
+def supervise() -> None:
+    """Return in a child that leads a session of its own; this process only waits from here on.
+
+    Standard input must be a pipe on which nobody writes, and that closes when the run ends. SIGTERM ends both.
+    """
+    if sys.platform != "linux":
+        return
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    woken, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    before = {number: signal.getsignal(number) for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT)}
+    signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+    for number in before:
+        signal.signal(number, lambda *_: None)
+    child = os.fork()
+    if child:
+        _wait(child, woken, wake)
+    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    signal.set_wakeup_fd(-1)
+    for number, handler in before.items():
+        signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+    os.close(woken)
+    os.close(wake)
+    os.setsid()
+
+
+def _wait(child: int, woken: int, wake: int) -> NoReturn:
+    """Until the child, or the run, has ended; then end everything, and end as the child did."""
+    status = None
+    try:
+        _close_all_but(0, woken, wake)
+        poll = select.poll()
+        poll.register(0, 0)  # the end of a pipe is told unasked
+        poll.register(woken, select.POLLIN)
+        told = False
+        while status is None and not told:
+            for descriptor, _ in poll.poll():
+                told |= descriptor == 0 or signal.SIGTERM in os.read(woken, 1 << 12)
+            status = _reap(child)
+        if status is None:  # one that is ending already keeps the status that it ends with
+            os.kill(child, signal.SIGKILL)
+            status = os.waitpid(child, 0)[1]
+        kill_descendants()
+        _end_as(status)
+    finally:
+        os._exit(1)
+
+
+def _close_all_but(*kept: int) -> None:
+    """Descriptors of the child's: whoever reads from them must see their end."""
+    low = 0
+    for descriptor in (*sorted(kept), 1 << 16):
+        if low < descriptor:  # os.closerange(0, 0) closes everything
+            os.closerange(low, descriptor)
+        low = descriptor + 1
+
+
+def _reap(child: int) -> int | None:
+    """The child's status, if it has ended; others that have ended are forgotten."""
+    found = None
+    with contextlib.suppress(ChildProcessError):
+        while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+            found = ended[1] if ended[0] == child else found
+    return found
+
+
+def _end_as(status: int) -> None:
+    """End in the way that a status tells of."""
+    if os.WIFSIGNALED(status):
+        with contextlib.suppress(OSError, ValueError):
+            signal.signal(os.WTERMSIG(status), signal.SIG_DFL)
+        os.kill(os.getpid(), os.WTERMSIG(status))
+    os._exit(os.WEXITSTATUS(status) if os.WIFEXITED(status) else 1)
+
+
+def kill_descendants() -> None:
+    """Kill what there is until nothing is left. Orphans come to us, if we are their subreaper."""
+    for _ in range(_ROUNDS):
+        children = descendants(os.getpid())
+        if not children:
+            return
+        for number in (signal.SIGSTOP, signal.SIGKILL):  # stopped first: none forks while others are killed
+            for pid in children:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.kill(pid, number)
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        time.sleep(0.001)
+
+
+def descendants(root: int) -> list[int]:
+    """Process ids below one, as /proc has them; none where there is no /proc."""
+    parents: dict[int, int] = {}
+    for name in os.listdir("/proc") if os.path.isdir("/proc") else ():
+        if name.isdigit():
+            with contextlib.suppress(OSError, ValueError, IndexError):
+                parents[int(name)] = int(Path(f"/proc/{name}/stat").read_text().rpartition(")")[2].split()[1])
+    found = {root}
+    while new := {pid for pid, parent in parents.items() if parent in found} - found:
+        found |= new
+    return sorted(found - {root})
