@@ -177,9 +177,12 @@ def test_a_last_turn_that_the_template_leaves_open_gets_eos(chatml):
         "{% else %}{{ m.content }}{% endif %}{% endfor %}"
     )
     tokenizer = with_template(chatml, template)
-    assert targets(tokenizer, {"messages": TWO_TURNS}) == ["It is 12.", "You are welcome.<|im_end|>"]
+    assert targets(tokenizer, {"messages": TWO_TURNS}) == [
+        "It is 12.<|im_start|>",
+        "You are welcome.<|im_end|>",
+    ]
     assert targets(tokenizer, {"messages": TWO_TURNS}, add_eos=False)[-1] == "You are welcome."
-    assert targets(tokenizer, {"messages": TWO_TURNS[:3]}) == ["It is 12."]
+    assert targets(tokenizer, {"messages": TWO_TURNS[:3]}) == ["It is 12.<|im_start|>"]
 
 
 def test_a_generation_prompt_that_opens_what_the_turn_does_not_have(chatml):

@@ -11,8 +11,12 @@ all of it is a target; in prompt-completion the completion. The prompt's tokens 
 generator will be given: where tokens would merge across the border, the two sides are tokenised apart. (TRL
 lets the completion begin earlier then, with a warning; in all other cases the tokens are the same.)
 
-A chat template places BOS and end-of-turn tokens itself. One that writes no special token at all is treated
-as plain text; and a last assistant turn that ends in no special token gets the EOS.
+A chat template places BOS and end-of-turn tokens itself. Where an assistant's turn ends with the token that
+opens the next (GLM-4), or a template's marks leave its end out, that token is a target too. A template that writes
+no special token at all is treated as plain text; and a last assistant turn that ends in no special token gets the EOS.
+
+Messages are given to a template in the form that it reads (`hone.data.messages`), what it writes is compared with them
+(`hone.data.rendering`), and what a user or a tool says is never encoded as a control token (`hone.data.control`).
 """
 
 from __future__ import annotations
@@ -20,45 +24,26 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import PurePath
 from typing import Any
 
-import jinja2
-
+from hone.chat_template import REFUSALS, Traits, special_run, special_texts, traits_of
+from hone.data import rendering
+from hone.data.control import ControlTokens
 from hone.data.formats import Example, PromptText
-from hone.data.spans import Span, common_length, joined, overlap, turn_span
-from hone.errors import DataError
+from hone.data.messages import canonical, for_template
+from hone.data.rendering import Finding
+from hone.data.spans import Span, common_length, joined, turn_span
+from hone.data.tokens import Encoded, Rendered, Tokens
+from hone.errors import ConfigError, DataError
 from hone.types import Message
 
+__all__ = ["Encoded", "Encoder", "Rendered"]
 _MARK = re.compile(r"\{%-?\s*generation\s*-?%\}")
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """Tokens of one sample; `mask[t]` says that token t is a target. The first token never is."""
-
-    tokens: list[int]
-    mask: list[bool]
-    truncated: bool = False
-
-    @property
-    def has_target(self) -> bool:
-        return any(self.mask)
-
-
-@dataclass(frozen=True)
-class Rendered:
-    """Text with the character spans that are targets, before it is tokenised."""
-
-    text: str
-    spans: list[Span]
-    bare: bool = False
-    """No template wrote special tokens into it: BOS is to be added."""
-    prompted: bool = False
-    """A prompt and its completion: the prompt's tokens must be the prompt's alone."""
-    add_eos: bool = False
+_TRUSTED = ("system", "developer", "assistant")
+"""Roles whose text is written by whoever makes the data, and may hold control tokens on purpose."""
 
 
 @dataclass
@@ -90,16 +75,21 @@ class Encoder:
         if not example.messages:
             text, start = example.prompt + example.completion, len(example.prompt)
             return self._bare(text, [(start, len(text))], answered=True)
-        marked = _MARK.search(self.tokenizer.get_chat_template(tools=example.tools))
-        text, spans = self._marked_spans(example) if marked else self._found_spans(example)
+        template = self.template(example.tools)
+        example = replace(example, messages=tuple(self.prepared(example.messages, example.tools)))
+        text, spans = self._marked_spans(example) if _MARK.search(template) else self._found_spans(example)
+        spans = [(start, self._closed(text, start, end, template)) for start, end in spans]
         answered = example.messages[-1]["role"] == "assistant"
-        if not self._has_special(text):
-            return self._bare(text, spans, answered)
-        return Rendered(text, spans, add_eos=self.add_eos and answered and not self._ends_special(text))
+        if self._has_special(text):
+            eos = self.add_eos and answered and not self._ends_special(text)
+            made = Rendered(text, spans, add_eos=eos and self.tokenizer.eos_token is not None)
+        else:
+            made = self._bare(text, spans, answered)
+        return replace(made, findings=self._findings(example, made))
 
     def tokenize(self, rendered: Sequence[Rendered]) -> list[Encoded]:
         """Tokenise together what was rendered one by one."""
-        return [self._cut(e) for e in self._encode_all(rendered)]
+        return [self._cut(e) for e in self._tokens.encode(rendered)]
 
     def render_prompt(self, prompt: PromptText) -> Rendered:
         """The text that a model continues. A conversation that ends with the assistant is continued there."""
@@ -108,99 +98,87 @@ class Encoder:
         continued = prompt.content[-1]["role"] == "assistant"
         how = "continue_final_message" if continued else "add_generation_prompt"
         kwargs = {**prompt.template_kwargs, how: continued or self.add_generation_prompt}
-        text = self.apply(prompt.content, prompt.tools, kwargs)
-        return Rendered(text, [], bare=not self._has_special(text))
+        messages = self.prepared(prompt.content, prompt.tools)
+        text = self.apply(messages, prompt.tools, kwargs)
+        found = rendering.check(messages, text, (), (), self.name, prompt.tools)
+        return Rendered(text, [], bare=not self._has_special(text), findings=tuple(found))
 
     def encode_prompts(self, prompts: Sequence[Rendered]) -> list[list[int]]:
         """The tokens that a generator continues."""
-        ids = self._ids([p.text for p in prompts])
-        return [self._with_bos(tokens) if p.bare else tokens for p, tokens in zip(prompts, ids, strict=True)]
+        ids = self._tokens.ids([p.text for p in prompts])
+        pairs = zip(prompts, ids, strict=True)
+        return [self._tokens.with_bos(tokens) if p.bare else tokens for p, tokens in pairs]
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        """How many tokens each text has, with nothing added."""
-        return [len(tokens) for tokens in self._ids(list(texts))]
+        """How many tokens each text has as a message's, with nothing added."""
+        return [len(tokens) for tokens in self._tokens.ids([self.control.guard(text) for text in texts])]
 
-    def tokens_of(self, text: str) -> list[int]:
-        """The tokens of a text, with nothing added."""
-        return self._ids([text])[0]
-
-    # ---- text to tokens
+    def tokens_of(self, text: str, behind: str = "") -> list[int]:
+        """The tokens of a text that goes on where the text `behind` ends, with nothing added."""
+        before, alone = self._tokens.ids([behind, text])
+        return self._tokens.continuation(behind, before, text) or alone
 
     def _bare(self, text: str, spans: list[Span], answered: bool) -> Rendered:
         eos = self.tokenizer.eos_token
-        ended = eos is None or text.endswith(eos)
+        ended = eos is not None and text.endswith(eos)
+        endless = self.add_eos and eos is None
         return Rendered(
             text,
             spans,
             bare=True,
             prompted=len(spans) == 1 and spans[0][1] == len(text),
-            add_eos=self.add_eos and answered and not ended,
+            add_eos=self.add_eos and answered and not ended and not endless,
+            findings=(Finding(0, "assistant", "end of turn", "untrained"),) if endless else (),
         )
 
-    def _encode_all(self, rendered: Sequence[Rendered]) -> list[Encoded]:
-        texts = [r.text for r in rendered]
-        prompts = iter(self._ids([r.text[: r.spans[0][0]] for r in rendered if r.prompted]))
-        offsets: Sequence[Sequence[Span] | None] = [None] * len(texts)
-        if self.tokenizer.is_fast and not all(r.prompted for r in rendered):
-            more = {"return_offsets_mapping": True, "return_attention_mask": False}
-            out = self.tokenizer(texts, add_special_tokens=False, **more)
-            ids, offsets = out["input_ids"], out["offset_mapping"]
-        else:
-            ids = self._ids(texts)
-        encoded = []
-        for r, tokens, places in zip(rendered, ids, offsets, strict=True):
-            if r.prompted:
-                tokens, mask = self._completion(r, tokens, next(prompts))
-            else:
-                mask = self._prefix_mask(r, tokens) if places is None else overlap(places, r.spans)
-            if r.bare:
-                before = len(tokens)
-                tokens = self._with_bos(tokens)
-                mask = [False] * (len(tokens) - before) + mask
-            if r.add_eos:
-                tokens, mask = [*tokens, self.tokenizer.eos_token_id], [*mask, True]
-            encoded.append(Encoded(tokens, [False, *mask[1:]] if mask else mask))
-        return encoded
-
-    def _completion(self, r: Rendered, whole: list[int], prompt: list[int]) -> tuple[list[int], list[bool]]:
-        if whole[: len(prompt)] != prompt:
-            whole = prompt + self._ids([r.text[r.spans[0][0] :]])[0]
-        return whole, [False] * len(prompt) + [True] * (len(whole) - len(prompt))
-
-    def _prefix_mask(self, r: Rendered, tokens: list[int]) -> list[bool]:
-        """Without character offsets (slow tokenizers): the tokens up to each border must begin the whole."""
-        mask = [False] * len(tokens)
-        for span in r.spans:
-            begin, end = self._ids([r.text[: span[0]], r.text[: span[1]]])
-            if tokens[: len(begin)] != begin or tokens[: len(end)] != end:
-                raise DataError(
-                    f"tokens of {self.name} merge across the border of an assistant turn, and it gives no "
-                    "character offsets to find it; use a fast tokenizer (tokenizer.json)"
+    def _findings(self, example: Example, made: Rendered) -> tuple[Finding, ...]:
+        """What the rendering does not say or train on as the messages do. Raises DataError for what is lost."""
+        messages = example.messages
+        trained = [
+            i for i, m in enumerate(messages) if m["role"] == "assistant" and i >= example.num_prompt_messages
+        ]
+        trained = trained[-1:] if self.only_unmask_final else trained
+        found = rendering.check(messages, made.text, made.spans, trained, self.name, example.tools)
+        if len(made.spans) == len(trained):
+            for i, (start, end) in zip(trained, made.spans, strict=True):
+                last = i == len(messages) - 1
+                closed = self._ends_special(made.text[start:end]) or (
+                    last and (made.add_eos or not self.add_eos)
                 )
-            mask[len(begin) : len(end)] = [True] * (len(end) - len(begin))
-        return mask
-
-    def _ids(self, texts: list[str]) -> list[list[int]]:
-        if not texts:
-            return []
-        return self.tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]
-
-    def _with_bos(self, tokens: list[int]) -> list[int]:
-        """Put BOS first, where the tokenizer does so by itself and the text does not bring one."""
-        bos = self._own_bos
-        return tokens if bos is None or tokens[:1] == [bos] else [bos, *tokens]
-
-    @cached_property
-    def _own_bos(self) -> int | None:
-        bos = self.tokenizer.bos_token_id
-        return bos if self.add_bos and self.tokenizer("a")["input_ids"][:1] == [bos] else None
+                found += [] if closed else [Finding(i, "assistant", "end of turn", "untrained")]
+        return tuple(found)
 
     def _cut(self, e: Encoded) -> Encoded:
         if self.max_length is None or len(e.tokens) <= self.max_length:
             return e
-        return Encoded(e.tokens[: self.max_length], e.mask[: self.max_length], truncated=True)
+        return replace(e, tokens=e.tokens[: self.max_length], mask=e.mask[: self.max_length], truncated=True)
 
     # ---- conversations
+
+    def template(self, tools: Any = None) -> str:
+        """The template that is used with such tools. Raises ConfigError where several are there and none is meant."""
+        try:
+            return self.tokenizer.get_chat_template(tools=tools)
+        except ValueError as error:
+            names = ", ".join(self.tokenizer.chat_template)
+            raise ConfigError(
+                f"{self.name} has several chat templates ({names}) and none called default: choose one with "
+                "policy.tokenizer.chat_template=NAME"
+            ) from error
+
+    def prepared(self, messages: Sequence[Message], tools: Any = None) -> list[Message]:
+        """Messages in the form that the chat template reads, in which nothing that a user or a tool says reads like a
+        control token. Raises DataError for what is not text."""
+        template = self.template(tools)
+        if template not in self._traits:
+            self._traits[template] = traits_of(self.tokenizer, template, self.specials)
+        plain = [self._guarded(canonical(m, f"message {i}")) for i, m in enumerate(messages)]
+        return for_template(plain, self._traits[template], template)
+
+    def _guarded(self, message: Message) -> Message:
+        if message["role"] in _TRUSTED:
+            return message
+        return {**message, "content": self.control.guard(message["content"])}
 
     def apply(self, messages: Sequence[Message], tools: Any, kwargs: Mapping[str, Any]) -> Any:
         """What the chat template writes. Raises DataError for what it refuses."""
@@ -220,6 +198,7 @@ class Encoder:
         for i in turns[-1:] if self.only_unmask_final else turns:
             span = turn_span(render, messages, i, whole, self.specials)
             if span is None:
+                rendering.check(messages, whole, (), (), self.name)  # what it leaves out says more
                 raise DataError(
                     f"cannot tell which tokens of message {i} are the assistant's: the chat template of "
                     f"{self.name} renders it differently within the whole conversation. Put "
@@ -234,6 +213,18 @@ class Encoder:
         bare = text[start:end].rstrip()
         return start + len(bare) if self._ends_special(bare) else end
 
+    def _closed(self, text: str, start: int, end: int, template: str) -> int:
+        """Where a turn ends with its end token, also where that stands behind what the template marks."""
+        if self._ends_special(text[start:end]):
+            return end
+        run, ends = special_run(text[end:], self.specials), self._traits[template].ends
+        at = end
+        for special in run if any(special in ends for special in run) else ():
+            at = text.index(special, at) + len(special)
+            if special in ends:
+                break
+        return at
+
     def _has_special(self, text: str) -> bool:
         return any(special in text for special in self.specials)
 
@@ -243,8 +234,21 @@ class Encoder:
     @cached_property
     def specials(self) -> tuple[str, ...]:
         """The texts of all special tokens."""
-        added = [t.content for t in self.tokenizer.added_tokens_decoder.values() if t.special]
-        return tuple({*added, *self.tokenizer.all_special_tokens})
+        return special_texts(self.tokenizer)
+
+    @cached_property
+    def control(self) -> ControlTokens:
+        """Tells special tokens from text that reads like them."""
+        return ControlTokens(self.tokenizer, self.specials, self.name)
+
+    @cached_property
+    def _tokens(self) -> Tokens:
+        return Tokens(self.tokenizer, self.control, add_bos=self.add_bos, name=self.name)
+
+    @cached_property
+    def _traits(self) -> dict[str, Traits]:
+        """By template: a tokenizer may have one for conversations with tools."""
+        return {}
 
     @cached_property
     def name(self) -> str:
@@ -263,7 +267,7 @@ class Encoder:
             rendered: Any = render_jinja_template(  # (texts, spans); its annotation says str
                 conversations=[list(example.messages)],
                 tools=example.tools,
-                chat_template=self.tokenizer.get_chat_template(tools=example.tools),
+                chat_template=self.template(example.tools),
                 return_assistant_tokens_mask=True,
                 **variables,
             )
@@ -282,5 +286,5 @@ class Encoder:
         """What a template raises, in one sentence."""
         try:
             yield
-        except (jinja2.TemplateError, TypeError, KeyError, ValueError) as error:
+        except REFUSALS as error:
             raise DataError(f"the chat template of {self.name} refuses the conversation: {error}") from error

@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from hone.data.messages import canonical
 from hone.errors import DataError
 from hone.types import Message
 
@@ -19,7 +20,6 @@ PAIRS = (
     ("problem", "generated_solution"),
 )
 PROMPT_COLUMNS = ("prompt", "messages", "conversations", "question", "problem", "instruction", "input")
-_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "chatgpt": "assistant", "bing": "assistant"}
 
 
 def has(row: Mapping[str, Any], *columns: str) -> bool:
@@ -47,14 +47,14 @@ def _message(message: Any, column: str, index: int) -> Message:
     if not isinstance(message, Mapping):
         raise DataError(f"{column}[{index}] must be a message with 'role' and 'content', not {message!r:.60}")
     if message.get("from") is not None and "value" in message:
-        role = str(message["from"])
-        return {"role": _ROLES.get(role, role), "content": message["value"] or ""}
-    if not isinstance(message.get("role"), str) or not ({"content", "tool_calls"} & message.keys()):
+        return canonical({"role": message["from"], "content": message["value"]}, f"{column}[{index}]")
+    if not isinstance(message.get("role"), str) or not (
+        {"content", "tool_calls", "function_call"} & message.keys()
+    ):
         raise DataError(
             f"{column}[{index}] has the keys {sorted(message)}; a message needs 'role' and 'content'"
         )
-    kept = {k: v for k, v in message.items() if v is not None}
-    return {"content": "", **kept}
+    return canonical(message, f"{column}[{index}]")
 
 
 def tools(row: Mapping[str, Any]) -> list[Any] | None:

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from hone.errors import DataError
 from hone.types import Message
 
 Span = tuple[int, int]
@@ -81,7 +82,10 @@ def _end(
     if whole.startswith(upto):
         return len(upto)
     for probed in _probes(messages, i):
-        _, found, rest = render(probed).partition(_PROBE)
+        try:
+            _, found, rest = render(probed).partition(_PROBE)
+        except DataError:  # the template wants the call that the probe lacks
+            continue
         if not (found and whole.endswith(rest)):
             continue
         for generation in (False, True):  # a last turn may be closed in another way
@@ -104,7 +108,9 @@ def _shared(rest: str, closing: str, specials: tuple[str, ...], *, exact: bool) 
 
 def _probes(messages: list[Message], i: int) -> list[list[Message]]:
     """The conversation with another content in turn i; then also without its tool calls and reasoning."""
-    contents = ({**messages[i], "content": _PROBE}, {"role": messages[i]["role"], "content": _PROBE})
+    as_parts = isinstance(messages[i].get("content"), list)
+    probe = [{"type": "text", "text": _PROBE}] if as_parts else _PROBE
+    contents = ({**messages[i], "content": probe}, {"role": messages[i]["role"], "content": probe})
     return [[*messages[:i], message, *messages[i + 1 :]] for message in contents]
 
 

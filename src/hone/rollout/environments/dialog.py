@@ -43,7 +43,7 @@ class Dialog:
         text = self._behind_turn(messages)
         if last not in self.ends:
             text = self._end + text
-        return self.encoder.tokens_of(text)
+        return self.encoder.tokens_of(text, behind=self.ends.get(last, ""))
 
     @cached_property
     def ends(self) -> dict[int, str]:
@@ -127,4 +127,5 @@ class Dialog:
 
     def _render(self, messages: list[Message], *, generation: bool) -> str:
         kwargs = {"add_generation_prompt": generation}
-        return self.encoder.apply(messages, self.schemas or None, kwargs)
+        tools = self.schemas or None
+        return self.encoder.apply(self.encoder.prepared(messages, tools), tools, kwargs)

@@ -1,0 +1,221 @@
+"""What a tokenizer's chat template wants and writes, found by rendering small conversations.
+
+Templates differ in whether content is text or a list of parts, whether the arguments of a tool call are an object or
+JSON text, whether the content beside a call may be empty, and in the token that ends an assistant turn. None of them
+says so: a few conversations with marks in them tell.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jinja2
+
+Message = dict[str, Any]
+REFUSALS = (jinja2.TemplateError, TypeError, KeyError, ValueError, AttributeError, IndexError)
+"""What a template raises for a conversation that it does not take."""
+REASONING = ("reasoning_content", "reasoning", "thinking")
+"""The keys under which messages hold the thoughts before an answer."""
+
+_SAID, _THOUGHT, _RESULT = "honesaid", "honethought", "honeresult"
+_NAME, _KEY, _VALUE = "honename", "honekey", "honevalue"
+_ASK: Message = {"role": "user", "content": "honeask"}
+_SAY: Message = {"role": "assistant", "content": _SAID}
+_TOOL: Message = {
+    "type": "function",
+    "function": {
+        "name": _NAME,
+        "description": "A tool.",
+        "parameters": {"type": "object", "properties": {_KEY: {"type": "string", "description": "A word."}}},
+    },
+}
+_ID = "call00001"
+"""As long as the ids that Mistral's templates insist on."""
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What one template wants, and how it ends an assistant's turn."""
+
+    parts: bool
+    """Content is a list of parts (`[{type: text, text: …}]`); text is not written."""
+    text_arguments: bool
+    """Arguments of tool calls are JSON text; an object is not written as JSON."""
+    null_content: bool
+    """A call is only written where the content beside it is null."""
+    reasoning: tuple[str, ...]
+    """The keys of a message's reasoning that the template reads."""
+    reasoning_apart: bool
+    """Thoughts within the content (`<think>`) would be written behind empty ones: they have to be given apart."""
+    ends: tuple[str, ...]
+    """The special tokens that end an assistant turn; for some templates those that open the next one."""
+    stops: tuple[str, ...]
+    """Those of `ends` that do not also stand within a turn: generation stops at them."""
+
+
+def template_of(tokenizer: Any, tools: Any = None) -> str | None:
+    """The template that the tokenizer takes for conversations with such tools; None where it has none for them."""
+    if not getattr(tokenizer, "chat_template", None):
+        return None
+    try:
+        return tokenizer.get_chat_template(tools=tools)
+    except ValueError:  # several, and none of them is the default
+        return None
+
+
+def special_texts(tokenizer: Any) -> tuple[str, ...]:
+    """The texts of all special tokens."""
+    added = [t.content for t in tokenizer.added_tokens_decoder.values() if t.special]
+    return tuple({*added, *tokenizer.all_special_tokens} - {""})
+
+
+def traits_of(tokenizer: Any, template: str, specials: Sequence[str]) -> Traits:
+    """What the template wants and writes."""
+    return _Probe(tokenizer, template, specials).traits()
+
+
+def turn_ends(tokenizer: Any) -> tuple[int, ...]:
+    """The ids of the tokens that end an assistant turn by the tokenizer's chat template; none without one."""
+    specials = special_texts(tokenizer)
+    templates = {template_of(tokenizer, tools) for tools in (None, [_TOOL])} - {None}
+    found = {stop for t in templates for stop in traits_of(tokenizer, str(t), specials).stops}
+    return tuple(sorted(tokenizer.convert_tokens_to_ids(text) for text in found))
+
+
+def end_notice(tokenizer: Any) -> str:
+    """A sentence about turns that end with another token than the tokenizer's end of sequence; else empty."""
+    ends = [i for i in turn_ends(tokenizer) if i != tokenizer.eos_token_id]
+    if not ends:
+        return ""
+    texts = " and ".join(tokenizer.convert_ids_to_tokens(ends))
+    return (
+        f"the chat template ends assistant turns with {texts}, where the tokenizer's end of sequence is "
+        f"{tokenizer.eos_token}: generation stops there too, also in the generation_config.json of what is exported"
+    )
+
+
+class _Probe:
+    def __init__(self, tokenizer: Any, template: str, specials: Sequence[str]) -> None:
+        self.tokenizer, self.template, self.specials = tokenizer, template, tuple(specials)
+        self.parts = self.text_arguments = self.null_content = False
+
+    def traits(self) -> Traits:
+        as_text, as_parts = (self._render([{**_ASK, "content": c}]) for c in ("honeask", _parts("honeask")))
+        self.parts = "honeask" not in as_text and "honeask" in as_parts
+        self._find_call_form()
+        reasoning = tuple(key for key in REASONING if re.search(rf"""[.'"]{key}\b""", self.template))
+        ends = self._ends()
+        inner = self._inner(reasoning[0] if reasoning else None)
+        return Traits(
+            self.parts,
+            self.text_arguments,
+            self.null_content,
+            reasoning,
+            bool(reasoning) and self._closes_thoughts_twice(),
+            tuple(sorted(ends)),
+            tuple(sorted(ends - inner)),
+        )
+
+    def _render(self, messages: Sequence[Message], *, generation: bool = False, tools: Any = None) -> str:
+        """What the template writes; nothing where it refuses."""
+        content = [
+            {**m, "content": _parts(m["content"])} if self.parts and isinstance(m.get("content"), str) else m
+            for m in messages
+        ]
+        try:
+            return self.tokenizer.apply_chat_template(
+                content,
+                tools=tools,
+                chat_template=self.template,
+                add_generation_prompt=generation,
+                tokenize=False,
+            )
+        except REFUSALS:
+            return ""
+
+    def _find_call_form(self) -> None:
+        for self.text_arguments in (False, True):
+            for self.null_content in (False, True):
+                text = self._render([_ASK, self._calling()], tools=[_TOOL]).rpartition("honeask")[2]
+                if all(mark in text for mark in (_NAME, _KEY, _VALUE)) and not garbled(text, _KEY):
+                    return
+        self.text_arguments = self.null_content = False
+
+    def _calling(self, content: str = "") -> Message:
+        arguments: Any = {_KEY: _VALUE}
+        function = {
+            "name": _NAME,
+            "arguments": json.dumps(arguments) if self.text_arguments else arguments,
+        }
+        said = None if self.null_content and not content else content
+        call = {"type": "function", "id": _ID, "function": function}
+        return {"role": "assistant", "content": said, "tool_calls": [call]}
+
+    def _ends(self) -> set[str]:
+        more = {**_ASK, "content": "honemore"}
+        last, earlier = (
+            special_run(self._render(messages).rpartition(_SAID)[2], self.specials)
+            for messages in ([_ASK, _SAY], [_ASK, _SAY, more])
+        )
+        same = [a for a, b in zip(last, earlier, strict=False) if a == b]
+        return ({same[-1]} if same else {*last[:1], *earlier[:1]}) | (
+            self._call_ends() - self._between_calls()
+        )
+
+    def _call_ends(self) -> set[str]:
+        """What ends a turn that calls a tool; where only the tool's result shows it, what that begins with."""
+        call = self._calling()
+        result = {"role": "tool", "name": _NAME, "tool_call_id": _ID, "content": _RESULT}
+        alone = self._render([_ASK, call], tools=[_TOOL]).rstrip()
+        if _VALUE not in alone.rpartition("honeask")[2]:
+            return set()
+        if last := [s for s in self.specials if alone.endswith(s)]:
+            return {max(last, key=len)}
+        whole = self._render([_ASK, call, result], tools=[_TOOL])
+        return {*special_run(whole[len(alone) :], self.specials)[:1]} if whole.startswith(alone) else set()
+
+    def _between_calls(self) -> set[str]:
+        call = self._calling()
+        second = {**call["tool_calls"][0], "id": "call00002"}
+        text = self._render([_ASK, {**call, "tool_calls": [*call["tool_calls"], second]}], tools=[_TOOL])
+        between = text.rpartition("honeask")[2].partition(_VALUE)[2].rpartition(_NAME)[0]
+        return {s for s in self.specials if s in between}
+
+    def _inner(self, reasoning: str | None) -> set[str]:
+        """Special tokens that stand within a turn: between thoughts, content and calls."""
+        stretches = []
+        if reasoning is not None:
+            text = self._render([_ASK, {**_SAY, reasoning: _THOUGHT}])
+            stretches.append(text.partition(_THOUGHT)[2].partition(_SAID)[0])
+        text = self._render([_ASK, self._calling(_SAID)], tools=[_TOOL]).rpartition("honeask")[2]
+        if 0 <= text.find(_SAID) < text.find(_NAME):
+            stretches.append(text.partition(_SAID)[2].partition(_NAME)[0])
+        return {s for s in self.specials for stretch in stretches if s in stretch}
+
+    def _closes_thoughts_twice(self) -> bool:
+        """Whether thoughts that are part of the content are written behind those of the template's own."""
+        text = self._render([_ASK, {**_SAY, "content": f"<think>\n{_THOUGHT}\n</think>\n\n{_SAID}"}])
+        return text.rpartition("honeask")[2].count("</think>") > 1
+
+
+def special_run(text: str, specials: Sequence[str]) -> list[str]:
+    """The special tokens that a text begins with, white space left out."""
+    found: list[str] = []
+    rest = text.lstrip()
+    while begun := [s for s in specials if rest.startswith(s)]:
+        found.append(max(begun, key=len))
+        rest = rest[len(found[-1]) :].lstrip()
+    return found
+
+
+def garbled(text: str, key: str) -> bool:
+    """Whether arguments were written as JSON text within JSON text, or as Python writes a dictionary."""
+    return f'\\"{key}' in text or f"'{key}':" in text
+
+
+def _parts(text: str) -> list[dict[str, str]]:
+    return [{"type": "text", "text": text}]

@@ -1,0 +1,86 @@
+"""Text that reads like a control token stays text.
+
+A tool's result or a user's question may hold `<|im_end|>`. Encoded with the rest it would be the control token, and
+could forge a turn. So its first character is replaced by a private one before the template is applied. Tokenising
+then uses a copy of the tokenizer in which the *control tokens* are spelt that way, with both spellings exchanged in
+the text: what the template wrote is found as control tokens, what a message said is tokenised as the letters that it
+is. The replacement keeps lengths, so places in the text stay the same.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from hone.errors import DataError
+
+_GUARD = "\ue010"
+"""A private-use character: no text of a template has it."""
+
+
+class ControlTokens:
+    """The special tokens of a tokenizer, told apart from text that reads like them."""
+
+    def __init__(self, tokenizer: Any, specials: Sequence[str], name: str) -> None:
+        self.tokenizer, self.name = tokenizer, name
+        self._guarded = {s: _GUARD + s[1:] for s in specials if len(s) > 1}
+        self._exchange = self._guarded | {g: s for s, g in self._guarded.items()}
+
+    def guard(self, text: str) -> str:
+        """The text, in which nothing reads like a special token any more."""
+        return self._any.sub(lambda found: self._guarded[found[0]], text) if self._guarded else text
+
+    def is_guarded(self, text: str) -> bool:
+        """Whether `guard` changed some of it."""
+        return _GUARD in text and any(g in text for g in self._guarded.values())
+
+    def unguarded(self, text: str) -> str:
+        """The text as the row has it."""
+        for special, guarded in self._guarded.items() if _GUARD in text else ():
+            text = text.replace(guarded, special)
+        return text
+
+    def tokenise(self, texts: Sequence[str]) -> tuple[list[list[int]], list[list[tuple[int, int]]]]:
+        """Ids and character places of guarded texts. Raises DataError for a tokenizer that cannot."""
+        exchanged = [self._both.sub(lambda found: self._exchange[found[0]], text) for text in texts]
+        encoded = self._copy.encode_batch(exchanged, add_special_tokens=False)
+        return [e.ids for e in encoded], [e.offsets for e in encoded]
+
+    @cached_property
+    def _any(self) -> re.Pattern[str]:
+        return _alternatives(self._guarded)
+
+    @cached_property
+    def _both(self) -> re.Pattern[str]:
+        return _alternatives(self._exchange)
+
+    @cached_property
+    def _copy(self) -> Tokenizer:
+        """The tokenizer with its special tokens spelt with the guard."""
+        if not self.tokenizer.is_fast:
+            raise DataError(
+                f"a message holds the text of a special token, and {self.name} cannot encode it as text: use a fast "
+                "tokenizer (tokenizer.json)"
+            )
+        data = json.loads(self.tokenizer.backend_tokenizer.to_str())
+        data |= {"post_processor": None, "padding": None, "truncation": None}
+        for token in data["added_tokens"]:
+            token["content"] = self._guarded.get(token["content"], token["content"])
+        model = data["model"]
+        vocab = model.get("vocab")
+        if isinstance(vocab, dict):
+            model["vocab"] = {self._guarded.get(word, word): number for word, number in vocab.items()}
+        elif vocab:
+            model["vocab"] = [[self._guarded.get(word, word), score] for word, score in vocab]
+        if model.get("unk_token"):
+            model["unk_token"] = self._guarded.get(model["unk_token"], model["unk_token"])
+        return Tokenizer.from_str(json.dumps(data))
+
+
+def _alternatives(texts: Any) -> re.Pattern[str]:
+    return re.compile("|".join(re.escape(text) for text in sorted(texts, key=len, reverse=True)))

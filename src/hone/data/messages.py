@@ -1,0 +1,164 @@
+"""Messages as chat templates take them, whichever way a row writes them.
+
+A row may call roles by other names, write content as a list of parts, arguments of tool calls as JSON text, and a
+call as a message of its own. `canonical` makes one form of them; `for_template` is that form as one template wants it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hone.chat_template import REASONING, Traits
+from hone.errors import DataError
+from hone.types import Message
+
+KNOWN_ROLES = ("system", "developer", "user", "assistant", "tool")
+_ROLES = {
+    **dict.fromkeys(("human", "prompter"), "user"),
+    **dict.fromkeys(("gpt", "chatgpt", "bing", "bard", "model", "bot", "ai"), "assistant"),
+    **dict.fromkeys(("function_call", "tool_call", "tool_calls"), "assistant"),
+    **dict.fromkeys(("function", "observation", "ipython", "function_response", "function_result"), "tool"),
+    **dict.fromkeys(("tool_response", "tool_result", "tool_results"), "tool"),
+    **{role: role for role in KNOWN_ROLES},
+}
+_CALLING = ("function_call", "tool_call", "tool_calls")
+_TEXT_PARTS = ("text", "input_text", "output_text")
+
+
+def canonical(message: Mapping[str, Any], where: str) -> Message:
+    """The message with a known role (where it is known), content that is text, and nested tool calls.
+
+    `where` names it in messages. Raises DataError for parts that are not text and for arguments that are no JSON
+    object.
+    """
+    found: Message = {k: v for k, v in message.items() if v is not None and k != "function_call"}
+    said = str(message["role"])
+    role = _ROLES.get(said.lower(), said)
+    content = _text(message.get("content"), role, where)
+    calls: Any = message.get("tool_calls") or []
+    if isinstance(message.get("function_call"), Mapping):
+        calls = [*calls, message["function_call"]]
+    if said.lower() in _CALLING and not calls and (named := _calls_in(content)):
+        calls, content = named, ""
+    if isinstance(calls, str) or not isinstance(calls, Sequence):
+        raise DataError(f"{where}: tool_calls must be a list of calls, not {calls!r:.60}")
+    found |= {"role": role, "content": content}
+    found.pop("tool_calls", None)
+    return found | ({"tool_calls": [_call(call, where) for call in calls]} if calls else {})
+
+
+def _text(content: Any, role: str, where: str) -> str:
+    """Content as text: that of its parts, one behind the other."""
+    if content is None or isinstance(content, str):
+        return content or ""
+    if isinstance(content, Sequence) and (role != "tool" or all(map(_is_part, content))):
+        return "".join(_part(part, where) for part in content)
+    if role == "tool":  # what a function returned
+        return json.dumps(content, ensure_ascii=False)
+    raise DataError(f"{where}: content must be text or a list of parts, but is {type(content).__name__}")
+
+
+def _is_part(value: Any) -> bool:
+    return isinstance(value, str) or (isinstance(value, Mapping) and isinstance(value.get("type"), str))
+
+
+def _part(part: Any, where: str) -> str:
+    if isinstance(part, str):
+        return part
+    kind = part.get("type", "text") if isinstance(part, Mapping) else type(part).__name__
+    if kind in _TEXT_PARTS and isinstance(part.get("text"), str):
+        return part["text"]
+    if kind in _TEXT_PARTS:
+        raise DataError(f"{where}: a part of type '{kind}' has no text")
+    raise DataError(
+        f"{where}: its content has a part of type '{kind}', and only text can be read. Leave such rows out, or write "
+        "the part as text"
+    )
+
+
+def _calls_in(content: str) -> list[Mapping[str, Any]]:
+    """The calls that a message of its own consists of (ShareGPT's `function_call`); none where it is other text."""
+    try:
+        found = json.loads(content)
+    except ValueError:
+        return []
+    calls = found if isinstance(found, list) else [found]
+    return calls if all(isinstance(c, Mapping) and ("name" in c or "function" in c) for c in calls) else []
+
+
+def _call(call: Any, where: str) -> dict[str, Any]:
+    """A call with its name and arguments under `function`."""
+    function = call.get("function", call) if isinstance(call, Mapping) else None
+    if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+        raise DataError(f"{where}: a tool call needs a function with a name and arguments, not {call!r:.80}")
+    arguments = function.get("arguments", function.get("parameters"))
+    _as_object(arguments, f"{where}: the arguments of tool call {function['name']}")
+    outer = {k: v for k, v in call.items() if k in ("id", "type", "index") and v is not None}
+    named = {"name": function["name"], "arguments": {} if arguments in (None, "") else arguments}
+    return {"type": "function", **outer, "function": named}
+
+
+def _as_object(arguments: Any, what: str) -> Mapping[str, Any]:
+    """The arguments of a call, which may be JSON text. Raises DataError for what is no object."""
+    found = arguments
+    if isinstance(arguments, str) and arguments:
+        try:
+            found = json.loads(arguments)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{what} are text that is not JSON: {str(error)[:100]}") from error
+    found = {} if found in (None, "") else found
+    if not isinstance(found, Mapping):
+        raise DataError(f"{what} must be a JSON object, not {type(found).__name__}")
+    return found
+
+
+def for_template(messages: Sequence[Message], traits: Traits, template: str) -> list[Message]:
+    """Canonical messages as the template wants them. Raises DataError for a role that nobody knows."""
+    roles = {str(m["role"]) for m in messages} - {*KNOWN_ROLES}
+    strange = {role for role in roles if f"'{role}'" not in template and f'"{role}"' not in template}
+    if unknown := [i for i, m in enumerate(messages) if m["role"] in strange]:
+        found = ", ".join(dict.fromkeys(str(m["role"]) for m in messages))
+        raise DataError(
+            f"message {unknown[0]} has the role '{messages[unknown[0]]['role']}', which is none of "
+            f"{', '.join(KNOWN_ROLES)}, and which the chat template does not name (roles found: {found}). Rename it"
+        )
+    developer = "developer" in template
+    return [_for_template(m, traits, developer) for m in messages]
+
+
+def _for_template(message: Message, traits: Traits, developer: bool) -> Message:
+    made = dict(message)
+    if made["role"] == "developer" and not developer:
+        made["role"] = "system"
+    calls = made.get("tool_calls")
+    if (
+        traits.reasoning_apart
+        and made["role"] == "assistant"
+        and made["content"].lstrip().startswith("<think>")
+    ):
+        thought, closed, answer = made["content"].lstrip().removeprefix("<think>").partition("</think>")
+        if closed and not any(made.get(key) for key in REASONING):
+            made |= {traits.reasoning[0]: thought.strip("\n"), "content": answer.lstrip("\n")}
+    if calls:
+        made["tool_calls"] = [_with_arguments(call, traits.text_arguments) for call in calls]
+    thoughts = [key for key in REASONING if made.get(key)]
+    if thoughts and traits.reasoning and not {*thoughts} & {*traits.reasoning}:
+        made[traits.reasoning[0]] = made.pop(thoughts[0])
+    if calls and traits.null_content and not made["content"]:
+        made["content"] = None
+    elif traits.parts:
+        made["content"] = [{"type": "text", "text": made["content"]}]
+    return made
+
+
+def _with_arguments(call: dict[str, Any], text: bool) -> dict[str, Any]:
+    arguments = call["function"]["arguments"]
+    if text != isinstance(arguments, str):
+        arguments = (
+            json.dumps(arguments, ensure_ascii=False)
+            if text
+            else _as_object(arguments, "the arguments of a call")
+        )
+    return {**call, "function": {**call["function"], "arguments": arguments}}
