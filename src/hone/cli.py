@@ -234,6 +234,9 @@ def _convert(argv: list[str]) -> int:
     parser.add_argument("--hf-ckpt-path", metavar="OUT", help="folder to write")
     parser.add_argument("--adapter", action="store_true", help="write the adapter alone, as PEFT loads it")
     parser.add_argument("--dtype", default="float32", help="how to store the weights (default: float32)")
+    parser.add_argument(
+        "--trust-remote-code", action="store_true", help="run Python code that the model's config names"
+    )
     options = parser.parse_intermixed_args(argv)
     named = (options.config, options.dcp_ckpt_path, options.hf_ckpt_path)
     if not (all(named) and not options.folders) and not (len(options.folders) == 2 and not any(named)):
@@ -244,7 +247,8 @@ def _convert(argv: list[str]) -> int:
     else:
         out = Path(options.folders[1])
         config, weights = export.locate(Path(options.folders[0]))
-    print(f"wrote {export.convert(config, weights, out, dtype=options.dtype, adapter=options.adapter)}")
+    how = {name: getattr(options, name) for name in ("dtype", "adapter", "trust_remote_code")}
+    print(f"wrote {export.convert(config, weights, out, **how)}")
     return 0
 
 

@@ -22,6 +22,7 @@ from hone.config.changes import GOAL_KEYS, changes
 from hone.config.kinds import section_of
 from hone.engine import Engine
 from hone.engine.checkpoint import Checkpoints, Saved
+from hone.engine.checkpoint_reader import understood
 from hone.engine.manifest import verify
 from hone.engine.place import placement_notices
 from hone.engine.random_state import random_state, restore_random_state
@@ -101,8 +102,9 @@ class Run:
                 self.latest = self.checkpoints.metrics(self.step)
                 return
             state = await self.checkpoints.load(self.step, self.parts)
-            self.data.load_state_dict(state["data"])
-            restore_random_state(state["random"])
+            with understood(self.checkpoints.path(self.step) / "state.pt"):
+                self.data.load_state_dict(state["data"])
+                restore_random_state(state["random"])
             self.latest = self.checkpoints.metrics(self.step)
             if not any(key.endswith(GOAL_KEYS) for key in changed):
                 self.stop_reason = self._goal = state.get("goal")
@@ -299,7 +301,8 @@ class Run:
     def _check_same_run(self, path: Path) -> list[str]:
         """The keys that have changed since `path` was written. Raises CheckpointError when they may not."""
         verify(path, only="config.yaml", fallback=self.checkpoints.before(path))
-        saved = yaml.safe_load((path / "config.yaml").read_text())
+        with understood(path / "config.yaml"):
+            saved = dict(yaml.safe_load((path / "config.yaml").read_text()))
         changed, bad = changes(saved, yaml.safe_load(self.yaml))
         if bad and not self.config.checkpointing.allow_config_change:
             raise CheckpointError(

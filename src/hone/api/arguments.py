@@ -23,6 +23,7 @@ TRL: dict[str, str] = {
     "num_train_epochs": "{section}.max_num_epochs",
     "eval_steps": "{section}.val_period",
     "seed": "{section}.seed",
+    "trust_remote_code": "policy.trust_remote_code",
     "save_steps": "checkpointing.save_period",
     "save_total_limit": "checkpointing.keep_top_k",
 }

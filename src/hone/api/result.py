@@ -96,7 +96,13 @@ class Result:
         return write_report(self.view)
 
     def save(
-        self, out: str | Path, *, step: int | None = None, dtype: str = "float32", adapter: bool = False
+        self,
+        out: str | Path,
+        *,
+        step: int | None = None,
+        dtype: str = "float32",
+        adapter: bool = False,
+        trust_remote_code: bool = False,
     ) -> Path:
         """Write the model as a folder that transformers loads, from the newest checkpoint or from `step`.
 
@@ -108,7 +114,9 @@ class Result:
             steps = ", ".join(map(str, self.view.checkpoints())) or "none"
             raise CheckpointError(f"{self.folder} has no checkpoint of step {step}; it has: {steps}")
         config, weights = export.locate(wanted)
-        written: Path = export.convert(config, weights, Path(out), dtype=dtype, adapter=adapter)
+        written: Path = export.convert(
+            config, weights, Path(out), dtype=dtype, adapter=adapter, trust_remote_code=trust_remote_code
+        )
         return written
 
     def model(self, step: int | None = None, **options: Any) -> PreTrainedModel:
@@ -117,10 +125,13 @@ class Result:
         from hone.model.scalar import has_scalar_head
 
         with tempfile.TemporaryDirectory(prefix="hone-") as made:
-            folder = self.save(Path(made) / "model", step=step)
-            auto_config = importlib.import_module("transformers").AutoConfig.from_pretrained(folder)
+            trusted = bool(options.get("trust_remote_code", False))
+            folder = self.save(Path(made) / "model", step=step, trust_remote_code=trusted)
+            auto_config = importlib.import_module("transformers").AutoConfig.from_pretrained(
+                folder, trust_remote_code=trusted
+            )
             loaded: PreTrainedModel = auto_class(has_scalar_head(auto_config)).from_pretrained(
-                folder, **options
+                folder, **{**options, "trust_remote_code": trusted}
             )
             return loaded
 

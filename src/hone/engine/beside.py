@@ -26,18 +26,36 @@ def teacher_settings(config: SFTConfig | OnlineConfig) -> PolicyConfig | None:
 def shape_of_run(config: SFTConfig | OnlineConfig) -> ModelShape:
     """The sizes of the policy, with those of the models beside it. Raises ModelError (see `load_shape`)."""
     policy, value, teacher = config.policy, value_settings(config), teacher_settings(config)
-    shape = load_shape(policy.model_name, policy.hf_config_overrides, scalar=policy.scalar)
+    shape = _shape(policy)
     if value is not None:
-        shape = replace(shape, beside=load_shape(value.model_name, value.hf_config_overrides, scalar=True))
+        shape = replace(shape, beside=_shape(value))
     if teacher is not None:
-        shape = replace(shape, teacher=load_shape(teacher.model_name, teacher.hf_config_overrides))
+        shape = replace(shape, teacher=_shape(teacher))
     return shape
 
 
-def check_same_tokens(part: str, name: str, policy: PolicyConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+def _shape(model: PolicyConfig) -> ModelShape:
+    return load_shape(
+        model.model_name,
+        model.hf_config_overrides,
+        scalar=model.scalar,
+        trust_remote_code=model.trust_remote_code,
+    )
+
+
+def check_same_tokens(
+    part: str,
+    name: str,
+    policy: PolicyConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    trust_remote_code: bool = False,
+) -> None:
     """Raise ConfigError when the model of section `part`, whose tokenizer is `name`, would read the policy's tokens as
     others."""
-    if name != policy.tokenizer.name and load_tokenizer(name).get_vocab() != tokenizer.get_vocab():
+    if name == policy.tokenizer.name:
+        return
+    if load_tokenizer(name, trust_remote_code=trust_remote_code).get_vocab() != tokenizer.get_vocab():
         model = "value model" if part == "value" else part
         raise ConfigError(
             f"{part}.tokenizer.name={name} has another vocabulary than policy.tokenizer.name={policy.tokenizer.name}: "
@@ -51,7 +69,13 @@ def check_beside(
     """Raise ConfigError for a model that cannot stand beside the policy. No weight is read."""
     if (value := value_settings(config)) is not None and shape.beside is not None:
         check_length(value, shape.beside.context)
-        check_same_tokens("value", value.tokenizer.name, config.policy, tokenizer)
+        check_same_tokens(
+            "value",
+            value.tokenizer.name,
+            config.policy,
+            tokenizer,
+            trust_remote_code=value.trust_remote_code,
+        )
     if isinstance(config, DistillConfig) and shape.teacher is not None:
         check_teacher(config, shape.teacher, shape.vocabulary, tokenizer)
 
@@ -62,7 +86,13 @@ def check_teacher(
     """Raise ConfigError for a teacher that reads other tokens than the policy does, whose vocabulary is given, or fewer
     of them."""
     teacher, policy = config.teacher, config.policy
-    check_same_tokens("teacher", teacher.tokenizer.name, policy, tokenizer)
+    check_same_tokens(
+        "teacher",
+        teacher.tokenizer.name,
+        policy,
+        tokenizer,
+        trust_remote_code=teacher.trust_remote_code,
+    )
     longest = teacher.max_total_sequence_length
     if shape.context is not None and longest > shape.context:
         raise ConfigError(

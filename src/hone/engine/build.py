@@ -26,8 +26,10 @@ from hone.engine.make import check_start, make_model, make_scorer, place
 from hone.engine.place import alone, check_several, device_of_this_process, machine_of
 from hone.engine.spread import unspread_copy
 from hone.engine.threads import set_threads
-from hone.model.load import context_length, load_model, load_tokenizer, stop_tokens
+from hone.model import generation_config
+from hone.model.load import context_length, load_model, load_tokenizer, resolve, stop_tokens
 from hone.model.mesh import Mesh, mesh_of_one
+from hone.model.shape import ModelShape
 from hone.types import Generator, Scorer, Teacher, TrainedModel
 
 
@@ -94,7 +96,12 @@ def seed_everything(seed: int) -> None:
 
 def tokenizer_of(config: SFTConfig | OnlineConfig) -> PreTrainedTokenizerBase:
     """The run's tokenizer; the data is checked with it before any weight is loaded."""
-    return load_tokenizer(config.policy.tokenizer.name, chat_template=config.policy.tokenizer.chat_template)
+    policy = config.policy
+    return load_tokenizer(
+        policy.tokenizer.name,
+        chat_template=policy.tokenizer.chat_template,
+        trust_remote_code=policy.trust_remote_code,
+    )
 
 
 def build(
@@ -110,6 +117,16 @@ def build(
     check_beside(config, shape, tokenizer)
     for settings in filter(None, (policy, value_settings(config))):
         check_start(settings, config.cluster)
+    engine = _built(config, tokenizer, shape, recovering)
+    found = generation_config.notices("policy", policy.model_name, resolve(policy.model_name))
+    engine.notices = [*found, *engine.notices]
+    return engine
+
+
+def _built(
+    config: SFTConfig | OnlineConfig, tokenizer: PreTrainedTokenizerBase, shape: ModelShape, recovering: bool
+) -> Engine:
+    """In this process or on a cluster."""
     if alone(config.cluster):
         settled, _ = planner.resolve(config, shape, machine_of(config.cluster))
         device = device_of_this_process(config.cluster)
@@ -224,7 +241,7 @@ def build_teacher(
 def build_generator(config: EvalConfig, tokenizer: PreTrainedTokenizerBase) -> LocalGenerator:
     """A generator alone, for evaluation."""
     generation = config.generation
-    model = load_model(generation.model_name).eval()
+    model = load_model(generation.model_name, trust_remote_code=generation.trust_remote_code).eval()
     set_threads(config.cluster.cpu_threads, model)
     place(model, device_of_this_process(config.cluster))
     device, dtype = model.device.type, DTYPES[generation.precision]

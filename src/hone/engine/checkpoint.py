@@ -27,8 +27,9 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from hone.config.metric_names import flat_metric as flat_metric  # also asked for here
 from hone.config.schema import CheckpointingConfig
+from hone.engine.checkpoint_reader import own_error, read_state
 from hone.engine.manifest import sync, verify, write_manifest
-from hone.errors import CheckpointError, HoneError
+from hone.errors import CheckpointError
 
 STEP = re.compile(r"step_(\d+)")
 NO_SPACE = 1 << 16
@@ -195,7 +196,7 @@ class Checkpoints:
     def _fail(self, writing: Writing, error: BaseException) -> NoReturn:
         full = is_disk_full(error) or _free_space(self.root) < NO_SPACE
         shutil.rmtree(writing.aside, ignore_errors=True)
-        if (cause := _reported(error)) is not None:
+        if (cause := own_error(error)) is not None:
             raise cause from None
         if isinstance(error, OSError | CheckpointException | RuntimeError):
             raise self._cannot_write(writing.final, error, full) from error
@@ -207,7 +208,7 @@ class Checkpoints:
         verify(path, fallback=self.before(path))
         for name, part in parts.items():
             await part.load(path / name)
-        return torch.load(path / "state.pt", weights_only=True)
+        return read_state(path / "state.pt")
 
     def metrics(self, step: int) -> dict[str, float]:
         """The metrics that were current when `step_N` was saved."""
@@ -254,12 +255,6 @@ def remove(path: Path) -> None:
     shutil.rmtree(trash, ignore_errors=True)
     os.replace(path, trash)
     shutil.rmtree(trash, ignore_errors=True)
-
-
-def _reported(error: BaseException) -> BaseException | None:
-    """What Hone itself, or Ctrl-C, raised inside DCP, which packs everything into an exception of its own."""
-    inner = [cause for cause, _ in error.failures.values()] if isinstance(error, CheckpointException) else []
-    return next((cause for cause in inner if isinstance(cause, HoneError | KeyboardInterrupt)), None)
 
 
 def _free_space(folder: Path) -> int:

@@ -72,6 +72,7 @@ def make_model(
             activation_checkpointing=checkpointing,
             scalar=policy.scalar,
             quantization=four_bits(policy.lora, DTYPES[policy.precision]),
+            trust_remote_code=policy.trust_remote_code,
         )
     else:
         model = empty_model(
@@ -80,6 +81,7 @@ def make_model(
             activation_checkpointing=checkpointing,
             dtype=dtype,
             scalar=policy.scalar,
+            trust_remote_code=policy.trust_remote_code,
         )
     check_fit(model, tokenizer, policy)
     if not policy.lora.enabled:
@@ -103,7 +105,12 @@ def check_start(policy: PolicyConfig, cluster: ClusterConfig | None = None) -> N
             )
         four_bits(policy.lora, torch.float32)
     if policy.lora.enabled and policy.lora.adapter_path is not None:
-        empty = empty_model(policy.model_name, overrides=policy.hf_config_overrides, scalar=policy.scalar)
+        empty = empty_model(
+            policy.model_name,
+            overrides=policy.hf_config_overrides,
+            scalar=policy.scalar,
+            trust_remote_code=policy.trust_remote_code,
+        )
         check_adapter(empty, policy.model_name, policy.lora)
 
 

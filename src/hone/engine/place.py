@@ -84,7 +84,11 @@ def check_mesh(config: SFTConfig | OnlineConfig, layout: Layout) -> None:
     beside = [value_settings(config), None if config.cluster.beside else teacher_settings(config)]
     for model in filter(None, (config.policy, *beside)):
         check_parallel(
-            configured(resolve(model.model_name), model.hf_config_overrides),
+            configured(
+                resolve(model.model_name),
+                model.hf_config_overrides,
+                trust_remote_code=model.trust_remote_code,
+            ),
             layout.axes,
             sequence_parallel=config.policy.sequence_parallel,
             lora=model.lora.enabled,

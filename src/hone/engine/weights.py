@@ -22,6 +22,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 
+from hone.engine.checkpoint_reader import Planner, Reader, own_error, read_state, understood
 from hone.engine.optimizer import build_optimizer, build_scheduler
 from hone.engine.random_state import random_state, restore_random_state
 from hone.engine.ranks import own_part
@@ -131,7 +132,13 @@ def load(learner: LocalLearner, path: Path, *, with_optimizer: bool) -> None:
             f"{path} holds no optimizer state (checkpointing.save_optimizer was false), so the run cannot resume "
             "from it. Convert it and start a new run from the weights: hone convert"
         )
-    small = torch.load(path / "optimizer" / "schedule.pt", weights_only=True)
+    small = read_state(path / "optimizer" / "schedule.pt")
+    with understood(path / "optimizer"):
+        _restore_training(learner, path, small)
+
+
+def _restore_training(learner: LocalLearner, path: Path, small: dict[str, Any]) -> None:
+    """The optimizer, the schedule and the random generators, as they were."""
     if small["param_groups"] is not None:
         learner.optimizer.load_state_dict({"state": {}, "param_groups": small["param_groups"]})
     else:
@@ -156,7 +163,7 @@ def _restore_random(learner: LocalLearner, folder: Path) -> None:
     """This rank's random generators (dropout), as they were. Another number of ranks has none to go on with."""
     file = folder / f"random_{dist.get_rank()}.pt" if learner.ranks.mesh is not None else None
     if file is not None and file.is_file():
-        saved = torch.load(file, weights_only=True)
+        saved = read_state(file)
         if saved["ranks"] == dist.get_world_size():
             restore_random_state(saved["random"])
 
@@ -220,8 +227,10 @@ def fill(state: dict[str, Any], path: Path) -> None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            dcp.load(state, checkpoint_id=str(path), no_dist=not dist.is_initialized())
+            dcp.load(state, storage_reader=Reader(path), planner=Planner(), no_dist=not dist.is_initialized())
     except (CheckpointException, OSError, ValueError, RuntimeError, KeyError) as error:
+        if (cause := own_error(error)) is not None:
+            raise cause from error
         text = str(error).strip() or repr(error)
         raise CheckpointError(
             f"{path} does not fit this model or is damaged: {text.splitlines()[-1]}"

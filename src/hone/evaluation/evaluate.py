@@ -52,7 +52,11 @@ async def evaluate(config: EvalConfig) -> dict[str, Any]:
     own = own_metrics.load(config.eval.metrics, "eval.metrics")
     if config.eval.save_path:
         check_writable(Path(config.eval.save_path), "eval.save_path")
-    tokenizer = load_tokenizer(config.tokenizer.name, chat_template=config.tokenizer.chat_template)
+    tokenizer = load_tokenizer(
+        config.tokenizer.name,
+        chat_template=config.tokenizer.chat_template,
+        trust_remote_code=config.generation.trust_remote_code,
+    )
     async with open_pool(config.rewards) as pool:
         for note in pool.notes:
             print(note, flush=True)

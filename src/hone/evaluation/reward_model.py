@@ -53,6 +53,9 @@ def command(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
     given("--batch_size", "--batch-size", type=int, default=16, help="texts computed at once (default: 16)")
     given("--limit", type=int, help="use the first so many rows only")
     given("--precision", default="float32", help="float32, bfloat16 or float16 (default: float32)")
+    given(
+        "--trust-remote-code", action="store_true", help="run the Python code that the model's folder brings"
+    )
     given("--device", help="such as cpu or cuda:1 (default: a GPU where there is one)")
     given(
         *("--metric",),
@@ -90,7 +93,8 @@ def main(
     own_metrics.check(own, list(lists_of([])), "--metric")
     check_writable(out, "--out")
     started = time.perf_counter()
-    with as_hugging_face(model) as folder:
+    trusted = bool(options.get("trust_remote_code"))
+    with as_hugging_face(model, trust_remote_code=trusted) as folder:
         scorer = RewardModel(folder, **options)
     scorer.name = model
     report, rows = evaluate(scorer, entry, limit=limit)
@@ -160,7 +164,7 @@ def evaluate(
 
 
 @contextmanager
-def as_hugging_face(model: str) -> Iterator[str]:
+def as_hugging_face(model: str, *, trust_remote_code: bool = False) -> Iterator[str]:
     """A model's name, or for a run's folder (or one of its steps) its converted model, as long as it is looked at."""
     path = Path(model).expanduser()
     is_run = path.is_dir() and ((path / "policy" / "weights").is_dir() or any(path.glob("step_*")))
@@ -168,7 +172,8 @@ def as_hugging_face(model: str) -> Iterator[str]:
         yield model
         return
     with tempfile.TemporaryDirectory() as folder:
-        yield str(convert(*locate(path), Path(folder) / "model"))
+        out = Path(folder) / "model"
+        yield str(convert(*locate(path), out, trust_remote_code=trust_remote_code))
 
 
 def save(out: Path, report: dict[str, Any], rows: list[dict[str, Any]]) -> None:

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from hone.config.schema.lora import LoraConfig
 from hone.errors import ConfigError
-from hone.model.adapters import NAME, SETTINGS, import_peft, with_adapter, with_lora
+from hone.model.adapters import NAME, SETTINGS, import_peft, read_settings, with_adapter, with_lora
 from hone.model.load import WEIGHT_FILES, load_model, resolve
 from hone.model.quantized import four_bits
 from hone.model.scalar import is_scalar
@@ -21,7 +21,7 @@ from hone.model.scalar import is_scalar
 def adapted_model(model: PreTrainedModel, folder: Path, settings: dict[str, Any]) -> PreTrainedModel:
     """`model` with room for the adapters of a checkpoint, whose `model` folder says which, else its config.yaml."""
     if (folder / SETTINGS).is_file():
-        own = import_peft().PeftConfig.from_pretrained(str(folder))
+        own = read_settings(folder)
         own.init_lora_weights, own.inference_mode, own.base_model_name_or_path = True, False, None
         if own.peft_type == "ADALORA":
             own.rank_pattern = None  # every matrix in the size that it was trained in
@@ -30,7 +30,7 @@ def adapted_model(model: PreTrainedModel, folder: Path, settings: dict[str, Any]
     return with_lora(model, lora.model_copy(update={"init_lora_weights": None, "adapter_path": None}))
 
 
-def base_in_full(settings: dict[str, Any], *, scalar: bool) -> PreTrainedModel:
+def base_in_full(settings: dict[str, Any], *, scalar: bool, trust_remote_code: bool) -> PreTrainedModel:
     """The numbers that a base in 4 bits stood for, in fp32: what its adapters were trained on."""
     lora = LoraConfig.model_validate(settings["lora"])
     model = load_model(
@@ -38,13 +38,16 @@ def base_in_full(settings: dict[str, Any], *, scalar: bool) -> PreTrainedModel:
         overrides=settings.get("hf_config_overrides"),
         scalar=scalar,
         quantization=four_bits(lora, torch.float32),
+        trust_remote_code=trust_remote_code,
     )
     model = model.dequantize()
     model.config.use_cache = True
     return model
 
 
-def save_adapter(model: PreTrainedModel, settings: dict[str, Any], out: Path) -> None:
+def save_adapter(
+    model: PreTrainedModel, settings: dict[str, Any], out: Path, *, trust_remote_code: bool
+) -> None:
     """Write the adapter of a trained model, for the base that the run's settings name.
 
     Raises ConfigError where the base began with random weights: nobody else has them.
@@ -59,7 +62,7 @@ def save_adapter(model: PreTrainedModel, settings: dict[str, Any], out: Path) ->
         )
     lora = LoraConfig.model_validate(settings["lora"])
     if lora.moves_base:
-        model = _on_the_original(model, settings, lora.use_rslora)
+        model = _on_the_original(model, settings, lora.use_rslora, trust_remote_code)
     peft_settings: Any = model.peft_config[NAME]
     peft_settings.base_model_name_or_path = str(Path(base).resolve()) if local else name
     peft_settings.inference_mode, peft_settings.init_lora_weights = True, True
@@ -75,7 +78,9 @@ def save_adapter(model: PreTrainedModel, settings: dict[str, Any], out: Path) ->
 
 
 @torch.no_grad()
-def _on_the_original(model: PreTrainedModel, settings: dict[str, Any], rslora: bool) -> PreTrainedModel:
+def _on_the_original(
+    model: PreTrainedModel, settings: dict[str, Any], rslora: bool, trust_remote_code: bool
+) -> PreTrainedModel:
     """The same model as adapters of twice the rank on the weights that the base has by itself.
 
     PiSSA and OLoRA take a part s B0 A0 of rank r out of each weight W, and train s B A in its place:
@@ -88,6 +93,7 @@ def _on_the_original(model: PreTrainedModel, settings: dict[str, Any], rslora: b
         overrides=settings.get("hf_config_overrides"),
         seed=0,
         scalar=scalar,
+        trust_remote_code=trust_remote_code,
     )
     double = import_peft().LoraConfig(
         r=2 * own.r,

@@ -19,10 +19,12 @@ from hone.engine.checkpoint import is_disk_full
 from hone.engine.learner import DTYPES
 from hone.engine.manifest import verify
 from hone.engine.weights import fill, read_weights
-from hone.errors import CheckpointError, ConfigError, HoneError
+from hone.errors import CheckpointError, ConfigError
 from hone.export.adapter import adapted_model, base_in_full, save_adapter
 from hone.model.adapters import base_of, merged
+from hone.model.generation_config import savable
 from hone.model.load import auto_class, load_tokenizer
+from hone.model.reasons import UNREADABLE, one_line
 from hone.model.scalar import has_scalar_head
 
 
@@ -43,12 +45,15 @@ def convert(
     *,
     dtype: str = "float32",
     adapter: bool = False,
+    trust_remote_code: bool = False,
 ) -> Path:
     """Write the model, its tokenizer and its generation config to `hf_ckpt_path`, whole or not at all. Adapters are
     merged into it; with `adapter` they are written alone, as PEFT loads them.
 
-    `dtype` is how the weights are stored; float32 keeps every bit that was trained. Raises CheckpointError for a
-    missing or damaged checkpoint, or where `hf_ckpt_path` already holds something.
+    `trust_remote_code`: run Python code that the checkpoint's config names; whether the run itself was allowed to is
+    not asked, since the run may be somebody else's. `dtype` is how the weights are stored; float32 keeps every bit that
+    was trained. Raises CheckpointError for a missing or damaged checkpoint, or where `hf_ckpt_path` already holds
+    something.
     """
     if dtype not in DTYPES:
         raise ConfigError(f"--dtype {dtype}: choose one of {', '.join(DTYPES)}")
@@ -67,53 +72,62 @@ def convert(
     adapted = bool(settings.get("lora", {}).get("enabled"))
     if adapter and not adapted:
         raise ConfigError("--adapter: the run trained all weights (policy.lora.enabled=false): leave it out")
-    model = _trained_model(policy_folder, dcp_ckpt_path, settings)
+    model = _trained_model(policy_folder, dcp_ckpt_path, settings, trust_remote_code)
     model = merged(model) if adapted and not adapter else model
     torch.nn.Module.to(model, DTYPES[dtype])
     own = (
         policy_folder.with_name("policy" if policy_folder.name == "value" else policy_folder.name)
         / "tokenizer"
     )
-    tokenizer = load_tokenizer(str(own) if own.is_dir() else settings["tokenizer"]["name"])
+    tokenizer = load_tokenizer(
+        str(own) if own.is_dir() else settings["tokenizer"]["name"], trust_remote_code=trust_remote_code
+    )
     disable_progress_bar()
     aside = hf_ckpt_path.with_name(f".writing_{hf_ckpt_path.name}")
     shutil.rmtree(aside, ignore_errors=True)
     try:
         if adapter:
-            save_adapter(model, settings, aside)
+            save_adapter(model, settings, aside, trust_remote_code=trust_remote_code)
         else:
             model.save_pretrained(aside)
         tokenizer.save_pretrained(aside)
-    except HoneError:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise
-    except (OSError, SafetensorError) as error:
-        shutil.rmtree(aside, ignore_errors=True)
-        reason = "the disk is full: free some space" if is_disk_full(error) else str(error)
+        if hf_ckpt_path.exists():
+            hf_ckpt_path.rmdir()
+        os.replace(aside, hf_ckpt_path)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        reason = "the disk is full: free some space" if is_disk_full(error) else one_line(error)
         raise CheckpointError(f"cannot write {hf_ckpt_path}: {reason}") from error
-    if hf_ckpt_path.exists():
-        hf_ckpt_path.rmdir()
-    os.replace(aside, hf_ckpt_path)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
     return hf_ckpt_path
 
 
-def _trained_model(policy_folder: Path, weights: Path, settings: dict[str, Any]) -> PreTrainedModel:
+def _trained_model(
+    policy_folder: Path, weights: Path, settings: dict[str, Any], trust_remote_code: bool
+) -> PreTrainedModel:
     """The model with its trained weights, and with its adapters if it has some."""
-    config = AutoConfig.from_pretrained(policy_folder / "model")
+    try:
+        config = AutoConfig.from_pretrained(policy_folder / "model", trust_remote_code=trust_remote_code)
+    except UNREADABLE as error:
+        raise CheckpointError(f"{policy_folder}/model is no model: {one_line(error)}") from error
     if settings.get("lora", {}).get("enabled") and settings["lora"].get("load_in_4bit"):
         model = adapted_model(
-            base_in_full(settings, scalar=has_scalar_head(config)), policy_folder / "model", settings
+            base_in_full(settings, scalar=has_scalar_head(config), trust_remote_code=trust_remote_code),
+            policy_folder / "model",
+            settings,
         )
         fill({name: p for name, p in model.named_parameters() if p.requires_grad}, weights)
         return model
-    model = auto_class(has_scalar_head(config)).from_config(config, dtype=torch.float32)
+    model = auto_class(has_scalar_head(config)).from_config(
+        config, dtype=torch.float32, trust_remote_code=trust_remote_code
+    )
     if settings.get("lora", {}).get("enabled"):
         model = adapted_model(model, policy_folder / "model", settings)
     read_weights(model, weights)
     bare = base_of(model)
     bare.config.use_cache = True
     if (policy_folder / "model" / "generation_config.json").is_file():
-        bare.generation_config = GenerationConfig.from_pretrained(policy_folder / "model")
+        bare.generation_config, _ = savable(GenerationConfig.from_pretrained(policy_folder / "model"))
     return model
 
 

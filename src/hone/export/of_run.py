@@ -27,23 +27,39 @@ def with_models_of_runs(loaded: Loaded[Any], *, only_described: bool = False) ->
         section = getattr(config, part, None)
         if section is None:
             continue
-        if (found := _renamed(section, "model_name", "model", only_described)) is not None:
+        trusted = bool(getattr(section, "trust_remote_code", False))
+        if (found := _renamed(section, "model_name", "model", only_described, trusted)) is not None:
             name = getattr(loaded.config, part).model_name
             said.append(f"{part}.model_name={name} is a run: its model is {found}")
         if (tokenizer := getattr(section, "tokenizer", None)) is not None:
-            _renamed(tokenizer, "name", "tokenizer", only_described)
+            _renamed(tokenizer, "name", "tokenizer", only_described, trusted)
     if (tokenizer := getattr(config, "tokenizer", None)) is not None:
-        _renamed(tokenizer, "name", "tokenizer", only_described)
+        _renamed(tokenizer, "name", "tokenizer", only_described, config.generation.trust_remote_code)
+    said += [] if only_described else _reward_models(config)
     return replace(loaded, config=config, notices=[*loaded.notices, *said]) if said else loaded
 
 
-def _renamed(holder: Any, key: str, kind: str, only_described: bool) -> Path | None:
+def _reward_models(config: Any) -> list[str]:
+    """Name reward models that are runs by folders of their models, in place. Returns what to tell of that."""
+    said = []
+    rewards = getattr(config, "rewards", None)
+    for entry in rewards.functions if rewards is not None else ():
+        model = entry.kwargs.get("model") if (entry.path or entry.name) == "reward_model" else None
+        if not isinstance(model, str) or (step := step_of(model)) is None:
+            continue
+        trusted = bool(entry.kwargs.get("trust_remote_code", False))
+        entry.kwargs["model"] = str(model_of(step, trust_remote_code=trusted))
+        said.append(f"reward model {model} is a run: its model is {entry.kwargs['model']}")
+    return said
+
+
+def _renamed(holder: Any, key: str, kind: str, only_described: bool, trust_remote_code: bool) -> Path | None:
     """Set a name of a run to a folder of its model, and return that; None where it names no run."""
     name = getattr(holder, key)
     step = step_of(name) if isinstance(name, str) else None
     if step is None:
         return None
-    found = step / "policy" / kind if only_described else model_of(step)
+    found = step / "policy" / kind if only_described else model_of(step, trust_remote_code=trust_remote_code)
     setattr(holder, key, str(found))
     return found
 
@@ -57,7 +73,12 @@ def step_of(name: str) -> Path | None:
     return locate(folder)[0].parent
 
 
-def model_of(step: Path, *, say: Callable[[str], None] = lambda text: print(text, flush=True)) -> Path:
+def model_of(
+    step: Path,
+    *,
+    trust_remote_code: bool = False,
+    say: Callable[[str], None] = lambda text: print(text, flush=True),
+) -> Path:
     """The model of a step: `RUN/hf/step_N-HASH`, converted if it is not there.
 
     The hash is that of the checkpoint's manifest, so the name is that of these weights: a run that has been done again
@@ -73,7 +94,9 @@ def model_of(step: Path, *, say: Callable[[str], None] = lambda text: print(text
     out.parent.mkdir(exist_ok=True)
     say(f"converting {step} into {out}")
     try:
-        return convert(step / "config.yaml", step / "policy" / "weights", out)
+        return convert(
+            step / "config.yaml", step / "policy" / "weights", out, trust_remote_code=trust_remote_code
+        )
     except CheckpointError:
         if (out / "config.json").is_file():  # another command converted it meanwhile
             return out

@@ -106,7 +106,7 @@ def drawing(seed: int) -> Iterator[None]:
 def _with_trained(model: PreTrainedModel, folder: Path, empty: bool) -> PreTrainedModel:
     """The model with the adapter of a folder, to go on training."""
     peft = import_peft()
-    settings = peft.PeftConfig.from_pretrained(str(folder))
+    settings = read_settings(folder)
     settings.inference_mode = False
     if empty:
         settings.init_lora_weights, settings.base_model_name_or_path = True, None
@@ -114,6 +114,17 @@ def _with_trained(model: PreTrainedModel, folder: Path, empty: bool) -> PreTrain
     return peft.PeftModel.from_pretrained(
         model, str(folder), is_trainable=True, config=settings, torch_device=model.device.type
     )
+
+
+def read_settings(folder: Path) -> Any:
+    """PEFT's settings of the adapter in a folder. Raises ModelError for those that would have PEFT import a module by a
+    name that the file gives."""
+    settings = import_peft().PeftConfig.from_pretrained(str(folder))
+    if getattr(settings, "megatron_config", None) is not None:
+        raise ModelError(
+            f"{folder / SETTINGS}: megatron_config is for layers of Megatron, which no model here has: set it to null"
+        )
+    return settings
 
 
 def base_of(model: PreTrainedModel) -> PreTrainedModel:
@@ -193,10 +204,10 @@ def check_adapter(model: PreTrainedModel, name: str, lora: LoraConfig) -> None:
 
 def _mismatch(model: PreTrainedModel, folder: Path) -> str | None:
     """What of an adapter's weights does not fit the model."""
-    from peft import PeftConfig, get_peft_model, get_peft_model_state_dict
+    from peft import get_peft_model, get_peft_model_state_dict
     from safetensors import SafetensorError, safe_open
 
-    config = PeftConfig.from_pretrained(str(folder))
+    config = read_settings(folder)
     config.init_lora_weights, config.base_model_name_or_path = True, None
     try:
         wanted = get_peft_model_state_dict(get_peft_model(model, config))

@@ -5,12 +5,11 @@ from __future__ import annotations
 import contextlib
 import difflib
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -28,6 +27,7 @@ from hone import embedded
 from hone.config.paths import check_local
 from hone.errors import ConfigError, ModelError
 from hone.model.attention import use_grouped_sdpa
+from hone.model.reasons import UNREADABLE, one_line
 from hone.model.scalar import check_head, has_scalar_head, head_name
 
 TOKENIZER_FILES = ("tokenizer_config.json", "tokenizer.json", "config.json")
@@ -65,27 +65,34 @@ def load_model(
     scalar: bool = False,
     fresh_head: bool = True,
     quantization: Any = None,
+    trust_remote_code: bool = False,
 ) -> PreTrainedModel:
     """A causal language model in fp32 (the precision of a run is applied when it computes, not when it stores).
 
     `overrides` change the model's config (upstream: policy.hf_config_overrides). An embedded model without weights
     starts from random ones drawn with `seed`. `scalar`: with a head that says one number (`hone.model.scalar`), the
     checkpoint's own or, where it has none and `fresh_head`, a new one drawn with `seed`. `quantization`: what
-    `hone.model.quantized` says of linear layers that are held in fewer bits.
+    `hone.model.quantized` says of linear layers that are held in fewer bits. `trust_remote_code`: run the code that the
+    folder brings, where transformers has none for it. Pickled weights are read as tensors alone.
     """
     source = resolve(name)
     disable_progress_bar()  # Hone's own progress line is the only one
     try:
-        config = wanted_config(name, overrides or {}, scalar=scalar, fresh_head=fresh_head)
+        config = wanted_config(
+            name, overrides or {}, scalar=scalar, fresh_head=fresh_head, trust_remote_code=trust_remote_code
+        )
         if Path(source).is_dir() and not any(any(Path(source).glob(kind)) for kind in WEIGHT_FILES):
             if not embedded.is_embedded_model(name):
                 raise ModelError(f"{name} has a config.json but no weights (*.safetensors)")
             if quantization is not None:
                 raise ModelError(f"{name} has no weights to hold in 4 bits: name a model that has")
-            model = _random(config, seed, scalar)
+            model = _random(config, seed, scalar)  # an embedded model: no code comes with it
         else:
-            model = _pretrained(name, source, config, seed, scalar, quantization)
-    except (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError) as error:
+            # In host memory first: where the weights go is not this room's to say.
+            placed = {"quantization_config": quantization, "device_map": {"": "cpu"}}
+            how = {} if quantization is None else placed
+            model = _pretrained(name, source, config, seed, scalar, how, trust_remote_code)
+    except UNREADABLE as error:
         raise ModelError(f"cannot load model {name}: {one_line(error)}") from error
     if (spoilt := not_finite(model.state_dict().items())) is not None:
         raise ModelError(
@@ -103,11 +110,12 @@ def empty_model(
     activation_checkpointing: bool = False,
     dtype: torch.dtype = torch.float32,
     scalar: bool = False,
+    trust_remote_code: bool = False,
 ) -> PreTrainedModel:
     """What `load_model` gives, on the meta device: no weights are read, and none take memory."""
-    config = wanted_config(name, overrides or {}, scalar=scalar)
+    config = wanted_config(name, overrides or {}, scalar=scalar, trust_remote_code=trust_remote_code)
     with torch.device("meta"):
-        model = auto_class(scalar).from_config(config, dtype=dtype)
+        model = auto_class(scalar).from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
     if not scalar:
         with contextlib.suppress(OSError):  # a model need not have one
             model.generation_config = GenerationConfig.from_pretrained(resolve(name))
@@ -121,10 +129,15 @@ def auto_class(scalar: bool) -> Any:
 
 
 def wanted_config(
-    name: str, overrides: Mapping[str, Any], *, scalar: bool = False, fresh_head: bool = True
+    name: str,
+    overrides: Mapping[str, Any],
+    *,
+    scalar: bool = False,
+    fresh_head: bool = True,
+    trust_remote_code: bool = False,
 ) -> PreTrainedConfig:
     """The config of a model with the head that is wanted. Raises ModelError where the checkpoint has another one."""
-    config = configured(resolve(name), overrides)
+    config = configured(resolve(name), overrides, trust_remote_code=trust_remote_code)
     check_head(name, config, scalar=scalar, fresh=fresh_head)
     if scalar:
         config.num_labels = 1
@@ -149,9 +162,12 @@ def not_finite(weights: Iterable[tuple[str, torch.Tensor]]) -> str | None:
     return None
 
 
-def configured(source: str, overrides: Mapping[str, Any]) -> PreTrainedConfig:
+def configured(
+    source: str, overrides: Mapping[str, Any], *, trust_remote_code: bool = False
+) -> PreTrainedConfig:
     """The model's config, changed. An override that it does not have would otherwise be dropped without a word."""
-    config = AutoConfig.from_pretrained(source)
+    read = partial(AutoConfig.from_pretrained, source, trust_remote_code=trust_remote_code)
+    config = read()
     known = config.to_dict()
     for key in overrides:
         if key not in known and not hasattr(config, key):
@@ -160,17 +176,21 @@ def configured(source: str, overrides: Mapping[str, Any]) -> PreTrainedConfig:
             raise ConfigError(
                 f"policy.hf_config_overrides.{key}: {config.model_type} models have no such setting{hint}"
             )
-    return AutoConfig.from_pretrained(source, **overrides) if overrides else config
+    return read(**overrides) if overrides else config
 
 
 def _pretrained(
-    name: str, source: str, config: PreTrainedConfig, seed: int, scalar: bool, quantization: Any = None
+    name: str,
+    source: str,
+    config: PreTrainedConfig,
+    seed: int,
+    scalar: bool,
+    how: Mapping[str, Any],
+    trust_remote_code: bool,
 ) -> PreTrainedModel:
     """With every weight from the files: one that they lack, or have in another shape, would otherwise be random. A new
     scalar head is: it is drawn with `seed`."""
     fresh = scalar and not has_scalar_head(config)
-    # In host memory first: where the weights go is not this room's to say.
-    how = {} if quantization is None else {"quantization_config": quantization, "device_map": {"": "cpu"}}
     with _quiet(fresh), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         loaded: Any = auto_class(scalar).from_pretrained(
@@ -178,7 +198,8 @@ def _pretrained(
             config=config,
             dtype=torch.float32,
             output_loading_info=True,
-            ignore_mismatched_sizes=quantization is None,
+            ignore_mismatched_sizes="quantization_config" not in how,
+            trust_remote_code=trust_remote_code,
             **how,
         )
     model, report = loaded
@@ -212,20 +233,24 @@ def _quiet(wanted: bool) -> Iterator[None]:
 def _random(config: Any, seed: int, scalar: bool) -> PreTrainedModel:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return auto_class(scalar).from_config(config, dtype=torch.float32)
+        return auto_class(scalar).from_config(config, dtype=torch.float32, trust_remote_code=False)
 
 
 PASS_THROUGH = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
 
 
-def load_tokenizer(name: str, *, chat_template: str | None = "default") -> PreTrainedTokenizerBase:
+def load_tokenizer(
+    name: str, *, chat_template: str | None = "default", trust_remote_code: bool = False
+) -> PreTrainedTokenizerBase:
     """A tokenizer with a padding token.
 
     `chat_template`: "default" keeps its own; None puts contents one after another; else a Jinja template or the
     path of a file that holds one.
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(resolve(name, needs=TOKENIZER_FILES))
+        tokenizer = AutoTokenizer.from_pretrained(
+            resolve(name, needs=TOKENIZER_FILES), trust_remote_code=trust_remote_code
+        )
     except Exception as error:  # the tokenizers library raises a bare Exception for a file it cannot read
         raise ModelError(f"cannot load tokenizer {name}: {one_line(error)}") from error
     if chat_template is None:
@@ -265,14 +290,3 @@ def stop_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> t
 def context_length(model: PreTrainedModel) -> int | None:
     """Positions that the model was made for, or None where its config does not say."""
     return getattr(model.config.get_text_config(), "max_position_embeddings", None)
-
-
-def one_line(error: BaseException) -> str:
-    """The first line, or the last where the first only says where a check failed; an unreachable hub in our words."""
-    if str(error).startswith("We couldn't connect to"):
-        return (
-            "there is no such folder here, the Hugging Face hub cannot be reached, and nothing of that name was "
-            "downloaded before. A folder that transformers wrote needs no network"
-        )
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[-1 if isinstance(error, StrictDataclassError) else 0].strip()

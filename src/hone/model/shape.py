@@ -13,7 +13,8 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from hone.errors import ModelError
-from hone.model.load import auto_class, one_line, wanted_config
+from hone.model.load import auto_class, wanted_config
+from hone.model.reasons import one_line
 from hone.model.scalar import head_of
 
 
@@ -67,24 +68,34 @@ class ModelShape:
     """The teacher that lies on the same devices."""
 
 
-def load_shape(name: str, overrides: Mapping[str, Any] | None = None, *, scalar: bool = False) -> ModelShape:
+def load_shape(
+    name: str,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    scalar: bool = False,
+    trust_remote_code: bool = False,
+) -> ModelShape:
     """The shape of a model by name: its config is read, its weights are not.
 
     Raises ModelError for a config that cannot be read or tells of another head, ConfigError for an override that it
     does not have.
     """
     try:
-        return shape_of(wanted_config(name, overrides or {}, scalar=scalar), scalar=scalar)
+        trusted = {"trust_remote_code": trust_remote_code}
+        config = wanted_config(name, overrides or {}, scalar=scalar, **trusted)
+        return shape_of(config, scalar=scalar, **trusted)
     except (OSError, ValueError, StrictDataclassError) as error:
         raise ModelError(f"cannot read the config of model {name}: {one_line(error)}") from error
 
 
-def shape_of(config: PreTrainedConfig, *, scalar: bool = False) -> ModelShape:
+def shape_of(
+    config: PreTrainedConfig, *, scalar: bool = False, trust_remote_code: bool = False
+) -> ModelShape:
     """Count a model on a meta device: 405B parameters take a fifth of a second and no memory."""
     from hone.model.parallel import blocks_of  # torch's DTensor, which few runs need
 
     with torch.device("meta"):
-        model: PreTrainedModel = auto_class(scalar).from_config(config)
+        model: PreTrainedModel = auto_class(scalar).from_config(config, trust_remote_code=trust_remote_code)
     text = config.get_text_config()
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     blocks = [sum(p.numel() for p in block.parameters()) for block in blocks_of(model)]

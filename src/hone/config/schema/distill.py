@@ -90,6 +90,9 @@ class TeacherConfig(ConfigModel):
     model_name: LocalName = "hone/tiny-sft"
     """Hugging Face name or folder of the model; or an embedded one."""
     tokenizer: TeacherTokenizerConfig = section(TeacherTokenizerConfig)
+    trust_remote_code: bool = False
+    """Run the Python code that the model's or the tokenizer's folder brings, where transformers has none for it. It
+    runs with your rights: read it first."""
     hf_config_overrides: dict[str, Any] = Field(default_factory=dict)
     """Values that replace those of the model's own config.json."""
     logprob_batch_size: Derived[Count] = derived("${policy.logprob_batch_size}")

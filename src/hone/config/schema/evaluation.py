@@ -58,6 +58,9 @@ class EvalGenerationConfig(GenerationConfig):
 
     model_name: LocalName = "hone/tiny-sft"
     """Hugging Face name or folder of the model; or an embedded one: `hone/tiny`, `hone/tiny-sft`."""
+    trust_remote_code: bool = False
+    """Run the Python code that the model's or the tokenizer's folder brings, where transformers has none for it. It
+    runs with your rights: read it first."""
     precision: Precision = "bfloat16"
     """Number format of the model."""
     max_model_len: int = Field(2048, ge=2)

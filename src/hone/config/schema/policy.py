@@ -94,6 +94,9 @@ class PolicyConfig(ConfigModel):
     model_name: LocalName = "hone/tiny"
     """Hugging Face name or folder of the model; or an embedded one: `hone/tiny`, `hone/tiny-sft`."""
     tokenizer: TokenizerConfig = section(TokenizerConfig)
+    trust_remote_code: bool = False
+    """Run the Python code that the model's or the tokenizer's folder brings, where transformers has none for it. It
+    runs with your rights: read it first."""
     hf_config_overrides: dict[str, Any] = Field(default_factory=dict)
     """Values that replace those of the model's own config.json."""
     train_global_batch_size: int = Field(32, ge=1)

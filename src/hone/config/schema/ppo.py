@@ -123,6 +123,8 @@ class ValueConfig(PolicyConfig):
     model_name: Derived[LocalName] = derived("${policy.model_name}")
     """Hugging Face name or folder: of a language model, which gets a new head, or of a reward or value model
     (`AutoModelForSequenceClassification` with num_labels=1), whose head it keeps."""
+    trust_remote_code: Derived[bool] = derived("${policy.trust_remote_code}")
+    """Run the Python code that the model's folder brings, where transformers has none for it."""
     tokenizer: ValueTokenizerConfig = section(ValueTokenizerConfig)  # type: ignore[assignment]
     train_global_batch_size: Derived[Count] = derived("${policy.train_global_batch_size}")
     """Completions per optimizer step, over all devices; divides prompts × generations of a rollout."""

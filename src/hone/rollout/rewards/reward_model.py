@@ -27,7 +27,8 @@ class RewardModel:
     """Holds a reward model and its tokenizer.
 
     `template`: the chat template for conversations, as a Jinja text or the path of a file that holds one; None: the
-    tokenizer's own. Raises ModelError for what is no reward model, before any weight is loaded.
+    tokenizer's own. `trust_remote_code`: run the code that the model's folder brings. Raises ModelError for what is no
+    reward model, before any weight is loaded.
     """
 
     def __init__(
@@ -39,14 +40,19 @@ class RewardModel:
         max_length: int | None = None,
         precision: str = "float32",
         device: str | None = None,
+        trust_remote_code: bool = False,
     ) -> None:
         if batch_size < 1:
             raise ConfigError(f"reward_model: batch_size={batch_size} must be at least 1")
         if precision not in PRECISIONS:
             raise ConfigError(f"reward_model: precision={precision}: choose one of {', '.join(PRECISIONS)}")
         self.name, self.batch_size = model, batch_size
-        loaded = load_model(resolve(model), scalar=True, fresh_head=False)
-        self.tokenizer = load_tokenizer(model, chat_template=template or "default")
+        loaded = load_model(
+            resolve(model), scalar=True, fresh_head=False, trust_remote_code=trust_remote_code
+        )
+        self.tokenizer = load_tokenizer(
+            model, chat_template=template or "default", trust_remote_code=trust_remote_code
+        )
         self.encoder = Encoder(self.tokenizer)
         size = sum(weight.numel() for weight in loaded.parameters())
         if "OMP_NUM_THREADS" not in os.environ or size >= SMALL:

@@ -18,6 +18,7 @@ def reward_model(
     max_length: int | None = None,
     precision: str = "float32",
     device: str | None = None,
+    trust_remote_code: bool = False,
     timeout_s: float = 600.0,
     **columns: Any,
 ) -> list[float | None]:
@@ -25,7 +26,8 @@ def reward_model(
 
     It runs in one process, which holds the model, and is given the whole batch; `timeout_s` bounds that call.
     """
-    return [*_held(model, template, batch_size, max_length, precision, device).score(prompts, completions)]
+    held = _held(model, template, batch_size, max_length, precision, device, trust_remote_code)
+    return [*held.score(prompts, completions)]
 
 
 def _prepare(model: str | None = None, timeout_s: float = 600.0, **options: Any) -> None:
@@ -36,6 +38,7 @@ def _prepare(model: str | None = None, timeout_s: float = 600.0, **options: Any)
         "max_length": None,
         "precision": "float32",
         "device": None,
+        "trust_remote_code": False,
     }
     _held(model, *(settings | options).values())
 
@@ -48,7 +51,7 @@ def _held(model: str | None, *options: Any) -> Any:
 
     if model is None:
         raise BadOption("needs kwargs.model: the name or folder of a reward model")
-    names = ("template", "batch_size", "max_length", "precision", "device")
+    names = ("template", "batch_size", "max_length", "precision", "device", "trust_remote_code")
     try:
         return RewardModel(model, **dict(zip(names, options, strict=True)))
     except HoneError as error:
