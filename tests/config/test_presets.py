@@ -105,6 +105,13 @@ def test_an_unknown_name_names_the_nearest(name: str, near: str) -> None:
 
 
 CLASHES = [
+    (
+        ["loss_fn.reference_policy_kl_type=k1", "loss_fn.use_bias_correction_kl=false"],
+        r"reference_policy_kl_type=k1 .* has an expected gradient of 0",
+    ),
+    (["loss_fn.use_kl_in_reward=true"], r"reference_policy_kl_type=k3 in the reward .* set it to k1"),
+    (["grpo.preset=rloo", "loss_fn.use_bias_correction_kl=true"], "is for KL in the loss"),
+    (["grpo.preset=rloo", "loss_fn.use_on_policy_kl_approximation=true"], "is for KL in the loss"),
     (["grpo.preset=cispo", "loss_fn.use_sapo=true"], "are two losses"),
     (["grpo.preset=cispo", "loss_fn.ratio_clip_c=3.0"], "is for the clipped loss"),
     (["grpo.preset=gdpo", "grpo.reward_shaping.enabled=true"], "gdpo learns from each of them"),

@@ -63,6 +63,7 @@ PPO_RUN = (
     "ppo.val_period=3",
     "ppo.policy_training_start_step=3",
     "loss_fn.use_kl_in_reward=true",
+    "loss_fn.reference_policy_kl_type=k1",
     "value.scheduler=[{name: torch.optim.lr_scheduler.LinearLR, kwargs: {start_factor: 0.1, total_iters: 9}}]",
     "checkpointing.save_period=2",
     "checkpointing.keep_top_k=2",

@@ -73,14 +73,17 @@ def kl_estimate(
     *,
     input_clamp: float | None = None,
     output_clamp: float | None = None,
+    weight_N: Tensor | None = None,
 ) -> Tensor:
     """Per-token estimate of KL(policy || reference) from the policy's own samples (Schulman, "Approximating KL").
 
-    With d = log policy - log reference: k1 = d, k2 = d^2 / 2, k3 = exp(-d) - 1 + d.
-    `input_clamp` bounds d, `output_clamp` the estimate, both symmetric.
+    With d = log policy - log reference: k1 = d, k2 = d^2 / 2, k3 = exp(-d) - 1 + d; times `weight_N`, if given.
+    `input_clamp` bounds d, `output_clamp` the weighted estimate, both symmetric; what a bound cuts has no gradient.
     """
     difference_N = logprobs_N - reference_N
     if input_clamp is not None:
+        if weight_N is not None:
+            weight_N = torch.where(difference_N.abs() <= input_clamp, weight_N, weight_N.detach())
         difference_N = difference_N.clamp(-input_clamp, input_clamp)
     if kind == "k1":
         estimate_N = difference_N
@@ -88,6 +91,8 @@ def kl_estimate(
         estimate_N = difference_N.square() / 2
     else:
         estimate_N = torch.expm1(-difference_N) + difference_N
+    if weight_N is not None:
+        estimate_N = weight_N * estimate_N
     if output_clamp is not None:
         estimate_N = estimate_N.clamp(-output_clamp, output_clamp)
     return estimate_N

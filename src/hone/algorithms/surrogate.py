@@ -4,6 +4,9 @@
     rho_t = pi(token) / pi_old(token), with pi_old the weights before this rollout's first update
     objective: PPO's clip and its relatives (`objectives.py`); w_t: the gap between generator and learner
     (`correction.py`); H_t: the entropy of the distribution that the token is drawn from, in nats
+    KL_t: an estimate for each token of KL(pi || reference) given what precedes it, times pi / pi_old with gradient for
+    k1 and k3 (or where use_bias_correction_kl says so): without, k1's expected gradient is 0 and k3's is that of
+    KL(reference || pi); k2's is right as it is. What a token does to the KL of later ones is in the reward's KL alone.
 
 An advantage is a completion's (a sequence column) or each token's (a token column).
 """
@@ -66,7 +69,8 @@ class PolicyLoss:
             nll_N = torch.where(advantage_N > 0, -logprobs_N, torch.zeros_like(logprobs_N))
             output.loss = output.loss + config.positive_example_nll_weight * mean(nll_N)
         if "reference_logprobs" in columns:
-            parts["kl"] = self._kl(logprobs_N, generated_N, columns["reference_logprobs"])
+            weight_N = self._kl_weight(logprobs_N, old_N, generated_N)
+            parts["kl"] = kl(logprobs_N, columns["reference_logprobs"], config, weight_N)
             output.loss = output.loss + config.reference_policy_kl_penalty * mean(parts["kl"])
         tokens = max(totals.tokens, 1.0)
         if outputs.entropy_N is not None:
@@ -90,12 +94,16 @@ class PolicyLoss:
             "approx_entropy": -logprobs_N,
         }
 
-    def _kl(self, logprobs_N: Tensor, generated_N: Tensor, reference_N: Tensor) -> Tensor:
+    def _kl_weight(self, logprobs_N: Tensor, old_N: Tensor, generated_N: Tensor) -> Tensor | None:
+        """Policy over what sampled: estimates hold under the policy. With its gradient, which is that of sampling
+        itself, the estimate's expected gradient is the KL's (arXiv 2506.09477; DeepSeek-V3.2, arXiv 2512.02556)."""
         config = self.config
-        kl_N = kl(logprobs_N, reference_N, config)
-        if config.use_on_policy_kl_approximation:  # the estimate holds under the policy, not the generator
-            kl_N = kl_N * (logprobs_N - generated_N).detach().exp()
-        return kl_N
+        if not (config.use_on_policy_kl_approximation or config.corrects_kl):
+            return None
+        gap_N = logprobs_N - (generated_N if config.use_on_policy_kl_approximation else old_N)
+        if config.kl_input_clamp_value is not None:
+            gap_N = gap_N.clamp(max=config.kl_input_clamp_value)
+        return (gap_N if config.corrects_kl else gap_N.detach()).exp()
 
 
 def largest(values_N: Tensor) -> Tensor:
@@ -110,14 +118,15 @@ def advantage_of(batch: Batch) -> Tensor:
     return batch.per_token(batch.sequence_columns["advantage"])
 
 
-def kl(logprobs_N: Tensor, reference_N: Tensor, config: LossConfig) -> Tensor:
-    """Per-token KL(policy || reference), estimated as configured."""
+def kl(logprobs_N: Tensor, reference_N: Tensor, config: LossConfig, weight_N: Tensor | None = None) -> Tensor:
+    """Per-token KL(policy || reference), estimated as configured, times the weights."""
     return ops.kl_estimate(
         logprobs_N,
         reference_N,
         config.reference_policy_kl_type,
         input_clamp=config.kl_input_clamp_value,
         output_clamp=config.kl_output_clamp_value,
+        weight_N=weight_N,
     )
 
 

@@ -41,6 +41,7 @@ TRL_OF: dict[str, dict[str, str]] = {
         "epsilon": "loss_fn.ratio_clip_min,loss_fn.ratio_clip_max",
         "epsilon_high": "loss_fn.ratio_clip_max",
         "num_iterations": "grpo.num_updates_per_rollout",
+        "use_bias_correction_kl": "loss_fn.use_bias_correction_kl",
     },
     "dpo": {"beta": "dpo.reference_policy_kl_penalty"},
 }

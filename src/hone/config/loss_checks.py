@@ -25,8 +25,7 @@ def loss(config: RewardedConfig, kind: str) -> Iterator[str]:
         )
     yield from _kind_of_loss(chosen)
     yield from _correction(chosen)
-    if chosen.use_kl_in_reward and not chosen.reference_policy_kl_penalty:
-        yield "loss_fn.use_kl_in_reward=true needs loss_fn.reference_policy_kl_penalty above 0"
+    yield from _kl(chosen)
     loop, passes = config.loop, "ppo_epochs" if kind == "ppo" else "num_updates_per_rollout"
     completions = loop.num_prompts_per_step * loop.num_generations_per_prompt
     updates = loop.updates_per_rollout * (completions // config.policy.train_global_batch_size)
@@ -35,6 +34,28 @@ def loss(config: RewardedConfig, kind: str) -> Iterator[str]:
             f"loss_fn.force_on_policy_ratio=true takes the ratio as 1, but there are {updates} "
             "optimizer steps per "
             f"rollout: set policy.train_global_batch_size to the whole rollout, and {kind}.{passes} to 1"
+        )
+
+
+def _kl(loss: LossConfig) -> Iterator[str]:
+    """What an estimator of the KL cannot be used for, and what does nothing where it stands."""
+    kind = loss.reference_policy_kl_type
+    if loss.use_kl_in_reward and not loss.reference_policy_kl_penalty:
+        yield "loss_fn.use_kl_in_reward=true needs loss_fn.reference_policy_kl_penalty above 0"
+    elif loss.use_kl_in_reward:
+        if kind != "k1":
+            yield (
+                f"loss_fn.reference_policy_kl_type={kind} in the reward (loss_fn.use_kl_in_reward=true) makes tokens "
+                "that are rarer than in the reference rarer still: set it to k1, whose gradient is the KL's"
+            )
+        for key in ("use_bias_correction_kl", "use_on_policy_kl_approximation"):
+            if getattr(loss, key):
+                yield f"loss_fn.{key}=true is for KL in the loss: set it to false, or loss_fn.use_kl_in_reward to false"
+    elif loss.reference_policy_kl_penalty and kind == "k1" and not loss.corrects_kl:
+        yield (
+            "loss_fn.reference_policy_kl_type=k1 with loss_fn.use_bias_correction_kl=false has an expected gradient "
+            "of 0, so nothing would hold the policy: leave use_bias_correction_kl out, choose k2, or set "
+            "loss_fn.use_kl_in_reward=true"
         )
 
 

@@ -108,11 +108,14 @@ class LossConfig(ConfigModel):
     reference_policy_kl_penalty: float = Field(0.01, ge=0)
     """Factor of the KL divergence from the starting model; 0: the starting model is not kept."""
     reference_policy_kl_type: Literal["k1", "k2", "k3"] = "k3"
-    """Estimator of the KL divergence (http://joschu.net/blog/kl-approx.html)."""
+    """Estimator of the KL divergence (http://joschu.net/blog/kl-approx.html); in the reward, k1."""
+    use_bias_correction_kl: bool | None = None
+    """KL in the loss: multiply the estimate by the ratio to the old policy, with its gradient, which makes the gradient
+    of k1 and k3 that of KL(policy || reference) (docs/rl.md); null: for k1 and k3, not for k2."""
     kl_input_clamp_value: float | None = Field(20.0, gt=0)
     """Limit of the log-ratio that goes into the estimator; null: none."""
     kl_output_clamp_value: float | None = Field(10.0, gt=0)
-    """Limit of what comes out of it; null: none."""
+    """Limit of what comes out of it, weights included; null: none."""
     use_kl_in_reward: bool = False
     """Subtract the KL divergence from the reward rather than adding it to the loss."""
     ratio_clip_min: float = Field(0.2)
@@ -144,7 +147,7 @@ class LossConfig(ConfigModel):
     top_entropy_quantile: float = Field(1.0, gt=0, le=1)
     """Train on this part of a global batch's tokens, those of the highest entropy; 1: on all."""
     use_on_policy_kl_approximation: bool = False
-    """Weight the KL estimate by the ratio between learner and sampler."""
+    """Weight the KL estimate in the loss by the ratio between learner and generator."""
     use_importance_sampling_correction: bool = False
     """Weight by the ratio between the learner's and the generator's probabilities at sampling time."""
     truncated_importance_sampling_type: Literal["tis", "icepop", "seq-mask-tis"] | None = None
@@ -158,6 +161,13 @@ class LossConfig(ConfigModel):
     """Whether a weight is a token's own or the product over its sequence; null: as sequence_level_importance_ratios."""
     positive_example_nll_weight: float = Field(0.0, ge=0)
     """Factor of an added cross-entropy on completions with a positive advantage."""
+
+    @property
+    def corrects_kl(self) -> bool:
+        """Whether the ratio's gradient is in the KL term."""
+        if self.use_bias_correction_kl is None:
+            return self.reference_policy_kl_type != "k2"
+        return self.use_bias_correction_kl
 
 
 def _adamw() -> dict[str, Any]:
