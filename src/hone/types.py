@@ -78,6 +78,8 @@ class Rollout:
     """What its environment counted: turns, tool calls, seconds …"""
     excluded: str | None = None
     """Why the rollout is not trained on (e.g. 'truncated'); counted in the metrics."""
+    prefill: str = ""
+    """What the end of the prompt began of the answer, such as a template's `<think>`."""
 
 
 @dataclass

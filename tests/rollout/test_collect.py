@@ -42,8 +42,8 @@ def run(
 
 def test_groups_rewards_and_exclusions(tokenizer: PreTrainedTokenizerFast) -> None:
     prompts = [
-        Prompt("a", (1,), "2+70?", {"answer": "#### 72", "prompt": "2+70?"}),
-        Prompt("b", (1,), "7?", {"ground_truth": 7}),
+        Prompt("a", (5,), "2+70?", {"answer": "#### 72", "prompt": "2+70?"}),
+        Prompt("b", (5,), "7?", {"ground_truth": 7}),
     ]
     right = completion("<answer>", "72", "</answer>", "<eos>")
     wrong = completion("<answer>", "7", finish="length")
@@ -64,7 +64,7 @@ def test_shaping_changes_the_reward_and_not_the_rewards(tokenizer: PreTrainedTok
         "overlong_buffer_penalty": 1.0,
         "max_response_length": 5,
     }
-    prompts = [Prompt("a", (1,), "?", {"answer": "72"})]
+    prompts = [Prompt("a", (5,), "?", {"answer": "72"})]
     right = completion("<answer>", "72", "</answer>", "<eos>")
     (group,) = run(["answer"], prompts, [[right]], tokenizer, {"reward_shaping": shaping})
     assert (group.rollouts[0].reward, group.rollouts[0].rewards) == (0.5, {"answer": 1.0})
@@ -72,7 +72,7 @@ def test_shaping_changes_the_reward_and_not_the_rewards(tokenizer: PreTrainedTok
 
 
 def test_conversational_prompts_give_messages(tokenizer: PreTrainedTokenizerFast) -> None:
-    prompts = [Prompt("a", (1,), [{"role": "user", "content": "?"}]), Prompt("b", (1,), [])]
+    prompts = [Prompt("a", (5,), [{"role": "user", "content": "?"}]), Prompt("b", (5,), [])]
     good = completion("<think>", "7", "</think>", "<answer>", "7", "</answer>")
     groups = run([f"{SEEDS}:format_reward"], prompts, [[good], [completion("7")]], tokenizer, {})
     assert [g.rollouts[0].reward for g in groups] == [0.0, 0.0]  # this tokenizer puts blanks between the tags
@@ -85,7 +85,7 @@ def test_a_failure_has_a_cause_and_is_never_a_zero(tokenizer: PreTrainedTokenize
     scaling = {"enabled": True, "target_min": 5.0, "target_max": 6.0}
     (group,) = run(
         [f"{FUNCTIONS}:troubled"],
-        [Prompt("a", (1,), "?")],
+        [Prompt("a", (5,), "?")],
         completions,
         tokenizer,
         {"reward_scaling": scaling},
@@ -96,7 +96,7 @@ def test_a_failure_has_a_cause_and_is_never_a_zero(tokenizer: PreTrainedTokenize
 
 def test_length_counts_tokens(tokenizer: PreTrainedTokenizerFast) -> None:
     entry = {"name": "length", "kwargs": {"target": 4}}
-    (group,) = run([entry], [Prompt("a", (1,), "?")], [[completion("7", "<eos>")]], tokenizer, {})
+    (group,) = run([entry], [Prompt("a", (5,), "?")], [[completion("7", "<eos>")]], tokenizer, {})
     assert group.rollouts[0].reward == -0.5
 
 

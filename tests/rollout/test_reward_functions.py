@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import time
+from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from hone.rollout.rewards.functions import BUILTIN, answer, format, length, math, numeric
-from hone.rollout.rewards.text import answer_tag, as_number, boxed, gold_answer, last_number
+from hone.rollout.rewards.numerals import as_number, last_number
+from hone.rollout.rewards.text import answer_tag, boxed, gold_answer
 
 GSM8K = Path(__file__).parents[3] / "shared" / "data" / "gsm8k"
 
@@ -23,7 +26,11 @@ def test_gold_answer() -> None:
     assert gold_answer(" Paris ") == "Paris"
     assert gold_answer(72) == "72"
     assert gold_answer(0) == "0"
-    for missing in ("", "  ", None, "####", [1], True):
+    assert gold_answer(1e22) == "1e+22"
+    assert gold_answer(np.int64(7)) == "7"
+    assert gold_answer(Decimal("7.5")) == "7.5"
+    assert gold_answer(r"$\boxed{3}$ and $\boxed{4}$") == "3, 4"
+    for missing in ("", "  ", None, "####", [1], True, np.True_, float("nan"), np.float32("inf")):
         assert gold_answer(missing) is None
 
 
@@ -56,7 +63,13 @@ def test_boxed_balances_braces() -> None:
         ("1/0", None),
         ("", None),
         (".", None),
-        ("1e5", None),
+        ("1e5", 100_000),
+        ("2.5E-1", Fraction(1, 4)),
+        ("1e999999999", None),
+        ("\u22125", -5),
+        ("-$5", -5),
+        ("1{,}234", 1234),
+        ("1 1/2", Fraction(3, 2)),
         ("9" * 5000, None),
     ],
 )

@@ -6,7 +6,8 @@ import math
 from collections import Counter
 from collections.abc import Hashable, Sequence
 
-from hone.rollout.rewards.text import answer_tag, as_number, boxed, last_number
+from hone.rollout.rewards.numerals import as_number, last_number
+from hone.rollout.rewards.text import answer_tag, boxed
 from hone.types import Group, Rollout
 
 

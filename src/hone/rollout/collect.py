@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hone.rollout.prefill import prefills_of
 from hone.rollout.rewards.pool import RewardPool
 from hone.rollout.rewards.resolve import resolve_all
 from hone.rollout.sandbox import SandboxLimits
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
     from hone.config.schema import OnlineConfig, RewardedConfig, RewardsConfig
 
-_NOT_COLUMNS = ("prompt", "completion", "prompts", "completions", "completion_ids")
+_NOT_COLUMNS = ("prompt", "completion", "prompts", "completions", "completion_ids", "prefills")
 
 
 def open_pool(rewards: RewardsConfig, log_path: str | Path | None = None) -> RewardPool:
@@ -96,8 +97,10 @@ def rollouts_of(
     """Unscored rollouts, prompt by prompt, with their text decoded."""
     pairs = [(p, c) for p, group in zip(prompts, completions, strict=True) for c in group]
     texts = tokenizer.batch_decode([list(c.tokens) for _, c in pairs], skip_special_tokens=True)
+    begun = {p.id: prefill for p, prefill in zip(prompts, prefills_of(prompts, tokenizer), strict=True)}
     return [
-        Rollout(prompt, completion, text) for (prompt, completion), text in zip(pairs, texts, strict=True)
+        Rollout(prompt, completion, text, prefill=begun[prompt.id])
+        for (prompt, completion), text in zip(pairs, texts, strict=True)
     ]
 
 
@@ -107,6 +110,7 @@ async def score_rollouts(rollouts: Sequence[Rollout], pool: RewardPool, group_si
     Raises RewardError (see RewardPool.score).
     """
     columns = columns_of([rollout.prompt.row for rollout in rollouts])
+    columns["prefills"] = [rollout.prefill for rollout in rollouts]
     columns["completion_ids"] = [list(rollout.completion.tokens) for rollout in rollouts]
     prompts = [rollout.prompt.content for rollout in rollouts]
     sources = [(rollout.prompt.dataset, rollout.prompt.env) for rollout in rollouts]

@@ -22,6 +22,7 @@ from hone.rollout.environments.outcome import Played
 from hone.rollout.environments.pool import EnvironmentPool, Place
 from hone.rollout.environments.seats import Raised
 from hone.rollout.environments.tool_calls import message_of
+from hone.rollout.prefill import prefills_of
 from hone.rollout.rewards.process import CallFailed
 from hone.rollout.turns import Turns
 from hone.types import Completion, Generator, Message, Prompt, Rollout, Sampling
@@ -110,7 +111,8 @@ class Episodes:
         if name is None:
             async with turns.taking_part():
                 completion = await turns.ask(prompt)
-            return Played(Rollout(prompt, completion, self._text(completion.tokens)))
+            [prefill] = prefills_of([prompt], self.encoder.tokenizer)
+            return Played(Rollout(prompt, completion, self._text(completion.tokens), prefill=prefill))
         if isinstance(prompt.content, str):
             raise DataError(
                 f"prompt {prompt.id} is text, but {self.pool.hosts[name].label} answers in a conversation: give "
@@ -155,6 +157,7 @@ class _Episode:
         rollout.prompt = self.prompt
         rollout.completion = self.stream.completion(finish)  # type: ignore[arg-type]
         rollout.text = self.all._text(rollout.completion.tokens)
+        [rollout.prefill] = prefills_of([self.prompt], self.all.encoder.tokenizer)
         rollout.messages, rollout.stats = self.messages, self.stats
         return played
 

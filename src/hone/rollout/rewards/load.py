@@ -20,7 +20,7 @@ from hone.importing import Missing, module_from_file
 
 PASSED = (
     *("prompts", "completions", "completion_ids", "trainer_state", "log_metric", "log_extra"),
-    "environments",
+    *("environments", "prefills"),
 )
 """Arguments that are not columns of the data; a config entry's `kwargs` may not set them."""
 

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import math
+import numbers
 import re
-from fractions import Fraction
+from collections.abc import Sequence
+from decimal import Decimal
 from typing import Any
 
-_NUMBER = re.compile(r"(?<![\w.])(?:(?<!\))[-+])?(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+)")
-_PLAIN_NUMBER = re.compile(r"([-+]?)(\d+|\d{1,3}(?:,\d{3})+)?(?:\.(\d*))?(?:/(\d+))?")
+from hone.rollout.rewards.numerals import as_number
+
 _FENCE = re.compile(r" {0,3}(`{3,})(.*)")
-_MAX_DIGITS = 200  # a completion may be one long number; int() is quadratic in its length
+_BOX = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])\s*")
+_BETWEEN_BOXES = re.compile(r"(?:\\?[$,;()\s]|\\text\{\s*(?:and|or)\s*\}|\b(?:and|or)\b|[a-zA-Z]\s*=)*")
+_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
+_MAX_BOX = 10_000  # characters; what is longer is no answer
+_LAST_BOXES = 8  # those before are not looked at
+_BETWEEN = 40  # characters between two boxes that are one answer
+_SAID = re.compile(r"(?i)\banswers?\b[^\n:=]{0,40}?(?:\bis\b|\bare\b|[:=])[\s*:]*([^\n]+)")
+_SENTENCE_END = re.compile(r"[.;!?](?=\s|$)|,(?=\s+[a-zA-Z])")
+_THOUGHT = "</think>"
 
 
 def text_of(completion: str | list[dict[str, Any]]) -> str:
@@ -22,6 +33,17 @@ def text_of(completion: str | list[dict[str, Any]]) -> str:
     return content or ""
 
 
+def texts_of(completions: Sequence[Any], prefills: Sequence[str] | None = None) -> list[str]:
+    """The text of each completion, behind what the prompt began of it, such as `<think>`."""
+    begun = prefills if prefills is not None else [""] * len(completions)
+    return [prefill + text_of(completion) for prefill, completion in zip(begun, completions, strict=True)]
+
+
+def answers_of(completions: Sequence[Any], prefills: Sequence[str] | None = None) -> list[str]:
+    """As `texts_of`, without thoughts: what stands behind the last `</think>`."""
+    return [after_thought(text) for text in texts_of(completions, prefills)]
+
+
 def answer_tag(text: str) -> str | None:
     """What stands in the last `<answer>…</answer>`, stripped; None without one."""
     end = text.rfind("</answer>")
@@ -30,53 +52,88 @@ def answer_tag(text: str) -> str | None:
 
 
 def boxed(text: str) -> str | None:
-    r"""What stands in the last `\boxed{…}` with its braces balanced; None without one."""
-    start = text.rfind(r"\boxed{")
-    if start < 0:
+    r"""What stands in the last `\boxed{…}` (or `\fbox{…}`, `\boxed 5`), with its braces balanced.
+
+    Boxes that follow each other with no more than "and", "or" or a comma between them are one answer: `3, 4`. None
+    without a box, and where the last one never ends.
+    """
+    boxes = _boxes(text)
+    if not boxes or boxes[-1] is None:
         return None
+    start, _, inner = boxes[-1]
+    parts = [inner]
+    for box in reversed(boxes[:-1]):
+        if box is None or start - box[1] > _BETWEEN or not _BETWEEN_BOXES.fullmatch(text, box[1], start):
+            break
+        parts, start = [box[2], *parts], box[0]
+    return ", ".join(dict.fromkeys(parts)).strip()
+
+
+def has_box(text: str) -> bool:
+    """Whether a box begins, though it may not end."""
+    return _BOX.search(text) is not None
+
+
+def _boxes(text: str) -> list[tuple[int, int, str] | None]:
+    """The last boxes: where each begins and ends, and what is in it; None for one that never ends. An inner box alone
+    counts where one stands in another."""
+    starts = list(_BOX.finditer(text))[-_LAST_BOXES:]
+    found: list[tuple[int, int, str] | None] = []
+    for here, following in zip(starts, [*starts[1:], None], strict=False):
+        if not text.startswith("{", here.end()):
+            bare = re.compile(r"[^\s$.,;]+").match(text, here.end())
+            found.append((here.start(), bare.end(), bare[0]) if bare else None)
+            continue
+        end = _closing(text, here.end())
+        if following is not None and (end is None or end > following.start()):
+            continue  # another box in this one
+        found.append(None if end is None else (here.start(), end, text[here.end() + 1 : end - 1].strip()))
+    return found
+
+
+def _closing(text: str, start: int) -> int | None:
+    """Behind the brace that closes the one at `start`; None without one. Braces behind a backslash are text."""
     depth = 0
-    for i in range(start + len(r"\boxed"), len(text)):
-        depth += (text[i] == "{") - (text[i] == "}")
+    for brace in _BRACE.finditer(text, start, start + _MAX_BOX):
+        depth += (brace[0] == "{") - (brace[0] == "}")
         if depth == 0:
-            return text[start + len(r"\boxed{") : i].strip()
+            return brace.end()
     return None
+
+
+def after_thought(text: str) -> str:
+    """What stands behind the last `</think>`; all of the text without one."""
+    return text.rpartition(_THOUGHT)[2]
+
+
+def said_answer(text: str) -> str | None:
+    """What follows `####`, or the last "the answer is", to the end of the sentence; None without."""
+    if "####" in text:
+        return text.rpartition("####")[2].strip().partition("\n")[0].strip()
+    last = None
+    for last in _SAID.finditer(text):  # noqa: B007
+        pass
+    if last is None:
+        return None
+    return _SENTENCE_END.split(last[1], maxsplit=1)[0].strip(" *\"'")
 
 
 def gold_answer(gold: object) -> str | None:
     r"""The final answer in a gold column: after GSM8K's `####`, in `<answer>`, in `\boxed{}`, or all of it.
 
-    None when there is none: an empty or missing value, or one that is not text or a number.
+    None when there is none: an empty or missing value, NaN, or one that is not text or a number.
     """
-    if isinstance(gold, bool) or not isinstance(gold, str | int | float):
+    if isinstance(gold, bool) or not isinstance(gold, str | numbers.Real | Decimal):
         return None
-    text = str(gold).strip()
+    if not isinstance(gold, str) and not math.isfinite(gold):
+        return None
+    text = after_thought(str(gold)).strip()
     if "####" in text:
         return text.rpartition("####")[2].strip() or None
     for inner in (answer_tag(text), boxed(text)):
         if inner is not None:
             return inner or None
     return text or None
-
-
-def as_number(text: str) -> Fraction | None:
-    """The exact value of `72`, `-1,234.50`, `$72.`, `50%` (read as 50) or `3/4`; None for anything else."""
-    text = text.strip().replace("\\$", "$").replace("\\%", "%").lstrip("$").rstrip("%").strip().rstrip(".")
-    match = _PLAIN_NUMBER.fullmatch(text) if len(text) <= _MAX_DIGITS else None
-    if match is None:
-        return None
-    sign, whole, decimals, denominator = match.groups()
-    if not (whole or decimals) or (denominator is not None and int(denominator) == 0):
-        return None
-    value = Fraction(f"{(whole or '0').replace(',', '')}.{decimals or '0'}") / int(denominator or 1)
-    return -value if sign == "-" else value
-
-
-def last_number(text: str) -> Fraction | None:
-    """The value of the last number in the text; None without one."""
-    last = None
-    for last in _NUMBER.finditer(text):  # noqa: B007
-        pass
-    return as_number(last.group()) if last else None
 
 
 def same_answer(given: str, gold: str) -> bool:

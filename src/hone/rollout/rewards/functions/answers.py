@@ -2,25 +2,41 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
 
 from hone.rollout.rewards.functions.common import GOLD_COLUMNS, BadOption, golds
-from hone.rollout.rewards.text import answer_tag, as_number, boxed, last_number, same_answer, text_of
+from hone.rollout.rewards.mathematics import MAX_ANSWER, Answer, same, same_in_text
+from hone.rollout.rewards.numerals import as_number, last_number
+from hone.rollout.rewards.text import (
+    answer_tag,
+    answers_of,
+    boxed,
+    has_box,
+    said_answer,
+    same_answer,
+)
 
 _PLAIN_TAIL = 1000  # characters of an untagged completion in which `math` looks for the answer
-_MAX_ANSWER = 2000  # characters of an answer that `math` reads: no gold answer is as long
+_PLAIN_ANSWER = re.compile(
+    r"(-?\$?[\d.,/]*\d%?)(?: [^\W\d_]+){1,3}|([-\d.,/\s]*\d,?\s+(?:and|or)\s+[-\d.,/]*\d)"
+)
+"""What may follow "the answer is": a number with its unit, or some numbers."""
 _EXTRACT = ("all", "answer", "boxed", "last_line")
 
 
-def answer(completions: Sequence[Any], column: str | None = None, **columns: Any) -> list[float | None]:
+def answer(
+    completions: Sequence[Any],
+    column: str | None = None,
+    prefills: Sequence[str] | None = None,
+    **columns: Any,
+) -> list[float | None]:
     """1 if the last `<answer>…</answer>` equals the gold answer (as a number, or as text), else 0."""
     return [
-        None
-        if gold is None
-        else float((given := answer_tag(text_of(c))) is not None and same_answer(given, gold))
-        for c, gold in zip(completions, golds(column, columns), strict=True)
+        None if gold is None else float((given := answer_tag(text)) is not None and same_answer(given, gold))
+        for text, gold in zip(answers_of(completions, prefills), golds(column, columns), strict=True)
     ]
 
 
@@ -29,17 +45,18 @@ def exact(
     column: str | None = None,
     extract: str = "all",
     ignore_case: bool = False,
+    prefills: Sequence[str] | None = None,
     **columns: Any,
 ) -> list[float | None]:
-    r"""1 if the completion is the gold answer, character by character but for white space around it, else 0.
+    r"""1 if the completion is the gold answer, character by character but for white space and thoughts, else 0.
 
     extract: which part of the completion: `all`, `answer` (the last `<answer>…</answer>`), `boxed` (the last
     `\boxed{…}`) or `last_line`.
     """
     _check_exact(extract=extract)
     rewards: list[float | None] = []
-    for completion, gold in zip(completions, golds(column, columns), strict=True):
-        given = _part(text_of(completion), extract)
+    for text, gold in zip(answers_of(completions, prefills), golds(column, columns), strict=True):
+        given = _part(text, extract)
         if ignore_case:
             given, gold = given and given.casefold(), gold and gold.casefold()
         rewards.append(None if gold is None else float(given is not None and given.strip() == gold.strip()))
@@ -51,18 +68,20 @@ def numeric(
     column: str | None = None,
     tolerance: float = 0.0,
     relative_tolerance: float = 0.0,
+    prefills: Sequence[str] | None = None,
     **columns: Any,
 ) -> list[float | None]:
     """1 if the last number of the completion equals the gold number, else 0. None if the gold has none.
 
     tolerance, relative_tolerance: the larger of the two, the latter times the gold number, is how far it may be off.
     """
+    _check_numeric(tolerance=tolerance, relative_tolerance=relative_tolerance)
     rewards: list[float | None] = []
-    for completion, gold in zip(completions, golds(column, columns), strict=True):
+    for text, gold in zip(answers_of(completions, prefills), golds(column, columns), strict=True):
         wanted = None if gold is None else as_number(gold)
         if wanted is None and gold is not None:
             wanted = last_number(gold)
-        given = last_number(text_of(completion))
+        given = last_number(text)
         if wanted is None or given is None:
             rewards.append(None if wanted is None else 0.0)
             continue
@@ -71,31 +90,48 @@ def numeric(
     return rewards
 
 
-def math(completions: Sequence[Any], column: str | None = None, **columns: Any) -> list[float | None]:
-    r"""1 if math-verify finds the completion's answer equal to the gold one (LaTeX, sets, intervals, …),
-    else 0.
+def math(
+    completions: Sequence[Any],
+    column: str | None = None,
+    prefills: Sequence[str] | None = None,
+    **columns: Any,
+) -> list[float | None]:
+    r"""1 if the completion's answer is the gold one as mathematics (numbers, LaTeX, sets, intervals, words, …), else 0.
 
-    The answer is the last `<answer>…</answer>`, else the last `\boxed{…}`, else the last expression in the
-    text. None where math-verify cannot read the gold. math-verify's own time limits are off, because they
-    would turn "took too long" into "wrong"; the worker's limit reports it as a failure.
+    The answer is the last `<answer>…</answer>`, else the last `\boxed{…}`, else what follows `####` or "the answer
+    is", else the last expression in the text; what stands before `</think>` is not read. None for a gold answer that
+    cannot be read (prose, nothing). math-verify's own time limits are off, because they would turn "took too long" into
+    "wrong"; the worker's limit reports it as a failure. What counts as equal: `hone.rollout.rewards.mathematics`.
     """
-    from math_verify import parse, verify
+    read = [None if gold is None else Answer(_inner(gold)) for gold in golds(column, columns)]
+    return [
+        float(_is_right(text, gold)) if gold and gold.readable else None
+        for text, gold in zip(answers_of(completions, prefills), read, strict=True)
+    ]
 
-    rewards: list[float | None] = []
-    for completion, gold in zip(completions, golds(column, columns), strict=True):
-        gold_parsed = parse(_as_latex(gold), parsing_timeout=None) if gold else []
-        if not gold_parsed:
-            rewards.append(None)
-            continue
-        text = text_of(completion)
-        given = answer_tag(text)
-        given = boxed(text) if given is None else given
-        if given is not None and len(given) > _MAX_ANSWER:
-            rewards.append(0.0)
-            continue
-        target = text[-_PLAIN_TAIL:] if given is None else _as_latex(given)
-        rewards.append(float(verify(gold_parsed, parse(target, parsing_timeout=None), timeout_seconds=None)))
-    return rewards
+
+def _is_right(text: str, gold: Answer) -> bool:
+    given = answer_tag(text)
+    given = boxed(text) if given is None else given
+    if given is not None:
+        return 0 < len(given) <= MAX_ANSWER and same(Answer(_inner(given)), gold)
+    if has_box(text):  # one that never ends: the answer was cut off
+        return False
+    tail = text[-_PLAIN_TAIL:]
+    said = said_answer(tail) or ""
+    plain = _PLAIN_ANSWER.fullmatch(said)
+    answer = Answer((plain[1] or plain[2]) if plain else said)
+    if plain or answer.number is not None or (answer.plain and (gold.words is not None or gold.choices)):
+        return same(answer, gold)
+    return same_in_text(tail, gold)
+
+
+def _inner(text: str) -> str:
+    """The answer in a text that may have a sentence around it, as a gold column and `<answer>` may."""
+    inner = boxed(text)
+    if inner is None:
+        inner = said_answer(text)
+    return inner or text
 
 
 def _prepare_math(column: str | None = None) -> None:
@@ -108,6 +144,12 @@ def _check_exact(extract: str = "all", **others: Any) -> None:
         raise BadOption(f"extract={extract}: choose one of {', '.join(_EXTRACT)}")
 
 
+def _check_numeric(tolerance: float = 0.0, relative_tolerance: float = 0.0, **others: Any) -> None:
+    for name, value in (("tolerance", tolerance), ("relative_tolerance", relative_tolerance)):
+        if not 0 <= value < float("inf"):
+            raise BadOption(f"{name}={value} must be a number of at least 0")
+
+
 def _part(text: str, extract: str) -> str | None:
     if extract == "answer":
         return answer_tag(text)
@@ -116,15 +158,9 @@ def _part(text: str, extract: str) -> str | None:
     return text.strip().rpartition("\n")[2] if extract == "last_line" else text
 
 
-def _as_latex(text: str) -> str:
-    r"""math-verify reads LaTeX only inside an environment: give bare LaTeX one."""
-    return (
-        text if "$" in text or r"\boxed" in text or r"\(" in text or r"\[" in text else rf"\boxed{{{text}}}"
-    )
-
-
 _functions: tuple[Any, ...] = (answer, exact, numeric, math)
 for _function in _functions:
     _function.any_of_columns = GOLD_COLUMNS  # checked before any completion is scored
 exact.check = _check_exact  # type: ignore[attr-defined]
+numeric.check = _check_numeric  # type: ignore[attr-defined]
 math.prepare = _prepare_math  # type: ignore[attr-defined]

@@ -18,7 +18,7 @@ from typing import Any
 from hone.rollout.rewards import settings
 from hone.rollout.rewards.functions.common import BadOption, rows_of
 from hone.rollout.rewards.metrics import log_metric
-from hone.rollout.rewards.text import answer_tag, fenced, text_of
+from hone.rollout.rewards.text import after_thought, answer_tag, fenced, text_of
 from hone.rollout.sandbox import LOST, Outcome, Sandbox, Unsafe
 
 TEST_COLUMNS = ("test", "tests", "test_list", "test_cases", "input_output", "inputs")
@@ -66,7 +66,7 @@ def code(
             rewards.append(None)
             outcomes.append(None)
             continue
-        cause, passed = _run(_program(prompt, text_of(completion), row), tests)
+        cause, passed = _run(_program(prompt, after_thought(text_of(completion)), row), tests)
         if cause == LOST:
             rewards.append(RuntimeError(cause))
         else:

@@ -8,20 +8,27 @@ from collections.abc import Sequence
 from typing import Any
 
 from hone.rollout.rewards.functions.common import BadOption
-from hone.rollout.rewards.text import text_of
+from hone.rollout.rewards.text import texts_of
 
 _MODES = ("search", "match", "fullmatch")
 _FLAGS = {"i": re.IGNORECASE, "m": re.MULTILINE, "s": re.DOTALL, "x": re.VERBOSE, "a": re.ASCII}
 
 
-def format(completions: Sequence[Any], pattern: str | None = None, **columns: Any) -> list[float | None]:
+def format(
+    completions: Sequence[Any],
+    pattern: str | None = None,
+    prefills: Sequence[str] | None = None,
+    **columns: Any,
+) -> list[float | None]:
     """1 if all of it is `<think>…</think>` then `<answer>…</answer>`, each tag exactly once, else 0.
+
+    What the prompt began of the answer belongs to it: a template may open the thought itself.
 
     pattern: a regular expression that the whole completion must match instead (`.` matches line ends too).
     """
     if pattern is not None:
-        return regex(completions, pattern=pattern, mode="fullmatch", flags="s")
-    return [float(_well_formed(text_of(c).strip())) for c in completions]
+        return regex(completions, pattern=pattern, mode="fullmatch", flags="s", prefills=prefills)
+    return [float(_well_formed(text.strip())) for text in texts_of(completions, prefills)]
 
 
 def regex(
@@ -30,6 +37,7 @@ def regex(
     column: str | None = None,
     mode: str = "search",
     flags: str = "",
+    prefills: Sequence[str] | None = None,
     **columns: Any,
 ) -> list[float | None]:
     """1 if a regular expression matches the completion, else 0.
@@ -41,11 +49,11 @@ def regex(
     _check_regex(pattern, column, mode, flags)
     patterns = [pattern] * len(completions) if column is None else columns[column]
     rewards: list[float | None] = []
-    for completion, each in zip(completions, patterns, strict=True):
+    for text, each in zip(texts_of(completions, prefills), patterns, strict=True):
         if each is None:
             rewards.append(None)
             continue
-        found = getattr(_compiled(each, flags), mode)(text_of(completion))
+        found = getattr(_compiled(each, flags), mode)(text)
         rewards.append(float(found is not None))
     return rewards
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from hone.errors import install_command
 from hone.rollout.rewards.functions.common import BadOption
-from hone.rollout.rewards.text import answer_tag, fenced, text_of
+from hone.rollout.rewards.text import answer_tag, answers_of, fenced
 
 _MAX_TEXT = 1_000_000  # characters
 
@@ -20,11 +20,13 @@ def json_schema(
     schema: dict[str, Any] | str | None = None,
     column: str | None = None,
     valid_json: float = 0.0,
+    prefills: Sequence[str] | None = None,
     **columns: Any,
 ) -> list[float | None]:
     """1 if the completion is JSON that satisfies a JSON Schema, `valid_json` if it is merely JSON, else 0.
 
-    The JSON is the last fenced block, else what stands in `<answer>…</answer>`, else the whole completion.
+    The JSON is the last fenced block, else what stands in `<answer>…</answer>`, else the whole completion, each behind
+    `</think>` if there is one.
     schema: the schema, or the path of a file that holds it; or `column`: the column with one for each row (as a
     mapping or as text; None: does not apply). References out of the schema are never fetched.
     """
@@ -33,12 +35,12 @@ def json_schema(
     one = None if column is not None else _validator(_text_of_schema(schema))
     schemas = columns[column] if column is not None else [schema] * len(completions)
     rewards: list[float | None] = []
-    for completion, each in zip(completions, schemas, strict=True):
+    for text, each in zip(answers_of(completions, prefills), schemas, strict=True):
         if each is None:
             rewards.append(None)
             continue
         validator = one or _validator(_text_of_schema(each))
-        rewards.append(_judged(text_of(completion), validator, valid_json))
+        rewards.append(_judged(text, validator, valid_json))
     return rewards
 
 

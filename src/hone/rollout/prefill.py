@@ -1,0 +1,36 @@
+"""What a prompt begins of its answer: `<think>` that a chat template writes, or words that the model goes on from."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from hone.types import Prompt
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_TAIL = 48  # tokens from the end of a prompt in which what it began is looked for
+_BEGUN = re.compile(r"(?:^|[\n>\]:])[ \t]*((?:<(?P<tag>[A-Za-z_]+)>|\[THINK\])\s*)$")
+_EMPTY_THOUGHT = re.compile(r"<think>\s*</think>\s*$")
+_BOX = re.compile(r"\\boxed\{\s*$")
+_ROLES = ("assistant", "model", "bot", "system", "user", "s", "bos")
+
+
+def prefills_of(prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """What each prompt began of its answer, as it is written there; mostly nothing."""
+    tails = tokenizer.batch_decode([list(prompt.tokens[-_TAIL:]) for prompt in prompts])
+    return [_begun(prompt, tail) for prompt, tail in zip(prompts, tails, strict=True)]
+
+
+def _begun(prompt: Prompt, tail: str) -> str:
+    content = prompt.content
+    if not isinstance(content, str) and content and content[-1].get("role") == "assistant":
+        said = content[-1].get("content")
+        return said if isinstance(said, str) else ""
+    for pattern in (_EMPTY_THOUGHT, _BOX):
+        if found := pattern.search(tail):
+            return found[0]
+    found = _BEGUN.search(tail)
+    return found[1] if found and found["tag"] not in _ROLES else ""
