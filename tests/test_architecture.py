@@ -27,6 +27,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "export": {"errors", "config", "engine", "model"},
     "process": {"errors", "config", "tracking"},
     "recovery": {"errors", "config", "engine"},
+    "preflight": {
+        *("config", "data", "engine", "methods", "process", "recovery", "rollout", "tracking"),
+    },
     "seeing": {"errors", "config", "tracking"},
     "loop": {"errors", "config", "engine", "process", "recovery", "seeing", "tracking"},
     "evaluation": {
@@ -48,25 +51,18 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "methods": {"errors", "types", "config", "algorithms", "data", "tracking"},
     "supervised": {
-        *("types", "config", "methods", "engine", "export", "loop", "process", "recovery", "tracking"),
-    },
-    "online": {
-        *(
-            "types",
-            "config",
-            "algorithms",
-            "data",
-            "engine",
-            "export",
-            "loop",
-            "process",
-            "recovery",
-            "rollout",
-        ),
+        *("types", "config", "methods", "engine", "export", "loop", "preflight", "process", "recovery"),
         "tracking",
     },
+    "online": {
+        *("types", "config", "algorithms", "data", "engine", "export", "loop", "preflight", "process"),
+        *("recovery", "rollout", "tracking"),
+    },
     "tune": {"errors", "config", "process", "tracking"},
-    "launch": {"errors", "config", "importing", "data", "embedded", "model", "engine", "export", "rollout"},
+    "launch": {
+        *("errors", "config", "importing", "data", "embedded", "model", "engine", "evaluation", "export"),
+        "preflight",
+    },
     "api": {
         *(
             "errors",

@@ -67,8 +67,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Expected failures print one line on stderr. Anything else is a defect of Hone and keeps its traceback.
     """
+    return reported(lambda: _dispatch(list(sys.argv[1:] if argv is None else argv)))
+
+
+def reported(command: Callable[[], int]) -> int:
+    """The exit code of a command, whose expected failures are printed."""
     try:
-        return _dispatch(list(sys.argv[1:] if argv is None else argv))
+        return command()
     except Interrupted as stopped:  # what was asked for is no error
         sys.stdout.flush()
         print(stopped, file=sys.stderr)
@@ -167,7 +172,7 @@ def _run(kind: str, argv: list[str]) -> int:
     if kind != "eval" and loaded.config.cluster.several:
         from hone.launch.guard import guarded
 
-        return guarded(loaded.config, partial(_work, kind, loaded))
+        return guarded(loaded.config, lambda recovering: reported(partial(_work, kind, loaded, recovering)))
     return _work(kind, loaded)
 
 

@@ -18,17 +18,16 @@ from typing import Any, Protocol
 import yaml
 
 from hone.config import Loaded, OnlineConfig, SFTConfig
-from hone.config.changes import GOAL_KEYS, changes
+from hone.config.changes import GOAL_KEYS
 from hone.config.kinds import section_of
 from hone.engine import Engine
 from hone.engine.checkpoint import Checkpoints, Saved
 from hone.engine.checkpoint_reader import understood
-from hone.engine.manifest import verify
 from hone.engine.place import placement_notices
 from hone.engine.random_state import random_state, restore_random_state
-from hone.errors import CheckpointError, HoneError, Interrupted, TrainingError, WorkerLostError
+from hone.errors import HoneError, Interrupted, TrainingError, WorkerLostError
 from hone.process import hears_signals
-from hone.recovery import MoreMachines
+from hone.recovery import MoreMachines, check_same_run
 from hone.seeing import draw_run
 from hone.tracking import MetricLog, Progress, RunFolder
 from hone.tracking.story import write_end, write_start
@@ -97,7 +96,7 @@ class Run:
         steps = self.checkpoints.steps() if self.config.checkpointing.enabled else []
         if steps:
             self.step = self._saved_step = self._first_step = steps[-1]
-            changed = self._check_same_run(self.checkpoints.path(self.step))
+            changed = check_same_run(self.yaml, self.checkpoints, self.checkpoints.path(self.step))
             if self.finished:  # nothing will be done with it, so nothing needs to be loaded
                 self.latest = self.checkpoints.metrics(self.step)
                 return
@@ -297,20 +296,6 @@ class Run:
             return None
         days, hours, minutes, seconds = (int(part) for part in text.split(":"))
         return float(((days * 24 + hours) * 60 + minutes) * 60 + seconds)
-
-    def _check_same_run(self, path: Path) -> list[str]:
-        """The keys that have changed since `path` was written. Raises CheckpointError when they may not."""
-        verify(path, only="config.yaml", fallback=self.checkpoints.before(path))
-        with understood(path / "config.yaml"):
-            saved = dict(yaml.safe_load((path / "config.yaml").read_text()))
-        changed, bad = changes(saved, yaml.safe_load(self.yaml))
-        if bad and not self.config.checkpointing.allow_config_change:
-            raise CheckpointError(
-                f"{path} was made with other settings ({'; '.join(bad[:6])}). For a new run set another "
-                f"checkpointing.checkpoint_dir (or remove {self.checkpoints.root}); to go on with the changed "
-                "settings set checkpointing.allow_config_change=true"
-            )
-        return changed
 
     def _title(self) -> str:
         return os.path.basename(self.config.policy.model_name.rstrip("/"))

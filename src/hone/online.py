@@ -17,18 +17,17 @@ from hone import engine
 from hone.algorithms import distill, grpo, ppo
 from hone.config import DistillConfig, GRPOConfig, Loaded, OnlineConfig, PPOConfig
 from hone.config.schema import RewardedConfig
-from hone.data import PromptData, build_prompts
+from hone.data import PromptData
 from hone.engine import Engine
-from hone.engine.build import tokenizer_of
 from hone.engine.checkpoint import flat_metric
 from hone.export import with_models_of_runs
 from hone.loop import Run
+from hone.preflight import prepared
 from hone.process import run_alone
 from hone.recovery import keep_going
-from hone.rollout.collect import open_pool
 from hone.rollout.environments.outcome import metrics_of
 from hone.rollout.filling import Wanted, constants, fill
-from hone.rollout.source import Source, open_episodes
+from hone.rollout.source import Source
 from hone.tracking import Progress, RunFolder, working, write_rollouts
 from hone.types import Group, Prompt, Rollout
 
@@ -43,23 +42,16 @@ async def train(loaded: Loaded, recovering: bool = False) -> dict[str, Any]:
     """The loop itself."""
     config: OnlineConfig = loaded.config
     printed = RunFolder(config.checkpointing.checkpoint_dir, config.logger.log_dir).rewards_log
-    # A wrong reward function or environment stops here, before a model loads.
-    async with open_pool(config.rewards, printed) as pool:
-        tokenizer = tokenizer_of(config)
-        with working("reading the data"):
-            data = build_prompts(config, tokenizer)
-        if isinstance(config, DistillConfig) and config.distillation.on_policy_fraction < 1:
-            data.check_answers()
-        pool.check_columns(data.columns)
-        for note in pool.notes:
+    async with prepared(loaded, printed) as ready:
+        for note in ready.pool.notes:
             print(note, flush=True)
-        with open_episodes(config, tokenizer, printed) as episodes, contextlib.ExitStack() as stack:
+        with contextlib.ExitStack() as stack:
             with working(f"loading {config.policy.model_name}"):
-                parts = stack.enter_context(engine.build(config, tokenizer, recovering=recovering))
+                parts = stack.enter_context(engine.build(config, ready.tokenizer, recovering=recovering))
             assert parts.generator is not None
-            parts.notices += episodes.notices if episodes is not None else []
-            source = Source(parts.generator, tokenizer, pool, config, episodes)
-            return await _train(loaded, data, parts, source)
+            parts.notices += ready.episodes.notices if ready.episodes is not None else []
+            source = Source(parts.generator, ready.tokenizer, ready.pool, config, ready.episodes)
+            return await _train(loaded, ready.data, parts, source)
 
 
 async def _train(loaded: Loaded, data: PromptData, parts: Engine, source: Source) -> dict[str, Any]:

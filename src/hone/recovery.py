@@ -1,14 +1,20 @@
-"""Going on by itself when workers are lost, or machines come."""
+"""Going on: by itself when workers are lost or machines come, and only as the run that it was."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
+import yaml
+
 from hone.config import OnlineConfig, SFTConfig
+from hone.config.changes import changes
 from hone.engine.checkpoint import Checkpoints
-from hone.errors import WorkerLostError
+from hone.engine.checkpoint_reader import understood
+from hone.engine.manifest import verify
+from hone.errors import CheckpointError, WorkerLostError
 
 
 class MoreMachines(Exception):
@@ -41,3 +47,19 @@ async def keep_going(
             origin = f"step_{newest}" if newest else "the start"
             print(f"{error}\ngoing on from {origin} with new workers", file=sys.stderr, flush=True)
         recovering = True
+
+
+def check_same_run(settings: str, checkpoints: Checkpoints, path: Path) -> list[str]:
+    """The keys of the resolved configuration `settings` that have changed since the checkpoint `path` was written.
+    Raises CheckpointError when they may not."""
+    verify(path, only="config.yaml", fallback=checkpoints.before(path))
+    with understood(path / "config.yaml"):
+        saved = dict(yaml.safe_load((path / "config.yaml").read_text()))
+    changed, bad = changes(saved, yaml.safe_load(settings))
+    if bad and not checkpoints.config.allow_config_change:
+        raise CheckpointError(
+            f"{path} was made with other settings ({'; '.join(bad[:6])}). For a new run set another "
+            f"checkpointing.checkpoint_dir (or remove {checkpoints.root}); to go on with the changed "
+            "settings set checkpointing.allow_config_change=true"
+        )
+    return changed

@@ -12,10 +12,10 @@ from transformers import PreTrainedTokenizerBase
 from hone import engine
 from hone.config import Loaded
 from hone.engine import Engine
-from hone.engine.build import tokenizer_of
 from hone.export import with_models_of_runs
 from hone.loop import Run
-from hone.methods import Method, method_of
+from hone.methods import Method
+from hone.preflight import prepare
 from hone.process import run_alone
 from hone.recovery import keep_going
 from hone.tracking import working
@@ -31,9 +31,7 @@ def main(loaded: Loaded, *, recovering: bool = False) -> dict[str, Any]:
 async def train(loaded: Loaded, recovering: bool = False) -> dict[str, Any]:
     """The loop itself."""
     config = loaded.config
-    tokenizer = tokenizer_of(config)
-    with working("reading the data"):  # before the model: wrong data stops the run in a second
-        method = method_of(loaded.kind, config, tokenizer)
+    tokenizer, method = prepare(loaded)
     with contextlib.ExitStack() as stack:
         with working(f"loading {config.policy.model_name}"):
             parts = stack.enter_context(engine.build(config, tokenizer, recovering=recovering))

@@ -457,3 +457,12 @@ def test_a_sampler_that_is_not_there_is_said(kind: Kind, head: str, data: str) -
     asked = [f"{data}=rows.jsonl", "rewards.functions=[{name: answer}]"]
     assert any("built-in generator" in n for n in load(kind, None, [*asked, f"{head}.backend=vllm"]).notices)
     assert not any("built-in generator" in n for n in load(kind, None, asked).notices)
+
+
+def test_a_limit_alone_is_one_of_the_data_that_comes_with_hone() -> None:
+    """How much of the data is no name of any: a model of one's own gets the embedded problems, and is told."""
+    loaded = load("eval", None, ["generation.model_name=my/model", "data.limit=64"])
+    assert (loaded.config.data.dataset_name, loaded.config.data.limit) == ("hone/word-problems", 64)
+    assert any("data.dataset_name was not given" in notice for notice in loaded.notices)
+    with pytest.raises(ConfigError, match=r"data\.train\.dataset_name is not set"):
+        load("sft", None, ["policy.model_name=my/model", "data.validation.dataset_name=held_out.jsonl"])

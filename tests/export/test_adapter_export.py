@@ -144,7 +144,7 @@ def test_training_goes_on_from_an_adapter(kind: str, base: Path, tmp_path: Path)
     first, step = trained(policy_of(base, dim=4, **KINDS[kind]), tmp_path)
     folder = exported(step, tmp_path / "adapter", adapter=True)
     policy = policy_of(base, adapter_path=str(folder))
-    check_start(policy)
+    check_start(policy, tiny.make_tokenizer())
     assert (trained_settings(policy.lora).dim, trained_settings(policy.lora).alpha) == (4, 4.0)
     second = tiny.make_learner(make_model(policy, tiny.make_tokenizer(), 0, True, True), policy)
     torch.testing.assert_close(logits(second.model), logits(first.model), rtol=1e-6, atol=1e-6)
@@ -169,19 +169,19 @@ def test_an_adapter_for_another_base_stops_before_weights_load(base: Path, tmp_p
     with pytest.raises(
         ModelError, match=r"was trained on .*base, which policy.model_name=.*wide is not: .*lora_B.weight is"
     ):
-        check_start(policy_of(wide, adapter_path=str(folder)))
+        check_start(policy_of(wide, adapter_path=str(folder)), tiny.make_tokenizer())
     renamed = tmp_path / "models" / "instruct"
     tiny.make_model().config.save_pretrained(renamed)
     with pytest.raises(ModelError, match=r"not on policy.model_name=.*instruct.*adapter_config.json"):
-        check_start(policy_of(renamed, adapter_path=str(folder)))
+        check_start(policy_of(renamed, adapter_path=str(folder)), tiny.make_tokenizer())
     moved = tmp_path / "elsewhere" / "base"
     tiny.make_model().config.save_pretrained(moved)
-    check_start(policy_of(moved, adapter_path=str(folder)))
+    check_start(policy_of(moved, adapter_path=str(folder)), tiny.make_tokenizer())
 
 
 def test_a_folder_without_an_adapter_is_named(base: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"holds no adapter_config.json"):
-        check_start(policy_of(base, adapter_path=str(tmp_path)))
+        check_start(policy_of(base, adapter_path=str(tmp_path)), tiny.make_tokenizer())
     (tmp_path / "adapter_config.json").write_text('{"peft_type": "PREFIX_TUNING"}')
     with pytest.raises(ModelError, match=r"of type PREFIX_TUNING"):
-        check_start(policy_of(base, adapter_path=str(tmp_path)))
+        check_start(policy_of(base, adapter_path=str(tmp_path)), tiny.make_tokenizer())

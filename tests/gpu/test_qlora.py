@@ -131,7 +131,7 @@ def test_a_run_without_a_card_is_refused(base: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(
         ConfigError, match=r"load_in_4bit=true needs an NVIDIA GPU.*set policy.lora.load_in_4bit=false"
     ):
-        check_start(policy_of(base), ClusterConfig())
+        check_start(policy_of(base), tiny.make_tokenizer(), ClusterConfig())
 
 
 def test_several_devices_are_refused() -> None:

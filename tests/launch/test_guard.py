@@ -121,3 +121,26 @@ def test_a_run_dies_with_its_command(tmp_path: Path) -> None:
     process.kill()
     process.wait()
     child.wait(10)
+
+
+RETURNS = """
+import os, sys
+from hone.cli import main
+code = main(["sft", "cluster.cpu_workers_per_node=2", "data.train.dataset_name=nowhere.jsonl"])
+print("returned", code, flush=True)
+"""
+
+
+def test_the_command_returns_once_to_who_calls_it(tmp_path: Path) -> None:
+    """Also where the run is in a process of its own: the caller's next lines are no second process's."""
+    ended = subprocess.run(
+        [sys.executable, "-c", RETURNS],
+        env={**os.environ, **ENVIRONMENT},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert ended.stdout.count("returned 1") == ended.stdout.count("returned") == 1, ended.stdout
+    assert ended.stderr.count("error:") == 1, ended.stderr

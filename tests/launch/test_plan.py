@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 from pathlib import Path
 
 import pytest
@@ -86,7 +88,7 @@ def test_the_value_model_counts(capsys: pytest.CaptureFixture[str], model: Path,
 
 
 def test_the_teacher_counts(capsys: pytest.CaptureFixture[str], model: Path, tmp_path: Path) -> None:
-    (tmp_path / "rows.jsonl").write_text('{"prompt": "a", "answer": "b"}\n' * 5)
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "a", "completion": "b"}\n' * 5)
     arguments = (
         "distill",
         f"policy.model_name={model}",
@@ -136,12 +138,14 @@ def test_a_wrong_config_fails(capsys: pytest.CaptureFixture[str]) -> None:
     assert text.count("error:") == 1
 
 
-def test_eval_and_dry_run(capsys: pytest.CaptureFixture[str], model: Path) -> None:
+def test_eval_and_dry_run(capsys: pytest.CaptureFixture[str], model: Path, tmp_path: Path) -> None:
+    test = tmp_path / "test.jsonl"
+    test.write_text('{"prompt": "a", "completion": "b", "answer": "b"}\n')
     code, text = plan(
         capsys,
         "eval",
         f"generation.model_name={model}",
-        "data.dataset_name=/nowhere/test.jsonl",
+        f"data.dataset_name={test}",
         "rewards.functions=[{name: answer}]",
         "eval.num_tests_per_prompt=16",
         "generation.temperature=0.7",
@@ -149,7 +153,11 @@ def test_eval_and_dry_run(capsys: pytest.CaptureFixture[str], model: Path) -> No
     assert code == 0
     assert "16 answers for each problem" in text
     settings = [f"policy.model_name={model}", "policy.max_total_sequence_length=64"]
-    assert main(["sft", "--dry-run", *settings, "data.train.dataset_name=/nowhere/x.jsonl"]) == 0
+    data = f"data.train.dataset_name={test}"
+    assert (
+        main(["sft", "--dry-run", *settings, data, f"checkpointing.checkpoint_dir={tmp_path / 'new'}"]) == 0
+    )
+    assert not (tmp_path / "new").exists(), "a plan leaves nothing"
 
 
 def test_a_context_that_the_model_lacks_fails(capsys: pytest.CaptureFixture[str], model: Path) -> None:
@@ -158,18 +166,113 @@ def test_a_context_that_the_model_lacks_fails(capsys: pytest.CaptureFixture[str]
     assert "policy.max_total_sequence_length=100000 is more than the " in text
 
 
-def test_a_reward_that_no_worker_can_load_is_said(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_a_reward_that_no_worker_can_load_is_refused(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     (tmp_path / "mine.py").write_text(
         "def right_answer(completions, **columns): return [0.0] * len(completions)"
     )
     path = tmp_path / "mine.py"
     code, text = plan(capsys, "grpo", f"rewards.functions=[{{path: {path}:right_anser}}]")
-    assert code == 0
-    assert "not usable from here: reward 'right_anser'" in text
+    assert code == 1
+    assert "error: reward 'right_anser'" in text
     assert "did you mean 'right_answer'?" in text
     code, text = plan(capsys, "grpo", f"rewards.functions=[{{path: {path}:right_answer}}]")
     assert code == 0
-    assert "not usable" not in text
+
+
+ROWS = {
+    "sft.jsonl": '{"prompt": "a", "completion": "b"}',
+    "pairs.jsonl": '{"prompt": "a", "chosen": "b", "rejected": "c"}',
+    "text.jsonl": '{"question": "a", "answer": "b"}',
+    "prompts.jsonl": '{"prompt": "a", "answer": "b"}',
+}
+REFUSED = {
+    "an unknown reward": (
+        "grpo",
+        "data.train.dataset_name=prompts.jsonl",
+        "rewards.functions=[{name: anser}]",
+    ),
+    "a column that a reward needs": (
+        *("grpo", "data.train.dataset_name=sft.jsonl"),
+        "rewards.functions=[{path: mine.py:needs_answer}]",
+    ),
+    "pairs for sft": ("sft", "data.train.dataset_name=pairs.jsonl"),
+    "rows for dpo": ("dpo", "data.train.dataset_name=sft.jsonl"),
+    "a prompt file without a place": (
+        *("grpo", "data.train.dataset_name=prompts.jsonl", "data.train.prompt_file=prompt.txt"),
+        "rewards.functions=[{name: answer}]",
+    ),
+    "a tracker that is missing": ("sft", "data.train.dataset_name=sft.jsonl", "logger.wandb_enabled=true"),
+    "a folder that is a file": (
+        *("sft", "data.train.dataset_name=sft.jsonl", "checkpointing.checkpoint_dir=sft.jsonl/run"),
+    ),
+    "a learning rate that is no number": (
+        *("sft", "data.train.dataset_name=sft.jsonl", "policy.optimizer.kwargs.lr=1e-5x"),
+    ),
+    "an optimizer's unknown argument": (
+        *("sft", "data.train.dataset_name=sft.jsonl", "++policy.optimizer.kwargs.speed=1"),
+    ),
+    "adapters for no module": (
+        *("sft", "data.train.dataset_name=sft.jsonl", "policy.lora.enabled=true"),
+        "policy.lora.target_modules=[quack_proj]",
+    ),
+    "data that is not there": ("sft", "data.train.dataset_name=nowhere.jsonl"),
+    "a model that is not there": (
+        *("sft", "data.train.dataset_name=sft.jsonl", "policy.model_name=./nowhere"),
+    ),
+    "an evaluation without data": ("eval", "data.dataset_name=nowhere.jsonl"),
+    "an evaluation of a missing column": (
+        *("eval", "data.dataset_name=sft.jsonl", "rewards.functions=[{name: answer}]"),
+    ),
+    "a method that does not fit the rows": ("rm", "data.train.dataset_name=sft.jsonl"),
+    "answers that are not there": (
+        *("distill", "data.train.dataset_name=prompts.jsonl", "distillation.on_policy_fraction=0.5"),
+    ),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_a_plan_refuses_what_the_run_refuses_in_the_same_words(
+    what: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And the run refuses it before it loads a weight."""
+    if what == "a tracker that is missing" and importlib.util.find_spec("wandb"):
+        pytest.skip("wandb is installed")
+    monkeypatch.chdir(tmp_path)
+    for name, row in ROWS.items():
+        Path(name).write_text(row + "\n")
+    Path("mine.py").write_text(
+        "def needs_answer(completions, gold, **columns): return [0.0] * len(completions)"
+    )
+    Path("prompt.txt").write_text("Think, then answer.")
+    kind, *given = REFUSED[what]
+    usual = [] if kind == "eval" else ["policy.max_total_sequence_length=64", "policy.precision=float32"]
+    name = "generation.model_name" if kind == "eval" else "policy.model_name"
+    argv = [f"{name}={model}", *usual, *given]
+    there = sorted(str(path) for path in tmp_path.rglob("*") if "__pycache__" not in path.parts)
+
+    code, planned = plan(capsys, kind, *argv)
+    assert code in (1, 2), planned
+    assert sorted(str(path) for path in tmp_path.rglob("*") if "__pycache__" not in path.parts) == there
+
+    def no_weights(*_: object, **__: object) -> None:
+        raise AssertionError("a weight was loaded")
+
+    monkeypatch.setattr("hone.model.load.load_model", no_weights)
+    monkeypatch.setattr("hone.engine.make.load_model", no_weights)
+    monkeypatch.setattr(sys.modules["hone.engine.build"], "load_model", no_weights)
+    assert main([kind, *argv]) == code
+    captured = capsys.readouterr()
+    errors = [
+        [line for line in text.splitlines() if line.startswith("error:")] for text in (planned, captured.err)
+    ]
+    assert len(errors[0]) == 1, planned
+    assert errors[0] == errors[1], captured.err
 
 
 def test_a_cluster_is_planned_from_a_laptop(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -111,6 +111,11 @@ def test_hopeless_trials_are_stopped_early(tmp_path: Path, monkeypatch: pytest.M
         ([f"{LR}=log(1e-6,1e-3)", "checkpointing.checkpoint_dir=x"], "--folder"),
         ([f"{LR}=log(1e-6,1e-3)", "--pruner", "mean"], "median, hyperband, none"),
         ([f"{LR}=log(1e-6,1e-3)", "--trials", "0"], "at least 1"),
+        (
+            [f"{LR}=log(1e-6,1e-3)", "sft.val_period=50", "sft.val_at_end=false"],
+            "no trial measures val_loss",
+        ),
+        ([f"{LR}=log(1e-6,1e-3)", "sft.val_period=0", "sft.val_at_end=false"], "no trial measures val_loss"),
     ],
 )
 def test_what_is_wrong_stops_before_any_trial(

@@ -1,5 +1,5 @@
 """The machines under the verbs. `build` is the only place that knows which implementation a run gets."""
 
-from hone.engine.build import Engine, build
+from hone.engine.build import Engine, build, check
 
-__all__ = ["Engine", "build"]
+__all__ = ["Engine", "build", "check"]

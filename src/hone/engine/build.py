@@ -23,6 +23,7 @@ from hone.engine.beside import (
 from hone.engine.generator import LocalGenerator
 from hone.engine.learner import DTYPES, LocalLearner, WithoutAdapters
 from hone.engine.make import check_start, make_model, make_scorer, place
+from hone.engine.optimizer import check_optimizer
 from hone.engine.place import alone, check_several, device_of_this_process, machine_of
 from hone.engine.spread import unspread_copy
 from hone.engine.threads import set_threads
@@ -104,20 +105,28 @@ def tokenizer_of(config: SFTConfig | OnlineConfig) -> PreTrainedTokenizerBase:
     )
 
 
-def build(
-    config: SFTConfig | OnlineConfig, tokenizer: PreTrainedTokenizerBase, *, recovering: bool = False
-) -> Engine:
-    """All that the run computes with. Raises ConfigError for what this model or machine cannot do.
-
-    `recovering`: a run that lost machines may go on with fewer than it asks for.
-    """
+def check(config: SFTConfig | OnlineConfig, tokenizer: PreTrainedTokenizerBase) -> ModelShape:
+    """The sizes of the run's models. Raises ConfigError and ModelError for what they cannot do, or what does not go
+    together: lengths, vocabularies, adapters, optimizers. No weight is read."""
     policy = config.policy
     shape = shape_of_run(config)
     check_length(policy, shape.context)
     check_beside(config, shape, tokenizer)
     for settings in filter(None, (policy, value_settings(config))):
-        check_start(settings, config.cluster)
-    engine = _built(config, tokenizer, shape, recovering)
+        check_optimizer(settings)
+        check_start(settings, tokenizer, config.cluster)
+    return shape
+
+
+def build(
+    config: SFTConfig | OnlineConfig, tokenizer: PreTrainedTokenizerBase, *, recovering: bool = False
+) -> Engine:
+    """All that the run computes with. Raises ConfigError for what this model or machine cannot do (see `check`).
+
+    `recovering`: a run that lost machines may go on with fewer than it asks for.
+    """
+    policy = config.policy
+    engine = _built(config, tokenizer, check(config, tokenizer), recovering)
     found = generation_config.notices("policy", policy.model_name, resolve(policy.model_name))
     engine.notices = [*found, *engine.notices]
     return engine

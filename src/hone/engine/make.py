@@ -94,9 +94,11 @@ def make_model(
     return model if policy.lora.load_in_4bit else merged(model)  # 4 bits cannot hold what would be added
 
 
-def check_start(policy: PolicyConfig, cluster: ClusterConfig | None = None) -> None:
+def check_start(
+    policy: PolicyConfig, tokenizer: PreTrainedTokenizerBase, cluster: ClusterConfig | None = None
+) -> None:
     """Raise ModelError when the adapter to start from does not belong to the model, ConfigError when there is no device
-    for a base in 4 bits. No weight is read."""
+    for a base in 4 bits, no module for new adapters, or no embedding for a token. No weight is read."""
     if policy.lora.enabled and policy.lora.load_in_4bit and cluster is not None:
         if device_of_this_process(cluster).type != "cuda":  # a CPU rounds otherwise to evaluate than to train
             raise ConfigError(
@@ -104,14 +106,17 @@ def check_start(policy: PolicyConfig, cluster: ClusterConfig | None = None) -> N
                 "policy.lora.load_in_4bit=false"
             )
         four_bits(policy.lora, torch.float32)
+    empty = empty_model(
+        policy.model_name,
+        overrides=policy.hf_config_overrides,
+        scalar=policy.scalar,
+        trust_remote_code=policy.trust_remote_code,
+    )
+    check_fit(empty, tokenizer, policy)
     if policy.lora.enabled and policy.lora.adapter_path is not None:
-        empty = empty_model(
-            policy.model_name,
-            overrides=policy.hf_config_overrides,
-            scalar=policy.scalar,
-            trust_remote_code=policy.trust_remote_code,
-        )
         check_adapter(empty, policy.model_name, policy.lora)
+    elif policy.lora.enabled:
+        with_lora(empty, policy.lora)
 
 
 def check_fit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, policy: PolicyConfig) -> None:

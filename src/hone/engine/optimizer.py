@@ -66,6 +66,11 @@ def build_optimizer(policy: PolicyConfig, parameters: Iterable[nn.Parameter]) ->
     return _make(cls, "policy.optimizer.kwargs", groups, **policy.optimizer.kwargs)
 
 
+def check_optimizer(policy: PolicyConfig) -> None:
+    """Raise ConfigError for an optimizer or a schedule that cannot be made as configured."""
+    build_scheduler(policy, build_optimizer(policy, [nn.Parameter(torch.zeros(1))]))
+
+
 def by_mesh(parameters: Iterable[nn.Parameter]) -> list[list[nn.Parameter]]:
     """Parameters that are spread over the same ranks in the same way: operations on many at once want these apart.
     In one process there is one group."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,13 +21,14 @@ from hone.evaluation import own_metrics
 from hone.evaluation.metrics import answer_of, label_of, score
 from hone.export import with_models_of_runs
 from hone.model.load import load_tokenizer
+from hone.model.shape import load_shape
 from hone.process import check_writable, run_async
 from hone.rollout.collect import open_pool, scored_groups
 from hone.rollout.environments.episode import Episodes
 from hone.rollout.environments.outcome import metrics_of
 from hone.rollout.rewards.pool import RewardPool
 from hone.rollout.source import open_episodes, scored_episodes
-from hone.tracking import Progress, write_rollouts
+from hone.tracking import Progress, working, write_rollouts
 from hone.types import Group, Prompt, Sampling
 
 if TYPE_CHECKING:
@@ -46,30 +50,63 @@ def main(loaded: Loaded) -> dict[str, Any]:
     return report
 
 
-async def evaluate(config: EvalConfig) -> dict[str, Any]:
-    """The report as a dictionary. Failed samples count as wrong here, and are counted beside the score."""
-    started = time.perf_counter()
+@dataclass
+class Prepared:
+    """What an evaluation works with besides its model."""
+
+    tokenizer: PreTrainedTokenizerBase
+    prompts: list[Prompt]
+    pool: RewardPool
+    episodes: Episodes | None
+    own: Any
+    """The user's metrics."""
+
+
+@contextlib.asynccontextmanager
+async def prepared(config: EvalConfig, *, load_models: bool = True) -> AsyncIterator[Prepared]:
+    """All that comes before the model is loaded; `load_models`: with reward models. Raises HoneError for what would
+    stop the evaluation."""
     own = own_metrics.load(config.eval.metrics, "eval.metrics")
-    if config.eval.save_path:
-        check_writable(Path(config.eval.save_path), "eval.save_path")
     tokenizer = load_tokenizer(
         config.tokenizer.name,
         chat_template=config.tokenizer.chat_template,
         trust_remote_code=config.generation.trust_remote_code,
     )
-    async with open_pool(config.rewards) as pool:
-        for note in pool.notes:
-            print(note, flush=True)
+    async with open_pool(config.rewards, load_models=load_models) as pool:
         with open_episodes(config, tokenizer) as episodes:
             prompts = build_eval_prompts(config, tokenizer)
+            pool.check_columns(sorted({name for prompt in prompts for name in prompt.row}))
             own_metrics.check(own, [*FOUND, *prompts[0].row], "eval.metrics")
-            for notice in episodes.notices if episodes is not None else []:
-                print(notice, flush=True)
-            generator = build_generator(config, tokenizer)
-            groups = await _answered(config, prompts, tokenizer, generator, pool, episodes)
+            yield Prepared(tokenizer, prompts, pool, episodes, own)
+
+
+def check(loaded: Loaded[EvalConfig]) -> None:
+    """Raise what would stop the evaluation before its first answer. Nothing is written."""
+    config = loaded.config
+
+    async def prepare() -> None:
+        async with prepared(config, load_models=False):
+            load_shape(config.generation.model_name, trust_remote_code=config.generation.trust_remote_code)
+
+    asyncio.run(prepare())
+
+
+async def evaluate(config: EvalConfig) -> dict[str, Any]:
+    """The report as a dictionary. Failed samples count as wrong here, and are counted beside the score."""
+    started = time.perf_counter()
+    if config.eval.save_path:
+        check_writable(Path(config.eval.save_path), "eval.save_path")
+    async with prepared(config) as ready:
+        for note in (*ready.pool.notes, *(ready.episodes.notices if ready.episodes is not None else [])):
+            print(note, flush=True)
+        with working(f"loading {config.generation.model_name}"):
+            generator = build_generator(config, ready.tokenizer)
+        groups = await _answered(
+            config, ready.prompts, ready.tokenizer, generator, ready.pool, ready.episodes
+        )
     report = report_of(groups, config) | {"seconds": time.perf_counter() - started}
-    if own:
-        report["metrics"] = own_metrics.measure(own, lists_of(groups, config.data.output_key))
+    if ready.own:
+        report["metrics"] = own_metrics.measure(ready.own, lists_of(groups, config.data.output_key))
     if config.eval.save_path:
         save(Path(config.eval.save_path), report, groups)
     return report

@@ -14,8 +14,10 @@ import re
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 from hone.config import OnlineConfig, SFTConfig
 from hone.errors import WorkerLostError
@@ -26,7 +28,8 @@ FROM_THE_TERMINAL = 0x80
 
 
 def guarded(config: SFTConfig | OnlineConfig, run: Callable[[bool], int]) -> int:
-    """`run(recovering)` in a child process, and its exit code; what `run` raises is raised in the child alone.
+    """`run(recovering)` in a child process, and its exit code. The child ends there, whatever `run` raises (which is
+    printed, with its traceback): this function returns once, in the process that called it.
 
     A child that ends without returning or raising is replaced, up to `cluster.max_restarts` times without a new
     checkpoint; then WorkerLostError. Signals are passed on, and a child ends with this process.
@@ -42,10 +45,7 @@ def guarded(config: SFTConfig | OnlineConfig, run: Callable[[bool], int]) -> int
             os.close(alive_write)
             threading.Thread(target=_end_with_parent, args=(alive_read,), daemon=True).start()
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
-            try:
-                return run(recovering)
-            finally:
-                os.write(said_write, b".")
+            _end(run, recovering, said_write)
         os.close(said_write)
         os.close(alive_read)
         try:
@@ -73,6 +73,22 @@ def guarded(config: SFTConfig | OnlineConfig, run: Callable[[bool], int]) -> int
             file=sys.stderr,
             flush=True,
         )
+
+
+def _end(run: Callable[[bool], int], recovering: bool, said: int) -> NoReturn:
+    """Run in the child, say that it ended by itself, and end it."""
+    code = 1
+    try:
+        code = run(recovering)
+    except SystemExit as stopped:
+        code = stopped.code if isinstance(stopped.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os.write(said, b".")
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 def _wait(child: int) -> tuple[int, bool]:

@@ -1,37 +1,44 @@
 """`hone plan`: the resolved run, before anything heavy.
 
-A plan is for the cluster that the config describes, wherever it is typed. It fails for a wrong config alone; a model,
-data or hardware that cannot be reached from here is said, and is no failure.
+A plan refuses what the run would refuse before its first step, in the same words, since it goes through the run's own
+checks (`hone.preflight`). Only hardware that is not here is no failure: a plan for the machines that the config asks
+for may be typed on any other, and then a model or data that are not there are said instead of refused.
 """
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import replace
 from typing import Any
 
 import torch
 
+from hone import evaluation, preflight
 from hone.config import DistillConfig, EvalConfig, Loaded, OnlineConfig, SFTConfig
 from hone.config.schema import RewardFunctionConfig
+from hone.data.sources import load_rows
 from hone.engine.beside import check_length, teacher_settings, value_settings
 from hone.engine.machine import Machine, machine_here, machine_named
 from hone.engine.memory import tokens
 from hone.engine.place import alone, check_mesh, check_several
 from hone.engine.planner import choose, settled
 from hone.engine.threads import SMALL_MODEL, threads_for
-from hone.errors import HoneError, ModelError, RewardError
+from hone.errors import HoneError, ModelError
 from hone.export import with_models_of_runs
 from hone.launch.memory import choice_lines, human_count, memory_lines
 from hone.model.shape import ModelShape, load_shape
-from hone.rollout.collect import open_pool
-from hone.rollout.rewards.resolve import resolve_all
 
 
 def main(kind: str, loaded: Loaded, gpu: str | None = None) -> int:
-    """Print the plan, for GPUs of the kind `gpu` where it is given. Returns 0: a config that cannot run never gets this
-    far."""
-    parts = sections(kind, with_models_of_runs(loaded, only_described=True), gpu)
+    """Print the plan, for GPUs of the kind `gpu` where it is given, and return 0. Raises the HoneError that the run
+    would end with."""
+    loaded = with_models_of_runs(loaded, only_described=True)
+    parts = sections(kind, loaded, gpu)
+    if not elsewhere(loaded.config, gpu) or reachable(loaded.config):
+        checks = evaluation if isinstance(loaded.config, EvalConfig) else preflight
+        checks.check(loaded)
+        parts.append(("checked", ["all that the run checks before its first step"]))
+    else:
+        parts.append(("checked", ["the settings alone: the model or the data are not here"]))
     print(f"hone {kind}: the run that this configuration describes")
     for title, lines in parts:
         for index, line in enumerate(lines):
@@ -39,11 +46,38 @@ def main(kind: str, loaded: Loaded, gpu: str | None = None) -> int:
     return 0
 
 
+def elsewhere(config: SFTConfig | OnlineConfig | EvalConfig, gpu: str | None) -> bool:
+    """Whether the plan is for other machines than this one."""
+    cluster = config.cluster
+    if gpu is not None or cluster.ray_address is not None:
+        return True
+    wanted = cluster.gpus_per_node * cluster.num_nodes
+    return cluster.cpu_workers_per_node is None and wanted > max(torch.cuda.device_count(), 1)
+
+
+def reachable(config: SFTConfig | OnlineConfig | EvalConfig) -> bool:
+    """Whether the models and the training data are here, so that more can be checked than the settings."""
+    models = [
+        getattr(config, part)
+        for part in ("policy", "teacher", "value", "generation")
+        if hasattr(config, part)
+    ]
+    entries = [config.data] if isinstance(config, EvalConfig) else list(config.data.train or [])
+    try:
+        for model in models:
+            load_shape(model.model_name, trust_remote_code=model.trust_remote_code)
+        for entry in entries:
+            load_rows(entry, kind="test" if isinstance(config, EvalConfig) else "train")
+    except (HoneError, OSError):
+        return False
+    return True
+
+
 def sections(kind: str, loaded: Loaded, gpu: str | None = None) -> list[tuple[str, list[str]]]:
     """Title and lines of each part of the plan. Raises ConfigError for settings that the model cannot have."""
     config = loaded.config
     if isinstance(config, EvalConfig):
-        shape, about = model_shape(config.generation.model_name, {})
+        shape, about = model_shape(config.generation)
         parts = [
             ("model", about),
             ("devices", devices(config, shape)),
@@ -52,14 +86,14 @@ def sections(kind: str, loaded: Loaded, gpu: str | None = None) -> list[tuple[st
         parts.append(("sampling", eval_lines(config)))
     else:
         policy = config.policy
-        shape, about = model_shape(policy.model_name, policy.hf_config_overrides, scalar=policy.scalar)
+        shape, about = model_shape(policy, scalar=policy.scalar)
         parts = [("model", about)]
         if (value := value_settings(config)) is not None:
-            beside, told = model_shape(value.model_name, value.hf_config_overrides, scalar=True)
+            beside, told = model_shape(value, scalar=True)
             shape = None if shape is None or beside is None else replace(shape, beside=beside)
             parts.append(("value model", told))
         if (teacher := teacher_settings(config)) is not None:
-            taught, told = model_shape(teacher.model_name, teacher.hf_config_overrides)
+            taught, told = model_shape(teacher)
             shape = None if shape is None or taught is None else replace(shape, teacher=taught)
             parts.append(("teacher", told))
         parts.append(("devices", devices(config, shape, gpu)))
@@ -85,12 +119,11 @@ def sections(kind: str, loaded: Loaded, gpu: str | None = None) -> list[tuple[st
     return parts
 
 
-def model_shape(
-    name: str, overrides: dict[str, Any], *, scalar: bool = False
-) -> tuple[ModelShape | None, list[str]]:
-    """The model's size, counted from its config alone; or why it cannot be told from here."""
+def model_shape(model: Any, *, scalar: bool = False) -> tuple[ModelShape | None, list[str]]:
+    """The size of the model of a section, counted from its config alone; or why it cannot be told from here."""
+    name, overrides = model.model_name, getattr(model, "hf_config_overrides", {})
     try:
-        shape = load_shape(name, overrides, scalar=scalar)
+        shape = load_shape(name, overrides, scalar=scalar, trust_remote_code=model.trust_remote_code)
     except ModelError as error:
         return None, [f"{name}: not reachable from here ({error})"]
     return shape, [
@@ -157,8 +190,6 @@ def at_once(config: SFTConfig | OnlineConfig) -> str:
 
 def data_lines(config: SFTConfig | OnlineConfig | EvalConfig, entries: list[Any]) -> list[str]:
     """Each dataset with its number of rows, or why it cannot be read from here."""
-    from hone.data.sources import load_rows
-
     kind = "test" if isinstance(config, EvalConfig) else "train"
     lines = []
     for entry in entries:
@@ -188,7 +219,6 @@ def batch_lines(config: SFTConfig | OnlineConfig) -> list[str]:
         f"generation: {generation_backend(config.policy.generation.backend)}",
         *teacher_lines(config),
         "rewards: " + ", ".join(f"{weight_text(f)} x {f.path or f.name}" for f in config.rewards.functions),
-        *reward_lines(config),
         steps_line(g.max_num_steps, g.max_num_epochs),
     ]
 
@@ -216,23 +246,6 @@ def teacher_lines(config: OnlineConfig) -> list[str]:
         *([f"teacher: on {own} device{'s' if own > 1 else ''} of its own"] if own else []),
         f"learns from {answers if share else 'the data'}",
     ]
-
-
-def reward_lines(config: OnlineConfig) -> list[str]:
-    """What is wrong with the reward functions, seen from here: a worker imports them, as for a run."""
-    try:
-        asyncio.run(_try_rewards(config))
-    except RewardError as error:
-        return [f"not usable from here: {str(error).splitlines()[0]}"]
-    return []
-
-
-async def _try_rewards(config: OnlineConfig) -> None:
-    if all(f.path is None for f in config.rewards.functions):
-        resolve_all(config.rewards.functions)  # built-in ones: nothing to import
-        return
-    async with open_pool(config.rewards):
-        pass
 
 
 def steps_line(steps: int | None, epochs: int | None) -> str:

@@ -21,13 +21,17 @@ if TYPE_CHECKING:
 _NOT_COLUMNS = ("prompt", "completion", "prompts", "completions", "completion_ids", "prefills")
 
 
-def open_pool(rewards: RewardsConfig, log_path: str | Path | None = None) -> RewardPool:
+def open_pool(
+    rewards: RewardsConfig, log_path: str | Path | None = None, *, load_models: bool = True
+) -> RewardPool:
     """The pool that a configuration's `rewards` section describes, for `async with`.
 
-    What the functions print goes to `log_path`, if given. Raises RewardError (see resolve.resolve_all).
+    What the functions print goes to `log_path`, if given. Without `load_models` the functions that hold a model are
+    left out: a plan loads no weights. Raises RewardError (see resolve.resolve_all).
     """
+    specs = resolve_all(rewards.functions) if rewards.functions else []  # where an environment rewards alone
     return RewardPool(
-        resolve_all(rewards.functions) if rewards.functions else [],  # where an environment rewards alone
+        specs if load_models else [spec for spec in specs if not spec.alone],
         num_workers=rewards.num_workers,
         timeout_s=rewards.timeout_s,
         max_failure_fraction=rewards.max_failure_fraction,

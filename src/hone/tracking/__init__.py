@@ -13,5 +13,15 @@ from hone.tracking.metrics import MetricLog
 from hone.tracking.progress import Progress
 from hone.tracking.rollouts import write_rollouts
 from hone.tracking.seeds import draw_seeds
+from hone.tracking.sinks import check_sinks
 
-__all__ = ["MetricLog", "Progress", "RunFolder", "draw_curves", "draw_seeds", "working", "write_rollouts"]
+__all__ = [
+    "MetricLog",
+    "Progress",
+    "RunFolder",
+    "check_sinks",
+    "draw_curves",
+    "draw_seeds",
+    "working",
+    "write_rollouts",
+]

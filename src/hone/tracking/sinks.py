@@ -10,10 +10,13 @@ import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from hone.errors import ConfigError, install_command
 from hone.tracking.folder import RunFolder, naming, write_atomically
+
+if TYPE_CHECKING:
+    from hone.config.schema import LoggerConfig
 
 
 class Sink(Protocol):
@@ -152,6 +155,14 @@ def run_id(path: Path, resume_step: int | None) -> str:
     identity = uuid.uuid4().hex[:12]
     write_atomically(path, identity + "\n")
     return identity
+
+
+def check_sinks(logger: LoggerConfig) -> None:
+    """Raise ConfigError for a service that is enabled and not installed."""
+    if logger.wandb_enabled:
+        _optional("wandb", "logger.wandb_enabled", "wandb")
+    if logger.mlflow_enabled:
+        _optional("mlflow", "logger.mlflow_enabled", "mlflow")
 
 
 def _optional(module: str, setting: str, extra: str) -> ModuleType:

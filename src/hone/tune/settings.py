@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from hone.config import Loaded, load
+from hone.config.kinds import section_of
 from hone.config.metric_names import flat_metric
 from hone.config.paths import check_local
 from hone.config.schema import ROOTS
@@ -107,6 +108,7 @@ def read(options: argparse.Namespace) -> Search:
     load(
         kind, config, [*fixed, *_first(parameters), override(OWNED[1], metric)]
     )  # which says what is near it
+    _check_measured(loaded, metric)
     maximize = _maximizes(loaded, metric, options.direction or file.get("direction"))
     parallel = _count("parallel", _given(options.parallel, file.get("parallel", 1)))
     search = Search(
@@ -212,6 +214,23 @@ def _metric(loaded: Loaded[Any], given: str | None) -> str:
             "checkpointing.metric_name is null: say what to search by, such as --metric val_loss"
         )
     return name if ":" in name else f"{'val' if name.startswith('val_') else 'train'}:{name}"
+
+
+def _check_measured(loaded: Loaded[Any], metric: str) -> None:
+    """Raise ConfigError for a held-out metric that no trial measures after a step: what the untrained model has says
+    nothing of the settings."""
+    loop, section = loaded.config.loop, section_of(loaded.kind)
+    steps, period = loop.max_num_steps, loop.val_period
+    first = max(period, getattr(loop, "val_start_at", 0))
+    never = period <= 0 or (steps is not None and steps < first)
+    if metric.startswith("val:") and never and not loop.val_at_end:
+        why = f"{section}.val_period={period}" + (
+            f" and {section}.max_num_steps={steps}" if period > 0 else ""
+        )
+        raise ConfigError(
+            f"{why}: no trial measures {flat_metric(metric)} after its first step. Set {section}.val_at_end=true, or "
+            "search by a metric of training (--metric train:NAME)"
+        )
 
 
 def _maximizes(loaded: Loaded[Any], name: str, direction: str | None) -> bool:

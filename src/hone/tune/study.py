@@ -123,7 +123,7 @@ class Tuner:
             self.study.tell(trial, value)
             results.say(f"trial {trial.number}: {self.search.column} {value:.6g}")
         else:
-            cause = run.last_words() if code != 0 else f"metrics.csv has no {self.search.column}"
+            cause = run.last_words() if code != 0 else f"metrics.csv has no {self.search.column} after a step"
             trial.set_user_attr("cause", cause)
             self.study.tell(trial, state=states.FAIL)
             results.say(f"trial {trial.number}: failed: {cause} (see {run.log})")

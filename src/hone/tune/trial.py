@@ -56,12 +56,13 @@ class TrialRun:
         return found
 
     def new_values(self) -> list[tuple[int, float]]:
-        """Steps and values of the metric that have come since this was last asked."""
+        """Steps and values of the metric that have come since this was last asked; not step 0's, which every trial's
+        model has alike."""
         _, rows = read_table(self.folder / "metrics.csv")
         found = []
         for row in rows:
             step, text = int(row["step"]), row.get(self.search.column, "")
-            if text and step not in self.seen:
+            if text and step and step not in self.seen:
                 self.seen[step] = float(text)
                 found.append((step, self.seen[step]))
         return [(step, value) for step, value in found if math.isfinite(value)]
