@@ -67,6 +67,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *(
             "errors",
             "config",
+            "data",
             "evaluation",
             "export",
             "launch",

@@ -58,7 +58,7 @@ async def _train(
     if run.finished:
         return run.summary()
     with run:
-        if text := method.left_out():
+        for text in method.notes():
             run.progress.note(text)
         said = False
         if section.val_at_start and run.step == 0:

@@ -125,14 +125,16 @@ def test_rows_become_json_and_what_json_does_not_have_is_named(tmp_path: Path) -
         "a": np.int64(3),
         "b": np.arange(2),
         "c": datetime.date(2024, 1, 2),
-        "d": "é\ud83d",
+        "d": "é",
         "e": Path("x"),
     }
     path = Path(keep_rows(Rows([row]), tmp_path, "train"))
     assert path == tmp_path / "data" / "train.jsonl"
-    assert json.loads(path.read_text()) == {"a": 3, "b": [0, 1], "c": "2024-01-02", "d": "é?", "e": "x"}
+    assert json.loads(path.read_text()) == {"a": 3, "b": [0, 1], "c": "2024-01-02", "d": "é", "e": "x"}
     with pytest.raises(DataError, match=r"dataset, row 1: a bytes cannot be written as JSON"):
         keep_rows(Rows([{}, {"a": b"x"}]), tmp_path, "train")
+    with pytest.raises(DataError, match=r"dataset, row 0: column 'a' holds half of a character \(\\ud83d"):
+        keep_rows(Rows([{"a": "x\ud83d"}]), tmp_path, "train")
 
 
 def test_a_run_goes_on_with_its_own_rows_only(tmp_path: Path) -> None:

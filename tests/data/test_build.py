@@ -14,7 +14,7 @@ from hone.config.schema import EvalConfig, GRPOConfig, SFTConfig
 from hone.data import build_eval_prompts, build_prompts, build_supervised
 from hone.data.chat import Encoder
 from hone.data.formats import PromptText
-from hone.data.parts import LengthScreen
+from hone.data.screening import LengthScreen
 from hone.errors import ConfigError, DataError
 
 WORDS = ("apples", "France", "Mia", "think")

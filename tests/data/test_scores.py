@@ -33,7 +33,7 @@ def test_each_row_is_one_sample_with_its_score(tmp_path: Path) -> None:
     assert [sample.sequence_columns["score"] for sample in samples] == [1.0, -0.5]
 
 
-@pytest.mark.parametrize("score", ["good", True, float("nan")])
+@pytest.mark.parametrize("score", ["good", True, float("inf")])
 def test_a_score_that_is_no_number(score: Any, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"row 0.*column 'score' says how good"):
         data_of([{"prompt": "ab ", "completion": "cd", "score": score}], tmp_path)

@@ -38,24 +38,29 @@ sys.path += [entry for entry in {path} if entry not in sys.path]  # what it uses
 class Rows:
     """Rows that are in memory, until they have a file."""
 
-    def __init__(self, rows: list[dict[str, Any]]) -> None:
-        self.rows = rows
+    def __init__(self, rows: list[dict[str, Any]], *, filled: bool = False) -> None:
+        """`filled`: they come from a table, whose nulls are keys that a row does not have."""
+        self.rows, self.filled = rows, filled
 
     def text(self, argument: str) -> str:
         """JSON Lines. Raises DataError for a value that JSON does not have."""
+        from hone.data.values import tidy_row  # which brings torch
+
         lines = []
         for index, row in enumerate(self.rows):
             try:
-                lines.append(json.dumps(row, ensure_ascii=False, default=_as_json))
+                tidied = tidy_row(row, filled=self.filled)
+                lines.append(json.dumps(tidied, ensure_ascii=False, default=_as_json))
+            except DataError as error:
+                raise DataError(f"{argument}, row {index}: {error}") from error
             except (TypeError, ValueError) as error:
                 raise DataError(f"{argument}, row {index}: {error}. A row holds what JSON has") from error
-        return "".join(f"{line}\n" for line in lines).encode("utf-8", "replace").decode("utf-8")
+        return "".join(f"{line}\n" for line in lines)
 
 
 def _as_json(value: Any) -> Any:
-    for method in ("tolist", "isoformat"):  # NumPy and torch; dates
-        if hasattr(value, method):
-            return getattr(value, method)()
+    if hasattr(value, "isoformat"):  # dates
+        return value.isoformat()
     if isinstance(value, Path):
         return str(value)
     raise TypeError(f"a {type(value).__name__} cannot be written as JSON")
@@ -78,11 +83,13 @@ def dataset_of(given: Any, argument: str) -> tuple[Any, Any]:
     if callable(given) and not isinstance(given, Iterable):
         return {"dataset_name": given}, None
     if hasattr(given, "to_dict") and hasattr(given, "columns"):  # pandas
-        return Rows(given.to_dict("records")), None
+        return Rows(given.to_dict("records"), filled=True), None
     if not isinstance(given, Iterable) and not (hasattr(given, "__len__") and hasattr(given, "__getitem__")):
         raise DataError(
             f"{argument} is a {type(given).__name__}: give a name or path, a list of dicts or a datasets.Dataset"
         )
+    from hone.data.values import is_table
+
     rows = list(given) if isinstance(given, Iterable) else [given[index] for index in range(len(given))]
     if rows and all(isinstance(row, Mapping) and "dataset_name" in row for row in rows):
         return [dict(row) for row in rows], None
@@ -91,7 +98,7 @@ def dataset_of(given: Any, argument: str) -> tuple[Any, Any]:
             raise DataError(f"{argument}, row {index}: is a {type(row).__name__}; a row is a dict of columns")
     if not rows:
         raise DataError(f"{argument} has no rows")
-    return Rows([dict(row) for row in rows]), None
+    return Rows([dict(row) for row in rows], filled=is_table(given)), None
 
 
 def _from_columns(columns: Mapping[str, Any], argument: str) -> list[dict[str, Any]]:

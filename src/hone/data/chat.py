@@ -134,10 +134,7 @@ class Encoder:
     def _findings(self, example: Example, made: Rendered) -> tuple[Finding, ...]:
         """What the rendering does not say or train on as the messages do. Raises DataError for what is lost."""
         messages = example.messages
-        trained = [
-            i for i, m in enumerate(messages) if m["role"] == "assistant" and i >= example.num_prompt_messages
-        ]
-        trained = trained[-1:] if self.only_unmask_final else trained
+        trained = example.trained[-1:] if self.only_unmask_final else example.trained
         found = rendering.check(messages, made.text, made.spans, trained, self.name, example.tools)
         if len(made.spans) == len(trained):
             for i, (start, end) in zip(trained, made.spans, strict=True):
@@ -191,9 +188,8 @@ class Encoder:
             kwargs = {**example.template_kwargs, "add_generation_prompt": generation}
             return self.apply(messages, example.tools, kwargs)
 
-        messages, first = list(example.messages), example.num_prompt_messages
+        messages, turns = list(example.messages), example.trained
         whole = render(messages)
-        turns = [i for i in range(first, len(messages)) if messages[i]["role"] == "assistant"]
         spans = []
         for i in turns[-1:] if self.only_unmask_final else turns:
             span = turn_span(render, messages, i, whole, self.specials)
@@ -271,15 +267,27 @@ class Encoder:
                 return_assistant_tokens_mask=True,
                 **variables,
             )
-        text, spans = rendered[0][0], joined(rendered[1][0])
+        text, spans = rendered[0][0], joined(self._trained(example, rendered[1][0]))
         prompt = list(example.messages[: example.num_prompt_messages])
         if any(m["role"] == "assistant" for m in prompt):
             asked = self.render_prompt(PromptText(prompt, example.tools, example.template_kwargs))
             context = common_length(asked.text, text)
             spans = [(max(start, context), end) for start, end in spans if end > context]
-        if not spans:
+        if not spans and not example.untrained:
             raise DataError(f"the {{% generation %}} marks in the template of {self.name} mark nothing of it")
         return text, spans[-1:] if self.only_unmask_final else spans
+
+    def _trained(self, example: Example, marked: Sequence[Span]) -> list[Span]:
+        """The marks of the turns that are to be learned from."""
+        if not example.untrained:
+            return list(marked)
+        turns = [i for i, message in enumerate(example.messages) if message["role"] == "assistant"]
+        if len(turns) != len(marked):
+            raise DataError(
+                f"the template of {self.name} marks {len(marked)} parts of {len(turns)} assistant messages: to leave "
+                "one out ('weight', 'train') {% generation %} must enclose each message once"
+            )
+        return [span for i, span in zip(turns, marked, strict=True) if i not in example.untrained]
 
     @contextmanager
     def _refusals(self) -> Iterator[None]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from hone.data.messages import canonical
+from hone.data.values import MOST_CHARACTERS
 from hone.errors import DataError
 from hone.types import Message
 
@@ -16,10 +18,44 @@ PAIRS = (
     ("instruction", "response"),
     ("input", "output"),
     ("question", "answer"),
+    ("question", "response"),
     ("problem", "solution"),
     ("problem", "generated_solution"),
+    ("query", "response"),
+    ("query", "answer"),
+    ("prompt", "response"),
 )
-PROMPT_COLUMNS = ("prompt", "messages", "conversations", "question", "problem", "instruction", "input")
+PROMPT_COLUMNS = (
+    *("prompt", "messages", "conversations", "question", "problem", "instruction", "query", "input"),
+)
+QUESTIONS = ("question", "instruction", "query", "problem", "input")
+"""What a user asked, in rows of comparisons without a `prompt`."""
+SYSTEM = ("system", "system_prompt")
+WEIGHTS = ("weight", "train", "loss")
+"""Keys by which a message says whether it is trained on: OpenAI's, axolotl's, ms-swift's."""
+
+
+class Reading(Mapping[str, Any]):
+    """A row that notes which of its columns are read: `row[column]` reads, `row.get(column)` only looks."""
+
+    def __init__(self, row: Mapping[str, Any], noted: set[str]) -> None:
+        self.row, self.noted = row, noted
+
+    def __getitem__(self, column: str) -> Any:
+        self.noted.add(column)
+        return self.row[column]
+
+    def get(self, column: str, default: Any = None) -> Any:
+        return self.row.get(column, default)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.row)
+
+    def items(self) -> Any:
+        return self.row.items()
+
+    def __len__(self) -> int:
+        return len(self.row)
 
 
 def has(row: Mapping[str, Any], *columns: str) -> bool:
@@ -29,15 +65,87 @@ def has(row: Mapping[str, Any], *columns: str) -> bool:
 def text(row: Mapping[str, Any], column: str) -> str:
     value = row[column]
     if isinstance(value, str):
-        return value
+        return short_enough(value, f"column '{column}'")
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return str(value)
     raise DataError(f"column '{column}' must be text, but holds {type(value).__name__}")
 
 
+def short_enough(value: str, what: str) -> str:
+    if len(value) > MOST_CHARACTERS:
+        raise DataError(
+            f"{what} holds {len(value)} characters: at most {MOST_CHARACTERS} are taken; split it"
+        )
+    return value
+
+
+def number(row: Mapping[str, Any], column: str, meaning: str) -> float:
+    """A finite number, also written as text (a CSV has nothing else)."""
+    value = row[column]
+    try:
+        found = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        found = math.nan
+    if not math.isfinite(found):
+        raise DataError(f"column '{column}' says {meaning}: a finite number, not {value!r:.60}")
+    return found
+
+
+def truth(row: Mapping[str, Any], column: str, meaning: str) -> bool:
+    """True or false, also as 0 and 1 or as text."""
+    value = row[column]
+    found = {"true": True, "false": False, "1": True, "0": False, "1.0": True, "0.0": False}.get(
+        str(value).strip().lower()
+    )
+    if found is None:
+        raise DataError(f"column '{column}' says {meaning}: true or false, not {value!r:.60}")
+    return found
+
+
+def question(row: Mapping[str, Any], column: str) -> str:
+    """What a user asked; the `input` (Alpaca) or `context` (Dolly) beside an `instruction` belongs to it."""
+    asked = text(row, column)
+    for extra in ("input", "context") if column == "instruction" else ():
+        if has(row, extra) and (more := text(row, extra)):
+            return f"{asked}\n\n{more}"
+    return asked
+
+
+def context(row: Mapping[str, Any], column: str) -> str:
+    """The text that a `question` is about, as in SQuAD."""
+    return text(row, "context") if column == "question" and isinstance(row.get("context"), str) else ""
+
+
+def system(row: Mapping[str, Any]) -> str | None:
+    """The row's own system message; None where it has none, or an empty one."""
+    for column in SYSTEM:
+        if has(row, column) and (said := text(row, column)).strip():
+            return said
+    return None
+
+
+def history(row: Mapping[str, Any]) -> list[Message]:
+    """Earlier turns, as pairs of a question and its answer or as messages."""
+    turns = _parsed(row, "history") if has(row, "history") else None
+    if not turns:
+        return []
+    if not isinstance(turns, Sequence) or isinstance(turns, str):
+        raise DataError("column 'history' must be a list of [question, answer] pairs, or of messages")
+    if isinstance(turns[0], Mapping):
+        return messages({"history": turns}, "history")
+    found: list[Message] = []
+    for i, turn in enumerate(turns):
+        if not isinstance(turn, Sequence) or len(turn) != 2 or not all(isinstance(t, str) for t in turn):
+            raise DataError(f"history[{i}] must be a [question, answer] pair, not {turn!r:.60}")
+        found += [{"role": "user", "content": turn[0]}, {"role": "assistant", "content": turn[1]}]
+    return found
+
+
 def messages(row: Mapping[str, Any], column: str) -> list[Message]:
     """Messages with role and content, from either spelling; keys that are null (Arrow fills them in) go."""
     value = row[column]
+    if isinstance(value, str) and value.lstrip()[:1] == "[":
+        value = _parsed(row, column)
     if isinstance(value, str) or not isinstance(value, Sequence) or not value:
         raise DataError(f"column '{column}' must be a list of messages with 'role' and 'content'")
     return [_message(m, column, i) for i, m in enumerate(value)]
@@ -47,28 +155,58 @@ def _message(message: Any, column: str, index: int) -> Message:
     if not isinstance(message, Mapping):
         raise DataError(f"{column}[{index}] must be a message with 'role' and 'content', not {message!r:.60}")
     if message.get("from") is not None and "value" in message:
-        return canonical({"role": message["from"], "content": message["value"]}, f"{column}[{index}]")
+        said = {k: message[k] for k in WEIGHTS if k in message}
+        said |= {"role": message["from"], "content": message["value"]}
+        return canonical(said, f"{column}[{index}]")
     if not isinstance(message.get("role"), str) or not (
         {"content", "tool_calls", "function_call"} & message.keys()
     ):
         raise DataError(
             f"{column}[{index}] has the keys {sorted(message)}; a message needs 'role' and 'content'"
         )
-    return canonical(message, f"{column}[{index}]")
+    found = canonical(message, f"{column}[{index}]")
+    short_enough(found["content"], f"{column}[{index}]")
+    return found
+
+
+def trained(given: Sequence[Message]) -> tuple[list[Message], frozenset[int]]:
+    """The messages without what they say of being trained on, and the places of those that are not to be."""
+    untrained = set()
+    for i, message in enumerate(given):
+        for key in (k for k in WEIGHTS if k in message):
+            if message[key] not in (0, 1):
+                raise DataError(
+                    f"message {i} has the {key} {message[key]!r:.40}: a message is trained on (1, true) or not (0, "
+                    "false)"
+                )
+            if not message[key]:
+                untrained.add(i)
+            elif key != "weight" and message["role"] != "assistant":
+                raise DataError(
+                    f"message {i} is the {message['role']}'s and says '{key}': true, but only the assistant's are "
+                    "trained on: remove the key"
+                )
+    plain = [{k: v for k, v in m.items() if k not in WEIGHTS} for m in given]
+    return plain, frozenset(untrained)
 
 
 def tools(row: Mapping[str, Any]) -> list[Any] | None:
-    tools = row.get("tools")
-    if isinstance(tools, str):
-        try:
-            tools = json.loads(tools)
-        except json.JSONDecodeError as error:
-            raise DataError(f"column 'tools' is text that is not JSON: {error}") from error
-    return tools or None
+    return (_parsed(row, "tools") or None) if has(row, "tools") else None
 
 
 def template_kwargs(row: Mapping[str, Any]) -> Mapping[str, Any]:
-    return row.get("chat_template_kwargs") or {}
+    return (_parsed(row, "chat_template_kwargs") or {}) if has(row, "chat_template_kwargs") else {}
+
+
+def _parsed(row: Mapping[str, Any], column: str) -> Any:
+    """The value of a column that is no text; where it is text, that is JSON (a CSV has nothing else)."""
+    value = row[column]
+    if not isinstance(value, str) or not value.strip():
+        return value or None
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"column '{column}' is text that is not JSON: {error}") from error
 
 
 def no_column(row: Mapping[str, Any], missing: list[str]) -> str:

@@ -5,21 +5,22 @@
 | `prompt`, `chosen`, `rejected` | all text, taken literally; or messages (TRL's explicit prompt) |
 | `chosen`, `rejected` | both sides whole, text or messages: the prompt is what they have in common (TRL's implicit
   prompt; Tulu 3, whose `prompt` repeats the first message; HH-RLHF's `\\n\\nHuman:` dialogues) |
+| `question` (`instruction`, `query` …), or `conversations`, beside them | the prompt, as a user said it |
 | `context`, `response1`, `response2`, `overall_preference` | HelpSteer3; a negative preference is for the first |
 | `context`, `completions` | NeMo RL's PreferenceDataset: each completion has a `rank`, lowest best |
-| `prompt`, `completion`, `label` | one answer, true where it is desirable (TRL's unpaired preference) |
+| `prompt`, `completion`, `label` | one answer, true where it is desirable (TRL's unpaired preference); `kto_tag` too,
+  and whatever else supervised training reads (`messages`, `instruction` and `output` …) |
 | `prompt`, `completion`, `score` | one answer and a number that says how good it is |
 
 `input_key`, `chosen_key` and `rejected_key` name columns (NeMo RL's BinaryPreferenceDataset); as in SFT a text that a
-key names is what a user said, or the assistant's answer. `margin`, or the difference of `chosen_score` and
-`rejected_score`, says by how much the better answer is better.
+key names is what a user said, or the assistant's answer. `system` and `history` are read as there, too. `margin`, or
+the difference of `chosen_score` and `rejected_score` (or `score_chosen` …), says by how much the better one is better.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from hone.data import columns
@@ -34,6 +35,9 @@ which nothing is left within the longest sequence."""
 _ASSISTANT, _HUMAN = "\n\nAssistant:", "\n\nHuman:"
 
 
+LABEL_COLUMNS = ("label", "kto_tag")
+SCORE_COLUMNS = (("chosen_score", "rejected_score"), ("score_chosen", "score_rejected"))
+CONVERSATIONS = ("conversations", "messages")
 PAIRS = "pairs ('chosen' and 'rejected')"
 LABELS = "single answers with a 'label'"
 SCORES = "single answers with a 'score'"
@@ -76,15 +80,17 @@ def read(row: Mapping[str, Any], form: Format) -> Comparison:
     if form.chosen_key or form.rejected_key or form.input_key:
         return _named(row, form)
     if columns.has(row, "chosen", "rejected"):
-        return _pair(row, form, row.get("prompt"), row["chosen"], row["rejected"])
+        return _pair(row, form, _asked(row, form), row["chosen"], row["rejected"])
     if columns.has(row, "context", "response1", "response2", "overall_preference"):
         return _helpsteer(row, form)
     if columns.has(row, "context", "completions"):
         return _ranked(row, form)
-    if columns.has(row, "prompt", "completion", "label"):
-        return _rated(row, form)
+    for label in LABEL_COLUMNS:
+        if columns.has(row, label) and (answer := _single(row, form)):
+            return Comparison(answer, desirable=columns.truth(row, label, "whether the answer is desirable"))
     if columns.has(row, "prompt", "completion", "score"):
-        return _scored(row, form)
+        score = columns.number(row, "score", "how good the answer is")
+        return Comparison(_side(row, form, _prompt(row["prompt"]), _answer(row["completion"])), score=score)
     raise DataError(
         f"it has the columns {columns.listed(row)}, and none of what comparisons are read from: 'chosen' and "
         "'rejected' (with or without 'prompt'); 'prompt', 'completion' and 'label' (or 'score'); 'context' and "
@@ -95,23 +101,54 @@ def read(row: Mapping[str, Any], form: Format) -> Comparison:
 
 def _named(row: Mapping[str, Any], form: Format) -> Comparison:
     names = (form.input_key or "prompt", form.chosen_key or "chosen", form.rejected_key or "rejected")
-    prompt, chosen, rejected = (row.get(name) for name in names)
     if missing := [name for name in names[1:] if row.get(name) is None]:
         raise DataError(columns.no_column(row, missing))
-    if form.input_key and prompt is None:
+    if form.input_key and row.get(form.input_key) is None:
         raise DataError(columns.no_column(row, [form.input_key]))
-    if isinstance(prompt, str) and prompt.strip():
-        prompt = [{"role": "user", "content": prompt}] if form.chat else f"{prompt}\n"
-    return _pair(row, form, prompt, chosen, rejected)
+    prompt, chosen, rejected = (row[name] if columns.has(row, name) else None for name in names)
+    return _pair(row, form, _said(row, form, prompt), chosen, rejected)
+
+
+def _said(row: Mapping[str, Any], form: Format, question: Any) -> Any:
+    """A text as a user's message, behind earlier ones."""
+    if not isinstance(question, str) or not question.strip():
+        return question
+    if form.chat:
+        return [*columns.history(row), {"role": "user", "content": question}]
+    return f"{question}\n" if form.literal(row) else question
+
+
+def _asked(row: Mapping[str, Any], form: Format) -> Any:
+    """The prompt of a row with `chosen` and `rejected`; None where they hold it themselves."""
+    if columns.has(row, "prompt"):
+        return row["prompt"]
+    sides = (row["chosen"], row["rejected"])
+    answers = [s if isinstance(s, str) else _answer(s) for s in sides]
+    if any(a.startswith(_HUMAN) if isinstance(a, str) else _begins_with_question(a) for a in answers):
+        return None
+    for column in columns.QUESTIONS:
+        if columns.has(row, column):
+            return _said(row, form, columns.question(row, column))
+    for column in CONVERSATIONS:
+        if columns.has(row, column):
+            asked = columns.messages(row, column)
+            while asked and asked[-1]["role"] == "assistant":
+                asked = asked[:-1]
+            return asked or None
+    return None
+
+
+def _begins_with_question(answer: list[Message]) -> bool:
+    return any(m["role"] == "user" for m in answer)
 
 
 def _helpsteer(row: Mapping[str, Any], form: Format) -> Comparison:
-    preference = row["overall_preference"]
+    preference = columns.number(row, "overall_preference", "which answer is better")
     if not preference:
         raise Unusable("tie")
     sides = (row["response1"], row["response2"])
     chosen, rejected = sides if preference < 0 else sides[::-1]
-    return _pair(row, form, row["context"], chosen, rejected, margin=abs(float(preference)))
+    return _pair(row, form, row["context"], chosen, rejected, margin=abs(preference))
 
 
 def _ranked(row: Mapping[str, Any], form: Format) -> Comparison:
@@ -123,22 +160,18 @@ def _ranked(row: Mapping[str, Any], form: Format) -> Comparison:
     return _pair(row, form, row["context"], ranked[0]["completion"], ranked[-1]["completion"])
 
 
-def _rated(row: Mapping[str, Any], form: Format) -> Comparison:
-    if not isinstance(row["label"], bool | int) or row["label"] not in (0, 1):
-        raise DataError(
-            f"column 'label' says whether the answer is desirable: true or false, not {row['label']!r}"
-        )
-    prompt = _prompt(row["prompt"])
-    return Comparison(_side(row, form, prompt, _answer(row["completion"])), desirable=bool(row["label"]))
-
-
-def _scored(row: Mapping[str, Any], form: Format) -> Comparison:
-    score = row["score"]
-    if isinstance(score, bool) or not isinstance(score, int | float) or not math.isfinite(score):
-        raise DataError(f"column 'score' says how good the answer is: a finite number, not {score!r}")
-    return Comparison(
-        _side(row, form, _prompt(row["prompt"]), _answer(row["completion"])), score=float(score)
-    )
+def _single(row: Mapping[str, Any], form: Format) -> Example | None:
+    """One prompt and its answer; None where the row has none."""
+    if columns.has(row, "prompt", "completion"):
+        return _side(row, form, _prompt(row["prompt"]), _answer(row["completion"]))
+    if any(columns.has(row, *pair) for pair in columns.PAIRS):
+        return form.supervised(row)
+    for column in CONVERSATIONS:
+        if columns.has(row, column):
+            example = form.supervised(row)
+            last = max(i for i, m in enumerate(example.messages) if m["role"] == "assistant")
+            return replace(example, num_prompt_messages=last)
+    return None
 
 
 def _pair(
@@ -172,12 +205,13 @@ def _side(
     row: Mapping[str, Any], form: Format, prompt: str | list[Message], answer: str | list[Message]
 ) -> Example:
     if isinstance(prompt, str) and isinstance(answer, str):
-        if form.system_prompt is None and form.prompt_text is None:
+        if form.literal(row):
             return Example(prompt=prompt, completion=answer)
         return form.pair(row, prompt, answer)
-    asked = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+    if isinstance(prompt, str):
+        prompt = [*columns.history(row), {"role": "user", "content": prompt}]
     said = [{"role": "assistant", "content": answer}] if isinstance(answer, str) else answer
-    return form.conversation(row, asked, said)
+    return form.conversation(row, prompt, said)
 
 
 def _answer(value: Any) -> str | list[Message]:
@@ -235,9 +269,10 @@ def _split_messages(
 
 
 def _margin(row: Mapping[str, Any]) -> float:
-    if isinstance(row.get("margin"), int | float):
-        return float(row["margin"])
-    scores: Sequence[Any] = (row.get("chosen_score"), row.get("rejected_score"))
-    if all(isinstance(score, int | float) for score in scores):
-        return float(scores[0]) - float(scores[1])
+    if columns.has(row, "margin"):
+        return columns.number(row, "margin", "by how much the better answer is better")
+    for better, worse in SCORE_COLUMNS:
+        if columns.has(row, better, worse):
+            meaning = "how good an answer is"
+            return columns.number(row, better, meaning) - columns.number(row, worse, meaning)
     return 0.0

@@ -13,6 +13,7 @@ from itertools import islice
 from typing import Any
 
 from hone.data.rows import ListRows, Rows
+from hone.data.values import is_table, tidy_row
 from hone.errors import DataError
 from hone.importing import Missing, find
 
@@ -39,10 +40,15 @@ def load(target: str, kwargs: Mapping[str, Any], split: str, limit: int | None, 
         raise
     except Exception as error:  # whatever the user's code raises while it gives rows
         raise DataError(f"{named} failed: {type(error).__name__}: {error}") from error
+    tidied = []
     for index, row in enumerate(rows):
         if not isinstance(row, Mapping):
             raise DataError(f"{named}, row {index}: is a {type(row).__name__}; a row is a dict of columns")
-    return ListRows([dict(row) for row in rows], target)
+        try:
+            tidied.append(tidy_row(row, filled=is_table(found)))
+        except DataError as error:
+            raise DataError(f"{named}, row {index}: {error}") from error
+    return ListRows(tidied, target)
 
 
 def _called(found: Any, kwargs: Mapping[str, Any], split: str, named: str, key: str) -> Any:
@@ -64,6 +70,8 @@ def _called(found: Any, kwargs: Mapping[str, Any], split: str, named: str, key: 
 
 
 def _rows(found: Any, named: str) -> Iterator[Any]:
+    if hasattr(found, "to_dict") and hasattr(found, "columns"):  # pandas
+        return iter(found.to_dict("records"))
     if hasattr(found, "__len__") and hasattr(found, "__getitem__") and not isinstance(found, Mapping):
         return (found[index] for index in range(len(found)))
     if isinstance(found, Iterable) and not isinstance(found, str | Mapping):

@@ -1,28 +1,27 @@
-"""Rows from files: JSON Lines, JSON, Parquet, CSV, compressed or not, here or behind a URL that fsspec can
-open.
+"""Files of rows: which there are, opened and unpacked, here or behind a URL that fsspec can open.
 
-Only the standard library and pyarrow: importing `datasets` takes seconds. Values are as the file has them;
-all cells of a CSV are text, so that "007" stays "007".
+Only the standard library and pyarrow: importing `datasets` takes seconds. `hone.data.parsing` makes rows of their text.
 """
 
 from __future__ import annotations
 
 import bz2
-import csv
 import difflib
 import gzip
-import io
-import json
 import lzma
 import re
+import zlib
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from hone.data.rows import Chain, ColumnRows, ListRows, Row, Rows
+from hone.data import parsing
+from hone.data.rows import Chain, Rows
 from hone.errors import DataError
 
 _OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+_DAMAGED = (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error)
+NEWLINE = b"\n"
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".parquet", ".csv", ".tsv")
 _SPLIT_WORDS = {
     "train": ("train", "training"),
@@ -49,20 +48,45 @@ def read_file(path: str) -> Rows:
     suffix = data_suffix(path)
     if suffix is None:
         raise DataError(f"{path} is of an unknown format; known are {', '.join(SUFFIXES)}, also with .gz")
+    if suffix == ".parquet":
+        return _read_parquet(path)
+    text = _read_text(path)
+    if suffix in (".csv", ".tsv"):
+        return parsing.csv_rows(text, path, "," if suffix == ".csv" else "\t")
+    return parsing.json_rows(text, path) if suffix == ".json" else parsing.line_rows(text, path)
+
+
+def _read_text(path: str) -> str:
+    data = bytearray()
     try:
-        if suffix == ".parquet":
-            return _read_parquet(path)
         with open_file(path) as file:
-            text = file.read().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start})") from error
-    except (EOFError, gzip.BadGzipFile, lzma.LZMAError) as error:
-        raise DataError(f"{path} is damaged or not compressed as its name says: {error}") from error
+            while part := file.read(1 << 20):
+                data += part
+    except _DAMAGED as error:
+        raise DataError(
+            f"{path}: damaged or not compressed as its name says, after line {data.count(NEWLINE)}: {error}"
+        ) from error
     except OSError as error:
         raise DataError(f"{path} could not be read: {error}") from error
-    if suffix in (".csv", ".tsv"):
-        return _parse_csv(text, path, "," if suffix == ".csv" else "\t")
-    return _parse_json(text, path) if suffix == ".json" else _parse_lines(text, path)
+    try:
+        return data.decode("utf-8").removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        line = data.count(NEWLINE, 0, error.start) + 1
+        raise DataError(
+            f"{path}:{line}: this is not UTF-8 text ({error.reason} at byte {error.start}): write the file as UTF-8"
+        ) from error
+
+
+def _read_parquet(path: str) -> Rows:
+    from hone.data import tables
+
+    try:
+        if not is_remote(path):
+            return tables.parquet(path, path)
+        with open_file(path) as file:
+            return tables.parquet(file, path)
+    except OSError as error:  # also those of pyarrow
+        raise DataError(f"{path} could not be read: {error}") from error
 
 
 def open_file(path: str) -> IO[bytes]:
@@ -134,88 +158,3 @@ def _nearest(target: Path, parent: Path) -> str:
         return f"; did you mean {parent / stems[close[0]]}?"
     files = sorted(n for n in names if data_suffix(n))[:5]
     return f"; {parent} has {', '.join(files)}" if files else ""
-
-
-def _read_parquet(path: str) -> Rows:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        if is_remote(path):
-            with open_file(path) as file:
-                table = pq.ParquetFile(file).read()
-        else:
-            table = pq.ParquetFile(path, memory_map=True).read()
-    except pa.ArrowException as error:
-        raise DataError(f"{path} is not a readable Parquet file: {error}") from error
-
-    def read(start: int, stop: int) -> list[Row]:
-        return table.slice(start, stop - start).to_pylist()
-
-    return ColumnRows(read, table.num_rows, path)
-
-
-def _parse_lines(text: str, path: str) -> Rows:
-    rows: list[Row] = []
-    lines: list[int] = []
-    # Not splitlines(): JSON strings may hold U+2028 and the like, which are no line ends here.
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{path}:{number}: invalid JSON ({error.msg}, column {error.colno})") from error
-        if not isinstance(row, dict):
-            raise DataError(f"{path}:{number}: a row must be an object with columns, not {_kind(row)}")
-        rows.append(row)
-        lines.append(number)
-    return ListRows(rows, path, lines)
-
-
-def _parse_json(text: str, path: str) -> Rows:
-    """A list of objects, an object that holds one such list, or lines of objects under the wrong suffix."""
-    if not text.strip():
-        return ListRows([], path)
-    try:
-        whole = json.loads(text)
-    except json.JSONDecodeError as error:
-        if error.msg == "Extra data":
-            return _parse_lines(text, path)
-        raise DataError(f"{path}:{error.lineno}: invalid JSON ({error.msg}, column {error.colno})") from error
-    if isinstance(whole, dict):
-        lists = [v for v in whole.values() if isinstance(v, list) and v and isinstance(v[0], dict)]
-        if len(whole) == 1 and lists:
-            whole = lists[0]
-        else:  # one line of JSON Lines
-            return ListRows([whole], path)
-    if not isinstance(whole, list):
-        raise DataError(f"{path}: expected a list of objects, found {_kind(whole)}")
-    for index, row in enumerate(whole):
-        if not isinstance(row, dict):
-            raise DataError(f"{path}, row {index}: must be an object with columns, not {_kind(row)}")
-    return ListRows(whole, path)
-
-
-def _parse_csv(text: str, path: str, delimiter: str) -> Rows:
-    csv.field_size_limit(2**31 - 1)  # a document may well be longer than the default of 128 KiB
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    rows: list[Row] = []
-    lines: list[int] = []
-    try:
-        for row in reader:
-            if None in row or None in row.values():
-                raise DataError(
-                    f"{path}:{reader.line_num}: {'more' if None in row else 'fewer'} cells than the header's "
-                    f"{len(reader.fieldnames or [])} ({', '.join(reader.fieldnames or [])})"
-                )
-            rows.append(row)
-            lines.append(reader.line_num)
-    except csv.Error as error:
-        raise DataError(f"{path}:{reader.line_num}: invalid CSV ({error})") from error
-    return ListRows(rows, path, lines)
-
-
-def _kind(value: object) -> str:
-    names = {list: "a list", str: "a string", int: "a number", float: "a number", bool: "a truth value"}
-    return names.get(type(value), "null" if value is None else f"a {type(value).__name__}")

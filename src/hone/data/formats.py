@@ -1,14 +1,19 @@
 """Row formats: what a dataset row says, whichever columns it says it in.
 
-| columns | meaning | |---|---| | `prompt`, `completion` | both text, or both lists of messages (TRL's
-prompt-completion) | | `messages` | a conversation (TRL's language modelling, conversational);
-`conversations` with from/value too | | `text` | plain language modelling: every token is a target | |
-`input`+`output`, `question`+`answer`, `problem`+`solution`, `instruction`(+`input`)+`output`, … | a pair |
-| `context`, `question`, `answers` | SQuAD: the context is the system message |
+| columns | meaning |
+|---|---|
+| `prompt`, `completion` | both text, or both lists of messages (TRL's prompt-completion) |
+| `messages` | a conversation (TRL's language modelling, conversational); `conversations` with from/value too |
+| `text` | plain language modelling: every token is a target |
+| `input`+`output`, `question`+`answer`, `instruction`(+`input`)+`output`, … | a pair (columns.PAIRS) |
+| `context`, `question`, `answers` or `answer` | SQuAD: the context is the system message |
+| `system` (or `system_prompt`), `history` | beside any of them but `text`: a system message, and earlier turns |
 
 `prompt` and `text` as strings are taken literally, as TRL does. The *pairs* mean "a user said this, the
 answer is that": with a tokenizer that has a chat template they are a user and an assistant message, as NeMo
-RL has it; without one the answer follows the question on a new line. `prompt_template` ("Human:
+RL has it; without one the answer follows the question on a new line. A literal prompt with a `system` or a `history`
+beside it is a question, too. Answers in `history` are learned from, as LLaMA-Factory has it; an assistant's message
+with `weight` 0 (OpenAI) or `train` false (axolotl) is not. `prompt_template` ("Human:
 {input}\\n\\nAssistant: {output}") and `input_key`/`output_key` say so explicitly and win over detection.
 For RL the same columns give the prompt: what precedes the answer. A column that is null counts as absent.
 """
@@ -38,6 +43,14 @@ class Example:
     tools: list[Any] | None = None
     template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     """For the chat template, from the row's `chat_template_kwargs` column."""
+    untrained: frozenset[int] = frozenset()
+    """Places of messages that say themselves that they are not to be trained on."""
+
+    @property
+    def trained(self) -> list[int]:
+        """Places of the messages that are to be learned from."""
+        answers = [i for i, message in enumerate(self.messages) if message["role"] == "assistant"]
+        return [i for i in answers if i >= self.num_prompt_messages and i not in self.untrained]
 
 
 @dataclass(frozen=True)
@@ -91,11 +104,11 @@ class Format:
             answers = row["answers"]["text"]
             if not answers:
                 raise DataError("column 'answers' holds no answer")
-            system: Message = {"role": "system", "content": row["context"]}
-            return self.pair(row, columns.text(row, "question"), answers[0], (system,))
+            return self.pair(row, columns.text(row, "question"), answers[0], columns.context(row, "question"))
         for question, answer in columns.PAIRS:
             if columns.has(row, question, answer):
-                return self.pair(row, _question(row, question), columns.text(row, answer))
+                asked, said = columns.question(row, question), columns.text(row, answer)
+                return self.pair(row, asked, said, columns.context(row, question))
         raise DataError(columns.no_format(row))
 
     def prompt(self, row: Mapping[str, Any]) -> PromptText:
@@ -112,21 +125,31 @@ class Format:
             if not isinstance(row[column], str):
                 messages = columns.messages(row, column)
                 return self._prompt_of_conversation(row, messages, whole=column == "prompt")
-            plain = column == "prompt" and self.system_prompt is None and self.prompt_text is None
-            if plain:
+            if column == "prompt" and self.literal(row):
                 if not row[column]:
                     raise DataError("the prompt is empty")
-                return PromptText(row[column])
-            return self._ask(row, _question(row, column))
+                return PromptText(columns.text(row, column))
+            return self._ask(row, columns.question(row, column), columns.context(row, column))
         raise DataError(columns.no_prompt(row))
 
-    def _ask(self, row: Mapping[str, Any], question: str) -> PromptText:
+    def literal(self, row: Mapping[str, Any]) -> bool:
+        """Whether nothing is to be put before a text, or around it."""
+        return self._system(row) is None and self.prompt_text is None and not columns.history(row)
+
+    def _system(self, row: Mapping[str, Any]) -> str | None:
+        own = columns.system(row)
+        return self.system_prompt if own is None else own
+
+    def _ask(self, row: Mapping[str, Any], question: str, context: str = "") -> PromptText:
+        """A user's question, behind what the system and earlier turns say."""
+        system = "\n\n".join(part for part in (self._system(row), context) if part)
+        before: list[Message] = [{"role": "system", "content": system}] if system else []
+        before, _ = columns.trained([*before, *columns.history(row)])
         question = _insert(self.prompt_text, question)
         if self.chat:
-            messages = self._with_system([{"role": "user", "content": question}])
-            return PromptText(messages, columns.tools(row), columns.template_kwargs(row))
-        system = f"{self.system_prompt}\n\n" if self.system_prompt else ""
-        return PromptText(f"{system}{question}\n")
+            asked = [*before, {"role": "user", "content": question}]
+            return PromptText(asked, columns.tools(row), columns.template_kwargs(row))
+        return PromptText("".join(f"{m['content']}\n\n" for m in before) + f"{question}\n")
 
     def _prompt_of_conversation(
         self, row: Mapping[str, Any], messages: list[Message], *, whole: bool
@@ -137,9 +160,8 @@ class Format:
                 raise DataError("the conversation has no user message to answer")
             messages = messages[: last + 1]
         self._need_template()
-        return PromptText(
-            self._with_system(self._wrapped(messages)), columns.tools(row), columns.template_kwargs(row)
-        )
+        messages, _ = columns.trained(self._with_system(row, self._wrapped(messages)))
+        return PromptText(messages, columns.tools(row), columns.template_kwargs(row))
 
     def _prompt_completion(self, row: Mapping[str, Any]) -> Example:
         prompt, completion = row["prompt"], row["completion"]
@@ -148,22 +170,25 @@ class Format:
                 "columns 'prompt' and 'completion' must both be text or both be lists of messages"
             )
         if isinstance(prompt, str):
-            if self.system_prompt is None and self.prompt_text is None:
+            prompt, completion = columns.text(row, "prompt"), columns.text(row, "completion")
+            if self.literal(row):
                 return Example(prompt=prompt, completion=completion)
             return self.pair(row, prompt, completion)
         return self.conversation(row, columns.messages(row, "prompt"), columns.messages(row, "completion"))
 
-    def pair(
-        self, row: Mapping[str, Any], question: str, answer: str, before: tuple[Message, ...] = ()
-    ) -> Example:
-        """A user said this, the answer is that."""
-        if self.chat:
-            asked: list[Message] = [*before, {"role": "user", "content": question}]
-            return self.conversation(row, asked, [{"role": "assistant", "content": answer}])
-        context = "".join(f"{m['content']}\n\n" for m in before)
-        prompt = self._ask(row, context + question).content
-        assert isinstance(prompt, str)
-        return Example(prompt=prompt, completion=answer)
+    def pair(self, row: Mapping[str, Any], question: str, answer: str, context: str = "") -> Example:
+        """A user said this, the answer is that; `context` is what it is about."""
+        asked = self._ask(row, question, context)
+        if isinstance(asked.content, str):
+            return Example(prompt=asked.content, completion=answer)
+        earlier = any(m["role"] == "assistant" for m in asked.content)
+        said = {"role": "assistant", "content": answer}
+        return Example(
+            (*asked.content, said),
+            0 if earlier else len(asked.content),
+            tools=asked.tools,
+            template_kwargs=asked.template_kwargs,
+        )
 
     def conversation(
         self, row: Mapping[str, Any], prompt: Sequence[Message], rest: Sequence[Message]
@@ -172,10 +197,13 @@ class Format:
         if not any(m["role"] == "assistant" for m in rest):
             raise DataError("the conversation has no assistant message to learn from")
         self._need_template()
-        messages = self._with_system(self._wrapped([*prompt, *rest]))
-        context = len(messages) - len(rest) if prompt else 0
+        messages, untrained = columns.trained(self._with_system(row, self._wrapped([*prompt, *rest])))
         return Example(
-            tuple(messages), context, tools=columns.tools(row), template_kwargs=columns.template_kwargs(row)
+            tuple(messages),
+            len(messages) - len(rest) if prompt else 0,
+            tools=columns.tools(row),
+            template_kwargs=columns.template_kwargs(row),
+            untrained=untrained,
         )
 
     def _need_template(self) -> None:
@@ -186,10 +214,11 @@ class Format:
                 "columns ('prompt' and 'completion', or 'text')"
             )
 
-    def _with_system(self, messages: list[Message]) -> list[Message]:
-        if self.system_prompt is None or messages[0]["role"] == "system":
+    def _with_system(self, row: Mapping[str, Any], messages: list[Message]) -> list[Message]:
+        """The conversation behind a system message, unless it has one itself."""
+        if messages[0]["role"] == "system" or (system := self._system(row)) is None:
             return messages
-        return [{"role": "system", "content": self.system_prompt}, *messages]
+        return [{"role": "system", "content": system}, *messages]
 
     def _wrapped(self, messages: list[Message]) -> list[Message]:
         """Put the first user message into the place of `prompt_text`."""
@@ -258,9 +287,3 @@ def _insert(text: str | None, question: Any) -> str:
     if "{}" not in text:
         raise ConfigError("data.*.prompt_file has no {} where the question goes")
     return text.replace("{}", str(question))
-
-
-def _question(row: Mapping[str, Any], column: str) -> str:
-    """The question; the `input` that Alpaca-like rows may have beside the `instruction` belongs to it."""
-    extra = row.get("input") if column == "instruction" else None
-    return f"{columns.text(row, column)}\n\n{extra}" if extra else columns.text(row, column)

@@ -10,6 +10,7 @@ from typing import Any
 import datasets
 import datasets.exceptions
 
+from hone.data import tables
 from hone.data.rows import ColumnRows, Row, Rows
 from hone.data.sources import choose_split, key_of
 from hone.errors import DataError
@@ -74,7 +75,7 @@ def _rows(loaded: Any, path: str, split: str | None, kind: str) -> Rows:
         columns = loaded[start:stop]
         return [{c: columns[c][i] for c in columns} for i in range(stop - start)]
 
-    return ColumnRows(read, len(loaded), f"{path} ({split})" if split else path)
+    return ColumnRows(tables.filled(read), len(loaded), f"{path} ({split})" if split else path)
 
 
 def _first_line(error: BaseException) -> str:

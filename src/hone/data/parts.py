@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from math import ceil
 from pathlib import PurePath
-from typing import Any, TypeVar
+from typing import Any
 
 from hone.data.chat import Encoder
+from hone.data.columns import Reading
 from hone.data.cursor import Mixture
-from hone.data.formats import Format, PromptText, read_prompt_file
+from hone.data.formats import Format, read_prompt_file
 from hone.data.rows import Row, Rows
 from hone.data.sources import holdout, key_of, load_rows
-from hone.errors import ConfigError, DataError
-from hone.types import Message
-
-T = TypeVar("T")
-_CHUNK = 1024
-_MARGIN = 16
-"""Tokens of slack for what tokenising in parts and a template's special cases may add."""
+from hone.errors import CheckpointError, ConfigError, DataError
 
 
 @dataclass
@@ -33,6 +30,12 @@ class Part:
     env: str = ""
     weight: float = 1.0
     repeat: int = 1
+    present: dict[str, None] = field(default_factory=dict)
+    """Columns that any row has, in order."""
+    noted: set[str] = field(default_factory=set)
+    """Columns that were read of any row."""
+    digest: str | None = None
+    """Of what all rows say, once they have been swept."""
 
     def at(self, row: int, error: DataError) -> DataError:
         """The error with the place of the row in front."""
@@ -41,7 +44,25 @@ class Part:
     def kept(self) -> Iterator[tuple[int, dict[str, Any]]]:
         """(index, row) of the rows that can be drawn; one sweep, which is the cheap way to read them all."""
         keep = set(self.keep)
-        return ((i, row) for i, row in enumerate(self.rows) if i in keep)
+        rows = ((i, row) for i, row in enumerate(self.rows) if i in keep)
+        return rows if self.digest is not None else self._first_sweep(rows)
+
+    def _first_sweep(self, rows: Iterable[tuple[int, Row]]) -> Iterator[tuple[int, Row]]:
+        content = hashlib.blake2b(digest_size=16)
+        for i, row in rows:
+            content.update(json.dumps(row, default=_type_name).encode())
+            yield i, row
+        self.digest = content.hexdigest()
+
+    def reading(self, row: Row) -> Reading:
+        """The row, which notes what is read of it."""
+        self.present |= dict.fromkeys(column for column, value in row.items() if value is not None)
+        return Reading(row, self.noted)
+
+    @property
+    def unread(self) -> list[str]:
+        """Columns that training makes nothing of."""
+        return [column for column in self.present if column not in self.noted]
 
 
 def encoder_of(config: Any, tokenizer: Any, *, closing: int = 0, only_unmask_final: bool = False) -> Encoder:
@@ -116,11 +137,27 @@ def same_dataset(part: Part, keep: Sequence[int]) -> Part:
     return Part(part.label, part.rows, part.format, keep, part.env, part.weight, part.repeat)
 
 
+def _type_name(value: Any) -> str:
+    """What a digest has of a value that JSON does not know: objects may say where in memory they are."""
+    return type(value).__name__
+
+
 class Drawn:
     """Training rows in a resumable order: what prompts and supervised data have in common."""
 
-    def __init__(self, training: Sequence[Part], *, shuffle: bool, seed: int, max_epochs: int | None) -> None:
-        self.max_epochs = max_epochs
+    counts: dict[str, int]
+
+    def __init__(
+        self,
+        training: Sequence[Part],
+        *,
+        shuffle: bool,
+        seed: int,
+        max_epochs: int | None,
+        may_change: bool = False,
+    ) -> None:
+        """`may_change`: a run may go on with other rows than it began with."""
+        self._training, self.max_epochs, self.may_change = training, max_epochs, may_change
         lengths = [len(part.keep) for part in training]
         self._order = Mixture(lengths, weights_of(training), shuffle, seed, max_epochs)
 
@@ -139,6 +176,42 @@ class Drawn:
         """Whether every row of every epoch was drawn."""
         return self.max_epochs is not None and self._order.draws >= self.max_epochs * self.num_rows
 
+    def position(self) -> dict[str, Any]:
+        """Where the drawing stands, and of what rows."""
+        return {"order": self._order.state_dict(), "content": [part.digest for part in self._training]}
+
+    def go_to(self, state: Mapping[str, Any]) -> None:
+        """Draw on from there. Raises CheckpointError when the rows are others than then."""
+        self._order.load_state_dict(state["order"])
+        content = state.get("content", [None] * len(self._training))  # which older checkpoints do not have
+        for part, then in zip(self._training, content, strict=True):
+            if then not in (None, part.digest) and not self.may_change:
+                raise CheckpointError(
+                    f"the checkpoint was written with other data: {part.rows.name} has as many rows as then, but they "
+                    "say something else. Bring the old file back, start a new run in another "
+                    "checkpointing.checkpoint_dir, or set checkpointing.allow_config_change=true to go on with these "
+                    "rows"
+                )
+
+    def unread_columns(self) -> list[str]:
+        """A sentence for each dataset that has columns of which training makes nothing."""
+        told = []
+        for part in self._training:
+            if names := part.unread:
+                more = f" and {len(names) - 20} more" if len(names) > 20 else ""
+                told.append(f"{part.rows.name}: columns that are not read: {', '.join(names[:20])}{more}")
+        return told
+
+    def _not_all_in_vain(self, longest: int | None) -> None:
+        """Raise DataError where all rows were drawn, and nothing could be learned from any."""
+        counts = self.counts
+        if counts["excluded"] == counts["drawn"] >= self.num_rows:
+            raise DataError(
+                f"none of the {self.num_rows} rows of {', '.join(part.rows.name for part in self._training)} can be "
+                f"learned from: within policy.max_total_sequence_length={longest} tokens nothing of their answers is "
+                "left, or both answers of every pair are the same"
+            )
+
     def total_steps(self, batch: int) -> int:
         """Steps until the epochs are over; the last batch may be smaller. Batches run over epoch borders."""
         assert self.max_epochs is not None, "a run without a number of epochs has no total"
@@ -148,83 +221,6 @@ class Drawn:
 def weights_of(parts: Sequence[Part]) -> list[float] | None:
     """The weights of a mixture; None for one dataset, where they mean nothing."""
     return [p.weight for p in parts] if len(parts) > 1 else None
-
-
-class LengthScreen:
-    """Tells cheaply which texts are surely shorter than `limit` tokens, so that few have to be encoded to
-    know.
-
-    No tokenizer makes more tokens of a text than it has bytes; where that does not decide, the contents are
-    tokenised without rendering the template, whose share is measured once, generously.
-    """
-
-    def __init__(self, encoder: Encoder, limit: int) -> None:
-        self.encoder, self.limit = encoder, limit
-        self.around = _MARGIN
-        if encoder.chat:
-            try:
-                probe = encoder.render_prompt(PromptText([{"role": "user", "content": "x"}]))
-                self.around += len(encoder.encode_prompts([probe])[0])
-            except DataError:  # a template that wants more than this message says so at a real row
-                self.around += limit
-
-    def fits(self, content: str | Sequence[Message]) -> bool:
-        """Whether the text, or the conversation, is surely shorter than the limit: by its bytes."""
-        if isinstance(content, str):
-            return len(content.encode()) + _MARGIN < self.limit
-        size = 0
-        for message in content:
-            if len(message) > 2 or not isinstance(message["content"], str):
-                return False
-            size += len(message["content"].encode()) + self.around
-        return size < self.limit
-
-    def fit_tokenised(self, contents: Sequence[str | Sequence[Message]]) -> list[bool]:
-        """The same by the number of tokens, for many together."""
-        plain = [c if isinstance(c, str) else "\n".join(str(m["content"]) for m in c) for c in contents]
-        lengths = self.encoder.count_tokens(plain)
-        return [
-            n + (_MARGIN if isinstance(c, str) else self.around * len(c)) < self.limit
-            and (isinstance(c, str) or all(len(m) == 2 for m in c))
-            for c, n in zip(contents, lengths, strict=True)
-        ]
-
-
-def unsure_rows(
-    part: Part, screen: LengthScreen, read: Callable[[Row], str | Sequence[Message] | None]
-) -> list[tuple[int, Row]]:
-    """Read every row, and return those that have to be encoded to know whether they are too long.
-
-    `read` gives the text in question; None: only encoding tells. The first row is always among them: it shows
-    whether the template works at all. Raises DataError for the first row that `read` refuses.
-    """
-    unsure: list[tuple[int, Row]] = []
-    for chunk in batches(part.kept(), _CHUNK):
-        left: list[tuple[int, Row, str | Sequence[Message]]] = []
-        for row, columns in chunk:
-            try:
-                content = read(columns)
-            except DataError as error:
-                raise part.at(row, error) from error
-            if content is None or not (unsure or left):
-                unsure.append((row, columns))
-            elif not screen.fits(content):
-                left.append((row, columns, content))
-        fits = screen.fit_tokenised([content for _, _, content in left])
-        unsure += [(row, columns) for (row, columns, _), ok in zip(left, fits, strict=True) if not ok]
-    return sorted(unsure, key=lambda pair: pair[0])
-
-
-def batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Lists of `size` items, the last one shorter."""
-    batch: list[T] = []
-    for item in items:
-        batch.append(item)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
 
 
 def _label(name: str) -> str:

@@ -15,17 +15,9 @@ from hone.data import comparisons
 from hone.data.chat import Encoder
 from hone.data.comparisons import PAIRS, REASONS, Unusable
 from hone.data.cursor import Mixture
-from hone.data.parts import (
-    Drawn,
-    LengthScreen,
-    Part,
-    batches,
-    encoder_of,
-    load_parts,
-    unsure_rows,
-    weights_of,
-)
+from hone.data.parts import Drawn, Part, encoder_of, load_parts, weights_of
 from hone.data.rows import Row
+from hone.data.screening import LengthScreen, batches, unsure_rows
 from hone.data.sides import StoredSides, joined
 from hone.errors import ConfigError, DataError
 from hone.types import Message, Sample
@@ -58,6 +50,7 @@ def build_preferences(config: Any, tokenizer: Any) -> PreferenceData:
         shuffle=config.data.shuffle,
         seed=config.loop.seed,
         max_epochs=config.loop.max_num_epochs,
+        may_change=config.checkpointing.allow_config_change,
     )
 
 
@@ -66,8 +59,9 @@ class PreferenceData(Drawn):
 
     Sequence columns of each sample: `label`, 1 for a chosen or desirable answer and -1 for the other kind; `margin`, by
     how much the row says the better is better (0 where it does not); `score`, where the row has one. Rows that nothing
-    can be learned from are left out and counted: `counts` has, for the data, `rows`, `excluded_rows`, `excluded_REASON`
-    and `validation_rows`; for the whole run so far `drawn`, `truncated` and `excluded` (found too short when drawn).
+    can be learned from are left out and counted: `counts` has, for the data, `rows`, `excluded_rows`,
+    `excluded_REASON`, `desirable`, `undesirable` and `validation_rows`; for the whole run so far `drawn`, `truncated`
+    and `excluded` (found too short when drawn).
     """
 
     kind: str
@@ -84,6 +78,7 @@ class PreferenceData(Drawn):
         shuffle: bool = True,
         seed: int = 0,
         max_epochs: int | None = None,
+        may_change: bool = False,
     ) -> None:
         self.encoder = encoder
         self._training, self._validation = training, validation
@@ -103,7 +98,7 @@ class PreferenceData(Drawn):
             )
         (self.kind,) = self._kinds
         self.paired = self.kind == PAIRS
-        super().__init__(training, shuffle=shuffle, seed=seed, max_epochs=max_epochs)
+        super().__init__(training, shuffle=shuffle, seed=seed, max_epochs=max_epochs, may_change=may_change)
 
     def next(self, n: int) -> list[Sample]:
         """The samples of the next n rows; fewer at the end of the last epoch, then none."""
@@ -114,6 +109,7 @@ class PreferenceData(Drawn):
                 self.counts["excluded"] += stored is None
                 self.counts["truncated"] += stored is not None and stored.truncated
                 samples += stored.samples(name) if stored is not None else []
+            self._not_all_in_vain(self.encoder.max_length)
         return samples
 
     def upcoming(self, n: int) -> Iterator[list[Sample]]:
@@ -171,11 +167,11 @@ class PreferenceData(Drawn):
 
     def state_dict(self) -> dict[str, Any]:
         so_far = ("drawn", "truncated", "excluded")
-        return {"order": self._order.state_dict(), "counts": {k: self.counts[k] for k in so_far}}
+        return self.position() | {"counts": {k: self.counts[k] for k in so_far}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where the state was taken. Raises CheckpointError when the data are others."""
-        self._order.load_state_dict(state["order"])
+        self.go_to(state)
         self.counts |= state["counts"]
 
     def left_out(self) -> str:
@@ -194,9 +190,7 @@ class PreferenceData(Drawn):
         excluded: dict[int, str] = {}
 
         def prompt_of(row: Row) -> str | Sequence[Message] | None:
-            comparison = comparisons.read(row, part.format)
-            self._kinds.add(comparison.kind)
-            example = comparison.chosen
+            example = comparisons.read(row, part.format).chosen
             if example.tools:
                 return None
             return example.messages[: example.num_prompt_messages] if example.messages else example.prompt
@@ -204,7 +198,10 @@ class PreferenceData(Drawn):
         usable = []
         for index, row in part.kept():
             try:
-                prompt_of(row)
+                comparison = comparisons.read(part.reading(row), part.format)
+                self._kinds.add(comparison.kind)
+                if counted == "excluded":
+                    self.counts["desirable" if comparison.desirable else "undesirable"] += 1
                 usable.append(index)
             except Unusable as found:
                 excluded[index] = found.reason

@@ -11,16 +11,9 @@ import torch
 
 from hone.data.chat import Encoder, Rendered
 from hone.data.formats import PromptText
-from hone.data.parts import (
-    Drawn,
-    LengthScreen,
-    Part,
-    batches,
-    load_part,
-    load_parts,
-    unsure_rows,
-)
+from hone.data.parts import Drawn, Part, load_part, load_parts
 from hone.data.rows import Row
+from hone.data.screening import LengthScreen, batches, unsure_rows
 from hone.errors import DataError
 from hone.types import Message, Prompt, Sample
 
@@ -63,6 +56,7 @@ def build_prompts(config: Any, tokenizer: Any) -> PromptData:
         shuffle=config.data.shuffle,
         seed=config.loop.seed,
         max_epochs=config.loop.max_num_epochs,
+        may_change=config.checkpointing.allow_config_change,
     )
 
 
@@ -98,15 +92,16 @@ class PromptData(Drawn):
         shuffle: bool = True,
         seed: int = 0,
         max_epochs: int | None = None,
+        may_change: bool = False,
     ) -> None:
         self.encoder, self.limit, self.longest = encoder, limit, longest
-        self._training, self._validation = training, validation
+        self._validation = validation
         self.counts = {"drawn": 0, "rows": sum(len(p.keep) for p in training)}
         self.counts["dropped_rows"] = _fit(training, encoder, limit)
         self.counts["validation_rows"] = sum(len(p.keep) for p in validation)
         self.counts["validation_dropped_rows"] = _fit(validation, encoder, limit)
         self.counts |= {"truncated": 0, "excluded": 0}
-        super().__init__(training, shuffle=shuffle, seed=seed, max_epochs=max_epochs)
+        super().__init__(training, shuffle=shuffle, seed=seed, max_epochs=max_epochs, may_change=may_change)
 
     @property
     def columns(self) -> set[str]:
@@ -151,6 +146,7 @@ class PromptData(Drawn):
             self.counts["excluded"] += not encoded.has_target
             if encoded.has_target:
                 samples.append(Sample(prompt.id, torch.tensor(encoded.tokens), torch.tensor(encoded.mask)))
+        self._not_all_in_vain(self.longest)
         return samples
 
     @cached_property
@@ -159,11 +155,11 @@ class PromptData(Drawn):
         return _all_prompts(self._validation, self.encoder)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"order": self._order.state_dict(), "counts": {k: self.counts[k] for k in _SO_FAR}}
+        return self.position() | {"counts": {k: self.counts[k] for k in _SO_FAR}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where the state was taken. Raises CheckpointError when the data are others."""
-        self._order.load_state_dict(state["order"])
+        self.go_to(state)
         self.counts |= state.get("counts", {})  # which checkpoints of GRPO before them do not have
         self.counts["drawn"] = self._order.draws
 

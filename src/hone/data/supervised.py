@@ -12,8 +12,9 @@ import torch
 
 from hone.data.chat import Encoded, Encoder
 from hone.data.formats import Example
-from hone.data.parts import Drawn, LengthScreen, Part, batches, encoder_of, load_parts, unsure_rows
+from hone.data.parts import Drawn, Part, encoder_of, load_parts
 from hone.data.rows import Row
+from hone.data.screening import LengthScreen, batches, unsure_rows
 from hone.errors import DataError
 from hone.types import Message, Sample
 
@@ -37,6 +38,7 @@ def build_supervised(config: Any, tokenizer: Any) -> SupervisedData:
         shuffle=config.data.shuffle,
         seed=config.sft.seed,
         max_epochs=config.sft.max_num_epochs,
+        may_change=config.checkpointing.allow_config_change,
     )
 
 
@@ -74,9 +76,10 @@ class SupervisedData(Drawn):
         shuffle: bool = True,
         seed: int = 0,
         max_epochs: int | None = None,
+        may_change: bool = False,
     ) -> None:
         self.encoder = encoder
-        self._training, self._validation = training, validation
+        self._validation = validation
         self._cache: dict[tuple[int, int], _Stored] = {}
         self._cached_tokens = 0
         self.counts = {"drawn": 0, "truncated": 0, "excluded": 0}
@@ -85,7 +88,7 @@ class SupervisedData(Drawn):
         for part in validation:
             self._encode_rows(part, self._check(part)[:1])
         self.counts["validation_rows"] = sum(len(p.keep) for p in validation)
-        super().__init__(training, shuffle=shuffle, seed=seed, max_epochs=max_epochs)
+        super().__init__(training, shuffle=shuffle, seed=seed, max_epochs=max_epochs, may_change=may_change)
 
     def next(self, n: int) -> list[Sample]:
         """The next n samples; fewer at the end of the last epoch, then none."""
@@ -100,6 +103,7 @@ class SupervisedData(Drawn):
                     samples.append(stored[d, row].sample(f"{self._training[d].label}:{row}@{epoch}"))
                 else:
                     self.counts["excluded"] += 1
+            self._not_all_in_vain(self.encoder.max_length)
         return samples
 
     @cached_property
@@ -119,18 +123,18 @@ class SupervisedData(Drawn):
 
     def state_dict(self) -> dict[str, Any]:
         so_far = ("drawn", "truncated", "excluded")
-        return {"order": self._order.state_dict(), "counts": {k: self.counts[k] for k in so_far}}
+        return self.position() | {"counts": {k: self.counts[k] for k in so_far}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where the state was taken. Raises CheckpointError when the data are others."""
-        self._order.load_state_dict(state["order"])
+        self.go_to(state)
         self.counts |= state["counts"]
 
     def _check(self, part: Part) -> list[tuple[int, Row]]:
         """Read all rows (the first that lacks something raises DataError); returns those maybe too long."""
         assert self.encoder.max_length is not None
         screen = LengthScreen(self.encoder, self.encoder.max_length)
-        return unsure_rows(part, screen, lambda row: self._context(part.format.supervised(row)))
+        return unsure_rows(part, screen, lambda row: self._context(part.format.supervised(part.reading(row))))
 
     def _context(self, example: Example) -> str | Sequence[Message] | None:
         """What comes before the first target; None when only encoding tells, or whether there is a target."""
@@ -138,8 +142,8 @@ class SupervisedData(Drawn):
             return None
         if not example.messages:
             return example.prompt
-        turns = [i for i, m in enumerate(example.messages) if m["role"] == "assistant"]
-        turns = [i for i in turns if i >= example.num_prompt_messages]
+        if not (turns := example.trained):
+            return None
         return example.messages[: turns[-1] if self.encoder.only_unmask_final else turns[0]]
 
     def _exclude(self, number: int, part: Part) -> int:

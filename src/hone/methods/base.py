@@ -26,6 +26,8 @@ class Data(Protocol):
 
     def next(self, n: int) -> list[Sample]: ...
 
+    def unread_columns(self) -> list[str]: ...
+
     def state_dict(self) -> dict[str, Any]: ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
@@ -79,6 +81,11 @@ class Method(ABC):
     def left_out(self) -> str:
         """A sentence about the rows that are not trained on at all; empty when there are none."""
         return ""
+
+    def notes(self) -> list[str]:
+        """What is to be told of the data before the first step."""
+        left_out = self.left_out()
+        return [*([left_out] if left_out else []), *self.data.unread_columns()]
 
     def state_dict(self) -> dict[str, Any]:
         return self.data.state_dict()

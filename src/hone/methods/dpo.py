@@ -111,6 +111,31 @@ class DPO(Method):
     def left_out(self) -> str:
         return self.data.left_out()
 
+    def notes(self) -> list[str]:
+        single = "kto" in self.settings.preference_loss and not self.data.paired
+        return [*super().notes(), *(self._balance() if single else ())]
+
+    def _balance(self) -> list[str]:
+        """What KTO is told of how many answers are good and bad: desirable_weight · desirable / (undesirable_weight ·
+        undesirable) is best between 1 and 4/3 (arXiv 2402.01306 eq. 8)."""
+        good, bad = (self.data.counts[name] for name in ("desirable", "undesirable"))
+        if not good or not bad:
+            return [
+                f"kto: all {good + bad} answers are {'desirable' if good else 'undesirable'}, and nothing says what is "
+                f"{'worse' if good else 'better'}: add rows with label {'false' if good else 'true'}"
+            ]
+        weights = [
+            1.0 if weight is None else weight
+            for weight in (self.settings.desirable_weight, self.settings.undesirable_weight)
+        ]
+        if not bad * weights[1] <= good * weights[0] <= 4 / 3 * bad * weights[1] and all(weights):
+            return [
+                f"kto: {good} answers are desirable and {bad} are not, with weights {weights[0]:g} and {weights[1]:g}; "
+                f"arXiv 2402.01306 wants dpo.desirable_weight between {bad * weights[1] / good:.3g} and "
+                f"{4 / 3 * bad * weights[1] / good:.3g}"
+            ]
+        return []
+
     def state_dict(self) -> dict[str, Any]:
         state = super().state_dict() | {"moments": asdict(self.moments)}
         return state | ({"reference": self.reference.state_dict()} if self.referred else {})

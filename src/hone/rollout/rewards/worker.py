@@ -59,7 +59,8 @@ def _handle(
 ) -> dict[str, Any]:
     """Answer one request. Whatever the function raises is an answer too, SystemExit included."""
     file = None
-    metrics.forget()
+    metrics.drain()
+    metrics.drain_columns(0)
     try:
         request = pickle.loads(message)
         if request["op"] == "load":
@@ -68,7 +69,7 @@ def _handle(
         function, kwargs = functions[request["name"]]
         file = _file_of(function)
         rewards = _rewards(function, {**request["arguments"], **kwargs}, request)
-        return {"ok": rewards, "metrics": metrics.drain(), "extra": _extra(request["count"])}
+        return {"ok": rewards, "metrics": metrics.drain(), "extra": metrics.drain_columns(request["count"])}
     except (Unusable, _Defect) as error:
         return {"defect": str(error)}
     except BaseException as error:
@@ -89,13 +90,6 @@ def _load(
         described["note"] = note if isinstance(note, str) else None
     functions[request["name"]] = function, kwargs
     return described
-
-
-def _extra(count: int) -> dict[str, list[Any]]:
-    try:
-        return metrics.drain_columns(count)
-    except ValueError as error:
-        raise _Defect(f"is wrong: {error}") from error
 
 
 def _file_of(function: Callable[..., Any]) -> str | None:

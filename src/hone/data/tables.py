@@ -1,0 +1,43 @@
+"""Rows of Arrow tables."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from hone.data.rows import ColumnRows, Row, Rows
+from hone.data.values import tidy_row
+from hone.errors import DataError
+
+
+def parquet(file: Any, path: str) -> Rows:
+    """The rows of a Parquet file, a path or opened. Raises DataError for one that is damaged, OSError."""
+    try:
+        table = pq.ParquetFile(file, memory_map=isinstance(file, str)).read()
+    except pa.ArrowException as error:
+        raise DataError(f"{path} is not a readable Parquet file: {_first_line(error)}") from error
+
+    def read(start: int, stop: int) -> list[Row]:
+        try:
+            return table.slice(start, stop - start).to_pylist(maps_as_pydicts="strict")
+        except (UnicodeDecodeError, KeyError, pa.ArrowException) as error:
+            raise DataError(f"{path}, rows {start} to {stop - 1}: {_first_line(error)}") from error
+
+    plain = all(_plain(column.type) for column in table.schema)
+    return ColumnRows(read if plain else filled(read), table.num_rows, path)
+
+
+def filled(read: Any) -> Any:
+    """`read` without the nulls that Arrow put for keys that a row does not have."""
+    return lambda start, stop: [tidy_row(row, filled=True) for row in read(start, stop)]
+
+
+def _plain(kind: pa.DataType) -> bool:
+    """Whether values of a column are what they should be as they come."""
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_integer(kind)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().split("\n")[0]

@@ -1,0 +1,74 @@
+"""Values of rows, made alike whatever held them: JSON, Arrow, pandas, a user's own objects.
+
+What is missing is None: NaN, pandas' NA and NaT. A struct of Arrow has every key that any row has, and null for
+those that this row lacks: such keys go, at every depth (`filled`). A null that JSON wrote (in a tool call's arguments)
+stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from hone.errors import DataError
+
+MOST_NESTED = 100
+"""Levels of a value. Template engines and JSON writers give up at some hundreds, each in its own way."""
+MOST_CHARACTERS = 1 << 26
+"""Of one text: no context is that long, and a tokenizer needs about 100 bytes for each."""
+
+
+def tidy_row(row: Mapping[str, Any], *, filled: bool = False) -> dict[str, Any]:
+    """A row with tidy values. Raises DataError naming the column of a value that nothing can be made of."""
+    tidied = {}
+    for column, value in row.items():
+        try:
+            tidied[column] = tidy(value, filled=filled)
+        except DataError as error:
+            raise DataError(f"column '{column}' {error}") from error
+    return tidied
+
+
+def tidy(value: Any, *, filled: bool = False, depth: int = 0) -> Any:
+    """A value whose missing parts are None; with `filled` its dicts have no key without a value.
+
+    Arrays and numbers of NumPy become lists and numbers. Raises DataError: half a character, too deep.
+    """
+    if value is None or isinstance(value, int):
+        return value
+    if isinstance(value, str):
+        return value if value.isascii() else _whole(value)
+    if depth >= MOST_NESTED:
+        raise DataError(f"is nested more than {MOST_NESTED} levels deep")
+    if isinstance(value, Mapping):
+        items = {key: tidy(item, filled=filled, depth=depth + 1) for key, item in value.items()}
+        return {key: item for key, item in items.items() if item is not None} if filled else items
+    if isinstance(value, list | tuple):
+        return [tidy(item, filled=filled, depth=depth + 1) for item in value]
+    if hasattr(value, "tolist"):
+        return tidy(value.tolist(), filled=filled, depth=depth + 1)
+    return None if _missing(value) else value
+
+
+def is_table(rows: Any) -> bool:
+    """Whether rows come from Arrow's or pandas' tables, whose structs have null for each key that a row lacks."""
+    return type(rows).__module__.split(".")[0] in ("datasets", "pandas", "pyarrow")
+
+
+def _missing(value: Any) -> bool:
+    """Whether it is NaN, NaT (which differ from themselves) or pandas' NA (which will not say)."""
+    if type(value).__name__ == "NAType":
+        return True
+    return (isinstance(value, float) and value != value) or type(value).__name__ == "NaTType"
+
+
+def _whole(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        half = f"\\u{ord(text[error.start]):04x}"
+        raise DataError(
+            f"holds half of a character ({half}, a lone surrogate, at character {error.start}), which no tokenizer "
+            "takes: remove it or write \\ufffd for it"
+        ) from error
+    return text
