@@ -92,7 +92,7 @@ async def one_step(step: int, parts: Engine, data: PromptData, source: Source, r
     _end_with_the_data(run, data, step)
     await source.generator.update_weights(step, parts.learner.weights())
     clock.lap("weight_sync")
-    metrics |= {"epoch": float(data.epoch), **source.pool.metrics()}
+    metrics |= {"epoch": float(data.epoch), **source.pool.metrics(taken=metrics)}
     metrics["policy_loss_total"] = metrics.pop("loss", 0.0)
     if validation_is_due(step, run.total_steps, config):
         metrics |= await validate(source, data.validation, run, step=step)
@@ -194,7 +194,13 @@ async def validate(source: Source, prompts: Sequence[Prompt], run: Run, *, step:
     write_rollouts(run.folder.validation_file(step), step, groups)
     rollouts = [rollout for group in groups for rollout in group.rollouts]
     _print_samples(rollouts, run, config.logger.num_val_samples_to_print)
-    return {f"val_{name}": value for name, value in describe(groups).items() if name in VALIDATED}
+    told = {
+        name: value
+        for name, value in source.pool.metrics().items()
+        if not name.startswith("weight_") and (value or not name.startswith("workers_"))
+    }
+    described = {name: value for name, value in describe(groups).items() if name in VALIDATED}
+    return {f"val_{name}": value for name, value in (told | described).items()}
 
 
 VALIDATED = (

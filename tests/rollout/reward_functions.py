@@ -123,7 +123,7 @@ def by_keyword(prompts, completions, completion_ids, target, scale=1.0):
 
 
 def trl_style(prompts, completions, completion_ids, trainer_state, log_extra, log_metric, **kwargs):
-    log_metric("step", trainer_state.global_step)
+    log_metric("at_step", trainer_state.global_step)
     log_extra("size", [len(c) for c in completions])
     log_metric("mean_length", sum(map(len, completions)) / len(completions))
     imported_log_metric("called", 1.0)
@@ -149,3 +149,13 @@ class Callable:
 
 
 instance = Callable()
+
+
+def named(completions, log_metric, name, **kwargs):
+    log_metric(name, 1.0)
+    return [0.0] * len(completions)
+
+
+def short_extra(completions, log_extra, **kwargs):
+    log_extra("size", [len(completions)])
+    return [0.0] * len(completions)

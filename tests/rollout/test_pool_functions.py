@@ -74,7 +74,7 @@ def test_trl_arguments_and_metrics() -> None:
             assert pool.metrics()["mean_length"] == 1.0
             pool.at(7, 100)
             scored = await pool.score(["p"] * 2, ["x", "yyy"], {"completion_ids": [[1]] * 2})
-            assert pool.metrics()["step"] == 7.0
+            assert pool.metrics()["at_step"] == 7.0
             assert [s.extra for s in scored] == [{"size": 1}, {"size": 3}]
 
     asyncio.run(run())
@@ -171,3 +171,16 @@ def test_completions_in_the_other_form_are_named_as_that(tmp_path: Path) -> None
     ):
         failed = score([f"{tmp_path}/mine.py:{name}"], completions, max_failure_fraction=1.0)
         assert advice in str(failed[0].failure)
+
+
+@pytest.mark.parametrize("name", ["step", "reward", "reward_x", "val_mine", "seconds_all", "weight_x"])
+def test_names_of_the_runs_own_columns_are_refused(name: str) -> None:
+    with pytest.raises(
+        RewardError, match=f"'named' .*calls log_metric.'{name}', …., but '{name}' is a column"
+    ):
+        score([entry("named", kwargs={"name": name})], ["a"], {})
+
+
+def test_extra_columns_of_another_length_are_refused() -> None:
+    with pytest.raises(RewardError, match=r"log_extra.'size', ….* got 1 values; expected 2"):
+        score([entry("short_extra")], ["a", "b"], {})

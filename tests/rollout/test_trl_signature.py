@@ -72,7 +72,7 @@ def test_what_is_logged_comes_with_the_rollout_and_in_the_metrics() -> None:
                 {"truth": "1", "found": "1"},
                 {"truth": "2", "found": "[none]"},
             ]
-            assert pool.metrics()["accuracy"] == 0.5
+            assert pool.metrics()["accuracy_with_logs"] == 0.5
 
     asyncio.run(run())
 

@@ -7,6 +7,7 @@ import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from hone.errors import ConfigError
 from hone.tracking.folder import naming, write_atomically
 
 ALWAYS = ("train_loss", "val_loss", "reward_accuracy", "learning_rate", "gpu_utilization")
@@ -75,6 +76,10 @@ class MetricTable:
 
         A new column, or a step out of order, rewrites the file (atomically); anything else appends a line.
         """
+        if "step" in values:
+            raise ConfigError(
+                "a metric is called 'step', which is the column that numbers the rows: rename it"
+            )
         cells = self._with_held_out(step, {name: _cell(value) for name, value in values.items()})
         appends = step > self._last
         self._last = max(step, self._last)

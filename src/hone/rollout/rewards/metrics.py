@@ -4,6 +4,25 @@ from __future__ import annotations
 
 from typing import Any
 
+RESERVED = frozenset(
+    (
+        *(
+            "step",
+            "epoch",
+            "reward",
+            "accuracy",
+            "samples",
+            "truncated",
+            "excluded",
+            "failed",
+            "completion_length",
+        ),
+        *("equal_groups", "seconds", "tokens_per_s", "learning_rate", "loss", "train_loss", "val_loss"),
+        *("policy_loss_total", "turns", "tool_calls", "tool_failures", "out_of_turns", "env_seconds"),
+    )
+)
+"""Names of a run's own columns, which a function's metric may not have."""
+RESERVED_PREFIXES = ("reward_", "val_", "failed_", "seconds_", "weight_", "workers_", "gpu_")
 _MAX_TEXT = 2000  # characters of a value that is no plain number or truth
 _columns: dict[str, list[Any]] = {}
 _pending: dict[str, list[float]] = {}
@@ -12,6 +31,14 @@ _pending: dict[str, list[float]] = {}
 def log_metric(name: str, value: float) -> None:
     """Report a number from inside a reward function; `RewardPool.metrics()` returns the mean under `name`."""
     _pending.setdefault(str(name), []).append(float(value))
+
+
+def column_of(name: str, function: str) -> str | None:
+    """The column of what a function reports under a name; None for a name of the run's own. `accuracy`, which
+    functions written for TRL report, is `accuracy_FUNCTION`."""
+    if name == "accuracy":
+        return f"accuracy_{function}"
+    return None if name in RESERVED or name.startswith(RESERVED_PREFIXES) else name
 
 
 def drain() -> dict[str, list[float]]:
@@ -27,10 +54,21 @@ def log_extra(column: str, values: list[Any]) -> None:
 
 
 def drain_columns(count: int) -> dict[str, list[Any]]:
-    """Every column since the last drain that has a value for each of `count` completions."""
-    drained = {name: values for name, values in _columns.items() if len(values) == count}
+    """Every column since the last drain. Raises ValueError for one without a value for each of `count` completions."""
+    drained = dict(_columns)
     _columns.clear()
+    for name, values in drained.items():
+        if len(values) != count:
+            raise ValueError(
+                f"log_extra('{name}', …) got {len(values)} values; expected {count}, one for each completion"
+            )
     return drained
+
+
+def forget() -> None:
+    """What was reported by a call that did not end well says nothing."""
+    _columns.clear()
+    _pending.clear()
 
 
 def _plain(value: Any) -> Any:

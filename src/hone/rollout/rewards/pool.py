@@ -26,6 +26,7 @@ from typing import Any
 from hone.errors import RewardError
 from hone.rollout.rewards.batch import Batch, Moment, Scored
 from hone.rollout.rewards.lanes import Lanes, Reply, open_log
+from hone.rollout.rewards.metrics import column_of
 from hone.rollout.rewards.process import CallFailed, Limits, TimedOut
 from hone.rollout.rewards.resolve import RewardSpec
 from hone.rollout.sandbox import SandboxLimits
@@ -156,10 +157,14 @@ class RewardPool:
         workers = [worker for lane in self._lanes() for worker in lane.workers]
         return [worker.pid for worker in workers if worker.pid is not None]
 
-    def metrics(self) -> dict[str, float]:
+    def metrics(self, taken: Iterable[str] = ()) -> dict[str, float]:
         """Since the last call: the means of what functions reported by `log_metric`,
         `workers_retried` (calls of one completion after the call of its chunk failed) and
-        `workers_killed` (or found dead); and `weight_NAME` of each function whose weight changes."""
+        `workers_killed` (or found dead); and `weight_NAME` of each function whose weight changes.
+
+        Raises RewardError for a name of the functions' that is among `taken`: a column has one meaning."""
+        for name in sorted(self._metrics.keys() & set(taken)):
+            raise RewardError(f"a reward function {reserved(name)}")
         means = {name: sum(values) / len(values) for name, values in self._metrics.items()}
         counts = {f"workers_{name}": float(self._counts[name]) for name in ("retried", "killed")}
         self._metrics.clear()
@@ -204,7 +209,10 @@ class RewardPool:
         if "raised" in reply:
             return False
         for name, values in reply["metrics"].items():
-            self._metrics.setdefault(name, []).extend(values)
+            column = column_of(name, spec.name)
+            if column is None:
+                raise RewardError(f"reward {spec.label} {reserved(name)}")
+            self._metrics.setdefault(column, []).extend(values)
         batch.record(spec, indices, reply)
         return True
 
@@ -249,6 +257,14 @@ class RewardPool:
         self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
     ) -> None:
         self.close()
+
+
+def reserved(name: str) -> str:
+    """What is wrong with a metric's name that the run has itself."""
+    return (
+        f"calls log_metric('{name}', …), but '{name}' is a column of the run's own: give it another name, such as "
+        f"'own_{name}'"
+    )
 
 
 async def _all(coroutines: Iterable[Coroutine[Any, Any, bool]]) -> list[bool]:

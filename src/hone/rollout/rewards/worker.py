@@ -59,8 +59,7 @@ def _handle(
 ) -> dict[str, Any]:
     """Answer one request. Whatever the function raises is an answer too, SystemExit included."""
     file = None
-    metrics.drain()
-    metrics.drain_columns(0)
+    metrics.forget()
     try:
         request = pickle.loads(message)
         if request["op"] == "load":
@@ -69,7 +68,7 @@ def _handle(
         function, kwargs = functions[request["name"]]
         file = _file_of(function)
         rewards = _rewards(function, {**request["arguments"], **kwargs}, request)
-        return {"ok": rewards, "metrics": metrics.drain(), "extra": metrics.drain_columns(request["count"])}
+        return {"ok": rewards, "metrics": metrics.drain(), "extra": _extra(request["count"])}
     except (Unusable, _Defect) as error:
         return {"defect": str(error)}
     except BaseException as error:
@@ -90,6 +89,13 @@ def _load(
         described["note"] = note if isinstance(note, str) else None
     functions[request["name"]] = function, kwargs
     return described
+
+
+def _extra(count: int) -> dict[str, list[Any]]:
+    try:
+        return metrics.drain_columns(count)
+    except ValueError as error:
+        raise _Defect(f"is wrong: {error}") from error
 
 
 def _file_of(function: Callable[..., Any]) -> str | None:
