@@ -16,6 +16,11 @@ Settings come from `--config FILE` and `key=value` after it. Section and key nam
 backend and the spellings of NeMo's tutorials are accepted, too, and a run says what it read them as. The defaults are
 for a model of your own: `hone/tiny` and `hone/tiny-sft` bring a recipe (`src/hone/embedded/recipes/`).
 
+**What is not given follows what is.** A value of a recipe, a preset or a default never stands against one that you
+give: `hone sft policy.train_global_batch_size=8` has micro-batches of 8, whatever the recipe says, and the run says so.
+Only two given values can contradict each other, and the error names both. A setting that one choice alone reads
+asks for that choice (`policy.lora.dim=16` for LoRA, `dpo.simpo_gamma=1` for SimPO) unless the choice is given, too.
+
 Folders and files are paths of this machine; an address such as `s3://…` is refused by name. Data may lie elsewhere:
 `data.*.dataset_name` takes what fsspec reads (`s3://`, `gs://`, `hf://` …, with the package for it installed).
 """

@@ -73,7 +73,10 @@ def test_the_rank_to_begin_with() -> None:
         (["adapter_path=x", "init_lora_weights=kaiming"], "adapter_path says what the adapter is"),
         (["adalora.enabled=true"], "needs policy.lora.adalora.total_step"),
         (["adalora.enabled=true", "adalora.total_step=9", "use_dora=true"], "exclude each other"),
-        (["adalora.enabled=true", "adalora.total_step=9", "adalora.init_r=8"], "not above policy.lora.dim=8"),
+        (
+            ["adalora.enabled=true", "adalora.total_step=9", "adalora.init_r=8", "dim=8"],
+            "not above policy.lora.dim=8",
+        ),
         (
             ["adalora.enabled=true", "adalora.total_step=9", "adalora.tinit=5", "adalora.tfinal=4"],
             "leave none of the policy.lora.adalora.total_step=9 updates",
@@ -85,4 +88,9 @@ def test_what_cannot_go_together(overrides: list[str], says: str) -> None:
 
 
 def test_what_is_off_may_say_anything() -> None:
-    lora("policy.lora.adalora.enabled=true", "policy.lora.init_lora_weights=orthogonal", "policy.lora.dim=3")
+    lora(
+        "policy.lora.enabled=false",
+        "policy.lora.adalora.enabled=true",
+        "policy.lora.init_lora_weights=orthogonal",
+        "policy.lora.dim=3",
+    )

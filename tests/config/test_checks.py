@@ -21,7 +21,11 @@ CASES: list[tuple[str, list[str], list[str]]] = [
     ),
     (
         "grpo",
-        ["grpo.num_prompts_per_step=5"],
+        [
+            "grpo.num_prompts_per_step=5",
+            "policy.train_global_batch_size=64",
+            "grpo.num_generations_per_prompt=8",
+        ],
         [
             "grpo.num_prompts_per_step=5",
             "grpo.num_generations_per_prompt=8",
@@ -30,7 +34,7 @@ CASES: list[tuple[str, list[str], list[str]]] = [
     ),
     (
         "grpo",
-        ["grpo.num_generations_per_prompt=1", "policy.train_global_batch_size=8"],
+        ["grpo.num_generations_per_prompt=1", "grpo.use_leave_one_out_baseline=true"],
         ["grpo.use_leave_one_out_baseline=true", "grpo.num_generations_per_prompt=1"],
     ),
     (
@@ -40,7 +44,11 @@ CASES: list[tuple[str, list[str], list[str]]] = [
     ),
     (
         "sft",
-        ["policy.sequence_packing.enabled=true", "policy.sequence_packing.train_mb_tokens=100"],
+        [
+            "policy.sequence_packing.enabled=true",
+            "policy.sequence_packing.train_mb_tokens=100",
+            "policy.max_total_sequence_length=1024",
+        ],
         ["policy.sequence_packing.train_mb_tokens=100", "policy.max_total_sequence_length=1024"],
     ),
     ("grpo", ["loss_fn.ratio_clip_min=-0.1"], ["loss_fn.ratio_clip_min=-0.1"]),
@@ -49,7 +57,7 @@ CASES: list[tuple[str, list[str], list[str]]] = [
     ("sft", ["checkpointing.metric_name=val:acuracy"], ["checkpointing.metric_name=val:acuracy"]),
     ("grpo", ["checkpointing.metric_name=val:acuracy"], ["did you mean val:accuracy?"]),
     ("grpo", ["checkpointing.metric_name=accuracy"], ["val:NAME"]),
-    ("grpo", ["grpo.stop_at_validation_threshold=0.5"], ["grpo.stop_at_validation_metric"]),
+    ("grpo", ["grpo.stop_at_validation_metric=accuracy"], ["grpo.stop_at_validation_threshold"]),
     (
         "grpo",
         [
@@ -83,20 +91,32 @@ CASES: list[tuple[str, list[str], list[str]]] = [
     ),
     (
         "grpo",
-        ["loss_fn.truncated_importance_sampling_ratio=2"],
+        ["loss_fn.truncated_importance_sampling_ratio=2", "loss_fn.use_importance_sampling_correction=false"],
         ["loss_fn.use_importance_sampling_correction"],
     ),
     ("grpo", ["grpo.advantage_clip_low=1", "grpo.advantage_clip_high=0"], ["grpo.advantage_clip_low=1"]),
     ("grpo", ["grpo.reward_scaling.enabled=true", "grpo.reward_scaling.source_min=1"], ["source_max=1.0"]),
     (
         "sft",
-        ["policy.lora.enabled=true", "policy.lora.target_modules=[q_proj]"],
+        [
+            "policy.lora.enabled=true",
+            "policy.lora.target_modules=[q_proj]",
+            "policy.lora.match_all_linear=true",
+        ],
         ["policy.lora.match_all_linear"],
     ),
     ("sft", ["policy.scheduler=[{name: a.B}, {name: c.D}]"], ["2 phases and 0 milestones"]),
     ("sft", ["sft.max_num_epochs=null", "~sft.max_num_steps"], ["sft.max_num_epochs", "sft.max_num_steps"]),
-    ("eval", ["eval.k_value=4"], ["eval.k_value=4", "eval.num_tests_per_prompt=1"]),
-    ("eval", ["eval.num_tests_per_prompt=4"], ["eval.num_tests_per_prompt=4", "generation.temperature=0"]),
+    (
+        "eval",
+        ["eval.k_value=4", "eval.num_tests_per_prompt=1"],
+        ["eval.k_value=4", "eval.num_tests_per_prompt=1"],
+    ),
+    (
+        "eval",
+        ["eval.num_tests_per_prompt=4", "generation.temperature=0"],
+        ["eval.num_tests_per_prompt=4", "generation.temperature=0"],
+    ),
 ]
 
 

@@ -64,7 +64,8 @@ def test_prompts_without_validation_need_no_rewards() -> None:
     [
         ("distillation.on_policy_fraction=1.5", "on_policy_fraction"),
         (
-            "distillation.num_prompts_per_step=100",
+            "distillation.num_prompts_per_step=100 policy.train_global_batch_size=64 "
+            "distillation.num_generations_per_prompt=1",
             r"distillation\.num_prompts_per_step=100 .* optimizer steps of",
         ),
         ("loss_fn.temperature=0.0", r"loss_fn\.temperature"),
@@ -77,7 +78,7 @@ def test_prompts_without_validation_need_no_rewards() -> None:
 )
 def test_refused(override: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
-        loaded(override)
+        loaded(*override.split(" "))
 
 
 def test_spellings_of_the_loop_mean_its_section() -> None:

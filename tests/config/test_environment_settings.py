@@ -44,7 +44,10 @@ def test_an_environment_may_reward_alone() -> None:
         (["env.puzzle.pth=a.py:B"], "unknown key env.puzzle.pth"),
         (["env.puzzle.timeout_s=5.0"], "env.puzzle is no environment: give env.puzzle.path"),
         (["env.puzzle.path=a.py:B", "env.puzzle.timeout_s=x"], "expected a number"),
-        (["env.tools=[a.py:b]"], "max_rollout_turns=1 leaves an environment no turn"),
+        (
+            ["env.tools=[a.py:b]", "grpo.max_rollout_turns=1"],
+            "max_rollout_turns=1 leaves an environment no turn",
+        ),
         ([TURNS], "needs an environment that answers"),
         (["data.train.env_name=maze"], "there is no env.maze.path"),
         (["env.path=a.py:B", "env.action=a.py:c", TURNS], "go together"),

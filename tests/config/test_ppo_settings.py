@@ -38,24 +38,33 @@ def test_another_optimizer_of_the_value_model_has_no_betas() -> None:
     assert "betas" in config.policy.optimizer.kwargs
 
 
+ROLLOUT = ["ppo.num_prompts_per_step=64", "ppo.num_generations_per_prompt=1"]
+
+
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
         (
-            ["policy.train_global_batch_size=48"],
+            ["policy.train_global_batch_size=48", *ROLLOUT],
             "ppo.num_prompts_per_step=64 × ppo.num_generations_per_prompt=1",
         ),
-        (["value.train_global_batch_size=48"], "the completions of a rollout=64 is not a multiple of value"),
+        (
+            ["value.train_global_batch_size=48", *ROLLOUT],
+            "the completions of a rollout=64 is not a multiple of value",
+        ),
         (["ppo.policy_training_start_step=5", "ppo.max_num_steps=5"], "leaves no step"),
-        (["ppo.adv_estimator.name=rloo"], "ppo.adv_estimator.name=rloo needs others in the group"),
+        (["ppo.adv_estimator.name=rloo", *ROLLOUT], "ppo.adv_estimator.name=rloo needs others in the group"),
         (
             ["ppo.adv_estimator.name=reinforce_plus_plus", "ppo.policy_training_start_step=2"],
             "ppo.adv_estimator.name=reinforce_plus_plus has none",
         ),
         (["ppo.adv_estimator.name=grpo", "ppo.whiten_rewards=true"], "ppo.whiten_rewards=true does nothing"),
-        (["value.max_total_sequence_length=7"], "both models share devices and sequences"),
+        (
+            ["value.max_total_sequence_length=7", "policy.max_total_sequence_length=9"],
+            "both models share devices and sequences",
+        ),
         (["value.lora.match_all_linear=false", "value.lora.enabled=true"], "value.lora"),
-        (["loss_fn.force_on_policy_ratio=true"], "ppo.ppo_epochs to 1"),
+        (["loss_fn.force_on_policy_ratio=true", "ppo.ppo_epochs=4"], "ppo.ppo_epochs to 1"),
         (["ppo.adv_estimator.gae_lambda=1.5"], "expected at most 1"),
         (["checkpointing.metric_name=train:explained_varianc"], "did you mean train:explained_variance"),
         (["ppo.gae_lambda=0.9"], "did you mean ppo.adv_estimator.gae_lambda"),

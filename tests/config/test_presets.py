@@ -109,20 +109,26 @@ CLASHES = [
         ["loss_fn.reference_policy_kl_type=k1", "loss_fn.use_bias_correction_kl=false"],
         r"reference_policy_kl_type=k1 .* has an expected gradient of 0",
     ),
-    (["loss_fn.use_kl_in_reward=true"], r"reference_policy_kl_type=k3 in the reward .* set it to k1"),
-    (["grpo.preset=rloo", "loss_fn.use_bias_correction_kl=true"], "is for KL in the loss"),
-    (["grpo.preset=rloo", "loss_fn.use_on_policy_kl_approximation=true"], "is for KL in the loss"),
-    (["grpo.preset=cispo", "loss_fn.use_sapo=true"], "are two losses"),
+    (
+        ["loss_fn.use_kl_in_reward=true", "loss_fn.reference_policy_kl_type=k3"],
+        r"reference_policy_kl_type=k3 in the reward .* set it to k1",
+    ),
+    (["loss_fn.use_kl_in_reward=true", "loss_fn.use_bias_correction_kl=true"], "is for KL in the loss"),
+    (
+        ["loss_fn.use_kl_in_reward=true", "loss_fn.use_on_policy_kl_approximation=true"],
+        "is for KL in the loss",
+    ),
+    (["loss_fn.use_cispo=true", "loss_fn.use_sapo=true"], "are two losses"),
     (["grpo.preset=cispo", "loss_fn.ratio_clip_c=3.0"], "is for the clipped loss"),
     (["grpo.preset=gdpo", "grpo.reward_shaping.enabled=true"], "gdpo learns from each of them"),
     (["grpo.preset=gdpo", "grpo.adv_estimator.reward_weights=[1.0, 2.0, 3.0]"], "has 3 numbers"),
-    (["grpo.adv_estimator.reward_weights=[1.0]"], "is for gdpo"),
+    (["grpo.adv_estimator.reward_weights=[1.0]", "grpo.adv_estimator.name=grpo"], "is for gdpo"),
     (["grpo.preset=maxrl", "grpo.reward_shaping.enabled=true"], "none may be negative"),
     (
-        ["grpo.preset=dapo", "grpo.num_generations_per_prompt=1", "policy.train_global_batch_size=8"],
+        ["grpo.use_dynamic_sampling=true", "grpo.num_generations_per_prompt=1"],
         "a group is one",
     ),
-    (["grpo.batch_multiplier=2.0"], "is for dynamic sampling"),
+    (["grpo.batch_multiplier=2.0", "grpo.use_dynamic_sampling=false"], "is for dynamic sampling"),
     (
         [
             "loss_fn.use_importance_sampling_correction=true",
@@ -131,7 +137,13 @@ CLASHES = [
         ],
         "is not below",
     ),
-    (["loss_fn.truncated_importance_sampling_level=token"], "limits weights that are not used"),
+    (
+        [
+            "loss_fn.truncated_importance_sampling_level=token",
+            "loss_fn.use_importance_sampling_correction=false",
+        ],
+        "limits weights that are not used",
+    ),
     (["loss_fn.top_entropy_quantile=0.0"], "expected more than 0"),
 ]
 

@@ -6,6 +6,7 @@ files that `defaults:` names; the file; the command line. Interpolations are res
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path as FilePath
@@ -14,6 +15,7 @@ from typing import Any, Generic, Literal, TypeVar, get_args
 from pydantic import ValidationError
 
 from hone.config import checks, files, keys, messages, notices, online_checks, overrides
+from hone.config.following import ROUNDS, Follow, Settings, follow, told
 from hone.config.given import Layer, shown
 from hone.config.kinds import section_of
 from hone.config.schema import (
@@ -31,7 +33,7 @@ from hone.config.schema import (
 from hone.config.schema.grpo import Preset
 from hone.config.schema.run import RewardFunctionConfig
 from hone.config.translate import Translation
-from hone.config.trees import Path, dotted, drop, escape, get, leaves, merge, put
+from hone.config.trees import Path, dotted, drop, escape, get, leaves, merge, put, split_path
 from hone.errors import ConfigError
 
 Kind = Literal["sft", "dpo", "rm", "grpo", "ppo", "distill", "eval"]
@@ -90,21 +92,54 @@ def load(
         _trim_optimizer(base, first, part)
     for path in removed:
         _restore(base, schema, path, first)
-    translation = Translation(kind, root, base, user, layers)
-    tree = translation.run()
-    problems = list(translation.problems)
-    config: AnyConfig | None = None
-    try:
-        config = root.model_validate(tree)
-    except ValidationError as error:
-        problems += messages.sentences(error, root, translation, tree)
+    translation, config, problems, moved = _agreed(kind, base, user, layers)
     said += notices.of(translation)
     if config is not None:
+        said += told(moved, lambda key: f"{key}={shown(_value_of(config, key))}")
         said += [*_said_of_preset(preset, config, translation), *_complete(config, translation)]
         problems += [*_needs_data(kind, config), *checks.check(config)]
     messages.raise_all(problems)
     assert config is not None
     return Loaded(config, said, kind)
+
+
+def _agreed(
+    kind: Kind, base: dict[str, Any], user: dict[str, Any], layers: list[Layer]
+) -> tuple[Translation, AnyConfig | None, list[str], list[Follow]]:
+    """The user's settings on top of the base, of which gives way what stands against them."""
+    moved: dict[str, Follow] = {}
+    lower = copy.deepcopy(base)
+    translation, config, problems = _validated(kind, lower, user, layers)
+    for _ in range(ROUNDS):
+        if config is None:
+            break
+        settings = Settings(kind, config, frozenset(translation.given), base, frozenset(moved))
+        found = follow(settings)
+        if not found:
+            break
+        for key, value, _ in found:
+            put(lower, split_path(key), value)
+        moved |= {item.key: item for item in found}
+        translation, config, problems = _validated(kind, lower, user, layers)
+    return translation, config, problems, list(moved.values())
+
+
+def _validated(
+    kind: Kind, base: dict[str, Any], user: dict[str, Any], layers: list[Layer]
+) -> tuple[Translation, AnyConfig | None, list[str]]:
+    """The typed configuration, or None and what is wrong."""
+    root = ROOTS[kind]
+    translation = Translation(kind, root, base, user, layers)
+    tree = translation.run()
+    problems = list(translation.problems)
+    try:
+        return translation, root.model_validate(tree), problems
+    except ValidationError as error:
+        return translation, None, problems + messages.sentences(error, root, translation, tree)
+
+
+def _value_of(config: AnyConfig, key: str) -> Any:
+    return get(config.model_dump(warnings=False), split_path(key))
 
 
 def _user_layers(
