@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -16,16 +15,16 @@ from typing import Any
 from hone import engine
 from hone.algorithms import distill, grpo, ppo
 from hone.config import DistillConfig, GRPOConfig, Loaded, OnlineConfig, PPOConfig
+from hone.config.metric_names import column_of, flat_metric
 from hone.config.schema import RewardedConfig
 from hone.data import PromptData
 from hone.engine import Engine
-from hone.engine.checkpoint import flat_metric
 from hone.export import with_models_of_runs
 from hone.loop import Run
 from hone.preflight import prepared
 from hone.process import run_alone
 from hone.recovery import keep_going
-from hone.rollout.environments.outcome import metrics_of
+from hone.rollout.describe import describe
 from hone.rollout.filling import Wanted, constants, fill
 from hone.rollout.source import Source
 from hone.tracking import Progress, RunFolder, working, write_rollouts
@@ -122,9 +121,10 @@ async def _learn_from_rollouts(
     if config.logger.log_rollouts:
         write_rollouts(run.folder.rollout_file(step), step, groups)
     rollouts = [rollout for group in groups for rollout in group.rollouts]
-    if not source.said_constant and len({r.reward for r in rollouts}) == 1 and (why := constants(groups)):
-        source.said_constant = True
-        run.progress.note(f"step {step} has nothing to learn from: all rewards are equal{why}")
+    if len({r.reward for r in rollouts}) == 1 and (why := constants(groups)):
+        _say_once(
+            source, run, "constant", f"step {step} has nothing to learn from: all rewards are equal{why}"
+        )
     tokens = sum(len(r.prompt.tokens) + len(r.completion.tokens) for r in rollouts)
     return describe(groups) | learnt, tokens
 
@@ -178,7 +178,7 @@ def validation_is_due(step: int, total: int, config: OnlineConfig) -> bool:
 
 
 async def validate(source: Source, prompts: Sequence[Prompt], run: Run, *, step: int) -> dict[str, float]:
-    """Sample held-out prompts and score them. `val_accuracy` is the mean of the first reward function."""
+    """Sample held-out prompts and score them. Names are those of `describe`, with `val_` before them."""
     config = source.config
     source.pool.at(step, run.total_steps)
     limit = config.loop.max_val_samples
@@ -200,7 +200,18 @@ async def validate(source: Source, prompts: Sequence[Prompt], run: Run, *, step:
         if not name.startswith("weight_") and (value or not name.startswith("workers_"))
     }
     described = {name: value for name, value in describe(groups).items() if name in VALIDATED}
-    return {f"val_{name}": value for name, value in (told | described).items()}
+    metrics = {f"val_{name}": value for name, value in (told | described).items()}
+    ranked = config.checkpointing.metric_name or ""
+    if flat_metric(ranked) not in metrics and (column := column_of(ranked, metrics)) in metrics:
+        why = "no reward function says right or wrong, so there is no accuracy"
+        _say_once(source, run, "accuracy", f"{why}: checkpoints are ranked by {column}")
+    return metrics
+
+
+def _say_once(source: Source, run: Run, what: str, text: str) -> None:
+    if what not in source.said:
+        source.said.add(what)
+        run.progress.note(text)
 
 
 VALIDATED = (
@@ -209,39 +220,12 @@ VALIDATED = (
 )
 
 
-def describe(groups: Sequence[Group]) -> dict[str, float]:
-    """What a batch of rollouts was like. Failures and exclusions are counted, never folded into a reward."""
-    rollouts = [rollout for group in groups for rollout in group.rollouts]
-    scored = [rollout for rollout in rollouts if rollout.reward is not None]
-    names = list(dict.fromkeys(name for rollout in scored for name in rollout.rewards))
-    metrics = {
-        "samples": float(len(rollouts)),
-        "completion_length": _mean([float(len(r.completion.tokens)) for r in rollouts]),
-        "truncated": _mean([float(r.completion.finish == "length") for r in rollouts]),
-        "excluded": float(sum(r.excluded is not None for r in rollouts)),
-        **metrics_of(rollouts),
-    }
-    if not scored and not any(r.failure for r in rollouts):  # nobody asked what they are worth
-        return metrics
-    metrics |= {
-        "reward": _mean([r.reward for r in scored if r.reward is not None]),
-        "accuracy": _mean([v for r in scored if names and (v := r.rewards.get(names[0])) is not None]),
-        "failed": float(len(rollouts) - len(scored)),
-        "equal_groups": _mean([float(len({r.reward for r in group.rollouts}) == 1) for group in groups]),
-    }
-    for name in names:
-        metrics[f"reward_{name}"] = _mean([v for r in scored if (v := r.rewards.get(name)) is not None])
-    for cause, count in Counter(r.failure.split(":")[0] for r in rollouts if r.failure).items():
-        metrics[f"failed_{cause.split(' ')[0]}"] = float(count)
-    return metrics
-
-
 def stop_when_reached(metrics: dict[str, float], config: OnlineConfig, run: Run) -> None:
     """End the run once the watched validation metric is good enough."""
     name, threshold = config.loop.stop_at_validation_metric, config.loop.stop_at_validation_threshold
     if name is None or threshold is None:
         return
-    value = metrics.get(flat_metric(name if ":" in name else f"val:{name}"))
+    value = metrics.get(column_of(name if ":" in name else f"val:{name}", metrics))
     if value is not None and value >= threshold:
         run.stop(f"{name} reached {value:.4g}")
 
@@ -253,10 +237,6 @@ def _print_samples(rollouts: Sequence[Rollout], run: Run, count: int) -> None:
         run.progress.note(
             f"{asked}\n  -> {rollout.text}\n  reward {rollout.reward} (row {Path(rollout.prompt.id).name})"
         )
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values) if values else float("nan")
 
 
 NEXT = {

@@ -68,6 +68,8 @@ class Rollout:
     """By reward function; None where the function said "does not apply"."""
     weights: dict[str, float] = field(default_factory=dict)
     """Factor of each of `rewards` in `reward`, as it was when they were given."""
+    judge: str | None = None
+    """Which of `rewards` is about the answer being right; empty: none is. None: nobody has said, so it is the first."""
     reward: float | None = None
     """Weighted sum of `rewards`."""
     extra: dict[str, Any] = field(default_factory=dict)
@@ -78,6 +80,12 @@ class Rollout:
     """What its environment counted: turns, tool calls, seconds …"""
     excluded: str | None = None
     """Why the rollout is not trained on (e.g. 'truncated'); counted in the metrics."""
+
+    @property
+    def judgement(self) -> float | None:
+        """The reward that is about the answer being right, if there is one."""
+        return self.rewards.get(next(iter(self.rewards), "") if self.judge is None else self.judge)
+
     prefill: str = ""
     """What the end of the prompt began of the answer, such as a template's `<think>`."""
 

@@ -12,7 +12,7 @@ import torch
 from saving import checkpoints_of, learner_of, save, trained_learner
 from tiny import run
 
-from hone.engine.checkpoint import flat_metric
+from hone.config.metric_names import flat_metric
 from hone.errors import CheckpointError
 
 
@@ -182,6 +182,15 @@ def test_a_step_saved_again_replaces_the_first(tmp_path: Path) -> None:
     save(checkpoints, 1, val_loss=2.0)
     assert checkpoints.metrics(1) == {"val_loss": 2.0}
     assert [p.name for p in tmp_path.iterdir()] == ["step_1"]
+
+
+def test_an_accuracy_that_nothing_gives_is_ranked_by_the_mean_reward(tmp_path: Path) -> None:
+    """As upstream's val:accuracy is, which is the mean reward."""
+    settings = {"metric_name": "val:accuracy", "higher_is_better": True, "keep_top_k": 1}
+    checkpoints = checkpoints_of(tmp_path, **settings)
+    for step, reward in ((1, -9.0), (2, -3.0), (3, -7.0)):
+        save(checkpoints, step, val_reward=reward)
+    assert checkpoints.steps() == [2, 3]
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,8 @@ def test_a_run_with_an_environment(kind: str, tmp_path: Path) -> None:
     assert 2 < float(last["turns"]) <= 3
     assert 2 < float(last["val_turns"]) <= 3
     assert float(last["reward_Counter"]) == float(last["reward"]) <= float(last["turns"])
-    assert float(last["val_accuracy"]) == float(last["val_reward"]) > 0
+    assert float(last["val_reward"]) > 0
+    assert not last.get("val_accuracy"), "turns are no share of right answers"
     assert float(last["tool_calls"]) == 0
     [first, *_] = [json.loads(line) for line in (tmp_path / "run/rollouts/step_2.jsonl").open()]
     assert first["turns"] == sum(message["role"] == "assistant" for message in first["messages"])

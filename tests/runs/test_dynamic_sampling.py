@@ -52,7 +52,7 @@ def test_the_run_ends_with_the_data_and_goes_on_when_there_are_more(place: Path)
     rows = metric_rows(place / "short")
     assert len(rows) < 32
     assert sum(float(row["groups_drawn"]) for row in rows) == 64
-    assert rows[-1]["val_accuracy"], first.out
+    assert rows[-1]["val_reward"], first.out
     again = succeeded(hone(*run, "grpo.max_num_epochs=1", cwd=place))
     assert "is a finished run" in again.out
     longer = succeeded(hone(*run, "grpo.max_num_epochs=2", "grpo.max_num_steps=40", cwd=place))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 
 def flat_metric(name: str) -> str:
     """The column of metrics.csv that upstream's `val:NAME` or `train:NAME` means."""
@@ -9,6 +11,16 @@ def flat_metric(name: str) -> str:
     if not split or metric.startswith(f"{split}_"):
         return metric
     return f"{split}_{metric}" if split == "val" or metric == "loss" else metric
+
+
+_INSTEAD = {"val_accuracy": "val_reward", "accuracy": "reward"}
+
+
+def column_of(name: str, present: Container[str]) -> str:
+    """The column that a metric is read from, where there are those that are `present`: an accuracy that no reward
+    function gives (none says right or wrong) is the mean reward, which is what upstream calls so."""
+    column = flat_metric(name)
+    return column if column in present else _INSTEAD.get(column, column)
 
 
 PREFERENCES = (

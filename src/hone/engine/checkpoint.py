@@ -25,7 +25,7 @@ from typing import Any, NoReturn, Protocol
 import torch
 from torch.distributed.checkpoint.api import CheckpointException
 
-from hone.config.metric_names import flat_metric as flat_metric  # also asked for here
+from hone.config.metric_names import column_of
 from hone.config.schema import CheckpointingConfig
 from hone.engine.checkpoint_reader import own_error, read_state
 from hone.engine.manifest import sync, verify, write_manifest
@@ -220,8 +220,8 @@ class Checkpoints:
     def _ranked(self) -> list[int]:
         if self.config.metric_name is None:
             return []
-        name = flat_metric(self.config.metric_name)
-        values = {step: self.metrics(step).get(name) for step in self.steps()}
+        found = {step: self.metrics(step) for step in self.steps()}
+        values = {step: row.get(column_of(self.config.metric_name, row)) for step, row in found.items()}
         sign = -1.0 if self.config.higher_is_better else 1.0
         known = {step: value for step, value in values.items() if value is not None and not math.isnan(value)}
         return sorted(known, key=lambda step: (sign * known[step], -step))

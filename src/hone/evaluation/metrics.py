@@ -37,8 +37,9 @@ def consensus_at_k(rollouts: Sequence[Rollout], k: int) -> float:
 
 
 def is_right(rollout: Rollout) -> bool:
-    """A first reward of at least 1; a sample that failed is not right."""
-    reward = next(iter(rollout.rewards.values()), None)
+    """A reward of at least 1 by the function that judges answers, or without one by the first; a sample that failed is
+    not right."""
+    reward = rollout.judgement if rollout.judge != "" else next(iter(rollout.rewards.values()), None)
     return reward is not None and reward >= 1.0
 
 

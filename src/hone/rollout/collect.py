@@ -123,6 +123,10 @@ async def score_rollouts(rollouts: Sequence[Rollout], pool: RewardPool, group_si
     for rollout, scored in zip(rollouts, scores, strict=True):
         rollout.rewards, rollout.reward, rollout.failure = scored.rewards, scored.reward, scored.failure
         rollout.extra, rollout.weights = scored.extra, dict(scored.weights)
+        judging = (
+            spec.name for spec in pool.specs if spec.judges and scored.rewards.get(spec.name) is not None
+        )
+        rollout.judge = next(judging, "")
 
 
 async def scored_groups(

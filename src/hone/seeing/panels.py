@@ -59,7 +59,7 @@ def _sides(name: str) -> tuple[tuple[str, str], ...]:
 LEARNING = (
     Panel("Reward", _train_and_held_out("reward"), zero=False, better=1, about="mean over the step's completions"),
     Panel("Accuracy", (("accuracy", "training"), ("val_accuracy", "held out")), share=True, better=1,
-          about="mean of the first reward function"),
+          about="share of the answers that are right"),
     Panel("Loss", (("train_loss", "training"), ("val_loss", "held out")), zero=False, better=-1),
     Panel("Pairs ranked right", _train_and_held_out("reward_accuracy"), share=True, better=1),
     Panel("Margin of the chosen answer", _train_and_held_out("reward_margin"), zero=False, better=1),

@@ -17,7 +17,7 @@ import yaml
 
 from hone.config import files
 from hone.config.kinds import section_of
-from hone.config.metric_names import flat_metric
+from hone.config.metric_names import column_of
 from hone.config.paths import check_local
 from hone.errors import ConfigError, DataError
 from hone.tracking.folder import RunFolder
@@ -92,7 +92,7 @@ class RunView:
         name, sign = settings.get("metric_name"), 1 if settings.get("higher_is_better") else -1
         if not name:
             return None
-        metric, kept = flat_metric(str(name)), self.checkpoints()
+        metric, kept = column_of(str(name), self.columns), self.checkpoints()
         ranked = [
             (sign * row[metric], int(row["step"]), metric, row[metric])
             for row in self.rows

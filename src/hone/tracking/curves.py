@@ -38,8 +38,7 @@ class Line:
 @dataclass(frozen=True)
 class Panel:
     """One set of axes; it is drawn when at least one of its metrics has a value. `percent` holds while all of
-    the values are between 0 and 1: an accuracy is the mean of the first reward function, which may be
-    anything."""
+    the values are between 0 and 1."""
 
     title: str
     lines: tuple[Line, ...]
@@ -52,6 +51,10 @@ LOSS = Panel(
 )
 ACCURACY = Panel(
     "Validation accuracy", (Line("val_accuracy", color=ORANGE, noisy=False, points=True),), percent=True
+)
+REWARD = Panel(
+    "Reward",
+    (Line("reward", "train"), Line("val_reward", "validation", ORANGE, noisy=False, points=True)),
 )
 RANKED = Panel(
     "Pairs ranked right",
@@ -88,7 +91,7 @@ def panels_of(columns: Sequence[str]) -> list[Panel]:
     parts = sorted(name for name in columns if name.startswith("reward_") and name != "reward_std")
     by_function = [Line(name, name[len("reward_") :], COLORS[i % 5]) for i, name in enumerate(parts)]
     functions = [Panel("Reward by function", tuple(by_function))] if len(parts) > 1 else []
-    return [Panel("Reward", (Line("reward"),)), ACCURACY, *functions, LENGTH, ENTROPY, KL, NORM, RATE]
+    return [REWARD, ACCURACY, *functions, LENGTH, ENTROPY, KL, NORM, RATE]
 
 
 def draw_curves(metrics_csv: Path, png: Path, title: str) -> bool:

@@ -19,13 +19,19 @@ SHOWN: dict[str, tuple[tuple[str, str], ...]] = {
     "dpo": (("train_loss", "loss"), ("reward_accuracy", "accuracy"), ("val_reward_accuracy", "val accuracy")),
     "rm": (("train_loss", "loss"), ("reward_accuracy", "accuracy"), ("val_reward_accuracy", "val accuracy")),
     "eval": (("accuracy", "accuracy"),),
-    "grpo": (("reward", "reward"), ("val_accuracy", "val accuracy")),
+    "grpo": (("reward", "reward"), ("val_accuracy", "val accuracy"), ("val_reward", "val reward")),
     "distill": (
         ("policy_loss_total", "loss"),
         ("completion_length", "length"),
         ("val_accuracy", "val accuracy"),
+        ("val_reward", "val reward"),
     ),
-    "ppo": (("reward", "reward"), ("value_loss", "value loss"), ("val_accuracy", "val accuracy")),
+    "ppo": (
+        ("reward", "reward"),
+        ("value_loss", "value loss"),
+        ("val_accuracy", "val accuracy"),
+        ("val_reward", "val reward"),
+    ),
 }
 """For each kind of run: metric, and what the line calls it. A value stays shown until there is a newer
 one."""
@@ -146,6 +152,8 @@ class Progress:
 
     def _shown(self, metrics: Mapping[str, float]) -> str:
         named = SHOWN.get(self.kind, SHOWN["sft"])
+        if "val_accuracy" in metrics:  # the reward stands in for it where nothing says right or wrong
+            named = tuple(pair for pair in named if pair[0] != "val_reward")
         return "  ".join(f"{label} {metrics[name]:.4g}" for name, label in named if name in metrics)
 
     def _live_phase(self, name: str, done: int, total: int) -> None:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from hone.config.metric_names import column_of
 from hone.tracking.table import read_table
 from hone.tune.settings import Search, owned
 
@@ -61,7 +62,8 @@ class TrialRun:
         _, rows = read_table(self.folder / "metrics.csv")
         found = []
         for row in rows:
-            step, text = int(row["step"]), row.get(self.search.column, "")
+            filled = [name for name, value in row.items() if value]
+            step, text = int(row["step"]), row.get(column_of(self.search.metric, filled), "")
             if text and step and step not in self.seen:
                 self.seen[step] = float(text)
                 found.append((step, self.seen[step]))

@@ -73,7 +73,7 @@ class OnlineSection(ConfigModel):
     val_batch_size: int = Field(256, ge=1)
     """Problems generated at once in validation."""
     val_num_generations_per_prompt: int = Field(1, ge=1)
-    """Completions of each problem in validation; the accuracy is their mean."""
+    """Completions of each problem in validation; the accuracy and the reward are their means."""
     stop_at_validation_metric: str | None = None
     """Stop when this validation metric (such as `accuracy`) reaches the threshold."""
     stop_at_validation_threshold: float | None = None

@@ -40,6 +40,7 @@ def add_rewards(played: Sequence[Played], no_function_applies: str) -> None:
             continue
         rollout.rewards = {**rollout.rewards, one.environment: one.reward}
         rollout.weights = {**rollout.weights, one.environment: one.weight}
+        rollout.judge = rollout.judge or one.environment
         if one.reward is not None:
             rollout.failure = None
             rollout.reward = (rollout.reward or 0.0) + one.weight * one.reward

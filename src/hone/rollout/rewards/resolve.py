@@ -19,6 +19,17 @@ from hone.errors import ConfigError, RewardError
 from hone.rollout.rewards.functions import BUILTIN
 from hone.rollout.rewards.load import PASSED, Unusable
 
+BESIDES_THE_ANSWER = (
+    "format",
+    "judge",
+    "json_schema",
+    "length",
+    "overlong",
+    "regex",
+    "repetition",
+    "reward_model",
+)
+"""Built-in functions that grade, or look at the form of an answer, rather than say whether it is right."""
 _KEYS = ("name", "path", "weight", "weight_schedule", "kwargs", "datasets", "envs")
 
 
@@ -54,6 +65,11 @@ class RewardSpec:
         return (self.datasets is None or bool(labels & set(self.datasets))) and (
             self.envs is None or env in self.envs
         )
+
+    @property
+    def judges(self) -> bool:
+        """Whether what it says is about the answer being right."""
+        return self.target not in BESIDES_THE_ANSWER
 
     @property
     def label(self) -> str:
