@@ -11,20 +11,18 @@ _SHARE = 0.05  # of the time may go into looking
 
 
 class Meter:
-    """Looks through /proc, which it opens before a jail covers it. Without /proc there is nothing to see."""
+    """Looks at the descendants of a process, `root`, through /proc. Without /proc there is nothing to see."""
 
-    def __init__(self) -> None:
+    def __init__(self, root: int) -> None:
         self._proc: int | None = None
-        self._root = 0
-        with contextlib.suppress(OSError, ValueError):
+        self._root = root
+        with contextlib.suppress(OSError):
             self._proc = os.open("/proc", os.O_RDONLY | os.O_CLOEXEC)
-            self._root = int(os.readlink("self", dir_fd=self._proc))
         self.pause_s = 0.05
         """How long to wait before the next look."""
 
     def exceeds(self, limit_bytes: int) -> bool:
-        """Whether the descendants of the process that made the meter hold more than this. Pages that several share
-        count once."""
+        """Whether they hold more than this. Pages that several share count once."""
         begin = time.monotonic()
         held = self._descendants()
         over = sum(held.values()) > limit_bytes and sum(map(self._own, held)) > limit_bytes

@@ -1,101 +1,89 @@
-"""The process of one program: everything that the model wrote runs below `run`, and nothing of ours after it.
+"""The process of one program: everything that the model wrote runs below `run`. It holds no test and no other program.
 
-What became of it is told on a pipe, line by line, as JSON `[nonce, number of the test, "ok" or the exception, what it
-said]`: what came before a crash is kept. A program that ends early, by `sys.exit(0)` or a signal, has passed nothing.
+How it ended is reported as one line of JSON, `[whether it came to its end, the exception, what that said]`. Where
+there are tests, it then answers the questions of the process that judges it, until that goes.
 """
 
 from __future__ import annotations
 
+import asyncio
+import copy
 import json
 import os
-import random
-import signal
+import socket
 import sys
+import types
+from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
-from hone.rollout.sandbox.jail import Jail, limit
+from hone.rollout.sandbox.jail import Jail
+from hone.rollout.sandbox.link import OPERATIONS, Link, Lost
+from hone.rollout.sandbox.process import LINK, REPORT, become, text
 
 _MAX_DETAIL = 300
+_MAX_NAMES = 2000
+SHARED_MODULES = (
+    *("bisect", "cmath", "collections", "copy", "datetime", "decimal", "fractions", "functools", "heapq"),
+    *("itertools", "json", "math", "operator", "random", "re", "statistics", "string", "typing"),
+)
+"""Whose names mean the same to a program and to its tests, which may use what only the program has imported."""
 
 
-def run(jail: Jail, request: dict[str, Any], streams: tuple[int, int, int, int]) -> NoReturn:
-    """Become the program. streams: descriptors of its input, output, errors, and of the verdict."""
-    _settle(jail, request, streams)
-    _judge(request, 3)
-
-
-def _settle(jail: Jail, request: dict[str, Any], streams: tuple[int, int, int, int]) -> None:
-    """Nothing of the server's is left: not its descriptors, privileges, environment, folder or signal handlers."""
-    os.setsid()
-    for number, stream in enumerate(streams):
-        os.dup2(stream, number)
-    os.closerange(4, 1024)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGPIPE, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)
-    os.chdir(jail.directory)
-    os.environ.clear()
-    os.environ |= {
-        "HOME": jail.directory,
-        "TMPDIR": jail.directory,
-        "PATH": "/usr/bin:/bin",
-        "LANG": "C.UTF-8",
-    }
-    os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # each thread reserves memory
-    os.umask(0o077)
-    jail.drop()
-    limits = request["limits"]
-    limit(
-        limits["memory_mb"],
-        limits["max_processes"],
-        limits["disk_mb"],
-        limits["max_open_files"],
-        request["seconds"],
-    )
-    sys.argv[:] = ["program.py"]
-    sys.stdin, sys.stdout, sys.stderr = (
-        open(number, mode, encoding="utf-8", errors="replace", closefd=False)  # noqa: SIM115
-        for number, mode in ((0, "r"), (1, "w"), (2, "w"))
-    )
-    random.seed(0)  # a run that goes on from a checkpoint sees the same
-
-
-def _judge(request: dict[str, Any], verdict: int) -> NoReturn:
-    """Run the program, then its tests, each in the names that the program left."""
-    write, leave, nonce = os.write, os._exit, request["nonce"]
-
-    def attempt(number: int, source: str, names: dict[str, Any]) -> bool:
-        try:
-            exec(
-                compile(source, "<program>" if number < 0 else f"<test {number}>", "exec", dont_inherit=True),
-                names,
-            )
-            told = ["ok", ""]
-        except SystemExit as error:
-            told = ["ok", ""] if number < 0 and error.code in (None, 0) and not tests else ["SystemExit", ""]
-        except BaseException as error:
-            # Nothing may pass: the process belongs to the program now, and what it raised is the result.
-            told = [type(error).__name__[:100], _said(error)]
-        try:
-            write(verdict, json.dumps([nonce, number, *told]).encode() + b"\n")
-        except OSError:  # the program closed it
-            leave(1)
-        return told[0] == "ok"
-
-    tests = request["tests"]
+def run(jail: Jail, request: Mapping[str, Any], streams: list[int]) -> NoReturn:
+    """Become the program. streams: input, output, errors, report, source, and the link where there are tests."""
+    become(jail, request["limits"], request["seconds"], streams, visible=True)
+    write, leave, flush = os.write, os._exit, sys.stdout.flush
     names: dict[str, Any] = {"__name__": "__main__", "__builtins__": __builtins__}
-    if attempt(-1, request["source"], names) and (
-        not request["support"] or attempt(-2, request["support"], names)
-    ):
-        for number, test in enumerate(tests):
-            attempt(number, test, names)
+    judged = len(streams) > LINK
+    told = _attempt(names, judged)
     try:
-        sys.stdout.flush()
-    except (OSError, ValueError, AttributeError):
+        write(REPORT, json.dumps(told).encode())
+        if judged and told[0]:
+            _answer(names)
+        flush()
+    except (OSError, ValueError, AttributeError, Lost):  # the program closed what was needed
         leave(1)
     leave(0)
 
 
-def _said(error: BaseException) -> str:
+def _attempt(names: dict[str, Any], judged: bool) -> list[Any]:
+    try:
+        source = text().decode("utf-8", "surrogatepass")
+        exec(compile(source, "<program>", "exec", dont_inherit=True), names)
+    except SystemExit as error:
+        return [error.code in (None, 0) and not judged, "SystemExit", ""]
+    except BaseException as error:
+        # Nothing may pass: the process belongs to the program now, and what it raised is the result.
+        return [False, type(error).__name__[:100], said(error)]
+    return [True, "", ""]
+
+
+def _answer(names: dict[str, Any]) -> None:
+    def look(name: str) -> tuple[str, Any]:
+        value = names[name]
+        if isinstance(value, types.ModuleType):
+            return "module", value.__name__
+        module = getattr(value, "__module__", None)
+        if module in SHARED_MODULES and getattr(sys.modules.get(module), name, None) is value:
+            return "from", module
+        return "value", value
+
+    own: dict[str, Callable[..., Any]] = {
+        "names": lambda: [name for name in names if not name.startswith("__")][:_MAX_NAMES],
+        "look": look,
+        "await": lambda coroutine: asyncio.run(_awaited(coroutine)),
+        "copy": copy.copy,
+        "deepcopy": copy.deepcopy,
+    }
+    Link(socket.socket(fileno=LINK), {**OPERATIONS, **own}).serve()
+
+
+async def _awaited(coroutine: Any) -> Any:
+    return await coroutine
+
+
+def said(error: BaseException) -> str:
+    """What an exception says, as far as that can be found out."""
     try:
         return str(error)[:_MAX_DETAIL]
     except BaseException as raised:  # an exception that the program made, and which cannot be printed

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import secrets
 import signal
 import socket
 import subprocess
@@ -16,9 +15,12 @@ from types import TracebackType
 from typing import Any
 
 from hone.importing import search_path
+from hone.rollout.framing import BadFrame, framed, parsed, receive
 
-_LENGTH_BYTES = 8
 _START_S, _GRACE_S = 60.0, 20.0
+_MAX_REPLY_BYTES = 16 << 20
+"""Beside what a program prints, which may become six times as long as JSON."""
+_OWN_WORDS = ("ok", "timeout", "memory", "output", "lost")
 LOST = "sandbox lost"
 """The cause where nobody knows what became of a program."""
 _BOOT = (
@@ -95,9 +97,12 @@ class Sandbox:
         stdin: str = "",
         timeout_s: float | None = None,
     ) -> Outcome:
-        """Run a program to its end; then `support` and each of `tests` in the names that it left behind.
+        """Run a program to its end; then `support` and each of `tests`, in another process, where the names that it
+        left behind stand for what is in its own.
 
-        A test passes when it raises nothing. Raises Unsafe (see `start`); whatever the program does is an Outcome.
+        A test passes when it raises nothing. Values of built-in types are compared as they are; other objects stay
+        with the program, and are asked for their attributes, items and methods. Raises Unsafe (see `start`); whatever
+        the program does is an Outcome.
         """
         self.start()
         seconds = self.limits.timeout_s if timeout_s is None else min(timeout_s, self.limits.timeout_s)
@@ -108,13 +113,12 @@ class Sandbox:
             "stdin": stdin,
             "seconds": seconds,
             "limits": asdict(self.limits),
-            "nonce": secrets.token_hex(8),
         }
         problem = ""
         for _ in range(2):
             try:
                 return _outcome(self._exchange(request, seconds + _GRACE_S), len(tests))
-            except (OSError, ValueError) as error:  # a program without namespaces may have killed the server
+            except (OSError, BadFrame) as error:  # a program without namespaces may have killed the server
                 problem = str(error)
                 self.close()
                 self.start()
@@ -139,6 +143,8 @@ class Sandbox:
         options = {
             "channel_fd": theirs.fileno(),
             "disk_mb": self.limits.disk_mb,
+            "memory_mb": self.limits.memory_mb,
+            "max_processes": self.limits.max_processes,
             "namespaces": self._namespaces,
             "path": search_path(),
         }
@@ -154,10 +160,10 @@ class Sandbox:
         self._channel = ours
         try:
             hello = self._read(_START_S)
-        except (OSError, ValueError) as error:
+        except (OSError, BadFrame) as error:
             self.close()
             raise Unsafe(f"the sandbox did not start: {error}") from error
-        if self.limits.require_isolation and not hello.get("namespaces"):
+        if "says" in hello and self.limits.require_isolation and not hello["namespaces"]:
             self.close()
             raise Unsafe(
                 "this machine cannot isolate programs that a model wrote "
@@ -165,36 +171,24 @@ class Sandbox:
                 "CAP_SYS_ADMIN. Run where they are allowed, or set rewards.sandbox.require_isolation=false to go "
                 "without"
             )
-        if "problem" in hello:
+        if "says" not in hello:
             self.close()
             raise Unsafe(f"the sandbox did not start: {hello['problem']}")
         self._isolation = hello["says"]
 
     def _exchange(self, request: dict[str, Any], timeout_s: float) -> dict[str, Any]:
         assert self._channel is not None
-        data = json.dumps(request).encode()
         self._channel.settimeout(timeout_s)
-        self._channel.sendall(len(data).to_bytes(_LENGTH_BYTES, "big") + data)
+        self._channel.sendall(framed(json.dumps(request).encode()))
         return self._read(timeout_s)
 
     def _read(self, timeout_s: float) -> dict[str, Any]:
         assert self._channel is not None
         self._channel.settimeout(timeout_s)
-        size = int.from_bytes(self._exactly(_LENGTH_BYTES), "big")
-        reply = json.loads(self._exactly(size))
-        if not isinstance(reply, dict):
-            raise ValueError("no reply of the server")
-        return reply
-
-    def _exactly(self, size: int) -> bytes:
-        assert self._channel is not None
-        data = bytearray()
-        while len(data) < size:
-            part = self._channel.recv(min(size - len(data), 1 << 20))
-            if not part:
-                raise ConnectionResetError("the server ended")
-            data += part
-        return bytes(data)
+        reply = receive(self._channel, _MAX_REPLY_BYTES + 8 * (self.limits.output_kb << 10))
+        if reply is None:
+            raise ConnectionResetError("the server ended")
+        return parsed(reply)
 
     def __enter__(self) -> Sandbox:
         return self
@@ -206,17 +200,35 @@ class Sandbox:
 
 
 def _outcome(reply: dict[str, Any], num_tests: int) -> Outcome:
-    told = {number: (cause, detail) for number, cause, detail in reply["told"]}
-    passed = [told.get(number, ("", ""))[0] == "ok" for number in range(num_tests)]
-    cause, detail = _ended(reply), ""
-    wrong = [
-        told[number] for number in (-1, -2, *range(num_tests)) if number in told and told[number][0] != "ok"
-    ]
-    if cause == "ok" and wrong:
-        cause, detail = wrong[0]
-    elif cause == "ok" and not (told.get(-1, ("",))[0] == "ok" and all(passed)):
-        cause = "exit 0 too early"
+    judged = {number: (passed, cause, detail) for number, passed, cause, detail in reply["verdicts"]}
+    passed = [judged.get(number, (False,))[0] is True for number in range(num_tests)]
+    cause, detail = _cause(reply, judged, num_tests, all(passed))
     return Outcome(cause, passed, reply["stdout"], reply["stderr"], detail, reply["seconds"])
+
+
+def _cause(
+    reply: dict[str, Any], judged: dict[int, tuple[bool, str, str]], num_tests: int, passed: bool
+) -> tuple[str, str]:
+    """What became of a program, and what was said about it."""
+    if reply["stopped"] is not None:
+        return str(reply["stopped"]), ""
+    if num_tests and passed:
+        return "ok", ""
+    report = reply["report"]
+    if report is not None and not report[0]:
+        return _word(report[1]), report[2]
+    ended = _ended(reply)
+    if ended != "ok":
+        return ended, ""
+    failed = [judged[n] for n in (-2, *range(num_tests)) if n in judged and not judged[n][0]]
+    if report is None or (num_tests and (not failed or failed[0][1] == "lost")):
+        return "exit 0 too early", ""
+    return (_word(failed[0][1]), failed[0][2]) if failed else ("ok", "")
+
+
+def _word(name: str) -> str:
+    """An exception's name, which may not pass for one of our own words."""
+    return name if name.isidentifier() and name not in _OWN_WORDS else f"exception {name!r}"
 
 
 def _ended(reply: dict[str, Any]) -> str:

@@ -1,4 +1,5 @@
-"""System calls that a program may not make, on x86-64 and 64-bit ARM: sockets, and what could undo the jail.
+"""System calls that a program may not make, on x86-64 and 64-bit ARM: sockets, what could undo the jail, and what makes
+memory that no limit counts or that outlives a program (System V and POSIX queues, shared memory, memfd).
 
 The second layer behind the namespaces, and the only one that keeps a program off the network where namespaces cannot
 be had. See seccomp(2) and linux/filter.h; the numbers are those of the kernel's system call tables.
@@ -11,20 +12,30 @@ import errno
 import platform
 import struct
 
+from hone.rollout.sandbox import kernel
+
 _X86 = {
-    "socket": 41, "ptrace": 101, "mount": 165, "umount2": 166, "swapon": 167, "reboot": 169, "init_module": 175,
+    "socket": 41, "ptrace": 101, "syslog": 103, "pivot_root": 155, "chroot": 161, "acct": 163, "mount": 165,
+    "umount2": 166, "swapon": 167, "reboot": 169, "init_module": 175, "delete_module": 176, "quotactl": 179,
     "kexec_load": 246, "add_key": 248, "request_key": 249, "keyctl": 250, "unshare": 272, "perf_event_open": 298,
-    "setns": 308, "process_vm_readv": 310, "process_vm_writev": 311, "finit_module": 313, "bpf": 321,
-    "userfaultfd": 323,
+    "fanotify_init": 300, "name_to_handle_at": 303, "open_by_handle_at": 304, "setns": 308, "process_vm_readv": 310,
+    "process_vm_writev": 311, "kcmp": 312, "finit_module": 313, "kexec_file_load": 320, "bpf": 321, "userfaultfd": 323,
+    "shmget": 29, "shmat": 30, "shmctl": 31, "shmdt": 67, "semget": 64, "semop": 65, "semctl": 66, "semtimedop": 220,
+    "msgget": 68, "msgsnd": 69, "msgrcv": 70, "msgctl": 71, "mq_open": 240, "mq_unlink": 241, "mq_timedsend": 242,
+    "mq_timedreceive": 243, "mq_notify": 244, "mq_getsetattr": 245, "memfd_create": 319,
 }  # fmt: skip
 _ARM = {
-    "socket": 198, "ptrace": 117, "mount": 40, "umount2": 39, "swapon": 224, "reboot": 142, "init_module": 105,
+    "socket": 198, "ptrace": 117, "syslog": 116, "pivot_root": 41, "chroot": 51, "acct": 89, "mount": 40,
+    "umount2": 39, "swapon": 224, "reboot": 142, "init_module": 105, "delete_module": 106, "quotactl": 60,
     "kexec_load": 104, "add_key": 217, "request_key": 218, "keyctl": 219, "unshare": 97, "perf_event_open": 241,
-    "setns": 268, "process_vm_readv": 270, "process_vm_writev": 271, "finit_module": 273, "bpf": 280,
-    "userfaultfd": 282,
+    "fanotify_init": 262, "name_to_handle_at": 264, "open_by_handle_at": 265, "setns": 268, "process_vm_readv": 270,
+    "process_vm_writev": 271, "kcmp": 272, "finit_module": 273, "kexec_file_load": 294, "bpf": 280, "userfaultfd": 282,
+    "shmget": 194, "shmctl": 195, "shmat": 196, "shmdt": 197, "semget": 190, "semctl": 191, "semtimedop": 192,
+    "semop": 193, "msgget": 186, "msgctl": 187, "msgrcv": 188, "msgsnd": 189, "mq_open": 180, "mq_unlink": 181,
+    "mq_timedsend": 182, "mq_timedreceive": 183, "mq_notify": 184, "mq_getsetattr": 185, "memfd_create": 279,
 }  # fmt: skip
 _BOTH = {"io_uring_setup": 425, "open_tree": 428, "move_mount": 429, "fsopen": 430, "pidfd_getfd": 438,
-         "mount_setattr": 442}  # fmt: skip
+         "mount_setattr": 442, "memfd_secret": 447}  # fmt: skip
 _MACHINES = {"x86_64": (0xC000003E, {**_X86, **_BOTH}, 56), "aarch64": (0xC00000B7, {**_ARM, **_BOTH}, 220)}
 """Machine: what the kernel calls it, refused calls, and `clone`."""
 _CLONE3 = 435
@@ -34,33 +45,30 @@ _X32 = 0x40000000
 _LOAD, _JUMP_EQUAL, _JUMP_AT_LEAST, _JUMP_ANY_BIT, _RETURN = (0x20, 0x15, 0x35, 0x45, 0x06)
 _ALLOW, _KILL, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
 _NUMBER, _MACHINE, _FIRST_ARGUMENT = 0, 4, 16
-_PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP, _MODE_FILTER = 38, 22, 2
+_PR_SET_SECCOMP, _MODE_FILTER = 22, 2
 
 
 class _Program(ctypes.Structure):
     _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_void_p))
 
 
-def available() -> bool:
-    """Whether there is a filter for this machine (asked of the kernel by a child, in server.py)."""
-    return platform.system() == "Linux" and platform.machine() in _MACHINES
+def program() -> bytes | None:
+    """The filter, as the kernel reads it; None on a machine for which there is none."""
+    if platform.system() != "Linux" or platform.machine() not in _MACHINES:
+        return None
+    return _filter(*_MACHINES[platform.machine()])
 
 
-def forbid(libc: ctypes.CDLL) -> None:
-    """Forbid them to this process and all that it starts, for good. Raises OSError where the kernel refuses."""
-    code = _filter(*_MACHINES[platform.machine()])
+def forbid(code: bytes) -> None:
+    """Apply a filter to this process and all that it starts, for good. Raises OSError where the kernel refuses."""
     buffer = ctypes.create_string_buffer(code, len(code))
-    program = _Program(len(code) // 8, ctypes.addressof(buffer))
-    for arguments in (
-        (_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0),
-        (_PR_SET_SECCOMP, _MODE_FILTER, ctypes.byref(program), 0, 0),
-    ):
-        if libc.prctl(*arguments) != 0:
-            raise OSError(ctypes.get_errno(), "seccomp")
+    filter = _Program(len(code) // 8, ctypes.addressof(buffer))
+    kernel.prctl(kernel.NO_NEW_PRIVS, 1)
+    kernel.call("prctl", _PR_SET_SECCOMP, _MODE_FILTER, ctypes.byref(filter), 0, 0)
 
 
 def _filter(machine: int, refused: dict[str, int], clone: int) -> bytes:
-    """The filter as the kernel reads it: one instruction is (code, jump if true, jump if false, operand)."""
+    """One instruction is (code, jump if true, jump if false, operand)."""
     refuse = (_RETURN, 0, 0, _ERRNO | errno.EPERM)
     steps = [
         (_LOAD, 0, 0, _MACHINE),

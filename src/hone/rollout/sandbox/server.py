@@ -1,7 +1,8 @@
-"""The process that forks one program at a time and sees each to its end. Trusted; it runs nothing that a model wrote.
+"""The process that sees one program at a time to its end. Trusted: it holds the texts, and runs nothing of them itself.
 
-A request and its reply are JSON behind an 8-byte length. The server ends when its channel does, also in the middle of
-a program, and takes the program with it.
+A request and its reply are JSON behind a length (see framing.py). A spawner, forked before the first request, forks
+the program and the judge of its tests; each gets its texts from a descriptor. The server ends when its channel does,
+also in the middle of a program, and everything ends with it.
 """
 
 from __future__ import annotations
@@ -9,86 +10,127 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import select
 import signal
 import socket
 import tempfile
 import time
 from typing import Any
 
-from hone.rollout.framing import receive, send
-from hone.rollout.sandbox import program
+from hone.rollout.framing import framed, receive, send
+from hone.rollout.sandbox import spawner
+from hone.rollout.sandbox.cgroup import ControlGroup
 from hone.rollout.sandbox.jail import Jail
 from hone.rollout.sandbox.memory import Meter
+from hone.rollout.sandbox.watch import Watch
+from hone.rollout.supervise import descendants
 
 _PRELOADED = (
-    *(
-        "bisect",
-        "collections",
-        "copy",
-        "datetime",
-        "decimal",
-        "fractions",
-        "functools",
-        "hashlib",
-        "heapq",
-        "io",
-    ),
-    *("itertools", "json", "math", "operator", "random", "re", "statistics", "string", "typing"),
+    *("bisect", "collections", "copy", "datetime", "decimal", "fractions", "functools", "hashlib", "heapq"),
+    *("io", "itertools", "json", "math", "operator", "random", "re", "statistics", "string", "typing"),
 )
 _TAIL = 2000
-_VERDICT_BYTES = 1 << 20
+_JUDGE_BYTES, _SPARE_BYTES = 32 << 20, 64 << 20
+"""What the judge may hold beside the program; and what the kernel is asked to allow beyond all that is asked for."""
+_SPARE_PROCESSES = 8
 
 
-def main(channel_fd: int, disk_mb: int, namespaces: bool) -> None:
+def main(channel_fd: int, disk_mb: int, memory_mb: int, max_processes: int, namespaces: bool) -> None:
     """Serve on the socket `channel_fd` until the other end closes it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     for name in _PRELOADED:
         __import__(name)
-    jail = Jail(disk_mb, namespaces)
     channel = socket.socket(fileno=channel_fd)
-    try:
-        jail.enter()
-    except OSError as error:
-        _send(channel, {"problem": f"{error}"})
+    group = ControlGroup(
+        ((memory_mb + disk_mb) << 20) + _JUDGE_BYTES + _SPARE_BYTES, max_processes + _SPARE_PROCESSES
+    )
+    pid, below = _spawn(channel, Jail(disk_mb, namespaces), group)
+    hello = receive(below)
+    if hello is None:
+        _send(channel, {"problem": "its first process ended"})
         os._exit(1)
-    state = jail.isolation
-    hello = {"namespaces": state.namespaces, "network_off": state.network_off, "says": str(state)}
-    _send(channel, hello)
+    said = json.loads(hello)
+    said["says"] += ", memory counted by the kernel" if group.counts_memory and said["namespaces"] else ""
+    _send(channel, said)
+    seen = Watched(channel, below, Meter((descendants(pid) or [pid])[0]), group)
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-        while (request := _receive(channel)) is not None:
-            _send(channel, _serve(jail, channel, request))
-    jail.leave()
+        while (request := receive(channel)) is not None and (reply := seen.serve(json.loads(request))):
+            _send(channel, reply)
+    below.close()
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(pid, 0)
+    group.remove()
     os._exit(0)
 
 
-def _serve(jail: Jail, channel: socket.socket, request: dict[str, Any]) -> dict[str, Any]:
-    begin = time.monotonic()
-    stdin = _file_of(request["stdin"].encode(errors="replace"))
-    pipes = {name: os.pipe() for name in ("out", "err", "verdict", "status")}
-    first = _launch(jail, channel, request, stdin, {name: ends[1] for name, ends in pipes.items()})
-    for descriptor in (stdin, *(ends[1] for ends in pipes.values())):
-        os.close(descriptor)
-    watch = _Watch({name: ends[0] for name, ends in pipes.items()}, request["limits"]["output_kb"] << 10)
-    try:
-        stopped = watch.until(
-            begin + request["seconds"], channel, jail.meter, request["limits"]["memory_mb"] << 20
-        )
-    finally:
-        jail.kill(first)
-    watch.drain()
-    jail.clean()
-    if stopped == "abandoned":
-        jail.leave()
-        os._exit(0)
-    return {
-        "stopped": stopped,
-        "status": int(watch.seen["status"] or b"-1"),
-        "told": _told(watch.seen["verdict"], request["nonce"]),
-        "stdout": watch.seen["out"].decode(errors="replace"),
-        "stderr": watch.seen["err"][-_TAIL:].decode(errors="replace"),
-        "seconds": time.monotonic() - begin,
-    }
+def _spawn(channel: socket.socket, jail: Jail, group: ControlGroup) -> tuple[int, socket.socket]:
+    """The spawner, and the channel to it."""
+    below, its = socket.socketpair()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            channel.close()
+            below.close()
+            its.recv(1)  # it is in its group
+            spawner.main(its, jail)
+        finally:  # an error of ours
+            os._exit(1)
+    its.close()
+    group.add(pid)
+    below.send(b"\0")
+    return pid, below
+
+
+class Watched:
+    """Programs, one after another."""
+
+    def __init__(
+        self, channel: socket.socket, below: socket.socket, meter: Meter, group: ControlGroup
+    ) -> None:
+        self._channel, self._below, self._meter, self._group = channel, below, meter, group
+
+    def serve(self, request: dict[str, Any]) -> dict[str, Any] | None:
+        """Run a program, and its tests where there are some; None when nobody waits for it any more."""
+        begin = time.monotonic()
+        limits = request["limits"]
+        texts = {"stdin": request["stdin"].encode(errors="replace")}
+        texts["source"] = request["source"].encode(errors="surrogatepass")
+        if request["tests"]:
+            tests = {"support": request["support"], "tests": request["tests"]}
+            texts["tests"] = json.dumps(tests).encode()
+        watch = Watch(limits["output_kb"] << 10, judged="tests" in texts)
+        self._launch(texts, watch, {"op": "launch", "limits": limits, "seconds": request["seconds"]})
+        most = (limits["memory_mb"] << 20) + (_JUDGE_BYTES if "tests" in texts else 0)
+        try:
+            stopped = watch.until(begin + request["seconds"], self._channel, self._meter, most)
+        finally:
+            _send(self._below, {"op": "end"})
+        if receive(self._below) is None:
+            raise ConnectionResetError("the spawner ended")
+        seen = watch.drained()
+        if stopped == "abandoned":
+            return None
+        if self._group.out_of_memory():
+            stopped = "memory"
+        return {
+            "stopped": stopped,
+            "status": int(seen["status"] or b"-1"),
+            "report": _report(seen["report"]),
+            "verdicts": _verdicts(seen["verdict"]) if "verdict" in seen else [],
+            "stdout": seen["out"].decode(errors="replace"),
+            "stderr": seen["err"][-_TAIL:].decode(errors="replace"),
+            "seconds": time.monotonic() - begin,
+        }
+
+    def _launch(self, texts: dict[str, bytes], watch: Watch, request: dict[str, Any]) -> None:
+        given = {name: _file_of(text) for name, text in texts.items()} | watch.theirs
+        if "tests" in texts:
+            ours, theirs = socket.socketpair()
+            given |= {"calls": ours.detach(), "link": theirs.detach()}
+        message = framed(json.dumps(request | {"descriptors": list(given)}).encode())
+        socket.send_fds(self._below, [message], list(given.values()))
+        for descriptor in given.values():
+            os.close(descriptor)
 
 
 def _file_of(data: bytes) -> int:
@@ -104,98 +146,23 @@ def _file_of(data: bytes) -> int:
         return os.dup(file.fileno())
 
 
-def _launch(
-    jail: Jail, channel: socket.socket, request: dict[str, Any], stdin: int, ends: dict[str, int]
-) -> int:
-    """Fork the program's keeper, which forks the program, reaps what it leaves and says how it ended."""
-    jail.fresh()
-    first = os.fork()
-    if first:
-        return first
-    channel.close()
-    child = os.fork()
-    if child == 0:
-        os.close(ends["status"])
-        try:
-            program.run(jail, request, (stdin, ends["out"], ends["err"], ends["verdict"]))
-        finally:  # an error of ours, before the program began
-            os._exit(120)
-    for descriptor in (stdin, ends["out"], ends["err"], ends["verdict"]):
-        os.close(descriptor)
-    while True:
-        pid, status = os.waitpid(-1, 0)
-        if pid == child:
-            os.write(ends["status"], str(status).encode())
-            os._exit(0)
+def _report(line: bytearray) -> list[Any] | None:
+    """How the program says that it ended. Its own words, of which no more is believed than that it has failed."""
+    with contextlib.suppress(ValueError, RecursionError):
+        parsed = json.loads(bytes(line))
+        if isinstance(parsed, list) and [type(each) for each in parsed] == [bool, str, str]:
+            return parsed
+    return None
 
 
-class _Watch:
-    """What comes out of a program, up to a bound."""
-
-    def __init__(self, ends: dict[str, int], most: int) -> None:
-        self._ends = ends
-        self._most = {"out": most, "err": most, "verdict": _VERDICT_BYTES, "status": 100}
-        self.seen = {name: bytearray() for name in ends}
-        for end in ends.values():
-            os.set_blocking(end, False)
-
-    def until(self, deadline: float, channel: socket.socket, meter: Meter, most: int) -> str | None:
-        """Read until the program has ended; or say why it must be ended."""
-        poll = select.poll()
-        names = {end: name for name, end in self._ends.items()}
-        for end in names:
-            poll.register(end, select.POLLIN)
-        poll.register(channel, select.POLLIN | select.POLLHUP)
-        look = time.monotonic() + meter.pause_s
-        while (left := deadline - (now := time.monotonic())) > 0:
-            if now >= look:
-                if meter.exceeds(most):
-                    return "memory"
-                look = time.monotonic() + meter.pause_s
-            for end, _ in poll.poll(min(left, meter.pause_s) * 1000 + 1):
-                if end == channel.fileno():
-                    return "abandoned"
-                name = names[end]
-                if not self._read(name):
-                    poll.unregister(end)
-                    if name == "status":
-                        return None
-                if len(self.seen[name]) > self._most[name]:
-                    return "output"
-        return "timeout"
-
-    def drain(self) -> None:
-        """What was written before the end, still within the bound."""
-        for name, end in self._ends.items():
-            while len(self.seen[name]) <= self._most[name] and self._read(name):
-                pass
-            os.close(end)
-
-    def _read(self, name: str) -> bool:
-        """False at the end; True too where there is nothing yet, so `drain` comes after the last writer is dead."""
-        try:
-            part = os.read(self._ends[name], 1 << 16)
-        except BlockingIOError:
-            return False
-        self.seen[name] += part
-        return bool(part)
-
-
-def _told(lines: bytearray, nonce: str) -> list[list[Any]]:
-    """What the program's process said of its tests; lines that it did not write itself are left out."""
+def _verdicts(lines: bytearray) -> list[list[Any]]:
+    """What the judge says of each test. The last line is half-written where it was stopped."""
     told = []
     for line in bytes(lines).split(b"\n"):
-        with contextlib.suppress(ValueError, RecursionError):
-            parsed = json.loads(line)
-            if isinstance(parsed, list) and len(parsed) == 4 and parsed[0] == nonce:
-                told.append(parsed[1:])
+        with contextlib.suppress(ValueError):
+            told.append(json.loads(line))
     return told
 
 
 def _send(channel: socket.socket, message: dict[str, Any]) -> None:
     send(channel, json.dumps(message).encode())
-
-
-def _receive(channel: socket.socket) -> dict[str, Any] | None:
-    body = receive(channel)
-    return None if body is None else json.loads(body)

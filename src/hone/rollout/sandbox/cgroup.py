@@ -1,0 +1,122 @@
+"""A control group for a sandbox, where this process may make one: the kernel then counts all memory and all processes.
+
+The spawner is put into it once, before it forks anything (to move each program would cost as much as to run it).
+Version 1: below this process's own groups. Version 2: beside its own group or in it, where memory is delegated.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+_ROOT = Path("/sys/fs/cgroup")
+_NAME = "hone-sandbox-"
+_OOM = re.compile(r"^oom_kill (\d+)$", re.MULTILINE)
+
+
+class ControlGroup:
+    """The groups of one sandbox: none, one (version 2), or one for each kind (version 1)."""
+
+    def __init__(self, memory_bytes: int, processes: int) -> None:
+        self._folders: list[Path] = []
+        self._events: Path | None = None
+        self._killed = 0
+        with contextlib.suppress(OSError, ValueError):
+            if not self._unified(memory_bytes, processes):
+                self._legacy(memory_bytes, processes)
+
+    @property
+    def counts_memory(self) -> bool:
+        """Whether the kernel bounds the memory of all processes together."""
+        return self._events is not None
+
+    def add(self, pid: int) -> None:
+        """Put a process in, and what it will fork; where that fails there is no group."""
+        try:
+            for folder in self._folders:
+                (folder / "cgroup.procs").write_text(str(pid))
+        except OSError:
+            self.remove()
+
+    def out_of_memory(self) -> bool:
+        """Whether the kernel has killed for want of memory since this was asked last."""
+        if self._events is None:
+            return False
+        found = _OOM.search(self._events.read_text())
+        before, self._killed = self._killed, int(found[1]) if found else 0
+        return self._killed > before
+
+    def remove(self) -> None:
+        """Once all that was in it has ended."""
+        for folder in self._folders:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        self._folders, self._events = [], None
+
+    def _unified(self, memory_bytes: int, processes: int) -> bool:
+        for parent in _delegated():
+            controllers = (parent / "cgroup.subtree_control").read_text().split()
+            if "memory" in controllers and os.access(parent, os.W_OK):
+                folder = self._make(parent)
+                (folder / "memory.max").write_text(str(memory_bytes))
+                with contextlib.suppress(OSError):  # no swap here
+                    (folder / "memory.swap.max").write_text("0")
+                if "pids" in controllers:
+                    (folder / "pids.max").write_text(str(processes))
+                self._events = folder / "memory.events"
+                return True
+        return False
+
+    def _legacy(self, memory_bytes: int, processes: int) -> None:
+        for kind, file, most in (
+            ("memory", "memory.limit_in_bytes", memory_bytes),
+            ("pids", "pids.max", processes),
+        ):
+            parent = _legacy_group(kind)
+            if parent is not None and os.access(parent, os.W_OK):
+                folder = self._make(parent)
+                (folder / file).write_text(str(most))
+                if kind == "memory":
+                    self._events = folder / "memory.oom_control"
+
+    def _make(self, parent: Path) -> Path:
+        _forget_dead(parent)
+        folder = parent / f"{_NAME}{os.getpid()}"
+        folder.mkdir()
+        self._folders.append(folder)
+        return folder
+
+
+def _own_groups() -> dict[str, str]:
+    """The path of this process's group, by the kind of version 1, and by "" of version 2."""
+    lines = [line.split(":", 2) for line in Path("/proc/self/cgroup").read_text().splitlines()]
+    return {kind: path for _, kinds, path in lines for kind in kinds.split(",")}
+
+
+def _delegated() -> Iterator[Path]:
+    for mount in (_ROOT, _ROOT / "unified"):
+        own = _own_groups().get("")
+        if own is not None and (mount / "cgroup.controllers").exists():
+            group = mount / own.lstrip("/")
+            yield from (each for each in (group, group.parent) if (each / "cgroup.subtree_control").exists())
+
+
+def _legacy_group(kind: str) -> Path | None:
+    own = _own_groups().get(kind)
+    for path in (
+        () if own is None else (_ROOT / kind / own.lstrip("/"), _ROOT / kind)
+    ):  # a container sees its own as /
+        if (path / "cgroup.procs").exists():
+            return path
+    return None
+
+
+def _forget_dead(parent: Path) -> None:
+    """Groups of sandboxes that were killed before they could remove theirs."""
+    for folder in parent.glob(f"{_NAME}*"):
+        with contextlib.suppress(OSError, ValueError):
+            if not os.path.exists(f"/proc/{int(folder.name.removeprefix(_NAME))}"):
+                folder.rmdir()

@@ -1,0 +1,159 @@
+"""The process that runs a program's tests. The program is in another one, and nothing of it ever runs here: its
+functions are asked for their results, which arrive as plain values and are compared by this process's own rules.
+
+For each test a line of JSON is reported: `[number, passed, cause, what it said]`; number -2 is the support.
+"""
+
+from __future__ import annotations
+
+import builtins
+import importlib
+import json
+import os
+import socket
+import types
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NoReturn
+
+from hone.rollout.sandbox.jail import Jail
+from hone.rollout.sandbox.link import OPERATIONS, Link, Lost
+from hone.rollout.sandbox.process import LINK, REPORT, become, text
+from hone.rollout.sandbox.program import SHARED_MODULES, said
+from hone.rollout.sandbox.remote import Remote
+
+SUPPORT = -2
+_ALIASES = {("np", "numpy"), ("pd", "pandas"), ("dt", "datetime")}
+_ASKABLE = (
+    *(
+        "call",
+        "getattr",
+        "setattr",
+        "getitem",
+        "setitem",
+        "len",
+        "iter",
+        "next",
+        "bool",
+        "str",
+        "repr",
+        "isinstance",
+    ),
+    *("eq", "ne", "lt", "le", "gt", "ge", "enter", "exit", "plain"),
+)
+"""What a program may do with an object that a test has given it."""
+
+
+def run(jail: Jail, request: Mapping[str, Any], streams: list[int]) -> NoReturn:
+    """Become the judge. streams: nothing, three times; report, tests, and the link to the program."""
+    become(jail, request["limits"], request["seconds"], streams, visible=False)
+    asked = json.loads(text())
+    held: list[Link] = []
+    link = Link(
+        socket.socket(fileno=LINK),
+        {name: OPERATIONS[name] for name in _ASKABLE if name in OPERATIONS},
+        lambda operation, arguments: _may(held[0], operation, arguments),
+    )
+    held.append(link)
+    _Judge(link, asked["support"], asked["tests"]).all()
+    os._exit(0)
+
+
+def _may(link: Link, operation: str, arguments: list[Any]) -> None:
+    """Refuse what would show more of a test than it has given away: functions can be called and nothing else, and of
+    objects whose class a test defines the public attributes can be had."""
+    own = arguments[1:2] if operation == "isinstance" else arguments[:1]
+    if not own or not link.holds(own[0]):
+        raise TypeError(f"{operation} is not for a program to ask")
+    if operation in ("getattr", "setattr"):
+        name, kind = arguments[1], own[0] if isinstance(own[0], type) else type(own[0])
+        if type(name) is not str or name.startswith("_") or kind.__module__ != "__main__":
+            raise AttributeError(f"{name!s:.100} cannot be had of an object of the tests")
+
+
+class _Judge:
+    """The tests of one program."""
+
+    def __init__(self, link: Link, support: str, tests: Sequence[str]) -> None:
+        self._link, self._support, self._tests = link, support, tests
+        self._names: dict[str, Any] = {"__name__": "__main__", "__builtins__": builtins}
+        self._bound: dict[str, Any] = {}
+        self._wanted: list[str] = []
+
+    def all(self) -> None:
+        """Run them, each in the names that the program and the support have left."""
+        try:
+            self._wanted = self._used(self._link.ask("names"))
+        except (Lost, ValueError, TypeError) as error:
+            self._tell(SUPPORT, False, "lost", said(error))
+            return
+        if self._attempt(SUPPORT, self._support):
+            for number, test in enumerate(self._tests):
+                self._attempt(number, test)
+
+    def _attempt(self, number: int, source: str) -> bool:
+        try:
+            self._bind()
+            label = "<support>" if number == SUPPORT else f"<test {number}>"
+            exec(compile(source, label, "exec", dont_inherit=True), self._names)
+            cause, detail = "ok", ""
+        except Lost as error:
+            cause, detail = "lost", said(error)
+        except BaseException as error:
+            # A test fails by whatever it raises, SystemExit among it; and so the program can fail its own.
+            cause, detail = type(error).__name__[:100], said(error)
+            self._tell(number, False, cause, detail)
+            return False
+        if self._link.lost:  # whatever the test made of it
+            cause, detail = "lost", self._link.lost
+        self._tell(number, cause == "ok", cause, detail)
+        return cause == "ok"
+
+    def _tell(self, number: int, passed: bool, cause: str, detail: str) -> None:
+        os.write(REPORT, json.dumps([number, passed, cause, detail]).encode() + b"\n")
+
+    def _used(self, offered: Any) -> list[str]:
+        """The program's names that the tests need. A built-in name keeps its meaning, whatever the program says: but
+        where a test needs none of the program's other names, it means to test the one of that name."""
+        if not isinstance(offered, list) or not all(type(name) is str for name in offered):
+            raise TypeError("the program has no names")
+        codes = [code for source in (self._support, *self._tests) for code in _codes(source)]
+        written = {name for code in codes for name in code.co_names}
+        used = [name for name in offered if name in written and not name.startswith("__")]
+        own = [name for name in used if not hasattr(builtins, name)]
+        return own or used
+
+    def _bind(self) -> None:
+        """The program's names, as they are now, unless the tests have given one another meaning."""
+        for name in self._wanted:
+            if name in self._names and self._names[name] is not self._bound.get(name):
+                continue
+            found = self._found(name)
+            if found is not None:
+                self._names[name] = self._bound[name] = found[0]
+
+    def _found(self, name: str) -> tuple[Any] | None:
+        """What the program means by it, in a tuple. Modules are imported here, if they are what they are called."""
+        how, value = self._link.ask("look", name)
+        if how == "value" or isinstance(value, Remote):
+            return (value,)
+        if how == "from" and value in SHARED_MODULES:
+            return (getattr(importlib.import_module(value), name),)
+        if (
+            how == "module"
+            and type(value) is str
+            and (value.split(".")[-1] == name or (name, value) in _ALIASES)
+        ):
+            return (importlib.import_module(value),)
+        return None
+
+
+def _codes(source: str) -> Iterator[types.CodeType]:
+    """A source's code, and that of every function in it; none where it has no syntax."""
+    try:
+        waiting = [compile(source, "<test>", "exec", dont_inherit=True)]
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return
+    while waiting:
+        code = waiting.pop()
+        yield code
+        waiting += [each for each in code.co_consts if isinstance(each, types.CodeType)]

@@ -1,0 +1,88 @@
+"""The system calls that make a jail, by their names in the C library; each raises OSError. Linux."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+
+NEWNS, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET = (
+    *(0x00020000, 0x04000000, 0x08000000),
+    *(0x10000000, 0x20000000, 0x40000000),
+)
+RDONLY, NOSUID, NODEV, REMOUNT, BIND, MOVE, REC, PRIVATE = (
+    1,
+    2,
+    4,
+    1 << 5,
+    1 << 12,
+    1 << 13,
+    1 << 14,
+    1 << 18,
+)
+DETACH = 2
+READ_ANYTHING = 1 << 2
+"""CAP_DAC_READ_SEARCH: permissions of files do not count for reading."""
+PDEATHSIG, DUMPABLE, KEEPCAPS, CHILD_SUBREAPER, NO_NEW_PRIVS = 1, 4, 8, 36, 38
+_AT_FDCWD, _AT_RECURSIVE = -100, 0x8000
+_MOUNT_SETATTR = 442
+_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
+
+libc = ctypes.CDLL(None, use_errno=True)
+
+
+def call(name: str, *arguments: object) -> int:
+    """A function of the C library. Raises OSError."""
+    found = getattr(libc, name)(*arguments)
+    if found < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{name}: {os.strerror(number)}")
+    return int(found)
+
+
+def prctl(option: int, value: int) -> None:
+    """Say something of this process."""
+    call("prctl", option, ctypes.c_ulong(value), 0, 0, 0)
+
+
+def mount(source: str | None, target: str, kind: str | None, flags: int, options: str | None = None) -> None:
+    """See mount(2)."""
+    texts = [None if text is None else text.encode() for text in (source, target, kind, options)]
+    call("mount", texts[0] or b"none", texts[1], texts[2], ctypes.c_ulong(flags), texts[3])
+
+
+def unmount(target: str) -> None:
+    """As soon as nobody is in it any more."""
+    call("umount2", target.encode(), DETACH)
+
+
+def change_root() -> None:
+    """The working directory, a mount, becomes the root, and the old root is gone from sight."""
+    number = _PIVOT_ROOT.get(os.uname().machine)
+    try:
+        if number is None:
+            raise OSError(errno.ENOSYS, "pivot_root")
+        call("syscall", number, b".", b".")
+        call("umount2", b".", DETACH)
+    except OSError:  # the root is the kernel's first, which cannot be moved
+        mount(".", "/", None, MOVE)
+        os.chroot(".")
+    os.chdir("/")
+
+
+def make_read_only(path: str) -> None:
+    """And everything that is mounted below."""
+    attributes = (ctypes.c_uint64 * 4)(RDONLY | NOSUID, 0, 0, 0)
+    try:
+        call("syscall", _MOUNT_SETATTR, _AT_FDCWD, path.encode(), _AT_RECURSIVE, ctypes.byref(attributes), 32)
+    except OSError as error:
+        if error.errno != errno.ENOSYS:
+            raise
+        raise OSError(errno.ENOSYS, "mount_setattr: Linux 5.12 or newer is needed") from None
+
+
+def drop_capabilities(kept: int = 0) -> None:
+    """All but those in a mask, for good, and for whatever this process will run."""
+    header, wanted = ((ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)(kept, kept))
+    call("capset", ctypes.byref(header), ctypes.byref(wanted))
+    prctl(NO_NEW_PRIVS, 1)

@@ -1,0 +1,80 @@
+"""How a process becomes a program's, or its judge's: nothing of the spawner's is left in it but imported modules."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import random
+import resource
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hone.rollout.sandbox.jail import Jail
+
+REPORT, TEXT, LINK = 3, 4, 5
+"""Descriptors beside the standard ones: where it reports, whence it reads what it is to run, the link to the other."""
+_FREE, _MAX_DESCRIPTOR = 64, 1 << 12
+
+
+def become(
+    jail: Jail, limits: Mapping[str, Any], seconds: float, streams: Sequence[int], visible: bool
+) -> None:
+    """Only `streams` are left, as descriptors 0, 1, …; no privileges, environment, folder or signal handlers.
+
+    visible: others of the same user may look into the process's memory: whoever measures it.
+    """
+    os.setsid()
+    high = [fcntl.fcntl(stream, fcntl.F_DUPFD, _FREE) for stream in streams]
+    for number, stream in enumerate(high):
+        os.dup2(stream, number)
+    os.closerange(len(high), _MAX_DESCRIPTOR)
+    for name in (signal.SIGINT, signal.SIGTERM, signal.SIGPIPE, signal.SIGHUP, signal.SIGCHLD):
+        signal.signal(name, signal.SIG_DFL)
+    os.chdir(jail.directory)
+    os.environ.clear()
+    os.environ |= {
+        "HOME": jail.directory,
+        "TMPDIR": jail.directory,
+        "PATH": "/usr/bin:/bin",
+        "LANG": "C.UTF-8",
+    }
+    os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # each thread reserves memory
+    os.umask(0o077)
+    _limit(limits, seconds)
+    jail.drop(visible)
+    sys.argv[:] = ["program.py"]
+    sys.stdin, sys.stdout, sys.stderr = (
+        open(number, mode, encoding="utf-8", errors="replace", closefd=False)  # noqa: SIM115
+        for number, mode in ((0, "r"), (1, "w"), (2, "w"))
+    )
+    random.seed(0)  # a run that goes on from a checkpoint sees the same
+
+
+def text() -> bytes:
+    """What the process is to run."""
+    with open(TEXT, "rb") as file:
+        return file.read()
+
+
+def _limit(limits: Mapping[str, Any], seconds: float) -> None:
+    """Limits of this process and of each that it starts."""
+    bounds = {
+        "RLIMIT_CORE": 0,
+        "RLIMIT_MSGQUEUE": 0,
+        "RLIMIT_AS": limits["memory_mb"] << 20,
+        "RLIMIT_FSIZE": limits["disk_mb"] << 20,
+        "RLIMIT_NOFILE": limits["max_open_files"],
+        "RLIMIT_NPROC": limits["max_processes"],
+        "RLIMIT_CPU": int(seconds) + 2,
+    }
+    for name, value in bounds.items():
+        kind = getattr(resource, name, None)
+        if kind is None:
+            continue
+        hard = resource.getrlimit(kind)[1]
+        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        with contextlib.suppress(OSError, ValueError):  # macOS refuses RLIMIT_AS
+            resource.setrlimit(kind, (value, value))

@@ -1,0 +1,139 @@
+"""The files that Python needs, and a root that has no others: standard library, installed packages, shared libraries.
+
+Folders that hold code of the user's (the working directory, sources that are installed in place) are not among
+them, and neither is Hone itself: its package holds data.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+import sysconfig
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from hone.rollout.sandbox import kernel
+
+DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
+_EXTRA = ("/etc/ld.so.cache", "/usr/share/zoneinfo")
+_SHARED_PREFIXES = ("/", "/usr", "/usr/local", "/opt/homebrew")
+_LINKS = ("/lib", "/lib64", "/lib32")
+_PLACES = ("/tmp", "/dev/shm", "/run", "/mnt", "/media", "/srv")
+
+
+@dataclass(frozen=True)
+class Needed:
+    """What a program may read. Paths as Python knows them; none is below another."""
+
+    paths: tuple[str, ...]
+    import_path: tuple[str, ...]
+    """What becomes of sys.path."""
+    hidden: tuple[str, ...]
+    """Folders below them that are covered."""
+
+
+def needed() -> Needed:
+    """As the interpreter of this process has it."""
+    standard = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib")}
+    kept = [entry for entry in sys.path if os.path.exists(entry) and _is_pythons(entry, standard)]
+    wanted = {*kept, *standard, *_libraries(), *_interpreter(), *_EXTRA}
+    wanted |= {os.path.realpath(path) for path in wanted}
+    present = sorted(path for path in wanted if os.path.exists(path))
+    own = str(Path(__file__).resolve().parents[2])
+    hidden = [f"{os.path.realpath(entry)}/hone" for entry in kept if os.path.realpath(f"{entry}/hone") == own]
+    return Needed(tuple(_tops(present)), tuple(kept), tuple(hidden))
+
+
+def _is_pythons(entry: str, standard: set[str]) -> bool:
+    inside = any(entry == folder or entry.startswith(f"{folder}/") for folder in standard)
+    return inside or entry.endswith(".zip") or os.path.basename(entry) in ("site-packages", "dist-packages")
+
+
+def _interpreter() -> Iterator[str]:
+    """The executable, and the libraries of a prefix that is Python's own."""
+    yield sys.executable
+    yield os.path.join(os.path.dirname(os.path.dirname(sys.executable)), "pyvenv.cfg")
+    for prefix in {sys.prefix, sys.base_prefix} - set(_SHARED_PREFIXES):
+        yield os.path.join(prefix, "lib")
+
+
+def _libraries() -> Iterator[str]:
+    """Folders of shared libraries: those where this process has found some, and the system's."""
+    multiarch = sysconfig.get_config_var("MULTIARCH") or ""
+    for folder in ("/lib", "/usr/lib", "/usr/local/lib"):
+        if multiarch:
+            yield f"{folder}/{multiarch}"
+    yield from ("/lib64", "/usr/lib64")
+    try:
+        mapped = Path("/proc/self/maps").read_text().splitlines()
+    except OSError:
+        return
+    for line in mapped:
+        file = line.partition("/")[1] + line.partition("/")[2]
+        if ".so" in os.path.basename(file) and os.path.isfile(file):
+            yield os.path.dirname(file)
+
+
+def _tops(paths: list[str]) -> Iterator[str]:
+    top = "\0"
+    for path in sorted(paths, key=lambda each: each.rstrip("/") + "/"):
+        if not path.startswith(f"{top}/"):
+            yield path
+            top = path
+
+
+def build(needed: Needed, work: str) -> None:
+    """Make a root with these paths, read-only, and enter it: in a mount namespace of one's own. `work` is an empty
+    folder, to be covered for each program."""
+    kernel.mount(None, "/", None, kernel.REC | kernel.PRIVATE)
+    sources = {
+        path: os.open(path, os.O_PATH | os.O_CLOEXEC)
+        for path in (*needed.paths, *DEVICES)
+        if os.path.exists(path)
+    }
+    place = next(folder for folder in _PLACES if os.path.isdir(folder))
+    kernel.mount("tmpfs", place, "tmpfs", kernel.NOSUID | kernel.NODEV, "mode=755,size=4m")
+    for link in _LINKS:
+        if os.path.islink(link):
+            os.symlink(os.readlink(link), place + link)
+    for path, descriptor in sources.items():
+        _bind(descriptor, place, path)
+        os.close(descriptor)
+    for folder in ("/proc", "/dev", work):
+        os.makedirs(place + folder, exist_ok=True)
+    if not os.path.lexists(f"{place}/dev/shm"):
+        os.symlink(work, f"{place}/dev/shm")  # named semaphores and shared memory count as files
+    for folder in needed.hidden:
+        if os.path.isdir(place + folder):
+            kernel.mount("tmpfs", place + folder, "tmpfs", kernel.NOSUID | kernel.NODEV, "mode=755,size=4k")
+    os.chdir(place)
+    kernel.change_root()
+    kernel.make_read_only("/")
+
+
+def _bind(descriptor: int, place: str, path: str) -> None:
+    """Show a file or folder at its own path below the new root, unless a link leads there already."""
+    target = place + path
+    if os.path.lexists(target) or any(
+        path.startswith(f"{link}/") and os.path.islink(link) for link in _LINKS
+    ):
+        return  # /lib/x is /usr/lib/x, which is there by that name
+    if os.path.isdir(f"/proc/self/fd/{descriptor}"):
+        os.makedirs(target, exist_ok=True)
+    else:
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        Path(target).touch()
+    kernel.mount(f"/proc/self/fd/{descriptor}", target, None, kernel.BIND | kernel.REC)
+
+
+def is_closed() -> bool:
+    """Whether others than its owner cannot come to Python."""
+    standard = Path(os.path.realpath(sysconfig.get_path("stdlib")))
+    return any(not folder.stat().st_mode & stat.S_IXOTH for folder in (standard, *standard.parents))
+
+
+def workplace(needed: Needed) -> str:
+    """Where programs are to write: /tmp, unless something that is needed lies there."""
+    return "/work" if any(f"{path}/".startswith("/tmp/") for path in needed.paths) else "/tmp"

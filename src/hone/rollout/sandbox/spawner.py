@@ -1,0 +1,116 @@
+"""The process that forks programs and their judges. It is told limits and given descriptors, and never sees a text: so
+there is nothing in the memory that a program inherits, neither its own tests nor those of the program before it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+from hone.rollout.framing import LENGTH, exactly, send
+from hone.rollout.sandbox import judge, program
+from hone.rollout.sandbox.jail import Jail
+
+PROGRAM = ("stdin", "out", "err", "report", "source")
+"""What a program is given, in this order; and where there are tests, its end of the link."""
+JUDGE = ("nothing", "nothing", "nothing", "verdict", "tests", "link")
+_MAX_DESCRIPTORS = 16
+_BROKEN = 120
+
+
+def main(channel: socket.socket, jail: Jail) -> NoReturn:
+    """Serve until the other end goes: `{"op": "launch", …}` with descriptors by name, then `{"op": "end"}`."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    jail.enter()
+    state = jail.isolation
+    _say(channel, {"namespaces": state.namespaces, "says": str(state), "problem": state.problem})
+    started: list[int] = []
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        while (received := _request(channel)) is not None:
+            request, descriptors = received
+            if request["op"] == "launch":
+                started = _launch(jail, channel, request, descriptors)
+                continue
+            _end(jail, started)
+            jail.clean()
+            started = []
+            _say(channel, {"ok": True})
+    _end(jail, started)
+    jail.leave()
+    os._exit(0)
+
+
+def _end(jail: Jail, started: list[int]) -> None:
+    for first in started:
+        jail.kill(first)
+    jail.sweep()
+
+
+def _launch(
+    jail: Jail, channel: socket.socket, request: Mapping[str, Any], descriptors: dict[str, int]
+) -> list[int]:
+    """Fork the program's keeper, and the judge of its tests."""
+    try:
+        started = [_apart(jail, channel, lambda: _keep(jail, request, descriptors))]
+        if "tests" in descriptors:
+            with open(os.devnull, "r+b") as nothing:
+                streams = [descriptors.get(name, nothing.fileno()) for name in JUDGE]
+                started.append(_apart(jail, channel, lambda: judge.run(jail, request, streams)))
+    finally:
+        for descriptor in descriptors.values():
+            os.close(descriptor)
+    return started
+
+
+def _apart(jail: Jail, channel: socket.socket, body: Any) -> int:
+    """A process that begins a namespace, to run `body`."""
+    jail.fresh()
+    first = os.fork()
+    if first:
+        return first
+    try:
+        channel.close()
+        jail.alone()
+        body()
+    finally:  # an error of ours
+        os._exit(_BROKEN)
+
+
+def _keep(jail: Jail, request: Mapping[str, Any], descriptors: Mapping[str, int]) -> None:
+    """Fork the program, reap what it leaves, and say how it ended."""
+    status_to = descriptors["status"]
+    streams = [descriptors[name] for name in PROGRAM]
+    if "calls" in descriptors:
+        streams.append(descriptors["calls"])
+    child = os.fork()
+    if child == 0:
+        try:
+            program.run(jail, request, streams)
+        finally:  # an error of ours, before the program began
+            os._exit(_BROKEN)
+    for descriptor in descriptors.values():
+        if descriptor != status_to:
+            os.close(descriptor)
+    while True:
+        pid, status = os.waitpid(-1, 0)
+        if pid == child:
+            os.write(status_to, str(status).encode())
+            os._exit(0)
+
+
+def _request(channel: socket.socket) -> tuple[dict[str, Any], dict[str, int]] | None:
+    header, descriptors, _, _ = socket.recv_fds(channel, LENGTH.size, _MAX_DESCRIPTORS)
+    body = exactly(channel, LENGTH.unpack(header)[0]) if len(header) == LENGTH.size else None
+    if body is None:
+        return None
+    request = json.loads(body)
+    return request, dict(zip(request.get("descriptors", ()), descriptors, strict=True))
+
+
+def _say(channel: socket.socket, message: dict[str, Any]) -> None:
+    send(channel, json.dumps(message).encode())

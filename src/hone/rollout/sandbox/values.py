@@ -1,0 +1,258 @@
+"""Values as they travel between a program and the judge of its tests: JSON, from which only plain values are built.
+
+What is exactly of a built-in type, or of one of the standard library's value types, travels by value; lists and other
+containers keep their identity within one call. Everything else stays where it is and travels as a number, behind which
+the other side has a `Remote` (see link.py). So nothing that a program made is ever run, or compared by its own rules,
+in the process that judges it.
+"""
+
+from __future__ import annotations
+
+import builtins
+import datetime
+import types
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable, Iterable
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any
+
+_SAFE_INT = 1 << 53
+_MAX_NAME = 100
+TYPES = {name: value for name, value in vars(builtins).items() if isinstance(value, type)}
+"""Built-in types and exceptions: they are the same on both sides, and travel by name."""
+_CONTAINERS = (list, tuple, dict, set, frozenset, deque)
+_TEMPORAL: dict[type, tuple[str, ...]] = {
+    datetime.date: ("year", "month", "day"),
+    datetime.timedelta: ("days", "seconds", "microseconds"),
+    datetime.time: ("hour", "minute", "second", "microsecond"),
+    datetime.datetime: ("year", "month", "day", "hour", "minute", "second", "microsecond"),
+}
+_TEMPORAL_NAMES = {kind.__name__: kind for kind in _TEMPORAL}
+_MAPPINGS = {"d": dict, "O": OrderedDict, "C": Counter}
+_NUMERIC = "biufc?"
+
+
+class Seen:
+    """The containers of one call: both sides number them alike, in the order in which they are met."""
+
+    def __init__(self) -> None:
+        self.objects: list[Any] = []
+        self.told: set[int] = set()
+        self._numbers: dict[int, int] = {}
+
+    def number(self, container: Any) -> int:
+        """Of a container that is, or will be, known to both sides."""
+        if id(container) not in self._numbers:
+            self._numbers[id(container)] = len(self.objects)
+            self.objects.append(container)
+        return self._numbers[id(container)]
+
+
+class Values:
+    """Encodes and decodes for one end of a link. `own` numbers an object that stays here, `mine` finds it again, and
+    `theirs` makes something of one that stayed there."""
+
+    def __init__(
+        self,
+        own: Callable[[Any], list[Any]],
+        mine: Callable[[int], Any],
+        theirs: Callable[[list[Any]], Any],
+    ) -> None:
+        self._own, self._mine, self._theirs = own, mine, theirs
+
+    def encode(self, value: Any, seen: Seen) -> Any:
+        """As JSON can hold it."""
+        kind = type(value)
+        if value is None or kind is bool or kind is str:
+            return value
+        if kind is int:
+            return value if -_SAFE_INT < value < _SAFE_INT else ["i", f"{value:x}"]
+        if kind is float:
+            return ["f", value.hex()]
+        if kind in _CONTAINERS or kind in (bytearray, OrderedDict, Counter):
+            return self._container(kind, value, seen)
+        scalar = _scalar(kind, value)
+        if scalar is not None:
+            return scalar
+        reduced = _reduced(value)
+        return self._own(value) if reduced is None else self.encode(reduced, seen)
+
+    def _container(self, kind: type, value: Any, seen: Seen) -> Any:
+        if kind is tuple or kind is frozenset:
+            return ["t" if kind is tuple else "z", [self.encode(each, seen) for each in value]]
+        number = seen.number(value)
+        if number in seen.told:
+            return ["=", number]
+        seen.told.add(number)
+        if kind is bytearray:
+            return ["B", number, value.hex()]
+        if kind in (dict, OrderedDict, Counter):
+            pairs = [self.encode(part, seen) for pair in value.items() for part in pair]
+            return [next(tag for tag, known in _MAPPINGS.items() if known is kind), number, pairs]
+        items = [self.encode(each, seen) for each in value]
+        if kind is deque:
+            return ["q", number, items, value.maxlen]
+        return ["l" if kind is list else "s", number, items]
+
+    def plain(self, value: Any) -> Any:
+        """The content of an object whose class is derived from a container's; else itself."""
+        base = base_of(value)
+        return value if base is None else base(_CONTENT[base](value))
+
+    def decode(self, data: Any, seen: Seen) -> Any:
+        """The value again. Raises ValueError, TypeError or KeyError for what is none."""
+        if not isinstance(data, list):
+            if data is None or isinstance(data, bool | str | int):
+                return data
+            raise ValueError("no value")
+        tag, *parts = data
+        if tag in _PLAIN:
+            return _PLAIN[tag](*parts)
+        if tag in "tz":
+            items = [self.decode(each, seen) for each in parts[0]]
+            return tuple(items) if tag == "t" else frozenset(items)
+        if tag == "=":
+            return seen.objects[_natural(parts[0])]
+        if tag == "h":
+            return self._theirs(parts)
+        if tag == "o":
+            return self._mine(_natural(parts[0]))
+        return self._filled(tag, parts, seen)
+
+    def _filled(self, tag: str, parts: list[Any], seen: Seen) -> Any:
+        """A container with its content: one that both sides know is filled anew, in place."""
+        number, content, *more = parts
+        made = _EMPTY[tag](*more)
+        if number < len(seen.objects):
+            known = seen.objects[_natural(number)]
+            if type(known) is not type(made):
+                raise ValueError("a container changed its type")
+            made = known
+        elif seen.number(made) != number:
+            raise ValueError("a container out of turn")
+        if tag == "B":
+            made[:] = bytes.fromhex(content)
+            return made
+        items = [self.decode(each, seen) for each in content]
+        made.clear()
+        if tag in _MAPPINGS:
+            for key, value in zip(items[::2], items[1::2], strict=True):
+                made[key] = value
+        else:
+            (made.update if tag == "s" else made.extend)(items)
+        return made
+
+
+_EMPTY: dict[str, Callable[..., Any]] = {
+    "l": list, "s": set, "B": bytearray, "q": lambda most=None: deque(maxlen=most), **_MAPPINGS,
+}  # fmt: skip
+_CONTENT: dict[type, Callable[[Any], Iterable[Any]]] = {
+    list: list.__iter__, tuple: tuple.__iter__, set: set.__iter__, frozenset: frozenset.__iter__,
+    deque: deque.__iter__, dict: dict.items,
+}  # fmt: skip
+
+
+def base_of(value: Any) -> type | None:
+    """The built-in container that a class is derived from."""
+    return next((base for base in _CONTAINERS if isinstance(value, base)), None)
+
+
+def _scalar(kind: type, value: Any) -> list[Any] | None:
+    """Values that hold no others."""
+    if kind is bytes:
+        return ["b", value.hex()]
+    if kind is complex:
+        return ["c", value.real.hex(), value.imag.hex()]
+    if kind is range or kind is slice:
+        bounds = (value.start, value.stop, value.step)
+        if all(each is None or type(each) is int for each in bounds):
+            return [
+                "r" if kind is range else "S",
+                *(None if each is None else f"{each:x}" for each in bounds),
+            ]
+    if kind is Decimal:
+        return ["D", str(value)]
+    if kind is Fraction:
+        return ["F", f"{value.numerator:x}", f"{value.denominator:x}"]
+    if kind in _TEMPORAL and getattr(value, "tzinfo", None) is None:
+        return ["T", kind.__name__, [getattr(value, name) for name in _TEMPORAL[kind]]]
+    if isinstance(value, type) and TYPES.get(value.__name__) is value:
+        return ["y", value.__name__]
+    if value is Ellipsis or value is NotImplemented:
+        return ["e", repr(value)]
+    return _array(kind, value) if kind.__module__ == "numpy" else None
+
+
+def _array(kind: type, value: Any) -> list[Any] | None:
+    if kind.__name__ != "ndarray" or value.dtype.kind not in _NUMERIC:
+        return None
+    return ["n", value.dtype.str, list(value.shape), value.tobytes().hex()]
+
+
+def _reduced(value: Any) -> Any:
+    """The number or text that an object of a derived class is, by the built-in class's own rules."""
+    if isinstance(value, int):
+        return int.__pos__(value)
+    if isinstance(value, float):
+        return float.__pos__(value)
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, bytes):
+        return bytes.__getitem__(value, slice(None))
+    if type(value).__module__ == "numpy" and type(value).__name__ != "ndarray" and hasattr(value, "item"):
+        item = value.item()
+        return item if type(item) in (bool, int, float, complex, str, bytes) else None
+    return None
+
+
+def _natural(number: Any) -> int:
+    if type(number) is not int or number < 0:
+        raise ValueError("no number of an object")
+    return number
+
+
+def _bound(text: str | None) -> int | None:
+    return None if text is None else int(text, 16)
+
+
+def _rebuilt_array(kind: str, shape: list[int], data: str) -> Any:
+    import numpy
+
+    dtype = numpy.dtype(kind)
+    if dtype.kind not in _NUMERIC:
+        raise ValueError("no array of numbers")
+    return numpy.frombuffer(bytes.fromhex(data), dtype).reshape(shape).copy()
+
+
+_PLAIN: dict[str, Callable[..., Any]] = {
+    "i": lambda text: int(text, 16),
+    "f": float.fromhex,
+    "b": bytes.fromhex,
+    "c": lambda real, imag: complex(float.fromhex(real), float.fromhex(imag)),
+    "r": lambda *bounds: range(*(_bound(each) or 0 for each in bounds)),
+    "S": lambda *bounds: slice(*map(_bound, bounds)),
+    "D": Decimal,
+    "F": lambda top, bottom: Fraction(int(top, 16), int(bottom, 16)),
+    "T": lambda name, parts: _TEMPORAL_NAMES[name](*parts),
+    "y": TYPES.__getitem__,
+    "e": {"Ellipsis": Ellipsis, "NotImplemented": NotImplemented}.__getitem__,
+    "n": _rebuilt_array,
+}
+
+
+def described(value: Any, number: int) -> list[Any]:
+    """How an object that stays is told to the other side: its number, what can be done with it, its name, its base."""
+    name = str(getattr(value, "__name__", type(value).__name__))[:_MAX_NAME]
+    base = base_of(value)
+    if isinstance(value, type) and issubclass(value, BaseException):
+        return ["h", number, "exception", name, builtin_exception(value).__name__]
+    if isinstance(value, types.CoroutineType):
+        return ["h", number, "awaitable", name, None]
+    what = "callable" if callable(value) else "object"
+    return ["h", number, what, name, None if base is None else base.__name__]
+
+
+def builtin_exception(kind: type) -> type[BaseException]:
+    """The nearest built-in class of an exception's."""
+    return next(base for base in kind.__mro__ if TYPES.get(base.__name__) is base)
