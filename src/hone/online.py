@@ -70,13 +70,21 @@ async def _train(loaded: Loaded, data: PromptData, parts: Engine, source: Source
         return run.summary()
     await source.generator.update_weights(run.step, parts.learner.weights())
     with run:
+        _say_altered(run, data)
         if config.loop.val_at_start and run.step == 0:
             run.progress.doing("validating before the first step")
             run.log_before_training(await validate(source, data.validation, run, step=0))
         for step in run.steps():
             await one_step(step, parts, data, source, run)
+            _say_altered(run, data)
         await run.finish()
     return run.summary()
+
+
+def _say_altered(run: Run, data: PromptData) -> None:
+    """Tell each way in which a chat template does not say what the rows say, once."""
+    for text in data.tally.fresh():
+        run.progress.note(text)
 
 
 async def one_step(step: int, parts: Engine, data: PromptData, source: Source, run: Run) -> None:

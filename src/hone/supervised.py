@@ -60,6 +60,7 @@ async def _train(
     with run:
         for text in method.notes():
             run.progress.note(text)
+        _say_altered(run, method)
         said = False
         if section.val_at_start and run.step == 0:
             run.progress.doing("validating before the first step")
@@ -71,6 +72,7 @@ async def _train(
             if not samples:  # rows that are left out can end the last epoch sooner than their number says
                 break
             said = said or _say_truncated(run, method)
+            _say_altered(run, method)
             metrics = method.describe(await method.step(learner, samples), samples)
             tokens = sum(len(sample) for sample in samples)
             metrics["tokens_per_s"] = tokens / (time.perf_counter() - started)
@@ -102,6 +104,12 @@ def _say_truncated(run: Run, method: Method) -> bool:
         "(truncated_samples)"
     )
     return True
+
+
+def _say_altered(run: Run, method: Method) -> None:
+    """Tell each way in which a chat template does not say what the rows say, once."""
+    for text in method.data.tally.fresh():
+        run.progress.note(text)
 
 
 async def validate(learner: TrainedModel, method: Method) -> dict[str, float]:

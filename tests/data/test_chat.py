@@ -7,7 +7,7 @@ import pytest
 from hone.data.chat import Encoder
 from hone.data.formats import Example, Format, PromptText
 from hone.data.spans import overlap
-from hone.errors import DataError
+from hone.errors import ConfigError, DataError
 
 ASK, ANSWER = {"role": "user", "content": "What is 2?"}, {"role": "assistant", "content": "It is 12."}
 MORE, FINAL = {"role": "user", "content": "Thanks!"}, {"role": "assistant", "content": "You are welcome."}
@@ -230,6 +230,15 @@ def test_a_template_without_special_tokens_is_plain_text(metaspace):
 def test_no_chat_template(plain):
     with pytest.raises(DataError, match=r"no chat template: set policy.tokenizer.chat_template"):
         encode(plain, {"messages": TWO_TURNS})
+
+
+def test_several_templates_without_a_default_ask_for_a_choice(chatml):
+    tokenizer = with_template(chatml, {"tool_use": chatml.chat_template, "rag": chatml.chat_template})
+    fix = r"several chat templates \(tool_use, rag\).*policy.tokenizer.chat_template=NAME"
+    with pytest.raises(ConfigError, match=fix):
+        encode(tokenizer, {"messages": TWO_TURNS})
+    tokenizer = with_template(chatml, {"tool_use": chatml.chat_template, "default": chatml.chat_template})
+    assert encode(tokenizer, {"messages": TWO_TURNS}) == encode(chatml, {"messages": TWO_TURNS})
 
 
 def test_what_the_template_refuses_is_told(chatml):

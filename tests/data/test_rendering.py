@@ -146,7 +146,6 @@ def test_a_tally_says_each_kind_once_with_its_first_row(qwen3):
     tally = Tally()
     for row in (3, 7):
         tally.add(f"rows.jsonl, row {row}", rendered(qwen3, talk).findings)
-    assert tally.rows == {"reasoning dropped": 2}
     (notice,) = tally.fresh()
     assert notice.startswith(
         "rows.jsonl, row 3: reasoning of message 1 (assistant) is left out by the chat template"

@@ -203,3 +203,12 @@ def test_stop_tokens_of_all_who_have_some(
     model.config.eos_token_id = config
     assert stop_tokens(model, make_tokenizer()) == expected
     assert max(expected) < VOCABULARY
+
+
+def test_one_of_several_chat_templates_is_chosen_by_name(folder: Path) -> None:
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = {"tool_use": "{{ 'tools' }}", "rag": "{{ 'documents' }}"}
+    tokenizer.save_pretrained(folder)
+    assert load_tokenizer(str(folder), chat_template="rag").chat_template == "{{ 'documents' }}"
+    with pytest.raises(ConfigError, match=r"chat_template=rga is neither.*own are called tool_use, rag"):
+        load_tokenizer(str(folder), chat_template="rga")

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import ceil
 from pathlib import PurePath
 from typing import Any
@@ -14,6 +15,7 @@ from hone.data.chat import Encoder
 from hone.data.columns import Reading
 from hone.data.cursor import Mixture
 from hone.data.formats import Format, read_prompt_file
+from hone.data.rendering import Tally
 from hone.data.rows import Row, Rows
 from hone.data.sources import holdout, key_of, load_rows
 from hone.errors import CheckpointError, ConfigError, DataError
@@ -160,6 +162,11 @@ class Drawn:
         self._training, self.max_epochs, self.may_change = training, max_epochs, may_change
         lengths = [len(part.keep) for part in training]
         self._order = Mixture(lengths, weights_of(training), shuffle, seed, max_epochs)
+
+    @cached_property
+    def tally(self) -> Tally:
+        """What the rendering of rows does not say as the rows do."""
+        return Tally()
 
     @property
     def num_rows(self) -> int:

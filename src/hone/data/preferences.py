@@ -16,6 +16,7 @@ from hone.data.chat import Encoder
 from hone.data.comparisons import PAIRS, REASONS, Unusable
 from hone.data.cursor import Mixture
 from hone.data.parts import Drawn, Part, encoder_of, load_parts, weights_of
+from hone.data.rendering import Shapes
 from hone.data.rows import Row
 from hone.data.screening import LengthScreen, batches, unsure_rows
 from hone.data.sides import StoredSides, joined
@@ -25,6 +26,8 @@ from hone.types import Message, Sample
 _CACHED_TOKENS = 1 << 26
 """Encoded rows are remembered up to so many tokens: later epochs then cost nothing."""
 _BATCH = 256
+_SO_FAR = ("drawn", "truncated", "excluded", "altered")
+"""Counts of the run so far, which a checkpoint keeps."""
 
 
 def build_preferences(config: Any, tokenizer: Any) -> PreferenceData:
@@ -60,8 +63,8 @@ class PreferenceData(Drawn):
     Sequence columns of each sample: `label`, 1 for a chosen or desirable answer and -1 for the other kind; `margin`, by
     how much the row says the better is better (0 where it does not); `score`, where the row has one. Rows that nothing
     can be learned from are left out and counted: `counts` has, for the data, `rows`, `excluded_rows`,
-    `excluded_REASON`, `desirable`, `undesirable` and `validation_rows`; for the whole run so far `drawn`, `truncated`
-    and `excluded` (found too short when drawn).
+    `excluded_REASON`, `desirable`, `undesirable` and `validation_rows`; for the whole run so far `drawn`, `truncated`,
+    `excluded` (found too short when drawn) and `altered` (the rendering differs from the row).
     """
 
     kind: str
@@ -85,7 +88,7 @@ class PreferenceData(Drawn):
         self._cache: dict[tuple[int, int], StoredSides | None] = {}
         self._cached_tokens = 0
         self._kinds: set[str] = set()
-        self.counts: dict[str, int] = defaultdict(int, drawn=0, truncated=0, excluded=0)
+        self.counts: dict[str, int] = defaultdict(int, dict.fromkeys(_SO_FAR, 0))
         self.counts["rows"] = sum(len(part.keep) for part in training)
         for part in training:
             self._exclude(part, "excluded")
@@ -108,6 +111,7 @@ class PreferenceData(Drawn):
                 self.counts["drawn"] += 1
                 self.counts["excluded"] += stored is None
                 self.counts["truncated"] += stored is not None and stored.truncated
+                self.counts["altered"] += stored is not None and stored.altered
                 samples += stored.samples(name) if stored is not None else []
             self._not_all_in_vain(self.encoder.max_length)
         return samples
@@ -166,8 +170,7 @@ class PreferenceData(Drawn):
         return samples
 
     def state_dict(self) -> dict[str, Any]:
-        so_far = ("drawn", "truncated", "excluded")
-        return self.position() | {"counts": {k: self.counts[k] for k in so_far}}
+        return self.position() | {"counts": {k: self.counts[k] for k in _SO_FAR}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where the state was taken. Raises CheckpointError when the data are others."""
@@ -189,9 +192,12 @@ class PreferenceData(Drawn):
         assert self.encoder.max_length is not None
         excluded: dict[int, str] = {}
 
+        shapes = Shapes()
+
         def prompt_of(row: Row) -> str | Sequence[Message] | None:
-            example = comparisons.read(row, part.format).chosen
-            if example.tools:
+            comparison = comparisons.read(row, part.format)
+            example = comparison.chosen
+            if example.tools or shapes.new([m for side in comparison.sides for m in side.messages]):
                 return None
             return example.messages[: example.num_prompt_messages] if example.messages else example.prompt
 
@@ -255,6 +261,8 @@ class PreferenceData(Drawn):
                 read.append(comparison)
             except DataError as error:
                 raise part.at(index, error) from error
+            for side in rendered[-1]:
+                self.tally.add(part.rows.where(index), side.findings)
         encoded = iter(self.encoder.tokenize([side for sides in rendered for side in sides]))
         result: list[StoredSides | None] = []
         for (index, _), comparison, sides in zip(rows, read, rendered, strict=True):

@@ -12,6 +12,7 @@ import torch
 from hone.data.chat import Encoder, Rendered
 from hone.data.formats import PromptText
 from hone.data.parts import Drawn, Part, load_part, load_parts
+from hone.data.rendering import Shapes, Tally
 from hone.data.rows import Row
 from hone.data.screening import LengthScreen, batches, unsure_rows
 from hone.errors import DataError
@@ -60,8 +61,9 @@ def build_prompts(config: Any, tokenizer: Any) -> PromptData:
     )
 
 
-def build_eval_prompts(config: Any, tokenizer: Any) -> list[Prompt]:
-    """The problems of an evaluation, each `data.repeat` times. Raises as `build_prompts`."""
+def build_eval_prompts(config: Any, tokenizer: Any, notices: list[str] | None = None) -> list[Prompt]:
+    """The problems of an evaluation, each `data.repeat` times; `notices` gets what their rendering does not say as the
+    rows do. Raises as `build_prompts`."""
     encoder = Encoder(
         tokenizer,
         add_bos=config.data.add_bos,
@@ -70,8 +72,12 @@ def build_eval_prompts(config: Any, tokenizer: Any) -> list[Prompt]:
     longest = config.generation.max_model_len
     limit = _limit(config.data, longest, f"generation.max_model_len={longest}")
     part = load_part(config.data, "test", chat=encoder.chat)
-    _fit([part], encoder, limit)
-    return _all_prompts([part], encoder)
+    tally = Tally()
+    _fit([part], encoder, limit, tally)
+    prompts = _all_prompts([part], encoder, tally)
+    if notices is not None:
+        notices += tally.fresh()
+    return prompts
 
 
 class PromptData(Drawn):
@@ -97,9 +103,9 @@ class PromptData(Drawn):
         self.encoder, self.limit, self.longest = encoder, limit, longest
         self._validation = validation
         self.counts = {"drawn": 0, "rows": sum(len(p.keep) for p in training)}
-        self.counts["dropped_rows"] = _fit(training, encoder, limit)
+        self.counts["dropped_rows"] = _fit(training, encoder, limit, self.tally)
         self.counts["validation_rows"] = sum(len(p.keep) for p in validation)
-        self.counts["validation_dropped_rows"] = _fit(validation, encoder, limit)
+        self.counts["validation_dropped_rows"] = _fit(validation, encoder, limit, self.tally)
         self.counts |= {"truncated": 0, "excluded": 0}
         super().__init__(training, shuffle=shuffle, seed=seed, max_epochs=max_epochs, may_change=may_change)
 
@@ -117,7 +123,7 @@ class PromptData(Drawn):
             f"{self._training[d].label}:{row}@{epoch}.{first + k}" for k, (d, row, epoch) in enumerate(drawn)
         ]
         self.counts["drawn"] = self._order.draws
-        prompts = _prompts(asked, names, self.encoder)
+        prompts = _prompts(asked, names, self.encoder, self.tally)
         for (part, row, _), prompt in zip(asked, prompts, strict=True):
             if len(prompt.tokens) > self.limit.tokens:  # the screen was wrong about a strange template
                 raise _too_long(part, {row: len(prompt.tokens)}, self.limit)
@@ -140,6 +146,8 @@ class PromptData(Drawn):
         formats = {part.label: part.format for part in self._training}
         encoder = replace(self.encoder, max_length=self.longest)
         rendered = [encoder.render(formats[prompt.dataset].supervised(prompt.row)) for prompt in prompts]
+        for prompt, answer in zip(prompts, rendered, strict=True):
+            self.tally.add(f"the answer to {prompt.id}", answer.findings)
         samples = []
         for prompt, encoded in zip(prompts, encoder.tokenize(rendered), strict=True):
             self.counts["truncated"] += encoded.truncated
@@ -152,7 +160,7 @@ class PromptData(Drawn):
     @cached_property
     def validation(self) -> list[Prompt]:
         """All held-out prompts, in order; encoded when first asked for."""
-        return _all_prompts(self._validation, self.encoder)
+        return _all_prompts(self._validation, self.encoder, self.tally)
 
     def state_dict(self) -> dict[str, Any]:
         return self.position() | {"counts": {k: self.counts[k] for k in _SO_FAR}}
@@ -174,13 +182,13 @@ def _limit(data: Any, longest: int, reason: str) -> Limit:
     return Limit(longest - 1, f"{reason}, which also has to hold an answer", drop)
 
 
-def _fit(parts: Sequence[Part], encoder: Encoder, limit: Limit) -> int:
+def _fit(parts: Sequence[Part], encoder: Encoder, limit: Limit, tally: Tally) -> int:
     """Check all rows of the datasets and take out those that are too long; how many that were. Raises
     DataError
     for a row without a prompt, for one that is too long unless they are dropped, and when none is left."""
     dropped = 0
     for part in parts:
-        overlong = _overlong(part, encoder, limit.tokens)
+        overlong = _overlong(part, encoder, limit.tokens, tally)
         if overlong and not limit.drop:
             raise _too_long(part, overlong, limit)
         part.keep = [i for i in part.keep if i not in overlong] if overlong else part.keep
@@ -201,33 +209,36 @@ def _too_long(part: Part, overlong: dict[int, int], limit: Limit) -> DataError:
     )
 
 
-def _overlong(part: Part, encoder: Encoder, limit: int) -> dict[int, int]:
+def _overlong(part: Part, encoder: Encoder, limit: int, tally: Tally) -> dict[int, int]:
     """Rows whose prompt is longer than `limit`, with their lengths."""
+    shapes = Shapes()
 
     def read(row: Row) -> str | list[Message] | None:
         prompt = part.format.prompt(row)
-        return None if prompt.tools else prompt.content
+        return None if prompt.tools or shapes.new(prompt.content) else prompt.content
 
     overlong: dict[int, int] = {}
     for chunk in batches(unsure_rows(part, LengthScreen(encoder, limit + 1), read), _BATCH):
-        rendered = [_render(part, row, part.format.prompt(columns), encoder) for row, columns in chunk]
+        rendered = [_render(part, row, part.format.prompt(columns), encoder, tally) for row, columns in chunk]
         lengths = [len(tokens) for tokens in encoder.encode_prompts(rendered)]
         overlong |= {row: n for (row, _), n in zip(chunk, lengths, strict=True) if n > limit}
     return overlong
 
 
-def _render(part: Part, row: int, prompt: PromptText, encoder: Encoder) -> Rendered:
+def _render(part: Part, row: int, prompt: PromptText, encoder: Encoder, tally: Tally) -> Rendered:
     try:
-        return encoder.render_prompt(prompt)
+        rendered = encoder.render_prompt(prompt)
     except DataError as error:
         raise part.at(row, error) from error
+    tally.add(part.rows.where(row), rendered.findings)
+    return rendered
 
 
 def _prompts(
-    asked: Sequence[tuple[Part, int, dict[str, Any]]], names: Sequence[str], encoder: Encoder
+    asked: Sequence[tuple[Part, int, dict[str, Any]]], names: Sequence[str], encoder: Encoder, tally: Tally
 ) -> list[Prompt]:
     contents = [part.format.prompt(columns) for part, _, columns in asked]
-    rendered = [_render(p, row, c, encoder) for (p, row, _), c in zip(asked, contents, strict=True)]
+    rendered = [_render(p, row, c, encoder, tally) for (p, row, _), c in zip(asked, contents, strict=True)]
     tokens = encoder.encode_prompts(rendered)
     return [
         Prompt(name, tuple(t), content.content, columns, part.label, part.env)
@@ -235,7 +246,7 @@ def _prompts(
     ]
 
 
-def _all_prompts(parts: Sequence[Part], encoder: Encoder) -> list[Prompt]:
+def _all_prompts(parts: Sequence[Part], encoder: Encoder, tally: Tally) -> list[Prompt]:
     """Every row of the datasets in order, each as often as its dataset says."""
     prompts = []
     for part in parts:
@@ -243,5 +254,5 @@ def _all_prompts(parts: Sequence[Part], encoder: Encoder) -> list[Prompt]:
         every = [(row, columns, k) for row, columns in part.kept() for k in times]
         asked = [(part, row, columns) for row, columns, _ in every]
         names = [f"{part.label}:{row}" + (f".{k}" if part.repeat > 1 else "") for row, _, k in every]
-        prompts += _prompts(asked, names, encoder)
+        prompts += _prompts(asked, names, encoder, tally)
     return prompts

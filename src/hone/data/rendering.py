@@ -204,24 +204,41 @@ def _refusal(finding: Finding, name: str) -> str:
 
 
 class Tally:
-    """Findings of many rows: how many rows have each kind, and the first one of each."""
+    """The first finding of each kind among many rows, each told once."""
 
     def __init__(self) -> None:
-        self.rows: dict[str, int] = {}
         self._first: dict[str, str] = {}
         self._told: set[str] = set()
 
-    def add(self, where: str, findings: Sequence[Finding]) -> None:
-        """Count a row's findings, each kind once."""
-        for kind, finding in {f.kind: f for f in reversed(findings)}.items():
-            self.rows[kind] = self.rows.get(kind, 0) + 1
-            self._first.setdefault(kind, f"{where}: {finding}")
+    def add(self, where: str, found: Sequence[Finding]) -> None:
+        """Take note of what was found in a row; `where` names it."""
+        for finding in found:
+            self._first.setdefault(finding.kind, f"{where}: {finding}")
 
     def fresh(self) -> list[str]:
         """A sentence for each kind that was not told yet."""
-        new = [kind for kind in self.rows if kind not in self._told]
+        new = {kind: text for kind, text in self._first.items() if kind not in self._told}
         self._told.update(new)
-        return [f"{self._first[kind]}{_WHY.get(kind, '')}" for kind in new]
+        return [f"{text}{_WHY.get(kind, '')}" for kind, text in new.items()]
+
+
+class Shapes:
+    """Which kinds of conversations were met: those whose messages have the same roles, keys and thoughts are alike to a
+    template. The first of each shows what a template does to them."""
+
+    def __init__(self) -> None:
+        self._met: set[Any] = set()
+
+    def new(self, messages: str | Sequence[Message]) -> bool:
+        """Whether the first conversation of its kind; a text is of no kind."""
+        if isinstance(messages, str) or not messages:
+            return False
+        thinking = any(m["role"] == "assistant" and "</think>" in text_of(m.get("content")) for m in messages)
+        kind = (frozenset((m["role"], *m) for m in messages), thinking, len(messages) > 3)
+        if kind in self._met:
+            return False
+        self._met.add(kind)
+        return True
 
 
 _WHY = {

@@ -9,7 +9,7 @@ from hone.data.chat import Encoder
 from hone.data.formats import PromptText
 from hone.data.parts import Part
 from hone.data.rows import Row
-from hone.errors import DataError
+from hone.errors import ConfigError, DataError
 from hone.types import Message
 
 T = TypeVar("T")
@@ -33,7 +33,10 @@ class LengthScreen:
             try:
                 probe = encoder.render_prompt(PromptText([{"role": "user", "content": "x"}]))
                 self.around += len(encoder.encode_prompts([probe])[0])
-            except DataError:  # a template that wants more than this message says so at a real row
+            except (
+                ConfigError,
+                DataError,
+            ):  # a template that wants more than this message says so at a real row
                 self.around += limit
 
     def fits(self, content: str | Sequence[Message]) -> bool:

@@ -28,6 +28,8 @@ class StoredSides:
     labels: tuple[str, ...]
     margin: float
     truncated: bool
+    altered: bool = False
+    """The rendering of a side does not say, or train on, all that the row says."""
     score: float | None = None
 
     @classmethod
@@ -47,6 +49,7 @@ class StoredSides:
             (CHOSEN, REJECTED) if len(sides) == 2 else (CHOSEN if row.desirable else REJECTED,),
             row.margin,
             any(side.truncated for side in sides),
+            any(side.findings for side in sides),
             row.score,
         )
 

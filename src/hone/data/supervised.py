@@ -13,6 +13,7 @@ import torch
 from hone.data.chat import Encoded, Encoder
 from hone.data.formats import Example
 from hone.data.parts import Drawn, Part, encoder_of, load_parts
+from hone.data.rendering import Shapes
 from hone.data.rows import Row
 from hone.data.screening import LengthScreen, batches, unsure_rows
 from hone.errors import DataError
@@ -21,6 +22,8 @@ from hone.types import Message, Sample
 _CACHED_TOKENS = 1 << 26
 """Encoded rows are remembered up to so many tokens (5 bytes each): later epochs then cost nothing."""
 _BATCH = 256
+_SO_FAR = ("drawn", "truncated", "excluded", "altered")
+"""Counts of the run so far, which a checkpoint keeps."""
 
 
 def build_supervised(config: Any, tokenizer: Any) -> SupervisedData:
@@ -49,10 +52,13 @@ class _Stored:
     tokens: np.ndarray
     mask: np.ndarray
     truncated: bool
+    altered: bool
+    """The rendering does not say, or train on, all that the row says."""
 
     @classmethod
     def of(cls, e: Encoded) -> _Stored:
-        return cls(np.array(e.tokens, dtype=np.int32), np.array(e.mask, dtype=bool), e.truncated)
+        tokens, mask = np.array(e.tokens, dtype=np.int32), np.array(e.mask, dtype=bool)
+        return cls(tokens, mask, e.truncated, bool(e.findings))
 
     def sample(self, name: str) -> Sample:
         tokens = torch.from_numpy(self.tokens.astype(np.int64))
@@ -63,8 +69,8 @@ class SupervisedData(Drawn):
     """Batches of training samples, and the validation samples.
 
     A row without any target left (its prompt alone is as long as a sample may be) is excluded and counted.
-    `counts` has, for the whole run so far, `drawn`, `truncated` and `excluded` samples; for the data, `rows`,
-    `excluded_rows` and `validation_rows`.
+    `counts` has, for the whole run so far, `drawn`, `truncated`, `excluded` and `altered` samples (whose rendering
+    differs from the row: `tally` says how); for the data, `rows`, `excluded_rows` and `validation_rows`.
     """
 
     def __init__(
@@ -82,7 +88,7 @@ class SupervisedData(Drawn):
         self._validation = validation
         self._cache: dict[tuple[int, int], _Stored] = {}
         self._cached_tokens = 0
-        self.counts = {"drawn": 0, "truncated": 0, "excluded": 0}
+        self.counts = dict.fromkeys(_SO_FAR, 0)
         self.counts["rows"] = sum(len(p.keep) for p in training)
         self.counts["excluded_rows"] = sum(self._exclude(n, p) for n, p in enumerate(training))
         for part in validation:
@@ -99,6 +105,7 @@ class SupervisedData(Drawn):
             for d, row, epoch in drawn:
                 self.counts["drawn"] += 1
                 self.counts["truncated"] += stored[d, row].truncated
+                self.counts["altered"] += stored[d, row].altered
                 if stored[d, row].mask.any():
                     samples.append(stored[d, row].sample(f"{self._training[d].label}:{row}@{epoch}"))
                 else:
@@ -122,8 +129,7 @@ class SupervisedData(Drawn):
         return samples
 
     def state_dict(self) -> dict[str, Any]:
-        so_far = ("drawn", "truncated", "excluded")
-        return self.position() | {"counts": {k: self.counts[k] for k in so_far}}
+        return self.position() | {"counts": {k: self.counts[k] for k in _SO_FAR}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where the state was taken. Raises CheckpointError when the data are others."""
@@ -133,12 +139,14 @@ class SupervisedData(Drawn):
     def _check(self, part: Part) -> list[tuple[int, Row]]:
         """Read all rows (the first that lacks something raises DataError); returns those maybe too long."""
         assert self.encoder.max_length is not None
-        screen = LengthScreen(self.encoder, self.encoder.max_length)
-        return unsure_rows(part, screen, lambda row: self._context(part.format.supervised(part.reading(row))))
+        screen, shapes = LengthScreen(self.encoder, self.encoder.max_length), Shapes()
+        read = part.format.supervised
+        return unsure_rows(part, screen, lambda row: self._context(read(part.reading(row)), shapes))
 
-    def _context(self, example: Example) -> str | Sequence[Message] | None:
-        """What comes before the first target; None when only encoding tells, or whether there is a target."""
-        if example.tools or not (example.messages or example.completion):
+    def _context(self, example: Example, shapes: Shapes) -> str | Sequence[Message] | None:
+        """What comes before the first target; None when only encoding tells, or whether there is a target, and for the
+        first row of its kind."""
+        if example.tools or not (example.messages or example.completion) or shapes.new(example.messages):
             return None
         if not example.messages:
             return example.prompt
@@ -182,4 +190,5 @@ class SupervisedData(Drawn):
                 rendered.append(self.encoder.render(part.format.supervised(columns)))
             except DataError as error:
                 raise part.at(row, error) from error
+            self.tally.add(part.rows.where(row), rendered[-1].findings)
         return self.encoder.tokenize(rendered)

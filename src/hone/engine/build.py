@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from hone.chat_template import end_notice
 from hone.config import DistillConfig, EvalConfig, OnlineConfig, SFTConfig
 from hone.config.schema import PolicyConfig
 from hone.engine import planner
@@ -140,12 +141,24 @@ def _built(
         settled, _ = planner.resolve(config, shape, machine_of(config.cluster))
         device = device_of_this_process(config.cluster)
         offload = settled.policy.cpu_offload and device.type == "cuda"
-        return build_here(settled, tokenizer, device, mesh_of_one(device.type) if offload else None)
+        engine: Engine = build_here(settled, tokenizer, device, mesh_of_one(device.type) if offload else None)
+        return _with_end_notice(engine, config, tokenizer)
     from hone.engine.cluster import build_on_cluster  # Ray, which a run in one process never imports
 
     check_several(config)
     machine_of(config.cluster)  # more GPUs than there are stop the run before Ray starts
-    return build_on_cluster(config, tokenizer, shape, recovering=recovering)
+    return _with_end_notice(
+        build_on_cluster(config, tokenizer, shape, recovering=recovering), config, tokenizer
+    )
+
+
+def _with_end_notice(
+    engine: Engine, config: SFTConfig | OnlineConfig, tokenizer: PreTrainedTokenizerBase
+) -> Engine:
+    """Say that turns end with another token than the tokenizer's end of sequence, of a model that says something."""
+    if not config.policy.scalar and (text := end_notice(tokenizer)):
+        engine.notices.append(text)
+    return engine
 
 
 def temperature_of(config: SFTConfig | OnlineConfig) -> float:

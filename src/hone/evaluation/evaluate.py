@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hone.chat_template import end_notice
 from hone.config import EvalConfig, Loaded
 from hone.data import build_eval_prompts
 from hone.engine.build import build_generator
@@ -60,6 +61,8 @@ class Prepared:
     episodes: Episodes | None
     own: Any
     """The user's metrics."""
+    notices: list[str]
+    """What to say of the chat template, and of what it makes of the rows."""
 
 
 @contextlib.asynccontextmanager
@@ -74,10 +77,11 @@ async def prepared(config: EvalConfig, *, load_models: bool = True) -> AsyncIter
     )
     async with open_pool(config.rewards, load_models=load_models) as pool:
         with open_episodes(config, tokenizer) as episodes:
-            prompts = build_eval_prompts(config, tokenizer)
+            notices = [text] if (text := end_notice(tokenizer)) else []
+            prompts = build_eval_prompts(config, tokenizer, notices)
             pool.check_columns(sorted({name for prompt in prompts for name in prompt.row}))
             own_metrics.check(own, [*FOUND, *prompts[0].row], "eval.metrics")
-            yield Prepared(tokenizer, prompts, pool, episodes, own)
+            yield Prepared(tokenizer, prompts, pool, episodes, own, notices)
 
 
 def check(loaded: Loaded[EvalConfig]) -> None:
@@ -97,7 +101,11 @@ async def evaluate(config: EvalConfig) -> dict[str, Any]:
     if config.eval.save_path:
         check_writable(Path(config.eval.save_path), "eval.save_path")
     async with prepared(config) as ready:
-        for note in (*ready.pool.notes, *(ready.episodes.notices if ready.episodes is not None else [])):
+        for note in (
+            *ready.pool.notes,
+            *ready.notices,
+            *(ready.episodes.notices if ready.episodes is not None else []),
+        ):
             print(note, flush=True)
         with working(f"loading {config.generation.model_name}"):
             generator = build_generator(config, ready.tokenizer)

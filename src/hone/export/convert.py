@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import yaml
 from safetensors import SafetensorError
-from transformers import AutoConfig, GenerationConfig, PreTrainedModel
+from transformers import AutoConfig, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
 from hone.config.paths import check_local
@@ -23,7 +23,7 @@ from hone.errors import CheckpointError, ConfigError
 from hone.export.adapter import adapted_model, base_in_full, save_adapter
 from hone.model.adapters import base_of, merged
 from hone.model.generation_config import savable
-from hone.model.load import auto_class, load_tokenizer
+from hone.model.load import auto_class, load_tokenizer, stop_tokens
 from hone.model.reasons import UNREADABLE, one_line
 from hone.model.scalar import has_scalar_head
 
@@ -82,12 +82,15 @@ def convert(
     tokenizer = load_tokenizer(
         str(own) if own.is_dir() else settings["tokenizer"]["name"], trust_remote_code=trust_remote_code
     )
+    _stop_at_turn_ends(base_of(model), tokenizer)
     disable_progress_bar()
     aside = hf_ckpt_path.with_name(f".writing_{hf_ckpt_path.name}")
     shutil.rmtree(aside, ignore_errors=True)
     try:
         if adapter:
             save_adapter(model, settings, aside, trust_remote_code=trust_remote_code)
+            if (generation := getattr(base_of(model), "generation_config", None)) is not None:
+                generation.to_json_file(aside / "generation_config.json")
         else:
             model.save_pretrained(aside)
         tokenizer.save_pretrained(aside)
@@ -100,6 +103,14 @@ def convert(
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return hf_ckpt_path
+
+
+def _stop_at_turn_ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Have whoever loads the model stop where the run's own generator did."""
+    if (generation := getattr(model, "generation_config", None)) is None:  # a scalar head has none
+        return
+    if stops := stop_tokens(model, tokenizer):
+        generation.eos_token_id = list(stops) if len(stops) > 1 else stops[0]
 
 
 def _trained_model(

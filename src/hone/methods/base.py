@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from hone.config.schema import SupervisedSection
+from hone.data.rendering import Tally
 from hone.types import Sample, TrainedModel
 
 
@@ -18,6 +19,9 @@ class Data(Protocol):
 
     @property
     def epoch(self) -> int: ...
+
+    @property
+    def tally(self) -> Tally: ...
 
     @property
     def validation(self) -> list[Sample]: ...
@@ -66,6 +70,7 @@ class Method(ABC):
             "target_tokens": float(sum(sample.num_targets for sample in samples)),
             "truncated_samples": float(counts.get("truncated", 0)),
             "excluded_samples": float(counts.get("excluded", 0)),
+            "altered_samples": float(counts.get("altered", 0)),
         }
 
     def held_out(self) -> list[Sample]:

@@ -24,6 +24,7 @@ from transformers.utils import logging
 from transformers.utils.logging import disable_progress_bar
 
 from hone import embedded
+from hone.chat_template import turn_ends
 from hone.config.paths import check_local
 from hone.errors import ConfigError, ModelError
 from hone.model.attention import use_grouped_sdpa
@@ -244,8 +245,8 @@ def load_tokenizer(
 ) -> PreTrainedTokenizerBase:
     """A tokenizer with a padding token.
 
-    `chat_template`: "default" keeps its own; None puts contents one after another; else a Jinja template or the
-    path of a file that holds one.
+    `chat_template`: "default" keeps its own; None puts contents one after another; else the name of one of several
+    that it has, a Jinja template, or the path of a file that holds one.
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(
@@ -256,7 +257,7 @@ def load_tokenizer(
     if chat_template is None:
         tokenizer.chat_template = PASS_THROUGH
     elif chat_template != "default":
-        tokenizer.chat_template = _template(chat_template)
+        tokenizer.chat_template = _template(chat_template, tokenizer.chat_template)
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token_id is None:
             raise ModelError(
@@ -266,21 +267,25 @@ def load_tokenizer(
     return tokenizer
 
 
-def _template(given: str) -> str:
-    """A Jinja template is taken as it is; what has no brace in it can only be a file's path."""
+def _template(given: str, own: Any) -> str:
+    """A Jinja template is taken as it is; what has no brace in it is the name of one of the tokenizer's, or a path."""
     if "{" in given:
         return given
+    if isinstance(own, Mapping) and given in own:
+        return own[given]
     try:
         return Path(given).read_text()
     except OSError as error:
         raise ConfigError(
             f"policy.tokenizer.chat_template={given} is neither a Jinja template nor a file that can be read"
+            + (f"; the tokenizer's own are called {', '.join(own)}" if isinstance(own, Mapping) else "")
         ) from error
 
 
 def stop_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """Every end-of-sequence token that the model has: generation config, model config and tokenizer together."""
-    found: set[int] = set()
+    """Every token that ends what the model says: the end-of-sequence tokens of generation config, model config and
+    tokenizer together, and those that end an assistant turn by the tokenizer's chat template."""
+    found: set[int] = set(turn_ends(tokenizer))
     for owner in (model.generation_config, model.config, tokenizer):
         value = getattr(owner, "eos_token_id", None)
         found.update([value] if isinstance(value, int) else (value or ()))

@@ -121,6 +121,7 @@ UNSHOWN = {
     *(
         "truncated_samples",
         "excluded_samples",
+        "altered_samples",
         "sft_loss",
         "val_sft_loss",
         "val_preference_loss",
