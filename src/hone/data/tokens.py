@@ -84,7 +84,7 @@ class Tokens:
         whole = self._read(self.ids([prompt + rest])[0])
         if self._read([*prompt_ids, *alone]) == whole:
             return alone
-        for anchor in filter(None, (self.tokenizer.bos_token, self.tokenizer.eos_token, "\n", prompt[-1:])):
+        for anchor in filter(None, (self.tokenizer.bos_token, self.tokenizer.eos_token, "\n", "\x07")):
             before, both = self.ids([anchor, anchor + rest])
             if both[: len(before)] == before and self._read([*prompt_ids, *both[len(before) :]]) == whole:
                 return both[len(before) :]
