@@ -94,7 +94,15 @@ def test_history_that_is_written_otherwise_is_told(tokenizer: Any) -> None:
             "{% endfor %}"
             "{% for t in tools %}{{ t.function.name }}{% endfor %}",
             ["tool"],
-            "does not write the turn before|leaves out messages with the role `tool`",
+            "in which Hone does not find the call",
+        ),
+        (
+            "{% for m in messages %}{% if m.role != 'tool' %}<|im_start|>{{ m.content }}"
+            "{% for c in m.tool_calls or [] %}<tool_call>{{ c.function | tojson }}</tool_call>{% endfor %}"
+            "<|im_end|>{% endif %}{% endfor %}"
+            "{% if m is not defined %}{% for t in tools %}<|im_end|>{{ t.function.name }}{% endfor %}{% endif %}",
+            ["tool"],
+            "leaves out messages with the role `tool`",
         ),
     ],
 )

@@ -45,6 +45,19 @@ def test_several_calls_of_one_message_are_answered_in_order(play: Play) -> None:
     assert 0.2 <= played.rollout.stats["env_seconds"] < 1.0
 
 
+def test_a_thought_calls_nothing_and_a_broken_call_takes_no_other_with_it(play: Play) -> None:
+    thought = f"<think>Shall I {call('fail', why='no')}?</think>"
+    [[played]] = play(SHARED, once(thought + call("add", a=1, b=1)), [asking("?")])
+    assert told(played) == ["2"]
+    [[played]] = play(SHARED, once(thought + "It is 2."), [asking("?")])
+    assert (told(played), played.rollout.stats["tool_calls"]) == ([], 0)
+    said = call("add", a=1, b=1) + "<tool_call>{'name'}</tool_call>" + call("add", a=2, b=2)
+    [[played]] = play(SHARED, once(said), [asking("?")])
+    first, broken, last = told(played)
+    assert (first, last, "is no JSON" in broken) == ("2", "4", True)
+    assert (played.rollout.stats["tool_calls"], played.rollout.stats["tool_failures"]) == (3, 1)
+
+
 @pytest.mark.parametrize(
     ("said", "answer"),
     [

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _TAIL = 48  # tokens from the end of a prompt in which what it began is looked for
-_BEGUN = re.compile(r"(?:^|[\n>\]:])[ \t]*((?:<(?P<tag>[A-Za-z_]+)>|\[THINK\])\s*)$")
+_BEGUN = re.compile(r"(?:^|[\n>\]:])[ \t]*((?:<(?P<tag>[A-Za-z_]+)>|\[THINK\]|<\|START_THINKING\|>)\s*)$")
 _EMPTY_THOUGHT = re.compile(r"<think>\s*</think>\s*$")
 _BOX = re.compile(r"\\boxed\{\s*$")
 _ROLES = ("assistant", "model", "bot", "system", "user", "s", "bos")
@@ -29,6 +29,11 @@ def _begun(prompt: Prompt, tail: str) -> str:
     if not isinstance(content, str) and content and content[-1].get("role") == "assistant":
         said = content[-1].get("content")
         return said if isinstance(said, str) else ""
+    return begun_at(tail)
+
+
+def begun_at(tail: str) -> str:
+    """What the end of a prompt's text begins of the answer."""
     for pattern in (_EMPTY_THOUGHT, _BOX):
         if found := pattern.search(tail):
             return found[0]

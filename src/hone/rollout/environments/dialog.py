@@ -8,7 +8,8 @@ even write earlier turns otherwise once others follow (as those do that leave th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -16,9 +17,13 @@ from typing import Any
 from hone.data.chat import Encoder
 from hone.data.formats import PromptText
 from hone.errors import ConfigError, DataError
+from hone.rollout.environments.tool_calls import message_of
 from hone.types import Message
 
-_MARK, _THOUGHT = "honemark", "honethought"
+_MARK, _THOUGHT, _TURN = "honemark", "honethought", "honeturn"
+_HAND_OVER = ("<|eom_id|>", "<|call|>", "<|observation|>", "<|user|>", "<|tool_response>")
+"""Tokens with which models end a turn that waits for a tool. Some are what the next message begins with."""
+_OPENERS = ("<|observation|>", "<|user|>", "<|tool_response>")
 _ASKED: Message = {"role": "user", "content": "?"}
 _FIX = "Give one that does in policy.tokenizer.chat_template (tokenizer.chat_template for `hone eval`)"
 
@@ -40,30 +45,25 @@ class Dialog:
     def between(self, messages: Sequence[Message], last: int) -> list[int]:
         """The tokens of an environment's messages, from behind the token `last` that the model's turn ended with to the
         opening of its next turn. A turn that another token (or a stop string) ended is ended first."""
-        text = self._behind_turn(messages)
-        if last not in self.ends:
-            text = self._end + text
-        return self.encoder.tokens_of(text, behind=self.ends.get(last, ""))
+        end, text = self._behind_turn(messages)
+        if last not in self.ends or (end in _OPENERS and end != self.ends[last]):
+            text = end + text
+        return self.encoder.tokens_of(text)
 
     @cached_property
     def ends(self) -> dict[int, str]:
         """The tokens that end a turn of the model's, as the template and the tokenizer say."""
         tokenizer = self.encoder.tokenizer
-        texts = {self._end, tokenizer.eos_token} - {None}
-        return {tokenizer.convert_tokens_to_ids(text): text for text in texts}
+        handing = [text for text in _HAND_OVER if text in tokenizer.get_added_vocab()]
+        texts = [self._end, tokenizer.eos_token, *handing]
+        return {tokenizer.convert_tokens_to_ids(text): text for text in texts if text}
 
     @cached_property
-    def _end(self) -> str:
-        """The special token with which the template ends a turn of the model's. Raises ConfigError."""
-        text = self._render([_ASKED, {"role": "assistant", "content": _MARK}], generation=False)
-        behind = text.rpartition(_MARK)[2].lstrip() if _MARK in text else ""
-        specials = [t for t in self.encoder.specials if behind.startswith(t)]
-        if not specials:
-            raise ConfigError(
-                f"the chat template of {self.encoder.name} ends a turn with no special token, so a conversation cannot "
-                f"go on after one. {_FIX}"
-            )
-        return max(specials, key=len)
+    def _end(self) -> str | None:
+        """The special token with which the template ends a turn of the model's, if it does."""
+        text = self._render([_ASKED, {"role": "assistant", "content": _TURN}], generation=False)
+        behind = text.rpartition(_TURN)[2].lstrip() if _TURN in text else ""
+        return max((t for t in self.encoder.specials if behind.startswith(t)), key=len, default=None)
 
     def check(self, roles: Sequence[str]) -> list[str]:
         """Raise ConfigError for a template that cannot write what the environment needs; what else to tell the user.
@@ -75,9 +75,10 @@ class Dialog:
                     f"the chat template of {self.encoder.name} does not tell the model about its tools ({name} is "
                     f"not in what it writes). {_FIX}"
                 )
+            self._check_call(schema)
         for role in roles:
             message = {"role": role, "content": _MARK + role} | ({"name": "tool"} if role == "tool" else {})
-            if _MARK + role not in self._behind_turn([message]):
+            if _MARK + role not in self._behind_turn([message])[1]:
                 raise ConfigError(
                     f"the chat template of {self.encoder.name} leaves out messages with the role `{role}`. {_FIX}"
                 )
@@ -99,33 +100,81 @@ class Dialog:
                 ]
         return []
 
-    def _behind_turn(self, messages: Sequence[Message]) -> str:
-        """What the template writes from behind the end of a turn to the opening of the next. Raises DataError."""
-        turn: Message = {"role": "assistant", "content": _MARK}
-        calls = [message for message in messages if message["role"] == "tool"]
-        if calls:  # some templates want a call for each result, and leave out the content beside calls
-            ids = iter(f"call{i:05d}" for i in range(len(calls)))
-            messages = [
-                {"tool_call_id": next(ids), **message} if message["role"] == "tool" else message
-                for message in messages
-            ]
-            turn["tool_calls"] = [
-                {"type": "function", "id": m["tool_call_id"], "function": {"name": _MARK, "arguments": {}}}
-                for m in messages
-                if m["role"] == "tool"
-            ]
+    def _check_call(self, schema: Mapping[str, Any]) -> None:
+        """Raise ConfigError unless a call that the template writes is the call that Hone reads."""
+        name, parameters = schema["function"]["name"], schema["function"].get("parameters") or {}
+        function = {"name": name, "arguments": example_of({"type": "object", **parameters})}
+        turn = {"role": "assistant", "content": "", "tool_calls": [_called(function, 0)]}
+        try:
+            before, text = (
+                self._render([_ASKED], generation=True),
+                self._render([_ASKED, turn], generation=False),
+            )
+        except DataError as error:
+            raise ConfigError(f"{error}: it cannot write a call of the tool {name}. {_FIX}") from error
+        begun = os.path.commonprefix([before, text])  # noqa: RUF071  (by characters, as it should be)
+        tokens, prefix = self.encoder.tokens_of(text[len(begun) :]), self.encoder.tokens_of(begun)
+        message = message_of(self.encoder.tokenizer, text[len(begun) :], tokens, prefix, self.schemas)
+        if [call["function"] for call in message.get("tool_calls", [])] != [function]:
+            raise ConfigError(
+                f"the chat template of {self.encoder.name} writes a call of the tool {name} as "
+                f"{text[len(begun) :]!r:.300}, in which Hone does not find the call. {_FIX}"
+            )
+
+    def _behind_turn(self, messages: Sequence[Message]) -> tuple[str, str]:
+        """The token that ends the turn before the messages (or begins them, where nothing ends it), and what the
+        template writes from there to the opening of the next turn. Raises ConfigError, DataError."""
+        answers = [message for message in messages if message["role"] == "tool"]
+        functions = [{"name": m.get("name") or _TURN, "arguments": {_TURN: _TURN}} for m in answers]
+        calls = [_called(function, i) for i, function in enumerate(functions)]
+        ids = iter(call["id"] for call in calls)
+        messages = [
+            {"tool_call_id": next(ids), **message} if message["role"] == "tool" else message
+            for message in messages
+        ]
+        turn: Message = {"role": "assistant", "content": _TURN}
+        if (
+            answers
+        ):  # some templates want a call for each result, and leave out the content beside calls, or move it
+            turn |= {"content": "", "tool_calls": calls}
         text = self._render([_ASKED, turn, *messages], generation=True)
-        start = text.find(_MARK)
+        if _TURN not in text:
+            text = self._render([_ASKED, turn | {"content": _TURN}, *messages], generation=True)
+        start = text.rfind(_TURN)
         ends = [(at, end) for end in self.ends.values() if (at := text.find(end, start)) >= 0]
-        if start < 0 or not ends:
+        if start < 0:
             raise DataError(
                 f"the chat template of {self.encoder.name} does not write the turn before "
                 f"{messages[0]['role'] if messages else 'the next'}. {_FIX}"
             )
+        if not ends:
+            raise ConfigError(
+                f"the chat template of {self.encoder.name} ends a turn with no special token, so a conversation cannot "
+                f"go on after one. {_FIX}"
+            )
         at, end = min(ends)
-        return text[at + len(end) :]
+        return end, text[at + len(end) :]
 
     def _render(self, messages: list[Message], *, generation: bool) -> str:
         kwargs = {"add_generation_prompt": generation}
         tools = self.schemas or None
         return self.encoder.apply(self.encoder.prepared(messages, tools), tools, kwargs)
+
+
+def _called(function: dict[str, Any], index: int) -> dict[str, Any]:
+    return {"type": "function", "id": f"call{index:05d}", "function": function}
+
+
+def example_of(schema: Mapping[str, Any]) -> Any:
+    """A value that a JSON Schema of a tool's parameter allows."""
+    if schema.get("enum"):
+        return schema["enum"][0]
+    for choice in (schema.get("anyOf") or schema.get("oneOf") or [])[:1]:
+        return example_of(choice)
+    kind = schema.get("type")
+    kind = kind[0] if isinstance(kind, list) and kind else kind
+    if kind == "object":
+        return {name: example_of(of) for name, of in (schema.get("properties") or {}).items()}
+    if kind == "array":
+        return [example_of(schema.get("items") or {})]
+    return {"integer": 3, "number": 2.5, "boolean": True}.get(str(kind), _MARK)

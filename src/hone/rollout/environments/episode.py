@@ -228,12 +228,13 @@ class _Episode:
             self.stats["tool_calls"] += len(calls)
             self.stats["tool_failures"] += len(calls)
             content = str({"error": failed.kind})
-            names = [call["function"]["name"] for call in calls]
+            told = [
+                {"role": "tool", "name": call["function"]["name"], "content": content}
+                | ({"tool_call_id": call["id"]} if call.get("id") else {})
+                for call in calls
+            ]
             await self._call("open", {}, [])  # in another process
-            return {
-                "messages": [{"role": "tool", "name": n, "content": content} for n in names],
-                "done": False,
-            }
+            return {"messages": told, "done": False}
 
     async def _call(self, op: str, *arguments: Any) -> Any:
         started = time.perf_counter()

@@ -1,50 +1,95 @@
 """What a model said, as a message with its tool calls.
 
-The tokenizer's own `response_template` says how, where it has one (transformers 5). Else these are read:
-
-    <tool_call>{"name": …, "arguments": {…}}</tool_call>          Hermes, Qwen; any number of them
-    [TOOL_CALLS][{"name": …, "arguments": {…}}, …]                Mistral; or [TOOL_CALLS]name[ARGS]{…}
-    {"name": …, "parameters": {…}}   <|python_tag|>{…}            Llama 3, where it is all of the message
-
-A call that begins and cannot be read is a call still: `error` says why, and the model is told. All scans are linear.
+The tokenizer's own `response_template` says how, where it has one (transformers 5). Else the forms of `tool_formats`
+are read, in what stands behind the model's thoughts: a call that it only thought of is none. A call that begins and
+cannot be read is a call still: `error` says why, and the model is told; those beside it are run.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from hone.rollout.environments.tool_formats import find
+from hone.rollout.environments.tool_reading import Found, Malformed, values
+from hone.rollout.prefill import begun_at
 from hone.types import Message
 
-_OPEN, _CLOSE = "<tool_call>", "</tool_call>"
-_MISTRAL, _ARGS, _PYTHON = "[TOOL_CALLS]", "[ARGS]", "<|python_tag|>"
-_DECODER = json.JSONDecoder()
-
-
-class Malformed(ValueError):
-    """A tool call that cannot be read; the message is for the model."""
+_THOUGHTS = (
+    ("<think>", "</think>"),
+    ("[THINK]", "[/THINK]"),
+    ("<|START_THINKING|>", "<|END_THINKING|>"),
+    ("<|channel>thought", "<channel|>"),
+)
+TURN_ENDS = (
+    *(
+        "<|im_end|>",
+        "<|eot_id|>",
+        "<|eom_id|>",
+        "<|eot|>",
+        "<|end|>",
+        "<|return|>",
+        "<|call|>",
+        "</s>",
+        "<|end_of_text|>",
+    ),
+    *("<|endoftext|>", "<end_of_turn>", "<turn|>", "<|tool_response>", "<|observation|>", "<|user|>"),
+    *("<｜end▁of▁sentence｜>", "<|END_OF_TURN_TOKEN|>"),
+)
+"""Tokens with which models end a turn, or hand it to a tool."""
+_TAIL = 32  # tokens of a prompt in which it may open a thought
 
 
 def message_of(
     tokenizer: Any, text: str, tokens: Sequence[int], prefix: Sequence[int], schemas: list[Any]
 ) -> Message:
-    """The assistant's message. `text` is what `tokens` say, with special tokens but without the end of the turn.
-    Without `schemas` nothing is a call."""
+    """The assistant's message. `text` is what `tokens` say, with special tokens; what ends the turn is no part of it.
+    `prefix`: the tokens before. Without `schemas` nothing is a call."""
     if not schemas:
         return {"role": "assistant", "content": text}
     if getattr(tokenizer, "response_template", None) is not None:
         own = _by_template(tokenizer, tokens, prefix, schemas)
         if own is not None:
             return own
-    try:
-        content, calls = _common(text)
-    except Malformed as error:
-        return {"role": "assistant", "content": text, "tool_calls": [_malformed(error)]}
-    message: Message = {"role": "assistant", "content": content}
-    if calls:
-        message["tool_calls"] = calls
-    return message
+    text = without_end(text)
+    start = _behind_thoughts(text, tokenizer.decode(list(prefix[-_TAIL:])))
+    found = find(text[start:], types_of(schemas))
+    if found is None:
+        return {"role": "assistant", "content": text}
+    at, calls = found
+    return {
+        "role": "assistant",
+        "content": text[: start + at].rstrip(),
+        "tool_calls": [_call(call) for call in calls],
+    }
+
+
+def types_of(schemas: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Of each tool: the JSON Schemas of its parameters."""
+    functions = [schema["function"] for schema in schemas]
+    return {f["name"]: dict((f.get("parameters") or {}).get("properties") or {}) for f in functions}
+
+
+def without_end(text: str) -> str:
+    """The text without the tokens that end a turn."""
+    while True:
+        ended = text.rstrip()
+        end = next((end for end in TURN_ENDS if ended.endswith(end)), None)
+        if end is None:
+            return text
+        text = ended[: -len(end)]
+
+
+def _behind_thoughts(text: str, before: str) -> int:
+    """Where the last thought ends; the text's end where it does not. `before`: what the text goes on from."""
+    start, begun = 0, begun_at(before).strip()
+    for opened, closed in _THOUGHTS:
+        last_open, last_closed = text.rfind(opened), text.rfind(closed)
+        if last_closed >= 0 and last_closed > last_open:
+            start = max(start, last_closed + len(closed))
+        elif last_open >= 0 or begun == opened:
+            return len(text)
+    return start
 
 
 def _by_template(
@@ -55,7 +100,8 @@ def _by_template(
         message = tokenizer.parse_response(list(tokens), prefix=list(prefix), tools=schemas)
         if not isinstance(message, dict):
             return None
-        calls = [_call(call.get("function", call)) for call in message.get("tool_calls") or []]
+        found = [call.get("function", call) for call in message.get("tool_calls") or []]
+        calls = [_call(Found(call["name"], call.get("arguments", call.get("parameters")))) for call in found]
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
     kept = {k: v for k, v in message.items() if k != "tool_calls"}
@@ -63,69 +109,20 @@ def _by_template(
     return kept | ({"tool_calls": calls} if calls else {})
 
 
-def _common(text: str) -> tuple[str, list[dict[str, Any]]]:
-    """The content before the calls, and the calls. Raises Malformed."""
-    if _OPEN in text:
-        content, _, rest = text.partition(_OPEN)
-        return content.rstrip(), [_call(_json(body)) for body in _between(rest)]
-    if _MISTRAL in text:
-        content, _, rest = text.partition(_MISTRAL)
-        return content.rstrip(), _mistral(rest)
-    bare = text.strip().removeprefix(_PYTHON).strip()
-    if bare.startswith("{") and bare.endswith("}") and '"name"' in bare:
-        found = _json(bare)
-        if isinstance(found, dict) and ("parameters" in found or "arguments" in found):
-            return "", [_call(found)]
-    return text, []
-
-
-def _between(rest: str) -> Iterator[str]:
-    """The bodies of `<tool_call>…</tool_call>`; the first one is open already."""
-    while True:
-        body, closed, rest = rest.partition(_CLOSE)
-        if not closed:
-            raise Malformed(f"a tool call has no {_CLOSE}")
-        yield body
-        _, again, rest = rest.partition(_OPEN)
-        if not again:
-            return
-
-
-def _mistral(rest: str) -> list[dict[str, Any]]:
-    if _ARGS in rest:
-        calls = []
-        for part in rest.split(_MISTRAL):
-            name, _, arguments = part.partition(_ARGS)
-            calls.append(_call({"name": name.strip(), "arguments": _json(arguments)}))
-        return calls
-    found = _json(rest)
-    return [_call(call) for call in (found if isinstance(found, list) else [found])]
-
-
-def _json(text: str) -> Any:
-    text = text.strip()
-    try:
-        return _DECODER.raw_decode(text)[0]
-    except (ValueError, RecursionError) as error:
-        raise Malformed(f"a tool call is no JSON: {str(error)[:200]}") from None
-
-
-def _call(found: Any) -> dict[str, Any]:
-    """A call as chat templates take it. Raises Malformed."""
-    if not isinstance(found, dict) or not isinstance(found.get("name"), str):
-        raise Malformed("a tool call needs a name and arguments")
-    arguments = found.get("arguments", found.get("parameters"))
-    if isinstance(arguments, str):
-        arguments = _json(arguments)
-    if arguments is None:
-        arguments = {}
-    if not isinstance(arguments, dict):
-        raise Malformed(f"the arguments of {found['name']} are no JSON object")
-    call: dict[str, Any] = {"type": "function", "function": {"name": found["name"], "arguments": arguments}}
-    if isinstance(found.get("id"), str):
-        call["id"] = found["id"]
+def _call(found: Found) -> dict[str, Any]:
+    """A call as chat templates take it."""
+    arguments, error = found.arguments, found.error
+    if error is None and isinstance(arguments, str):
+        try:
+            arguments = next(values(arguments), None) if arguments.strip() else None
+        except Malformed as malformed:
+            error = str(malformed)
+    arguments = {} if arguments is None else arguments
+    if error is None and not isinstance(arguments, dict):
+        error = f"the arguments of {found.name} are no JSON object"
+    call: dict[str, Any] = {"type": "function", "function": {"name": found.name, "arguments": arguments}}
+    if error is not None:
+        call = {"type": "function", "function": {"name": found.name, "arguments": {}}, "error": error}
+    if found.id is not None:
+        call["id"] = found.id
     return call
-
-
-def _malformed(error: Malformed) -> dict[str, Any]:
-    return {"type": "function", "function": {"name": "unknown", "arguments": {}}, "error": str(error)}
