@@ -30,7 +30,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "preflight": {
         *("config", "data", "engine", "methods", "process", "recovery", "rollout", "tracking"),
     },
-    "seeing": {"errors", "config", "tracking"},
+    "seeing": {"errors", "config", "data", "engine", "export", "model", "tracking"},
     "loop": {"errors", "config", "engine", "process", "recovery", "seeing", "tracking"},
     "evaluation": {
         *(

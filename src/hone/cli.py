@@ -28,7 +28,7 @@ ABOUT = {
     "eval": "score a model by sampling answers",
     "eval-rm": "measure how well a reward model ranks held-out pairs",
     "convert": "make a Hugging Face folder of a checkpoint",
-    "show": "look at a run: its numbers, and what the model said",
+    "show": "look at a run: its numbers, and what the model said; at its data before it runs",
     "tune": "search for the best settings of a command",
     "plan": "resolve and check a run, and say what it needs, without starting it",
     "doctor": "check this machine and say what to install",
@@ -204,16 +204,21 @@ def _plan(argv: list[str]) -> int:
         help="plan for GPUs of this kind, here or not: A100-80G, H100-80G, ... or the GiB of one",
     )
     options = parser.parse_intermixed_args(argv)
-    overrides: list[str] = options.overrides
+    loaded = _of_some_kind(options.config, options.overrides)
+    return _call("hone.launch.plan", loaded.kind, loaded, options.gpu)
+
+
+def _of_some_kind(config: str | None, overrides: list[str]) -> Any:
+    """Settings of the kind that the first word names, or else of the one that they are for. Raises ConfigError."""
     if overrides and overrides[0] in KINDS:
-        kind = overrides.pop(0)
+        kind, *overrides = overrides
     else:
         from hone.launch.kind import infer_kind
 
-        kind = infer_kind(options.config, overrides)
-    loaded = load(kind, options.config, overrides)
+        kind = infer_kind(config, overrides)
+    loaded = load(kind, config, overrides)
     importlib.import_module("hone.launch.start").spare_the_hub(loaded)
-    return _call("hone.launch.plan", kind, loaded, options.gpu)
+    return loaded
 
 
 def load(kind: str, config: str | None, overrides: list[str]) -> Any:
@@ -268,6 +273,9 @@ def _tune(argv: list[str]) -> int:
 
 
 def _show(argv: list[str]) -> int:
+    if argv[:1] == ["data"]:
+        look: Callable[..., int] = importlib.import_module("hone.seeing.data_command").command
+        return look(_parser("show"), argv[1:], _of_some_kind)
     command: Callable[..., int] = importlib.import_module("hone.seeing.command").command
     return command(_parser("show"), argv)
 

@@ -36,6 +36,8 @@ class Part:
     """Columns that any row has, in order."""
     noted: set[str] = field(default_factory=set)
     """Columns that were read of any row."""
+    left_out: dict[int, str] = field(default_factory=dict)
+    """Rows that are not drawn, and why."""
     digest: str | None = None
     """Of what all rows say, once they have been swept."""
 
@@ -148,6 +150,7 @@ class Drawn:
     """Training rows in a resumable order: what prompts and supervised data have in common."""
 
     counts: dict[str, int]
+    _validation: Sequence[Part]
 
     def __init__(
         self,
@@ -199,6 +202,24 @@ class Drawn:
                     "checkpointing.checkpoint_dir, or set checkpointing.allow_config_change=true to go on with these "
                     "rows"
                 )
+
+    @property
+    def training_parts(self) -> Sequence[Part]:
+        """The datasets that are drawn from."""
+        return self._training
+
+    @property
+    def validation_parts(self) -> Sequence[Part]:
+        """The held-out datasets."""
+        return self._validation
+
+    def first(self, n: int) -> list[tuple[Part, int]]:
+        """The datasets and rows of the first n draws of a run; nothing is drawn by it."""
+        order = self._order
+        again = Mixture(
+            order.lengths, weights_of(self._training), order.shuffle, order.seed, order.max_epochs
+        )
+        return [(self._training[d], self._training[d].keep[i]) for d, i, _ in again.next(n)]
 
     def unread_columns(self) -> list[str]:
         """A sentence for each dataset that has columns of which training makes nothing."""

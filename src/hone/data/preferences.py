@@ -220,6 +220,7 @@ class PreferenceData(Drawn):
                 for (index, _), stored in zip(chunk, self._encode(part, chunk, excluded), strict=True):
                     assert stored is not None or index in excluded
         part.keep = [index for index in usable if index not in excluded]
+        part.left_out = {index: reason.replace("_", " ") for index, reason in sorted(excluded.items())}
         self.counts[f"{counted}_rows"] += len(excluded)
         for reason in excluded.values():
             self.counts[f"{counted}_{reason}"] += 1

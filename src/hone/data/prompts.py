@@ -64,6 +64,16 @@ def build_prompts(config: Any, tokenizer: Any) -> PromptData:
 def build_eval_prompts(config: Any, tokenizer: Any, notices: list[str] | None = None) -> list[Prompt]:
     """The problems of an evaluation, each `data.repeat` times; `notices` gets what their rendering does not say as the
     rows do. Raises as `build_prompts`."""
+    tally = Tally()
+    part, encoder = evaluation_part(config, tokenizer, tally)
+    prompts = _all_prompts([part], encoder, tally)
+    if notices is not None:
+        notices += tally.fresh()
+    return prompts
+
+
+def evaluation_part(config: Any, tokenizer: Any, tally: Tally) -> tuple[Part, Encoder]:
+    """The dataset of an evaluation, checked, and what encodes its prompts. Raises as `build_prompts`."""
     encoder = Encoder(
         tokenizer,
         add_bos=config.data.add_bos,
@@ -72,12 +82,8 @@ def build_eval_prompts(config: Any, tokenizer: Any, notices: list[str] | None = 
     longest = config.generation.max_model_len
     limit = _limit(config.data, longest, f"generation.max_model_len={longest}")
     part = load_part(config.data, "test", chat=encoder.chat)
-    tally = Tally()
     _fit([part], encoder, limit, tally)
-    prompts = _all_prompts([part], encoder, tally)
-    if notices is not None:
-        notices += tally.fresh()
-    return prompts
+    return part, encoder
 
 
 class PromptData(Drawn):
@@ -192,6 +198,7 @@ def _fit(parts: Sequence[Part], encoder: Encoder, limit: Limit, tally: Tally) ->
         if overlong and not limit.drop:
             raise _too_long(part, overlong, limit)
         part.keep = [i for i in part.keep if i not in overlong] if overlong else part.keep
+        part.left_out = dict.fromkeys(overlong, f"longer than {limit.tokens} tokens ({limit.reason})")
         if not len(part.keep):
             raise DataError(
                 f"every prompt of {part.rows.name} is longer than {limit.tokens} tokens ({limit.reason})"

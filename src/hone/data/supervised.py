@@ -167,6 +167,9 @@ class SupervisedData(Drawn):
             )
         if excluded:
             part.keep = [i for i in part.keep if i not in excluded]
+        part.left_out = dict.fromkeys(
+            sorted(excluded), f"nothing to learn from within {self.encoder.max_length} tokens"
+        )
         return len(excluded)
 
     def _stored(self, wanted: set[tuple[int, int]]) -> dict[tuple[int, int], _Stored]:

@@ -25,6 +25,7 @@ examples:
   hone show results/grpo --metrics reward,entropy  step by step
   hone show results/a --compare results/b          numbers and settings beside each other
   hone show results/grpo --html                    write report.html
+  hone show data sft --config my.yaml              before a run: its rows as they will be tokenised and masked
 """
 
 
