@@ -28,7 +28,7 @@ from hone.rollout.collect import open_pool
 from hone.rollout.environments.episode import Episodes
 from hone.rollout.rewards.pool import RewardPool
 from hone.rollout.source import open_episodes
-from hone.tracking import RunFolder, check_sinks, working
+from hone.tracking import Activity, RunFolder, check_sinks, working
 
 
 def check_run(loaded: Loaded[Any]) -> None:
@@ -69,7 +69,10 @@ async def prepared(
     `printed`. Raises HoneError for what would stop the run."""
     config: OnlineConfig = loaded.config
     check_run(loaded)
-    async with open_pool(config.rewards, printed, load_models=load_models) as pool:
+    pool = open_pool(config.rewards, printed, load_models=load_models)
+    with contextlib.closing(Activity()) as activity:
+        pool.start(activity.begin)
+    with contextlib.closing(pool):
         tokenizer = tokenizer_of(config)
         with working("reading the data"):
             data = build_prompts(config, tokenizer)

@@ -29,7 +29,7 @@ from hone.rollout.environments.episode import Episodes
 from hone.rollout.environments.outcome import metrics_of
 from hone.rollout.rewards.pool import RewardPool
 from hone.rollout.source import open_episodes, scored_episodes
-from hone.tracking import Progress, working, write_rollouts
+from hone.tracking import Activity, Progress, working, write_rollouts
 from hone.types import Group, Prompt, Sampling
 
 if TYPE_CHECKING:
@@ -75,13 +75,15 @@ async def prepared(config: EvalConfig, *, load_models: bool = True) -> AsyncIter
         chat_template=config.tokenizer.chat_template,
         trust_remote_code=config.generation.trust_remote_code,
     )
-    async with open_pool(config.rewards, load_models=load_models) as pool:
-        with open_episodes(config, tokenizer) as episodes:
-            notices = [text] if (text := end_notice(tokenizer)) else []
-            prompts = build_eval_prompts(config, tokenizer, notices)
-            pool.check_columns(sorted({name for prompt in prompts for name in prompt.row}))
-            own_metrics.check(own, [*FOUND, *prompts[0].row], "eval.metrics")
-            yield Prepared(tokenizer, prompts, pool, episodes, own, notices)
+    pool = open_pool(config.rewards, load_models=load_models)
+    with contextlib.closing(Activity()) as activity:
+        pool.start(activity.begin)
+    with contextlib.closing(pool), open_episodes(config, tokenizer) as episodes:
+        notices = [text] if (text := end_notice(tokenizer)) else []
+        prompts = build_eval_prompts(config, tokenizer, notices)
+        pool.check_columns(sorted({name for prompt in prompts for name in prompt.row}))
+        own_metrics.check(own, [*FOUND, *prompts[0].row], "eval.metrics")
+        yield Prepared(tokenizer, prompts, pool, episodes, own, notices)
 
 
 def check(loaded: Loaded[EvalConfig]) -> None:

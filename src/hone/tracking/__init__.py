@@ -6,7 +6,7 @@ importing this package must not delay a run's first step.
 
 from __future__ import annotations
 
-from hone.tracking.activity import working
+from hone.tracking.activity import Activity, working
 from hone.tracking.curves import draw_curves
 from hone.tracking.folder import RunFolder
 from hone.tracking.metrics import MetricLog
@@ -16,6 +16,7 @@ from hone.tracking.seeds import draw_seeds
 from hone.tracking.sinks import check_sinks
 
 __all__ = [
+    "Activity",
     "MetricLog",
     "Progress",
     "RunFolder",

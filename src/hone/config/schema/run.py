@@ -185,9 +185,10 @@ class RewardsConfig(ConfigModel):
     num_workers: int = Field(2, ge=1)
     """Processes that run reward functions."""
     timeout_s: float = Field(10.0, gt=0)
-    """Seconds after which a call is stopped and counts as failed."""
+    """Seconds after which a call is stopped and counts as failed; what it imports meanwhile is not counted."""
     load_timeout_s: float = Field(120.0, gt=0)
-    """Seconds that a function may take to be imported and to begin; a reward model has half an hour."""
+    """Seconds that a function may take to be imported and to begin, and again for what a call of it imports; a reward
+    model has half an hour at least."""
     memory_limit_mb: int | None = Field(None, ge=64)
     """Memory (address space) of each process that runs reward functions, in MiB; null: no limit."""
     max_failure_fraction: float = Field(0.1, ge=0, le=1)

@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import Counter
-from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -74,10 +74,12 @@ class RewardPool:
         self._counts: Counter[str] = Counter()
         self._moment = Moment()
 
-    def start(self) -> RewardPool:
-        """Have a worker import every function. Raises RewardError for one that is no reward function."""
+    def start(self, doing: Callable[[str], None] = lambda text: None) -> RewardPool:
+        """Have a worker import every function; `doing` is told of each as it begins. Raises RewardError for one that is
+        no reward function."""
         try:
             for spec in self.specs:
+                doing(f"loading reward {spec.label}")
                 described = self._own.get(spec.name, self._shared).workers[0].load(spec)
                 self._described[spec.name] = described
                 if described["asynchronous"] and spec.name not in self._own:
@@ -236,7 +238,12 @@ class RewardPool:
     def _lane(self, spec: RewardSpec) -> Lanes:
         """Of a function that stands alone: it has its own idea of how long a call may take, and no limit on memory."""
         seconds = float(spec.kwargs.get("timeout_s", _MODEL_CALL_S))
-        limits = replace(self._limits, timeout_s=seconds, load_timeout_s=_MODEL_LOAD_S, memory_mb=None)
+        limits = replace(
+            self._limits,
+            timeout_s=seconds,
+            load_timeout_s=max(_MODEL_LOAD_S, self._limits.load_timeout_s),
+            memory_mb=None,
+        )
         return Lanes(1, limits, self._log)
 
     def _lanes(self) -> list[Lanes]:

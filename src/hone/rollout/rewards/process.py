@@ -13,19 +13,19 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from hone.errors import RewardError
 from hone.importing import search_path
 from hone.rollout.framing import BadFrame, Inbox, framed
+from hone.rollout.rewards.imports import Clock
 from hone.rollout.rewards.resolve import RewardSpec
 from hone.rollout.sandbox import SandboxLimits
 
 _BOOT = (
-    "import json, sys; fd, memory, sys.path[:] = json.loads(sys.argv[1]); "
-    "from hone.rollout.rewards.worker import main; main(fd, memory)"
+    "import json, sys; fd, signs, memory, sys.path[:] = json.loads(sys.argv[1]); "
+    "from hone.rollout.rewards.worker import main; main(fd, signs, memory)"
 )
 _TICK_S = 0.25  # how often a wait looks whether the worker died or the pool was closed
 _LOG_TAIL = 4000  # bytes of a worker's output kept for messages
@@ -70,6 +70,7 @@ class WorkerProcess:
         self._log = log
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: socket.socket | None = None
+        self._signs: int | None = None
         self._described: dict[str, dict[str, Any]] = {}
         self._tail = b""
         self._closed = threading.Event()
@@ -91,10 +92,11 @@ class WorkerProcess:
             request = {"op": "load", "name": spec.name, "target": spec.target, "kwargs": dict(spec.kwargs)}
             request["settings"] = {"sandbox": asdict(self._limits.sandbox)}
             try:
-                reply = self._exchange(pickle.dumps(request), self._limits.load_timeout_s)
+                reply = self._exchange(pickle.dumps(request), Clock(self._limits.load_timeout_s, 0.0, None))
             except CallFailed as failed:
+                advice = " (raise rewards.load_timeout_s?)" if isinstance(failed, TimedOut) else ""
                 raise RewardError(
-                    f"reward {spec.label} cannot be imported: {failed.kind}\n{failed.detail}"
+                    f"reward {spec.label} cannot be imported: {failed.kind}{advice}\n{failed.detail}".rstrip()
                 ) from None
             if "raised" in reply:
                 problem = f"{reply['raised']}\n{reply['traceback']}".rstrip()
@@ -108,7 +110,8 @@ class WorkerProcess:
         """Send a request to score `count` completions and return the reply. Raises TimedOut or Died; the worker is
         gone then."""
         described = self.load(spec)
-        reply = self._exchange(request, self._limits.timeout_s + count * described["seconds_each"])
+        seconds = self._limits.timeout_s + count * described["seconds_each"]
+        reply = self._exchange(request, Clock(seconds, self._limits.load_timeout_s, self._signs))
         if reply.get("restart"):
             self._kill()
         return reply
@@ -128,16 +131,18 @@ class WorkerProcess:
         if self._closed.is_set():
             raise Died("the pool was closed")
         ours, theirs = socket.socketpair()
+        self._signs, signs = os.pipe()
+        os.set_blocking(self._signs, False)
         # `my_rewards.accuracy` works from the folder that holds my_rewards.py
-        boot = json.dumps([theirs.fileno(), self._limits.memory_mb, search_path()])
-        with theirs:
+        boot = json.dumps([theirs.fileno(), signs, self._limits.memory_mb, search_path()])
+        with theirs, os.fdopen(signs, "wb"):
             self._process = subprocess.Popen(
                 [sys.executable, "-u", "-c", _BOOT, boot, "hone-reward-worker"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 bufsize=0,
-                pass_fds=(theirs.fileno(),),
+                pass_fds=(theirs.fileno(), signs),
                 start_new_session=True,
                 env=_environment(),
             )
@@ -146,22 +151,22 @@ class WorkerProcess:
         self._described = {}
         self._tail = b""
 
-    def _exchange(self, message: bytes, timeout_s: float) -> dict[str, Any]:
-        """Write the message and read the reply within `timeout_s`, draining the worker's output meanwhile."""
+    def _exchange(self, message: bytes, clock: Clock) -> dict[str, Any]:
+        """Write the message and read the reply in the time of `clock`, draining the worker's output meanwhile."""
         process, channel = self._process, self._channel
         assert process is not None
         assert process.stdout is not None
         assert channel is not None
-        deadline = time.monotonic() + timeout_s
         unsent = memoryview(framed(message))
         inbox = Inbox()
         with selectors.DefaultSelector() as selector:
             selector.register(channel, selectors.EVENT_READ | selectors.EVENT_WRITE)
             selector.register(process.stdout, selectors.EVENT_READ)
             while True:
-                left = deadline - time.monotonic()
+                clock.listen()
+                left = clock.left()
                 if left <= 0:
-                    raise TimedOut(f"timeout after {timeout_s:g} s", self._kill())
+                    raise TimedOut(clock.verdict(), self._kill())
                 ready = selector.select(min(left, _TICK_S))
                 for key, events in ready:
                     if key.fileobj is process.stdout:
@@ -249,7 +254,9 @@ class WorkerProcess:
         for stream in (process.stdin, channel):
             if stream is not None:
                 stream.close()
-        self._process = self._channel = None
+        if self._signs is not None:
+            os.close(self._signs)
+        self._process = self._channel = self._signs = None
         return self._tail.decode(errors="replace").strip()
 
 

@@ -24,6 +24,7 @@ from typing import Any
 from hone.rollout.child import end_with_parent, limit
 from hone.rollout.framing import REPLY_BYTES, receive, reply
 from hone.rollout.rewards import metrics, settings
+from hone.rollout.rewards.imports import announce_imports
 from hone.rollout.rewards.load import Unusable, describe, load, made
 from hone.rollout.supervise import supervise
 
@@ -40,14 +41,16 @@ class _Defect(Exception):
     """The function returned something that is no list of rewards, whatever the sample."""
 
 
-def main(channel_fd: int, memory_limit_mb: int | None) -> None:
-    """Serve requests on the socket `channel_fd` until the parent closes it."""
+def main(channel_fd: int, signs_fd: int, memory_limit_mb: int | None) -> None:
+    """Serve requests on the socket `channel_fd` until the parent closes it; tell on `signs_fd` of what is imported."""
     supervise()
     end_with_parent()
     limit(memory_limit_mb)
     faulthandler.enable()
     channel = socket.socket(fileno=channel_fd)
     channel.set_inheritable(False)
+    os.set_inheritable(signs_fd, False)
+    announce_imports(signs_fd)
     functions: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {}
     while (message := receive(channel)) is not None:
         reply(channel, _handle(message, functions), _TOO_LONG)

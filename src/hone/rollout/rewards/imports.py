@@ -1,0 +1,103 @@
+"""What a function imports while it is called is loading, which has a limit of its own: the worker tells of it, and the
+parent's clock stands still meanwhile. The standard library alone is imported."""
+
+from __future__ import annotations
+
+import builtins
+import contextlib
+import importlib
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+_BEGINS, _ENDS = b"(", b")"
+
+
+def announce_imports(fd: int) -> None:
+    """Worker side: write a sign to `fd` when the import of something new begins, and another when it ends."""
+    announced = _Announcer(fd).announced
+    import_, import_module = builtins.__import__, importlib.import_module
+
+    def importing(
+        name: str, globals: Any = None, locals: Any = None, fromlist: Any = (), level: int = 0
+    ) -> Any:
+        if level == 0 and not fromlist and name in sys.modules:
+            return import_(name, globals, locals, fromlist, level)
+        with announced():
+            return import_(name, globals, locals, fromlist, level)
+
+    def importing_module(name: str, package: str | None = None) -> Any:
+        with announced():
+            return import_module(name, package)
+
+    builtins.__import__ = importing
+    importlib.import_module = importing_module
+
+
+class _Announcer:
+    """Counts how deep imports are in each other; the outermost is told of."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd, self._pid = fd, os.getpid()
+        self._lock = threading.Lock()
+        self._depth = 0
+
+    @contextlib.contextmanager
+    def announced(self) -> Iterator[None]:
+        self._move(1)
+        try:
+            yield
+        finally:
+            self._move(-1)
+
+    def _move(self, by: int) -> None:
+        with self._lock:
+            before, self._depth = self._depth, self._depth + by
+            if os.getpid() != self._pid or (before and self._depth):  # a fork's imports are nobody's
+                return
+            with contextlib.suppress(OSError):
+                os.write(self._fd, _BEGINS if by > 0 else _ENDS)
+
+
+class Clock:
+    """Parent side: how long a call may still take. While the worker imports, that counts against `import_s` instead."""
+
+    def __init__(
+        self, call_s: float, import_s: float, signs: int | None, now: Callable[[], float] = time.monotonic
+    ) -> None:
+        """`signs`: where the worker's signs come in, without blocking; None where none do."""
+        self._call_s, self._import_s, self._signs, self._now = call_s, import_s, signs, now
+        self._begun, self._imported = now(), 0.0
+        self._since: float | None = None
+        self.listen()
+        self._since, self._imported = (
+            None,
+            0.0,
+        )  # what was told after the call before says nothing of this one
+
+    def listen(self) -> None:
+        """Take what the worker has told."""
+        signs = b""
+        if self._signs is not None:
+            with contextlib.suppress(BlockingIOError):
+                signs = os.read(self._signs, 1 << 16)
+        for sign in signs:
+            if sign == _BEGINS[0]:
+                self._since = self._now()
+            elif self._since is not None:
+                self._imported, self._since = self._imported + self._now() - self._since, None
+
+    def left(self) -> float:
+        """Seconds."""
+        if self._since is not None:
+            return self._import_s - self._imported - (self._now() - self._since)
+        return self._call_s - (self._now() - self._begun - min(self._imported, self._import_s))
+
+    def verdict(self) -> str:
+        """What to say of a call that took too long."""
+        if self._since is not None:
+            return f"timeout after {self._import_s:g} s of imports"
+        return f"timeout after {self._call_s:g} s"
