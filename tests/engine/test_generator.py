@@ -10,7 +10,7 @@ import pytest
 import torch
 from generating import make_generator, make_prompts
 from tiny import CONFIGS, EOS, PAD, VOCABULARY, make_learner, make_model, run, sft_config
-from transformers import AutoModelForCausalLM, MambaConfig, PreTrainedModel, Qwen3NextConfig
+from transformers import AutoModelForCausalLM, MambaConfig, MiniMaxConfig, PreTrainedModel, Qwen3NextConfig
 
 from hone.algorithms import sft
 from hone.engine import generator as module
@@ -89,6 +89,10 @@ def test_a_model_that_would_ignore_the_cache_is_refused() -> None:
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     with pytest.raises(ModelError, match="cannot decode mamba models"):
         make_generator(model)
+    shape = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4, "num_hidden_layers": 2}
+    config = MiniMaxConfig(vocab_size=VOCABULARY, num_local_experts=2, **shape)
+    with pytest.raises(ModelError, match="cannot decode minimax models"):
+        make_generator(AutoModelForCausalLM.from_config(config, dtype=torch.float32))
 
 
 def test_logprobs_under_truncated_sampling_are_those_of_the_whole_distribution() -> None:

@@ -91,7 +91,7 @@ def test_the_prompt_is_laid_out_once() -> None:
     micros = plan(samples, policy(train_micro_batch_size=4), training=True, share=True)
     assert sorted(i for rows in micros for row in rows for i in row) == list(range(12))
     rows = [[samples[i] for i in row] for row in micros[0]]
-    micro = collate(rows, pad=0, device=torch.device("cpu"))
+    micro = collate(rows, pad=0, device=torch.device("cpu"), share=True)
     (row,) = rows
     assert micro.input_ids.shape == (1, row[0].prefix + sum(len(s) - s.prefix for s in row))
     # the first target of every completion is predicted from the last token of the one prompt

@@ -187,11 +187,14 @@ def row_length(samples: Sequence[Sample], row: Sequence[int]) -> int:
 
 
 def collate(
-    rows: Sequence[Sequence[Sample]], *, pad: int, device: torch.device, round_to: int = 1
+    rows: Sequence[Sequence[Sample]], *, pad: int, device: torch.device, share: bool, round_to: int = 1
 ) -> MicroBatch:
-    """Lay rows of samples out, right-padded to a multiple of `round_to`."""
+    """Lay rows of samples out, right-padded to a multiple of `round_to`.
+
+    `share`: samples of one row stand behind one prompt, as `plan` put them together; else they are packed.
+    """
     samples = [sample for row in rows for sample in row]
-    laid_out = [_lay_out(row) for row in rows]
+    laid_out = [_lay_out(row, share and len(row) > 1) for row in rows]
     width = -(-max(row.tokens.numel() for row in laid_out) // round_to) * round_to
     input_ids = torch.full((len(rows), width), pad)
     positions = torch.arange(width).repeat(len(rows), 1)
@@ -202,7 +205,6 @@ def collate(
         positions[number, :length] = row.positions
         segments[number, :length] = row.segments
     where = [place + number * width for number, row in enumerate(laid_out) for place in row.where]
-    shared = any(row.shared for row in laid_out)
     several = any(len(row) > 1 for row in rows)
     targets = [sample.loss_mask_T.nonzero().squeeze(1) for sample in samples]
     counts = torch.tensor([target.numel() for target in targets])
@@ -224,7 +226,7 @@ def collate(
     return MicroBatch(
         input_ids=input_ids.to(device),
         position_ids=positions.to(device) if several else None,
-        attention_mask=_mask(segments).to(device) if shared else None,
+        attention_mask=_mask(segments).to(device) if share and several else None,
         at_N=at_N.to(device),
         batch=batch,
     )
@@ -239,12 +241,10 @@ class _RowLayout:
     positions: Tensor
     segments: Tensor
     where: list[Tensor]
-    shared: bool
 
 
-def _lay_out(row: Sequence[Sample]) -> _RowLayout:
-    shared = len(row) > 1 and row[0].prefix > 0 and len({sample.group for sample in row}) == 1
-    prefix = row[0].prefix if shared else 0
+def _lay_out(row: Sequence[Sample], share: bool) -> _RowLayout:
+    prefix = row[0].prefix if share else 0
     tokens, positions = [row[0].tokens_T[:prefix]], [torch.arange(prefix)]
     segments, where = [torch.zeros(prefix, dtype=torch.long)], []
     start = prefix
@@ -255,7 +255,7 @@ def _lay_out(row: Sequence[Sample]) -> _RowLayout:
         segments.append(torch.full((own,), number))
         where.append(torch.cat([torch.arange(prefix), torch.arange(start, start + own)]))
         start += own
-    return _RowLayout(torch.cat(tokens), torch.cat(positions), torch.cat(segments), where, shared)
+    return _RowLayout(torch.cat(tokens), torch.cat(positions), torch.cat(segments), where)
 
 
 def _mask(segments: Tensor) -> Tensor:

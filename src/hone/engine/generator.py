@@ -53,12 +53,12 @@ class LocalGenerator:
         autocast: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
     ) -> None:
         decoder = base_of(model)
-        if (
-            "past_key_values" not in inspect.signature(decoder.forward).parameters
-        ):  # it would be ignored, in silence
+        keeps = "past_key_values" in inspect.signature(decoder.forward).parameters  # else it would be ignored
+        if not (keeps and decoder._supports_default_dynamic_cache()):
             raise ModelError(
-                f"the built-in generator cannot decode {model.config.model_type} models: their state is not a "
-                "key/value cache. Choose a model with attention, or policy.generation.backend=vllm"
+                f"the built-in generator cannot decode {model.config.model_type} models: their state is "
+                "not kept in a key/value cache of the usual kind. Choose a model with attention alone, or "
+                "policy.generation.backend=vllm"
             )
         self.model, self.tokenizer = model, tokenizer
         self.stop_tokens = tuple(stop_tokens)

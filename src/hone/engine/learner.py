@@ -198,9 +198,15 @@ class LocalLearner:
 
     def _share(self, samples: Sequence[Sample], *, training: bool) -> list[Rows]:
         """This rank's micro-batches of a global batch."""
-        share = any(sample.prefix for sample in samples) and self.scorer.shares_prompts
-        plans = shares(samples, self.policy, self.ranks.count, training=training, share=share)
+        plans = shares(
+            samples, self.policy, self.ranks.count, training=training, share=self._shares_prompts(samples)
+        )
         return plans[self.ranks.number]
+
+    def _shares_prompts(self, samples: Sequence[Sample]) -> bool:
+        """Whether a row of several samples has their prompt once. Packed rows never do."""
+        wanted = not self.policy.sequence_packing.enabled and any(sample.prefix for sample in samples)
+        return wanted and self.scorer.shares_prompts
 
     def _collate(self, samples: Sequence[Sample], rows: Rows) -> MicroBatch:
         dynamic = self.policy.dynamic_batching
@@ -208,6 +214,7 @@ class LocalLearner:
             [[samples[index] for index in row] for row in rows] or [[sample] for sample in silent(samples)],
             pad=self.pad_token,
             device=self.device,
+            share=self._shares_prompts(samples),
             round_to=math.lcm(self.scorer.divides, dynamic.sequence_length_round if dynamic.enabled else 1),
         )
 

@@ -48,8 +48,15 @@ def grouped_sdpa(
 
 
 def use_grouped_sdpa(model: PreTrainedModel) -> None:
-    """Let a model that uses PyTorch's attention use this one. Any other choice of attention is left as it is."""
+    """Let a model that uses PyTorch's attention use this one. Any other choice of attention is left as it is.
+
+    A model that caps its attention scores (Gemma 2) computes them itself: PyTorch's attention has no cap, and
+    `transformers` leaves it out without a word.
+    """
     if model.config._attn_implementation != "sdpa":
+        return
+    if getattr(model.config.get_text_config(), "attn_logit_softcapping", None) is not None:
+        model.set_attn_implementation("eager")
         return
     AttentionInterface.register(NAME, grouped_sdpa)
     AttentionMaskInterface.register(NAME, sdpa_mask)
@@ -97,6 +104,11 @@ class Gather(torch.autograd.Function):
         mine = torch.empty_like(parts[0])
         dist.reduce_scatter_tensor(mine, parts.flatten(0, 1), group=ctx.group)
         return mine, None, None
+
+
+def has_chunks(config: Any) -> bool:
+    """Whether some layer attends within chunks of so many tokens, as Llama 4's do."""
+    return "chunked_attention" in (getattr(config.get_text_config(), "layer_types", None) or ())
 
 
 def has_full_attention(config: Any) -> bool:

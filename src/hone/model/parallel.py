@@ -30,6 +30,7 @@ from hone.errors import ConfigError
 from hone.model.attention import has_full_attention, use_context_attention
 from hone.model.mesh import Mesh
 from hone.model.scorer import TokenScorer
+from hone.model.traits import decoder_of
 
 # It says at every norm of a gradient that two axes are reduced one after the other, and that this is slower than one.
 logging.getLogger("torch.distributed.tensor._redistribute").setLevel(logging.ERROR)
@@ -64,7 +65,7 @@ def tensor_parallel(scorer: TokenScorer, axis: DeviceMesh, *, sequence_parallel:
     """Spread each block over the ranks of `axis`, and the embedding and head over the vocabulary. A scalar head, like
     the norms, is whole on every rank."""
     model = scorer.model
-    decoder = model.get_decoder()
+    decoder = decoder_of(model)
     between = Shard(1) if sequence_parallel else Replicate()
     for block in blocks_of(model):
         plan = {name: STYLES[style]() for name, style in block_plan(model.config).items()}

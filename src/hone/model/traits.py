@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from hone.model.attention import has_full_attention
+from hone.model.adapters import base_of
+from hone.model.attention import has_chunks, has_full_attention
 from hone.model.scalar import check_scores, is_scalar
 
 PROBE_LOGIT = 200.0
@@ -40,9 +41,15 @@ def hidden_states(
     attention_mask: Tensor | None = None,
 ) -> Tensor:
     """Last hidden states [B, T, H], which the head would be applied to."""
-    return model.get_decoder()(
+    return decoder_of(model)(
         input_ids=input_ids, position_ids=position_ids, attention_mask=attention_mask, use_cache=False
     ).last_hidden_state
+
+
+def decoder_of(model: PreTrainedModel) -> nn.Module:
+    """What is below the head. Of some classes (Llama 4's text model) `get_decoder` gives the whole model."""
+    decoder = model.get_decoder()
+    return base_of(model).model if decoder is base_of(model) else decoder
 
 
 @torch.no_grad()
@@ -88,8 +95,11 @@ def head_is_plain(model: PreTrainedModel) -> bool:
 def keeps_packed_apart(model: PreTrainedModel) -> bool:
     """Whether a sequence packed behind another has the hidden states that it has alone.
 
-    Attention reads the borders from the positions; recurrent layers, for one, do not.
+    Attention reads the borders from the positions; recurrent layers, for one, do not. Chunks of attention are counted
+    from the row's beginning, not the sequence's, which would show at lengths that no quick check has.
     """
+    if has_chunks(model.config):
+        return False
     first, second = _probe(model, 5)[:, :3], _probe(model, 9)[:, 5:]
     positions = torch.tensor([[*range(first.shape[1]), *range(second.shape[1])]], device=first.device)
     with _evaluating(model):
