@@ -19,6 +19,7 @@ TRL: dict[str, str] = {
     "max_grad_norm": "policy.max_grad_norm",
     "max_length": "policy.max_total_sequence_length",
     "gradient_checkpointing": "policy.activation_checkpointing",
+    "disable_dropout": "policy.disable_dropout",
     "max_steps": "{section}.max_num_steps",
     "num_train_epochs": "{section}.max_num_epochs",
     "eval_steps": "{section}.val_period",

@@ -10,7 +10,7 @@ from hone.config.environment_checks import turns
 from hone.config.kinds import section_of
 from hone.config.metric_names import METRICS
 from hone.config.online_checks import divides, environments, online, sampling, validates
-from hone.config.preference_checks import preferences
+from hone.config.preference_checks import REFERENCE_FREE, preferences
 from hone.config.rules import swapped
 from hone.config.schema import (
     ROOTS,
@@ -32,12 +32,21 @@ def check(config: SFTConfig | DPOConfig | RMConfig | OnlineConfig | EvalConfig) 
         return [*_environments(config), *_evaluation(config)]
     problems = [*_batches(config.policy), *_packing(config.policy), *_policy(config.policy), *_run(config)]
     if isinstance(config, DPOConfig):
-        problems += preferences(config.dpo)
+        problems += [*preferences(config.dpo), *_dropout(config)]
     if isinstance(config, OnlineConfig):
         problems += [*_environments(config), *online(config)]
     if isinstance(config, PPOConfig) and (value := config.critic) is not None:
         problems += map(swapped, [*_batches(value), *_packing(value), *_policy(value)])
     return problems
+
+
+def _dropout(config: DPOConfig) -> Iterator[str]:
+    if not config.policy.disable_dropout and config.dpo.preference_loss.keys() - REFERENCE_FREE:
+        yield (
+            "policy.disable_dropout=false: the reference's log-probabilities are computed once and without dropout, so "
+            "that the policy's would not compare with them; set it to true, or dpo.preference_loss to one of "
+            f"{', '.join(sorted(REFERENCE_FREE))}"
+        )
 
 
 def _environments(config: OnlineConfig | EvalConfig) -> Iterator[str]:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from hone.config.schema import PolicyConfig
 from hone.data import packing
+from hone.model.dropout import key_of, token_keys
 from hone.types import Batch, Sample, Totals
 
 Rows = list[list[int]]
@@ -40,6 +41,8 @@ class MicroBatch:
     attention_mask: Tensor | None
     at_N: Tensor
     batch: Batch
+    keys: Tensor | None = None
+    """[B, T] what each token is for dropout: the same in every layout."""
 
 
 @dataclass
@@ -187,11 +190,18 @@ def row_length(samples: Sequence[Sample], row: Sequence[int]) -> int:
 
 
 def collate(
-    rows: Sequence[Sequence[Sample]], *, pad: int, device: torch.device, share: bool, round_to: int = 1
+    rows: Sequence[Sequence[Sample]],
+    *,
+    pad: int,
+    device: torch.device,
+    share: bool,
+    round_to: int = 1,
+    seed: int | None = None,
 ) -> MicroBatch:
     """Lay rows of samples out, right-padded to a multiple of `round_to`.
 
-    `share`: samples of one row stand behind one prompt, as `plan` put them together; else they are packed.
+    `share`: samples of one row stand behind one prompt, as `plan` put them together; else they are packed. With
+    a `seed` the tokens get keys for dropout.
     """
     samples = [sample for row in rows for sample in row]
     laid_out = [_lay_out(row, share and len(row) > 1) for row in rows]
@@ -229,7 +239,19 @@ def collate(
         attention_mask=_mask(segments).to(device) if share and several else None,
         at_N=at_N.to(device),
         batch=batch,
+        keys=None if seed is None else _keys(rows, where, input_ids.shape, seed).to(device),
     )
+
+
+def _keys(rows: Sequence[Sequence[Sample]], where: Sequence[Tensor], shape: torch.Size, seed: int) -> Tensor:
+    """[B, T]: a sample's tokens by its id and their positions, those of a prompt that a group shares by the group's."""
+    keys = torch.zeros(shape.numel(), dtype=torch.long)
+    for sample, at in zip((sample for row in rows for sample in row), where, strict=True):
+        positions = torch.arange(len(sample))
+        prompt, own = key_of(seed, "", sample.group), key_of(seed, sample.id)
+        keys[at[: sample.prefix]] = token_keys(prompt, positions[: sample.prefix])
+        keys[at[sample.prefix :]] = token_keys(own, positions[sample.prefix :])
+    return keys.reshape(shape)
 
 
 @dataclass

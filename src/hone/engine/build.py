@@ -24,12 +24,19 @@ from hone.engine.beside import (
 from hone.engine.generator import LocalGenerator
 from hone.engine.learner import DTYPES, LocalLearner, WithoutAdapters
 from hone.engine.make import check_start, make_model, make_scorer, place
+from hone.engine.notices import model_notices
 from hone.engine.optimizer import check_optimizer
 from hone.engine.place import alone, check_several, device_of_this_process, machine_of
 from hone.engine.spread import unspread_copy
 from hone.engine.threads import set_threads
 from hone.model import generation_config
-from hone.model.load import context_length, load_model, load_tokenizer, resolve, stop_tokens
+from hone.model.load import (
+    context_length,
+    load_model,
+    load_tokenizer,
+    resolve,
+    stop_tokens,
+)
 from hone.model.mesh import Mesh, mesh_of_one
 from hone.model.shape import ModelShape
 from hone.types import Generator, Scorer, Teacher, TrainedModel
@@ -155,7 +162,8 @@ def _built(
 def _with_end_notice(
     engine: Engine, config: SFTConfig | OnlineConfig, tokenizer: PreTrainedTokenizerBase
 ) -> Engine:
-    """Say that turns end with another token than the tokenizer's end of sequence, of a model that says something."""
+    """Say what the models came with; and that turns end with another token than the tokenizer's end of sequence, of a model that says something."""
+    engine.notices += model_notices(config)
     if not config.policy.scalar and (text := end_notice(tokenizer)):
         engine.notices.append(text)
     return engine
@@ -233,7 +241,14 @@ def _learner(
         temperature=temperature_of(config),
         trained=trained,
     )
-    return LocalLearner(scorer, settings, pad_token=tokenizer.pad_token_id, frozen=not trained)
+    return LocalLearner(
+        scorer,
+        settings,
+        pad_token=tokenizer.pad_token_id,
+        frozen=not trained,
+        seed=config.loop.seed,
+        scores_as_trained=isinstance(config, OnlineConfig),
+    )
 
 
 @dataclass

@@ -10,6 +10,7 @@ import contextlib
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -52,9 +53,9 @@ class LocalGenerator:
         max_rows: int = 256,
         autocast: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
     ) -> None:
-        decoder = base_of(model)
+        decoder: Any = base_of(model)
         keeps = "past_key_values" in inspect.signature(decoder.forward).parameters  # else it would be ignored
-        if not (keeps and decoder._supports_default_dynamic_cache()):
+        if not (keeps and type(decoder)._supports_default_dynamic_cache()):
             raise ModelError(
                 f"the built-in generator cannot decode {model.config.model_type} models: their state is "
                 "not kept in a key/value cache of the usual kind. Choose a model with attention alone, or "

@@ -28,6 +28,7 @@ from hone.engine.pulse import beat
 from hone.engine.ranks import Ranks
 from hone.engine.stream import WeightStream
 from hone.errors import ConfigError, TrainingError
+from hone.model import dropout
 from hone.model.parallel import put_away
 from hone.model.scorer import TokenScorer
 from hone.types import LossFn, Outputs, Sample
@@ -39,7 +40,9 @@ class LocalLearner:
     """Holds a model, and unless `frozen` its optimizer, schedule and loss scale.
 
     Weights are kept in fp32; `policy.precision` is what they are computed in (autocast). fp16 scales the loss.
-    `temperature` divides the logits, so that log-probabilities are those of the distribution sampled from.
+    `temperature` divides the logits, so that log-probabilities are those of the distribution sampled from. Dropout,
+    where there is any, is drawn with `seed` for each sample; with `scores_as_trained` what only scores drops the same,
+    so that old and reference log-probabilities compare with new ones.
     """
 
     def __init__(
@@ -50,6 +53,8 @@ class LocalLearner:
         pad_token: int,
         temperature: float = 1.0,
         frozen: bool = False,
+        seed: int = 0,
+        scores_as_trained: bool = False,
     ) -> None:
         if not isinstance(model, TokenScorer):
             model = TokenScorer(model, temperature=temperature, chunk_rows=policy.logprob_chunk_size)
@@ -65,6 +70,10 @@ class LocalLearner:
             )
         if self.scorer.scalar:  # where `transformers` looks for the end of a text; saved with the model
             self.model.config.get_text_config().pad_token_id = pad_token
+        self.seed = seed if dropout.is_on(self.model) else None
+        if self.seed is not None:
+            self._check_dropout()
+        self.scores_as_trained = scores_as_trained and self.seed is not None
         self.updates = 0
         self._saving: Future[None] | None = None
         self.frozen = frozen
@@ -104,7 +113,7 @@ class LocalLearner:
             return []
         starts = list(accumulate(counts, initial=0))
         values_N = torch.zeros(starts[-1], *width, device=self.device)
-        with torch.no_grad(), self._evaluating():
+        with torch.no_grad(), self._evaluating(training=self.scores_as_trained):
             for rows in self._share(samples, training=False):
                 beat()
                 micro = self._collate(samples, rows)
@@ -196,6 +205,14 @@ class LocalLearner:
         """Restore what `save` wrote. Raises CheckpointError when it does not fit this model."""
         weight_files.load(self, path, with_optimizer=not self.frozen)
 
+    def _check_dropout(self) -> None:
+        mesh = self.ranks.mesh
+        if mesh is not None and (mesh.size("tensor") > 1 or mesh.size("context") > 1):
+            raise ConfigError(
+                f"{self.policy.part}.disable_dropout=false: dropout is not made for tensor or context ranks. Set it to "
+                f"true and {self.policy.part}.lora.dropout to 0, or tensor_parallel_size and context_parallel_size to 1"
+            )
+
     def _share(self, samples: Sequence[Sample], *, training: bool) -> list[Rows]:
         """This rank's micro-batches of a global batch."""
         plans = shares(
@@ -215,6 +232,7 @@ class LocalLearner:
             pad=self.pad_token,
             device=self.device,
             share=self._shares_prompts(samples),
+            seed=self.seed if self.model.training else None,
             round_to=math.lcm(self.scorer.divides, dynamic.sequence_length_round if dynamic.enabled else 1),
         )
 
@@ -235,7 +253,7 @@ class LocalLearner:
     def _read(
         self, micro: MicroBatch, targets: Tensor | None = None, *, likeliest: int = 0, entropy: bool = False
     ) -> Tensor:
-        with self.autocast():
+        with self.autocast(), dropout.of_samples(micro.keys):
             return self.scorer(
                 micro.input_ids,
                 micro.position_ids,
@@ -254,13 +272,14 @@ class LocalLearner:
         return torch.autocast(self.device.type, dtype=self.dtype, cache_enabled=False)
 
     @contextlib.contextmanager
-    def _evaluating(self) -> Iterator[None]:
-        training = self.model.training
-        self.model.eval()
+    def _evaluating(self, *, training: bool) -> Iterator[None]:
+        """Without dropout; `training`: with that of the samples."""
+        before = self.model.training
+        self.model.train(training)
         try:
             yield
         finally:
-            self.model.train(training)
+            self.model.train(before)
             if self.ranks.mesh is not None:
                 put_away(self.scorer)
 

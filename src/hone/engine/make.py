@@ -14,6 +14,7 @@ from hone.engine.place import device_of_this_process
 from hone.engine.spread import spread
 from hone.errors import ConfigError
 from hone.model.adapters import check_adapter, merged, with_lora
+from hone.model.dropout import turn_off
 from hone.model.load import context_length, empty_model, load_model
 from hone.model.mesh import Mesh
 from hone.model.quantized import four_bits
@@ -84,6 +85,8 @@ def make_model(
             trust_remote_code=policy.trust_remote_code,
         )
     check_fit(model, tokenizer, policy)
+    if policy.disable_dropout:
+        turn_off(model)
     if not policy.lora.enabled:
         return model
     if trained:

@@ -28,6 +28,7 @@ from hone.chat_template import turn_ends
 from hone.config.paths import check_local
 from hone.errors import ConfigError, ModelError
 from hone.model.attention import use_grouped_sdpa
+from hone.model.dropout import recomputing
 from hone.model.reasons import UNREADABLE, one_line
 from hone.model.scalar import check_head, has_scalar_head, head_name
 
@@ -150,7 +151,9 @@ def _set_up(model: PreTrainedModel, activation_checkpointing: bool) -> None:
         type(model).__name__
     ]  # a checkpoint's config says what to make of its weights
     if activation_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.gradient_checkpointing_enable(
+            gradient_checkpointing_kwargs={"use_reentrant": False, "context_fn": recomputing}
+        )
     use_grouped_sdpa(model)
     model.config.use_cache = False
 

@@ -117,7 +117,7 @@ class TeacherConfig(ConfigModel):
             "sequence_packing",
         ):  # there is no other reading than that of log-probabilities
             own[way].train_mb_tokens = own[way].logprob_mb_tokens
-        return policy.model_copy(update={**own, "activation_checkpointing": False})
+        return policy.model_copy(update={**own, "activation_checkpointing": False, "disable_dropout": True})
 
 
 class DistillClusterConfig(ClusterConfig):

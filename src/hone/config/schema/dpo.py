@@ -111,6 +111,9 @@ class PairPolicyConfig(SFTPolicyConfig):
     result."""
     logprob_batch_size: Derived[Count] = derived("${policy.train_micro_batch_size}")
     """Pairs per forward when only log-probabilities are computed."""
+    disable_dropout: bool = True
+    """Turn off the dropout that the model came with (GPT-2's 0.1): a reference has none, and chosen and rejected
+    answers are compared. An adapter's is `lora.dropout`."""
     dynamic_batching: PairBatchingConfig = section(PairBatchingConfig)
     sequence_packing: PairPackingConfig = section(PairPackingConfig)
 

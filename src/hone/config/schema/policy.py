@@ -117,6 +117,10 @@ class PolicyConfig(ConfigModel):
     """Learning-rate phases in order: `[{name, kwargs}, …, {milestones: […]}]`; null: constant."""
     dynamic_batching: DynamicBatchingConfig = section(DynamicBatchingConfig)
     sequence_packing: SequencePackingConfig = section(SequencePackingConfig)
+    disable_dropout: bool = True
+    """Turn off the dropout that the model came with (GPT-2's 0.1), so that ratios to old and reference
+    log-probabilities begin at 1. An adapter's is `lora.dropout`. Where any is on, a sample's is the same in every
+    forward."""
     activation_checkpointing: bool | None = None
     """Recompute activations in the backward: less memory, about a third slower. Same result. null: where it is
     needed to fit."""

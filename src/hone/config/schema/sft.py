@@ -55,6 +55,8 @@ class SFTOptimizerConfig(OptimizerConfig):
 class SFTPolicyConfig(PolicyConfig):
     """The model that is trained."""
 
+    disable_dropout: bool = False
+    """Turn off the dropout that the model came with (GPT-2's 0.1). An adapter's is `lora.dropout`."""
     optimizer: SFTOptimizerConfig = section(SFTOptimizerConfig)
 
 

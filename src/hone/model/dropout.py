@@ -1,0 +1,184 @@
+"""Dropout: turned off, or with masks that depend on the sample and the place in it alone.
+
+Masks from a generator's state would be others for other micro-batches, and for the forward that old log-probabilities
+come from. Here whether a number is dropped is a hash of its token's key (`keys_BT`), of how many dropouts came before
+in the forward, and of where it stands in the token's vector: every layout and every forward of a sample drops the same.
+
+`_BT` rows and columns of a forward; `_BHTT` attention weights, query before key.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+from transformers import PreTrainedConfig
+
+from hone.errors import ModelError
+
+GOLDEN = -7046029254386353131
+BITS = 24
+READ_FROM_CONFIG = ("falcon", "persimmon", "blt")
+"""Architectures whose forward looks into the config for some of its rates."""
+_active: list[SampleDropout] = []
+
+
+def rates(model: nn.Module) -> dict[str, float]:
+    """The dropouts of a model that are on, by name; not those of adapters."""
+    return {name: rate for name, _, _, rate in _places(model) if ".lora_dropout." not in name}
+
+
+def is_on(model: nn.Module) -> bool:
+    """Whether anything is dropped in training, an adapter's input included."""
+    return next(_places(model), None) is not None
+
+
+def turn_off(model: nn.Module) -> None:
+    """Let nothing be dropped. The model's config, which says how it was pretrained, stays as it is where it can."""
+    for _, holder, attribute, _ in list(_places(model)):
+        setattr(holder, attribute, 0.0)
+
+
+def _places(model: nn.Module) -> Iterator[tuple[str, Any, str, float]]:
+    """Name, holder, attribute and rate of each dropout that is on."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd):
+            if module.p > 0:
+                yield name, module, "p", module.p
+            continue
+        for attribute, value in vars(module).items():
+            if "drop" in attribute and type(value) is float and value > 0:
+                yield f"{name}.{attribute}", module, attribute, value
+    config: Any = getattr(model, "config", None)
+    if getattr(config, "model_type", None) in READ_FROM_CONFIG:
+        for key, rate in configured(config).items():
+            yield f"config.{key}", config, key, rate
+
+
+def configured(config: PreTrainedConfig) -> dict[str, float]:
+    """The rates of a language model's dropouts, as its config has them; those of other heads left out."""
+    found = {}
+    for key, value in vars(config.get_text_config()).items():
+        named = key.endswith(("dropout", "pdrop")) and not key.startswith(("classifier", "summary"))
+        if named and isinstance(value, int | float) and value > 0:
+            found[key] = float(value)
+    return found
+
+
+def notice(config: PreTrainedConfig, *, off: bool, part: str) -> list[str]:
+    """What to tell of the dropout that a model came with."""
+    if not (found := configured(config)):
+        return []
+    shown = ", ".join(f"{key} {rate:g}" for key, rate in sorted(found.items()))
+    if off:
+        return [f"{part}.disable_dropout=true: the model's own dropout ({shown}) is off"]
+    return [f"the model's own dropout ({shown}) is on; {part}.disable_dropout=true turns it off"]
+
+
+def key_of(*parts: object) -> int:
+    """63 bits from any printable parts: what stands for a sample, or a prompt, in the hash."""
+    digest = hashlib.blake2b("\x1f".join(map(str, parts)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+def token_keys(key: int, positions: Tensor) -> Tensor:
+    """The keys of the tokens at these positions of a sample."""
+    return _mixed(key + (positions + 1) * GOLDEN)
+
+
+def _mixed(x: Tensor) -> Tensor:
+    """SplitMix64's finaliser (Steele et al. 2014), shifts without the sign."""
+    x = (x ^ ((x >> 30) & ((1 << 34) - 1))) * -4658895280553007687
+    x = (x ^ ((x >> 27) & ((1 << 37) - 1))) * -7723592293110705685
+    return x ^ ((x >> 31) & ((1 << 33) - 1))
+
+
+class SampleDropout(TorchFunctionMode):
+    """A context in which PyTorch's dropout is that of the samples whose tokens have `keys_BT`, int64."""
+
+    def __init__(self, keys_BT: Tensor, counts: dict[float, int] | None = None) -> None:
+        super().__init__()
+        self.keys_BT = keys_BT
+        self.counts = counts or {}
+        """Dropouts so far, by rate: those of adapters, which a reference has not, leave the model's own as they are."""
+
+    def __enter__(self) -> SampleDropout:
+        super().__enter__()
+        _active.append(self)
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        _active.remove(self)
+        super().__exit__(*error)
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Any = None
+    ) -> Any:
+        given = kwargs or {}
+        if func is functional.dropout:
+            return self._dropout(*args, **given)
+        if func is functional.scaled_dot_product_attention and given.get("dropout_p"):
+            return self._attention(*args, **given)
+        return func(*args, **given)
+
+    def _dropout(self, input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+        return input * self._kept(input.shape, p).to(input.dtype) / (1 - p) if training and p else input
+
+    def _attention(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        scale: float | None = None,
+        enable_gqa: bool = False,
+    ) -> Tensor:
+        groups = query.shape[1] // key.shape[1]
+        key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+        scores = query @ key.transpose(-1, -2) * (1 / math.sqrt(query.shape[-1]) if scale is None else scale)
+        if is_causal:
+            attn_mask = torch.ones_like(scores[0, 0], dtype=torch.bool).tril()
+        if attn_mask is not None and attn_mask.dtype == torch.bool:
+            scores = scores.masked_fill(~attn_mask, torch.finfo(scores.dtype).min)
+        elif attn_mask is not None:
+            scores = scores + attn_mask
+        return self._dropout(scores.softmax(-1, dtype=torch.float32).to(value.dtype), dropout_p) @ value
+
+    def _kept(self, shape: torch.Size, rate: float) -> Tensor:
+        """Which numbers of a tensor of this shape stay."""
+        number = self.counts[rate] = self.counts.get(rate, 0) + 1
+        keys_BT, length = _mixed(self.keys_BT + number), self.keys_BT.shape[1]
+        if len(shape) == 4 and shape[2:] == (length, length):  # attention weights: by query, key and head
+            keys = (keys_BT[:, :, None] ^ _mixed(keys_BT)[:, None, :])[:, None]
+            element = torch.arange(shape[1], device=keys.device)[:, None, None]
+        elif shape[:2] == keys_BT.shape or shape[:1] == (keys_BT.numel(),):
+            rest = shape[2:] if shape[:2] == keys_BT.shape else shape[1:]
+            keys = keys_BT.reshape(*shape[: len(shape) - len(rest)], *(1 for _ in rest))
+            element = torch.arange(math.prod(rest), device=keys.device).reshape(rest)
+        else:
+            raise ModelError(
+                f"dropout of a tensor of shape {list(shape)}, which is not one vector a token: set "
+                "policy.disable_dropout=true and policy.lora.dropout=0"
+            )
+        bits = (_mixed(keys + (element + 1) * GOLDEN) >> 40) & ((1 << BITS) - 1)
+        return bits >= round(rate * (1 << BITS))
+
+
+def of_samples(keys_BT: Tensor | None) -> contextlib.AbstractContextManager[Any]:
+    """The context of a forward whose tokens have these keys; None: nothing is dropped."""
+    return SampleDropout(keys_BT) if keys_BT is not None else contextlib.nullcontext()
+
+
+def recomputing() -> tuple[contextlib.AbstractContextManager[Any], contextlib.AbstractContextManager[Any]]:
+    """The contexts of an activation checkpoint's forward, and of its second one, which is to drop the same."""
+    again = SampleDropout(_active[-1].keys_BT, dict(_active[-1].counts)) if _active else None
+    return contextlib.nullcontext(), again or contextlib.nullcontext()
