@@ -165,7 +165,7 @@ async def learn(step: int, parts: Engine, groups: Sequence[Group], config: Onlin
         assert parts.teacher is not None
         return await distill.step(parts.learner, parts.teacher, distill.samples_of(groups), config)
     assert isinstance(config, GRPOConfig)
-    return await grpo.step(parts.learner, parts.reference, groups, config)
+    return await grpo.step(parts.learner, parts.reference, groups, config, version=step - 1)
 
 
 def total_steps(config: OnlineConfig, data: PromptData) -> int:

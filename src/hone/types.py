@@ -118,6 +118,8 @@ class Sample:
     unit: str = ""
     """Samples that share one are always in the same micro-batch, next to each other and in their order: a pair's chosen
     and rejected side. Sizes of micro-batches count units; a sample without one is a unit of its own."""
+    version: int | None = None
+    """Version of the weights that sampled it; None: it was not sampled."""
 
     def __len__(self) -> int:
         return int(self.tokens_T.numel())
@@ -303,5 +305,6 @@ def sample_of(rollout: Rollout) -> Sample:
         loss_mask_T=torch.cat([torch.zeros(len(prompt), dtype=torch.bool), sampled_T]),
         group=rollout.prompt.id,
         prefix=len(prompt),
+        version=completion.version,
         token_columns={"generation_logprobs": logprobs_T[sampled_T]},
     )

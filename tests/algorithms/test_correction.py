@@ -82,7 +82,7 @@ def test_mismatch() -> None:
 
 
 def test_metrics_of_a_loss_are_those_of_the_whole_batch_however_it_is_cut() -> None:
-    loss = PolicyLoss(settings("icepop", 3.0, 0.75))
+    loss = PolicyLoss(settings("icepop", 3.0, 0.75), on_policy=True)
     logprobs = torch.tensor([-1.0, -2.0, -0.5, -0.3])
     columns = {"generation_logprobs": logprobs - RATIOS.log()}
     whole = loss(Outputs(logprobs), make_batch([2, 2], columns, {"advantage": [1.0, -1.0]}), TOTALS)

@@ -18,6 +18,7 @@ from torch import Tensor
 from hone.algorithms.sft import sft_loss
 from hone.algorithms.surrogate import PolicyLoss
 from hone.config.schema import LossConfig
+from hone.errors import TrainingError
 from hone.types import LossOutput, Outputs, Totals
 
 LN2 = math.log(2.0)
@@ -47,7 +48,7 @@ def evaluate(
     tensors.setdefault("generation_logprobs", values.detach())
     batch = make_batch(lengths, tensors, {"advantage": advantages})
     totals = Totals(tokens=sum(lengths), sequences=len(lengths))
-    output = PolicyLoss(LossConfig(**settings))(Outputs(values), batch, totals)  # type: ignore[arg-type]
+    output = PolicyLoss(LossConfig(**settings), on_policy=True)(Outputs(values), batch, totals)  # type: ignore[arg-type]
     output.loss.backward()
     assert isinstance(values.grad, Tensor)
     return Result(output, values.grad.tolist())
@@ -263,6 +264,18 @@ def test_parts_of_a_split_batch_add_up() -> None:
     assert sum(part.loss.item() for part in parts) == pytest.approx(whole.loss.item(), rel=1e-6)
     for name, value in whole.metrics.items():
         assert sum(part.metrics[name].item() for part in parts) == pytest.approx(value.item(), rel=1e-6), name
+
+
+def test_samples_of_older_weights_need_their_old_log_probabilities() -> None:
+    batch = make_batch([2], {"generation_logprobs": [-1.0, -2.0]}, {"advantage": [1.0]})
+    outputs, totals = Outputs(torch.tensor([-1.0, -2.0])), Totals(tokens=2, sequences=1)
+    with pytest.raises(TrainingError, match="samples row0 have no old_logprobs"):
+        PolicyLoss(LossConfig())(outputs, batch, totals)
+    for loss in (
+        PolicyLoss(LossConfig(), on_policy=True),
+        PolicyLoss(LossConfig(force_on_policy_ratio=True)),
+    ):
+        assert loss(outputs, batch, totals).metrics["ratio"].item() == 1
 
 
 def test_the_loss_is_picklable() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -22,6 +24,7 @@ from torch import Tensor
 from hone.algorithms import grpo, surrogate
 from hone.algorithms.advantages import by_group
 from hone.config.schema import GRPOSection, LossConfig
+from hone.errors import TrainingError
 from hone.types import Completion, Group, LossFn, Sample
 
 PLAIN = {"normalize_rewards": False, "use_leave_one_out_baseline": False}
@@ -193,7 +196,7 @@ def test_one_update_has_the_gradient_of_explicit_old_logprobs() -> None:
             sample.sequence_columns["advantage"] = rollout.advantage
         if explicit:
             run(surrogate.score(learner, samples, "old_logprobs"))
-        run(learner.forward_backward(samples, surrogate.PolicyLoss(config)))
+        run(learner.forward_backward(samples, surrogate.PolicyLoss(config, on_policy=not explicit)))
         results.append(gradients(learner.model))
     assert largest_gap(*results) < 1e-5
 
@@ -250,3 +253,19 @@ def test_tokens_after_the_end_are_never_targets() -> None:
     sample = surrogate.samples_of(groups)[0]
     assert sample is not None
     assert sample.num_targets == 2
+
+
+@pytest.mark.parametrize(
+    ("versions", "given", "stale"), [((3, 3), 3, False), ((3, 3), 4, True), ((2, 3), None, True)]
+)
+def test_stale_completions_are_not_taken_for_fresh_ones(
+    versions: tuple[int, int], given: int | None, stale: bool
+) -> None:
+    groups = make_groups([[1.0, 0.0], [0.0, 1.0]])
+    for group, version in zip(groups, versions, strict=True):
+        for rollout in group.rollouts:
+            rollout.completion = replace(rollout.completion, version=version)
+    config = grpo_config(policy={"train_global_batch_size": 4}, loss_fn={"reference_policy_kl_penalty": 0.0})
+    learner = make_learner(make_model(), config.policy)
+    with pytest.raises(TrainingError, match="no old_logprobs") if stale else contextlib.nullcontext():
+        run(grpo.step(learner, None, groups, config, version=given))

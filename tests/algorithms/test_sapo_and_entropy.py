@@ -130,6 +130,6 @@ def test_what_is_masked_has_no_gradient_and_still_counts() -> None:
             for sample in samples:
                 mask_T = sample.token_columns.pop("high_entropy")
                 sample.token_columns["advantage"] = mask_T * sample.sequence_columns["advantage"]
-        run(learner.forward_backward(samples, PolicyLoss(config.loss_fn)))
+        run(learner.forward_backward(samples, PolicyLoss(config.loss_fn, on_policy=True)))
         found.append(gradients(learner.model))
     assert largest_gap(*found) < 1e-5

@@ -160,7 +160,7 @@ def hone(
     )
     if config.top_entropy_quantile < 1:
         run(high_entropy.mark(learner, samples, config.top_entropy_quantile))
-    metrics = run(learner.forward_backward(samples, surrogate.PolicyLoss(config)))
+    metrics = run(learner.forward_backward(samples, surrogate.PolicyLoss(config, on_policy=True)))
     grads = gradients(model)
     model.zero_grad()
     return metrics["loss"], grads

@@ -11,7 +11,7 @@ from hone.engine.batching import collate, plan
 from hone.types import Sample
 from tests import tiny
 
-LOSS = PolicyLoss(LossConfig(reference_policy_kl_penalty=0.0, token_level_loss=False))
+LOSS = PolicyLoss(LossConfig(reference_policy_kl_penalty=0.0, token_level_loss=False), on_policy=True)
 
 
 def groups(*, share: bool, prompts: int = 3, each: int = 4, prompt_length: int = 12) -> list[Sample]:

@@ -51,13 +51,18 @@ async def step(
     reference: Scorer | None,
     groups: Sequence[Group],
     config: GRPOConfig,
+    *,
+    version: int | None = None,
 ) -> dict[str, float]:
-    """All optimizer steps on one batch of rollouts. Metrics are means over the steps."""
+    """All optimizer steps on one batch of rollouts. Metrics are means over the steps. `version` is that of the weights
+    (`surrogate.train_policy`)."""
     slots = surrogate.samples_of(groups)
     size, times = config.policy.train_global_batch_size, config.grpo.num_updates_per_rollout
     updates = times * -(-len(slots) // size)
     charges = await surrogate.prepare(learner, reference, slots, config.loss_fn, updates=updates)
     estimate(groups, slots, charges, rule_of(config.grpo, config.rewards.functions))
-    history = await surrogate.train_policy(learner, slots, config.loss_fn, size=size, passes=times)
+    history = await surrogate.train_policy(
+        learner, slots, config.loss_fn, size=size, passes=times, version=version
+    )
     trained = float(sum(slot is not None for slot in slots))
     return passes.means(history) | {"updates": float(len(history)), "trained_samples": trained}

@@ -108,7 +108,9 @@ async def step(
         metrics |= await _train_value(value, slots, config)
     history: list[dict[str, float]] = []
     if not warming_up:
-        history = await surrogate.train_policy(learner, slots, config.loss_fn, size=size, passes=epochs)
+        history = await surrogate.train_policy(
+            learner, slots, config.loss_fn, size=size, passes=epochs, version=number - 1
+        )
     counts = {"updates": len(history), "trained_samples": sum(slot is not None for slot in slots)}
     return metrics | passes.means(history) | {name: float(count) for name, count in counts.items()}
 

@@ -25,14 +25,19 @@ from hone.algorithms.correction import corrected, mismatch
 from hone.algorithms.objectives import objective
 from hone.algorithms.passes import Slots, train
 from hone.config.schema import LossConfig
+from hone.errors import TrainingError
 from hone.types import Batch, Group, Learner, LossOutput, Outputs, Sample, Scorer, Totals, sample_of
 
 
 @dataclass(frozen=True)
 class PolicyLoss:
-    """The policy-gradient loss and its variants. Picklable: its only state is the configuration."""
+    """The policy-gradient loss and its variants. Picklable: its only state is the configuration, and what is known of
+    the samples."""
 
     config: LossConfig
+    on_policy: bool = False
+    """The samples are of the very weights that are trained, in one update: every ratio is 1. Else samples without
+    `old_logprobs` are refused (TrainingError)."""
 
     @property
     def needs_entropy(self) -> bool:
@@ -49,8 +54,7 @@ class PolicyLoss:
             constant=config.constant_denominator,
         )
         advantage_N, generated_N = advantage_of(batch), columns["generation_logprobs"]
-        on_policy = config.force_on_policy_ratio or "old_logprobs" not in columns
-        old_N = logprobs_N.detach() if on_policy else columns["old_logprobs"]
+        old_N = self._old(logprobs_N, batch)
         ratio_N = self._ratio(logprobs_N - old_N, batch)
         loss_N = objective(ratio_N, logprobs_N, advantage_N, config)
         if "high_entropy" in columns:
@@ -78,6 +82,19 @@ class PolicyLoss:
             output.loss = output.loss - config.entropy_coef * outputs.entropy_N.sum() / tokens
         output.metrics |= {name: part_N.detach().sum() / tokens for name, part_N in parts.items()}
         return output
+
+    def _old(self, logprobs_N: Tensor, batch: Batch) -> Tensor:
+        """Log-probabilities under the weights before the first update."""
+        known = "old_logprobs" in batch.token_columns
+        if self.config.force_on_policy_ratio or (self.on_policy and not known):
+            return logprobs_N.detach()
+        if not known:
+            raise TrainingError(
+                f"samples {', '.join(batch.ids[:4])} have no old_logprobs and are not said to be of the weights that "
+                "are trained: their ratios would be 1. Score them before the first update, or set "
+                "loss_fn.force_on_policy_ratio=true"
+            )
+        return batch.token_columns["old_logprobs"]
 
     def _ratio(self, log_ratio_N: Tensor, batch: Batch) -> Tensor:
         if self.config.sequence_level_importance_ratios:
@@ -173,10 +190,23 @@ async def score(model: Scorer, samples: list[Sample], column: str) -> None:
 
 
 async def train_policy(
-    learner: Learner, slots: Slots, config: LossConfig, *, size: int, passes: int
+    learner: Learner,
+    slots: Slots,
+    config: LossConfig,
+    *,
+    size: int,
+    passes: int,
+    version: int | None = None,
 ) -> list[dict[str, float]]:
-    """`train` with the policy's loss, on the tokens of high entropy where that is asked for."""
+    """`train` with the policy's loss, on the tokens of high entropy where that is asked for.
+
+    `version`: that of the weights that are trained; samples of another one, or of several where it is not given, need
+    old log-probabilities.
+    """
     before = None
     if config.top_entropy_quantile < 1:
         before = partial(high_entropy.mark, learner, share=config.top_entropy_quantile)
-    return await train(learner, slots, PolicyLoss(config), size=size, passes=passes, before=before)
+    versions = {sample.version for sample in slots if sample is not None}
+    fresh = versions <= {version} if version is not None else len(versions) <= 1
+    loss = PolicyLoss(config, on_policy=fresh and passes * -(-len(slots) // size) <= 1)
+    return await train(learner, slots, loss, size=size, passes=passes, before=before)
