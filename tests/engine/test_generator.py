@@ -254,3 +254,15 @@ def test_generation_leaves_the_model_trainable() -> None:
     learner = make_learner(model)
     sample = Sample("long", torch.arange(2, 42), torch.tensor([False] + [True] * 39))
     assert run(sft.step(learner, [sample]))["loss"] > 0
+
+
+@pytest.mark.parametrize("shape", [(3,), (64, 48), (70, 300), (2, 4099)])
+def test_the_checksum_sees_weights_that_have_changed_places(shape: tuple[int, ...]) -> None:
+    weight = torch.randn(shape)
+    before, last = checksum([("w", weight)]), len(weight) - 1
+    for other in (weight.flip(0), weight.roll(1, -1), weight[torch.tensor([last, *range(1, last), 0])]):
+        assert checksum([("w", other)]) != before
+    assert checksum([("w", weight.clone())]) == before
+    assert checksum([("w", weight.t() if weight.dim() == 2 else weight.flip(0))]) != before
+    assert checksum([("w", weight), ("v", weight + 1)]) != checksum([("w", weight + 1), ("v", weight)])
+    assert checksum([("w", weight.bfloat16())]) == checksum([("w", weight.bfloat16().clone())])

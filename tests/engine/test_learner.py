@@ -16,7 +16,8 @@ from hone.engine.learner import LocalLearner
 from hone.errors import ConfigError, TrainingError
 from hone.types import Batch, LossOutput, Outputs, Sample, Totals
 
-ADAMW = {"name": "torch.optim.AdamW", "kwargs": {"lr": 1e-3, "weight_decay": 0.01}}
+ADAMW = {"name": "torch.optim.AdamW", "kwargs": {"lr": 1e-3, "weight_decay": 0.01, "eps": 1e-6}}
+"""With an eps that gradients of rounding alone (an embedding that one token looked up) do not pass."""
 
 
 def policy_of(**changes: Any) -> PolicyConfig:

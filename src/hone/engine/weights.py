@@ -40,6 +40,12 @@ WRITERS: dict[int, ThreadPoolExecutor] = {}
 the same order by all."""
 
 
+GOLDEN = -7046029254386353131
+FACTORS = (torch.arange(1, 4097) * GOLDEN >> 32).to(torch.int32) | 1
+"""By the place in a row of words: odd, so that none hides a bit."""
+ROWS_AT_ONCE = 1024
+
+
 def named_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """Parameters and persistent buffers by name; a tensor that two names share comes once."""
     once = {name for name, _ in model.named_parameters()}
@@ -59,13 +65,26 @@ def kept_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def checksum(weights: Iterable[tuple[str, Tensor]]) -> int:
-    """A 64-bit sum over the bits of all weights: equal weights have equal sums, whatever device holds them."""
+    """A 64-bit sum over the bits of all weights, each times a factor of its place: equal weights have equal sums,
+    whatever device holds them, and weights that have changed places have not."""
     total = 0
     for index, (_, tensor) in enumerate(weights, start=1):
-        raw = tensor.detach().contiguous().flatten().view(torch.uint8)
-        words = raw.view(torch.int32) if raw.numel() % 4 == 0 else raw
-        total += index * int(words.sum(dtype=torch.int64))
+        total += (2 * index + 1) * _checksum_of(tensor)
     return total & 0xFFFF_FFFF_FFFF_FFFF
+
+
+def _checksum_of(tensor: Tensor) -> int:
+    """Sums of rows of words times odd factors (modulo 2^32), each times one of its own (modulo 2^64)."""
+    raw = tensor.detach().contiguous().flatten().view(torch.uint8)
+    words = raw.view(torch.int32) if raw.numel() % 4 == 0 else raw.to(torch.int32)
+    factors = FACTORS.to(words.device)
+    whole = words.numel() // len(FACTORS) * len(FACTORS)
+    rows = words[:whole].reshape(-1, len(FACTORS)).split(ROWS_AT_ONCE)
+    sums = [(part * factors).sum(1, dtype=torch.int64) for part in rows]
+    rest = words[whole:]
+    sums.append((rest * factors[: len(rest)]).sum(dtype=torch.int64)[None])
+    sums_R = torch.cat(sums)
+    return int((sums_R * ((torch.arange(len(sums_R), device=words.device) + 1) * GOLDEN | 1)).sum())
 
 
 def save(learner: LocalLearner, path: Path, *, with_optimizer: bool, wait: bool) -> Future[None]:
