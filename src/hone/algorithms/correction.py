@@ -20,7 +20,23 @@ from torch import Tensor
 
 from hone.algorithms import ops
 from hone.config.schema import LossConfig
+from hone.errors import TrainingError
 from hone.types import Batch, Totals
+
+
+def before(logprobs_N: Tensor, batch: Batch, config: LossConfig, *, on_policy: bool) -> Tensor:
+    """Log-probabilities under the weights before the first update: the present ones only where samples are said to be
+    of these (`on_policy`). Raises TrainingError for samples of unknown weights."""
+    known = "old_logprobs" in batch.token_columns
+    if config.force_on_policy_ratio or (on_policy and not known):
+        return logprobs_N.detach()
+    if not known:
+        raise TrainingError(
+            f"samples {', '.join(batch.ids[:4])} have no old_logprobs and are not said to be of the weights that are "
+            "trained: their ratios would be 1. Score them before the first update, or set "
+            "loss_fn.force_on_policy_ratio=true"
+        )
+    return batch.token_columns["old_logprobs"]
 
 
 def mismatch(learner_N: Tensor, generator_N: Tensor) -> dict[str, Tensor]:

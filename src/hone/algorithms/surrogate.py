@@ -21,11 +21,10 @@ import torch
 from torch import Tensor
 
 from hone.algorithms import high_entropy, ops
-from hone.algorithms.correction import corrected, mismatch
+from hone.algorithms.correction import before, corrected, mismatch
 from hone.algorithms.objectives import objective
 from hone.algorithms.passes import Slots, train
 from hone.config.schema import LossConfig
-from hone.errors import TrainingError
 from hone.types import Batch, Group, Learner, LossOutput, Outputs, Sample, Scorer, Totals, sample_of
 
 
@@ -54,7 +53,7 @@ class PolicyLoss:
             constant=config.constant_denominator,
         )
         advantage_N, generated_N = advantage_of(batch), columns["generation_logprobs"]
-        old_N = self._old(logprobs_N, batch)
+        old_N = before(logprobs_N, batch, config, on_policy=self.on_policy)
         ratio_N = self._ratio(logprobs_N - old_N, batch)
         loss_N = objective(ratio_N, logprobs_N, advantage_N, config)
         if "high_entropy" in columns:
@@ -82,19 +81,6 @@ class PolicyLoss:
             output.loss = output.loss - config.entropy_coef * outputs.entropy_N.sum() / tokens
         output.metrics |= {name: part_N.detach().sum() / tokens for name, part_N in parts.items()}
         return output
-
-    def _old(self, logprobs_N: Tensor, batch: Batch) -> Tensor:
-        """Log-probabilities under the weights before the first update."""
-        known = "old_logprobs" in batch.token_columns
-        if self.config.force_on_policy_ratio or (self.on_policy and not known):
-            return logprobs_N.detach()
-        if not known:
-            raise TrainingError(
-                f"samples {', '.join(batch.ids[:4])} have no old_logprobs and are not said to be of the weights that "
-                "are trained: their ratios would be 1. Score them before the first update, or set "
-                "loss_fn.force_on_policy_ratio=true"
-            )
-        return batch.token_columns["old_logprobs"]
 
     def _ratio(self, log_ratio_N: Tensor, batch: Batch) -> Tensor:
         if self.config.sequence_level_importance_ratios:
@@ -203,10 +189,10 @@ async def train_policy(
     `version`: that of the weights that are trained; samples of another one, or of several where it is not given, need
     old log-probabilities.
     """
-    before = None
+    mark = None
     if config.top_entropy_quantile < 1:
-        before = partial(high_entropy.mark, learner, share=config.top_entropy_quantile)
+        mark = partial(high_entropy.mark, learner, share=config.top_entropy_quantile)
     versions = {sample.version for sample in slots if sample is not None}
     fresh = versions <= {version} if version is not None else len(versions) <= 1
     loss = PolicyLoss(config, on_policy=fresh and passes * -(-len(slots) // size) <= 1)
-    return await train(learner, slots, loss, size=size, passes=passes, before=before)
+    return await train(learner, slots, loss, size=size, passes=passes, before=mark)
