@@ -24,10 +24,14 @@ from hone.engine.weights import checksum, named_weights
 from hone.errors import HoneError, ModelError
 from hone.model.adapters import base_of
 from hone.model.attention import has_full_attention
+from hone.model.load import name_of
 from hone.types import Completion, Prompt, Sampling
 
 COMPACT_BELOW = 0.8
 """Finished rows leave when this share of the batch or less is still going: copying the cache costs, too."""
+
+
+SMALLEST_TEMPERATURE = 1e-6
 
 
 @dataclass
@@ -163,6 +167,7 @@ class LocalGenerator:
             beat()
             tokens, logprobs = sample(logits, uniform(seeds, torch.full_like(seeds, step)), sampling)
             ended = torch.isin(tokens, stops)
+            self._check_finite(prompts, alive, logprobs, logits.dtype, sampling)
             finished = self._record(alive, tokens, logprobs, ended, sampling, step)
             if len(finished) == len(alive):
                 return
@@ -176,6 +181,27 @@ class LocalGenerator:
             attention = mask[:, None, None, :] if self._plain_mask else mask
             logits = self._forward(tokens[:, None], lengths[:, None], attention, cache)
             lengths = lengths + 1
+
+    def _check_finite(
+        self,
+        prompts: Sequence[Prompt],
+        alive: list[_Row],
+        logprobs: Tensor,
+        dtype: torch.dtype,
+        sampling: Sampling,
+    ) -> None:
+        """Raise ModelError where logits were nan or infinite: the log-probability of any token is nan then."""
+        if not (bad := logprobs.isnan()).any():
+            return
+        row = alive[int(bad.nonzero()[0])]
+        cause = "Look at its weights, or compute in float32 or bfloat16 (precision)"
+        if 0 < sampling.temperature < SMALLEST_TEMPERATURE:
+            cause = f"temperature={sampling.temperature} is too small to divide by: 0 is greedy"
+        precision = str(dtype).removeprefix("torch.")
+        raise ModelError(
+            f"{name_of(self.model)}, computed in {precision}, gives logits that are not finite for prompt "
+            f"{prompts[row.prompt].id}, after {len(row.tokens)} tokens of its completion. {cause}"
+        )
 
     def _record(
         self,

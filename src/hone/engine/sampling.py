@@ -52,6 +52,7 @@ def sample(logits_BV: Tensor, draws_B: Tensor, sampling: Sampling) -> tuple[Tens
         # A draw next to 1 can round up to the total: the last token that has any probability is meant.
         last_B1 = torch.searchsorted(cumulative_BV, total_B1, right=False)
         tokens_B = torch.minimum(tokens_B1, last_B1).squeeze(1)
+        tokens_B = tokens_B.clamp(max=logits_BV.shape[-1] - 1)  # of nan; the log-probability says so
     return tokens_B, logprobs_BV.gather(1, tokens_B[:, None]).squeeze(1)
 
 

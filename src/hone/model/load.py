@@ -158,6 +158,11 @@ def _set_up(model: PreTrainedModel, activation_checkpointing: bool) -> None:
     model.config.use_cache = False
 
 
+def name_of(model: PreTrainedModel) -> str:
+    """What a message calls a model: the folder or name that it was loaded from, else its architecture."""
+    return model.config._name_or_path or f"the {model.config.model_type} model"
+
+
 def not_finite(weights: Iterable[tuple[str, torch.Tensor]]) -> str | None:
     """The name of the first weight that holds nan or infinity. A sum tells, at the speed of reading."""
     for name, weight in weights:
