@@ -13,7 +13,8 @@ from tiny import PAD, make_learner, make_model, make_samples, run, sft_config
 
 from hone.algorithms import sft
 from hone.engine.adalora import RankSchedule
-from hone.engine.learner import LocalLearner, WithoutAdapters
+from hone.engine.learner import LocalLearner
+from hone.engine.reference import WithoutAdapters
 from hone.errors import CheckpointError
 from hone.model.adapters import NAME, with_lora
 from hone.model.mesh import Mesh

@@ -14,9 +14,10 @@ from transformers import AutoModelForCausalLM
 
 from hone.algorithms import sft
 from hone.config.schema import ClusterConfig
-from hone.engine.learner import LocalLearner, WithoutAdapters
+from hone.engine.learner import LocalLearner
 from hone.engine.make import check_start, make_model, place
 from hone.engine.place import check_several
+from hone.engine.reference import WithoutAdapters
 from hone.errors import ConfigError, ModelError
 from hone.export import convert
 from hone.model.quantized import four_bits, is_quantized

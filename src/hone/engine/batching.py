@@ -41,6 +41,8 @@ class MicroBatch:
     attention_mask: Tensor | None
     at_N: Tensor
     batch: Batch
+    copies: Tensor
+    """[B, T] of how many samples each token is: of several where they share a prompt, of none in padding."""
     keys: Tensor | None = None
     """[B, T] what each token is for dropout: the same in every layout."""
 
@@ -239,6 +241,9 @@ def collate(
         attention_mask=_mask(segments).to(device) if share and several else None,
         at_N=at_N.to(device),
         batch=batch,
+        copies=torch.bincount(torch.cat(where), minlength=input_ids.numel())
+        .reshape(input_ids.shape)
+        .to(device),
         keys=None if seed is None else _keys(rows, where, input_ids.shape, seed).to(device),
     )
 

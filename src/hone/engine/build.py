@@ -22,11 +22,12 @@ from hone.engine.beside import (
     value_settings,
 )
 from hone.engine.generator import LocalGenerator
-from hone.engine.learner import DTYPES, LocalLearner, WithoutAdapters
+from hone.engine.learner import DTYPES, LocalLearner
 from hone.engine.make import check_start, make_model, make_scorer, place
 from hone.engine.notices import model_notices
 from hone.engine.optimizer import check_optimizer
 from hone.engine.place import alone, check_several, device_of_this_process, machine_of
+from hone.engine.reference import WithoutAdapters
 from hone.engine.spread import unspread_copy
 from hone.engine.threads import set_threads
 from hone.model import generation_config
@@ -162,7 +163,8 @@ def _built(
 def _with_end_notice(
     engine: Engine, config: SFTConfig | OnlineConfig, tokenizer: PreTrainedTokenizerBase
 ) -> Engine:
-    """Say what the models came with; and that turns end with another token than the tokenizer's end of sequence, of a model that says something."""
+    """Say what the models came with, and that the turns of one that says something end with another token than the
+    tokenizer's end of sequence."""
     engine.notices += model_notices(config)
     if not config.policy.scalar and (text := end_notice(tokenizer)):
         engine.notices.append(text)

@@ -23,16 +23,22 @@ from hone.config.schema import PolicyConfig
 from hone.engine import weights as weight_files
 from hone.engine.adalora import RankSchedule
 from hone.engine.batching import MicroBatch, Rows, collate, shares, silent, totals_of
+from hone.engine.learner_checks import balance_of, check_one_piece, check_packing
 from hone.engine.optimizer import build_optimizer, build_scheduler, clip_gradients
 from hone.engine.pulse import beat
 from hone.engine.ranks import Ranks
 from hone.engine.stream import WeightStream
-from hone.errors import ConfigError, TrainingError
+from hone.engine.sums import Sums
+from hone.errors import ModelError, TrainingError
 from hone.model import dropout
+from hone.model.adapters import base_of
+from hone.model.balancing import hearing
+from hone.model.load import name_of
 from hone.model.parallel import put_away
 from hone.model.scorer import TokenScorer
 from hone.types import LossFn, Outputs, Sample
 
+REMEDY = "Look at its weights, or choose another precision (float16 overflows where bfloat16 does not)"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -62,17 +68,14 @@ class LocalLearner:
         self.ranks = Ranks(model.mesh)
         self.device = self.scorer.device
         self.dtype = DTYPES[policy.precision]
-        if policy.sequence_packing.enabled and not self.scorer.keeps_packed_apart:
-            raise ConfigError(
-                f"policy.sequence_packing.enabled: packed samples would see each other in a "
-                f"{self.model.config.model_type} model. Set policy.sequence_packing.enabled=false "
-                "(policy.dynamic_batching.enabled=true pads little)"
-            )
+        check_packing(self.scorer, policy)
         if self.scorer.scalar:  # where `transformers` looks for the end of a text; saved with the model
             self.model.config.get_text_config().pad_token_id = pad_token
         self.seed = seed if dropout.is_on(self.model) else None
         if self.seed is not None:
-            self._check_dropout()
+            check_one_piece(
+                self.ranks.mesh, f"{policy.part}.disable_dropout=false", "true, and lora.dropout to 0"
+            )
         self.scores_as_trained = scores_as_trained and self.seed is not None
         self.updates = 0
         self._saving: Future[None] | None = None
@@ -82,6 +85,7 @@ class LocalLearner:
             self.model.requires_grad_(False).eval()
             return
         self.model.train()
+        self.balance = balance_of(self.scorer, policy)
         self.rank_schedule = RankSchedule.of(self.model)
         self.optimizer = build_optimizer(policy, self.model.parameters())
         self.scheduler = build_scheduler(policy, self.optimizer)
@@ -120,44 +124,64 @@ class LocalLearner:
                 parts = read(micro).split(micro.batch.lengths_S.tolist())
                 for index, part in zip((i for row in rows for i in row), parts, strict=bool(rows)):
                     values_N[starts[index] : starts[index + 1]] = part
-        return list(self.ranks.total(values_N).cpu().split(counts))
+        found = list(self.ranks.total(values_N).cpu().split(counts))
+        bad = [sample.id for sample, read_T in zip(samples, found, strict=True) if read_T.isnan().any()]
+        if bad and not self.scorer.scalar:
+            raise ModelError(
+                f"{self._named} gives logits that are not finite, in samples {', '.join(bad[:4])}. {REMEDY}"
+            )
+        return found
+
+    @property
+    def _named(self) -> str:
+        return f"{name_of(base_of(self.model))}, computed in {self.policy.part}.precision={self.policy.precision},"
 
     async def forward_backward(self, samples: Sequence[Sample], loss: LossFn) -> dict[str, float]:
         """Add the gradient of the global batch's loss. Metrics are the parts of all micro-batches, summed.
 
         Raises TrainingError, before any weight changes, when the loss is not finite.
         """
-        totals = totals_of(samples)
-        sums: dict[str, Tensor] = {}
-        largest: dict[str, Tensor] = {}
-        losses: list[tuple[Tensor, list[str]]] = []
+        totals, sums, balance = totals_of(samples), Sums(), self.balance
+        counts = self._count_choices(samples) if balance is not None else None
         for rows in self._share(samples, training=True):
             beat()
             micro = self._collate(samples, rows)
-            result = loss(self._outputs(micro, loss), micro.batch, totals)
-            self.scaler.scale(result.loss).backward()
-            losses.append((result.loss.detach(), micro.batch.ids))
-            for name, part in {"loss": losses[-1][0], **result.metrics}.items():
-                sums[name] = sums[name] + part if name in sums else part
-            for name, part in result.largest.items():
-                largest[name] = torch.maximum(largest[name], part) if name in largest else part
-        values = self.ranks.total(torch.stack([value.float() for value in sums.values()])).tolist()
-        metrics = dict(zip(sums, values, strict=True))
-        if largest:
-            found = self.ranks.largest(torch.stack([value.float() for value in largest.values()])).tolist()
-            metrics |= dict(zip(largest, found, strict=True))
-        if not math.isfinite(metrics["loss"]):
-            self._refuse(metrics["loss"], losses)
+            with hearing(balance) as heard:
+                outputs = self._outputs(micro, loss)
+            result = loss(outputs, micro.batch, totals)
+            minimised = result.loss
+            if balance is not None and counts is not None:
+                unbalanced = balance.part(heard, micro.copies.flatten() * bool(rows), counts)
+                result.metrics["router_aux_loss"] = unbalanced.detach()
+                minimised = minimised + balance.coefficient * unbalanced
+            self.scaler.scale(minimised).backward()
+            sums.add(result, micro.batch.ids)
+        metrics = sums.metrics(self.ranks)
+        if not all(math.isfinite(metrics.get(name, 0.0)) for name in ("loss", "router_aux_loss")):
+            self._refuse(metrics["loss"], sums)
         return metrics
 
-    def _refuse(self, loss: float, losses: list[tuple[Tensor, list[str]]]) -> NoReturn:
+    @torch.no_grad()
+    def _count_choices(self, samples: Sequence[Sample]) -> Tensor:
+        """How often the routers choose each expert in a global batch: a forward of its own."""
+        balance = self.balance
+        assert balance is not None
+        counts = torch.zeros(balance.experts + 1, dtype=torch.float64, device=self.device)
+        for rows in self._share(samples, training=True):
+            micro = self._collate(samples, rows)
+            with hearing(balance) as heard:
+                self._read(micro)
+            counts += balance.counts(heard, micro.copies.flatten() * bool(rows))
+        return self.ranks.total(counts)
+
+    def _refuse(self, loss: float, sums: Sums) -> NoReturn:
         """Undo the backward, and say in which samples the loss went wrong. The ranks come here together."""
         self.optimizer.zero_grad(set_to_none=True)
-        bad = self.ranks.share([ids for value, ids in losses if not torch.isfinite(value)])
+        bad = self.ranks.share(sums.not_finite())
         where = f", in samples {', '.join(list(dict.fromkeys(chain(*bad)))[:4])}" if bad else ""
         raise TrainingError(
-            f"loss is {loss} at update {self.updates + 1}{where}: nothing was updated. Lower "
-            f"{self.policy.part}.optimizer.kwargs.lr, or look at these samples and at {self.policy.part}.precision"
+            f"loss is {loss} at update {self.updates + 1}{where}, of {self._named} and nothing was updated. Lower "
+            f"{self.policy.part}.optimizer.kwargs.lr, or look at these samples and the precision"
         )
 
     async def optim_step(self) -> dict[str, float]:
@@ -204,14 +228,6 @@ class LocalLearner:
     async def load(self, path: Path) -> None:
         """Restore what `save` wrote. Raises CheckpointError when it does not fit this model."""
         weight_files.load(self, path, with_optimizer=not self.frozen)
-
-    def _check_dropout(self) -> None:
-        mesh = self.ranks.mesh
-        if mesh is not None and (mesh.size("tensor") > 1 or mesh.size("context") > 1):
-            raise ConfigError(
-                f"{self.policy.part}.disable_dropout=false: dropout is not made for tensor or context ranks. Set it to "
-                f"true and {self.policy.part}.lora.dropout to 0, or tensor_parallel_size and context_parallel_size to 1"
-            )
 
     def _share(self, samples: Sequence[Sample], *, training: bool) -> list[Rows]:
         """This rank's micro-batches of a global batch."""
@@ -282,15 +298,3 @@ class LocalLearner:
             self.model.train(before)
             if self.ranks.mesh is not None:
                 put_away(self.scorer)
-
-
-class WithoutAdapters:
-    """The model that a learner's adapters were put on, as a scorer: the reference of LoRA, at no memory."""
-
-    def __init__(self, learner: LocalLearner) -> None:
-        self.learner = learner
-
-    async def forward(self, samples: Sequence[Sample]) -> list[Tensor]:
-        """Log-probabilities of each sample's targets under the base model."""
-        with self.learner.model.disable_adapter():  # type: ignore[operator]
-            return await self.learner.forward(samples)

@@ -121,6 +121,10 @@ class PolicyConfig(ConfigModel):
     """Turn off the dropout that the model came with (GPT-2's 0.1), so that ratios to old and reference
     log-probabilities begin at 1. An adapter's is `lora.dropout`. Where any is on, a sample's is the same in every
     forward."""
+    router_aux_loss_coef: float | None = Field(None, ge=0)
+    """Weight of the balancing loss of a mixture of experts (arXiv 2101.03961), counted over the global batch at the
+    cost of one forward more and reported as `router_aux_loss`. null: the model's own where its config has
+    output_router_logits, else 0."""
     activation_checkpointing: bool | None = None
     """Recompute activations in the backward: less memory, about a third slower. Same result. null: where it is
     needed to fit."""

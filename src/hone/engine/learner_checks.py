@@ -1,0 +1,38 @@
+"""What a learner can be asked for with this model, on this mesh."""
+
+from __future__ import annotations
+
+from hone.config.schema import PolicyConfig
+from hone.errors import ConfigError
+from hone.model.adapters import base_of
+from hone.model.balancing import Balance, coefficient_of
+from hone.model.mesh import Mesh
+from hone.model.scorer import TokenScorer
+
+
+def check_packing(scorer: TokenScorer, policy: PolicyConfig) -> None:
+    """Raise ConfigError where packed samples would see each other."""
+    if policy.sequence_packing.enabled and not scorer.keeps_packed_apart:
+        raise ConfigError(
+            f"policy.sequence_packing.enabled: packed samples would see each other in a "
+            f"{scorer.model.config.model_type} model. Set policy.sequence_packing.enabled=false "
+            "(policy.dynamic_batching.enabled=true pads little)"
+        )
+
+
+def check_one_piece(mesh: Mesh | None, setting: str, other: str) -> None:
+    """Raise ConfigError where a rank has a part of each token, or of each sequence, which `setting` does not know."""
+    if mesh is not None and (mesh.size("tensor") > 1 or mesh.size("context") > 1):
+        raise ConfigError(
+            f"{setting} is not made for tensor or context ranks: set it to {other}, or tensor_parallel_size and "
+            "context_parallel_size to 1"
+        )
+
+
+def balance_of(scorer: TokenScorer, policy: PolicyConfig) -> Balance | None:
+    """The balancing loss of a mixture of experts, where it has any weight. Raises ConfigError where it cannot be."""
+    weight = coefficient_of(base_of(scorer.model).config, policy.router_aux_loss_coef)
+    if not weight:
+        return None
+    check_one_piece(scorer.mesh, f"{policy.part}.router_aux_loss_coef={weight:g}", "0")
+    return Balance(scorer.model, weight, policy.part)
