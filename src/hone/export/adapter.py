@@ -121,6 +121,8 @@ def _double(layer: nn.Module, trained: nn.Module) -> None:
     old: Any = trained
     rank, scale = old.r[NAME], old.scaling[NAME]
     gone = new.base_layer.weight.double() - old.base_layer.weight.double()
+    if new.fan_in_fan_out:  # GPT-2's layers hold their weights transposed
+        gone = gone.T
     left, sizes, right = torch.linalg.svd(gone, full_matrices=False)
     taken = left[:, :rank] * (sizes[:rank] / scale)
     new.lora_A[NAME].weight.copy_(torch.cat([old.lora_A[NAME].weight, right[:rank].float()]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from hone.errors import ConfigError, ModelError, install_command
+from hone.model.adapter_targets import check_experts, check_transposed, has_experts, ranks_of, targets_of
 from hone.model.scalar import head_name, is_scalar
 
 if TYPE_CHECKING:
@@ -79,9 +81,17 @@ def _settings(peft: Any, model: PreTrainedModel, lora: LoraConfig) -> Any:
         "lora_dropout": lora.dropout,
         "target_modules": lora.target_modules or "all-linear",
         "exclude_modules": [*lora.exclude_modules, *head] or None,
-        "modules_to_save": head or None,
+        "modules_to_save": [*head, *_whole(model, lora)] or None,
         "task_type": "SEQ_CLS" if head else "CAUSAL_LM",
     }
+    check_transposed(model, lora)
+    pattern: dict[str, Any] = {}
+    if has_experts(model):
+        targets = targets_of(model, lora, [*head, *lora.modules_to_save])
+        if targets.parameters:
+            check_experts(lora)
+            pattern = ranks_of(targets, lora)
+        common |= {"target_modules": targets.modules, "exclude_modules": None}
     if not lora.adalora.enabled:
         begin = True if lora.init_lora_weights in (None, "kaiming") else lora.init_lora_weights
         return peft.LoraConfig(
@@ -89,10 +99,24 @@ def _settings(peft: Any, model: PreTrainedModel, lora: LoraConfig) -> Any:
             use_rslora=lora.use_rslora,
             use_dora=lora.use_dora,
             init_lora_weights=begin,
-            **common,
+            ensure_weight_tying=bool(
+                lora.modules_to_save and model.config.get_text_config().tie_word_embeddings
+            ),
+            **common | pattern,
         )
     given = lora.adalora.model_dump(exclude={"enabled", "init_r"})
     return peft.AdaLoraConfig(target_r=lora.dim, init_r=lora.rank, **given, **common)
+
+
+def _whole(model: PreTrainedModel, lora: LoraConfig) -> list[str]:
+    """The modules that are trained as a whole. Raises ConfigError for a name that no module has."""
+    names = [name for name, _ in model.named_modules()]
+    for wanted in lora.modules_to_save:
+        if not any(name == wanted or name.endswith(f".{wanted}") for name in names):
+            near = difflib.get_close_matches(wanted, {name.rpartition(".")[2] for name in names}, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise ConfigError(f"policy.lora.modules_to_save={wanted}: this model has no such module{hint}")
+    return lora.modules_to_save
 
 
 @contextlib.contextmanager

@@ -50,7 +50,10 @@ class LoraConfig(ConfigModel):
     target_modules: list[str] = Field(default_factory=list)
     """Names of modules that get an adapter, such as q_proj."""
     exclude_modules: list[str] = Field(default_factory=list)
-    """Names of modules that get none."""
+    """Names of modules that get none; `experts` and `gate` are those of a mixture of experts."""
+    modules_to_save: list[str] = Field(default_factory=list)
+    """Names of modules that are trained, and saved, as a whole, such as embed_tokens and lm_head. Embeddings that are
+    tied stay so."""
     match_all_linear: bool = True
     """All linear modules get an adapter. `target_modules` must be empty then."""
     use_rslora: bool = False
