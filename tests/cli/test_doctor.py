@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import namedtuple
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 
 from hone.launch import doctor
 from hone.launch.doctor import Finding
+from hone.rollout.sandbox import Sandbox
 
 
 def findings(*states: str) -> list[Finding]:
@@ -72,6 +74,15 @@ def test_optional_parts_say_how_to_get_them(monkeypatch: pytest.MonkeyPatch) -> 
     found = {finding.name: finding for finding in doctor.optional()}
     assert found["wandb"].state == "absent"
     assert found["wandb"].fix.endswith(' -m pip install "hone[wandb]"')
+
+
+def test_what_is_open_to_programs_of_a_model_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert doctor.programs().text.startswith("programs that a model wrote: no network")
+    monkeypatch.setattr("hone.rollout.sandbox.Sandbox", partial(Sandbox, namespaces=False))
+    found = doctor.programs()
+    assert found.state == "poor"
+    assert "NO NAMESPACES" in found.text
+    assert "require_isolation=false" in found.fix
 
 
 def test_this_installation_can_start_a_run(capsys: pytest.CaptureFixture[str]) -> None:

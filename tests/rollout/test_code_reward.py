@@ -49,6 +49,28 @@ def test_a_program_cannot_replace_its_judge() -> None:
     assert graded(cheats, HUMANEVAL) == [0.0] * len(cheats)
 
 
+def test_what_the_prompt_defines_is_the_prompts_to_the_tests() -> None:
+    """As of HumanEval/32: `poly` is given, and its tests use it."""
+    prompt = 'def poly(x):\n    return 2 * x - 4\n\n\ndef zero():\n    """A zero of poly."""\n'
+    row = {"test": "def check(candidate):\n    assert abs(poly(candidate())) < 1e-4", "entry_point": "zero"}
+    completions = ["    return 2.0", "    return 3.0", "def poly(x): return 0\ndef zero(): return 3.0"]
+    assert graded(completions, row, prompt=prompt) == [1.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    "test",
+    [
+        "import sys, io\nsys.stdout = io.StringIO()\nadd(1, 2)",
+        "from unittest import mock\nwith mock.patch('os.x'): pass",
+    ],
+)
+def test_tests_that_need_the_programs_own_process_are_a_failure_and_no_0(test: str) -> None:
+    columns = {"test_list": [[test], ["assert add(1, 2) == 3"]]}
+    scored = score(["code"], [RIGHT, RIGHT], columns, max_failure_fraction=1.0)
+    assert "its tests change the process" in (scored[0].failure or "")
+    assert scored[1].reward == 1.0
+
+
 @pytest.mark.parametrize("as_json", [False, True])
 def test_assertions_and_partial_credit(as_json: bool) -> None:
     tests = [

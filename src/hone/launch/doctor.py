@@ -65,6 +65,7 @@ def examine() -> Iterator[Finding]:
     yield disk(Path.cwd())
     if not missing:
         yield embedded_model()
+    yield programs()
     yield from optional()
 
 
@@ -168,6 +169,24 @@ def embedded_model() -> Finding:
         )
     seconds = time.perf_counter() - started
     return Finding("model", "ok", f"hone/tiny-sft loads: {count / 1e6:.2f}M parameters in {seconds:.1f} s")
+
+
+def programs() -> Finding:
+    """How programs that a model wrote would be kept apart, and what would be open to them."""
+    from hone.rollout.sandbox import Sandbox, SandboxLimits, Unsafe
+
+    try:
+        with Sandbox(SandboxLimits(require_isolation=False)) as box:
+            text = box.start()
+    except Unsafe as error:
+        return Finding("sandbox", "poor", first_line(error), "the reward function code cannot be used here")
+    if "NO NAMESPACES" not in text:
+        return Finding("sandbox", "ok", f"programs that a model wrote: {text}")
+    fix = (
+        "the reward function code wants Linux with user namespaces, or root with CAP_SYS_ADMIN (see SECURITY.md); "
+        "rewards.sandbox.require_isolation=false goes without"
+    )
+    return Finding("sandbox", "poor", f"programs that a model wrote: {text}", fix)
 
 
 def optional() -> Iterator[Finding]:

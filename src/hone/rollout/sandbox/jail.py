@@ -39,6 +39,8 @@ class Isolation:
     """`root` of its own, `landlock`, or nothing."""
     signals: bool = False
     """Whether a program is kept from signalling others than its own."""
+    counted: bool = False
+    """Whether the kernel counts the memory of all processes together."""
     problem: str = ""
     """Why there are no namespaces."""
 
@@ -51,22 +53,24 @@ class Isolation:
         if not self.signals:
             found.append("signal" + ("" if self.own_user else ", and so end,") + f" the processes of {user}")
         if not self.namespaces:
-            found.append("see which processes there are" if not self.files else "")
-            found.append("use more memory than asked between two looks")
-        return [each for each in found if each]
+            found += [] if self.files else ["see which processes there are"]
+            found += [] if self.counted else ["use more memory than asked between two looks"]
+        return found
 
     def __str__(self) -> str:
         parts = ["no network" if self.network_off else "NETWORK ALLOWED"]
         if self.namespaces:
             parts.append("own process tree and a root with Python alone (namespaces)")
         else:
-            parts.append("NO NAMESPACES")
+            parts.append(f"NO NAMESPACES ({self.problem})")
         if self.files == "landlock":
             parts.append("files of Python alone (Landlock)")
         if self.own_user:
             parts.append("a user of its own")
-        text = ", ".join(parts)
-        return text if self.namespaces else f"{text}. A program can {'; '.join(self.open_to())}"
+        if self.counted:
+            parts.append("memory counted by the kernel")
+        text, can = ", ".join(parts), "; ".join(self.open_to())
+        return f"{text}. A program can {can}" if can else text
 
 
 class Jail:
@@ -86,9 +90,9 @@ class Jail:
         self._needed = root.needed()
         self.isolation = Isolation()
 
-    def enter(self) -> None:
+    def enter(self, counted: bool) -> None:
         """Make the namespaces, where that can be done; the calling process then waits for the child in which this
-        returns, and ends with it."""
+        returns, and ends with it. counted: a control group counts memory."""
         as_root, own = (os.geteuid() == 0, _FIRST_USER + os.getpid())  # before the namespace renames us
         problem = attempt(self._go_apart) if self._wanted else "not asked for"
         if not problem:
@@ -113,6 +117,7 @@ class Jail:
             own_user=self._user is not None,
             files="root" if not problem else "landlock" if self._landlock else "",
             signals=not problem or (self._landlock and landlock.bounds_signals()),
+            counted=counted,
             problem=problem,
         )
 
@@ -206,7 +211,7 @@ def attempt(act: Callable[[], None]) -> str:
         try:
             act()
             told = ""
-        except Exception as error:  # told to the parent: it goes on without
+        except (OSError, ValueError, AttributeError, StopIteration) as error:
             told = f"{type(error).__name__}: {error}"
         finally:
             os.write(into, told.encode(errors="replace")[:_MAX_WORD] or b"\0")

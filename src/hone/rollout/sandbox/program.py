@@ -6,7 +6,6 @@ there are tests, it then answers the questions of the process that judges it, un
 
 from __future__ import annotations
 
-import asyncio
 import copy
 import json
 import os
@@ -71,15 +70,20 @@ def _answer(names: dict[str, Any]) -> None:
     own: dict[str, Callable[..., Any]] = {
         "names": lambda: [name for name in names if not name.startswith("__")][:_MAX_NAMES],
         "look": look,
-        "await": lambda coroutine: asyncio.run(_awaited(coroutine)),
+        "await": _awaited,
         "copy": copy.copy,
         "deepcopy": copy.deepcopy,
     }
     Link(socket.socket(fileno=LINK), {**OPERATIONS, **own}).serve()
 
 
-async def _awaited(coroutine: Any) -> Any:
-    return await coroutine
+def _awaited(coroutine: Any) -> Any:
+    import asyncio  # 60 ms that few programs pay
+
+    async def wait() -> Any:
+        return await coroutine
+
+    return asyncio.run(wait())
 
 
 def said(error: BaseException) -> str:

@@ -49,9 +49,7 @@ def main(channel_fd: int, disk_mb: int, memory_mb: int, max_processes: int, name
     if hello is None:
         _send(channel, {"problem": "its first process ended"})
         os._exit(1)
-    said = json.loads(hello)
-    said["says"] += ", memory counted by the kernel" if group.counts_memory and said["namespaces"] else ""
-    _send(channel, said)
+    send(channel, hello)
     seen = Watched(channel, below, Meter((descendants(pid) or [pid])[0]), group)
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):
         while (request := receive(channel)) is not None and (reply := seen.serve(json.loads(request))):
@@ -71,13 +69,13 @@ def _spawn(channel: socket.socket, jail: Jail, group: ControlGroup) -> tuple[int
         try:
             channel.close()
             below.close()
-            its.recv(1)  # it is in its group
-            spawner.main(its, jail)
+            counted = its.recv(1) == b"\1"  # it is in its group now
+            spawner.main(its, jail, counted)
         finally:  # an error of ours
             os._exit(1)
     its.close()
     group.add(pid)
-    below.send(b"\0")
+    below.send(bytes([group.counts_memory]))
     return pid, below
 
 

@@ -5,6 +5,7 @@ there is nothing in the memory that a program inherits, neither its own tests no
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import signal
@@ -23,12 +24,14 @@ _MAX_DESCRIPTORS = 16
 _BROKEN = 120
 
 
-def main(channel: socket.socket, jail: Jail) -> NoReturn:
+def main(channel: socket.socket, jail: Jail, counted: bool) -> NoReturn:
     """Serve until the other end goes: `{"op": "launch", …}` with descriptors by name, then `{"op": "end"}`."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    jail.enter()
+    jail.enter(counted)
     state = jail.isolation
     _say(channel, {"namespaces": state.namespaces, "says": str(state), "problem": state.problem})
+    gc.collect()
+    gc.freeze()  # what is here is shared with all that is forked, and need not be touched by them
     started: list[int] = []
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):
         while (received := _request(channel)) is not None:

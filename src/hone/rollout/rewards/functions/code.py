@@ -1,11 +1,14 @@
 """Does the program pass its tests? It runs in a sandbox (`hone.rollout.sandbox`), one in each worker.
 
-A program that hangs, crashes or asks for too much is wrong, and scores 0. What became of each is kept with the
+Tests that are Python run in another process than the program (`hone.rollout.sandbox.judge`); those that need the
+program's own are a failure, and no 0. A program that hangs, crashes or asks for too much is wrong: a 0. What became
+of each is kept with the
 rollout (`code_outcome`); the metrics have the parts that passed, ran out of time, or were ended by another limit.
 """
 
 from __future__ import annotations
 
+import ast
 import atexit
 import functools
 import json
@@ -23,6 +26,11 @@ from hone.rollout.sandbox import LOST, Outcome, Sandbox, Unsafe
 
 TEST_COLUMNS = ("test", "tests", "test_list", "test_cases", "input_output", "inputs")
 """Where the tests of a row are looked for when the option `column` is not given."""
+_NEEDS_PROCESS = re.compile(
+    r"\bsys\.(stdin|stdout|stderr|argv)\s*=[^=]|\bredirect_std(out|err)\b|\bbuiltins\.\w+\s*=[^=]|\bmonkeypatch\b"
+    r"|\b(mock\.)?patch(\.(object|dict))?\(|\bcapsys\b"
+)
+"""What tests do to the process that they run in, so that the program sees it."""
 _SETUP_COLUMNS = ("test_setup_code", "test_imports")
 _KILLED = ("signal", "output", "memory", "MemoryError", "exit", "lost")
 _RESERVE_S = 1.0
@@ -61,9 +69,15 @@ def code(
     outcomes: list[str | None] = []
     rewards: list[Any] = []
     for prompt, completion, row in zip(prompts, completions, rows, strict=True):
-        tests = _tests(row, column, max_tests)
+        tests = _tests(row, column, max_tests, prompt)
         if tests is None:
             rewards.append(None)
+            outcomes.append(None)
+            continue
+        if (found := _NEEDS_PROCESS.search("\n".join([tests.support, *tests.asserts]))) is not None:
+            rewards.append(
+                RuntimeError(f"its tests change the process ({found[0].strip()}), which is not the program's")
+            )
             outcomes.append(None)
             continue
         cause, passed = _run(_program(prompt, after_thought(text_of(completion)), row), tests)
@@ -128,7 +142,7 @@ def _defines(program: str, name: str) -> bool:
     )
 
 
-def _tests(row: Mapping[str, Any], column: str | None, most: int | None) -> Tests | None:
+def _tests(row: Mapping[str, Any], column: str | None, most: int | None, prompt: Any = "") -> Tests | None:
     name = column or next((name for name in TEST_COLUMNS if row.get(name) is not None), None)
     value = _parsed(row[name]) if name is not None else None
     if value is None or value == [] or value == "":
@@ -140,7 +154,7 @@ def _tests(row: Mapping[str, Any], column: str | None, most: int | None) -> Test
     if isinstance(value, str):
         entry = row.get("entry_point")
         if entry and "def check" in value:
-            return Tests([f"check({entry})"], f"{support}\n{value}")
+            return Tests([f"check({entry})"], f"{support}\n{_given(prompt, str(entry))}\n{value}")
         return Tests([value], support)
     if isinstance(value, Mapping) or name == "inputs":
         both = (
@@ -151,6 +165,19 @@ def _tests(row: Mapping[str, Any], column: str | None, most: int | None) -> Test
     if all(isinstance(each, str) for each in value):
         return Tests(list(value), support)
     return Tests(pairs=[(_text(each["input"]), _text(each["output"])) for each in value])
+
+
+def _given(prompt: Any, entry: str) -> str:
+    """What a prompt that is Python defines beside the function that it asks for: where tests use it, they use the
+    prompt's, whatever the program makes of it."""
+    try:
+        written = (
+            ast.parse(prompt) if isinstance(prompt, str) and _defines(prompt, entry) else ast.Module([], [])
+        )
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return ""
+    written.body = [part for part in written.body if getattr(part, "name", None) != entry]
+    return ast.unparse(written)
 
 
 def _parsed(value: Any) -> Any:
