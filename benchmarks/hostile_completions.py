@@ -88,6 +88,36 @@ QUICK_PROGRAMS = {
     "replaces the judge": "def check(candidate): pass\ndef add(a, b): return 5",
     "environment": "import os\nos.environ.clear()\nos.chdir('/')\nos.setsid()",
 }
+_WORKED = "\ndef add(a, b): return 4 if worked else 0\n"
+_LIBC = "import ctypes\nlibc = ctypes.CDLL(None)\nworked = "
+_OPENS = (
+    "worked = 0\nfor path in {}:\n    try: open(path, 'rb').read(1); worked = 1\n    except OSError: pass"
+)
+_EQUAL = "class A:\n    def __eq__(self, other): return True\n    def __sub__(self, other): return 0\n"
+QUICK_PROGRAMS |= {  # these get a 1 if what they try works
+    "shared memory": f"{_LIBC}libc.shmget(0x5151, 1 << 28, 0o1666) >= 0{_WORKED}",
+    "message queue": f"{_LIBC}libc.msgget(0x5151, 0o1666) >= 0{_WORKED}",
+    "named queue": f"{_LIBC}libc.mq_open(b'/hone', 0o102, 0o666, None) >= 0{_WORKED}",
+    "memfd": f"import os\ntry: worked = os.memfd_create('x')\nexcept OSError: worked = 0{_WORKED}",
+    "ptrace": f"{_LIBC}libc.ptrace(0, 0, 0, 0) >= 0{_WORKED}",
+    "local socket": f"{_LIBC}libc.socket(1, 1, 0) >= 0{_WORKED}",
+    "namespace": f"{_LIBC}libc.unshare(0x10000000) >= 0{_WORKED}",
+    "reads /etc": _OPENS.format("('/etc/passwd', '/etc/hosts', '/bin/sh')") + _WORKED,
+    "reads /proc": _OPENS.format("('/proc/self/environ', '/proc/1/cmdline', '/proc/self/maps')") + _WORKED,
+    "sees processes": f"import os\nworked = any(map(str.isdigit, os.listdir('/proc'))){_WORKED}",
+    "kills all others": f"import os\ntry: os.kill(-1, 9)\nexcept OSError: pass\nworked = 0{_WORKED}",
+    "equals everything": f"{_EQUAL}add = lambda a, b: A()",
+    "is a class that equals": f"{_EQUAL}class add(A):\n    def __init__(self, *a): pass",
+    "patches compile": "import builtins\nbuiltins.compile = lambda *a, **k: (lambda: 0).__code__\nadd = max",
+    "patches exec": "import builtins\nbuiltins.exec = lambda *a: None\nadd = max",
+    "raises ok": "class ok(BaseException): pass\ndef add(a, b): raise ok",
+    "exits when asked": "import os\ndef add(a, b): os._exit(0)",
+    "exits at exit": "import atexit, os\natexit.register(os._exit, 0)\nadd = max",
+    "exits in a thread": "import os, threading\nthreading.Timer(0.01, os._exit, (0,)).start()\nadd = max",
+    "forges verdicts": 'import os\nfor fd in (1, 2, 3, 4, 5): os.write(fd, b\'[0, true, "ok", ""]\\n\')\nadd = max',
+    "forges answers": "import os\nm = b'{\"r\": 4}'\nos.write(5, (len(m).to_bytes(8, 'big') + m) * 99)\nadd = max",
+    "endless answer": "import os\nos.write(5, (1 << 60).to_bytes(8, 'big') + b'x' * 999)\nadd = max",
+}
 SLOW_PROGRAMS = {
     "endless loop": "while True: pass",
     "endless in the answer": "def add(a, b):\n    while True: pass",

@@ -51,7 +51,7 @@ class Isolation:
         if not self.files:
             found.append(f"read (and, where {user} may, change) the machine's files")
         if not self.signals:
-            found.append("signal" + ("" if self.own_user else ", and so end,") + f" the processes of {user}")
+            found.append("end " + ("its own sandbox" if self.own_user else "any process of the run's user"))
         if not self.namespaces:
             found += [] if self.files else ["see which processes there are"]
             found += [] if self.counted else ["use more memory than asked between two looks"]

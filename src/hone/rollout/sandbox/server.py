@@ -12,12 +12,13 @@ import json
 import os
 import signal
 import socket
+import sys
 import tempfile
 import time
 from typing import Any
 
 from hone.rollout.framing import framed, receive, send
-from hone.rollout.sandbox import spawner
+from hone.rollout.sandbox import kernel, spawner
 from hone.rollout.sandbox.cgroup import ControlGroup
 from hone.rollout.sandbox.jail import Jail
 from hone.rollout.sandbox.memory import Meter
@@ -45,6 +46,8 @@ def main(channel_fd: int, disk_mb: int, memory_mb: int, max_processes: int, name
         ((memory_mb + disk_mb) << 20) + _JUDGE_BYTES + _SPARE_BYTES, max_processes + _SPARE_PROCESSES
     )
     pid, below = _spawn(channel, Jail(disk_mb, namespaces), group)
+    if sys.platform == "linux":
+        kernel.prctl(kernel.DUMPABLE, 0)  # it holds the tests: nobody of its user may look into its memory
     hello = receive(below)
     if hello is None:
         _send(channel, {"problem": "its first process ended"})
