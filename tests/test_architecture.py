@@ -62,7 +62,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "tune": {"errors", "config", "process", "tracking"},
     "launch": {
         *("errors", "config", "importing", "data", "embedded", "model", "engine", "evaluation", "export"),
-        "preflight",
+        *("preflight", "rollout"),
     },
     "api": {
         *(
