@@ -124,7 +124,7 @@ def test_a_turn_without_an_end_is_found(chatml, plain):
     encoder = Encoder(endless)
     read = Format(chat=False).supervised
     (finding,) = encoder.encode(read({"prompt": "Tom", "completion": " has"})).findings
-    assert (finding.part, finding.what) == ("end of turn", "untrained")
+    assert (finding.part, finding.what) == ("end of text", "untrained")
     assert encoder.encode(read({"prompt": "Tom", "completion": " has"})).tokens[-1] is not None
     assert (
         Encoder(endless, add_eos=False).encode(read({"prompt": "Tom", "completion": " has"})).findings == ()

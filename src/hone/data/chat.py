@@ -128,7 +128,7 @@ class Encoder:
             bare=True,
             prompted=len(spans) == 1 and spans[0][1] == len(text),
             add_eos=self.add_eos and answered and not ended and not endless,
-            findings=(Finding(0, "assistant", "end of turn", "untrained"),) if endless else (),
+            findings=(Finding(0, "assistant", "end of text", "untrained"),) if endless else (),
         )
 
     def _findings(self, example: Example, made: Rendered) -> tuple[Finding, ...]:
@@ -154,6 +154,10 @@ class Encoder:
 
     def template(self, tools: Any = None) -> str:
         """The template that is used with such tools. Raises ConfigError where several are there and none is meant."""
+        if not self.chat:
+            raise DataError(
+                f"{self.name} has no chat template: set policy.tokenizer.chat_template (a Jinja template, or a file)"
+            )
         try:
             return self.tokenizer.get_chat_template(tools=tools)
         except ValueError as error:

@@ -9,6 +9,7 @@ and told.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -30,7 +31,8 @@ class Finding:
     """Its index in the conversation that was rendered."""
     role: str
     part: str
-    """`content`, `reasoning`, `tool call NAME`, `text beside a call`, `end of turn`."""
+    """`content`, `reasoning`, `tool call NAME`, `argument of tool call NAME`, `text beside a call`, `end of turn`,
+    `end of text`, `definition of tools`."""
     what: str
     """`dropped`; `changed`: only some of it is there; `doubled`; `untrained`: it is no target, and should be one;
     `trained`: it is one, and should not be."""
@@ -38,7 +40,7 @@ class Finding:
     @property
     def kind(self) -> str:
         """What findings of many rows have in common."""
-        return f"{'tool call' if self.part.startswith('tool call') else self.part} {self.what}"
+        return f"{re.sub('tool call .*', 'tool call', self.part)} {self.what}"
 
     def __str__(self) -> str:
         return f"{self.part} of message {self.message} ({self.role}) {_WORDS[self.what]}"
@@ -127,8 +129,11 @@ def _find(piece: _Piece, text: str, start: int, end: int) -> int:
     at = text.find(piece.text, start, end)
     if at >= 0 or piece.part == "reasoning":
         return at
-    quoted = json.dumps(piece.text, ensure_ascii=False)[1:-1]  # tools' results, and arguments of calls
-    return text.find(quoted, start, end) if quoted != piece.text else -1
+    for ascii_only in (False, True):  # tools' results, and arguments of calls
+        quoted = json.dumps(piece.text, ensure_ascii=ascii_only)[1:-1]
+        if quoted != piece.text and (at := text.find(quoted, start, end)) >= 0:
+            return at
+    return -1
 
 
 def _lost(piece: _Piece, text: str, within: Sequence[Span]) -> str:
@@ -154,9 +159,9 @@ def pieces(message: Message) -> list[_Piece]:
     for call in calls:
         function = call["function"]
         label = f"tool call {function['name']}"
-        found += [
-            _Piece(label, text) for text in (function["name"], *_leaves(_object(function["arguments"])))
-        ]
+        arguments = _object(function["arguments"])
+        found += [_Piece(label, text) for text in (function["name"], *map(str, arguments))]
+        found += [_Piece(f"argument of {label}", text) for text in _texts(arguments)]
     return [piece for piece in found if piece.text]
 
 
@@ -169,15 +174,11 @@ def _object(arguments: Any) -> Any:
     return json.loads(arguments) if isinstance(arguments, str) else arguments
 
 
-def _leaves(value: Any) -> Iterator[str]:
-    """Keys and texts of nested arguments."""
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            yield str(key)
-            yield from _leaves(inner)
-    elif isinstance(value, list | tuple):
-        for inner in value:
-            yield from _leaves(inner)
+def _texts(value: Any) -> Iterator[str]:
+    """The texts in nested arguments."""
+    if isinstance(value, Mapping | list | tuple):
+        for inner in value.values() if isinstance(value, Mapping) else value:
+            yield from _texts(inner)
     elif isinstance(value, str):
         yield value.strip()
 
@@ -247,6 +248,9 @@ _WHY = {
         "it. Split conversations before each question, or set sft.only_unmask_final=true, to train on it"
     ),
     "text beside a call dropped": " by the chat template",
+    "end of text untrained": (
+        ": the tokenizer has no end-of-sequence token, so nothing teaches the model to stop there"
+    ),
     "end of turn untrained": (
         ": the chat template ends it with no special token, so nothing teaches the model to stop there"
     ),
