@@ -19,7 +19,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "embedded": {"errors"},
     "config": {"errors", "embedded"},
     "data": {"errors", "types", "config", "chat_template", "embedded", "importing"},
-    "rollout": {"errors", "types", "config", "data", "importing", "model"},
+    "rollout": {"errors", "types", "config", "chat_template", "data", "importing", "model"},
     "algorithms": {"errors", "types", "config"},
     "model": {"errors", "types", "config", "chat_template", "embedded"},
     "engine": {"errors", "types", "config", "chat_template", "data", "model"},

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import byte_level
+from byte_level import byte_level
 from transformers import PreTrainedTokenizerFast
 
 from hone.chat_template import turn_ends

@@ -42,8 +42,6 @@ from hone.types import Message
 
 __all__ = ["Encoded", "Encoder", "Rendered"]
 _MARK = re.compile(r"\{%-?\s*generation\s*-?%\}")
-_TRUSTED = ("system", "developer", "assistant")
-"""Roles whose text is written by whoever makes the data, and may hold control tokens on purpose."""
 
 
 @dataclass
@@ -78,7 +76,7 @@ class Encoder:
         template = self.template(example.tools)
         example = replace(example, messages=tuple(self.prepared(example.messages, example.tools)))
         text, spans = self._marked_spans(example) if _MARK.search(template) else self._found_spans(example)
-        spans = [(start, self._closed(text, start, end, template)) for start, end in spans]
+        spans = [(start, self._closed(text, start, end, example.tools)) for start, end in spans]
         answered = example.messages[-1]["role"] == "assistant"
         if self._has_special(text):
             eos = self.add_eos and answered and not self._ends_special(text)
@@ -170,16 +168,15 @@ class Encoder:
     def prepared(self, messages: Sequence[Message], tools: Any = None) -> list[Message]:
         """Messages in the form that the chat template reads, in which nothing that a user or a tool says reads like a
         control token. Raises DataError for what is not text."""
+        plain = [self.control.guarded(canonical(m, f"message {i}")) for i, m in enumerate(messages)]
+        return for_template(plain, self.traits(tools), self.template(tools))
+
+    def traits(self, tools: Any = None) -> Traits:
+        """What the template that is used with such tools wants and writes."""
         template = self.template(tools)
         if template not in self._traits:
             self._traits[template] = traits_of(self.tokenizer, template, self.specials)
-        plain = [self._guarded(canonical(m, f"message {i}")) for i, m in enumerate(messages)]
-        return for_template(plain, self._traits[template], template)
-
-    def _guarded(self, message: Message) -> Message:
-        if message["role"] in _TRUSTED:
-            return message
-        return {**message, "content": self.control.guard(message["content"])}
+        return self._traits[template]
 
     def apply(self, messages: Sequence[Message], tools: Any, kwargs: Mapping[str, Any]) -> Any:
         """What the chat template writes. Raises DataError for what it refuses."""
@@ -213,11 +210,11 @@ class Encoder:
         bare = text[start:end].rstrip()
         return start + len(bare) if self._ends_special(bare) else end
 
-    def _closed(self, text: str, start: int, end: int, template: str) -> int:
+    def _closed(self, text: str, start: int, end: int, tools: Any) -> int:
         """Where a turn ends with its end token, also where that stands behind what the template marks."""
         if self._ends_special(text[start:end]):
             return end
-        run, ends = special_run(text[end:], self.specials), self._traits[template].ends
+        run, ends = special_run(text[end:], self.specials), self.traits(tools).ends
         at = end
         for special in run if any(special in ends for special in run) else ():
             at = text.index(special, at) + len(special)
@@ -257,9 +254,8 @@ class Encoder:
         return f"tokenizer {name}" if name else "the tokenizer"
 
     def _marked_spans(self, example: Example) -> tuple[str, list[Span]]:
-        """By the template's own {% generation %} marks. (What `apply_chat_template` calls to get them: it
-        only
-        gives them for one conversation at a time, tokenised.)"""
+        """By the template's own {% generation %} marks. (What `apply_chat_template` calls to get them: it only gives
+        them for one conversation at a time, tokenised.)"""
         from transformers.utils.chat_template_utils import render_jinja_template
 
         variables = {**self.tokenizer.special_tokens_map, **self.template_kwargs, **example.template_kwargs}

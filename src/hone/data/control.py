@@ -18,9 +18,12 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from hone.errors import DataError
+from hone.types import Message
 
 _GUARD = "\ue010"
 """A private-use character: no text of a template has it."""
+_TRUSTED = ("system", "developer", "assistant")
+"""Roles whose text is written by whoever makes the data, and may hold control tokens on purpose."""
 
 
 class ControlTokens:
@@ -35,15 +38,15 @@ class ControlTokens:
         """The text, in which nothing reads like a special token any more."""
         return self._any.sub(lambda found: self._guarded[found[0]], text) if self._guarded else text
 
+    def guarded(self, message: Message) -> Message:
+        """The message, guarded unless whoever makes the data wrote it."""
+        return (
+            message if message["role"] in _TRUSTED else {**message, "content": self.guard(message["content"])}
+        )
+
     def is_guarded(self, text: str) -> bool:
         """Whether `guard` changed some of it."""
         return _GUARD in text and any(g in text for g in self._guarded.values())
-
-    def unguarded(self, text: str) -> str:
-        """The text as the row has it."""
-        for special, guarded in self._guarded.items() if _GUARD in text else ():
-            text = text.replace(guarded, special)
-        return text
 
     def tokenise(self, texts: Sequence[str]) -> tuple[list[list[int]], list[list[tuple[int, int]]]]:
         """Ids and character places of guarded texts. Raises DataError for a tokenizer that cannot."""

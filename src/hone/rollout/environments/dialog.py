@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from hone.chat_template import special_run
 from hone.data.chat import Encoder
 from hone.data.formats import PromptText
 from hone.errors import ConfigError, DataError
@@ -47,23 +48,25 @@ class Dialog:
         opening of its next turn. A turn that another token (or a stop string) ended is ended first."""
         end, text = self._behind_turn(messages)
         if last not in self.ends or (end in _OPENERS and end != self.ends[last]):
-            text = end + text
-        return self.encoder.tokens_of(text)
+            return self.encoder.tokens_of(end + text)
+        return self.encoder.tokens_of(text, behind=self.ends[last])
 
     @cached_property
     def ends(self) -> dict[int, str]:
         """The tokens that end a turn of the model's, as the template and the tokenizer say."""
         tokenizer = self.encoder.tokenizer
         handing = [text for text in _HAND_OVER if text in tokenizer.get_added_vocab()]
-        texts = [self._end, tokenizer.eos_token, *handing]
+        stops = self.encoder.traits(self.schemas or None).stops
+        texts = [self._end, tokenizer.eos_token, *handing, *stops]
         return {tokenizer.convert_tokens_to_ids(text): text for text in texts if text}
 
     @cached_property
     def _end(self) -> str | None:
         """The special token with which the template ends a turn of the model's, if it does."""
         text = self._render([_ASKED, {"role": "assistant", "content": _TURN}], generation=False)
-        behind = text.rpartition(_TURN)[2].lstrip() if _TURN in text else ""
-        return max((t for t in self.encoder.specials if behind.startswith(t)), key=len, default=None)
+        run = special_run(text.rpartition(_TURN)[2] if _TURN in text else "", self.encoder.specials)
+        stops = self.encoder.traits(self.schemas or None).stops
+        return next((special for special in run if special in stops), run[0] if run else None)
 
     def check(self, roles: Sequence[str]) -> list[str]:
         """Raise ConfigError for a template that cannot write what the environment needs; what else to tell the user.
@@ -141,7 +144,8 @@ class Dialog:
         if _TURN not in text:
             text = self._render([_ASKED, turn | {"content": _TURN}, *messages], generation=True)
         start = text.rfind(_TURN)
-        ends = [(at, end) for end in self.ends.values() if (at := text.find(end, start)) >= 0]
+        closing = {*self.ends.values(), *self.encoder.traits(self.schemas or None).ends}
+        ends = [(at, end) for end in closing if (at := text.find(end, start)) >= 0]
         if start < 0:
             raise DataError(
                 f"the chat template of {self.encoder.name} does not write the turn before "
