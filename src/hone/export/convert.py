@@ -3,8 +3,10 @@ scalar head `AutoModelForSequenceClassification.from_pretrained`."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import torch
 import yaml
 from safetensors import SafetensorError
 from transformers import AutoConfig, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.utils.logging import disable_progress_bar
 
 from hone.config.paths import check_local
@@ -22,6 +25,7 @@ from hone.engine.weights import fill, read_weights
 from hone.errors import CheckpointError, ConfigError
 from hone.export.adapter import adapted_model, base_in_full, save_adapter
 from hone.model.adapters import base_of, merged
+from hone.model.composite import left_out
 from hone.model.generation_config import savable
 from hone.model.load import auto_class, load_tokenizer, stop_tokens
 from hone.model.reasons import UNREADABLE, one_line
@@ -72,6 +76,8 @@ def convert(
     adapted = bool(settings.get("lora", {}).get("enabled"))
     if adapter and not adapted:
         raise ConfigError("--adapter: the run trained all weights (policy.lora.enabled=false): leave it out")
+    for told in _left_out(settings):
+        print(told, file=sys.stderr)
     model = _trained_model(policy_folder, dcp_ckpt_path, settings, trust_remote_code)
     model = merged(model) if adapted and not adapter else model
     torch.nn.Module.to(model, DTYPES[dtype])
@@ -103,6 +109,15 @@ def convert(
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return hf_ckpt_path
+
+
+def _left_out(settings: dict[str, Any]) -> list[str]:
+    """What the run's base had, and a conversion has not, where the base is here to be asked."""
+    name = settings["model_name"]
+    if not (Path(name) / "config.json").is_file():
+        return []
+    kind = json.loads((Path(name) / "config.json").read_text()).get("model_type")
+    return left_out(name, AutoConfig.from_pretrained(name)) if kind in CONFIG_MAPPING else []
 
 
 def _stop_at_turn_ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:

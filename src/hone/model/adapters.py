@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import json
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,7 +62,9 @@ def with_adapter(
     not go together."""
     xavier = settings.init_lora_weights == "xavier"
     settings.init_lora_weights = True if xavier else settings.init_lora_weights
-    with drawing(seed):
+    with drawing(seed), warnings.catch_warnings():
+        # PEFT looks for the ranks of experts' weights among modules; it gives them all the same.
+        warnings.filterwarnings("ignore", message=".*_pattern keys did not match any targeted module")
         try:
             adapted = import_peft().get_peft_model(model, settings)
         except ValueError as error:

@@ -1,0 +1,22 @@
+"""Checkpoints of several models in one, such as text and vision: what of them is loaded."""
+
+from __future__ import annotations
+
+from transformers import PreTrainedConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+OTHERS = ("vision", "audio", "vq")
+
+
+def left_out(name: str, config: PreTrainedConfig) -> list[str]:
+    """What to tell of a checkpoint whose text model alone is loaded; nothing where all of it is."""
+    others = [key.removesuffix("_config") for key in sorted(config.sub_configs) if key.startswith(OTHERS)]
+    if not others or type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        return []
+    model = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    if model.config_class is type(config):
+        return []
+    return [
+        f"{name} holds models of text and {', '.join(others)}: the text model alone ({model.__name__}) is loaded, "
+        "trained and exported; what is exported reads no other input"
+    ]
