@@ -24,11 +24,13 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "no experts": ("qwen3_moe", {"exclude_modules": ["experts", "gate"], "init_lora_weights": "pissa"}),
     "gpt2, pissa": ("gpt2", {"init_lora_weights": "pissa"}),
     "embeddings and head": ("llama", {"modules_to_save": ["embed_tokens", "lm_head"]}),
+    "some tokens": ("llama", {"trainable_token_indices": [3, 5, 8]}),
+    "some tokens, tied": ("qwen3", {"trainable_token_indices": [3, 5, 8]}),
     "tied embeddings": ("qwen3", {"modules_to_save": ["embed_tokens"]}),
 }
 
 
-QUICK = ("no experts", "gpt2, pissa", "tied embeddings")
+QUICK = ("no experts", "gpt2, pissa", "tied embeddings", "some tokens, tied")
 
 
 @pytest.mark.parametrize(

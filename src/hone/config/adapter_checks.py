@@ -42,6 +42,11 @@ def adapters(lora: LoraConfig, head: str, offload: bool | None = None) -> Iterat
 
 def _adalora(lora: LoraConfig, head: str) -> Iterator[str]:
     settings = lora.adalora
+    if lora.trainable_token_indices:
+        yield (
+            f"{head}.adalora.enabled=true knows no {head}.trainable_token_indices: name embed_tokens in "
+            f"{head}.modules_to_save"
+        )
     for key in ("use_rslora", "use_dora", "load_in_4bit", "init_lora_weights"):
         if getattr(lora, key) not in (False, None):
             yield f"{head}.adalora.enabled=true and {head}.{key}={getattr(lora, key)} exclude each other: set one"

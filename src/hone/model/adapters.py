@@ -102,6 +102,7 @@ def _settings(peft: Any, model: PreTrainedModel, lora: LoraConfig) -> Any:
             use_rslora=lora.use_rslora,
             use_dora=lora.use_dora,
             init_lora_weights=begin,
+            trainable_token_indices=_tokens(model, lora) or None,
             ensure_weight_tying=bool(
                 lora.modules_to_save and model.config.get_text_config().tie_word_embeddings
             ),
@@ -120,6 +121,15 @@ def _whole(model: PreTrainedModel, lora: LoraConfig) -> list[str]:
             hint = f"; did you mean {near[0]}?" if near else ""
             raise ConfigError(f"policy.lora.modules_to_save={wanted}: this model has no such module{hint}")
     return lora.modules_to_save
+
+
+def _tokens(model: PreTrainedModel, lora: LoraConfig) -> list[int]:
+    """The tokens whose embeddings are trained. Raises ConfigError for one that the model does not have."""
+    rows = len(model.get_input_embeddings().weight)  # type: ignore[arg-type]
+    for token in lora.trainable_token_indices:
+        if token >= rows:
+            raise ConfigError(f"policy.lora.trainable_token_indices={token}: this model has {rows} tokens")
+    return lora.trainable_token_indices
 
 
 @contextlib.contextmanager

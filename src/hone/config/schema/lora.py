@@ -56,6 +56,9 @@ class LoraConfig(ConfigModel):
     tied stay so."""
     match_all_linear: bool = True
     """All linear modules get an adapter. `target_modules` must be empty then."""
+    trainable_token_indices: list[Annotated[int, Field(ge=0)]] = Field(default_factory=list)
+    """Numbers of tokens whose embeddings alone are trained besides, such as those of a chat template that the model has
+    not met; of tied embeddings in the head, too."""
     use_rslora: bool = False
     """Scale by alpha / sqrt(dim), which keeps high ranks learning (rsLoRA, arXiv 2312.03732)."""
     use_dora: bool = False
