@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from engine.test_layouts import BY_TOKENS, groups, model_of, weighted
+from ranks import layout, on_ranks, spread_tiny
 from transformers import PreTrainedModel
 
+from hone.engine.learner import LocalLearner
 from hone.errors import ConfigError
 from hone.model import balancing
+from hone.model.mesh import Mesh
 from tests import tiny
 
 WEIGHT = 0.7
@@ -44,14 +48,14 @@ def expected(family: str) -> tuple[float, dict[str, torch.Tensor]]:
 @pytest.mark.parametrize("family", ["qwen3_moe", "mixtral", "gpt_oss"])
 def test_it_is_that_of_the_whole_batch_in_every_layout(family: str) -> None:
     value, gradients = expected(family)
-    for layout, settings in LAYOUTS.items():
-        if layout == "packed" and family == "gpt_oss":
+    for way, settings in LAYOUTS.items():
+        if way == "packed" and family == "gpt_oss":
             continue
         model = model_of(family, None)
         policy = tiny.sft_config(router_aux_loss_coef=WEIGHT, **settings).policy
         metrics = tiny.run(tiny.make_learner(model, policy).forward_backward(groups(), weighted))
-        assert metrics["router_aux_loss"] == pytest.approx(value, rel=1e-5), layout
-        assert tiny.largest_gap(tiny.gradients(model), gradients) < 1e-4, layout
+        assert metrics["router_aux_loss"] == pytest.approx(value, rel=1e-5), way
+        assert tiny.largest_gap(tiny.gradients(model), gradients) < 1e-4, way
 
 
 def test_activations_computed_again_change_nothing() -> None:
@@ -82,3 +86,36 @@ def test_a_model_without_such_a_loss_refuses_it_by_name(family: str) -> None:
         ConfigError, match=rf"policy.router_aux_loss_coef=0.7: .* not made for {family} models"
     ):
         tiny.make_learner(model_of(family, None), policy)
+
+
+def made(family: str, rate: float) -> PreTrainedModel:
+    """The model, which drops so much of its attention."""
+    model = model_of(family, None)
+    for module in model.modules():
+        if hasattr(module, "attention_dropout"):
+            module.attention_dropout = rate
+    return model
+
+
+def on_mesh(mesh: Mesh | None, family: str, rate: float, coefficient: float) -> tuple[float, float]:
+    """The balancing loss of a batch and the norm of its whole gradient."""
+    make = partial(made, family, rate)
+    policy = tiny.sft_config(
+        train_micro_batch_size=2, max_grad_norm=None, router_aux_loss_coef=coefficient
+    ).policy
+    model = make() if mesh is None else spread_tiny(mesh, make)
+    learner = LocalLearner(model, policy, pad_token=tiny.PAD, seed=3)
+    metrics = tiny.run(learner.forward_backward(groups(), weighted))
+    return metrics.get("router_aux_loss", 0.0), tiny.run(learner.optim_step())["grad_norm"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("family", "rate", "coefficient"),
+    [("qwen3_moe", 0.0, WEIGHT), ("llama", 0.2, 0.0)],
+    ids=["balance", "dropout"],
+)
+def test_two_ranks_have_what_one_process_has(family: str, rate: float, coefficient: float) -> None:
+    work = partial(on_mesh, family=family, rate=rate, coefficient=coefficient)
+    for result in on_ranks(layout(shard=2), work):
+        assert result == pytest.approx(work(None), rel=1e-4)
