@@ -246,7 +246,7 @@ def _cast(shape: ModelShape, size: int, settings: Settings) -> int:
 
 def _activations(shape: ModelShape, policy: PolicyConfig, layout: Layout, settings: Settings) -> int:
     """What the backward needs of each layer, after Korthikanti et al. 2022 (arXiv 2205.05198) section 4.1, for the
-    layers of today: no dropout, no attention scores, an MLP with a gate, an fp32 stream between the layers.
+    layers of today: no dropout, an MLP with a gate, an fp32 stream between the layers.
 
     Both norms keep their input and its normalised value in fp32. Autocast hands each of the five matrices that read a
     norm its own copy (in fp32 the two norms' outputs are shared). Attention keeps query, key, value and its result
@@ -259,11 +259,19 @@ def _activations(shape: ModelShape, policy: PolicyConfig, layout: Layout, settin
     norms = 4 * FP32 * h // between
     inputs = (2 if size == FP32 else 5) * size * h
     inside = size * (3 * queries + 2 * keys + 4 * shape.intermediate) // settings.tensor
-    layer = norms + inputs + inside
+    layer = norms + inputs + inside + (_scores(shape, policy, size) // settings.tensor if shape.scores else 0)
     end = (2 * FP32 + size) * h
     stream = FP32 * h // between
     kept = shape.layers * stream + layer if settings.activation_checkpointing else shape.layers * layer
     return here * (kept + end)
+
+
+def _scores(shape: ModelShape, policy: PolicyConfig, size: int) -> int:
+    """Of a token: its scores with all others in each head, capped, and after the softmax in fp32; keys and values
+    once per query head."""
+    copies = size if size != FP32 else 0
+    repeated = 2 * (shape.heads - shape.kv_heads) * shape.head_dim * size
+    return shape.heads * policy.max_total_sequence_length * (size + FP32 + copies) + repeated
 
 
 def _logits(shape: ModelShape, policy: PolicyConfig, layout: Layout, settings: Settings) -> int:

@@ -55,12 +55,17 @@ def use_grouped_sdpa(model: PreTrainedModel) -> None:
     """
     if model.config._attn_implementation != "sdpa":
         return
-    if getattr(model.config.get_text_config(), "attn_logit_softcapping", None) is not None:
+    if caps_scores(model.config):
         model.set_attn_implementation("eager")
         return
     AttentionInterface.register(NAME, grouped_sdpa)
     AttentionMaskInterface.register(NAME, sdpa_mask)
     model.set_attn_implementation(NAME)
+
+
+def caps_scores(config: Any) -> bool:
+    """Whether a model's attention scores have a soft cap."""
+    return getattr(config.get_text_config(), "attn_logit_softcapping", None) is not None
 
 
 CONTEXT = "hone_context_sdpa"

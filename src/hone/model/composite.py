@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from transformers import PreTrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
@@ -13,7 +15,7 @@ def left_out(name: str, config: PreTrainedConfig) -> list[str]:
     others = [key.removesuffix("_config") for key in sorted(config.sub_configs) if key.startswith(OTHERS)]
     if not others or type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         return []
-    model = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    model: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     if model.config_class is type(config):
         return []
     return [

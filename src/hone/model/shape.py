@@ -13,6 +13,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from hone.errors import ModelError
+from hone.model.attention import caps_scores
 from hone.model.load import auto_class, wanted_config
 from hone.model.reasons import one_line
 from hone.model.scalar import head_of
@@ -62,6 +63,8 @@ class ModelShape:
     linears: tuple[Linear, ...] = ()
     scalar: bool = False
     """Whether the head says one number, so that there are no logits."""
+    scores: bool = False
+    """Whether the backward needs each head's attention scores: PyTorch's attention does not compute this model's."""
     beside: ModelShape | None = None
     """The value model that is trained on the same devices."""
     teacher: ModelShape | None = None
@@ -123,6 +126,7 @@ def shape_of(
         splits_sequence=splits_sequence,
         linears=_linears(model, head_of(model) if scalar else head),
         scalar=scalar,
+        scores=caps_scores(config) or (hasattr(text, "num_attention_heads") and not model._supports_sdpa),
     )
 
 
