@@ -92,6 +92,17 @@ for pid in {pids}:
     try: os.kill(pid, signal.SIGKILL)
     except OSError: pass
 """
+FLOOD = """
+import os, time
+count = 0
+try:
+    while count < 200:
+        if os.fork() == 0: time.sleep(60)
+        count += 1
+        time.sleep(0.005)
+except OSError: pass
+print(count)
+"""
 ADD = "def f(x): return x + 1"
 
 
@@ -134,6 +145,7 @@ def programs(victims: list[int]) -> dict[str, dict[str, Any]]:
         "leaves a file and a process": {"source": LEAVES},
         "looks for what was left": {"source": "import os; print(os.listdir())"},
         "fills the disk": {"source": "f = open('f', 'wb')\nwhile True: f.write(b'x' * (1 << 20))"},
+        "floods": {"source": FLOOD},
         "kills others": {"source": KILLS.format(pids=victims)},
         "is honest": {"source": ADD, "tests": ["assert f(1) == 2"]},
         "imports": {"source": "import numpy, ssl, sqlite3, ctypes, asyncio\nasyncio.run(asyncio.sleep(0))"},
@@ -183,6 +195,8 @@ def test_nothing_in_the_kernel_outlives_a_program_or_passes_its_limit(done: dict
     assert (made["cause"], made["detail"]) == ("ok", "")
     assert done["by kind"]["looks for what was left"]["stdout"] == "[]\n"
     assert done["by kind"]["fills the disk"]["cause"] == "OSError"
+    flood = done["by kind"]["floods"]
+    assert flood["cause"] == "processes" or int(flood["stdout"]) <= LIMITS["max_processes"]
 
 
 def test_files_and_secrets_of_the_machine_are_out_of_sight(done: dict[str, Any]) -> None:

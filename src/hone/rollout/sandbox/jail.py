@@ -81,7 +81,7 @@ class Jail:
         """Where a program may write: its working directory."""
         self._disk_mb = disk_mb
         self._wanted = namespaces and sys.platform == "linux"
-        self._processes = -1
+        self._processes = self._proc = -1
         self._user: int | None = None
         self._filter: bytes | None = None
         self._landlock = False
@@ -94,6 +94,8 @@ class Jail:
         """Make the namespaces, where that can be done; the calling process then waits for the child in which this
         returns, and ends with it. counted: a control group counts memory."""
         as_root, own = (os.geteuid() == 0, _FIRST_USER + os.getpid())  # before the namespace renames us
+        if sys.platform == "linux":
+            self._proc = os.open("/proc", os.O_RDONLY | os.O_CLOEXEC)  # soon out of sight
         problem = attempt(self._go_apart) if self._wanted else "not asked for"
         if not problem:
             self._go_apart(_continue_in_child)
@@ -146,6 +148,13 @@ class Jail:
         """What this process shares with others in memory, queues and semaphores ends with it."""
         if self._processes >= 0:
             kernel.call("unshare", kernel.NEWIPC)
+
+    def first_to_die(self) -> None:
+        """Where memory runs out, this process and what it forks go first."""
+        with contextlib.suppress(OSError):  # no /proc, or not ours to say
+            file = os.open("self/oom_score_adj", os.O_WRONLY, dir_fd=self._proc)
+            os.write(file, b"1000")
+            os.close(file)
 
     def clean(self) -> None:
         """An empty folder for the next program, whatever the last one left."""

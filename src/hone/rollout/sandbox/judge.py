@@ -10,6 +10,7 @@ import builtins
 import importlib
 import json
 import os
+import signal
 import socket
 import types
 from collections.abc import Iterator, Mapping, Sequence
@@ -46,6 +47,7 @@ _ASKABLE = (
 def run(jail: Jail, request: Mapping[str, Any], streams: list[int]) -> NoReturn:
     """Become the judge. streams: nothing, three times; report, tests, and the link to the program."""
     become(jail, request["limits"], request["seconds"], streams, visible=False)
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # a program that hangs up is told of as any other
     asked = json.loads(text())
     held: list[Link] = []
     link = Link(

@@ -183,7 +183,9 @@ class Link:
         return self._known[number]
 
     def _stand_in(self, number: int, what: str, name: str, base: str | None) -> Any:
-        if what == "exception" and base is not None:
+        if what == "exception":
+            if base is None or not issubclass(TYPES[base], BaseException):
+                raise ValueError("no class of an exception")
             return type(name, (TYPES[base],), {})
         kind = RemoteCallable if what == "callable" else Remote
         remote = kind(self, number, name, base)

@@ -21,26 +21,28 @@ class Meter:
         self.pause_s = 0.05
         """How long to wait before the next look."""
 
-    def exceeds(self, limit_bytes: int) -> bool:
-        """Whether they hold more than this. Pages that several share count once."""
+    def exceeded(self, limit_bytes: int, limit_processes: int) -> str | None:
+        """`memory` where they hold more than this (pages that several share count once); `processes` where there are
+        more, threads among them: the kernel's limit does not bind whoever was root outside of a namespace."""
         begin = time.monotonic()
-        held = self._descendants()
+        found = self._descendants()
+        held, threads = {pid: size for pid, (size, _) in found.items()}, sum(n for _, n in found.values())
         over = sum(held.values()) > limit_bytes and sum(map(self._own, held)) > limit_bytes
         self.pause_s = max(0.05, (time.monotonic() - begin) / _SHARE)
-        return over
+        return "memory" if over else "processes" if threads > limit_processes else None
 
-    def _descendants(self) -> dict[int, int]:
-        """Resident bytes of each descendant."""
-        seen: dict[int, tuple[int, int]] = {}
+    def _descendants(self) -> dict[int, tuple[int, int]]:
+        """Of each descendant, resident bytes and threads."""
+        seen: dict[int, tuple[int, int, int]] = {}
         for name in os.listdir(self._proc) if self._proc is not None else ():
             if name.isdigit():
                 with contextlib.suppress(OSError, ValueError, IndexError):
                     fields = self._read(f"{name}/stat").rpartition(b")")[2].split()
-                    seen[int(name)] = int(fields[1]), int(fields[21]) * _PAGE
+                    seen[int(name)] = int(fields[1]), int(fields[21]) * _PAGE, int(fields[17])
         found = {self._root}
-        while new := {pid for pid, (parent, _) in seen.items() if parent in found} - found:
+        while new := {pid for pid, (parent, _, _) in seen.items() if parent in found} - found:
             found |= new
-        return {pid: seen[pid][1] for pid in found - {self._root} if pid in seen}
+        return {pid: seen[pid][1:] for pid in found - {self._root} if pid in seen}
 
     def _own(self, pid: int) -> int:
         """The process's proportional share of what it holds."""

@@ -42,13 +42,17 @@ def needed() -> Needed:
     wanted |= {os.path.realpath(path) for path in wanted}
     present = sorted(path for path in wanted if os.path.exists(path))
     own = str(Path(__file__).resolve().parents[2])
-    hidden = [f"{os.path.realpath(entry)}/hone" for entry in kept if os.path.realpath(f"{entry}/hone") == own]
+    places = {place for entry in kept for place in (entry, os.path.realpath(entry))}
+    hidden = sorted(f"{place}/hone" for place in places if os.path.realpath(f"{place}/hone") == own)
     return Needed(tuple(_tops(present)), tuple(kept), tuple(hidden))
 
 
 def _is_pythons(entry: str, standard: set[str]) -> bool:
     inside = any(entry == folder or entry.startswith(f"{folder}/") for folder in standard)
-    return inside or entry.endswith(".zip") or os.path.basename(entry) in ("site-packages", "dist-packages")
+    inside |= entry.endswith(".zip") and any(
+        os.path.dirname(entry) == os.path.dirname(each) for each in standard
+    )
+    return inside or os.path.basename(entry) in ("site-packages", "dist-packages")
 
 
 def _interpreter() -> Iterator[str]:

@@ -20,7 +20,7 @@ from hone.rollout.framing import BadFrame, framed, parsed, receive
 _START_S, _GRACE_S = 60.0, 20.0
 _MAX_REPLY_BYTES = 16 << 20
 """Beside what a program prints, which may become six times as long as JSON."""
-_OWN_WORDS = ("ok", "timeout", "memory", "output", "lost")
+_OWN_WORDS = ("ok", "timeout", "memory", "processes", "output", "lost")
 LOST = "sandbox lost"
 """The cause where nobody knows what became of a program."""
 _BOOT = (
@@ -51,8 +51,8 @@ class Outcome:
     """What became of a program."""
 
     cause: str
-    """`ok`; `timeout`, `memory`, `output` (too much of it), `signal SIGKILL`, `exit 3`; the name of any exception,
-    `MemoryError` among them, that ended it; where its tests were run, of the first that failed."""
+    """`ok`; `timeout`, `memory`, `processes`, `output` (too much of it), `signal SIGKILL`, `exit 3`; the name of any
+    exception, `MemoryError` among them, that ended it; where its tests were run, of the first that failed."""
     passed: list[bool] = field(default_factory=list)
     """For each test, in order; those that were never reached are False."""
     stdout: str = ""

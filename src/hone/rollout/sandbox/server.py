@@ -101,7 +101,8 @@ class Watched:
             texts["tests"] = json.dumps(tests).encode()
         watch = Watch(limits["output_kb"] << 10, judged="tests" in texts)
         self._launch(texts, watch, {"op": "launch", "limits": limits, "seconds": request["seconds"]})
-        most = (limits["memory_mb"] << 20) + (_JUDGE_BYTES if "tests" in texts else 0)
+        memory = (limits["memory_mb"] << 20) + (_JUDGE_BYTES if "tests" in texts else 0)
+        most = memory, limits["max_processes"] + _SPARE_PROCESSES
         try:
             stopped = watch.until(begin + request["seconds"], self._channel, self._meter, most)
         finally:

@@ -86,6 +86,7 @@ def _apart(jail: Jail, channel: socket.socket, body: Any) -> int:
 
 def _keep(jail: Jail, request: Mapping[str, Any], descriptors: Mapping[str, int]) -> None:
     """Fork the program, reap what it leaves, and say how it ended."""
+    jail.first_to_die()
     status_to = descriptors["status"]
     streams = [descriptors[name] for name in PROGRAM]
     if "calls" in descriptors:

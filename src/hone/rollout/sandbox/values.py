@@ -19,7 +19,7 @@ from typing import Any
 
 _SAFE_INT = 1 << 53
 _MAX_NAME = 100
-TYPES = {name: value for name, value in vars(builtins).items() if isinstance(value, type)}
+TYPES = {n: v for n, v in vars(builtins).items() if isinstance(v, type) and v.__module__ == "builtins"}
 """Built-in types and exceptions: they are the same on both sides, and travel by name."""
 _CONTAINERS = (list, tuple, dict, set, frozenset, deque)
 _TEMPORAL: dict[type, tuple[str, ...]] = {

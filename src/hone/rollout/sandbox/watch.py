@@ -29,8 +29,11 @@ class Watch:
         for end in self._ends.values():
             os.set_blocking(end, False)
 
-    def until(self, deadline: float, channel: socket.socket, meter: Meter, most: int) -> str | None:
-        """Read until the program has ended, and been judged; or say why it must be ended."""
+    def until(
+        self, deadline: float, channel: socket.socket, meter: Meter, most: tuple[int, int]
+    ) -> str | None:
+        """Read until the program has ended, and been judged; or say why it must be ended. most: bytes of memory, and
+        processes."""
         poll = select.poll()
         names = {end: name for name, end in self._ends.items()}
         for end in names:
@@ -40,8 +43,8 @@ class Watch:
         look, last = time.monotonic() + meter.pause_s, deadline
         while (left := min(deadline, last) - (now := time.monotonic())) > 0:
             if now >= look:
-                if meter.exceeds(most):
-                    return "memory"
+                if (exceeded := meter.exceeded(*most)) is not None:
+                    return exceeded
                 look = time.monotonic() + meter.pause_s
             for end, _ in poll.poll(min(left, meter.pause_s) * 1000 + 1):
                 if end == channel.fileno():

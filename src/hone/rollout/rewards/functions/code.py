@@ -32,7 +32,7 @@ _NEEDS_PROCESS = re.compile(
 )
 """What tests do to the process that they run in, so that the program sees it."""
 _SETUP_COLUMNS = ("test_setup_code", "test_imports")
-_KILLED = ("signal", "output", "memory", "MemoryError", "exit", "lost")
+_KILLED = ("signal", "output", "memory", "processes", "MemoryError", "exit", "lost")
 _RESERVE_S = 1.0
 
 
