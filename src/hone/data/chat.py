@@ -109,7 +109,7 @@ class Encoder:
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """How many tokens each text has as a message's, with nothing added."""
-        return [len(tokens) for tokens in self._tokens.ids([self.control.guard(text) for text in texts])]
+        return self._tokens.counts([self.control.guard(text) for text in texts])
 
     def tokens_of(self, text: str, behind: str = "") -> list[int]:
         """The tokens of a text that goes on where the text `behind` ends, with nothing added."""

@@ -54,7 +54,7 @@ class Part:
     def _first_sweep(self, rows: Iterable[tuple[int, Row]]) -> Iterator[tuple[int, Row]]:
         content = hashlib.blake2b(digest_size=16)
         for i, row in rows:
-            content.update(json.dumps(row, default=_type_name).encode())
+            content.update(_ENCODER.encode(row).encode())
             yield i, row
         self.digest = content.hexdigest()
 
@@ -144,6 +144,9 @@ def same_dataset(part: Part, keep: Sequence[int]) -> Part:
 def _type_name(value: Any) -> str:
     """What a digest has of a value that JSON does not know: objects may say where in memory they are."""
     return type(value).__name__
+
+
+_ENCODER = json.JSONEncoder(default=_type_name)
 
 
 class Drawn:

@@ -18,7 +18,7 @@ from hone.data.cursor import Mixture
 from hone.data.parts import Drawn, Part, encoder_of, load_parts, weights_of
 from hone.data.rendering import Shapes
 from hone.data.rows import Row
-from hone.data.screening import LengthScreen, batches, unsure_rows
+from hone.data.screening import LengthScreen, batches, screen_rows
 from hone.data.sides import StoredSides, joined
 from hone.errors import ConfigError, DataError
 from hone.types import Message, Sample
@@ -216,7 +216,9 @@ class PreferenceData(Drawn):
         part.keep = usable
         if usable:
             screen = LengthScreen(self.encoder, self.encoder.max_length)
-            for chunk in batches(unsure_rows(part, screen, prompt_of), _BATCH):
+            checked = screen_rows(part, screen, prompt_of)
+            excluded |= {index: "truncated" for index, _ in checked.long}
+            for chunk in batches(checked.unsure, _BATCH):
                 for (index, _), stored in zip(chunk, self._encode(part, chunk, excluded), strict=True):
                     assert stored is not None or index in excluded
         part.keep = [index for index in usable if index not in excluded]

@@ -14,7 +14,7 @@ from hone.data.formats import PromptText
 from hone.data.parts import Drawn, Part, load_part, load_parts
 from hone.data.rendering import Shapes, Tally
 from hone.data.rows import Row
-from hone.data.screening import LengthScreen, batches, unsure_rows
+from hone.data.screening import LengthScreen, batches, screen_rows
 from hone.errors import DataError
 from hone.types import Message, Prompt, Sample
 
@@ -225,7 +225,7 @@ def _overlong(part: Part, encoder: Encoder, limit: int, tally: Tally) -> dict[in
         return None if prompt.tools or shapes.new(prompt.content) else prompt.content
 
     overlong: dict[int, int] = {}
-    for chunk in batches(unsure_rows(part, LengthScreen(encoder, limit + 1), read), _BATCH):
+    for chunk in batches(screen_rows(part, LengthScreen(encoder, limit + 1), read).all, _BATCH):
         rendered = [_render(part, row, part.format.prompt(columns), encoder, tally) for row, columns in chunk]
         lengths = [len(tokens) for tokens in encoder.encode_prompts(rendered)]
         overlong |= {row: n for (row, _), n in zip(chunk, lengths, strict=True) if n > limit}

@@ -15,7 +15,7 @@ from hone.data.formats import Example
 from hone.data.parts import Drawn, Part, encoder_of, load_parts
 from hone.data.rendering import Shapes
 from hone.data.rows import Row
-from hone.data.screening import LengthScreen, batches, unsure_rows
+from hone.data.screening import LengthScreen, Screened, all_cores, batches, screen_rows
 from hone.errors import DataError
 from hone.types import Message, Sample
 
@@ -92,7 +92,7 @@ class SupervisedData(Drawn):
         self.counts["rows"] = sum(len(p.keep) for p in training)
         self.counts["excluded_rows"] = sum(self._exclude(n, p) for n, p in enumerate(training))
         for part in validation:
-            self._encode_rows(part, self._check(part)[:1])
+            self._encode_rows(part, self._check(part).unsure[:1])
         self.counts["validation_rows"] = sum(len(p.keep) for p in validation)
         super().__init__(training, shuffle=shuffle, seed=seed, max_epochs=max_epochs, may_change=may_change)
 
@@ -136,12 +136,12 @@ class SupervisedData(Drawn):
         self.go_to(state)
         self.counts |= state["counts"]
 
-    def _check(self, part: Part) -> list[tuple[int, Row]]:
+    def _check(self, part: Part) -> Screened:
         """Read all rows (the first that lacks something raises DataError); returns those maybe too long."""
         assert self.encoder.max_length is not None
         screen, shapes = LengthScreen(self.encoder, self.encoder.max_length), Shapes()
         read = part.format.supervised
-        return unsure_rows(part, screen, lambda row: self._context(read(part.reading(row)), shapes))
+        return screen_rows(part, screen, lambda row: self._context(read(part.reading(row)), shapes))
 
     def _context(self, example: Example, shapes: Shapes) -> str | Sequence[Message] | None:
         """What comes before the first target; None when only encoding tells, or whether there is a target, and for the
@@ -156,10 +156,14 @@ class SupervisedData(Drawn):
 
     def _exclude(self, number: int, part: Part) -> int:
         """Take out the training rows that have no target left. Raises DataError when nothing is left."""
-        excluded = set()
-        for chunk in batches(self._check(part), _BATCH):
-            encoded = self._encode_rows(part, chunk)
+        checked = self._check(part)
+        excluded = {row for row, _ in checked.long}
+        for chunk in batches(checked.unsure, _BATCH):
+            with all_cores():
+                encoded = self._encode_rows(part, chunk)
             excluded |= {row for (row, _), e in zip(chunk, encoded, strict=True) if not e.has_target}
+            rows = zip(chunk, encoded, strict=True)
+            self._remember({(number, row): _Stored.of(e) for (row, _), e in rows if e.has_target})
         if len(excluded) == len(part.keep):
             raise DataError(
                 f"no row of {part.rows.name} has anything to learn within {self.encoder.max_length} tokens: "
@@ -181,10 +185,13 @@ class SupervisedData(Drawn):
             encoded = self._encode_rows(part, [(row, part.rows[row]) for row in rows])
             new = {(d, row): _Stored.of(e) for row, e in zip(rows, encoded, strict=True)}
             found |= new
-            if self._cached_tokens < _CACHED_TOKENS:
-                self._cache |= new
-                self._cached_tokens += sum(len(s.tokens) for s in new.values())
+            self._remember(new)
         return found
+
+    def _remember(self, new: dict[tuple[int, int], _Stored]) -> None:
+        if self._cached_tokens < _CACHED_TOKENS:
+            self._cache |= new
+            self._cached_tokens += sum(len(s.tokens) for s in new.values())
 
     def _encode_rows(self, part: Part, rows: Sequence[tuple[int, Row]]) -> list[Encoded]:
         rendered = []
