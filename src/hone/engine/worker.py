@@ -36,9 +36,12 @@ class Worker:
         if log is not None and os.path.isdir(os.path.dirname(log)):
             _write_to(log)
         self.engine: Engine | LocalTeacher | None = None
+        self.door: socket.socket | None = None
 
-    def hello(self, sign: str | None) -> dict[str, Any]:
-        """Who this is, and whether it sees the file `sign` in the run's folder."""
+    def hello(self, sign: str | None, secret: Mapping[str, str]) -> dict[str, Any]:
+        """Who this is, and whether it sees the file `sign` in the run's folder. `secret`: variables of the environment
+        that nobody else is to see."""
+        os.environ.update(secret)
         return {
             "host": socket.gethostname(),
             "pid": os.getpid(),
@@ -47,21 +50,33 @@ class Worker:
             "sees": sign is None or os.path.isfile(sign),
         }
 
-    def address(self) -> str:
-        """A free port of this machine, where the ranks may meet."""
-        host = socket.gethostbyname(socket.gethostname())
-        with socket.socket() as free:
-            free.bind(("", 0))
-            return f"{host}:{free.getsockname()[1]}"
+    def address(self, here: bool) -> str:
+        """Where the ranks may meet: a port of this machine, which listens on the address by which the others know it;
+        `here`: all are on this machine."""
+        host = "127.0.0.1" if here else socket.gethostbyname(socket.gethostname())
+        self.door = socket.create_server((host, 0), backlog=1024)
+        return f"{host}:{self.door.getsockname()[1]}"
 
     def join(self, address: str, layout: Layout, timeout_s: float) -> None:
         """Meet the other ranks."""
+        host, _, port = address.rpartition(":")
+        patience = timedelta(seconds=timeout_s)
+        # PyTorch's own socket would listen on every address of the machine.
+        store = dist.TCPStore(
+            host,
+            int(port),
+            layout.world,
+            self.rank == 0,
+            timeout=patience,
+            wait_for_workers=False,
+            master_listen_fd=None if self.door is None else self.door.detach(),
+        )
         dist.init_process_group(
             communication(),
-            init_method=f"tcp://{address}",
+            store=store,
             rank=self.rank,
             world_size=layout.world,
-            timeout=timedelta(seconds=timeout_s),
+            timeout=patience,
         )
 
     def build(self, config: SFTConfig | OnlineConfig, layout: Layout) -> None:

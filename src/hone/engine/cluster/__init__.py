@@ -19,7 +19,8 @@ from hone.config import OnlineConfig, SFTConfig
 from hone.engine import planner
 from hone.engine.beside import teacher_settings, value_settings
 from hone.engine.build import Engine
-from hone.engine.cluster.machines import FewerMachines, connect, ray, usable_nodes, wait_for_nodes
+from hone.engine.cluster import local
+from hone.engine.cluster.machines import FewerMachines, connect, usable_nodes, wait_for_nodes
 from hone.engine.cluster.workers import Workers
 from hone.engine.layout import Layout
 from hone.engine.place import check_mesh, machine_of
@@ -68,7 +69,7 @@ def build_on_cluster(
             for group in filter(None, (taught, workers)):
                 group.close()
             if workers is None and own:
-                ray.shutdown()
+                local.stop()
             raise
     notices = [f"{layout} on {nodes} machine{'s' if nodes > 1 else ''}; logs of the ranks: {workers.folder}"]
     if taught is not None:

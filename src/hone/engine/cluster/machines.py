@@ -10,10 +10,9 @@ import time
 from typing import Any
 
 from hone.config.schema import ClusterConfig
-from hone.errors import ClusterError, ConfigError, WorkerLostError, install_command
+from hone.errors import ClusterError, ConfigError, install_command
 
-# Read when Ray is imported. It would write a token into the home folder, and report its use.
-os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+# Read when Ray is imported. It would report its use.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 try:
@@ -41,7 +40,10 @@ def connect(cluster: ClusterConfig) -> bool:
     if address is not None and address != "auto":
         _check_answers(address)
     if address is None:
-        _start_here(cluster)
+        from hone.engine.cluster import local
+
+        ranks = (cluster.cpu_workers_per_node or 0) + cluster.beside
+        local.start(max(os.cpu_count() or 1, ranks, cluster.gpus_per_node))
         return True
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, namespace="hone")
@@ -53,24 +55,6 @@ def connect(cluster: ClusterConfig) -> bool:
         )
         reason = str(error).strip().splitlines()[0]
         raise ClusterError(f"no Ray cluster at {address}: {reason}. To use one, {how}") from error
-
-
-def _start_here(cluster: ClusterConfig) -> None:
-    """Start Ray on this machine, for this run alone."""
-    ranks = (cluster.cpu_workers_per_node or 0) + cluster.beside
-    try:
-        ray.init(
-            address="local",  # never somebody else's that happens to run here
-            num_cpus=max(os.cpu_count() or 1, ranks, cluster.gpus_per_node),
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            namespace="hone",
-        )
-    except Exception as error:  # Ray raises no narrower one, e.g. when its raylet is killed meanwhile
-        ray.shutdown()
-        reason = (str(error).strip() or repr(error)).splitlines()[0]
-        raise WorkerLostError(f"Ray did not start on this machine: {reason}") from error
 
 
 def wait_for_nodes(cluster: ClusterConfig, *, recovering: bool) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import sys
 import time
 import uuid
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ import torch
 
 import hone
 from hone.config import OnlineConfig, SFTConfig
+from hone.engine.cluster import local
 from hone.engine.cluster.machines import FewerMachines, ray, usable_nodes
 from hone.engine.cluster.watch import LOOK_S, Watch, answer_of, is_about_touch, side_loop, why
 from hone.engine.layout import Layout
@@ -26,13 +28,18 @@ if ray is not None:
     from ray.util.placement_group import placement_group, remove_placement_group
     from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-START_S = 120.0
-"""Seconds that a rank may take to start Python and import torch."""
+START_S = 600.0
+"""Seconds that a rank may take to start Python and import torch: all ranks of a machine do so at once, and a machine
+that is busy is not a rank that is lost. One that dies meanwhile is noticed at once."""
 GRACE_S = 5.0
 """Seconds after the first failure in which the rank that caused it is looked for: its peers may fail before it."""
 NOTICE_S = 30.0
 """Seconds in which Ray has noticed that a machine is gone."""
-PASSED_ON = ("HF_HUB_OFFLINE", "HF_HOME", "HF_ENDPOINT", "HF_TOKEN", "PYTHONPATH", "CUBLAS_WORKSPACE_CONFIG")
+PASSED_ON = ("HF_HUB_OFFLINE", "HF_HOME", "HF_ENDPOINT", "PYTHONPATH", "CUBLAS_WORKSPACE_CONFIG")
+"""Variables that a rank is started with. Ray shows them to all who may ask it, and writes them into its logs."""
+SECRET = ("HF_TOKEN",)
+"""Variables that a rank is told once it runs."""
+LOOPBACK_DEVICE = "lo0" if sys.platform == "darwin" else "lo"
 
 
 class Workers:
@@ -80,11 +87,12 @@ class Workers:
         sign = self.folder / f".sign_{uuid.uuid4().hex}"
         sign.touch()
         try:
-            self.about = self.everyone("hello", str(sign), seconds=START_S)
+            secret = {name: os.environ[name] for name in SECRET if name in os.environ}
+            self.about = self.everyone("hello", str(sign), secret, seconds=START_S)
         finally:
             sign.unlink(missing_ok=True)
         self._check_alike()
-        address = ray.get(self.actors[0].address.remote(), timeout=START_S)
+        address = ray.get(self.actors[0].address.remote(self.own), timeout=START_S)
         # Later than the watch, which says which rank it is that hangs.
         patience = 2 * cluster.worker_timeout_s + 60
         self.everyone("join", address, self.layout, patience, seconds=START_S)
@@ -108,8 +116,16 @@ class Workers:
             "OMP_NUM_THREADS": str(self.threads),
             "OMP_WAIT_POLICY": "PASSIVE",
             "TOKENIZERS_PARALLELISM": "false",
+            **self._devices(),
             **{name: os.environ[name] for name in PASSED_ON if name in os.environ},
         }
+
+    def _devices(self) -> dict[str, str]:
+        """The network that the ranks talk over: where all are on this machine, none."""
+        if not self.own:
+            return {}
+        names = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
+        return {name: os.environ.get(name, LOOPBACK_DEVICE) for name in names}
 
     def _check_alike(self) -> None:
         ours = {"hone": hone.__version__, "torch": torch.__version__.split("+")[0]}
@@ -220,4 +236,4 @@ class Workers:
                 remove_placement_group(self.group)
         self.actors = []
         if self.own and not stay:
-            ray.shutdown()
+            local.stop()
