@@ -11,6 +11,7 @@ import yaml
 
 from hone.config import OnlineConfig, SFTConfig
 from hone.config.changes import changes
+from hone.config.secrets import SECRETS
 from hone.engine.checkpoint import Checkpoints
 from hone.engine.checkpoint_reader import understood
 from hone.engine.manifest import verify
@@ -54,7 +55,7 @@ def check_same_run(settings: str, checkpoints: Checkpoints, path: Path) -> list[
     Raises CheckpointError when they may not."""
     verify(path, only="config.yaml", fallback=checkpoints.before(path))
     with understood(path / "config.yaml"):
-        saved = dict(yaml.safe_load((path / "config.yaml").read_text()))
+        saved = SECRETS.hide_all(dict(yaml.safe_load((path / "config.yaml").read_text())))
     changed, bad = changes(saved, yaml.safe_load(settings))
     if bad and not checkpoints.config.allow_config_change:
         raise CheckpointError(

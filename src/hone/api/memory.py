@@ -157,6 +157,7 @@ def keep_function(function: Callable[..., Any], folder: Path, name: str) -> str:
         ) from error
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_suffix(".pkl.tmp")
+    aside.touch(mode=0o600)  # what a function holds may be secret, such as the key of a service
     aside.write_bytes(content)
     aside.replace(path.with_suffix(".pkl"))
     text = STUB.format(name=name, pickle=f"{name}.pkl", path=_own_path(), source=_source(function))

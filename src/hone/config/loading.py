@@ -32,6 +32,7 @@ from hone.config.schema import (
 )
 from hone.config.schema.grpo import Preset
 from hone.config.schema.run import RewardFunctionConfig
+from hone.config.secrets import SECRETS, masked, with_references
 from hone.config.translate import Translation
 from hone.config.trees import Path, dotted, drop, escape, get, leaves, merge, put, split_path
 from hone.errors import ConfigError
@@ -60,10 +61,14 @@ class Loaded(Generic[Config]):
     config: Config
     notices: list[str] = field(default_factory=list)
     kind: Kind = "sft"
+    references: dict[Path, str] = field(default_factory=dict)
+    """What stays a reference to an environment variable when it is written down."""
 
     def to_yaml(self) -> str:
-        """The resolved configuration. Given as --config it loads to an equal one."""
-        tree = escape(self.config.model_dump(warnings=False))
+        """The resolved configuration, without its secrets (`hone.config.secrets`). Given as --config it loads to an
+        equal one, if they came from the environment."""
+        tree = SECRETS.hide_all(escape(self.config.model_dump(warnings=False)))
+        with_references(tree, self.references)
         for name in ("train", "validation"):
             entries = tree["data"].get(name)
             if entries is not None and len(entries) == 1:
@@ -93,6 +98,7 @@ def load(
     for path in removed:
         _restore(base, schema, path, first)
     translation, config, problems, moved = _agreed(kind, base, user, layers)
+    problems = [*masked(user), *problems]
     said += notices.of(translation)
     if config is not None:
         said += told(moved, lambda key: f"{key}={shown(_value_of(config, key))}")
@@ -100,7 +106,7 @@ def load(
         problems += [*_needs_data(kind, config), *checks.check(config)]
     messages.raise_all(problems)
     assert config is not None
-    return Loaded(config, said, kind)
+    return Loaded(config, said, kind, SECRETS.learn(user, config.model_dump(warnings=False)))
 
 
 def _agreed(

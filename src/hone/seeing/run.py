@@ -19,6 +19,7 @@ from hone.config import files
 from hone.config.kinds import section_of
 from hone.config.metric_names import column_of
 from hone.config.paths import check_local
+from hone.config.secrets import SECRETS
 from hone.errors import ConfigError, DataError
 from hone.tracking.folder import RunFolder
 from hone.tracking.story import read_story
@@ -146,7 +147,7 @@ def open_run(path: str | Path) -> RunView:
         return _evaluation(folder)
     if not (folder / "config.yaml").is_file():
         raise DataError(_not_a_run(given, folder))
-    config = files.read(folder / "config.yaml")
+    config = SECRETS.hide_all(files.read(folder / "config.yaml"))
     kind = next((kind for kind in KINDS if section_of(kind) in config), None)
     if kind is None:
         raise ConfigError(

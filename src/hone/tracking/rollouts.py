@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from hone.config.secrets import SECRETS
 from hone.tracking.folder import write_atomically
 
 if TYPE_CHECKING:
@@ -86,8 +87,10 @@ def _record(step: int, group: Group, rollout: Rollout, tokenizer: Decoder | None
 
 
 def _shortened(value: Any, missing: list[int]) -> Any:
-    """The value with its long texts cut in the middle; what that takes away is added to `missing`."""
+    """The value without secrets of the settings, and with its long texts cut in the middle; what that takes away is
+    added to `missing`."""
     if isinstance(value, str):
+        value = SECRETS.hide(value)
         over = len(value) - LONGEST
         if over <= 0:
             return value

@@ -3,15 +3,18 @@ use."""
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import socket
+import sys
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
+from hone.config.secrets import SECRETS
 from hone.errors import ConfigError, install_command
 from hone.tracking.folder import RunFolder, naming, write_atomically
 
@@ -77,14 +80,15 @@ class WandbSink:
         wandb = _optional("wandb", "logger.wandb_enabled", "wandb")
         folder.logs.mkdir(parents=True, exist_ok=True)
         try:
-            self._run = wandb.init(
-                project=settings.project,
-                name=settings.name or folder.path.name,
-                dir=str(folder.logs),
-                id=run_id(folder.logs / "wandb_run_id", resume_step),
-                resume="allow",
-                config=None if config is None else dict(config),
-            )
+            with _without_secrets():
+                self._run = wandb.init(
+                    project=settings.project,
+                    name=settings.name or folder.path.name,
+                    dir=str(folder.logs),
+                    id=run_id(folder.logs / "wandb_run_id", resume_step),
+                    resume="allow",
+                    config=None if config is None else dict(config),
+                )
         except wandb.Error as error:
             raise ConfigError(
                 f"logger.wandb_enabled is true, but W&B refuses: {str(error).strip().rstrip('.')}. "
@@ -112,6 +116,7 @@ class MlflowSink:
             self._start(folder, settings, resume_step, config)
         except self._mlflow.exceptions.MlflowException as error:
             where, why = settings.tracking_uri or "its default store", str(error).strip().rstrip(".")
+            where, why = SECRETS.scrub(where), SECRETS.scrub(why)
             raise ConfigError(
                 f"logger.mlflow_enabled is true, but MLflow at {where} refuses: {why}. "
                 "Point logger.mlflow.tracking_uri at a tracking server, or set logger.mlflow_enabled=false"
@@ -146,6 +151,17 @@ class MlflowSink:
     def close(self) -> None:
         """End the run."""
         self._mlflow.end_run()
+
+
+@contextlib.contextmanager
+def _without_secrets() -> Iterator[None]:
+    """W&B keeps, and sends, the command line that it finds."""
+    before = sys.argv
+    sys.argv = [SECRETS.scrub(word) for word in before]
+    try:
+        yield
+    finally:
+        sys.argv = before
 
 
 def run_id(path: Path, resume_step: int | None) -> str:

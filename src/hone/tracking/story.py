@@ -9,6 +9,7 @@ import time
 from importlib import metadata
 from typing import Any
 
+from hone.config.secrets import SECRETS
 from hone.tracking.folder import RunFolder, write_atomically
 
 LIBRARIES = ("hone", "torch", "transformers", "datasets", "peft", "ray", "trl", "numpy")
@@ -25,6 +26,11 @@ def versions() -> dict[str, str]:
     return found | {"platform": platform.platform()}
 
 
+def _command() -> str:
+    """What was typed."""
+    return " ".join(sys.argv[:1] and [sys.argv[0].rpartition("/")[2], *sys.argv[1:]])
+
+
 def write_start(folder: RunFolder, *, kind: str, total_steps: int, step: int) -> None:
     """A process begins, or goes on from `step`. Raises OSError."""
     story = {
@@ -32,7 +38,7 @@ def write_start(folder: RunFolder, *, kind: str, total_steps: int, step: int) ->
         "total_steps": total_steps,
         "from_step": step,
         "started": now(),
-        "command": " ".join(sys.argv[:1] and [sys.argv[0].rpartition("/")[2], *sys.argv[1:]])[:2000],
+        "command": SECRETS.scrub(_command())[:2000],
         "versions": versions(),
     }
     _write(folder, story)
@@ -42,7 +48,7 @@ def write_end(folder: RunFolder, *, step: int, stopped: str | None, error: BaseE
     """The process ends by itself. Raises OSError."""
     if isinstance(error, Exception | KeyboardInterrupt):
         said = str(error).strip().splitlines()
-        stopped = f"{type(error).__name__}: {said[0]}" if said else type(error).__name__
+        stopped = f"{type(error).__name__}: {SECRETS.scrub(said[0])}" if said else type(error).__name__
     _write(folder, read_story(folder) | {"step": step, "ended": now(), "stopped": stopped})
 
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
+from hone.config.secrets import SECRETS
 from hone.errors import CheckpointError, ConfigError, Interrupted, TrainingError, install_command
 from hone.process import check_writable, hold
 from hone.tune import results
@@ -190,7 +191,7 @@ class Tuner:
         return study
 
     def _check_same(self, study: Any) -> None:
-        identity, known = self.search.identity(), study.user_attrs.get("search")
+        identity, known = SECRETS.hide_all(self.search.identity()), study.user_attrs.get("search")
         if known is None:
             study.set_user_attr("search", json.dumps(identity))
             for values in grid(self.search.parameters, self.search.trials) or ():
