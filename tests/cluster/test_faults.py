@@ -13,10 +13,13 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 from processes import ENVIRONMENT, metric_rows, same, steps_of, tensors
+
+from hone.engine.checkpoint_reader import read_state
 
 SEED = int(os.environ.get("HONE_KILL_SEED", "0")) or random.SystemRandom().randrange(1, 10**6)
 RANDOM = random.Random(SEED)
@@ -155,6 +158,11 @@ def same_end(run: Path, reference: Path, steps: int = STEPS, models: Sequence[st
     assert mine == others
 
 
+def state_of(run: Path) -> dict[str, Any]:
+    """Where the run's own process ended: its place in the data, its random generators."""
+    return read_state(run / f"step_{STEPS}" / "state.pt")
+
+
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("reference") / "run"
@@ -174,6 +182,7 @@ def test_a_killed_rank_is_named_and_replaced(tmp_path: Path, uninterrupted: Path
     assert "died" in said(run)
     assert "with new workers" in said(run)
     same_end(run, uninterrupted)
+    same(state_of(run), state_of(uninterrupted), "state.pt")
 
 
 @pytest.mark.slow

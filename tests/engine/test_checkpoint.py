@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import shutil
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -206,3 +209,31 @@ def test_an_accuracy_that_nothing_gives_is_ranked_by_the_mean_reward(tmp_path: P
 )
 def test_metric_names_of_upstream(name: str, column: str) -> None:
     assert flat_metric(name) == column
+
+
+@pytest.mark.parametrize(
+    ("number", "of_folders", "works"),
+    [
+        (errno.EINVAL, True, True),
+        (errno.ENOTSUP, True, True),
+        (errno.EACCES, True, True),
+        (errno.EIO, True, False),  # the disk, not the file system's ways
+        (errno.EINVAL, False, False),
+    ],
+)
+def test_a_file_system_that_syncs_no_folders_holds_checkpoints(
+    number: int, of_folders: bool, works: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode) == of_folders:
+            raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    checkpoints = checkpoints_of(tmp_path)
+    if works:
+        save(checkpoints, 1)
+        assert run(checkpoints.load(1, {}))["cursor"] == 1
+    else:
+        with pytest.raises(CheckpointError, match=re.escape(os.strerror(number))):
+            save(checkpoints, 1)
+    assert [path.name for path in tmp_path.iterdir()] == (["step_1"] if works else [])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import zlib
@@ -11,6 +12,11 @@ from pathlib import Path
 from hone.errors import CheckpointError
 
 MANIFEST = "manifest.json"
+UNKNOWN = (
+    *(errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF),
+    *(errno.EISDIR, errno.EACCES, errno.EPERM),
+)
+"""How a file system says that folders cannot be opened or synced."""
 
 
 def verify(
@@ -57,9 +63,14 @@ def _crc(file: Path) -> int:
 
 
 def sync(path: Path) -> None:
-    """Return when a file, or a folder's list of files, is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
+    """Return when a file, or a folder's list of files, is on the disk. Some file systems (CIFS, FUSE ones) know no such
+    thing for folders, and keep the list in their own way."""
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno not in UNKNOWN or not path.is_dir():
+            raise
