@@ -252,7 +252,12 @@ def test_convert_takes_the_seeds_arguments_and_the_short_ones(monkeypatch: pytes
     assert cli.main(["convert", *long]) == 0
     assert cli.main(["convert", "s", "hf", "--dtype", "bfloat16", "--adapter"]) == 0
     paths = (Path("s/config.yaml"), Path("s/policy/weights"), Path("hf"))
-    assert calls == [(*paths, "float32", False), (*paths, "bfloat16", True)]
+    assert cli.main(["convert", "s", "hf", "--trust-remote-code"]) == 0
+    assert calls == [
+        (*paths, "float32", False, False),
+        (*paths, "bfloat16", True, False),
+        (*paths, "float32", False, True),
+    ]
 
 
 def python(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:

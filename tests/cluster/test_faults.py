@@ -111,7 +111,7 @@ def said(run: Path) -> str:
     return (run.parent / f"{run.name}.out").read_text()
 
 
-def finish(process: subprocess.Popen[str], run: Path, code: int = 0, seconds: float = 240) -> None:
+def finish(process: subprocess.Popen[str], run: Path, code: int = 0, seconds: float = 480) -> None:
     assert process.wait(seconds) == code, said(run)
 
 
@@ -129,7 +129,7 @@ def processes_of(driver: subprocess.Popen[str], name: str) -> list[psutil.Proces
 
 def until_step(run: Path, step: int, process: subprocess.Popen[str]) -> None:
     """Wait until a run has recorded a step."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while time.monotonic() < deadline and process.poll() is None:
         try:
             if any(int(row["step"]) >= step for row in metric_rows(run)):
