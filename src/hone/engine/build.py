@@ -156,7 +156,9 @@ def _built(
     check_several(config)
     machine_of(config.cluster)  # more GPUs than there are stop the run before Ray starts
     engine = build_on_cluster(config, tokenizer, shape, recovering=recovering)
-    seed_everything(config.loop.seed)  # this process's generators are saved, too; starting Ray draws from them
+    seed_everything(
+        config.loop.seed
+    )  # this process's generators are saved, too; starting Ray draws from them
     return _with_end_notice(engine, config, tokenizer)
 
 
