@@ -86,6 +86,13 @@ class Rollout:
         """The reward that is about the answer being right, if there is one."""
         return self.rewards.get(next(iter(self.rewards), "") if self.judge is None else self.judge)
 
+    @property
+    def right(self) -> bool:
+        """Whether its answer counts as right: 1 by what judges it, or, where that says other than 1, 0 or -1, a reward
+        above 0."""
+        verdict = self.judgement if self.judgement in (-1.0, 0.0, 1.0) else self.reward
+        return verdict is not None and verdict > 0
+
     prefill: str = ""
     """What the end of the prompt began of the answer, such as a template's `<think>`."""
 
@@ -267,7 +274,7 @@ class TrainedModel(Learner, Protocol):
 
 @dataclass(frozen=True)
 class Sampling:
-    """How to sample. temperature 0 is greedy. top_k None and top_p 1.0 are off."""
+    """How to sample. temperature 0 is greedy. top_k None, top_p 1.0, min_p 0.0 and repetition_penalty 1.0 are off."""
 
     max_new_tokens: int
     temperature: float = 1.0
@@ -276,6 +283,14 @@ class Sampling:
     stop_token_ids: tuple[int, ...] = ()
     stop_strings: tuple[str, ...] = ()
     seed: int = 0
+    min_p: float = 0.0
+    """Tokens less likely than this part of the likeliest one are left out."""
+    repetition_penalty: float = 1.0
+    """Logits of tokens that the prompt or the completion has are divided by it, where positive, else multiplied."""
+    min_new_tokens: int = 0
+    """Nothing ends a completion before it has so many tokens."""
+    ignore_eos: bool = False
+    """The model's own end-of-sequence tokens do not end a completion; stop_token_ids and stop_strings do."""
 
 
 class Generator(Protocol):

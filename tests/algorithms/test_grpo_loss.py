@@ -12,9 +12,10 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from tiny import make_batch
+from tiny import make_batch, make_groups
 from torch import Tensor
 
+from hone.algorithms import surrogate as surrogate_of
 from hone.algorithms.sft import sft_loss
 from hone.algorithms.surrogate import PolicyLoss
 from hone.config.schema import LossConfig
@@ -39,6 +40,7 @@ def evaluate(
     advantages: list[float],
     lengths: list[int],
     columns: dict[str, list[float]] | None = None,
+    right: dict[str, list[float]] | None = None,
     **settings: object,
 ) -> Result:
     """The loss of one batch that is the whole global batch. No clipping of the KL unless asked for."""
@@ -46,8 +48,9 @@ def evaluate(
     values = torch.tensor(logprobs, dtype=torch.float64, requires_grad=True)
     tensors = {name: torch.tensor(column, dtype=torch.float64) for name, column in (columns or {}).items()}
     tensors.setdefault("generation_logprobs", values.detach())
-    batch = make_batch(lengths, tensors, {"advantage": advantages})
-    totals = Totals(tokens=sum(lengths), sequences=len(lengths))
+    batch = make_batch(lengths, tensors, {"advantage": advantages, **(right or {})})
+    sums = {name: sum(values) for name, values in (right or {}).items()}
+    totals = Totals(tokens=sum(lengths), sequences=len(lengths), sums=sums)
     output = PolicyLoss(LossConfig(**settings), on_policy=True)(Outputs(values), batch, totals)  # type: ignore[arg-type]
     output.loss.backward()
     assert isinstance(values.grad, Tensor)
@@ -235,11 +238,38 @@ def test_the_correction_compares_the_old_policy_with_the_generator() -> None:
     assert result.gradient == pytest.approx([-2 * 1.2])
 
 
-def test_positive_examples_get_cross_entropy() -> None:
-    # two tokens with A = 1 (log pi -1, -2), one with A = -1: surrogate -(1 + 1 - 1)/3; NLL 0.5 (1 + 2)/3
-    result = evaluate([-1.0, -2.0, -4.0], [1.0, -1.0], [2, 1], positive_example_nll_weight=0.5)
-    assert result.loss == pytest.approx(-1 / 3 + 0.5 * 3 / 3)
-    assert result.gradient == pytest.approx([-1 / 3 - 0.5 / 3] * 2 + [1 / 3])
+@pytest.mark.parametrize("level", [{"token_level_loss": True}, {"token_level_loss": False}])
+def test_right_answers_get_cross_entropy_over_their_own_tokens(level: dict[str, bool]) -> None:
+    """VAPO eq. 10: the mean over the tokens of right answers, whatever the advantages, and the policy loss's mean.
+
+    Two right answers, of two tokens (log pi -1, -2, A = 1) and one (-4, A = -1: right, and worse than expected), and a
+    wrong one of three tokens with A = 1. Cross-entropy (1 + 2 + 4) / 3, gradient -1/3 on each of the three.
+    """
+    logprobs, advantages, lengths = [-1.0, -2.0, -4.0, -8.0, -8.0, -8.0], [1.0, -1.0, 1.0], [2, 1, 3]
+    right = {"right_tokens": [2.0, 1.0, 0.0]}
+    plain = evaluate(logprobs, advantages, lengths, **level)
+    result = evaluate(logprobs, advantages, lengths, right=right, positive_example_nll_weight=0.5, **level)
+    assert result.loss - plain.loss == pytest.approx(0.5 * 7 / 3)
+    gained = [a - b for a, b in zip(result.gradient, plain.gradient, strict=True)]
+    assert gained == pytest.approx([-0.5 / 3] * 3 + [0.0] * 3)
+    assert result.output.metrics["positive_nll_loss"].item() == pytest.approx(7 / 3)
+
+
+def test_without_a_right_answer_there_is_no_cross_entropy() -> None:
+    right = {"right_tokens": [0.0, 0.0]}
+    result = evaluate([-1.0, -2.0], [1.0, -1.0], [1, 1], right=right, positive_example_nll_weight=0.5)
+    assert result.loss == evaluate([-1.0, -2.0], [1.0, -1.0], [1, 1]).loss
+
+
+def test_which_answers_are_right() -> None:
+    groups = make_groups([[1.0, -0.5, 2.0, 0.25]])
+    for rollout, said in zip(groups[0].rollouts, (0.0, 1.0, -1.0, 7.5), strict=True):
+        rollout.rewards, rollout.judge = {"format": 1.0, "answer": said}, "answer"
+    samples = surrogate_of.samples_of(groups)
+    found = [sample.sequence_columns["right_tokens"] for sample in samples if sample is not None]
+    lengths = [float(len(rollout.completion.tokens)) for rollout in groups[0].rollouts]
+    # no verdict in 7.5: a reward above 0 counts
+    assert found == [0.0, lengths[1], 0.0, lengths[3]]
 
 
 def test_parts_of_a_split_batch_add_up() -> None:

@@ -70,7 +70,18 @@ CASES: list[tuple[str, list[str], list[str]]] = [
     ("grpo", ["policy.generation.temperature=-1"], ["policy.generation.temperature=-1"]),
     ("grpo", ["policy.generation.temperature=0"], ["policy.generation.temperature=0"]),
     ("grpo", ["policy.generation.top_p=1.5"], ["policy.generation.top_p=1.5"]),
-    ("grpo", ["policy.generation.top_k=0"], ["policy.generation.top_k=0"]),
+    ("grpo", ["policy.generation.top_k=-2"], ["policy.generation.top_k=-2"]),
+    ("grpo", ["policy.generation.min_p=1.5"], ["policy.generation.min_p=1.5"]),
+    (
+        "ppo",
+        ["policy.generation.repetition_penalty=1.1"],
+        ["policy.generation.repetition_penalty=1.1", "val_repetition_penalty is for validation"],
+    ),
+    (
+        "eval",
+        ["generation.min_new_tokens=20", "generation.max_new_tokens=10"],
+        ["generation.min_new_tokens=20 is more than generation.max_new_tokens=10"],
+    ),
     ("grpo", ["rewards.functions=[]"], ["rewards.functions is empty"]),
     (
         "grpo",

@@ -9,7 +9,7 @@
 V_t is the value of the state from which token t is sampled. The value after the last token is 0, also where the length
 cut the completion off. VAPO (arXiv 2504.05118): gae_lambda_value 1, length_adaptive_alpha 0.05 for the policy's lambda,
 policy_training_start_step for values that are learned before they are used, ratio_clip_max above ratio_clip_min,
-positive_example_nll_weight. Estimators other than gae have no value model: what is left is the policy's epochs.
+positive_example_nll_weight 0.1. Estimators other than gae have no value model: what is left is the policy's epochs.
 
 Simplified away: minibatches are the rollout's own order in every epoch.
 """

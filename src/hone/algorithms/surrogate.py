@@ -1,6 +1,7 @@
 """What GRPO and PPO share: the policy's loss, the samples of rollouts, passes of an optimizer over them.
 
     loss = mean over tokens of w_t objective(rho_t, A_t) + beta KL_t - c H_t                          `PolicyLoss`
+           + mu times the mean of -log pi over the tokens of right answers (VAPO, arXiv 2504.05118 eq. 10)
     rho_t = pi(token) / pi_old(token), with pi_old the weights before this rollout's first update
     objective: PPO's clip and its relatives (`objectives.py`); w_t: the gap between generator and learner
     (`correction.py`); H_t: the entropy of the distribution that the token is drawn from, in nats
@@ -17,7 +18,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
-import torch
 from torch import Tensor
 
 from hone.algorithms import high_entropy, ops
@@ -69,8 +69,10 @@ class PolicyLoss:
         output.loss = mean(loss_N)
         output.metrics["policy_loss"] = output.loss.detach()
         if config.positive_example_nll_weight:
-            nll_N = torch.where(advantage_N > 0, -logprobs_N, torch.zeros_like(logprobs_N))
-            output.loss = output.loss + config.positive_example_nll_weight * mean(nll_N)
+            tokens_N = batch.per_token(batch.sequence_columns["right_tokens"])
+            nll = -logprobs_N[tokens_N > 0].sum() / max(totals.sums["right_tokens"], 1.0)
+            output.loss = output.loss + config.positive_example_nll_weight * nll
+            output.metrics["positive_nll_loss"] = nll.detach()
         if "reference_logprobs" in columns:
             weight_N = self._kl_weight(logprobs_N, old_N, generated_N)
             parts["kl"] = kl(logprobs_N, columns["reference_logprobs"], config, weight_N)
@@ -134,7 +136,8 @@ def kl(logprobs_N: Tensor, reference_N: Tensor, config: LossConfig, weight_N: Te
 
 
 def samples_of(groups: Sequence[Group]) -> list[Sample | None]:
-    """One sample for each rollout, in order; None for a rollout that failed or is excluded (counted elsewhere)."""
+    """One sample for each rollout, in order; None for a rollout that failed or is excluded (counted elsewhere). The
+    sequence column `right_tokens` is its number of targets where its answer is right, else 0."""
     samples: list[Sample | None] = []
     for index, rollout in enumerate(rollout for group in groups for rollout in group.rollouts):
         if rollout.reward is None or rollout.excluded is not None or not rollout.completion.num_sampled:
@@ -142,6 +145,7 @@ def samples_of(groups: Sequence[Group]) -> list[Sample | None]:
             continue
         sample = sample_of(rollout)
         sample.id = f"{sample.id}#{index}"
+        sample.sequence_columns["right_tokens"] = float(sample.num_targets) if rollout.right else 0.0
         samples.append(sample)
     return samples
 

@@ -35,6 +35,8 @@ TRL_ONLINE: dict[str, str] = {
     "temperature": "policy.generation.temperature",
     "top_p": "policy.generation.top_p",
     "top_k": "policy.generation.top_k",
+    "min_p": "policy.generation.min_p",
+    "repetition_penalty": "policy.generation.repetition_penalty",
 }
 TRL_OF: dict[str, dict[str, str]] = {
     "grpo": {

@@ -112,6 +112,12 @@ def _rewards(config: RewardedConfig, kind: str) -> Iterator[str]:
             "there is nothing "
             "to learn from: set it to 1.0 (policy.generation.val_temperature=0 is for validation)"
         )
+    if policy.generation.repetition_penalty != 1:
+        yield (
+            f"policy.generation.repetition_penalty={policy.generation.repetition_penalty:g} samples from probabilities "
+            "that the learner does not have, so its gradient would be of another policy: set it to 1.0 "
+            "(policy.generation.val_repetition_penalty is for validation)"
+        )
 
 
 def _sources(config: RewardedConfig) -> Iterator[str]:
@@ -225,3 +231,8 @@ def sampling(generation: GenerationConfig, head: str) -> Iterator[str]:
         yield f"{head}.stop_strings holds an empty text, which every completion has: remove it"
     if any(token < 0 for token in generation.stop_token_ids or ()):
         yield f"{head}.stop_token_ids={generation.stop_token_ids}: ids of tokens are not negative"
+    if generation.min_new_tokens > generation.max_new_tokens:
+        yield (
+            f"{head}.min_new_tokens={generation.min_new_tokens} is more than {head}.max_new_tokens="
+            f"{generation.max_new_tokens}: lower it"
+        )

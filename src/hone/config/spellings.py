@@ -265,7 +265,7 @@ def _eval() -> list[Spelling]:
 def table(kind: str) -> dict[str, Spelling]:
     """All spellings that a configuration of this kind may use, by path."""
     if kind == "eval":
-        found = _eval()
+        found = [*_eval(), Spelling("generation.min_tokens", ("generation.min_new_tokens",))]
     else:
         loop = section_of(kind)
         found = _lightning(loop) + _nemo(loop) + _data() + _checkpoint() + _dtensor() + _megatron()
@@ -274,5 +274,7 @@ def table(kind: str) -> dict[str, Spelling]:
             Spelling("optimization.learning_rate", ("policy.optimizer.kwargs.lr",)),
         ]
         found += {"grpo": _grpo, "ppo": _ppo, "distill": _distill, "dpo": _dpo, "rm": _rm}.get(kind, list)()
+        if kind in ("grpo", "ppo", "distill"):  # vLLM's name
+            found += [Spelling("policy.generation.min_tokens", ("policy.generation.min_new_tokens",))]
         found += [Spelling(path, to, compute=compute) for path, (to, compute) in computed(kind).items()]
     return {spelling.path: spelling for spelling in found}

@@ -18,7 +18,7 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from hone.engine import kv_cache
 from hone.engine.pulse import beat
-from hone.engine.sampling import row_seed, sample, uniform
+from hone.engine.sampling import Holding, row_seed, sample, uniform
 from hone.engine.stream import WeightStream
 from hone.engine.weights import checksum, named_weights
 from hone.errors import HoneError, ModelError
@@ -45,7 +45,8 @@ class _Row:
 
 
 class LocalGenerator:
-    """Samples from `model`. `max_rows` sequences decode at once; a sequence, prompt included, has at most `context`."""
+    """Samples from `model`. `max_rows` sequences decode at once; a sequence, prompt included, has at most `context`.
+    Tokens from `tokens` on are never sampled."""
 
     def __init__(
         self,
@@ -56,6 +57,7 @@ class LocalGenerator:
         context: int,
         max_rows: int = 256,
         autocast: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
+        tokens: int | None = None,
     ) -> None:
         decoder: Any = base_of(model)
         keeps = "past_key_values" in inspect.signature(decoder.forward).parameters  # else it would be ignored
@@ -68,7 +70,7 @@ class LocalGenerator:
         self.model, self.tokenizer = model, tokenizer
         self.stop_tokens = tuple(stop_tokens)
         self.context, self.max_rows, self.autocast = context, max_rows, autocast
-        self.version = 0
+        self.version, self.tokens = 0, tokens
         self._base: tuple[int, int] | None = None
         """Sums of the base weights below adapters when both sides were last seen to have the same."""
         # A ready-made mask [rows, 1, 1, length] is right where every layer sees all before it, and PyTorch's attention
@@ -158,14 +160,20 @@ class LocalGenerator:
 
     @torch.inference_mode()
     def _decode(self, prompts: Sequence[Prompt], rows: list[_Row], sampling: Sampling) -> None:
-        stops = torch.tensor(sorted({*self.stop_tokens, *sampling.stop_token_ids}), device=self.model.device)
+        own = () if sampling.ignore_eos else self.stop_tokens
+        stops = torch.tensor(sorted({*own, *sampling.stop_token_ids}), dtype=torch.long)
+        stops = stops.to(self.model.device)
+        holding = Holding(sampling, stops, self.tokens)
         logits, cache, mask = self._prefill(prompts, rows, room=max(row.limit for row in rows))
         alive = list(rows)
         seeds = torch.tensor([row.seed for row in alive])  # on the CPU: Apple's GPU has no fp64
         lengths = mask.sum(1)
+        holding.begin([prompts[row.prompt].tokens for row in alive], logits.shape[-1])
         for step in range(max(row.limit for row in rows)):
             beat()
-            tokens, logprobs = sample(logits, uniform(seeds, torch.full_like(seeds, step)), sampling)
+            draws = uniform(seeds, torch.full_like(seeds, step))
+            tokens, logprobs = sample(logits, draws, sampling, holding.at(step))
+            holding.add(tokens)
             ended = torch.isin(tokens, stops)
             self._check_finite(prompts, alive, logprobs, logits.dtype, sampling)
             finished = self._record(alive, tokens, logprobs, ended, sampling, step)
@@ -175,6 +183,7 @@ class LocalGenerator:
             if len(keep) <= COMPACT_BELOW * len(alive):
                 index = torch.tensor(keep, device=logits.device)
                 kv_cache.select_rows(cache, index)
+                holding.keep(index)
                 tokens, mask, seeds, lengths = tokens[index], mask[index], seeds[keep], lengths[index]
                 alive = [alive[i] for i in keep]
             mask = torch.cat([mask, mask.new_ones(len(alive), 1)], dim=1)
@@ -229,7 +238,8 @@ class LocalGenerator:
             return False
         # A token is at least a byte; 8 more for characters that the cut splits.
         tail = max(len(text.encode()) for text in sampling.stop_strings) + 8
-        text = self.tokenizer.decode(row.tokens[-tail:])
+        begin = max(sampling.min_new_tokens, len(row.tokens) - tail)  # before that, a text ends nothing
+        text = self.tokenizer.decode(row.tokens[begin:])
         return any(stop in text for stop in sampling.stop_strings)
 
     def _prefill(

@@ -159,10 +159,14 @@ def sampling_of(config: EvalConfig) -> Sampling:
         max_new_tokens=g.max_new_tokens,
         temperature=g.temperature,
         top_p=g.top_p,
-        top_k=g.top_k if g.top_k is not None and g.top_k > 0 else None,
+        top_k=g.top_k,
         stop_token_ids=tuple(g.stop_token_ids or ()),
         stop_strings=tuple(g.stop_strings or ()),
         seed=config.eval.seed,
+        min_p=g.min_p,
+        repetition_penalty=g.repetition_penalty,
+        min_new_tokens=g.min_new_tokens,
+        ignore_eos=g.ignore_eos,
     )
 
 

@@ -105,8 +105,7 @@ def kind_of(group: Group, weight: Weight | None = None) -> Kind:
     """Whether there is something to learn from a group: its rewards differ, and so do those that a function gave (what
     only a penalty on length tells apart is not what dynamic sampling is for). `weight`: see Wanted.
 
-    Else whether it is all right (1 by the function that judges answers; without a verdict of 1, 0 or -1 a reward above
-    0) or all wrong.
+    Else whether it is all right (see Rollout.right) or all wrong.
     """
     scored = [rollout for rollout in group.rollouts if rollout.reward is not None]
     if not scored:
@@ -117,8 +116,7 @@ def kind_of(group: Group, weight: Weight | None = None) -> Kind:
     }
     if len(by_function) > 1 and (weight is not None or len({rollout.reward for rollout in scored}) > 1):
         return "informative"
-    judged = scored[0].judgement if scored[0].judgement in (-1.0, 0.0, 1.0) else scored[0].reward
-    return "all_right" if judged is not None and judged > 0 else "all_wrong"
+    return "all_right" if scored[0].right else "all_wrong"
 
 
 async def fill(

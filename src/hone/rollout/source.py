@@ -121,4 +121,8 @@ def sampling_of(config: OnlineConfig, *, validation: bool = False) -> Sampling:
         stop_token_ids=tuple(g.stop_token_ids or ()),
         stop_strings=tuple(g.stop_strings or ()),
         seed=config.loop.seed,
+        min_p=g.val_min_p if validation else g.min_p,
+        repetition_penalty=g.val_repetition_penalty if validation else g.repetition_penalty,
+        min_new_tokens=g.min_new_tokens,
+        ignore_eos=g.ignore_eos,
     )

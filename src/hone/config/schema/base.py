@@ -64,6 +64,14 @@ CountOrAll = Annotated[Count | None, BeforeValidator(_minus_one_is_none)]
 """A count; null, or -1 as upstream writes it, means no limit."""
 
 
+def _zero_is_none(value: Any) -> Any:
+    return None if value in (-1, 0) and not isinstance(value, bool) else value
+
+
+TopK = Annotated[Count | None, BeforeValidator(_zero_is_none)]
+"""As CountOrAll, where 0 means no limit too."""
+
+
 def derived_expression(model: type[BaseModel], name: str) -> str | None:
     """The interpolation behind a derived field, else None."""
     extra = model.model_fields[name].json_schema_extra

@@ -160,7 +160,7 @@ class LossConfig(ConfigModel):
     truncated_importance_sampling_level: Literal["token", "sequence"] | None = None
     """Whether a weight is a token's own or the product over its sequence; null: as sequence_level_importance_ratios."""
     positive_example_nll_weight: float = Field(0.0, ge=0)
-    """Factor of an added cross-entropy on completions with a positive advantage."""
+    """Factor of an added cross-entropy on right answers, the mean over their tokens (VAPO eq. 10)."""
 
     @property
     def corrects_kl(self) -> bool:

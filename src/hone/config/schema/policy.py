@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Field
 
 from hone.config.paths import LocalName, TemplateOrPath
-from hone.config.schema.base import ConfigModel, Count, CountOrAll, Derived, Precision, derived, section
+from hone.config.schema.base import ConfigModel, Count, Derived, Precision, TopK, derived, section
 from hone.config.schema.lora import LoraConfig
 
 
@@ -156,14 +156,27 @@ class GenerationConfig(ConfigModel):
     """Sampling temperature; 0 is greedy."""
     top_p: float = Field(1.0, gt=0, le=1)
     """Sample from the smallest set of tokens with this probability; 1.0: from all."""
-    top_k: CountOrAll = None
-    """Sample from the k likeliest tokens; null or -1: from all."""
+    top_k: TopK = None
+    """Sample from the k likeliest tokens; null, 0 or -1: from all."""
+    min_p: float = Field(0.0, ge=0, le=1)
+    """Sample from the tokens that are at least this part as likely as the likeliest; 0: from all."""
+    repetition_penalty: float = Field(1.0, gt=0)
+    """Above 1, tokens that the prompt or the completion has already are less likely to come; 1: off, as `hone grpo` and
+    `hone ppo` want it, whose learner knows of no penalty."""
+    min_new_tokens: int = Field(0, ge=0)
+    """Nothing ends a completion before it has so many tokens."""
+    ignore_eos: bool = False
+    """The model's end-of-sequence tokens end nothing; stop_token_ids and stop_strings do."""
     val_temperature: Derived[Annotated[float, Field(ge=0)]] = derived("${.temperature}")
     """Temperature in validation."""
     val_top_p: Derived[Annotated[float, Field(gt=0, le=1)]] = derived("${.top_p}")
     """top_p in validation."""
-    val_top_k: CountOrAll = derived("${.top_k}")
+    val_top_k: TopK = derived("${.top_k}")
     """top_k in validation."""
+    val_min_p: Derived[Annotated[float, Field(ge=0, le=1)]] = derived("${.min_p}")
+    """min_p in validation."""
+    val_repetition_penalty: Derived[Annotated[float, Field(gt=0)]] = derived("${.repetition_penalty}")
+    """repetition_penalty in validation."""
     stop_token_ids: list[int] | None = None
     """Tokens that end a completion, besides every end-of-sequence token of the model."""
     stop_strings: list[str] | None = None
