@@ -34,8 +34,8 @@ CASES: list[tuple[str, list[str], list[str]]] = [
     ),
     (
         "grpo",
-        ["grpo.num_generations_per_prompt=1", "grpo.use_leave_one_out_baseline=true"],
-        ["grpo.use_leave_one_out_baseline=true", "grpo.num_generations_per_prompt=1"],
+        ["grpo.num_generations_per_prompt=1", "grpo.adv_estimator.name=grpo"],
+        ["grpo.adv_estimator.name=grpo", "grpo.num_generations_per_prompt=1", "every advantage would be 0"],
     ),
     (
         "sft",

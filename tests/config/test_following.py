@@ -92,7 +92,16 @@ ALONE: list[tuple[str, list[str], dict[str, Any]]] = [
     ("grpo", ["env.path=a.py:B"], {"grpo.max_rollout_turns": 4}),
     ("grpo", ["grpo.stop_at_validation_threshold=0.5"], {"grpo.stop_at_validation_metric": "accuracy"}),
     ("grpo", ["grpo.batch_multiplier=2"], {"grpo.use_dynamic_sampling": True}),
-    ("grpo", ["grpo.num_generations_per_prompt=1"], {"grpo.use_leave_one_out_baseline": False}),
+    (
+        "grpo",
+        ["grpo.num_generations_per_prompt=1"],
+        {"grpo.adv_estimator.name": "reinforce_plus_plus", "grpo.adv_estimator.minus_baseline": False},
+    ),
+    (
+        "ppo",
+        ["ppo.adv_estimator.name=reinforce_plus_plus", "ppo.num_generations_per_prompt=1"],
+        {"ppo.adv_estimator.minus_baseline": False},
+    ),
     (
         "grpo",
         ["loss_fn.truncated_importance_sampling_ratio=2"],
@@ -110,7 +119,6 @@ ALONE: list[tuple[str, list[str], dict[str, Any]]] = [
         ["grpo.preset=rloo", "loss_fn.reference_policy_kl_type=k2"],
         {"loss_fn.use_kl_in_reward": False},
     ),
-    ("grpo", ["grpo.preset=dapo", "grpo.num_generations_per_prompt=1"], {"grpo.use_dynamic_sampling": False}),
     ("grpo", ["grpo.preset=rloo", "loss_fn.token_level_loss=false"], {"loss_fn.constant_denominator": None}),
     ("grpo", ["grpo.preset=gspo", "loss_fn.constant_denominator=9"], {"loss_fn.token_level_loss": True}),
     (

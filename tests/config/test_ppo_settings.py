@@ -53,7 +53,10 @@ ROLLOUT = ["ppo.num_prompts_per_step=64", "ppo.num_generations_per_prompt=1"]
             "the completions of a rollout=64 is not a multiple of value",
         ),
         (["ppo.policy_training_start_step=5", "ppo.max_num_steps=5"], "leaves no step"),
-        (["ppo.adv_estimator.name=rloo", *ROLLOUT], "ppo.adv_estimator.name=rloo needs others in the group"),
+        (
+            ["ppo.adv_estimator.name=rloo", *ROLLOUT],
+            "ppo.adv_estimator.name=rloo compares the completions of a prompt",
+        ),
         (
             ["ppo.adv_estimator.name=reinforce_plus_plus", "ppo.policy_training_start_step=2"],
             "ppo.adv_estimator.name=reinforce_plus_plus has none",

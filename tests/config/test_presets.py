@@ -71,6 +71,17 @@ def test_what_each_sets(name: str) -> None:
         assert value == expected, key
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_one_completion_a_prompt_is_for_what_compares_nothing(name: str) -> None:
+    if name == "reinforce_plus_plus":
+        assert preset(name, "grpo.num_generations_per_prompt=1").grpo.num_generations_per_prompt == 1
+        return
+    with pytest.raises(
+        ConfigError, match=r"num_generations_per_prompt=1, so that every advantage would be 0"
+    ):
+        preset(name, "grpo.num_generations_per_prompt=1")
+
+
 def test_what_the_user_gives_wins_wherever_it_is_given(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text("grpo: {preset: dapo, normalize_rewards: false}\nloss_fn: {ratio_clip_max: 0.5}\n")

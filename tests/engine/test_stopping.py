@@ -80,7 +80,7 @@ class Script:
     def __init__(self, tokens: Sequence[int]) -> None:
         self.tokens = iter(tokens)
 
-    def __call__(self, logits: Tensor, draws: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
+    def __call__(self, logits: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
         tokens = torch.full((logits.shape[0],), next(self.tokens))
         return tokens, torch.zeros(logits.shape[0])
 

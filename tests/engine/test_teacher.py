@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from hone.engine.learner import LocalLearner
 from hone.engine.place import alone, check_mesh, machine_of
 from hone.errors import ConfigError
 from hone.model.mesh import Mesh
+from hone.types import Group, Prompt, Rollout, Sampling
 
 
 @pytest.fixture
@@ -119,6 +121,41 @@ def test_a_teacher_that_cannot_be_spread_is_refused(folder: Path) -> None:
     check_mesh(config_of(folder), layout(tensor=2))
     with pytest.raises(ConfigError, match="does not divide the 4 heads and 1 key/value heads"):
         check_mesh(config, layout(tensor=2))
+
+
+@pytest.mark.parametrize("zero_outside_topk", [False, True])
+def test_a_student_with_more_rows_than_the_teacher_is_taught(folder: Path, zero_outside_topk: bool) -> None:
+    """It answers in tokens that the teacher can read, and is taught all of these. The likeliest token is one of the
+    student's alone."""
+    student = make_model("llama", vocab_size=VOCABULARY + 16)
+    with torch.no_grad():
+        student.get_output_embeddings().weight[VOCABULARY:] *= 20
+    student.save_pretrained(folder / "student")
+    config = config_of(folder, k=VOCABULARY)
+    config.loss_fn.zero_outside_topk = zero_outside_topk
+    engine = engine_of(config)
+    assert engine.teacher is not None
+    assert engine.generator is not None
+    prompt = Prompt("row", (5, 6, 7), "text")
+    for temperature in (0.0, 1.0):
+        sampling = Sampling(30, temperature=temperature, ignore_eos=True)
+        [completions] = run(engine.generator.generate([prompt], sampling, count=8))
+        assert max(token for one in completions for token in one.tokens) < VOCABULARY
+    groups = [Group("row", [Rollout(prompt, one, "") for one in completions])]
+    metrics = run(distill.step(engine.learner, engine.teacher, distill.samples_of(groups), config))
+    assert metrics["teacher_in_topk"] == pytest.approx(1, abs=1e-4)
+    assert 0 < metrics["student_in_topk"] < 0.9  # the rest is on rows that the teacher has not
+    assert math.isfinite(metrics["loss"])
+
+
+@pytest.mark.parametrize("part", ["policy", "teacher"])
+def test_embeddings_with_fewer_rows_than_there_are_tokens_are_refused(folder: Path, part: str) -> None:
+    settings = {"hf_config_overrides": {"vocab_size": VOCABULARY - 8}}
+    config = config_of(folder, policy=settings) if part == "policy" else config_of(folder, **settings)
+    with pytest.raises(
+        ConfigError, match=rf"{part}\.model_name=.* has embeddings for 56 tokens, but the tokenizer"
+    ):
+        engine_of(config)
 
 
 @pytest.mark.parametrize("kind", ["llama", "gemma2"])  # gemma2: a head that is not a plain matrix

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from hone.config.schema import GRPOConfig, LossConfig, RewardedConfig, RewardedSection
+from hone.config.schema import GRPOConfig, LossConfig, PPOConfig, RewardedConfig, RewardedSection
 
 
 def loss(config: RewardedConfig, kind: str) -> Iterator[str]:
@@ -23,6 +23,7 @@ def loss(config: RewardedConfig, kind: str) -> Iterator[str]:
             "tokens: set "
             "constant_denominator to null, or token_level_loss to true"
         )
+    yield from groups_of_one(config, kind)
     yield from _kind_of_loss(chosen)
     yield from _correction(chosen)
     yield from _kl(chosen)
@@ -119,8 +120,6 @@ def estimator(config: GRPOConfig) -> Iterator[str]:
             f"{len(functions)} functions: give one for each, in alphabetical order of their names"
         )
     if name == "gdpo":
-        if grpo.use_leave_one_out_baseline and grpo.num_generations_per_prompt == 1:
-            yield alone("grpo", "grpo.use_leave_one_out_baseline=true")
         for key in ("reward_scaling", "reward_shaping"):
             if getattr(grpo, key).enabled:
                 yield (
@@ -142,5 +141,18 @@ def estimator(config: GRPOConfig) -> Iterator[str]:
             yield "loss_fn.use_kl_in_reward=true makes rewards negative, which maxrl cannot use; set it to false"
 
 
-def alone(kind: str, what: str) -> str:
-    return f"{what} needs others in the group, but {kind}.num_generations_per_prompt=1: set it to 2 or more"
+def groups_of_one(config: RewardedConfig, kind: str) -> Iterator[str]:
+    """A completion that is compared with itself has an advantage of 0, and so would all of the run."""
+    assert isinstance(config, GRPOConfig | PPOConfig)
+    chosen = config.grpo.adv_estimator if isinstance(config, GRPOConfig) else config.ppo.adv_estimator
+    apart = chosen.name == "gae" or (chosen.name == "reinforce_plus_plus" and not chosen.minus_baseline)
+    if config.loop.num_generations_per_prompt == 1 and not apart:
+        minus = (
+            f" with {kind}.adv_estimator.minus_baseline=true" if chosen.name == "reinforce_plus_plus" else ""
+        )
+        instead = "gae, or to " if kind == "ppo" else ""
+        yield (
+            f"{kind}.adv_estimator.name={chosen.name}{minus} compares the completions of a prompt, but "
+            f"{kind}.num_generations_per_prompt=1, so that every advantage would be 0: set it to 2 or more, or the "
+            f"estimator to {instead}reinforce_plus_plus with minus_baseline=false"
+        )

@@ -141,11 +141,6 @@ def _sources(config: RewardedConfig) -> Iterator[str]:
 
 def _grpo(config: GRPOConfig) -> Iterator[str]:
     grpo = config.grpo
-    name = grpo.adv_estimator.name
-    if name == "grpo" and grpo.use_leave_one_out_baseline and grpo.num_generations_per_prompt == 1:
-        yield loss_checks.alone("grpo", "grpo.use_leave_one_out_baseline=true")
-    if name == "rloo" and grpo.num_generations_per_prompt == 1:
-        yield loss_checks.alone("grpo", "grpo.adv_estimator.name=rloo")
     yield from loss_checks.estimator(config)
     low, high = grpo.advantage_clip_low, grpo.advantage_clip_high
     if low is not None and high is not None and low >= high:
@@ -161,9 +156,6 @@ SHARED = (
 
 def _ppo(config: PPOConfig) -> Iterator[str]:
     ppo, estimator, policy, value = config.ppo, config.ppo.adv_estimator, config.policy, config.critic
-    grouped = estimator.name == "rloo" or (estimator.name == "grpo" and estimator.use_leave_one_out_baseline)
-    if grouped and ppo.num_generations_per_prompt == 1:
-        yield loss_checks.alone("ppo", f"ppo.adv_estimator.name={estimator.name}")
     if value is None:
         if ppo.policy_training_start_step:
             yield (

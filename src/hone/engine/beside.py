@@ -23,6 +23,13 @@ def teacher_settings(config: SFTConfig | OnlineConfig) -> PolicyConfig | None:
     return config.teacher.as_policy(config.policy) if isinstance(config, DistillConfig) else None
 
 
+def readable_tokens(config: SFTConfig | OnlineConfig) -> int | None:
+    """So many tokens can the run's teacher read: the rows of its embeddings, which may be fewer than the student's, as
+    both are padded. None without a teacher."""
+    teacher = teacher_settings(config)
+    return None if teacher is None else _shape(teacher).vocabulary
+
+
 def shape_of_run(config: SFTConfig | OnlineConfig) -> ModelShape:
     """The sizes of the policy, with those of the models beside it. Raises ModelError (see `load_shape`)."""
     policy, value, teacher = config.policy, value_settings(config), teacher_settings(config)
@@ -105,6 +112,13 @@ def check_teacher(
         raise ConfigError(
             f"distillation.topk_logits_k={k} is more than the {most} tokens that {policy.model_name} and "
             f"{teacher.model_name} both have: set it to {most} for all of them"
+        )
+    text, last = max(tokenizer.get_vocab().items(), key=lambda pair: pair[1])
+    if last >= most:
+        part, model = ("teacher", teacher) if last >= shape.vocabulary else ("policy", policy)
+        raise ConfigError(
+            f"{part}.model_name={model.model_name} has embeddings for {most} tokens, but the tokenizer has more, up to "
+            f"{last} ('{text}'): a text may hold what the model cannot read; name a model with all of them"
         )
 
 

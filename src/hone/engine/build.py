@@ -17,6 +17,7 @@ from hone.engine import planner
 from hone.engine.beside import (
     check_beside,
     check_length,
+    readable_tokens,
     shape_of_run,
     teacher_settings,
     value_settings,
@@ -222,6 +223,7 @@ def build_here(
         context=config.policy.max_total_sequence_length,
         max_rows=config.policy.generation_batch_size,
         autocast=learner.autocast,
+        tokens=readable_tokens(config),
     )
     return engine
 

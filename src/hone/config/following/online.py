@@ -50,8 +50,9 @@ def groups(s: Settings) -> Iterator[Follow]:
     if s[group] > 1:
         return
     dynamic, leave = f"{s.section}.use_dynamic_sampling", _leave_one_out(s)
-    name = f"{s.section}.adv_estimator.name"
-    comparing = s[name] in ("rloo", "grpo") and s.given(name)
+    name, minus = (f"{s.section}.adv_estimator.{key}" for key in ("name", "minus_baseline"))
+    compares = s[name] != "gae" and (s[name] != "reinforce_plus_plus" or s[minus])
+    comparing = compares and s.given(name) and not (s[name] == "reinforce_plus_plus" and s.given(group))
     after = next((key for key in (dynamic, leave) if s.stands(key) and s[key]), name if comparing else None)
     if after is not None and not s.given(group):
         count = s.schema_default(group)
@@ -59,8 +60,14 @@ def groups(s: Settings) -> Iterator[Follow]:
         yield Follow(prompts, max(1, s[prompts] // count), after)
         return
     yield Follow(dynamic, False, group)
-    if s[name] in ("grpo", "gdpo"):
-        yield Follow(leave, False, group)
+    own = (
+        isinstance(s.config, GRPOConfig) and s.config.grpo.preset is not None
+    )  # a method that was asked for stays
+    if compares and not own:  # with itself, a completion has an advantage of 0
+        if not s.given(name):
+            yield Follow(name, "reinforce_plus_plus", group)
+        if not s.given(name) or s[name] == "reinforce_plus_plus":
+            yield Follow(minus, False, group)
 
 
 def _leave_one_out(s: Settings) -> str:
