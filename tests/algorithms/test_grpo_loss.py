@@ -76,6 +76,18 @@ def test_clipping_low_and_high() -> None:
     assert metrics["clip_low"] == pytest.approx(0.25)  # the last
 
 
+def test_clip_metrics_are_there_where_something_is_clipped() -> None:
+    ratios, advantages = [1.5, 0.5, 1.5, 0.5], [1.0, -1.0]
+    for settings in ({"use_sapo": True}, {"disable_ppo_ratio": True}):
+        assert not {"clip_low", "clip_high"} & set(
+            surrogate(ratios, advantages, [2, 2], **settings).output.metrics
+        )
+    weights = surrogate(
+        ratios, advantages, [2, 2], use_cispo=True
+    ).output.metrics  # cut whatever the advantage
+    assert (weights["clip_low"].item(), weights["clip_high"].item()) == (0.5, 0.5)
+
+
 def test_clipping_higher_than_low() -> None:
     # DAPO: 1.5 -> 1.28 with A = 1; 0.5 -> 0.9 with A = -1: -(1.28 - 0.9) / 2
     result = surrogate([1.5, 0.5], [1.0, -1.0], [1, 1], ratio_clip_min=0.1, ratio_clip_max=0.28)

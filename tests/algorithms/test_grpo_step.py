@@ -236,10 +236,10 @@ def test_kl_in_the_reward_is_charged_to_whole_completions() -> None:
             "reference_policy_kl_type": "k1",
         },
     )
-    run(grpo.step(learner, reference, groups, config))
+    metrics = run(grpo.step(learner, reference, groups, config))
     expected = [1.0 - 0.05 * lengths[0], 0.0 - 0.05 * lengths[1]]
-    assert [rollout.reward for rollout in groups[0].rollouts[:2]] == pytest.approx(expected, rel=1e-6)
-    assert groups[0].rollouts[2].reward is None
+    assert [rollout.reward for rollout in groups[0].rollouts] == [1.0, 0.0, None]  # as given
+    assert metrics["kl"] == pytest.approx(0.5)
     half = (expected[0] - expected[1]) / 2
     assert advantages_of(groups)[0][:2] == pytest.approx([half, -half], rel=1e-6)
     assert learner.calls == ["forward", "forward_backward", "optim_step"]

@@ -13,7 +13,8 @@ import torch
 from tiny import make_batch
 from torch import Tensor
 
-from hone.algorithms.surrogate import PolicyLoss, kl
+from hone.algorithms import kl
+from hone.algorithms.surrogate import PolicyLoss
 from hone.config.schema import LossConfig
 from hone.types import Outputs, Totals
 
@@ -35,7 +36,9 @@ def expected(sampled_from: Tensor, old: Tensor | None, **settings: object) -> li
     for token in range(5):
         one = {name: column[token : token + 1] for name, column in columns.items()}
         batch = make_batch([1], one, {"advantage": [0.0]})
-        loss = PolicyLoss(config)(Outputs(logprobs[token : token + 1]), batch, Totals(1, 1)).loss
+        loss = PolicyLoss(config, on_policy=old is None)(
+            Outputs(logprobs[token : token + 1]), batch, Totals(1, 1)
+        ).loss
         (part,) = torch.autograd.grad(loss, logits, retain_graph=True)
         gradient = gradient + sampled_from[token].exp() * part
     return gradient.tolist()
@@ -102,7 +105,7 @@ def test_in_the_reward(kind: str, right: bool) -> None:
     """A charge on a token is the policy gradient's: E[charge d log pi]. Only k1's is the KL's: k3's is that less the
     other KL's, next to nothing where the policies are near, and moves a token that is rarer than in the reference even
     further away."""
-    charge = kl(NOW, REFERENCE, LossConfig(reference_policy_kl_type=kind))  # type: ignore[arg-type]
+    charge = kl.estimate(NOW, REFERENCE, LossConfig(reference_policy_kl_type=kind))  # type: ignore[arg-type]
     found = gradient_of(lambda p: (NOW.exp() * charge * p).sum())
     assert (found == pytest.approx(FORWARD, abs=1e-12)) is right
     if kind == "k3":
@@ -116,7 +119,7 @@ def term(logprob: float, reference: float, generated: float, **settings: object)
     tensors = {name: torch.tensor(values, dtype=torch.float64) for name, values in columns.items()}
     config = LossConfig(reference_policy_kl_penalty=1.0, **settings)  # type: ignore[arg-type]
     batch = make_batch([1], tensors, {"advantage": [0.0]})
-    output = PolicyLoss(config)(Outputs(logprobs), batch, Totals(1, 1))
+    output = PolicyLoss(config, on_policy=True)(Outputs(logprobs), batch, Totals(1, 1))
     output.loss.backward()
     assert logprobs.grad is not None
     return output.loss.item(), logprobs.grad.item()

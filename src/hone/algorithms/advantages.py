@@ -12,7 +12,7 @@ Estimators that compare a prompt's completions are shared by GRPO and PPO (`by_g
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -94,16 +94,19 @@ def reinforce_plus_plus(returns: Sequence[Tensor]) -> list[Tensor]:
     return list(whiten(torch.cat(list(returns))).split(lengths)) if lengths else []
 
 
-def by_group(groups: Sequence[Group], rule: GroupRule) -> None:
+def by_group(groups: Sequence[Group], rule: GroupRule, charged: Mapping[int, float] | None = None) -> None:
     """Set `advantage` of every rollout that has a reward, from its group alone. Failed ones take no part in it.
 
     grpo: as the rule says. rloo: the mean of the others as baseline, nothing else (arXiv 2402.14740 eq. 6). maxrl: over
-    the group's mean. reinforce_plus_plus: the reward, minus the group's mean where the rule says so; `spread` does the
-    rest. Raises TrainingError (see ops.mean_advantages).
+    the group's mean. reinforce_plus_plus: the reward, minus the group's mean where the rule says so; `estimate` has the
+    rest. `charged`: what comes off the rewards first, by the `id` of a rollout. Raises TrainingError (see
+    ops.mean_advantages).
     """
+    charged = charged or {}
     for group in groups:
         scored = [rollout for rollout in group.rollouts if rollout.reward is not None]
-        rewards_G = torch.tensor([rollout.reward for rollout in scored], dtype=torch.float64)
+        rewards = [(rollout.reward or 0.0) - charged.get(id(rollout), 0.0) for rollout in scored]
+        rewards_G = torch.tensor(rewards, dtype=torch.float64)
         for rollout, value in zip(scored, _of_group(rewards_G, rule).tolist(), strict=True):
             rollout.advantage = value
 
@@ -153,14 +156,16 @@ def estimate(
     """Give every rollout its advantage and every sample its column `advantage`.
 
     `charges` (KL in the reward) come off the reward of the whole completion; for reinforce_plus_plus off the return of
-    each token, which is what follows it.
+    each token, which is what follows it. What is written down as a rollout's reward stays as it was given.
     """
     rollouts = [rollout for group in groups for rollout in group.rollouts]
     per_token = rule.name == "reinforce_plus_plus"
-    for rollout, charge_T in zip(rollouts, charges, strict=True):
-        if charge_T is not None and rollout.reward is not None and not per_token:
-            rollout.reward -= float(charge_T.sum())
-    (by_objective if rule.name == "gdpo" else by_group)(groups, rule)
+    pairs = zip(rollouts, charges, strict=True)
+    whole = {id(rollout): float(charge_T.sum()) for rollout, charge_T in pairs if charge_T is not None}
+    if rule.name == "gdpo":
+        by_objective(groups, rule)
+    else:
+        by_group(groups, rule, {} if per_token else whole)
     trained = [(r, s, c) for r, s, c in zip(rollouts, slots, charges, strict=True) if s is not None]
     if not per_token:
         for rollout, sample, _ in trained:

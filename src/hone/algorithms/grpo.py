@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from hone.algorithms import passes, surrogate
+from hone.algorithms import kl, passes, surrogate
 from hone.algorithms.advantages import GroupRule, estimate
 from hone.config.reward_names import reward_name
 from hone.config.schema import GRPOConfig, GRPOSection, RewardedConfig
@@ -65,4 +65,5 @@ async def step(
         learner, slots, config.loss_fn, size=size, passes=times, version=version
     )
     trained = float(sum(slot is not None for slot in slots))
-    return passes.means(history) | {"updates": float(len(history)), "trained_samples": trained}
+    counts = {"updates": float(len(history)), "trained_samples": trained}
+    return passes.means(history) | kl.charged(charges, config.loss_fn) | counts

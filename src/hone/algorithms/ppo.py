@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from hone.algorithms import passes, surrogate
+from hone.algorithms import kl, passes, surrogate
 from hone.algorithms.advantages import GroupRule, adaptive_lambda, estimate, gae, give, scaled, whiten
 from hone.config.schema import PPOConfig, PPOSection, ValueLossConfig
 from hone.errors import TrainingError
@@ -92,7 +92,7 @@ async def step(
     updates = 0 if warming_up else epochs * -(-len(slots) // size)
     asked = None if warming_up and not config.loss_fn.use_kl_in_reward else reference
     charges = await surrogate.prepare(learner, asked, slots, config.loss_fn, updates=updates)
-    metrics: dict[str, float] = {}
+    metrics = kl.charged(charges, config.loss_fn)
     if value is None:
         estimate(groups, slots, charges, rule_of(config.ppo))
     else:

@@ -5,9 +5,7 @@
     rho_t = pi(token) / pi_old(token), with pi_old the weights before this rollout's first update
     objective: PPO's clip and its relatives (`objectives.py`); w_t: the gap between generator and learner
     (`correction.py`); H_t: the entropy of the distribution that the token is drawn from, in nats
-    KL_t: an estimate for each token of KL(pi || reference) given what precedes it, times pi / pi_old with gradient for
-    k1 and k3 (or where use_bias_correction_kl says so): without, k1's expected gradient is 0 and k3's is that of
-    KL(reference || pi); k2's is right as it is. What a token does to the KL of later ones is in the reward's KL alone.
+    KL_t: `kl.py`
 
 An advantage is a completion's (a sequence column) or each token's (a token column).
 """
@@ -20,7 +18,7 @@ from functools import partial
 
 from torch import Tensor
 
-from hone.algorithms import high_entropy, ops
+from hone.algorithms import high_entropy, kl, ops
 from hone.algorithms.correction import before, corrected, mismatch
 from hone.algorithms.objectives import objective
 from hone.algorithms.passes import Slots, train
@@ -74,8 +72,8 @@ class PolicyLoss:
             output.loss = output.loss + config.positive_example_nll_weight * nll
             output.metrics["positive_nll_loss"] = nll.detach()
         if "reference_logprobs" in columns:
-            weight_N = self._kl_weight(logprobs_N, old_N, generated_N)
-            parts["kl"] = kl(logprobs_N, columns["reference_logprobs"], config, weight_N)
+            weight_N = kl.weight(logprobs_N, old_N, generated_N, config)
+            parts["kl"] = kl.estimate(logprobs_N, columns["reference_logprobs"], config, weight_N)
             output.loss = output.loss + config.reference_policy_kl_penalty * mean(parts["kl"])
         tokens = max(totals.tokens, 1.0)
         if outputs.entropy_N is not None:
@@ -90,25 +88,15 @@ class PolicyLoss:
         return log_ratio_N.exp()
 
     def _seen(self, ratio_N: Tensor, advantage_N: Tensor, logprobs_N: Tensor) -> dict[str, Tensor]:
-        """Of each token: its ratio, whether the clip took its gradient, its part of an estimate of the entropy."""
-        low, high = 1 - self.config.ratio_clip_min, 1 + self.config.ratio_clip_max
-        return {
-            "ratio": ratio_N,
-            "clip_low": ((ratio_N < low) & (advantage_N < 0)).float(),
-            "clip_high": ((ratio_N > high) & (advantage_N > 0)).float(),
-            "approx_entropy": -logprobs_N,
-        }
-
-    def _kl_weight(self, logprobs_N: Tensor, old_N: Tensor, generated_N: Tensor) -> Tensor | None:
-        """Policy over what sampled: estimates hold under the policy. With its gradient, which is that of sampling
-        itself, the estimate's expected gradient is the KL's (arXiv 2506.09477; DeepSeek-V3.2, arXiv 2512.02556)."""
-        config = self.config
-        if not (config.use_on_policy_kl_approximation or config.corrects_kl):
-            return None
-        gap_N = logprobs_N - (generated_N if config.use_on_policy_kl_approximation else old_N)
-        if config.kl_input_clamp_value is not None:
-            gap_N = gap_N.clamp(max=config.kl_input_clamp_value)
-        return (gap_N if config.corrects_kl else gap_N.detach()).exp()
+        """Of each token: its ratio, whether the clip took its gradient (of CISPO, which clips a weight: whether it was
+        cut; there where something is clipped), its part of an estimate of the entropy."""
+        config, seen = self.config, {"ratio": ratio_N, "approx_entropy": -logprobs_N}
+        if config.disable_ppo_ratio or config.use_sapo:
+            return seen
+        low_N, high_N = ratio_N < 1 - config.ratio_clip_min, ratio_N > 1 + config.ratio_clip_max
+        if not config.use_cispo:
+            low_N, high_N = low_N & (advantage_N < 0), high_N & (advantage_N > 0)
+        return seen | {"clip_low": low_N.float(), "clip_high": high_N.float()}
 
 
 def largest(values_N: Tensor) -> Tensor:
@@ -121,18 +109,6 @@ def advantage_of(batch: Batch) -> Tensor:
     if "advantage" in batch.token_columns:
         return batch.token_columns["advantage"]
     return batch.per_token(batch.sequence_columns["advantage"])
-
-
-def kl(logprobs_N: Tensor, reference_N: Tensor, config: LossConfig, weight_N: Tensor | None = None) -> Tensor:
-    """Per-token KL(policy || reference), estimated as configured, times the weights."""
-    return ops.kl_estimate(
-        logprobs_N,
-        reference_N,
-        config.reference_policy_kl_type,
-        input_clamp=config.kl_input_clamp_value,
-        output_clamp=config.kl_output_clamp_value,
-        weight_N=weight_N,
-    )
 
 
 def samples_of(groups: Sequence[Group]) -> list[Sample | None]:
@@ -168,7 +144,7 @@ async def prepare(
     for index, sample in enumerate(slots):
         if sample is not None and in_reward:
             columns = sample.token_columns
-            kl_T = kl(columns["old_logprobs"], columns.pop("reference_logprobs"), config)
+            kl_T = kl.estimate(columns["old_logprobs"], columns.pop("reference_logprobs"), config)
             charges[index] = config.reference_policy_kl_penalty * kl_T
     return charges
 

@@ -1,0 +1,52 @@
+"""KL to the starting model, in the loss or in the reward.
+
+    k1 = d, k2 = d^2 / 2, k3 = exp(-d) - 1 + d, with d = log pi - log reference of a token        `ops.kl_estimate`
+    in the loss: times pi / pi_old with its gradient for k1 and k3, or where use_bias_correction_kl says so  `weight`
+    in the reward: k1 of the weights before the first update                                           `charged`
+
+All of these have the gradient of KL(pi || reference) given what precedes a token, in expectation. Without the ratio k1
+would have none and k3 that of KL(reference || pi); k2 is right as it is (arXiv 2506.09477). What a token does to the KL
+of later ones is in the reward's alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from hone.algorithms import ops
+from hone.config.schema import LossConfig
+
+
+def estimate(
+    logprobs_N: Tensor, reference_N: Tensor, config: LossConfig, weight_N: Tensor | None = None
+) -> Tensor:
+    """Per-token KL(policy || reference), estimated as configured, times the weights."""
+    return ops.kl_estimate(
+        logprobs_N,
+        reference_N,
+        config.reference_policy_kl_type,
+        input_clamp=config.kl_input_clamp_value,
+        output_clamp=config.kl_output_clamp_value,
+        weight_N=weight_N,
+    )
+
+
+def weight(logprobs_N: Tensor, old_N: Tensor, generated_N: Tensor, config: LossConfig) -> Tensor | None:
+    """Policy over what sampled: estimates hold under the policy. With its gradient, which is that of sampling
+    itself, the estimate's expected gradient is the KL's (arXiv 2506.09477; DeepSeek-V3.2, arXiv 2512.02556)."""
+    if not (config.use_on_policy_kl_approximation or config.corrects_kl):
+        return None
+    gap_N = logprobs_N - (generated_N if config.use_on_policy_kl_approximation else old_N)
+    if config.kl_input_clamp_value is not None:
+        gap_N = gap_N.clamp(max=config.kl_input_clamp_value)
+    return (gap_N if config.corrects_kl else gap_N.detach()).exp()
+
+
+def charged(charges: Sequence[Tensor | None], config: LossConfig) -> dict[str, float]:
+    """The metric `kl` where the KL is in the reward: the mean of a token's estimate, before the first update."""
+    every = [charge_T for charge_T in charges if charge_T is not None]
+    tokens = sum(len(charge_T) for charge_T in every)
+    total = sum(float(charge_T.sum()) for charge_T in every)
+    return {"kl": total / (config.reference_policy_kl_penalty * tokens)} if tokens else {}
