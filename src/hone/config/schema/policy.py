@@ -18,7 +18,7 @@ class TokenizerConfig(ConfigModel):
     """Tokenizer name or folder; the model's own if not given."""
     chat_template: TemplateOrPath | None = "default"
     """`default`: the tokenizer's own. null: contents of the messages one after another.
-    Else a Jinja template, or the path of a file that holds one."""
+    Else the name of one of several that the tokenizer has, a Jinja template, or the path of a file that holds one."""
     chat_template_kwargs: dict[str, Any] | None = None
     """Further variables for the chat template, such as `enable_thinking`."""
 
