@@ -20,6 +20,7 @@ DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
 _EXTRA = ("/etc/ld.so.cache", "/usr/share/zoneinfo")
 _SHARED_PREFIXES = ("/", "/usr", "/usr/local", "/opt/homebrew")
 _LINKS = ("/lib", "/lib64", "/lib32")
+_WORKPLACES = ("/tmp", "/work", "/box", "/.hone-sandbox")
 _PLACES = ("/tmp", "/dev/shm", "/run", "/mnt", "/media", "/srv")
 
 
@@ -140,4 +141,7 @@ def is_closed() -> bool:
 
 def workplace(needed: Needed) -> str:
     """Where programs are to write: /tmp, unless something that is needed lies there."""
-    return "/work" if any(f"{path}/".startswith("/tmp/") for path in needed.paths) else "/tmp"
+    free = (
+        place for place in _WORKPLACES if not any(f"{path}/".startswith(f"{place}/") for path in needed.paths)
+    )
+    return next(free)
