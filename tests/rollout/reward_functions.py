@@ -97,6 +97,10 @@ def mapping(completions, **kwargs):
     return dict.fromkeys(range(len(completions)), 1.0)
 
 
+def unordered(completions, **kwargs):
+    return {float(i) for i in range(len(completions))}
+
+
 def words(completions, **kwargs):
     return ["good"] * len(completions)
 

@@ -116,6 +116,14 @@ def test_what_is_read_from_the_reply(server: Judge) -> None:
     ]
 
 
+def test_what_a_judge_thinks_is_no_verdict(server: Judge) -> None:
+    texts = ["<think>Score: 2</think> Score: 7", "<think>Score: 9, or", "<think>Score: 9</think> well"]
+    found = judge([""] * 3, texts, **options(server))
+    assert found[0] == 0.7
+    assert str(found[1]) == "judge did not come to the end of its thoughts: raise max_tokens"
+    assert str(found[2]).startswith("judge gave no score")
+
+
 def test_busy_is_tried_again_as_the_judge_says(server: Judge) -> None:
     assert judge([""], ["status 429 1 0.3 Score: 6"], **options(server)) == [0.6]
     first, second = server.tries["status 429 1 0.3 Score: 6"]

@@ -19,6 +19,7 @@ from hone.rollout.rewards.resolve import resolve_all
         ("too_few", r"returned 15 rewards; expected 16"),
         ("scalar", r"returned a float; expected a list of 16 rewards"),
         ("mapping", r"returned a dict; expected a list of 16 rewards"),
+        ("unordered", r"returned a set; expected a list of 16 rewards"),
         ("words", r"returned 'good' \(str\) as a reward; expected a number or None"),
     ],
 )

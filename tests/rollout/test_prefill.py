@@ -52,6 +52,8 @@ def test_what_a_template_opens(plain, opening: str) -> None:
         ("Put it in <answer></answer>", ""),
         ("Assistant: <think>", "<think>"),
         ("Think first.\n<think>\n", "<think>\n"),
+        ("Write it.\n```python\n", "```python\n"),
+        ("Write ```python\n", ""),
         (r"Question: 2 + 3? The answer is \boxed{", r"\boxed{"),
         ([ASKED, {"role": "assistant", "content": "<think>Let me see."}], "<think>Let me see."),
         ([ASKED], ""),
@@ -82,6 +84,7 @@ def test_format_and_answers_are_judged_with_what_the_prompt_began(plain) -> None
         ("answer", "<answer>", "5</answer>", {}),
         ("math", r"\boxed{", "5}", {}),
         ("exact", "<think>", "hm</think>5", {}),
+        ("json_schema", "```json\n", "5\n```", {"schema": {"type": "number"}}),
         ("json_schema", "<think>", "{}</think>5", {"schema": {"type": "number"}}),
     ],
 )

@@ -13,7 +13,7 @@ import pytest
 
 from hone.rollout.rewards.functions import BUILTIN, answer, format, length, math, numeric
 from hone.rollout.rewards.numerals import as_number, last_number
-from hone.rollout.rewards.text import answer_tag, boxed, gold_answer
+from hone.rollout.rewards.text import answer_tag, boxed, gold_answer, text_of
 
 GSM8K = Path(__file__).parents[3] / "shared" / "data" / "gsm8k"
 
@@ -75,6 +75,17 @@ def test_boxed_balances_braces() -> None:
 )
 def test_as_number(text: str, value: Fraction | None) -> None:
     assert as_number(text) == value
+
+
+def test_the_text_of_a_completion_is_what_the_model_said_last() -> None:
+    said, told = {"role": "assistant", "content": "4"}, {"role": "user", "content": "<answer>5</answer>"}
+    assert text_of([said, told]) == "4"
+    assert text_of([said, {"role": "assistant", "content": None}]) == ""
+    parts = [{"type": "text", "text": "4"}, {"type": "image", "text": None}, {"type": "text", "text": "2"}]
+    assert text_of([{"role": "assistant", "content": parts}]) == "42"
+    assert text_of([told]) == "<answer>5</answer>"
+    assert (text_of([]), text_of("x")) == ("", "x")
+    assert answer([[said, told]], answer=["5"]) == [0.0]
 
 
 def test_last_number() -> None:
@@ -153,13 +164,15 @@ def test_length() -> None:
     assert length([""] * 5, completion_ids=ids, target=10) == [0.0, -0.5, -0.5, -1.0, -1.0]
 
 
-@pytest.mark.parametrize("name", ["answer", "numeric", "format"])
+@pytest.mark.parametrize("name", ["answer", "numeric", "format", "exact", "json_schema"])
 @pytest.mark.parametrize(
-    "hostile", ["<think>", "</think>", "<answer>", "</answer> ", "9", "\\boxed{", "-", "1,"]
+    "hostile",
+    ["<think>", "</think>", "<answer>", "</answer> ", "9", "\\boxed{", "-", "1,", "[", "```\n", "1e9"],
 )
 def test_hostile_text_takes_linear_time(name: str, hostile: str) -> None:
     start = time.monotonic()
-    BUILTIN[name]([hostile * 100_000], answer=["72"])
+    more = {"schema": {"type": "object"}} if name == "json_schema" else {}
+    BUILTIN[name]([hostile * 100_000], answer=["72"], **more)
     assert time.monotonic() - start < 1.0
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 _TAIL = 48  # tokens from the end of a prompt in which what it began is looked for
 _BEGUN = re.compile(r"(?:^|[\n>\]:])[ \t]*((?:<(?P<tag>[A-Za-z_]+)>|\[THINK\]|<\|START_THINKING\|>)\s*)$")
 _EMPTY_THOUGHT = re.compile(r"<think>\s*</think>\s*$")
+_FENCE = re.compile(r"(?<![^\n])```[\w+-]*\n$")
 _BOX = re.compile(r"\\boxed\{\s*$")
 _ROLES = ("assistant", "model", "bot", "system", "user", "s", "bos")
 
@@ -34,7 +35,7 @@ def _begun(prompt: Prompt, tail: str) -> str:
 
 def begun_at(tail: str) -> str:
     """What the end of a prompt's text begins of the answer."""
-    for pattern in (_EMPTY_THOUGHT, _BOX):
+    for pattern in (_EMPTY_THOUGHT, _FENCE, _BOX):
         if found := pattern.search(tail):
             return found[0]
     found = _BEGUN.search(tail)

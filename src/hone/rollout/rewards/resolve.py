@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
@@ -196,6 +197,11 @@ def _check_builtin_options(spec: RewardSpec) -> None:
     if unknown:
         takes = ", ".join(sorted(options)) or "none"
         raise RewardError(f"reward {spec.label} has no option {', '.join(unknown)}; its options: {takes}")
+    for name, value in spec.kwargs.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise RewardError(
+                f"reward {spec.label}: {name}={value} is no number to work with: give a finite one"
+            )
     check = getattr(BUILTIN[spec.target], "check", None)
     try:
         if check is not None:

@@ -24,12 +24,14 @@ _THOUGHT = "</think>"
 
 
 def text_of(completion: str | list[dict[str, Any]]) -> str:
-    """The text of a completion: itself, or the content of its last message when it is conversational."""
+    """The text of a completion: itself, or the content of the assistant's last message when it is conversational (an
+    environment may have had the last word)."""
     if isinstance(completion, str):
         return completion
-    content = completion[-1].get("content") if completion else ""
+    said = [message for message in completion if message.get("role") == "assistant"] or completion
+    content = said[-1].get("content") if said else ""
     if isinstance(content, list):
-        return "".join(part.get("text", "") for part in content if isinstance(part, dict))
+        return "".join(part.get("text") or "" for part in content if isinstance(part, dict))
     return content or ""
 
 

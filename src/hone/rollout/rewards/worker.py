@@ -123,7 +123,7 @@ def _rewards(
     returned = function(**arguments)
     if inspect.isawaitable(returned):
         returned = _run(returned)
-    if isinstance(returned, str | bytes | dict):
+    if isinstance(returned, str | bytes | dict | set | frozenset):
         raise _Defect(f"returned a {type(returned).__name__}; expected a list of {count} rewards")
     try:
         size = len(returned)

@@ -21,7 +21,7 @@ from typing import Any
 from hone.rollout.rewards import settings
 from hone.rollout.rewards.functions.common import BadOption, rows_of
 from hone.rollout.rewards.metrics import log_metric
-from hone.rollout.rewards.text import after_thought, answer_tag, fenced, text_of
+from hone.rollout.rewards.text import answer_tag, answers_of, fenced
 from hone.rollout.sandbox import LOST, Outcome, Sandbox, Unsafe
 
 TEST_COLUMNS = ("test", "tests", "test_list", "test_cases", "input_output", "inputs")
@@ -52,14 +52,15 @@ def code(
     column: str | None = None,
     partial_credit: bool = False,
     max_tests: int | None = None,
+    prefills: Sequence[str] | None = None,
     log_extra: Callable[[str, list[Any]], None] | None = None,
     **columns: Any,
 ) -> list[Any]:
     """1 if the program in the completion passes all tests of its row, else 0; None for a row without tests.
 
-    The program is the last fenced block, else the whole completion. Where it does not define the row's
-    `entry_point`, but a plain prompt does, it goes on from the prompt. The tests, in `column` or in the first of
-    TEST_COLUMNS that the data has, are in the form of HumanEval (`test` with `check(candidate)`, and
+    The program is the last fenced block (also one that the prompt begins), else the whole completion. Where it does not
+    define the row's `entry_point`, but a plain prompt does, it goes on from the prompt. The tests, in `column` or in
+    the first of TEST_COLUMNS that the data has, are in the form of HumanEval (`test` with `check(candidate)`, and
     `entry_point`), a list of assertions, a list of `{"input": …, "output": …}`, or `{"inputs": […], "outputs": […]}`,
     as values or as JSON.
 
@@ -68,7 +69,7 @@ def code(
     rows = rows_of(columns, len(completions))
     outcomes: list[str | None] = []
     rewards: list[Any] = []
-    for prompt, completion, row in zip(prompts, completions, rows, strict=True):
+    for prompt, text, row in zip(prompts, answers_of(completions, prefills), rows, strict=True):
         tests = _tests(row, column, max_tests, prompt)
         if tests is None:
             rewards.append(None)
@@ -80,7 +81,7 @@ def code(
             )
             outcomes.append(None)
             continue
-        cause, passed = _run(_program(prompt, after_thought(text_of(completion)), row), tests)
+        cause, passed = _run(_program(prompt, text, row), tests)
         if cause == LOST:
             rewards.append(RuntimeError(cause))
         else:

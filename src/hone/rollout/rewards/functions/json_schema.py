@@ -88,6 +88,8 @@ def _validator(schema: str) -> Any:
 
 
 def _check(schema: Any = None, column: str | None = None, valid_json: float = 0.0) -> None:
+    if isinstance(valid_json, str | bool) or not isinstance(valid_json, int | float):
+        raise BadOption(f"valid_json={valid_json} is no number")
     if (schema is None) == (column is None):
         raise BadOption(
             "needs kwargs.schema (a schema or its file) or kwargs.column (where each row has one)"

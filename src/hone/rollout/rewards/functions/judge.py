@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hone.rollout.rewards.functions.common import GOLD_COLUMNS, BadOption, rows_of
-from hone.rollout.rewards.text import text_of
+from hone.rollout.rewards.text import after_thought, text_of
 
 TEMPLATE = """You grade an answer.
 
@@ -137,7 +137,9 @@ class _Judge:
 
     def _read(self, reply: str) -> float:
         o = self._options
-        found = re.findall(o.score_pattern, reply[-20_000:])
+        if "<think>" in reply and "</think>" not in reply:
+            raise JudgeError("judge did not come to the end of its thoughts: raise max_tokens")
+        found = re.findall(o.score_pattern, after_thought(reply)[-20_000:])
         if not found:
             raise JudgeError(f"judge gave no score: {reply[-200:]!r}")
         try:
