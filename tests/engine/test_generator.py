@@ -10,7 +10,15 @@ import pytest
 import torch
 from generating import make_generator, make_prompts
 from tiny import CONFIGS, EOS, PAD, VOCABULARY, make_learner, make_model, run, sft_config
-from transformers import AutoModelForCausalLM, MambaConfig, MiniMaxConfig, PreTrainedModel, Qwen3NextConfig
+from transformers import (
+    AutoModelForCausalLM,
+    BartConfig,
+    MambaConfig,
+    MiniMaxConfig,
+    PreTrainedModel,
+    Qwen3NextConfig,
+    RecurrentGemmaConfig,
+)
 
 from hone.algorithms import sft
 from hone.engine import generator as module
@@ -93,6 +101,18 @@ def test_a_model_that_would_ignore_the_cache_is_refused() -> None:
     config = MiniMaxConfig(vocab_size=VOCABULARY, num_local_experts=2, **shape)
     with pytest.raises(ModelError, match="cannot decode minimax models"):
         make_generator(AutoModelForCausalLM.from_config(config, dtype=torch.float32))
+
+
+@pytest.mark.parametrize("config", [RecurrentGemmaConfig, BartConfig])
+def test_a_cache_that_a_model_does_not_use_is_found_by_trying(config: Any) -> None:
+    """One keeps its state to itself, the other has layers that the cache does not count."""
+    shape = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4, "num_hidden_layers": 3}
+    small = {"d_model": 32, "decoder_layers": 4, "decoder_ffn_dim": 32, "lru_width": 32}
+    model = AutoModelForCausalLM.from_config(
+        config(vocab_size=VOCABULARY, num_key_value_heads=1, **shape, **small), dtype=torch.float32
+    )
+    with pytest.raises(ModelError, match=f"cannot decode {model.config.model_type} models"):
+        run(make_generator(model).generate(make_prompts(), Sampling(max_new_tokens=2, seed=1)))
 
 
 def test_logprobs_under_truncated_sampling_are_those_of_the_whole_distribution() -> None:
@@ -191,13 +211,17 @@ def test_greedy_equals_transformers(kind: str) -> None:
 
 
 class Calls:
-    """Rows and new tokens of every call of the model."""
+    """Rows and new tokens of every call of the model, but for the three that try its cache."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.shapes: list[tuple[int, int]] = []
+        self.trials = 3
         model.register_forward_pre_hook(self._note, with_kwargs=True)
 
     def _note(self, _: Any, args: Any, kwargs: dict[str, Any]) -> None:
+        if self.trials:
+            self.trials -= 1
+            return
         self.shapes.append(tuple(kwargs["input_ids"].shape))
 
 

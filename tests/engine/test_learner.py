@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 from tiny import CONFIGS, gradients, largest_gap, make_learner, make_model, make_samples, run, sft_config
-from transformers import AutoModelForCausalLM, MambaConfig
+from transformers import AutoModelForCausalLM, BertConfig, MambaConfig
 
 from hone.algorithms import sft
 from hone.config.schema import PolicyConfig
 from hone.engine.learner import LocalLearner
-from hone.errors import ConfigError, TrainingError
+from hone.errors import ConfigError, ModelError, TrainingError
 from hone.types import Batch, LossOutput, Outputs, Sample, Totals
 
 ADAMW = {"name": "torch.optim.AdamW", "kwargs": {"lr": 1e-3, "weight_decay": 0.01, "eps": 1e-6}}
@@ -233,3 +233,11 @@ def test_packing_is_refused_where_samples_would_see_each_other() -> None:
     with pytest.raises(ConfigError, match=r"policy\.sequence_packing\.enabled.*mamba"):
         make_learner(model, policy_of(sequence_packing={"enabled": True}))
     make_learner(model, policy_of())
+
+
+def test_a_model_that_sees_what_follows_is_refused() -> None:
+    config = BertConfig(
+        vocab_size=64, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48
+    )
+    with pytest.raises(ModelError, match="bert models see what follows a token"):
+        make_learner(AutoModelForCausalLM.from_config(config))

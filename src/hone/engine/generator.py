@@ -61,16 +61,14 @@ class LocalGenerator:
     ) -> None:
         decoder: Any = base_of(model)
         keeps = "past_key_values" in inspect.signature(decoder.forward).parameters  # else it would be ignored
-        if not (keeps and type(decoder)._supports_default_dynamic_cache()):
-            raise ModelError(
-                f"the built-in generator cannot decode {model.config.model_type} models: their state is "
-                "not kept in a key/value cache of the usual kind. Choose a model with attention alone, or "
-                "policy.generation.backend=vllm"
-            )
-        self.model, self.tokenizer = model, tokenizer
+        self.model = model
+        if not (keeps and decoder._supports_default_dynamic_cache()):
+            raise self._cannot_decode()
+        self.tokenizer = tokenizer
         self.stop_tokens = tuple(stop_tokens)
         self.context, self.max_rows, self.autocast = context, max_rows, autocast
         self.version, self.tokens = 0, tokens
+        self._tried = False
         self._base: tuple[int, int] | None = None
         """Sums of the base weights below adapters when both sides were last seen to have the same."""
         # A ready-made mask [rows, 1, 1, length] is right where every layer sees all before it, and PyTorch's attention
@@ -89,6 +87,9 @@ class LocalGenerator:
         training = self.model.training
         self.model.eval()
         try:
+            if not self._tried and not kv_cache.works(self.model):
+                raise self._cannot_decode()
+            self._tried = True
             size = max(
                 self.max_rows // count * count, min(self.max_rows, count)
             )  # whole groups where they fit
@@ -210,6 +211,12 @@ class LocalGenerator:
         raise ModelError(
             f"{name_of(self.model)}, computed in {precision}, gives logits that are not finite for prompt "
             f"{prompts[row.prompt].id}, after {len(row.tokens)} tokens of its completion. {cause}"
+        )
+
+    def _cannot_decode(self) -> ModelError:
+        return ModelError(
+            f"the built-in generator cannot decode {self.model.config.model_type} models: their state is not kept in a "
+            "key/value cache of the usual kind. Choose a model with attention alone, or policy.generation.backend=vllm"
         )
 
     def _record(

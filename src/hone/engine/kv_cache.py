@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
-from transformers import DynamicCache
+from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
+
+from hone.model.quantized import is_quantized
 
 
 class SlabLayer(DynamicLayer):
@@ -73,3 +76,27 @@ def select_rows(cache: Any, rows: Tensor) -> None:
             layer, "update_recurrent_state"
         )  # such layers know one way to pick rows: that of beams
         (layer.reorder_cache if recurrent else layer.batch_select_indices)(rows)
+
+
+@torch.inference_mode()
+def works(model: PreTrainedModel) -> bool:
+    """Whether a token decoded behind a cache, of which a row was picked, has the logits that it has behind its text.
+
+    Only of weights in fp32 are the numbers compared: where products are rounded more, they differ anyway.
+    """
+    vocabulary = model.config.get_text_config().vocab_size
+    text = (torch.arange(1, 6, device=model.device)[None] % vocabulary).expand(2, -1)
+    try:
+        cache = slab_cache(model.config, room=1)
+        model(input_ids=text[:, :4], past_key_values=cache, use_cache=True)
+        select_rows(cache, torch.tensor([1], device=text.device))
+        place = torch.tensor([[4]], device=text.device)
+        behind = model(
+            input_ids=text[:1, 4:], position_ids=place, past_key_values=cache, use_cache=True
+        ).logits
+        whole = model(input_ids=text[:1], use_cache=False).logits[:, -1:]
+    except (TypeError, ValueError, IndexError, AttributeError, RuntimeError):
+        return False  # what a model makes of a cache that is not of its kind
+    if model.dtype != torch.float32 or is_quantized(model) or not torch.isfinite(whole).all():
+        return True
+    return torch.allclose(behind, whole, rtol=1e-2, atol=1e-2 * float(whole.abs().max()))

@@ -113,7 +113,7 @@ def convert(
 
 def _left_out(settings: dict[str, Any]) -> list[str]:
     """What the run's base had, and a conversion has not, where the base is here to be asked."""
-    name = settings["model_name"]
+    name = settings.get("model_name") or ""
     if not (Path(name) / "config.json").is_file():
         return []
     kind = json.loads((Path(name) / "config.json").read_text()).get("model_type")

@@ -44,6 +44,8 @@ class TokenScorer(nn.Module):
         self.tokens: int | None = None
         """Tokens from this number on are none of the likeliest, and have no probability beside them."""
         self.scalar = scalar.is_scalar(model)
+        if known is None:
+            traits.check_causal(model)
         self.plain_head = known.head_is_plain if known is not None else traits.head_is_plain(model)
 
     @cached_property

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from hone.errors import ModelError
 from hone.model.adapters import base_of
 from hone.model.attention import has_chunks, has_full_attention
+from hone.model.quantized import is_quantized
 from hone.model.scalar import check_scores, is_scalar
 
 PROBE_LOGIT = 200.0
@@ -29,7 +31,9 @@ class Traits:
 
 
 def traits_of(model: PreTrainedModel) -> Traits:
-    """Every trait of a model. Raises ModelError for a scalar head that cannot be read at single positions."""
+    """Every trait of a model. Raises ModelError for a scalar head that cannot be read at single positions, and for a
+    model that is not causal."""
+    check_causal(model)
     plain = head_is_plain(model)
     return Traits(plain, keeps_packed_apart(model), shares_prompts(model))
 
@@ -50,6 +54,24 @@ def decoder_of(model: PreTrainedModel) -> nn.Module:
     """What is below the head. Of some classes (Llama 4's text model) `get_decoder` gives the whole model."""
     decoder = model.get_decoder()
     return base_of(model).model if decoder is base_of(model) else decoder
+
+
+@torch.no_grad()
+def check_causal(model: PreTrainedModel) -> None:
+    """Raise ModelError for a model whose tokens see those that follow, such as BERT: it cannot learn to go on.
+
+    Asked of weights in fp32 alone: where products are rounded more, rows of another length already differ.
+    """
+    if is_scalar(model) or is_quantized(model) or model.dtype != torch.float32:
+        return
+    text = _probe(model, 6)
+    with _evaluating(model):
+        longer, shorter = hidden_states(model, text)[:, :3], hidden_states(model, text[:, :3])
+    if torch.isfinite(longer).all() and torch.isfinite(shorter).all() and not _agree(longer, shorter):
+        raise ModelError(
+            f"{model.config.model_type} models see what follows a token, so they cannot learn to continue a text: "
+            "choose a causal language model"
+        )
 
 
 @torch.no_grad()
