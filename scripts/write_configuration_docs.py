@@ -16,6 +16,16 @@ Settings come from `--config FILE` and `key=value` after it. Section and key nam
 backend and the spellings of NeMo's tutorials are accepted, too, and a run says what it read them as. The defaults are
 for a model of your own: `hone/tiny` and `hone/tiny-sft` bring a recipe (`src/hone/embedded/recipes/`).
 
+Short names work everywhere, in files, on the command line and in Python: `lr`, `epochs`, `batch_size`, `max_steps`,
+`model`, `output_dir`, and TRL's (`learning_rate`, `num_generations`, `beta`). `data.train=rows.jsonl` names a dataset,
+and `rewards.functions=[math,my.py:fn]` functions. `source <(hone completion bash)` completes commands, keys and values
+(zsh and fish, too); `examples/aliases.sh` has short commands such as `nemo-sft-1b`.
+
+**No setting is without effect in silence.** What the other settings leave unread (`logger.wandb.name` without
+`logger.wandb_enabled`), and what only upstream has, is ignored with a line that says why, at the start, in `hone plan`
+and in `run.json`; or it is refused. So it is with `policy.generation.backend=vllm`, wherever it was written: this
+version has no vLLM, the built-in generator samples from the same distribution, and a line says so.
+
 **What is not given follows what is.** A value of a recipe, a preset or a default never stands against one that you
 give: `hone sft policy.train_global_batch_size=8` has micro-batches of 8, whatever the recipe says, and the run says so.
 Only two given values can contradict each other, and the error names both. A setting that one choice alone reads

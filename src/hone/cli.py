@@ -6,7 +6,6 @@ import argparse
 import difflib
 import importlib
 import os
-import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -33,6 +32,7 @@ ABOUT = {
     "plan": "resolve and check a run, and say what it needs, without starting it",
     "doctor": "check this machine and say what to install",
     "config": "list the settings of a command, or explain one",
+    "completion": "print a script with which the shell completes commands, keys and values",
 }
 
 RUNS = {
@@ -114,6 +114,7 @@ def _dispatch(argv: list[str]) -> int:
         "plan": _plan,
         "doctor": _doctor,
         "config": _config,
+        "completion": _completion,
     }
     if name not in commands:
         near = difflib.get_close_matches(name, commands, n=1)
@@ -290,21 +291,12 @@ def _config(argv: list[str]) -> int:
     parser.add_argument("kind", choices=KINDS, help="the command whose settings to list")
     parser.add_argument("key", nargs="?", help="one setting or section: policy.optimizer")
     options = parser.parse_args(argv)
-    table: str = importlib.import_module("hone.config").document(options.kind)
-    print(_explained(table, options.key))
+    print(importlib.import_module("hone.config.explain").explained(options.kind, options.key))
     return 0
 
 
-def _explained(table: str, wanted: str | None) -> str:
-    """The rows of the settings' table at or below a key (all for None), one above the other. Raises ConfigError for
-    no such key."""
-    rows = re.findall(r"^\| `(.+?)` \| `(.*?)` \| (.*) \|$", table, flags=re.MULTILINE)
-    found = [row for row in rows if wanted is None or row[0] == wanted or row[0].startswith(f"{wanted}.")]
-    if wanted is not None and not found:
-        near = difflib.get_close_matches(wanted, [key for key, _, _ in rows], n=1, cutoff=0)
-        raise ConfigError(f"no setting {wanted!r}: did you mean {near[0]!r}?")
-    text = "\n\n".join(f"{key}\n    default: {default}\n    {about}" for key, default, about in found)
-    return text.replace("\\|", "|")  # a bar within a cell of the table
+def _completion(argv: list[str]) -> int:
+    return int(importlib.import_module("hone.completion").command(_parser("completion"), argv, ABOUT))
 
 
 def _call(module: str, *arguments: Any) -> int:

@@ -124,11 +124,14 @@ class Run:
         self._handlers = {kind: signal.signal(kind, self._on_signal) for kind in heard}
         self.progress = Progress(self.total_steps, self.kind, self.step)
         self.progress.__enter__()
-        for notice in (*self.notices, *placement_notices(self.config), *self.engine.notices):
+        notices = (*self.notices, *placement_notices(self.config), *self.engine.notices)
+        for notice in notices:
             self.progress.note(notice)
         if self.step:
             self.progress.note(f"resumed from {self.checkpoints.path(self.step)}")
-        write_start(self.folder, kind=self.kind, total_steps=self.total_steps, step=self.step)
+        write_start(
+            self.folder, kind=self.kind, total_steps=self.total_steps, step=self.step, notices=notices
+        )
         self._step_started = time.monotonic()
         return self
 

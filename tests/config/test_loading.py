@@ -425,7 +425,11 @@ def test_all_mistakes_are_reported_together() -> None:
 def test_the_resolved_configuration_loads_to_an_equal_one(kind: Any, tmp_path: Path) -> None:
     overrides = ["cluster.cpu_threads=2"]
     if kind != "eval":
-        overrides += ["logger.wandb.name='1e5'", r"policy.tokenizer.chat_template=a \${b} {{ c }} \\\${d}"]
+        overrides += [
+            "logger.wandb_enabled=true",
+            "logger.wandb.name='1e5'",
+            r"policy.tokenizer.chat_template=a \${b} {{ c }} \\\${d}",
+        ]
     loaded = load(kind, None, overrides)
     path = write(tmp_path, "resolved.yaml", loaded.to_yaml())
     assert yaml.safe_load(path.read_text()).keys() == ROOTS[kind].model_fields.keys()

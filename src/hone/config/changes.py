@@ -16,7 +16,9 @@ FIT_KEYS = (
     *("activation_checkpointing", "cpu_offload"),
 )
 """How a run fits its devices, which may be others when it goes on."""
-FREE_KEYS = (*GOAL_KEYS, *LENGTH_KEYS, *VALIDATION_KEYS, *FIT_KEYS, "num_workers", "trust_remote_code")
+GONE = ("algorithm", "sequence_length_round")
+"""Of sequence_packing, in configurations of older versions: they changed nothing."""
+FREE_KEYS = (*GONE, *GOAL_KEYS, *LENGTH_KEYS, *VALIDATION_KEYS, *FIT_KEYS, "num_workers", "trust_remote_code")
 
 
 def changes(old: dict[str, Any], new: dict[str, Any]) -> tuple[list[str], list[str]]:

@@ -99,6 +99,11 @@ def _packing(policy: PolicyConfig) -> Iterator[str]:
 
 def _policy(policy: PolicyConfig) -> Iterator[str]:
     yield from adapters(policy.lora, "policy.lora", policy.cpu_offload)
+    if policy.pipeline_parallel_size > 1:
+        yield (
+            f"policy.pipeline_parallel_size={policy.pipeline_parallel_size}: Hone has no pipelines, FSDP spreads the "
+            "layers' weights over all ranks. Set it to 1"
+        )
     phases = policy.scheduler or []
     named = [phase for phase in phases if phase.milestones is None]
     milestones = [phase.milestones for phase in phases if phase.milestones is not None]

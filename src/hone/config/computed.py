@@ -31,6 +31,10 @@ class Context(Protocol):
         """Whether the user gave our key, in any spelling, in the same layer or a later one."""
 
 
+class Inert(Exception):
+    """A computed spelling that sets nothing as the others stand, and why."""
+
+
 Compute = Callable[[Any, Context], dict[str, Any]]
 ONLINE = ("grpo", "ppo", "distillation")
 """Sections of the online loop: their batches count completions, which reward functions score."""
@@ -46,7 +50,7 @@ def _accumulate(value: Any, context: Context) -> dict[str, Any]:
     """Global batch = micro-batch × accumulation × data-parallel devices, unless the global batch is given."""
     steps = _count(value, "micro-batches")
     if context.given("policy.train_global_batch_size"):
-        return {}
+        raise Inert("policy.train_global_batch_size is given")
     devices = max(1, context.ours("cluster.gpus_per_node")) * context.ours("cluster.num_nodes")
     for kind in ("tensor", "context", "pipeline"):
         devices //= context.ours(f"policy.{kind}_parallel_size") or 1
@@ -82,7 +86,7 @@ def _limit_validation(value: Any, context: Context) -> dict[str, Any]:
     return {f"{context.section}.max_val_samples": batches}
 
 
-def _batch_size(value: Any, context: Context) -> dict[str, Any]:
+def batch_size(value: Any, context: Context) -> dict[str, Any]:
     """Sequences per step. In the online loop these are completions: prompts × completions of each."""
     size = _count(value, "sequences")
     result = {"policy.train_global_batch_size": size}
@@ -118,7 +122,10 @@ def _peft_scheme(value: Any, context: Context) -> dict[str, Any]:
 def _reward_weight(which: str) -> Compute:
     def compute(value: Any, context: Context) -> dict[str, Any]:
         """Set the weight of the function in the list that it is about, or put it there."""
-        functions = copy.deepcopy(context.ours("rewards.functions"))
+        functions = [
+            {"name": entry} if isinstance(entry, str) else entry
+            for entry in copy.deepcopy(context.ours("rewards.functions"))
+        ]
         for entry in functions:
             is_format = "format" in (entry.get("name"), entry.get("path"))
             if is_format == (which == "format"):
@@ -135,7 +142,7 @@ def _reward_weight(which: str) -> Compute:
 _LOOP: dict[str, tuple[tuple[str, ...], Compute]] = {
     "trainer.accelerator": (("cluster.gpus_per_node",), _accelerator),
     "trainer.accumulate_grad_batches": (("policy.train_global_batch_size",), _accumulate),
-    "training.batch_size": (("policy.train_global_batch_size",), _batch_size),
+    "training.batch_size": (("policy.train_global_batch_size",), batch_size),
     "model.peft.peft_scheme": (("policy.lora.enabled",), _peft_scheme),
     "model.peft.lora_tuning.target_modules": (("policy.lora.target_modules",), _lora_targets),
 }
@@ -167,7 +174,7 @@ def _written(context: Context, key: str, default: Any) -> Any:
 
 def _betas(value: Any, context: Context) -> dict[str, Any]:
     if _written(context, "optimizer.optimizer", "adam") != "adam":
-        return {}
+        raise Inert("the optimizer is not Adam")
     betas = [_written(context, f"optimizer.adam_beta{n}", default) for n, default in ((1, 0.9), (2, 0.999))]
     return {"policy.optimizer.kwargs.betas": betas}
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from hone.config.paths import check_local
-from hone.config.trees import merge
+from hone.config.trees import merge, with_entries
 from hone.errors import ConfigError
 
 _INT = re.compile(r"^[-+]?(?:0b[01_]+|0x[0-9a-fA-F_]+|0|[1-9][\d_]*)$")
@@ -109,7 +109,7 @@ def chain(path: Path, below: tuple[Path, ...] = ()) -> list[tuple[Path, dict[str
         if not target.exists():
             raise ConfigError(f"{path}: defaults names {parent}, but there is no file {target}")
         layers += chain(target, (*below, place))
-    return [*layers, (path, tree)]
+    return [*layers, (path, with_entries(tree))]
 
 
 def merged(layers: list[tuple[Path, dict[str, Any]]]) -> dict[str, Any]:

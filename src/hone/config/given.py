@@ -6,7 +6,7 @@ import copy
 from dataclasses import dataclass
 from typing import Any
 
-from hone.config.spellings import Spelling
+from hone.config.spelling import Spelling
 from hone.config.trees import ENTRY_LISTS, MISSING, Path, get, put, split_path
 
 

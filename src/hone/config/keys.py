@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from types import UnionType
+from types import MappingProxyType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
@@ -99,17 +99,36 @@ def defaults(root: type[BaseModel]) -> dict[str, Any]:
     return tree
 
 
-def suggestion(root: type[BaseModel], path: Path, also: set[str]) -> Path | None:
-    """The valid key that `path` was most likely meant to be; `also` holds accepted spellings."""
+Known = Callable[[str], str | None]
+
+
+def _nothing(name: str) -> None:
+    return None
+
+
+def suggestion(root: type[BaseModel], path: Path, also: set[str], known: Known = _nothing) -> Path | None:
+    """The valid key that `path` was most likely meant to be; `also` holds accepted spellings, `known` says our key for
+    a short name that is common in the field, such as `lr`: meaning goes before likeness."""
     valid = [tuple(key.split(".")) for key, _, _ in all_keys(root)]
+    typed = without_places(path)
+    if (common := known(typed[-1])) is not None:
+        by_name = tuple(common.split("."))
+        own = (typed[0], *by_name[1:])
+        return own if len(typed) > 1 and find(root, own).what == "key" else by_name
+    same = [key for key in valid if key[-1] == typed[-1]]
+    if len(typed) == 1 and same:
+        return same[0]
     names = {*valid, *(tuple(key.split(".")) for key in also)}
     meant = _nearest(names, without_places(path))
     if meant is not None:
         return _with_places(meant, path)
     last = str(without_places(path)[-1])
-    same = [key for key in valid if key[-1] == last]
     if same:
         return same[0]
+    lasts = list(dict.fromkeys(key[-1] for key in valid))
+    alike = difflib.get_close_matches(last, lasts, 1, 0.8)
+    if alike:
+        return next(key for key in valid if key[-1] == alike[0])
     near = difflib.get_close_matches(dotted(without_places(path)), [dotted(key) for key in valid], 1, 0.75)
     return tuple(near[0].split(".")) if near else None
 
@@ -138,9 +157,17 @@ def _with_places(names: tuple[str, ...], path: Path) -> Path:
     return tuple(result)
 
 
-def unknown(root: type[BaseModel], path: Path, also: set[str]) -> str:
-    """The sentence about a key that is not there."""
-    meant = suggestion(root, path, also)
+def unknown(
+    root: type[BaseModel],
+    path: Path,
+    also: set[str],
+    known: Known = _nothing,
+    instead: Mapping[str, str] = MappingProxyType({}),
+) -> str:
+    """The sentence about a key that is not there; `instead` says what to write for names that mean something else."""
+    if (other := instead.get(str(without_places(path)[-1]))) is not None:
+        return f"unknown key {dotted(path)}: write {other}"
+    meant = suggestion(root, path, also, known)
     if meant is not None and meant != path:
         return f"unknown key {dotted(path)}: did you mean {dotted(meant)}?"
     sections = f"; the sections are {', '.join(root.model_fields)}" if find(root, path).known == 0 else ""

@@ -15,6 +15,7 @@ from typing import Any, Generic, Literal, TypeVar, get_args
 from pydantic import ValidationError
 
 from hone.config import checks, files, keys, messages, notices, online_checks, overrides
+from hone.config.dormant import dormant
 from hone.config.following import ROUNDS, Follow, Settings, follow, told
 from hone.config.given import Layer, shown
 from hone.config.kinds import section_of
@@ -99,6 +100,10 @@ def load(
         _restore(base, schema, path, first)
     translation, config, problems, moved = _agreed(kind, base, user, layers)
     problems = [*masked(user), *problems]
+    if config is not None:
+        settings = Settings(kind, config, frozenset(translation.given), base)
+        for reason, path in dormant(settings):
+            translation.inert.setdefault(reason, []).append(split_path(translation.typed_as(path)))
     said += notices.of(translation)
     if config is not None:
         said += told(moved, lambda key: f"{key}={shown(_value_of(config, key))}")
@@ -257,7 +262,8 @@ def _complete(config: AnyConfig, translation: Translation) -> list[str]:
     )
     if sampler is not None and sampler.backend == "vllm":
         said.append(
-            "generation.backend=vllm: this version samples with its built-in generator, from the same distribution"
+            f"{'' if isinstance(config, EvalConfig) else 'policy.'}generation.backend=vllm: there is no vLLM in this "
+            "version; Hone's built-in generator samples, from the same distribution"
         )
     if isinstance(config, EvalConfig):
         return said

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from hone.config.rules import EMPTY, LORA, MEGATRON, NONE, OFF, Rule, inert, neutral, section
 
+ENGINE = "Hone has one engine, on PyTorch: it reads the sizes, the optimizer and the schedule"
 RULES: list[Rule] = [
+    Rule("policy.megatron_cfg.enabled", ENGINE, at=(True,)),
     neutral("policy.megatron_cfg.enabled", (True, False), "expected true or false"),
     section("policy.megatron_cfg.**", MEGATRON),
     neutral(

@@ -27,7 +27,8 @@ def _spellings(translation: Translation) -> list[str]:
     for (theirs, ours), pairs in read.items():
         pairs = list(dict.fromkeys(pairs))
         left, right = _braced(a for a, _ in pairs), _braced(b for _, b in pairs)
-        found.append(f"read {theirs}.{left} as {ours}.{'*' if left == right and len(pairs) > 1 else right}")
+        theirs = f"{theirs}." if theirs else ""
+        found.append(f"read {theirs}{left} as {ours}.{'*' if left == right and len(pairs) > 1 else right}")
     return found
 
 

@@ -19,7 +19,7 @@ from hone.config.schema import (
     RMConfig,
     SFTConfig,
 )
-from hone.config.schema.policy import GenerationConfig
+from hone.config.schema.policy import SamplingConfig
 
 
 def online(config: OnlineConfig) -> Iterator[str]:
@@ -217,7 +217,7 @@ def _distill(config: DistillConfig) -> Iterator[str]:
         )
 
 
-def sampling(generation: GenerationConfig, head: str) -> Iterator[str]:
+def sampling(generation: SamplingConfig, head: str) -> Iterator[str]:
     """How completions are drawn: `generation` of GRPO, PPO and evaluation."""
     if any(not text for text in generation.stop_strings or ()):
         yield f"{head}.stop_strings holds an empty text, which every completion has: remove it"

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from hone.config import files
-from hone.config.trees import Path, dotted, drop, get, into_entry, leaves, merge, put, split_path
+from hone.config.trees import ENTRY_LISTS, Path, dotted, drop, get, into_entry, leaves, merge, put, split_path
 from hone.errors import ConfigError
 
 _FORM = re.compile(r"(?P<mark>\+\+|\+|~)?(?P<key>[A-Za-z_][\w.\[\]-]*)(?P<equals>=(?P<value>.*))?", re.DOTALL)
@@ -77,8 +77,26 @@ def _parsed(text: str) -> Any:
     return files.parse(spaced) if isinstance(value, dict) and None in value.values() else value
 
 
+def _named_data(tree: dict[str, Any], override: Override) -> Override:
+    """`data.train=rows.jsonl` names the dataset of the entry that there is; of several, it is all there is then."""
+    path, value = override.path, override.value
+    if path not in ENTRY_LISTS:
+        return override
+    if isinstance(value, str):
+        held = get(tree, path)
+        several = isinstance(held, list) and len(held) > 1
+        return (
+            Override(path, [{"dataset_name": value}]) if several else Override((*path, "dataset_name"), value)
+        )
+    if isinstance(value, list):
+        entries = [{"dataset_name": item} if isinstance(item, str) else item for item in value]
+        return Override(path, entries)
+    return override
+
+
 def apply(tree: dict[str, Any], override: Override) -> list[Path]:
     """Change the tree in place; returns the leaves set. Raises ConfigError for a place not in a list."""
+    override = _named_data(tree, override)
     path = into_entry(tree, override.path)
     for length, part in enumerate(path):
         if not isinstance(part, int):

@@ -29,13 +29,15 @@ class Rule:
 
     `off`: inert while that switch is off, else the next rule is asked. `only`: accepted with these values (or
     where the function, given the value and a way to look at our keys, says so), refused by name with others.
-    Neither: always inert. `reason` completes "ignored KEY: …" or "KEY=VALUE: …".
+    `at`: inert with these values, else the next rule is asked.
+    None of them: always inert. `reason` completes "ignored KEY: …" or "KEY=VALUE: …".
     """
 
     pattern: str
     reason: str
     off: Switch | None = None
     only: tuple[Any, ...] | Accept | None = None
+    at: tuple[Any, ...] | None = None
 
 
 def swapped(text: str) -> str:

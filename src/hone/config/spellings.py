@@ -6,11 +6,13 @@ one layer different values are an error. `beats` names keys that upstream ignore
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from hone.config.computed import ONLINE, Compute, compute_of_value, computed, megatron_computed
+from hone.config.common_names import common
+from hone.config.computed import ONLINE, compute_of_value, computed, megatron_computed
 from hone.config.kinds import section_of
-from hone.config.rules import DTENSOR, MEGATRON, Switch, of_value, swapped
+from hone.config.rules import DTENSOR, MEGATRON, of_value, swapped
+from hone.config.spelling import Spelling
 from hone.config.values import (
     LORA_INIT_METHOD,
     PRECISION,
@@ -27,21 +29,6 @@ LORA = ("enabled", "dim", "alpha", "dropout", "target_modules", "exclude_modules
 LORA_INIT = "policy.lora.init_lora_weights"
 PEFT = {"r": "dim", "lora_alpha": "alpha", "lora_dropout": "dropout"}
 """PEFT's names of the same settings."""
-
-
-@dataclass(frozen=True)
-class Spelling:
-    """`path` as users write it; `value` translates, raising ValueError with the reason why it cannot.
-
-    With `compute` it means something in terms of other keys, and `to` tells the reader what it sets.
-    """
-
-    path: str
-    to: tuple[str, ...]
-    value: Translate | None = None
-    beats: tuple[str, ...] = ()
-    when: Switch | None = None
-    compute: Compute | None = None
 
 
 def _dtensor() -> list[Spelling]:
@@ -277,4 +264,4 @@ def table(kind: str) -> dict[str, Spelling]:
         if kind in ("grpo", "ppo", "distill"):  # vLLM's name
             found += [Spelling("policy.generation.min_tokens", ("policy.generation.min_new_tokens",))]
         found += [Spelling(path, to, compute=compute) for path, (to, compute) in computed(kind).items()]
-    return {spelling.path: spelling for spelling in found}
+    return {spelling.path: spelling for spelling in [*found, *common(kind)]}

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 from typing import Any
 
 from pydantic import BaseModel
 
-from hone.config import keys
+from hone.config import common_names, keys
+from hone.config.common_names import INSTEAD
+from hone.config.computed import Inert
 from hone.config.given import Given, Layer, same, shown, with_aliases
 from hone.config.interpolation import Interpolator
-from hone.config.kinds import section_of
 from hone.config.rules import Rule, Switch, matches
-from hone.config.spellings import Spelling, table
+from hone.config.spelling import Spelling
+from hone.config.spellings import table
 from hone.config.trees import (
     ENTRY_LISTS,
     MISSING,
@@ -28,6 +31,7 @@ from hone.config.trees import (
     without_places,
 )
 from hone.config.upstream import rules
+from hone.config.view import View
 from hone.errors import ConfigError
 
 
@@ -105,7 +109,9 @@ class Translation:
         accepted = set(self._spellings) | {rule.pattern for rule in self._rules if "*" not in rule.pattern}
         for head, paths in unknown.items():
             path = paths[0] if len(set(paths)) == 1 else head
-            self.problems.append(keys.unknown(self.root, path, accepted))
+            self.problems.append(
+                keys.unknown(self.root, path, accepted, partial(common_names.meant, self.kind), INSTEAD)
+            )
 
     def _expect_section(self, path: Path) -> None:
         value = get(self._tree, path)
@@ -210,9 +216,12 @@ class Translation:
         if value is MISSING:
             return
         try:
-            results = given.spelling.compute(value, _View(self, given.layer))
+            results = given.spelling.compute(value, View(self, given.layer))
         except ValueError as error:
             self.problems.append(f"{dotted(given.path)}={shown(value)}: {error}")
+            return
+        except Inert as reason:
+            self.inert.setdefault(str(reason), []).append(given.path)
             return
         for name, result in results.items():
             target = into_entry(self._tree, split_path(name))
@@ -242,11 +251,13 @@ class Translation:
                 self.inert.setdefault(rule.reason, []).append(path)
                 return True
             return False
+        if rule.at is not None and not any(same(self.value(path), item) for item in rule.at):
+            return False
         if rule.only is None:
             self.inert.setdefault(rule.reason, []).append(path)
             return True
         value = self.value(path)
-        ours = _View(self, 0).ours
+        ours = View(self, 0).ours
         accepted = (
             rule.only(value, ours) if callable(rule.only) else any(same(value, item) for item in rule.only)
         )
@@ -284,21 +295,3 @@ class Translation:
                 winner = self._winner(path[:length], candidates)
                 return dotted((*winner.path, *path[length:]))
         return dotted(path)
-
-
-class _View:
-    """What computed spellings and rules may look at (`computed.Context`)."""
-
-    def __init__(self, translation: Translation, layer: int) -> None:
-        self._translation, self._layer = translation, layer
-        self.section = section_of(translation.kind)
-
-    def ours(self, key: str) -> Any:
-        value = self._translation.value(split_path(key))
-        return None if value is MISSING else value
-
-    def written(self, key: str) -> Any:
-        return self._translation.value(split_path(key))
-
-    def given(self, key: str) -> bool:
-        return self._translation.layer_of(split_path(key)) >= self._layer

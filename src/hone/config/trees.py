@@ -47,6 +47,17 @@ def leaves(tree: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
         yield path, tree
 
 
+def with_entries(tree: dict[str, Any]) -> dict[str, Any]:
+    """The tree, in which a dataset that is a text is its entry: `data.train: rows.jsonl` names it."""
+    for head in ENTRY_LISTS:
+        value = get(tree, head)
+        if isinstance(value, str):
+            put(tree, head, {"dataset_name": value})
+        elif isinstance(value, list) and any(isinstance(item, str) for item in value):
+            put(tree, head, [{"dataset_name": item} if isinstance(item, str) else item for item in value])
+    return tree
+
+
 def into_entry(tree: Any, path: Path) -> Path:
     """`data.train.KEY` where the tree has a list of one dataset there means that dataset.
 

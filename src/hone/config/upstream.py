@@ -22,9 +22,10 @@ from hone.config.rules import (
 )
 
 _DTENSOR = [
+    Rule("policy.dtensor_cfg.enabled", megatron.ENGINE, at=(False,)),
     neutral("policy.dtensor_cfg.enabled", (True, False), "expected true or false"),
     section("policy.dtensor_cfg.**", DTENSOR),
-    *inert("Hone has one engine for PyTorch", "policy.dtensor_cfg._v2"),
+    *inert(megatron.ENGINE, "policy.dtensor_cfg._v2"),
     neutral("policy.dtensor_cfg.env_vars", EMPTY, "set environment variables for the command itself"),
     neutral("policy.dtensor_cfg.env_vars.*", ("", None), "set environment variables for the command itself"),
     *inert("the allocator's cache is PyTorch's own affair", "policy.dtensor_cfg.clear_cache_every_n_steps"),
@@ -54,6 +55,11 @@ _POLICY = [
         "policy.tokenizer.use_fastokens",
         "tokenizer.use_fastokens",
         "policy.make_sequence_length_divisible_by",
+    ),
+    *inert(
+        "samples are packed by best-fit decreasing, and packed rows are not padded: the result is the same",
+        "policy.sequence_packing.algorithm",
+        "policy.sequence_packing.sequence_length_round",
     ),
     *inert("rows are prepared when they are drawn, in this process", "data.num_workers"),
     *inert("the opening of a turn is never trained on", "data.add_generation_prompt"),
@@ -134,6 +140,14 @@ def _online(kind: str) -> list[Rule]:
         *inert(f"{turns}.enabled is off", f"{turns}.**"),
     ]
 
+
+_VLLM_OF_TRL = [
+    neutral("vllm_mode", ("colocate",), "generation shares the learner's devices; set it to colocate"),
+    *inert(
+        "vLLM's own tuning, which changes speed alone",
+        *("vllm_gpu_memory_utilization", "vllm_tensor_parallel_size", "vllm_enable_sleep_mode"),
+    ),
+]
 
 _REWARDED = [
     neutral("reward_penalties.token_ids", EMPTY, "write it as a reward function"),
@@ -224,6 +238,7 @@ _PPO = [
 ]
 
 
+SAMPLED = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 _NOT_TRAINED = "the teacher is not trained"
 _BESIDE = "the teacher lies on the policy's devices, spread as the policy is"
 
@@ -251,6 +266,7 @@ _DISTILL = [
         "teacher.make_sequence_length_divisible_by",
         "teacher.sequence_packing.algorithm",
         "teacher.sequence_packing.microbatch_order",
+        "teacher.sequence_packing.sequence_length_round",
     ),
     neutral("teacher.dtensor_cfg.cpu_offload", OFF, "use policy.cpu_offload, which is for both"),
     neutral("teacher.dtensor_cfg.custom_parallel_plan", NONE, "Hone chooses the plan; set it to null"),
@@ -264,11 +280,14 @@ _DISTILL = [
 def rules(kind: str) -> tuple[Rule, ...]:
     """All rules for a configuration of this kind."""
     if kind == "eval":
-        return (*_generation("generation"), *_POLICY, *_ENV, *_AROUND)
+        validation = inert("an evaluation is no validation", *(f"generation.val_{key}" for key in SAMPLED))
+        return (*_generation("generation"), *validation, *_POLICY, *_ENV, *_AROUND)
     loop: tuple[Rule, ...] = tuple(_RM) if kind == "rm" else ()
     if kind in ("grpo", "ppo"):
         loop = (*_generation("policy.generation"), *_online(kind), *_REWARDED, *_ENV)
         loop += tuple(_PPO) if kind == "ppo" else ()
     if kind == "distill":
         loop = (*_generation("policy.generation"), *_ENV, *_DISTILL)
+    if kind in ("grpo", "ppo", "distill"):
+        loop += tuple(_VLLM_OF_TRL)
     return (*megatron.RULES, *_DTENSOR, *_POLICY, *loop, *_AROUND, _method(kind))

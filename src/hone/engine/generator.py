@@ -216,7 +216,7 @@ class LocalGenerator:
     def _cannot_decode(self) -> ModelError:
         return ModelError(
             f"the built-in generator cannot decode {self.model.config.model_type} models: their state is not kept in a "
-            "key/value cache of the usual kind. Choose a model with attention alone, or policy.generation.backend=vllm"
+            "key/value cache of the usual kind. Choose a model with attention alone"
         )
 
     def _record(

@@ -60,11 +60,6 @@ def machine_of(cluster: ClusterConfig, nodes: int | None = None) -> Machine:
 def check_several(config: SFTConfig | OnlineConfig) -> None:
     """Raise ConfigError for settings that several ranks cannot have, whatever the model."""
     policy = config.policy
-    if policy.pipeline_parallel_size > 1:
-        raise ConfigError(
-            f"policy.pipeline_parallel_size={policy.pipeline_parallel_size}: Hone has no pipelines, FSDP spreads the "
-            "layers' weights over all ranks. Set it to 1"
-        )
     if policy.precision == "float16":
         raise ConfigError("policy.precision=float16 is for one device: set policy.precision=bfloat16")
     if policy.lora.enabled and policy.lora.load_in_4bit:
@@ -110,7 +105,6 @@ def placement_notices(config: SFTConfig | OnlineConfig | EvalConfig) -> list[str
         sizes = (
             "tensor_parallel_size",
             "context_parallel_size",
-            "pipeline_parallel_size",
             "dp_replicate_size",
         )
         for name in (*sizes, "sequence_parallel"):

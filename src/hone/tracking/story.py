@@ -6,6 +6,7 @@ import json
 import platform
 import sys
 import time
+from collections.abc import Sequence
 from importlib import metadata
 from typing import Any
 
@@ -31,8 +32,10 @@ def _command() -> str:
     return " ".join(sys.argv[:1] and [sys.argv[0].rpartition("/")[2], *sys.argv[1:]])
 
 
-def write_start(folder: RunFolder, *, kind: str, total_steps: int, step: int) -> None:
-    """A process begins, or goes on from `step`. Raises OSError."""
+def write_start(
+    folder: RunFolder, *, kind: str, total_steps: int, step: int, notices: Sequence[str] = ()
+) -> None:
+    """A process begins, or goes on from `step`. `notices`: what was said of its settings. Raises OSError."""
     story = {
         "kind": kind,
         "total_steps": total_steps,
@@ -40,6 +43,7 @@ def write_start(folder: RunFolder, *, kind: str, total_steps: int, step: int) ->
         "started": now(),
         "command": SECRETS.scrub(_command())[:2000],
         "versions": versions(),
+        "notices": [SECRETS.scrub(notice) for notice in notices],
     }
     _write(folder, story)
 

@@ -46,8 +46,8 @@ def adapters(s: Settings) -> Iterator[Follow]:
     for model in models(s):
         head = f"{model}.lora"
         given = [key for key in s.below(head) if key != f"{head}.enabled"]
-        if given and any(s[key] != s.schema_default(key) for key in given):
-            yield Follow(f"{head}.enabled", True, sorted(given)[0])
+        if asked := sorted(key for key in given if s[key] not in (None, False, [])):
+            yield Follow(f"{head}.enabled", True, asked[0])
         if s[f"{head}.target_modules"] and s[f"{head}.match_all_linear"]:
             yield Follow(f"{head}.match_all_linear", False, f"{head}.target_modules")
         start, rank = f"{head}.adalora.init_r", f"{head}.dim"

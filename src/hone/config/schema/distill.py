@@ -76,11 +76,15 @@ class TeacherBatchingConfig(ConfigModel):
     """Padded lengths are rounded up to a multiple of this."""
 
 
-class TeacherPackingConfig(TeacherBatchingConfig):
+class TeacherPackingConfig(ConfigModel):
     """Several sequences end to end in one row, none of which sees another."""
 
     enabled: Derived[bool] = derived("${policy.sequence_packing.enabled}")
     """Pack sequences, up to the budget of tokens. Without packing, completions of one prompt share it."""
+    logprob_mb_tokens: Derived[Count] = derived(
+        "${mul:${teacher.max_total_sequence_length},${teacher.logprob_batch_size}}"
+    )
+    """Tokens that the teacher reads at once."""
 
 
 class TeacherConfig(ConfigModel):

@@ -20,7 +20,7 @@ from hone.config.schema.base import (
 )
 from hone.config.schema.data import EvalDataConfig
 from hone.config.schema.environments import EnvConfig
-from hone.config.schema.policy import GenerationConfig, TokenizerConfig
+from hone.config.schema.policy import SamplingConfig, TokenizerConfig
 from hone.config.schema.run import ClusterConfig, RewardsConfig
 
 
@@ -53,7 +53,7 @@ class EvalTokenizerConfig(TokenizerConfig):
     """Tokenizer name or folder; the model's own if not given."""
 
 
-class EvalGenerationConfig(GenerationConfig):
+class EvalGenerationConfig(SamplingConfig):
     """The model that answers, and how it samples."""
 
     model_name: LocalName = "hone/tiny-sft"

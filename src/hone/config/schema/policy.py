@@ -50,8 +50,8 @@ def _one_is_a_list(value: Any) -> Any:
 Scheduler = Annotated[list[SchedulerEntry] | None, BeforeValidator(_one_is_a_list)]
 
 
-class DynamicBatchingConfig(ConfigModel):
-    """Micro-batches of similar lengths, filled up to a budget of padded tokens."""
+class TokenBudgetConfig(ConfigModel):
+    """Micro-batches that are filled up to a budget of tokens."""
 
     enabled: bool = False
     """Fill micro-batches by tokens rather than by count of sequences."""
@@ -63,22 +63,20 @@ class DynamicBatchingConfig(ConfigModel):
         "${mul:${policy.max_total_sequence_length},${policy.logprob_batch_size}}"
     )
     """Tokens of a micro-batch when only log-probabilities are computed."""
+
+
+class DynamicBatchingConfig(TokenBudgetConfig):
+    """Micro-batches of similar lengths, filled up to a budget of padded tokens."""
+
     sequence_length_round: int = Field(64, ge=1)
     """Padded lengths are rounded up to a multiple of this."""
 
 
-PackingAlgorithm = Literal[
-    "concatenative", "first_fit_decreasing", "first_fit_shuffle", "modified_first_fit_decreasing"
-]
-
-
-class SequencePackingConfig(DynamicBatchingConfig):
+class SequencePackingConfig(TokenBudgetConfig):
     """Several sequences end to end in one row, none of which sees another."""
 
     enabled: bool = False
     """Pack sequences, up to the budget of tokens. Without packing, completions of one prompt share it."""
-    algorithm: PackingAlgorithm = "modified_first_fit_decreasing"
-    """How sequences are put together. Changes speed, never the result."""
 
 
 class PolicyConfig(ConfigModel):
@@ -145,8 +143,8 @@ class PolicyConfig(ConfigModel):
     lora: LoraConfig = section(LoraConfig)
 
 
-class GenerationConfig(ConfigModel):
-    """How completions are sampled, in training and in validation."""
+class SamplingConfig(ConfigModel):
+    """How completions are sampled."""
 
     backend: Literal["auto", "builtin", "vllm"] = "auto"
     """`builtin`: Hone's own generator; `vllm`; `auto`: the best that is there."""
@@ -167,6 +165,15 @@ class GenerationConfig(ConfigModel):
     """Nothing ends a completion before it has so many tokens."""
     ignore_eos: bool = False
     """The model's end-of-sequence tokens end nothing; stop_token_ids and stop_strings do."""
+    stop_token_ids: list[int] | None = None
+    """Tokens that end a completion, besides every end-of-sequence token of the model."""
+    stop_strings: list[str] | None = None
+    """Texts that end a completion."""
+
+
+class GenerationConfig(SamplingConfig):
+    """How completions are sampled, in training and in validation."""
+
     val_temperature: Derived[Annotated[float, Field(ge=0)]] = derived("${.temperature}")
     """Temperature in validation."""
     val_top_p: Derived[Annotated[float, Field(gt=0, le=1)]] = derived("${.top_p}")
@@ -177,7 +184,3 @@ class GenerationConfig(ConfigModel):
     """min_p in validation."""
     val_repetition_penalty: Derived[Annotated[float, Field(gt=0)]] = derived("${.repetition_penalty}")
     """repetition_penalty in validation."""
-    stop_token_ids: list[int] | None = None
-    """Tokens that end a completion, besides every end-of-sequence token of the model."""
-    stop_strings: list[str] | None = None
-    """Texts that end a completion."""

@@ -12,8 +12,8 @@ from hone.config.schema.online import RewardedConfig, RewardedSection
 from hone.config.schema.policy import (
     DynamicBatchingConfig,
     OptimizerConfig,
-    PackingAlgorithm,
     PolicyConfig,
+    SequencePackingConfig,
 )
 from hone.config.schema.run import GRPOCheckpointingConfig
 
@@ -94,13 +94,19 @@ class ValueBatchingConfig(DynamicBatchingConfig):
     """Tokens of a micro-batch when only values are computed."""
 
 
-class ValuePackingConfig(ValueBatchingConfig):
+class ValuePackingConfig(SequencePackingConfig):
     """Several sequences end to end in one row, none of which sees another."""
 
     enabled: Derived[bool] = derived("${policy.sequence_packing.enabled}")
     """Pack sequences, up to the budget of tokens. Without packing, completions of one prompt share it."""
-    algorithm: PackingAlgorithm = "modified_first_fit_decreasing"
-    """How sequences are put together. Changes speed, never the result."""
+    train_mb_tokens: Derived[Count] = derived(
+        "${mul:${value.max_total_sequence_length},${value.train_micro_batch_size}}"
+    )
+    """Tokens of a micro-batch in training."""
+    logprob_mb_tokens: Derived[Count] = derived(
+        "${mul:${value.max_total_sequence_length},${value.logprob_batch_size}}"
+    )
+    """Tokens of a micro-batch when only values are computed."""
 
 
 def _adamw() -> dict[str, Any]:
@@ -138,7 +144,7 @@ class ValueConfig(PolicyConfig):
     """Number format of the forward and backward. The optimizer's copy of the weights stays float32."""
     optimizer: ValueOptimizerConfig = section(ValueOptimizerConfig)
     dynamic_batching: ValueBatchingConfig = section(ValueBatchingConfig)
-    sequence_packing: ValuePackingConfig = section(ValuePackingConfig)  # type: ignore[assignment]
+    sequence_packing: ValuePackingConfig = section(ValuePackingConfig)
     activation_checkpointing: Derived[bool] = derived("${policy.activation_checkpointing}")
     """Recompute activations in the backward: less memory, about a third slower. Same result."""
     tensor_parallel_size: Derived[Count] = derived("${policy.tensor_parallel_size}")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator
 
 from hone.config.paths import LocalName, LocalPath
 from hone.config.schedule import points, value_at
@@ -177,11 +177,25 @@ class SandboxConfig(ConfigModel):
     """What it may print, in KiB, before it is stopped."""
 
 
+def _function_entries(value: Any) -> Any:
+    """`math`, `f.py:fn` and `[f.py:fn, math]` are entries, too."""
+    entries = [value] if isinstance(value, str | dict) else value
+    if not isinstance(entries, list):
+        return value
+    return [
+        {"path" if set(entry) & {".", ":"} else "name": entry} if isinstance(entry, str) else entry
+        for entry in entries
+    ]
+
+
 class RewardsConfig(ConfigModel):
     """What completions are scored by: the weighted sum of reward functions, run in killable processes."""
 
-    functions: list[RewardFunctionConfig] = Field(default_factory=list)
-    """Each with TRL's signature `f(prompts, completions, **columns) -> list[float | None]`."""
+    functions: Annotated[list[RewardFunctionConfig], BeforeValidator(_function_entries)] = Field(
+        default_factory=list
+    )
+    """Each with TRL's signature `f(prompts, completions, **columns) -> list[float | None]`. A text is an entry, too:
+    a `name`, or with a dot or a colon in it a `path`, such as `[math, my_rewards.py:short]`."""
     num_workers: int = Field(2, ge=1)
     """Processes that run reward functions."""
     timeout_s: float = Field(10.0, gt=0)
