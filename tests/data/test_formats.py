@@ -131,7 +131,9 @@ class TestBadRows:
     def test_no_known_columns(self):
         with pytest.raises(DataError, match=r"columns promt, completion, .*'promt' meant to be 'prompt'\?"):
             Format().supervised({"promt": "x", "completion": "y"})
-        with pytest.raises(DataError, match=r"columns a, text \(null\), and none of .*'text'; 'prompt' and"):
+        with pytest.raises(DataError, match=r"columns a, b \(null\), and none of .*'text'; 'prompt' and"):
+            Format().supervised({"a": 1, "b": None})
+        with pytest.raises(DataError, match=r"column 'text' holds nothing .*columns a, text \(null\)"):
             Format().supervised({"a": 1, "text": None})
         with pytest.raises(DataError, match=r"columns quesion, and no prompt: one of prompt, .*'question'\?"):
             Format().prompt({"quesion": "x"})

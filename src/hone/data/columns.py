@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from hone.data.messages import canonical
@@ -216,6 +216,8 @@ def no_column(row: Mapping[str, Any], missing: list[str]) -> str:
 def no_format(row: Mapping[str, Any]) -> str:
     pairs = ", ".join(f"'{a}' and '{b}'" for a, b in (("prompt", "completion"), *PAIRS))
     wanted = {c for pair in PAIRS for c in pair} | {"prompt", "completion", "messages", "text"}
+    if null := _null(row, wanted):
+        return null
     return (
         f"it has the columns {listed(row)}, and none of what supervised training reads: 'messages'; 'text'; "
         f"{pairs}{_hint(row, wanted - row.keys())}. Or name the columns: data.train.input_key and output_key"
@@ -223,9 +225,22 @@ def no_format(row: Mapping[str, Any]) -> str:
 
 
 def no_prompt(row: Mapping[str, Any]) -> str:
+    if null := _null(row, PROMPT_COLUMNS):
+        return null
     return (
         f"it has the columns {listed(row)}, and no prompt: one of {', '.join(PROMPT_COLUMNS)}"
         f"{_hint(row, PROMPT_COLUMNS)}. Or name the column: data.train.input_key"
+    )
+
+
+def _null(row: Mapping[str, Any], wanted: Collection[str]) -> str:
+    """What to say where a column that would do holds nothing."""
+    names = [f"'{column}'" for column in row if column in wanted and row.get(column) is None]
+    if not names:
+        return ""
+    return (
+        f"column {' and '.join(names)} holds nothing (null, NaN, an empty cell): fill it in, or leave the row out; it "
+        f"has the columns {listed(row)}"
     )
 
 

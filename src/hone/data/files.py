@@ -60,12 +60,14 @@ def _read_text(path: str) -> str:
     data = bytearray()
     try:
         with open_file(path) as file:
-            while part := file.read(1 << 20):
+            read = getattr(file, "read1", file.read)  # which gives what it has, up to where the damage is
+            while part := read(1 << 16):
                 data += part
     except _DAMAGED as error:
-        raise DataError(
-            f"{path}: damaged or not compressed as its name says, after line {data.count(NEWLINE)}: {error}"
-        ) from error
+        lines = data.count(NEWLINE)
+        checksum = isinstance(error, gzip.BadGzipFile) and lines  # which comes last, and covers all
+        place = f"within its {lines} lines" if checksum else f"after line {lines}"
+        raise DataError(f"{path}: damaged or not compressed as its name says, {place}: {error}") from error
     except OSError as error:
         raise DataError(f"{path} could not be read: {error}") from error
     try:

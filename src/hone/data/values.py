@@ -23,9 +23,10 @@ def tidy_row(row: Mapping[str, Any], *, filled: bool = False) -> dict[str, Any]:
     tidied = {}
     for column, value in row.items():
         try:
+            _whole(str(column))
             tidied[column] = tidy(value, filled=filled)
         except DataError as error:
-            raise DataError(f"column '{column}' {error}") from error
+            raise DataError(f"column {column!a} {error}") from error
     return tidied
 
 
@@ -37,11 +38,14 @@ def tidy(value: Any, *, filled: bool = False, depth: int = 0) -> Any:
     if value is None or isinstance(value, int):
         return value
     if isinstance(value, str):
-        return value if value.isascii() else _whole(value)
+        return _whole(value)
     if depth >= MOST_NESTED:
         raise DataError(f"is nested more than {MOST_NESTED} levels deep")
     if isinstance(value, Mapping):
-        items = {key: tidy(item, filled=filled, depth=depth + 1) for key, item in value.items()}
+        items = {
+            _whole(key) if isinstance(key, str) else key: tidy(item, filled=filled, depth=depth + 1)
+            for key, item in value.items()
+        }
         return {key: item for key, item in items.items() if item is not None} if filled else items
     if isinstance(value, list | tuple):
         return [tidy(item, filled=filled, depth=depth + 1) for item in value]
@@ -63,6 +67,9 @@ def _missing(value: Any) -> bool:
 
 
 def _whole(text: str) -> str:
+    """The text. Raises DataError where it has half of a character."""
+    if text.isascii():
+        return text
     try:
         text.encode()
     except UnicodeEncodeError as error:
