@@ -187,6 +187,11 @@ print('y'); assert f() == 1
 def f(path): return open(path).read()
 ---
 open('made', 'w').write('text'); assert f('made') == 'text'
+### large
+def f(x): return sorted(x)
+---
+x = [(i * 7919) % 30_011 for i in range(30_000)]
+assert f(x) == sorted(x) and f([y / 7 for y in x]) == sorted(y / 7 for y in x) and f(map(str, x[:9])) != x
 ### deep
 def f(x): return x
 ---
@@ -308,7 +313,7 @@ for _ in range(50): say({'r': True})
 def f(x): return 0
 ### forged objects
 @FRAME
-say({'r': ['l', 0, ['f', 'abs']]})
+say({'r': ['l', 0, ['D', 'abs']]})
 forged = ['y', 'exec'], ['y', 'type'], ['o', 0], ['h', 0, 'exception', 'x', 'object'], ['=', 9], ['l', 5, []]
 for t in forged:
     for _ in range(3): say({'r': ['t', ['value', t]]})

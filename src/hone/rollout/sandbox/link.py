@@ -17,7 +17,7 @@ from hone.rollout.framing import BadFrame, parsed, receive, send
 from hone.rollout.sandbox.remote import Remote, RemoteCallable, later
 from hone.rollout.sandbox.values import TYPES, Seen, Values, builtin_exception, described
 
-_MOST_BYTES = 16 << 20
+_MOST_BYTES = 32 << 20
 _MAX_TEXT = 1000
 
 OPERATIONS: dict[str, Callable[..., Any]] = {
@@ -90,14 +90,13 @@ class Link:
         seen = Seen()
         try:
             operation, given, named = question
-            before = json.dumps([given, named])
             arguments = [self._values.decode(each, seen) for each in given]
             keywords = {name: self._values.decode(each, seen) for name, each in named.items()}
             seen.told.update(range(len(seen.objects)))
             self._may(operation, arguments)
             answer = self._outcome(operation, arguments, keywords, seen)
             if seen.objects:
-                answer = self._changed(arguments, keywords, before, seen) | answer
+                answer = self._changed(arguments, keywords, (given, named), seen) | answer
             self._send(answer if "made" not in answer else self._encoded(answer, seen))
         except Lost:
             raise
@@ -120,13 +119,13 @@ class Link:
         return answer | {"r": self._values.encode(made, seen)}
 
     def _changed(
-        self, arguments: list[Any], keywords: dict[str, Any], before: str, seen: Seen
+        self, arguments: list[Any], keywords: dict[str, Any], before: tuple[Any, Any], seen: Seen
     ) -> dict[str, Any]:
-        """The arguments anew, where something in them has changed."""
+        """The arguments anew, where something in them has changed: into what is not equal to it."""
         seen.told.clear()
         given = [self._values.encode(each, seen) for each in arguments]
         named = {name: self._values.encode(each, seen) for name, each in keywords.items()}
-        if json.dumps([given, named]) == before:
+        if (given, named) == before:
             seen.told.update(range(len(seen.objects)))
             return {}
         return {"m": ["t", [*given, *named.values()]]}

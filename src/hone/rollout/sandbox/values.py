@@ -8,9 +8,11 @@ in the process that judges it.
 
 from __future__ import annotations
 
+import base64
 import builtins
 import datetime
 import types
+from array import array
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterable
 from decimal import Decimal
@@ -19,6 +21,9 @@ from typing import Any
 
 _SAFE_INT = 1 << 53
 _MAX_NAME = 100
+_PACKED_FROM = 100
+_AS_THEY_ARE = {str, float, bool, type(None)}
+_DECODED = (str, float, bool, type(None), int)
 TYPES = {n: v for n, v in vars(builtins).items() if isinstance(v, type) and v.__module__ == "builtins"}
 """Built-in types and exceptions: they are the same on both sides, and travel by name."""
 _CONTAINERS = (list, tuple, dict, set, frozenset, deque)
@@ -64,12 +69,10 @@ class Values:
     def encode(self, value: Any, seen: Seen) -> Any:
         """As JSON can hold it."""
         kind = type(value)
-        if value is None or kind is bool or kind is str:
+        if kind in _AS_THEY_ARE:
             return value
         if kind is int:
             return value if -_SAFE_INT < value < _SAFE_INT else ["i", f"{value:x}"]
-        if kind is float:
-            return ["f", value.hex()]
         if kind in _CONTAINERS or kind in (bytearray, OrderedDict, Counter):
             return self._container(kind, value, seen)
         scalar = _scalar(kind, value)
@@ -80,7 +83,7 @@ class Values:
 
     def _container(self, kind: type, value: Any, seen: Seen) -> Any:
         if kind is tuple or kind is frozenset:
-            return ["t" if kind is tuple else "z", [self.encode(each, seen) for each in value]]
+            return ["t" if kind is tuple else "z", self._each(value, seen)]
         number = seen.number(value)
         if number in seen.told:
             return ["=", number]
@@ -90,10 +93,18 @@ class Values:
         if kind in (dict, OrderedDict, Counter):
             pairs = [self.encode(part, seen) for pair in value.items() for part in pair]
             return [next(tag for tag, known in _MAPPINGS.items() if known is kind), number, pairs]
-        items = [self.encode(each, seen) for each in value]
+        items = self._each(value, seen)
         if kind is deque:
             return ["q", number, items, value.maxlen]
         return ["l" if kind is list else "s", number, items]
+
+    def _each(self, values: Any, seen: Seen) -> list[Any] | str:
+        kinds = set(map(type, values))
+        if kinds in ({int}, {float}) and (packed := _packed(values, "q" if int in kinds else "d")):
+            return packed
+        if kinds <= _AS_THEY_ARE:
+            return list(values)
+        return [self.encode(each, seen) for each in values]
 
     def plain(self, value: Any) -> Any:
         """The content of an object whose class is derived from a container's; else itself."""
@@ -103,14 +114,14 @@ class Values:
     def decode(self, data: Any, seen: Seen) -> Any:
         """The value again. Raises ValueError, TypeError or KeyError for what is none."""
         if not isinstance(data, list):
-            if data is None or isinstance(data, bool | str | int):
+            if isinstance(data, _DECODED):
                 return data
             raise ValueError("no value")
         tag, *parts = data
         if tag in _PLAIN:
             return _PLAIN[tag](*parts)
         if tag in "tz":
-            items = [self.decode(each, seen) for each in parts[0]]
+            items = self._decoded(parts[0], seen)
             return tuple(items) if tag == "t" else frozenset(items)
         if tag == "=":
             return seen.objects[_natural(parts[0])]
@@ -119,6 +130,13 @@ class Values:
         if tag == "o":
             return self._mine(_natural(parts[0]))
         return self._filled(tag, parts, seen)
+
+    def _decoded(self, content: list[Any] | str, seen: Seen) -> list[Any]:
+        if isinstance(content, str):
+            return _unpacked(content)
+        if set(map(type, content)) <= _AS_THEY_ARE:
+            return content
+        return [self.decode(each, seen) for each in content]
 
     def _filled(self, tag: str, parts: list[Any], seen: Seen) -> Any:
         """A container with its content: one that both sides know is filled anew, in place."""
@@ -134,7 +152,7 @@ class Values:
         if tag == "B":
             made[:] = bytes.fromhex(content)
             return made
-        items = [self.decode(each, seen) for each in content]
+        items = self._decoded(content, seen)
         made.clear()
         if tag in _MAPPINGS:
             for key, value in zip(items[::2], items[1::2], strict=True):
@@ -156,6 +174,24 @@ _CONTENT: dict[type, Callable[[Any], Iterable[Any]]] = {
 def base_of(value: Any) -> type | None:
     """The built-in container that a class is derived from."""
     return next((base for base in _CONTAINERS if isinstance(value, base)), None)
+
+
+def _packed(numbers: Any, code: str) -> str | None:
+    """Many numbers as one text, ten times as fast as one by one; None for few, and for what does not fit."""
+    if len(numbers) < _PACKED_FROM:
+        return None
+    try:
+        return code + base64.b64encode(array(code, numbers).tobytes()).decode()
+    except OverflowError:
+        return None
+
+
+def _unpacked(text: str) -> list[Any]:
+    if text[:1] not in ("q", "d"):
+        raise ValueError("no numbers")
+    numbers = array(text[0])
+    numbers.frombytes(base64.b64decode(text[1:]))
+    return numbers.tolist()
 
 
 def _scalar(kind: type, value: Any) -> list[Any] | None:
@@ -227,7 +263,6 @@ def _rebuilt_array(kind: str, shape: list[int], data: str) -> Any:
 
 _PLAIN: dict[str, Callable[..., Any]] = {
     "i": lambda text: int(text, 16),
-    "f": float.fromhex,
     "b": bytes.fromhex,
     "c": lambda real, imag: complex(float.fromhex(real), float.fromhex(imag)),
     "r": lambda *bounds: range(*(_bound(each) or 0 for each in bounds)),
