@@ -13,7 +13,7 @@ from env_helpers import TOOLS, Scripted, here
 
 from hone.errors import ConfigError, DataError, RewardError
 from hone.rollout.environments.outcome import Played, add_rewards, check_failures, metrics_of
-from hone.types import Prompt, Sampling, sample_of
+from hone.types import Completion, Prompt, Rollout, Sampling, sample_of
 
 START = "<|im_start|>"
 
@@ -185,6 +185,15 @@ def test_rewards_of_functions_and_environment_are_added(play: Play) -> None:
     add_rewards([played], "")
     assert played.rollout.rewards == {"answer": 1.0, "Counter": 3.0}
     assert played.rollout.reward == 2.0 + 0.5 * 3.0
+
+
+def test_a_function_named_like_the_environment_is_not_overwritten() -> None:
+    rollout = Rollout(
+        Prompt("p", (1,), [], {}), Completion((1,), (0.0,), "stop", 0), "", rewards={"Shop": 0.5}
+    )
+    with pytest.raises(RewardError, match="are both called 'Shop': give the function another `name`"):
+        add_rewards([Played(rollout, "Shop", 1.0)], "")
+    assert rollout.rewards == {"Shop": 0.5}
 
 
 def test_text_prompts_are_refused(play: Play) -> None:

@@ -25,6 +25,7 @@ def rollouts(*answers: str | None, gold: str = "7") -> list[Rollout]:
     [
         ("<think>8</think><answer>7</answer> or 9", 7),
         ("<answer>1/2</answer>", 0.5),
+        (r"<think>\boxed{8}</think>It is 7.", 7),
         (r"so \boxed{ 1,000.0 } it is", 1000),
         ("that makes 3, no, 4.", 4),
         ("<answer> The  Moon </answer>", "the moon"),

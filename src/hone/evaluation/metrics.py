@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Hashable, Sequence
 
 from hone.rollout.rewards.numerals import as_number, last_number
-from hone.rollout.rewards.text import answer_tag, boxed
+from hone.rollout.rewards.text import after_thought, answer_tag, boxed
 from hone.types import Group, Rollout
 
 
@@ -45,7 +45,9 @@ def is_right(rollout: Rollout) -> bool:
 
 def answer_of(text: str) -> Hashable | None:
     r"""The answer that a completion gives, for comparison: what its last `<answer>…</answer>` holds, else its last
-    `\boxed{…}`, else its last number. Equal numbers are equal however they are written; None without an answer."""
+    `\boxed{…}`, else its last number, without its thoughts. Equal numbers are equal however they are written; None
+    without an answer."""
+    text = after_thought(text)
     given = answer_tag(text)
     if given is None:
         given = boxed(text)

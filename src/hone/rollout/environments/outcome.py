@@ -33,11 +33,17 @@ def check_failures(played: Sequence[Played], allowed: float) -> None:
 
 
 def add_rewards(played: Sequence[Played], no_function_applies: str) -> None:
-    """Join each environment's own reward to what reward functions said of the same rollout."""
+    """Join each environment's own reward to what reward functions said of the same rollout. Raises RewardError for two
+    of one name."""
     for one in played:
         rollout = one.rollout
         if not one.environment or (rollout.failure and rollout.failure != no_function_applies):
             continue
+        if one.environment in rollout.rewards:
+            raise RewardError(
+                f"a reward function and the environment are both called '{one.environment}': give the function another "
+                "`name` in rewards.functions"
+            )
         rollout.rewards = {**rollout.rewards, one.environment: one.reward}
         rollout.weights = {**rollout.weights, one.environment: one.weight}
         rollout.judge = rollout.judge or one.environment

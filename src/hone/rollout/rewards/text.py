@@ -109,9 +109,12 @@ def after_thought(text: str) -> str:
 
 
 def said_answer(text: str) -> str | None:
-    """What follows `####`, or the last "the answer is", to the end of the sentence; None without."""
+    """What follows the last `####` (where that is no heading), or the last "the answer is" to the end of the sentence;
+    None without."""
     if "####" in text:
-        return text.rpartition("####")[2].strip().partition("\n")[0].strip()
+        line, more, _ = text.rpartition("####")[2].strip().partition("\n")
+        if not more or as_number(line) is not None:
+            return line.strip()
     last = None
     for last in _SAID.finditer(text):  # noqa: B007
         pass
