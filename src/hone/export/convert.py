@@ -114,7 +114,7 @@ def convert(
 def _left_out(settings: dict[str, Any]) -> list[str]:
     """What the run's base had, and a conversion has not, where the base is here to be asked."""
     name = settings.get("model_name") or ""
-    if not (Path(name) / "config.json").is_file():
+    if not name or not (Path(name) / "config.json").is_file():
         return []
     kind = json.loads((Path(name) / "config.json").read_text()).get("model_type")
     return left_out(name, AutoConfig.from_pretrained(name)) if kind in CONFIG_MAPPING else []
