@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -11,9 +12,11 @@ from engine.test_layouts import BY_TOKENS, groups, model_of, weighted
 from ranks import layout, on_ranks, spread_tiny
 from transformers import PreTrainedModel
 
+from hone.config.schema.lora import LoraConfig
 from hone.engine.learner import LocalLearner
 from hone.errors import ConfigError
 from hone.model import balancing
+from hone.model.adapters import with_lora
 from hone.model.mesh import Mesh
 from tests import tiny
 
@@ -97,9 +100,16 @@ def made(family: str, rate: float) -> PreTrainedModel:
     return model
 
 
-def on_mesh(mesh: Mesh | None, family: str, rate: float, coefficient: float) -> tuple[float, float]:
+def with_embeddings() -> PreTrainedModel:
+    """Adapters, and tied embeddings that are trained as a whole."""
+    lora = LoraConfig(enabled=True, dim=2, init_lora_weights="gaussian", modules_to_save=["embed_tokens"])
+    return with_lora(model_of("qwen3", None), lora, seed=1)
+
+
+def on_mesh(
+    mesh: Mesh | None, make: Callable[[], PreTrainedModel], coefficient: float
+) -> tuple[float, float]:
     """The balancing loss of a batch and the norm of its whole gradient."""
-    make = partial(made, family, rate)
     policy = tiny.sft_config(
         train_micro_batch_size=2, max_grad_norm=None, router_aux_loss_coef=coefficient
     ).policy
@@ -111,11 +121,15 @@ def on_mesh(mesh: Mesh | None, family: str, rate: float, coefficient: float) -> 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("family", "rate", "coefficient"),
-    [("qwen3_moe", 0.0, WEIGHT), ("llama", 0.2, 0.0)],
-    ids=["balance", "dropout"],
+    ("make", "coefficient"),
+    [
+        pytest.param(partial(made, "qwen3_moe", 0.0), WEIGHT, id="balance"),
+        pytest.param(partial(made, "llama", 0.2), 0.0, id="dropout"),
+        pytest.param(partial(made, "gemma2", 0.0), 0.0, id="a head with a cap"),
+        pytest.param(with_embeddings, 0.0, id="embeddings"),
+    ],
 )
-def test_two_ranks_have_what_one_process_has(family: str, rate: float, coefficient: float) -> None:
-    work = partial(on_mesh, family=family, rate=rate, coefficient=coefficient)
+def test_two_ranks_have_what_one_process_has(make: Callable[[], PreTrainedModel], coefficient: float) -> None:
+    work = partial(on_mesh, make=make, coefficient=coefficient)
     for result in on_ranks(layout(shard=2), work):
         assert result == pytest.approx(work(None), rel=1e-4)

@@ -147,3 +147,10 @@ def test_layouts_agree_with_samples_alone(family: str) -> None:
             assert float((ours - theirs).abs().max()) < 1e-4, layout
         tiny.run(learner.forward_backward(samples, weighted))
         assert tiny.largest_gap(tiny.gradients(model), gradients) < 1e-4, layout
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2"])
+def test_a_rank_without_work_has_no_targets(family: str) -> None:
+    learner = tiny.make_learner(model_of(family, None))
+    outputs = learner._outputs(learner._collate(groups(), []), weighted)
+    assert outputs.logprobs_N.shape == (0,)

@@ -10,9 +10,11 @@ import tiny
 import torch
 from engine.test_layouts import model_of
 from export.test_adapter_export import exported, logits, policy_of, trained
+from ranks import layout
 from transformers import AutoModelForCausalLM
 
 from hone.config.schema.lora import LoraConfig
+from hone.engine.place import check_mesh
 from hone.errors import ConfigError
 from hone.model.adapters import with_lora
 
@@ -118,3 +120,11 @@ def test_what_experts_cannot_have_is_refused_by_name(family: str, lora: dict[str
     with pytest.raises(ConfigError) as error:
         adapted(family, **lora)
     assert message in str(error.value)
+
+
+def test_chosen_tokens_are_for_one_device() -> None:
+    config = tiny.sft_config(lora={"enabled": True, "trainable_token_indices": [3]})
+    with pytest.raises(
+        ConfigError, match=r"policy\.lora\.trainable_token_indices is not made for several devices"
+    ):
+        check_mesh(config, layout(shard=2))

@@ -78,6 +78,11 @@ def check_mesh(config: SFTConfig | OnlineConfig, layout: Layout) -> None:
     """Raise ConfigError for a model that cannot be spread like this. Reads its config, not its weights."""
     beside = [value_settings(config), None if config.cluster.beside else teacher_settings(config)]
     for model in filter(None, (config.policy, *beside)):
+        if model.lora.enabled and model.lora.trainable_token_indices:
+            raise ConfigError(
+                f"{model.part}.lora.trainable_token_indices is not made for several devices: name embed_tokens in "
+                f"{model.part}.lora.modules_to_save, or use one device"
+            )
         check_parallel(
             configured(
                 resolve(model.model_name),

@@ -129,7 +129,7 @@ class TokenScorer(nn.Module):
             if likeliest:
                 return _side_by_side(*logits[:, : self.tokens].log_softmax(-1).topk(likeliest, dim=-1))
             logprobs = logits.log_softmax(-1)
-            found = logprobs.gather(1, targets_N.reshape(len(targets_N), -1))
+            found = logprobs.gather(1, targets_N if targets_N.dim() == 2 else targets_N[:, None])
             if not entropy:
                 return found.reshape(targets_N.shape)
             return torch.cat([found, -(logprobs.exp() * logprobs).sum(-1, keepdim=True)], 1)
