@@ -115,6 +115,10 @@ def test_what_a_rank_is_started_with_holds_no_secret(tmp_path: Path, monkeypatch
     started_with = Workers(config, Layout(1, 2, shard=2), threads=1, own=True)._environment()
     assert {name: f"value of {name}" for name in PASSED_ON}.items() <= started_with.items()
     assert not set(SECRET) & set(started_with)
+    monkeypatch.setenv("HF_ENDPOINT", "https://me:password@mirror")
+    workers = Workers(config, Layout(1, 2, shard=2), threads=1, own=True)
+    assert "HF_ENDPOINT" not in workers._environment()
+    assert workers._secret() == {"HF_TOKEN": "value of HF_TOKEN", "HF_ENDPOINT": "https://me:password@mirror"}
     monkeypatch.delenv("HF_TOKEN")
     monkeypatch.setattr(os, "environ", dict(os.environ))
     Worker(0, str(tmp_path), None).hello(None, {"HF_TOKEN": "told"})

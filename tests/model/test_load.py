@@ -74,6 +74,9 @@ def test_a_missing_folder(tmp_path: Path) -> None:
 def test_a_folder_that_is_no_model(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"without config\.json.*name the run.s folder"):
         load_model(str(tmp_path))
+    (tmp_path / "config.yaml").write_text("policy: {}")
+    with pytest.raises(ModelError, match=r"is a run's folder: `hone convert .* OUT` makes a model of it"):
+        load_model(str(tmp_path))
 
 
 def test_a_folder_without_weights(folder: Path) -> None:

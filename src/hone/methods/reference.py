@@ -56,11 +56,14 @@ class Reference:
             return
         try:
             state = torch.load(self.file, weights_only=True)
-        except Exception as error:  # whatever a damaged file makes torch raise: it can be computed again
+            if state["identity"] == self.identity:
+                self.load_state_dict(state)
+        except CheckpointError:
+            raise
+        except (
+            Exception
+        ) as error:  # whatever a damaged or foreign file makes torch raise: it can be computed again
             print(f"{self.file} cannot be read ({type(error).__name__}): computed again", file=sys.stderr)
-            return
-        if state.get("identity") == self.identity:
-            self.load_state_dict(state)
 
     def write(self) -> None:
         """Put all that is known into the run's folder."""

@@ -48,6 +48,8 @@ def resolve(name: str, *, needs: tuple[str, ...] = ("config.json",)) -> str:
     path = Path(name).expanduser()
     if path.is_dir():
         if not any((path / file).is_file() for file in needs):
+            if (path / "config.yaml").is_file():
+                raise ModelError(f"{name} is a run's folder: `hone convert {name} OUT` makes a model of it")
             raise ModelError(
                 f"{name} is a folder without {needs[0]}, so not what Hugging Face saves. "
                 "Of a run of Hone, name the run's folder or one of its steps"

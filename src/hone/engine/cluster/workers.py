@@ -16,6 +16,7 @@ import torch
 
 import hone
 from hone.config import OnlineConfig, SFTConfig
+from hone.config.secrets import SECRETS
 from hone.engine.cluster import local
 from hone.engine.cluster.machines import FewerMachines, ray, usable_nodes
 from hone.engine.cluster.watch import LOOK_S, Watch, answer_of, is_about_touch, side_loop, why
@@ -87,8 +88,7 @@ class Workers:
         sign = self.folder / f".sign_{uuid.uuid4().hex}"
         sign.touch()
         try:
-            secret = {name: os.environ[name] for name in SECRET if name in os.environ}
-            self.about = self.everyone("hello", str(sign), secret, seconds=START_S)
+            self.about = self.everyone("hello", str(sign), self._secret(), seconds=START_S)
         finally:
             sign.unlink(missing_ok=True)
         self._check_alike()
@@ -117,8 +117,16 @@ class Workers:
             "OMP_WAIT_POLICY": "PASSIVE",
             "TOKENIZERS_PARALLELISM": "false",
             **self._devices(),
-            **{name: os.environ[name] for name in PASSED_ON if name in os.environ},
+            **{name: value for name, value in self._passed_on().items() if SECRETS.scrub(value) == value},
         }
+
+    def _passed_on(self) -> dict[str, str]:
+        return {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+
+    def _secret(self) -> dict[str, str]:
+        """What a rank is told once it runs, also what is secret by chance, such as an address with a password."""
+        passed = {name: value for name, value in self._passed_on().items() if SECRETS.scrub(value) != value}
+        return passed | {name: os.environ[name] for name in SECRET if name in os.environ}
 
     def _devices(self) -> dict[str, str]:
         """The network that the ranks talk over: where all are on this machine, none."""
