@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,9 +73,11 @@ def special_texts(tokenizer: Any) -> tuple[str, ...]:
     return tuple({*added, *tokenizer.all_special_tokens} - {""})
 
 
-def traits_of(tokenizer: Any, template: str, specials: Sequence[str]) -> Traits:
-    """What the template wants and writes."""
-    return _Probe(tokenizer, template, specials).traits()
+def traits_of(
+    tokenizer: Any, template: str, specials: Sequence[str], variables: Mapping[str, Any] | None = None
+) -> Traits:
+    """What the template wants and writes; `variables` are further ones that it is given."""
+    return _Probe(tokenizer, template, specials, variables or {}).traits()
 
 
 def turn_ends(tokenizer: Any) -> tuple[int, ...]:
@@ -99,8 +101,11 @@ def end_notice(tokenizer: Any) -> str:
 
 
 class _Probe:
-    def __init__(self, tokenizer: Any, template: str, specials: Sequence[str]) -> None:
+    def __init__(
+        self, tokenizer: Any, template: str, specials: Sequence[str], variables: Mapping[str, Any]
+    ) -> None:
         self.tokenizer, self.template, self.specials = tokenizer, template, tuple(specials)
+        self.variables = variables
         self.parts = self.text_arguments = self.null_content = False
 
     def traits(self) -> Traits:
@@ -129,6 +134,7 @@ class _Probe:
         try:
             return self.tokenizer.apply_chat_template(
                 content,
+                **self.variables,
                 tools=tools,
                 chat_template=self.template,
                 add_generation_prompt=generation,

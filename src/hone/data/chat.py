@@ -175,7 +175,7 @@ class Encoder:
         """What the template that is used with such tools wants and writes."""
         template = self.template(tools)
         if template not in self._traits:
-            self._traits[template] = traits_of(self.tokenizer, template, self.specials)
+            self._traits[template] = traits_of(self.tokenizer, template, self.specials, self.template_kwargs)
         return self._traits[template]
 
     def apply(self, messages: Sequence[Message], tools: Any, kwargs: Mapping[str, Any]) -> Any:

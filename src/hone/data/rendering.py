@@ -244,8 +244,8 @@ class Shapes:
 
 _WHY = {
     "reasoning dropped": (
-        " by the chat template (most leave out that of earlier turns), so such turns are trained on as answers without "
-        "it. Split conversations before each question, or set sft.only_unmask_final=true, to train on it"
+        " by the chat template (most leave out that of earlier turns). Where such a turn is trained on, it is an "
+        "answer without it: split conversations before each question, or set sft.only_unmask_final=true"
     ),
     "text beside a call dropped": " by the chat template",
     "end of text untrained": (
