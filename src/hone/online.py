@@ -233,9 +233,11 @@ def stop_when_reached(metrics: dict[str, float], config: OnlineConfig, run: Run)
     name, threshold = config.loop.stop_at_validation_metric, config.loop.stop_at_validation_threshold
     if name is None or threshold is None:
         return
-    value = metrics.get(column_of(name if ":" in name else f"val:{name}", metrics))
+    full = name if ":" in name else f"val:{name}"
+    column = column_of(full, metrics)
+    value = metrics.get(column)
     if value is not None and value >= threshold:
-        run.stop(f"{name} reached {value:.4g}")
+        run.stop(f"{name if column == flat_metric(full) else column} reached {value:.4g}")
 
 
 def _print_samples(rollouts: Sequence[Rollout], run: Run, count: int) -> None:

@@ -6,9 +6,10 @@ import asyncio
 from typing import Any
 
 import pytest
-from tiny import make_groups
+from tiny import grpo_config, make_groups
 
 from hone.evaluation.metrics import is_right
+from hone.online import stop_when_reached
 from hone.rollout.collect import score_rollouts
 from hone.rollout.describe import describe
 from hone.rollout.environments.outcome import Played, add_rewards
@@ -66,6 +67,28 @@ def test_accuracy_is_the_share_of_right_answers_or_not_there(
     for name, values in said.items():
         given = [value for value in values if value is not None]
         assert metrics[f"reward_{name}"] == pytest.approx(sum(given) / len(given))
+
+
+@pytest.mark.parametrize(
+    ("metrics", "said"),
+    [
+        ({"val_accuracy": 0.95, "val_reward": 0.1}, "accuracy reached 0.95"),
+        ({"val_accuracy": 0.5, "val_reward": 3.0}, None),
+        ({"val_reward": 3.0}, "val_reward reached 3"),  # nothing says right or wrong
+        ({"reward": 3.0}, None),
+    ],
+)
+def test_a_goal_is_called_what_it_is(metrics: dict[str, float], said: str | None) -> None:
+    class Stopped:
+        reason: str | None = None
+
+        def stop(self, reason: str) -> None:
+            self.reason = reason
+
+    config = grpo_config(grpo={"stop_at_validation_metric": "accuracy", "stop_at_validation_threshold": 0.9})
+    run = Stopped()
+    stop_when_reached(metrics, config, run)  # type: ignore[arg-type]
+    assert run.reason == said
 
 
 def test_an_environment_judges_where_no_function_does() -> None:
