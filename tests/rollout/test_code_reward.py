@@ -57,6 +57,20 @@ def test_what_the_prompt_defines_is_the_prompts_to_the_tests() -> None:
     assert graded(completions, row, prompt=prompt) == [1.0, 0.0, 0.0]
 
 
+def test_setup_serves_the_program_and_may_use_it() -> None:
+    """As of LeetCode's `isBadVersion`, and of MBPP's trees of the program's own class."""
+    uses = "def first(n): return next(i for i in range(n) if is_bad(i))"
+    row = {"test_list": ["assert first(9) == 4"], "test_setup_code": "def is_bad(n): return n >= 4"}
+    assert graded([uses, "def first(n): return 3"], row) == [1.0, 0.0]
+    tree = "class Node:\n    def __init__(self, d): self.d, self.left = d, None\n"
+    height = "def height(n): return 1 + height(n.left) if n else 0"
+    row = {
+        "test_list": ["assert height(root) == 2"],
+        "test_setup_code": "root = Node(1)\r\nroot.left = Node(2)",
+    }
+    assert graded([tree + height, tree + height.replace("1 +", "2 +")], row) == [1.0, 0.0]
+
+
 @pytest.mark.parametrize(
     "test",
     [

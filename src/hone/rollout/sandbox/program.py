@@ -47,7 +47,8 @@ def run(jail: Jail, request: Mapping[str, Any], streams: list[int]) -> NoReturn:
 
 def _attempt(names: dict[str, Any], judged: bool) -> list[Any]:
     try:
-        source = text().decode("utf-8", "surrogatepass")
+        setup, source = json.loads(text())
+        _set_up(setup, names)
         exec(compile(source, "<program>", "exec", dont_inherit=True), names)
     except SystemExit as error:
         return [error.code in (None, 0) and not judged, "SystemExit", ""]
@@ -55,6 +56,14 @@ def _attempt(names: dict[str, Any], judged: bool) -> list[Any]:
         # Nothing may pass: the process belongs to the program now, and what it raised is the result.
         return [False, type(error).__name__[:100], said(error)]
     return [True, "", ""]
+
+
+def _set_up(setup: str, names: dict[str, Any]) -> None:
+    """What a program may use. What of it uses the program in turn cannot be run yet, and is the tests' to run."""
+    try:
+        exec(compile(setup, "<setup>", "exec", dont_inherit=True), names)
+    except BaseException:
+        return
 
 
 def _answer(names: dict[str, Any]) -> None:

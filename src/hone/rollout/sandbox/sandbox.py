@@ -94,11 +94,12 @@ class Sandbox:
         *,
         tests: Sequence[str] = (),
         support: str = "",
+        setup: str = "",
         stdin: str = "",
         timeout_s: float | None = None,
     ) -> Outcome:
-        """Run a program to its end; then `support` and each of `tests`, in another process, where the names that it
-        left behind stand for what is in its own.
+        """Run a program to its end, in the names that `setup` leaves, as far as that can be run; then `support` and
+        each of `tests`, in another process, where the names that the program left stand for what is in its own.
 
         A test passes when it raises nothing. Values of built-in types are compared as they are; other objects stay
         with the program, and are asked for their attributes, items and methods. Raises Unsafe (see `start`); whatever
@@ -110,6 +111,7 @@ class Sandbox:
             "source": source,
             "tests": list(tests),
             "support": support,
+            "setup": setup,
             "stdin": stdin,
             "seconds": seconds,
             "limits": asdict(self.limits),

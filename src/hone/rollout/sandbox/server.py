@@ -95,7 +95,7 @@ class Watched:
         begin = time.monotonic()
         limits = request["limits"]
         texts = {"stdin": request["stdin"].encode(errors="replace")}
-        texts["source"] = request["source"].encode(errors="surrogatepass")
+        texts["source"] = json.dumps([request["setup"], request["source"]]).encode()
         if request["tests"]:
             tests = {"support": request["support"], "tests": request["tests"]}
             texts["tests"] = json.dumps(tests).encode()

@@ -43,6 +43,8 @@ class Tests:
     asserts: list[str] = field(default_factory=list)
     support: str = ""
     """Run after the program and before the asserts: imports, a `check` function."""
+    setup: str = ""
+    """Run before the program, too, which may use it."""
     pairs: list[tuple[str, str]] = field(default_factory=list)
 
 
@@ -105,7 +107,7 @@ def _run(program: str, tests: Tests) -> tuple[str, list[bool]]:
     """The cause of the first failure (`ok` without one), and which tests passed."""
     box = sandbox()
     if tests.asserts:
-        outcome = box.run(program, tests=tests.asserts, support=tests.support)
+        outcome = box.run(program, tests=tests.asserts, support=tests.support, setup=tests.setup)
         return outcome.cause, outcome.passed
     first, passed = "ok", []
     deadline = time.monotonic() + box.limits.timeout_s
@@ -155,8 +157,8 @@ def _tests(row: Mapping[str, Any], column: str | None, most: int | None, prompt:
     if isinstance(value, str):
         entry = row.get("entry_point")
         if entry and "def check" in value:
-            return Tests([f"check({entry})"], f"{support}\n{_given(prompt, str(entry))}\n{value}")
-        return Tests([value], support)
+            return Tests([f"check({entry})"], f"{support}\n{_given(prompt, str(entry))}\n{value}", support)
+        return Tests([value], support, support)
     if isinstance(value, Mapping) or name == "inputs":
         both = (
             value if isinstance(value, Mapping) else {"inputs": value, "outputs": _parsed(row.get("outputs"))}
@@ -164,7 +166,7 @@ def _tests(row: Mapping[str, Any], column: str | None, most: int | None, prompt:
         value = [{"input": i, "output": o} for i, o in zip(both["inputs"], both["outputs"], strict=True)]
     value = value[:most]
     if all(isinstance(each, str) for each in value):
-        return Tests(list(value), support)
+        return Tests(list(value), support, support)
     return Tests(pairs=[(_text(each["input"]), _text(each["output"])) for each in value])
 
 
