@@ -31,6 +31,8 @@ give: `hone sft policy.train_global_batch_size=8` has micro-batches of 8, whatev
 Only two given values can contradict each other, and the error names both. A setting that one choice alone reads
 asks for that choice (`policy.lora.dim=16` for LoRA, `dpo.simpo_gamma=1` for SimPO) unless the choice is given, too.
 
+`NEMO_LOG_LEVEL=DEBUG` prints the resolved settings, every step's metrics and what the libraries log.
+
 Folders and files are paths of this machine; an address such as `s3://…` is refused by name. Data may lie elsewhere:
 `data.*.dataset_name` takes what fsspec reads (`s3://`, `gs://`, `hf://` …, with the package for it installed).
 """

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from hone import __version__
-from hone.errors import ConfigError, HoneError, Interrupted, disk_full
+from hone.errors import ConfigError, HoneError, Interrupted, disk_full, visible
 
 KINDS = ("sft", "dpo", "rm", "grpo", "ppo", "distill", "eval")
 
@@ -93,7 +93,7 @@ def reported(command: Callable[[], int]) -> int:
 
 def _fail(message: str, code: int) -> int:
     sys.stdout.flush()
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {visible(message)}", file=sys.stderr)
     return code
 
 
@@ -166,6 +166,7 @@ def _run(kind: str, argv: list[str]) -> int:
     options = parser.parse_intermixed_args(argv)
     loaded = load(kind, options.config, options.overrides)
     start = importlib.import_module("hone.launch.start")
+    start.log_as_asked(loaded)
     start.spare_the_hub(loaded)
     if options.dry_run:
         return _call("hone.launch.plan", kind, loaded)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import unicodedata
 from pathlib import Path
 
 
@@ -73,8 +74,29 @@ def disk_full(error: OSError) -> str | None:
     )
 
 
+def visible(text: str) -> str:
+    """The text, with what steers a terminal or cannot be encoded written out: `\\x1b`, `\\udcff`. Lines stay."""
+    return "".join(
+        char
+        if char in "\n\t" or (unicodedata.category(char) not in ("Cc", "Cs") and char not in _TURNS)
+        else char.encode("unicode_escape").decode()
+        for char in text
+    )
+
+
+_TURNS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+"""What turns the direction of text, so that it reads as another."""
+
+
 def install_command(what: str) -> str:
     """The shell command that installs `what` for this Python: a bare `pip` is often that of another one."""
     python, here = Path(sys.executable), Path.cwd()
     shown = os.path.relpath(python, here) if python.is_relative_to(here) else python
-    return f'{shown} -m pip install "{what}"'
+    if not what.startswith("hone["):
+        return f'{shown} -m pip install "{what}"'
+    # Of the checkout: the package index has a stranger's package of the name.
+    source, extra = Path(__file__).resolve().parents[2], what.removeprefix("hone")
+    if not (source / "pyproject.toml").is_file():
+        return f"{shown} -m pip install -e '.{extra}', in Hone's source folder"
+    folder = os.path.relpath(source, here) if source.is_relative_to(here) else source
+    return f"{shown} -m pip install -e '{folder}{extra}'"

@@ -65,6 +65,7 @@ def test_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gib: float, state
 
 
 def test_optional_parts_say_how_to_get_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(Path(__file__).resolve().parents[2])
     real = doctor.importlib.util.find_spec
 
     def find_spec(name: str, package: Any = None) -> Any:
@@ -73,7 +74,7 @@ def test_optional_parts_say_how_to_get_them(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr("importlib.util.find_spec", find_spec)
     found = {finding.name: finding for finding in doctor.optional()}
     assert found["wandb"].state == "absent"
-    assert found["wandb"].fix.endswith(' -m pip install "hone[wandb]"')
+    assert found["wandb"].fix.endswith(" -m pip install -e '.[wandb]'")
 
 
 def test_what_is_open_to_programs_of_a_model_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -75,3 +77,19 @@ def test_reachable_means_that_the_endpoint_takes_a_connection(monkeypatch: pytes
     assert not start.reachable()
     monkeypatch.setattr("urllib.request.getproxies", lambda: {"https": "http://proxy"})
     assert start.reachable()
+
+
+def test_nemos_log_level(tmp_path: Path) -> None:
+    code = "import sys; from hone.config import load; from hone.launch.start import log_as_asked;"
+    code += "log_as_asked(load('sft', None, ['sft.seed=4321']))"
+
+    def said(level: str | None) -> subprocess.CompletedProcess[str]:
+        wanted = {} if level is None else {"NEMO_LOG_LEVEL": level}
+        environment = {key: value for key, value in os.environ.items() if key != "NEMO_LOG_LEVEL"} | wanted
+        return subprocess.run(
+            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60
+        )
+
+    assert "seed: 4321" in said("DEBUG").stderr
+    assert said("info").stderr == said(None).stderr == ""
+    assert "NEMO_LOG_LEVEL=LOUD: choose one of DEBUG" in said("LOUD").stderr

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import math
+import os
 from collections.abc import Iterator
 
 from hone.config.adapter_checks import adapters
 from hone.config.environment_checks import turns
+from hone.config.given import shown
 from hone.config.kinds import section_of
 from hone.config.metric_names import METRICS
 from hone.config.online_checks import divides, environments, online, sampling, validates
@@ -104,6 +107,7 @@ def _policy(policy: PolicyConfig) -> Iterator[str]:
             f"policy.pipeline_parallel_size={policy.pipeline_parallel_size}: Hone has no pipelines, FSDP spreads the "
             "layers' weights over all ranks. Set it to 1"
         )
+    yield from _optimizer(policy)
     phases = policy.scheduler or []
     named = [phase for phase in phases if phase.milestones is None]
     milestones = [phase.milestones for phase in phases if phase.milestones is not None]
@@ -116,9 +120,28 @@ def _policy(policy: PolicyConfig) -> Iterator[str]:
         )
 
 
+def _optimizer(policy: PolicyConfig) -> Iterator[str]:
+    """Arguments that every optimizer has as numbers."""
+    given = policy.optimizer.kwargs
+    for key in ("lr", "weight_decay", "eps", "momentum"):
+        value = given.get(key, 0.0)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+            yield f"policy.optimizer.kwargs.{key}={shown(value)}: expected a number, at least 0"
+    betas = given.get("betas", [])
+    if not isinstance(betas, list | tuple) or not all(isinstance(beta, int | float) for beta in betas):
+        yield f"policy.optimizer.kwargs.betas={shown(betas)}: expected a list of numbers, such as [0.9, 0.999]"
+
+
 def _run(config: SFTConfig | DPOConfig | RMConfig | OnlineConfig) -> Iterator[str]:
     kind, loop = next(kind for kind, root in ROOTS.items() if type(config) is root), config.loop
     own = section_of(kind)
+    cluster, cores = config.cluster, os.cpu_count() or 1
+    most = max(64, 8 * cores)
+    if cluster.ray_address is None and cluster.num_nodes == 1 and (cluster.cpu_workers_per_node or 0) > most:
+        yield (
+            f"cluster.cpu_workers_per_node={cluster.cpu_workers_per_node}: this machine has {cores} cores: set at most "
+            f"{most}"
+        )
     if loop.max_num_epochs is None and loop.max_num_steps is None:
         yield f"{own}.max_num_epochs and {own}.max_num_steps are both null, so the run has no end: set one"
     settings = config.checkpointing

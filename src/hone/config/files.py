@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import yaml
 
@@ -53,9 +53,53 @@ class _Dumper(yaml.SafeDumper):
     yaml_implicit_resolvers = _resolvers(yaml.SafeDumper.yaml_implicit_resolvers)
 
 
+DEEPEST = 100
+"""Levels of nesting that a configuration may have."""
+LARGEST = 100_000
+"""Values that aliases may stand for."""
+
+
 def parse(text: str) -> Any:
-    """One YAML value. Raises yaml.YAMLError."""
-    return yaml.load(text, Loader=_Loader)  # a SafeLoader
+    """One YAML value. Raises yaml.YAMLError, also for what is nested or multiplied without end."""
+    if len(text) > 2000 or "*" in text or text.count("[") + text.count("{") > DEEPEST:
+        _check_size(text)
+    try:
+        return yaml.load(text, Loader=_Loader)  # a SafeLoader
+    except ValueError as error:  # a number with more digits than Python converts
+        raise yaml.YAMLError(f"a number that is too long: {error}") from error
+
+
+def _check_size(text: str) -> None:
+    """Raise MarkedYAMLError for nesting that is too deep, an alias of what it is in, or aliases of aliases that make a
+    file of a few lines gigabytes. One pass over the events: nothing is built."""
+    sizes: dict[str, int] = {}
+    within: list[tuple[str | None, int]] = []
+    for event in yaml.parse(text, Loader=_Loader):
+        size, anchor = 1, getattr(event, "anchor", None)
+        if isinstance(event, yaml.CollectionStartEvent):
+            within.append((anchor, 1))
+            if len(within) > DEEPEST:
+                _refuse(event, f"nested more than {DEEPEST} levels deep")
+            continue
+        if isinstance(event, yaml.CollectionEndEvent):
+            anchor, size = within.pop()
+        elif isinstance(event, yaml.AliasEvent):
+            if any(anchor == name for name, _ in within):
+                _refuse(event, f"*{anchor} is inside of what it stands for")
+            size = sizes.get(str(anchor), 1)
+        elif not isinstance(event, yaml.ScalarEvent):
+            continue
+        if anchor is not None and not isinstance(event, yaml.AliasEvent):
+            sizes[anchor] = size
+        if within:
+            name, so_far = within[-1]
+            within[-1] = (name, so_far + size)
+        if max(size, within[-1][1] if within else 0) > LARGEST + len(text):
+            _refuse(event, f"aliases stand for more than {LARGEST} values")
+
+
+def _refuse(event: yaml.Event, problem: str) -> NoReturn:
+    raise yaml.MarkedYAMLError(None, None, problem, event.start_mark)  # type: ignore[arg-type]
 
 
 def dump(tree: Any) -> str:

@@ -17,9 +17,12 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from hone.config.trees import Path, dotted, get
+from hone.config.trees import Path, dotted, get, split_path
 from hone.errors import ConfigError
 
+LONGEST = 1_000_000
+"""Characters of one value with all that it refers to."""
+_REFERENCE = re.compile(r"(?<!\\)\$\{(\.*)([\w.\[\]-]+)\}")
 _ENVIRONMENT = re.compile(r"(?<!\\)\$\{([A-Z][A-Z0-9_]*)\}")
 
 
@@ -51,6 +54,7 @@ class Interpolator:
 
     def __init__(self, tree: dict[str, Any]) -> None:
         self._tree = tree
+        self._sizes: dict[Path, int] = {}
 
     @functools.cached_property
     def _root(self) -> DictConfig:
@@ -73,8 +77,9 @@ class Interpolator:
         value = get(self._tree, path)
         if not _has_interpolation(value):
             return copy.deepcopy(value) if isinstance(value, dict | list) else value
-        node: Any = self._root
+        self._check_size(path)
         try:
+            node: Any = self._root
             for part in path:
                 node = node[part]
             return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
@@ -82,6 +87,33 @@ class Interpolator:
             raise ConfigError(_explain(error, path)) from error
         except (TypeError, ZeroDivisionError) as error:  # from a resolver: ${div:1,0}, ${mul:a,b}
             raise ConfigError(f"{dotted(path)}: cannot compute its value: {error}") from error
+
+    def _check_size(self, path: Path) -> None:
+        """Raise ConfigError where `${…}` of `${…}` would make a value of a few lines millions of characters."""
+        if self._size(path, ()) > LONGEST:
+            raise ConfigError(
+                f"{dotted(path)}: its value is more than {LONGEST} characters long when all that it refers to is put in"
+            )
+
+    def _size(self, path: Path, above: tuple[Path, ...]) -> int:
+        if path in above:  # a circle, which resolving it reports
+            return 1
+        if path not in self._sizes:
+            self._sizes[path] = self._measured(get(self._tree, path), path, (*above, path))
+        return self._sizes[path]
+
+    def _measured(self, value: Any, path: Path, above: tuple[Path, ...]) -> int:
+        if isinstance(value, dict):
+            return sum(self._size((*path, key), above) for key in value)
+        if isinstance(value, list):
+            return sum(self._size((*path, place), above) for place in range(len(value)))
+        if not isinstance(value, str):
+            return 1
+        found = 0
+        for dots, name in _REFERENCE.findall(value):
+            start = path[: len(path) - len(dots)] if dots else ()
+            found += self._size((*start, *split_path(name)), above)
+        return min(len(value) + found, 10 * LONGEST)
 
 
 def _has_interpolation(value: Any) -> bool:
@@ -95,6 +127,8 @@ def _has_interpolation(value: Any) -> bool:
 def _explain(error: OmegaConfBaseException, path: Path) -> str:
     key = error.full_key or dotted(path)
     reason = (str(error.msg or error).strip().splitlines() or ["cannot be resolved"])[0]
+    if (resolver := re.search(r"Unsupported interpolation type (\w+)", reason)) is not None:
+        return f"{key}: there is no ${{{resolver.group(1)}:…}}; there are mul, add, div, max, ceil and oc.env"
     missing = re.search(r"Interpolation key '(.+?)' not found", reason)
     if missing:
         name = missing.group(1)

@@ -34,6 +34,7 @@ from hone.config.schema import (
 from hone.config.schema.grpo import Preset
 from hone.config.schema.run import RewardFunctionConfig
 from hone.config.secrets import SECRETS, masked, with_references
+from hone.config.soundness import unsound
 from hone.config.translate import Translation
 from hone.config.trees import Path, dotted, drop, escape, get, leaves, merge, put, split_path
 from hone.errors import ConfigError
@@ -176,7 +177,7 @@ def _user_layers(
             continue
         if override.remove:
             removed.append(override.path)
-    messages.raise_all(problems)
+    messages.raise_all([*problems, *unsound(user)])
     return user, [*layers, Layer("the command line", tuple(command_line))], removed
 
 

@@ -5,6 +5,7 @@ Nothing of torch or Hugging Face is imported here: a setting for them must be th
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import urllib.request
@@ -13,6 +14,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from hone.config import DistillConfig, EvalConfig, Loaded, OnlineConfig, PPOConfig, SFTConfig
+from hone.errors import ConfigError, visible
 from hone.importing import is_code
 
 FILES = (".jsonl", ".json", ".parquet")
@@ -22,12 +24,32 @@ def announce(kind: str, loaded: Loaded) -> None:
     """Print what a run is about, model, data and folder: its first step is seconds away."""
     config: SFTConfig | OnlineConfig | EvalConfig = loaded.config
     if isinstance(config, EvalConfig):
-        print(f"{kind}: {config.generation.model_name} on {config.data.dataset_name}", flush=True)
+        print(visible(f"{kind}: {config.generation.model_name} on {config.data.dataset_name}"), flush=True)
         return
     data = ", ".join(str(entry.dataset_name) for entry in config.data.train or [])
     folder = config.checkpointing.checkpoint_dir
     taught = f" from {config.teacher.model_name}" if isinstance(config, DistillConfig) else ""
-    print(f"{kind}: {config.policy.model_name}{taught} on {data}, into {folder}", flush=True)
+    print(visible(f"{kind}: {config.policy.model_name}{taught} on {data}, into {folder}"), flush=True)
+
+
+LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+
+
+def log_as_asked(loaded: Loaded) -> None:
+    """NEMO_LOG_LEVEL, as upstream has it: from which level on log records are printed, of Hone (DEBUG: its resolved
+    settings, every step's metrics) and of the libraries. Unset: none of Hone's. Raises ConfigError for no level."""
+    asked = os.environ.get("NEMO_LOG_LEVEL")
+    if asked is None:
+        return
+    level = asked.strip().upper()
+    if level not in LEVELS:
+        raise ConfigError(
+            f"the environment variable NEMO_LOG_LEVEL={asked}: choose one of {', '.join(LEVELS)}"
+        )
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    for library in ("TRANSFORMERS", "DATASETS", "HF_HUB"):
+        os.environ.setdefault(f"{library}_VERBOSITY", level.lower())
+    logging.getLogger(__name__).debug("resolved settings:\n%s", loaded.to_yaml())
 
 
 def spare_the_hub(loaded: Loaded) -> None:

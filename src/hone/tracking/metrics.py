@@ -7,6 +7,7 @@ and the same everywhere: a CSV column, a TensorBoard tag, a W&B or MLflow metric
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,8 @@ from hone.tracking.table import MetricTable
 
 if TYPE_CHECKING:
     from hone.config.schema import LoggerConfig
+
+LOGGER = logging.getLogger(__name__)
 
 
 class MetricLog:
@@ -47,6 +50,7 @@ class MetricLog:
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Write one step's metrics; they are on disk when this returns. A step may be logged in several
         parts."""
+        LOGGER.debug("step %d: %s", step, dict(metrics))
         metrics = {**metrics, **(self._gpu.metrics() if self._gpu is not None else {})}
         self._table.add(step, metrics)
         for sink in self._sinks:

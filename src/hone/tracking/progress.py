@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TextIO
 
+from hone.errors import visible
 from hone.tracking.activity import QUIET_S, Activity, duration
 
 if TYPE_CHECKING:
@@ -129,6 +130,7 @@ class Progress:
 
     def note(self, text: str) -> None:
         """Print a line above the live one: a checkpoint was written, an epoch begins."""
+        text = visible(text)
         if self._rich is not None:
             self._rich.console.print(text, markup=False, highlight=False)
         else:
