@@ -40,7 +40,7 @@ def _reason(s: Settings, path: Path) -> str | None:
 
 def _names(entry: Dormant, key: str, section: str) -> bool:
     patterns = [pattern.format(section=section) for pattern in entry.keys]
-    return any(key == name or (name.endswith(".*") and key.startswith(name[:-1])) for name in patterns)
+    return any(key == name or key.startswith(f"{name.removesuffix('.*')}.") for name in patterns)
 
 
 def _switch(config: BaseModel, path: Path) -> str | None:

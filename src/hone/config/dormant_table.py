@@ -55,9 +55,9 @@ SUPERVISED = ("sft", "dpo", "rm")
 ONLINE = ("grpo", "ppo", "distill")
 REWARDED = ("grpo", "ppo")
 _NAME = "{section}.adv_estimator.name"
-_LORA_OF_ADAPTER = ("dim", "alpha", "use_rslora", "use_dora", "target_modules", "match_all_linear")
+_LORA_OF_ADAPTER = ("dim", "alpha", "use_rslora", "use_dora", "target_modules")
 _ENV = (
-    *("kwargs", "action", "observation", "num_workers", "timeout_s", "load_timeout_s", "memory_limit_mb"),
+    *("kwargs", "num_workers", "timeout_s", "load_timeout_s", "memory_limit_mb"),
     *("max_observation_chars", "reward_weight", "max_wait_s"),
 )
 
