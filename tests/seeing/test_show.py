@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from seeing_making import HOSTILE, make_run, record, write
 
 from hone.cli import main
@@ -168,3 +169,20 @@ def test_small_things_by_hand() -> None:
     rows = [{"group": g, "reward": r} for g, r in (("a", 1), ("a", 1), ("b", 0), ("b", 1), ("c", 1))]
     assert mixed_groups(rows) == [[2, 3], [0, 1]]
     assert varied([0, 1, 3, 4, 2], rows, 3) == [0, 3, 4], "one of each prompt first"
+
+
+def test_names_and_settings_of_somebody_elses_run_steer_no_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A metric's name is a reward function's, and settings are text: both may hold anything in a foreign folder."""
+    run, other = make_run(tmp_path / "a"), make_run(tmp_path / "b")
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["policy"]["model_name"] = "m\x1b]0;t\x07"
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    table = (run / "metrics.csv").read_text().replace("reward_answer", "reward_an\x1b[2Jswer")
+    (run / "metrics.csv").write_text(table)
+    for argv in (["show", str(run)], ["show", str(run), "--compare", str(other)]):
+        assert main(argv) == 0
+        said = capsys.readouterr().out
+        assert "\x1b" not in said
+        assert "\\x1b" in said

@@ -22,7 +22,7 @@ def compare(console: Console, left: RunView, right: RunView) -> None:
         head(console, view)
     names = _names(left, right)
     present = list(dict.fromkeys([*left.metrics(), *right.metrics()]))
-    table = plain_table("metric", *(f">{name}, {at}" for at in ("best", "last") for name in names))
+    table = plain_table("metric", *(clean(f">{name}, {at}") for at in ("best", "last") for name in names))
     for line in summary_metrics(present):
         values = [view.values(line.lines[0][0])[1] for view in (left, right)]
         if not any(values):
@@ -30,7 +30,7 @@ def compare(console: Console, left: RunView, right: RunView) -> None:
         best = max if line.better > 0 else min
         cells = [number(best(found), line) if found and line.better else "" for found in values]
         cells += [number(found[-1], line) if found else "" for found in values]
-        table.add_row(line.title, *cells)
+        table.add_row(clean(line.title), *cells)
     console.print(table)
     differ, alone = differences(left, right)
     if alone:
@@ -38,9 +38,9 @@ def compare(console: Console, left: RunView, right: RunView) -> None:
     if not differ:
         console.print(Text("\nno setting that both have differs", style="dim"))
         return
-    settings = plain_table("setting", *names)
+    settings = plain_table("setting", *map(clean, names))
     for key, one, other in differ:
-        settings.add_row(key, one, other)
+        settings.add_row(clean(key), clean(one), clean(other))
     console.print(Text("\nsettings that differ", style="bold"))
     console.print(settings)
 

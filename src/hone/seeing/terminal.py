@@ -67,7 +67,9 @@ def show(console: Console, view: RunView, wanted: Wanted) -> None:
 def head(console: Console, view: RunView) -> None:
     """What the run is, and what has become of it."""
     console.print(
-        Text(f"{view.kind}: {view.model}", style="bold").append(f" on {view.data}", style="not bold")
+        Text(clean(f"{view.kind}: {view.model}"), style="bold").append(
+            clean(f" on {view.data}"), style="not bold"
+        )
     )
     best = view.best()
     parts = [view.state()]
@@ -95,11 +97,11 @@ def numbers(console: Console, view: RunView) -> None:
         best = "" if not line.better else number((max if line.better > 0 else min)(values), line)
         unit = f" ({line.unit})" if line.unit else ""
         table.add_row(
-            line.title + unit, number(values[0], line), best, number(values[-1], line), course(values)
+            clean(line.title + unit), number(values[0], line), best, number(values[-1], line), course(values)
         )
     console.print(table)
     if still:
-        console.print(Text("always the same: " + ", ".join(still), style="dim"))
+        console.print(Text(clean("always the same: " + ", ".join(still)), style="dim"))
 
 
 def show_metrics(console: Console, view: RunView, names: Sequence[str]) -> None:
@@ -113,7 +115,7 @@ def show_metrics(console: Console, view: RunView, names: Sequence[str]) -> None:
     head(console, view)
     rows = [row for row in view.rows if any(name in row for name in names)]
     kept = spaced(range(len(rows)), MOST_ROWS)
-    table = plain_table(">step", *(f">{name}" for name in names))
+    table = plain_table(">step", *(clean(f">{name}") for name in names))
     for place in kept:
         row = rows[place]
         table.add_row(f"{row['step']:.0f}", *(f"{row[name]:.6g}" if name in row else "" for name in names))
