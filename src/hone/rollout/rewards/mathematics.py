@@ -76,6 +76,7 @@ _LAST_LINE = re.compile(
 )
 MAX_ANSWER = 500  # characters: no gold answer is as long
 _MAX_DEPTH = 30  # brackets in brackets, on which a parser may spend minutes
+_JUXTAPOSED = re.compile(r"\d\s+\d")  # 2 1/2: a number to people, a product to a parser
 _NOT_GIVEN = ("nan", "n/a", "<na>", "null")
 _MAX_WORDS = 4  # a gold answer of more words is prose, which nothing can be compared with
 _MAX_NAME = 3  # letters that stand side by side may be a product: `xy`, but no longer ones
@@ -226,13 +227,13 @@ def _equal(given: Answer, gold: Answer) -> bool:
 def settles(answer: str) -> bool:
     """Whether an answer that is an equation says what something is. True for what is no equation.
 
-    Arithmetic must be true (to the decimals that it gives), and one unknown must stand alone: `3x = 18` does not say
+    Arithmetic must be true (but for rounding), and one unknown must stand alone: `3x = 18` does not say
     what x is, but `m + n = 113` says what was asked for.
     """
     sides = [side.strip() for side in _EQUALS.split(answer)]
     if len(sides) < 2:
         return True
-    known = [side for side in sides if side and _ARITHMETIC.fullmatch(side)]
+    known = [side for side in sides if _ARITHMETIC.fullmatch(side) and not _JUXTAPOSED.search(side)]
     if any(not _agree(left, right) for left, right in itertools.pairwise(known)):
         return False
     parsed = Answer(sides[0]).parsed
@@ -251,11 +252,11 @@ def _agree(left: str, right: str) -> bool:
 
     if verify(Answer(left).parsed, Answer(right).parsed, timeout_seconds=None):
         return True
-    places = re.fullmatch(r"-?[\d,]*\.(\d+)", right)
-    if places is None:
-        return False
     try:
-        difference = float(Answer(left).parsed[0]) - float(Answer(right).parsed[0])
+        mine, given = float(Answer(left).parsed[0]), float(Answer(right).parsed[0])
     except (TypeError, ValueError, IndexError, OverflowError):
         return True  # not arithmetic after all
-    return abs(difference) <= 0.5000001 * 10.0 ** -len(places[1])
+    decimals = re.fullmatch(r"-?[\d,]*\.(\d+)", right)
+    if decimals is not None:
+        return abs(mine - given) <= 0.5000001 * 10.0 ** -len(decimals[1])
+    return not mine.is_integer() and given.is_integer() and abs(mine - given) < 1  # rounded, up or down
