@@ -128,5 +128,6 @@ def check_fit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, policy
     if len(tokenizer) > rows:
         raise ConfigError(
             f"policy.tokenizer.name={policy.tokenizer.name} has {len(tokenizer)} tokens, but "
-            f"{policy.model_name} has embeddings for {rows}: use the model's own tokenizer"
+            f"{policy.model_name} has embeddings for {rows}: use the model's own tokenizer, or give the model rows for "
+            "new tokens first (`resize_token_embeddings` of transformers, then save_pretrained)"
         )
