@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 import annotated_types
@@ -153,6 +154,27 @@ def test_one_setting_alone(kind: Any, given: list[str], follows: dict[str, Any])
         key, _, said = text.partition("=")
         held = value(loaded.config, key)
         assert held == files.parse(said) or isinstance(held, dict)  # what was given stays
+
+
+def test_a_length_that_nobody_gave_follows_the_models_context(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "small").mkdir()
+    (tmp_path / "small" / "config.json").write_text('{"model_type": "gpt2", "n_positions": 256}')
+    cached = tmp_path / "hub" / "models--me--mine" / "snapshots" / "0123"
+    cached.mkdir(parents=True)
+    (cached / "config.json").write_text('{"text_config": {"max_position_embeddings": 128}}')
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    loaded = load("sft", None, [f"model={tmp_path / 'small'}"])
+    assert loaded.config.policy.max_total_sequence_length == loaded.config.data.max_input_seq_length == 256
+    assert any("max_total_sequence_length=256: not given" in notice for notice in loaded.notices)
+    given = load("sft", None, [f"model={tmp_path / 'small'}", "max_length=300"])
+    assert given.config.policy.max_total_sequence_length == 300  # which the run refuses, naming both
+    assert load("grpo", None, ["model=me/mine"]).config.policy.generation.max_new_tokens == 128
+    assert load("eval", None, ["model=me/mine"]).config.generation.max_model_len == 128
+    assert load("sft", None, ["model=me/other"]).config.policy.max_total_sequence_length == 1024
+    more = [f"model={tmp_path / 'small'}", "policy.hf_config_overrides={max_position_embeddings: 512}"]
+    assert load("sft", None, more).config.policy.max_total_sequence_length == 512
 
 
 def test_it_is_said_in_one_line_for_each_cause() -> None:

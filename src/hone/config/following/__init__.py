@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from hone.config.following import online, preferences, shared
+from hone.config.following.context import context
 from hone.config.following.settings import Follow, Rule, Settings
 from hone.config.schema import DPOConfig, EvalConfig, OnlineConfig, RewardedConfig
 
@@ -42,8 +43,8 @@ def told(moved: Iterable[Follow], shown_as: Callable[[str], str]) -> list[str]:
 
 def _rules(config: object) -> tuple[Rule, ...]:
     if isinstance(config, EvalConfig):
-        return (shared.evaluation, shared.turns)
-    rules: tuple[Rule, ...] = (shared.micro_batches, shared.layouts, shared.budgets, shared.adapters)
+        return (shared.evaluation, shared.turns, context)
+    rules: tuple[Rule, ...] = (shared.micro_batches, shared.layouts, shared.budgets, shared.adapters, context)
     if isinstance(config, DPOConfig):
         rules += preferences.RULES
     if isinstance(config, OnlineConfig):
