@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from hone import cli
 from hone.config import load
@@ -15,6 +18,7 @@ from hone.engine.build import tokenizer_of
 from hone.errors import DataError
 from hone.seeing.data import gather
 from hone.seeing.data_page import page
+from hone.seeing.data_terminal import show
 
 SFT = [
     {"messages": [{"role": "user", "content": "Hi 😀"}, {"role": "assistant", "content": "No.", "weight": 0},
@@ -91,6 +95,15 @@ def test_comparisons_and_prompts_on_the_terminal(tmp_path: Path, capsys: pytest.
     for part in ("Brief.<|im_end|>", "answer: 6", "goes on where a prompt ends", "<|im_start|>assistant"):
         assert part in out
     assert "⟦" not in out
+
+
+@pytest.mark.parametrize(("options", "marked"), [({}, False), ({"no_color": True}, True)])
+def test_without_colours_there_are_marks(options: dict[str, Any], marked: bool, tmp_path: Path) -> None:
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=True, color_system="standard", **options)
+    show(console, gather(load("dpo", None, arguments("dpo", tmp_path)), count=1))
+    assert ("⟦It is 4" in re.sub(r"\x1b\[[0-9;]*m", "", out.getvalue())) == marked
+    assert ("32mI" in out.getvalue()) != marked  # green
 
 
 def test_the_page_holds_the_same_and_runs_nothing(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ def show(console: Console, view: DataView) -> None:
     console.print(Text(clean(f"hone {view.kind}: {view.model}"), style="bold"))
     for line in view.datasets:
         console.print(Text(clean(line)))
-    console.print(legend(view, colours=console.is_terminal))
+    console.print(legend(view, colours=coloured(console)))
     for number, row in enumerate(view.rows):
         if not number:
             console.print(Text(f"\n{view.chosen}:", style="bold"))
@@ -35,6 +35,11 @@ def show(console: Console, view: DataView) -> None:
     for line in view.unread:
         console.print(Text("\ncolumns that are not read", style="bold yellow"))
         console.print(Text(clean(line)))
+
+
+def coloured(console: Console) -> bool:
+    """Whether colours reach whoever reads this (no pipe, NO_COLOR not set, TERM not dumb)."""
+    return console.color_system is not None and not console.no_color
 
 
 def legend(view: DataView, *, colours: bool) -> Text:
@@ -55,7 +60,7 @@ def _row(console: Console, view: DataView, row: Look) -> None:
     for side in row.sides:
         title = f"{side.name}: " if side.name else ""
         console.print(Text(clean(f"{title}{described(side, trains=view.trains)}"), style="cyan"))
-        console.print(drawn(side.pieces, colours=console.is_terminal))
+        console.print(drawn(side.pieces, colours=coloured(console)))
         for finding in side.findings:
             console.print(Text(clean(f"! {finding}"), style="yellow"))
     for name, value in row.facts.items():
