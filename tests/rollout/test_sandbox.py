@@ -256,8 +256,9 @@ def test_a_program_ends_with_the_process_that_wanted_it(namespaces: bool) -> Non
     assert owner.stdout is not None
     if not owner.stdout.readline():
         pytest.skip("no sandbox here")
-    time.sleep(0.5)
-    assert _of_sandboxes(owner.pid) >= 4  # the server, the program and its keeper, what it forked
+    assert _wait_for(
+        lambda: _of_sandboxes(owner.pid) >= 4 + namespaces
+    )  # server, spawner, keeper, program; a waiter
     owner.kill()
     owner.wait()
     assert _wait_for(lambda: _of_sandboxes(owner.pid) == 0)
