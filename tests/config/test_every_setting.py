@@ -227,6 +227,7 @@ SAYS_WHO_READS = re.compile(r"^(`?[a-z_+]+`?(, `?[a-z_+]+`?)*|OpenEnv): ")
 READ_BY_CHOICE = {
     # checks and what follows are about these
     *("loss_fn.mixed_kl_weight", "loss_fn.jsd_beta", "grpo.adv_estimator.reward_weights"),
+    *("env.action", "env.observation"),
     *("grpo.batch_multiplier", "ppo.batch_multiplier", "eval.metric", "dpo.reference_policy_kl_penalty"),
 }
 
