@@ -96,7 +96,7 @@ class Run:
         steps = self.checkpoints.steps() if self.config.checkpointing.enabled else []
         if steps:
             self.step = self._saved_step = self._first_step = steps[-1]
-            changed = check_same_run(self.yaml, self.checkpoints, self.checkpoints.path(self.step))
+            changed = check_same_run(self.kind, self.yaml, self.checkpoints, self.checkpoints.path(self.step))
             if self.finished:  # nothing will be done with it, so nothing needs to be loaded
                 self.latest = self.checkpoints.metrics(self.step)
                 return

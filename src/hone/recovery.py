@@ -11,6 +11,7 @@ import yaml
 
 from hone.config import OnlineConfig, SFTConfig
 from hone.config.changes import changes
+from hone.config.schema import ROOTS
 from hone.config.secrets import SECRETS
 from hone.engine.checkpoint import Checkpoints
 from hone.engine.checkpoint_reader import understood
@@ -50,13 +51,13 @@ async def keep_going(
         recovering = True
 
 
-def check_same_run(settings: str, checkpoints: Checkpoints, path: Path) -> list[str]:
-    """The keys of the resolved configuration `settings` that have changed since the checkpoint `path` was written.
-    Raises CheckpointError when they may not."""
+def check_same_run(kind: str, settings: str, checkpoints: Checkpoints, path: Path) -> list[str]:
+    """The keys of the resolved configuration `settings` of the command `kind` that have changed since the checkpoint
+    `path` was written. Raises CheckpointError when they may not."""
     verify(path, only="config.yaml", fallback=checkpoints.before(path))
     with understood(path / "config.yaml"):
         saved = SECRETS.hide_all(dict(yaml.safe_load((path / "config.yaml").read_text())))
-    changed, bad = changes(saved, yaml.safe_load(settings))
+    changed, bad = changes(saved, yaml.safe_load(settings), ROOTS[kind]().model_dump(warnings=False))
     if bad and not checkpoints.config.allow_config_change:
         raise CheckpointError(
             f"{path} was made with other settings ({'; '.join(bad[:6])}). For a new run set another "

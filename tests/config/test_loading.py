@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from hone.config import document, load
+from hone.config import SFTConfig, document, load
+from hone.config.changes import changes
 from hone.config.keys import all_keys
 from hone.config.loading import Kind
 from hone.config.schema import ROOTS
@@ -470,3 +472,17 @@ def test_a_limit_alone_is_one_of_the_data_that_comes_with_hone() -> None:
     assert any("data.dataset_name was not given" in notice for notice in loaded.notices)
     with pytest.raises(ConfigError, match=r"data\.train\.dataset_name is not set"):
         load("sft", None, ["policy.model_name=my/model", "data.validation.dataset_name=held_out.jsonl"])
+
+
+def test_a_setting_that_an_older_version_lacked_is_no_change_at_its_default() -> None:
+    config = yaml.safe_load(load("sft", None, []).to_yaml())
+    usual = SFTConfig().model_dump(warnings=False)
+    older = copy.deepcopy(config)
+    del older["policy"]["disable_dropout"]
+    assert changes(older, config, usual) == ([], [])
+    config["policy"]["disable_dropout"] = not usual["policy"]["disable_dropout"]
+    assert changes(older, config, usual)[1] == [
+        f"policy.disable_dropout: None -> {config['policy']['disable_dropout']}"
+    ]
+    config["policy"]["optimizer"]["kwargs"]["foreach"] = True  # what a class takes has no default here
+    assert len(changes(older, config, usual)[1]) == 2

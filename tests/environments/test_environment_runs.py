@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import subprocess
 import sys
@@ -12,6 +11,8 @@ from typing import Any
 import pytest
 from env_helpers import here
 from processes import ENVIRONMENT
+
+from hone.tracking.table import read_table
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = (
@@ -40,8 +41,7 @@ def hone(*arguments: str) -> str:
 
 
 def metrics(run: Path) -> list[dict[str, Any]]:
-    with (run / "metrics.csv").open() as file:
-        return list(csv.DictReader(file))
+    return read_table(run / "metrics.csv")[1]
 
 
 @pytest.mark.slow

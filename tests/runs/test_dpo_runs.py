@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import shutil
 from pathlib import Path
 
@@ -22,6 +21,8 @@ from processes import (
     write_rows,
 )
 
+from hone.tracking.table import read_table
+
 SHORT = ("dpo.max_num_steps=4", "dpo.val_period=2", "checkpointing.save_period=2")
 
 
@@ -39,8 +40,7 @@ def four(place: Path) -> Path:
 
 
 def rows_of(run: Path) -> list[dict[str, str]]:
-    with (run / "metrics.csv").open() as file:
-        return list(csv.DictReader(file))
+    return read_table(run / "metrics.csv")[1]
 
 
 def test_metrics_have_the_fields_names(four: Path) -> None:

@@ -71,6 +71,8 @@ def test_a_run_done_again_is_another_model(place: Path, tmp_path: Path) -> None:
 def test_a_plan_converts_nothing(place: Path, tmp_path: Path) -> None:
     shutil.copytree(place / "first", tmp_path / "first")
     shutil.rmtree(tmp_path / "first" / "hf", ignore_errors=True)
+    for name in ("train.jsonl", "validation.jsonl", "rewards.py"):
+        shutil.copy(place / name, tmp_path)
     said = succeeded(hone("plan", *GRPO, "policy.model_name=first", cwd=tmp_path)).out
     assert "policy.model_name=first is a run" in said
     assert not (tmp_path / "first" / "hf").exists()

@@ -21,10 +21,16 @@ GONE = ("algorithm", "sequence_length_round")
 FREE_KEYS = (*GONE, *GOAL_KEYS, *LENGTH_KEYS, *VALIDATION_KEYS, *FIT_KEYS, "num_workers", "trust_remote_code")
 
 
-def changes(old: dict[str, Any], new: dict[str, Any]) -> tuple[list[str], list[str]]:
+def changes(
+    old: dict[str, Any], new: dict[str, Any], defaults: dict[str, Any]
+) -> tuple[list[str], list[str]]:
     """The keys that differ between two resolved configurations, and `key: old -> new` of those that change what a run
-    computes."""
-    found = list(_differences(old, new))
+    computes.
+
+    A resolved configuration has every key of its version. One that `old` lacks is of a later version, and no change as
+    long as it has its default.
+    """
+    found = list(_differences(old, new, defaults))
     bad = [
         f"{key}: {before!r} -> {after!r}"
         for key, before, after in found
@@ -33,9 +39,16 @@ def changes(old: dict[str, Any], new: dict[str, Any]) -> tuple[list[str], list[s
     return [key for key, _, _ in found], bad
 
 
-def _differences(old: Any, new: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+_ABSENT = object()
+
+
+def _differences(old: Any, new: Any, usual: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
     if isinstance(old, dict) and isinstance(new, dict):
         for key in sorted({*old, *new}):
-            yield from _differences(old.get(key), new.get(key), f"{prefix}.{key}" if prefix else str(key))
+            default = usual.get(key, _ABSENT) if isinstance(usual, dict) else _ABSENT
+            if key not in old and default is not _ABSENT and default == new[key]:
+                continue
+            path = f"{prefix}.{key}" if prefix else str(key)
+            yield from _differences(old.get(key), new.get(key), default, path)
     elif old != new:
         yield prefix, old, new

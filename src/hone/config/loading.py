@@ -184,15 +184,15 @@ def _user_layers(
 def _recipe(kind: Kind, name: Any, first: Translation, *, rewarded: bool) -> tuple[dict[str, Any], list[str]]:
     """What suits the embedded model, if the run is about one; its data only if the user gives none.
 
-    Another model gets of it the data and the rewards that go with them, if the user names no data at all.
+    Another model gets of it the data and the rewards that go with them, if the user says nothing of data but how much.
     """
     from hone import embedded  # the names of the embedded models live there; nothing heavy is imported
 
     own = isinstance(name, str) and embedded.is_embedded_model(name)
     dataset = ("data", "dataset_name") if kind == "eval" else ("data", "train")
     has_data = any(path[: len(dataset)] == dataset and path[-1] == "dataset_name" for path in first.given)
-    named = any(path[:1] == ("data",) and path[-1] == "dataset_name" for path in first.given)
-    if not own and named:
+    about_data = [path for path in first.given if path[:1] == ("data",)]
+    if not own and any(path[-1] != "limit" for path in about_data):
         return {}, []
     tree = files.merged(files.chain(FilePath(embedded.recipe(kind))))
     if has_data:
