@@ -166,6 +166,7 @@ class TestEvaluation:
         fails(
             *self.ARGV,
             "eval.k_value=2",
+            "eval.num_tests_per_prompt=1",
             cwd=place,
             code=2,
             says=("eval.k_value=2", "eval.num_tests_per_prompt=1"),

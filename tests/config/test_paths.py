@@ -23,6 +23,7 @@ NO_PATHS = {
     *("project", "experiment_name", "run_name", "env_name"),  # names that are shown, or that data choose
     *("subset", "split", "input_key", "output_key", "chosen_key", "rejected_key", "prompt_template"),
     *("action", "observation", "stop_strings", "target_modules", "exclude_modules", "datasets", "envs"),
+    "modules_to_save",
 }
 ADDRESSES = {"dataset_name": "fsspec reads it", "tracking_uri": "a server", "ray_address": "a server"}
 OTHER_NAMES = {"OptimizerConfig.name", "SchedulerEntry.name", "RewardFunctionConfig.name", "WandbConfig.name"}
