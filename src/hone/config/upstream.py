@@ -220,6 +220,11 @@ def _needed(value: Any, ours: Callable[[str], Any]) -> bool:
 
 
 _PPO = [
+    Rule(
+        "ppo.skip_reference_policy_logprobs_calculation",
+        "they are computed where loss_fn.reference_policy_kl_penalty needs them",
+        at=(False,),
+    ),
     neutral(
         "ppo.skip_reference_policy_logprobs_calculation",
         _needed,
