@@ -69,7 +69,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     },
     "cohere2": {**SLIDING, "layer_types": ["sliding_attention", "full_attention"], "logit_scale": 0.5},
 }
-BY_TOKENS = {"enabled": True, "train_mb_tokens": 90, "logprob_mb_tokens": 90, "sequence_length_round": 8}
+BY_TOKENS = {"enabled": True, "train_mb_tokens": 90, "logprob_mb_tokens": 90}
 NEVER_PACKED = ("gpt_oss", "llama4_text")
 """One is not told of borders by `transformers`, the other counts its chunks from the row's beginning."""
 LAYOUTS: dict[str, dict[str, Any]] = {
