@@ -263,7 +263,10 @@ TRIED: set[str] = set()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", HEADINGS)
+@pytest.mark.parametrize(
+    "kind",
+    [kind if kind in ("sft", "grpo") else pytest.param(kind, marks=pytest.mark.long) for kind in HEADINGS],
+)
 def test_each_of_upstreams_keys_has_an_effect_or_a_reason(
     kind: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -78,6 +78,26 @@ def test_a_plan_converts_nothing(place: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "first" / "hf").exists()
 
 
+@pytest.mark.parametrize("file", ["state.pt", "policy/weights/.metadata", "policy/weights/__0_0.distcp"])
+def test_a_plan_refuses_the_damaged_checkpoint_that_the_run_refuses(
+    file: str, place: Path, tmp_path: Path
+) -> None:
+    for name in ("train.jsonl", "validation.jsonl", "rewards.py"):
+        shutil.copy(place / name, tmp_path)
+    shutil.copytree(place / "first", tmp_path / "first")
+    shutil.rmtree(tmp_path / "first" / "hf", ignore_errors=True)
+    spoilt = tmp_path / "first" / "step_4" / file
+    content = bytearray(spoilt.read_bytes())
+    content[len(content) // 2] ^= 1
+    spoilt.write_bytes(content)
+    planned = hone("plan", *GRPO, "policy.model_name=first", cwd=tmp_path)
+    ran = hone(*GRPO, "policy.model_name=first", cwd=tmp_path)
+    errors = [[line for line in one.err.splitlines() if line.startswith("error:")] for one in (planned, ran)]
+    assert errors[0] == errors[1]
+    assert f"{file} is not what was written" in errors[0][0]
+    assert planned.code == ran.code == 1
+
+
 def test_every_model_of_a_run_may_be_another_run(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
     taught = load("distill", None, ["policy.model_name=hone/tiny", "teacher.model_name=first"])

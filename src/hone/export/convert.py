@@ -31,6 +31,9 @@ from hone.model.load import auto_class, load_tokenizer, stop_tokens
 from hone.model.reasons import UNREADABLE, one_line
 from hone.model.scalar import has_scalar_head
 
+FIX = "Convert another checkpoint of the run"
+"""What to do about one that is damaged."""
+
 
 def locate(run_or_step: Path) -> tuple[Path, Path]:
     """The config.yaml and weights folder of a step folder, or of the newest step of a run's folder."""
@@ -69,7 +72,7 @@ def convert(
         raise CheckpointError(f"{hf_ckpt_path} is not empty: remove it or choose another folder")
     policy_folder = dcp_ckpt_path.parent
     if (policy_folder.parent / "manifest.json").is_file():
-        verify(policy_folder.parent, fix="Convert another checkpoint of the run")
+        verify(policy_folder.parent, fix=FIX)
     if not ((dcp_ckpt_path / ".metadata").is_file() and (policy_folder / "model" / "config.json").is_file()):
         raise CheckpointError(f"{dcp_ckpt_path} holds no DCP checkpoint: give a step's policy/weights folder")
     settings = _settings(config_path, policy_folder.name)

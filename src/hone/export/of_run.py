@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from hone.config import Loaded
-from hone.engine.manifest import MANIFEST
+from hone.engine.manifest import MANIFEST, verify
 from hone.errors import CheckpointError
-from hone.export.convert import convert, locate
+from hone.export.convert import FIX, convert, locate
 
 PARTS = ("policy", "teacher", "value", "generation")
 """Sections that name a model."""
+
+READ_BY_A_PLAN = 64 << 20
+"""Bytes of the largest file of a checkpoint whose content a plan looks at; of larger ones it looks at the size."""
 
 
 def with_models_of_runs(loaded: Loaded[Any], *, only_described: bool = False) -> Loaded[Any]:
@@ -59,7 +62,11 @@ def _renamed(holder: Any, key: str, kind: str, only_described: bool, trust_remot
     step = step_of(name) if isinstance(name, str) else None
     if step is None:
         return None
-    found = step / "policy" / kind if only_described else model_of(step, trust_remote_code=trust_remote_code)
+    if only_described:
+        verify(step, fix=FIX, largest=READ_BY_A_PLAN)
+        found = step / "policy" / kind
+    else:
+        found = model_of(step, trust_remote_code=trust_remote_code)
     setattr(holder, key, str(found))
     return found
 
