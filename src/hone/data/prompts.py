@@ -209,7 +209,8 @@ def _fit(parts: Sequence[Part], encoder: Encoder, limit: Limit, tally: Tally) ->
 
 def _too_long(part: Part, overlong: dict[int, int], limit: Limit) -> DataError:
     row, length = next(iter(overlong.items()))
-    others = f" ({len(overlong) - 1} other rows are too long as well)" if len(overlong) > 1 else ""
+    more = len(overlong) - 1
+    others = f" ({more} other {'row is' if more == 1 else 'rows are'} too long as well)" if more else ""
     return DataError(
         f"{part.rows.where(row)}: the prompt has {length} tokens, but at most {limit.tokens} are allowed by "
         f"{limit.reason}{others}. Raise it, or leave such rows out with data.overlong_prompts=drop"

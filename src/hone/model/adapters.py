@@ -55,6 +55,11 @@ def with_lora(model: PreTrainedModel, lora: LoraConfig, *, seed: int = 0) -> Pre
     return with_adapter(model, settings, seed=seed, named=f"policy.lora.target_modules={lora.target_modules}")
 
 
+def is_linear(module: nn.Module) -> bool:
+    """Whether an adapter can stand beside it: a matrix product (GPT-2 has its own class of one)."""
+    return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
+
+
 def with_adapter(
     model: PreTrainedModel, settings: Any, *, seed: int = 0, named: str = SETTINGS
 ) -> PreTrainedModel:
@@ -68,7 +73,11 @@ def with_adapter(
         try:
             adapted = import_peft().get_peft_model(model, settings)
         except ValueError as error:
-            raise ConfigError(f"{named}: {error}") from error
+            kinds = sorted(
+                {name.rpartition(".")[2] for name, part in model.named_modules() if is_linear(part)}
+            )
+            there = f". The linear modules of this model are {', '.join(kinds)}"
+            raise ConfigError(f"{named}: {str(error).rstrip('.')}{there}") from error
         if xavier:  # upstream's beginning, which PEFT lacks
             for name, weight in adapted.named_parameters():
                 if f".lora_A.{NAME}" in name:
