@@ -66,6 +66,12 @@ def test_what_is_shown_is_what_is_trained_on(kind: str, tmp_path: Path) -> None:
     assert shown(loaded, count=data.num_rows) == wanted
 
 
+@pytest.fixture(autouse=True)
+def wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A terminal that breaks no path."""
+    monkeypatch.setenv("COLUMNS", "400")
+
+
 def test_the_terminal_marks_what_is_learned_from_and_says_what_is_not(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

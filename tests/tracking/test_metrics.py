@@ -271,7 +271,7 @@ def test_tensorboard_shows_no_step_twice_after_resuming(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["wandb", "mlflow"])
 def test_enabled_but_not_installed_names_the_fix(tmp_path: Path, monkeypatch: Any, name: str) -> None:
     monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(ConfigError, match=rf'{name} is not installed: .* -m pip install "hone\[{name}\]"'):
+    with pytest.raises(ConfigError, match=rf"{name} is not installed: .* -m pip install -e '\.\[{name}\]'"):
         MetricLog(RunFolder(tmp_path), settings(**{f"{name}_enabled": True}))
 
 
