@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Play, asking
 from env_helpers import TOOLS, Scripted, here
+from environments.conftest import Play, asking
 
 from hone.errors import ConfigError, DataError, RewardError
 from hone.rollout.environments.outcome import Played, add_rewards, check_failures, metrics_of

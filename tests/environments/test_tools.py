@@ -6,8 +6,8 @@ import json
 from typing import Any
 
 import pytest
-from conftest import Play, asking
 from env_helpers import TOOLS, here
+from environments.conftest import Play, asking
 
 from hone.errors import ConfigError
 

@@ -11,21 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from rollout.conftest import LIMITS
 
 from hone.rollout.sandbox import Sandbox, SandboxLimits, Unsafe
-
-LIMITS = SandboxLimits(timeout_s=5.0, memory_mb=256, max_processes=12, disk_mb=8, output_kb=64)
-
-
-@pytest.fixture(scope="module")
-def sandbox() -> Iterator[Sandbox]:
-    box = Sandbox(LIMITS)
-    try:
-        box.start()
-    except Unsafe as error:
-        pytest.skip(str(error))
-    with box:
-        yield box
 
 
 def test_tests_are_judged_one_by_one(sandbox: Sandbox) -> None:

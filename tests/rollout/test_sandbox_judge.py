@@ -2,25 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
-from hone.rollout.sandbox import Sandbox, SandboxLimits, Unsafe
-
-LIMITS = SandboxLimits(timeout_s=5.0, memory_mb=256, max_processes=12, disk_mb=8, output_kb=64)
-
-
-@pytest.fixture(scope="module")
-def sandbox() -> Iterator[Sandbox]:
-    box = Sandbox(LIMITS)
-    try:
-        box.start()
-    except Unsafe as error:
-        pytest.skip(str(error))
-    with box:
-        yield box
-
+from hone.rollout.sandbox import Sandbox
 
 USED = """
 ### in place
