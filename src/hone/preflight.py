@@ -22,13 +22,13 @@ from hone.data import PromptData, build_prompts
 from hone.engine.build import tokenizer_of
 from hone.engine.checkpoint import Checkpoints
 from hone.methods import Method, method_of
-from hone.process import check_writable
+from hone.process import check_could_write, written_folders
 from hone.recovery import check_same_run
 from hone.rollout.collect import open_pool
 from hone.rollout.environments.episode import Episodes
 from hone.rollout.rewards.pool import RewardPool
 from hone.rollout.source import open_episodes
-from hone.tracking import Activity, RunFolder, check_sinks, working
+from hone.tracking import Activity, check_sinks, working
 
 
 def check_run(loaded: Loaded[Any]) -> None:
@@ -85,7 +85,8 @@ async def prepared(
 
 def check(loaded: Loaded[Any]) -> None:
     """Raise what would stop a training run before its first step. Nothing is written."""
-    check_folders(loaded.config)
+    for path, key in written_folders(loaded.config):
+        check_could_write(path, key)
     if not isinstance(loaded.config, OnlineConfig):
         engine.check(loaded.config, prepare(loaded)[0])
         return
@@ -95,23 +96,3 @@ def check(loaded: Loaded[Any]) -> None:
             engine.check(loaded.config, ready.tokenizer)
 
     asyncio.run(check_online())
-
-
-def check_folders(config: Any) -> None:
-    """Raise ConfigError for a folder that the run could not write to, and leave none behind that was not there."""
-    if hasattr(config, "checkpointing"):
-        folder = RunFolder(config.checkpointing.checkpoint_dir, config.logger.log_dir)
-        named = [
-            (folder.logs, "logger.log_dir" if config.logger.log_dir else "checkpointing.checkpoint_dir"),
-            (folder.path, "checkpointing.checkpoint_dir"),
-        ]
-    else:
-        named = [(Path(config.eval.save_path), "eval.save_path")] if config.eval.save_path else []
-    for path, key in named:
-        new = [one for one in (path, *path.parents) if not one.exists()]
-        try:
-            check_writable(path, key)
-        finally:
-            for one in new:  # the innermost first
-                if one.is_dir():
-                    one.rmdir()

@@ -117,11 +117,17 @@ def claimed(config: SFTConfig | OnlineConfig) -> Iterator[None]:
 
     The claim ends with the process, however that ends.
     """
-    folder = RunFolder(config.checkpointing.checkpoint_dir, config.logger.log_dir)
-    check_writable(folder.logs, "logger.log_dir" if config.logger.log_dir else "checkpointing.checkpoint_dir")
-    check_writable(folder.path, "checkpointing.checkpoint_dir")
-    with hold(folder.path, "checkpointing.checkpoint_dir"):
+    for path, key in written_folders(config):
+        check_writable(path, key)
+    with hold(Path(config.checkpointing.checkpoint_dir), "checkpointing.checkpoint_dir"):
         yield
+
+
+def written_folders(config: SFTConfig | OnlineConfig) -> list[tuple[Path, str]]:
+    """The folders that a run writes to, each with the setting that names it."""
+    folder = RunFolder(config.checkpointing.checkpoint_dir, config.logger.log_dir)
+    logs = "logger.log_dir" if config.logger.log_dir else "checkpointing.checkpoint_dir"
+    return [(folder.logs, logs), (folder.path, "checkpointing.checkpoint_dir")]
 
 
 @contextlib.contextmanager
@@ -166,3 +172,14 @@ def check_writable(path: Path, key: str) -> None:
             raise  # the command line says what to do about a full disk
         reason = "it is a file" if isinstance(error, FileExistsError) else error.strerror or str(error)
         raise ConfigError(f"{key}={path} cannot be written to: {reason}. Name a folder that can") from error
+
+
+def check_could_write(path: Path, key: str) -> None:
+    """`check_writable`, leaving no folder behind that was not there."""
+    new = [one for one in (path, *path.parents) if not one.exists()]
+    try:
+        check_writable(path, key)
+    finally:
+        for one in new:  # the innermost first
+            if one.is_dir():
+                one.rmdir()

@@ -225,6 +225,10 @@ REFUSED = {
     "an evaluation of a missing column": (
         *("eval", "data.dataset_name=sft.jsonl", "rewards.functions=[{name: answer}]"),
     ),
+    "an evaluation into a file": (
+        *("eval", "data.dataset_name=prompts.jsonl", "rewards.functions=[{name: answer}]"),
+        "eval.save_path=sft.jsonl/told",
+    ),
     "a method that does not fit the rows": ("rm", "data.train.dataset_name=sft.jsonl"),
     "answers that are not there": (
         *("distill", "data.train.dataset_name=prompts.jsonl", "distillation.on_policy_fraction=0.5"),

@@ -23,7 +23,7 @@ from hone.evaluation.metrics import answer_of, label_of, score
 from hone.export import with_models_of_runs
 from hone.model.load import load_tokenizer
 from hone.model.shape import load_shape
-from hone.process import check_writable, run_async
+from hone.process import check_could_write, check_writable, run_async
 from hone.rollout.collect import open_pool, scored_groups
 from hone.rollout.environments.episode import Episodes
 from hone.rollout.environments.outcome import metrics_of
@@ -89,6 +89,8 @@ async def prepared(config: EvalConfig, *, load_models: bool = True) -> AsyncIter
 def check(loaded: Loaded[EvalConfig]) -> None:
     """Raise what would stop the evaluation before its first answer. Nothing is written."""
     config = loaded.config
+    if config.eval.save_path:
+        check_could_write(Path(config.eval.save_path), "eval.save_path")
 
     async def prepare() -> None:
         async with prepared(config, load_models=False):
