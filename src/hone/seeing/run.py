@@ -107,12 +107,10 @@ class RunView:
             return "finished"
         total = self.story.get("total_steps")
         at = f"step {self.step}" + (f" of {total}" if total else "")
-        if (
-            "ended" in self.story
-        ):  # also while the process that wrote it still holds the folder: it writes the report
-            return (
-                f"{at}, stopped: {self.story['stopped']}" if self.story.get("stopped") else f"{at}, finished"
-            )
+        # Before the lock is looked at: the process that has ended the run holds it while it writes the report.
+        if "ended" in self.story:
+            stopped = self.story.get("stopped")
+            return f"{at}, stopped: {stopped}" if stopped else f"{at}, finished"
         if in_use(self.folder.path):
             return f"{at}, running"
         if self.story:
