@@ -157,9 +157,8 @@ def _built(
     check_several(config)
     machine_of(config.cluster)  # more GPUs than there are stop the run before Ray starts
     engine = build_on_cluster(config, tokenizer, shape, recovering=recovering)
-    seed_everything(
-        config.loop.seed
-    )  # this process's generators are saved, too; starting Ray draws from them
+    # This process's generators are saved, too, and starting Ray draws from them.
+    seed_everything(config.loop.seed)
     return _with_end_notice(engine, config, tokenizer)
 
 

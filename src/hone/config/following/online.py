@@ -60,9 +60,8 @@ def groups(s: Settings) -> Iterator[Follow]:
         yield Follow(prompts, max(1, s[prompts] // count), after)
         return
     yield Follow(dynamic, False, group)
-    own = (
-        isinstance(s.config, GRPOConfig) and s.config.grpo.preset is not None
-    )  # a method that was asked for stays
+    # A method that was asked for stays.
+    own = isinstance(s.config, GRPOConfig) and s.config.grpo.preset is not None
     if compares and not own:  # with itself, a completion has an advantage of 0
         if not s.given(name):
             yield Follow(name, "reinforce_plus_plus", group)

@@ -136,9 +136,8 @@ class Dialog:
             for message in messages
         ]
         turn: Message = {"role": "assistant", "content": _TURN}
-        if (
-            answers
-        ):  # some templates want a call for each result, and leave out the content beside calls, or move it
+        # Some templates want a call for each result, and leave out the content beside calls, or move it.
+        if answers:
             turn |= {"content": "", "tool_calls": calls}
         text = self._render([_ASKED, turn, *messages], generation=True)
         if _TURN not in text:

@@ -73,10 +73,8 @@ class Clock:
         self._begun, self._imported = now(), 0.0
         self._since: float | None = None
         self.listen()
-        self._since, self._imported = (
-            None,
-            0.0,
-        )  # what was told after the call before says nothing of this one
+        # What was told after the call before says nothing of this one.
+        self._since, self._imported = None, 0.0
 
     def listen(self) -> None:
         """Take what the worker has told."""

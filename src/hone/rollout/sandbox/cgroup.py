@@ -106,9 +106,8 @@ def _delegated() -> Iterator[Path]:
 
 def _legacy_group(kind: str) -> Path | None:
     own = _own_groups().get(kind)
-    for path in (
-        () if own is None else (_ROOT / kind / own.lstrip("/"), _ROOT / kind)
-    ):  # a container sees its own as /
+    # A container sees its own group as /.
+    for path in () if own is None else (_ROOT / kind / own.lstrip("/"), _ROOT / kind):
         if (path / "cgroup.procs").exists():
             return path
     return None
