@@ -36,7 +36,7 @@ def main(kind: str, loaded: Loaded, gpu: str | None = None) -> int:
     if not elsewhere(loaded.config, gpu) or reachable(loaded.config):
         checks = evaluation if isinstance(loaded.config, EvalConfig) else preflight
         checks.check(loaded)
-        parts.append(("checked", ["all that the run checks before its first step"]))
+        parts.append(("checked", ["all that the run checks without loading a model"]))
     else:
         parts.append(("checked", ["the settings alone: the model or the data are not here"]))
     print(f"hone {kind}: the run that this configuration describes")
