@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny
 import torch
-from engine.test_layouts import model_of
+from engine.test_layouts import EXPERTS, model_of
 from export.test_adapter_export import exported, logits, policy_of, trained
 from ranks import layout
-from transformers import AutoModelForCausalLM
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 from hone.config.schema.lora import LoraConfig
+from hone.engine.notices import model_notices
 from hone.engine.place import check_mesh
 from hone.errors import ConfigError
 from hone.model.adapters import with_lora
@@ -94,6 +96,38 @@ def test_experts_are_named_and_left_out_like_modules(
     family: str, lora: dict[str, Any], expected: set[str]
 ) -> None:
     assert adapted(family, **lora) == expected
+
+
+SHARED = "model.layers.*.mlp.shared_expert"
+DENSE = ", ".join(f"model.layers.*.mlp.{name}_proj" for name in ("gate", "up", "down"))
+
+
+@pytest.mark.parametrize(
+    ("family", "changes", "lora", "without"),
+    [
+        ("qwen2_moe", {}, {}, ", ".join(f"{SHARED}.{name}_proj" for name in ("gate", "up", "down"))),
+        ("qwen3_moe", {"mlp_only_layers": [0]}, {"exclude_modules": ["experts", "gate"]}, DENSE),
+        ("qwen2_moe", {}, {"exclude_modules": ["gate_proj", "up_proj", "down_proj", "gate"]}, ""),
+        ("qwen3_moe", {}, {}, ""),
+        ("llama", {}, {}, ""),
+    ],
+)
+def test_modules_that_get_no_adapter_are_named_at_the_start(
+    family: str, changes: dict[str, Any], lora: dict[str, Any], without: str, tmp_path: Path
+) -> None:
+    sizes = {**tiny._SHAPE, "vocab_size": tiny.VOCABULARY, **(EXPERTS if "moe" in family else {}), **changes}
+    config = CONFIG_MAPPING[family](**sizes)
+    config.save_pretrained(tmp_path)
+    run = tiny.sft_config(model_name=str(tmp_path), lora={"enabled": True, "dim": 2, **lora})
+    told = [text for text in model_notices(run, tiny.make_tokenizer()) if "no adapters" in text]
+    assert [text.partition(": PEFT")[0] for text in told] == (
+        [] if not without else [f"policy.lora: no adapters on {without}"]
+    )
+    model = with_lora(AutoModelForCausalLM.from_config(config), run.policy.lora)
+    adapters = {re.sub(r"\.\d+\.", ".*.", name) for name, _ in model.named_parameters() if ".lora_A." in name}
+    assert adapters
+    for name in filter(None, without.split(", ")):  # it is as the notice says
+        assert f"base_model.model.{name}.lora_A.default.weight" not in adapters
 
 
 @pytest.mark.parametrize(

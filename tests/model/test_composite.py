@@ -35,7 +35,7 @@ def test_a_text_model_out_of_a_checkpoint_of_text_and_vision_is_told_of(tmp_path
     (told,) = left_out("llama4", AutoConfig.from_pretrained(tmp_path))
     assert told.startswith("llama4 holds models of text and vision: the text model alone (Llama4ForCausalLM)")
     assert told.replace("llama4 ", f"{tmp_path} ", 1) in model_notices(
-        tiny.sft_config(model_name=str(tmp_path))
+        tiny.sft_config(model_name=str(tmp_path)), make_tokenizer()
     )
 
 

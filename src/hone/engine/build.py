@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from hone.chat_template import end_notice
 from hone.config import DistillConfig, EvalConfig, OnlineConfig, SFTConfig
 from hone.config.schema import PolicyConfig
 from hone.engine import planner
@@ -31,14 +30,7 @@ from hone.engine.place import alone, check_several, device_of_this_process, mach
 from hone.engine.reference import WithoutAdapters
 from hone.engine.spread import unspread_copy
 from hone.engine.threads import set_threads
-from hone.model import generation_config
-from hone.model.load import (
-    context_length,
-    load_model,
-    load_tokenizer,
-    resolve,
-    stop_tokens,
-)
+from hone.model.load import context_length, load_model, load_tokenizer, stop_tokens
 from hone.model.mesh import Mesh, mesh_of_one
 from hone.model.shape import ModelShape
 from hone.types import Generator, Scorer, Teacher, TrainedModel
@@ -135,10 +127,8 @@ def build(
 
     `recovering`: a run that lost machines may go on with fewer than it asks for.
     """
-    policy = config.policy
     engine = _built(config, tokenizer, check(config, tokenizer), recovering)
-    found = generation_config.notices("policy", policy.model_name, resolve(policy.model_name))
-    engine.notices = [*found, *engine.notices]
+    engine.notices += model_notices(config, tokenizer)
     return engine
 
 
@@ -150,8 +140,7 @@ def _built(
         settled, _ = planner.resolve(config, shape, machine_of(config.cluster))
         device = device_of_this_process(config.cluster)
         offload = settled.policy.cpu_offload and device.type == "cuda"
-        engine: Engine = build_here(settled, tokenizer, device, mesh_of_one(device.type) if offload else None)
-        return _with_end_notice(engine, config, tokenizer)
+        return build_here(settled, tokenizer, device, mesh_of_one(device.type) if offload else None)
     from hone.engine.cluster import build_on_cluster  # Ray, which a run in one process never imports
 
     check_several(config)
@@ -159,17 +148,6 @@ def _built(
     engine = build_on_cluster(config, tokenizer, shape, recovering=recovering)
     # This process's generators are saved, too, and starting Ray draws from them.
     seed_everything(config.loop.seed)
-    return _with_end_notice(engine, config, tokenizer)
-
-
-def _with_end_notice(
-    engine: Engine, config: SFTConfig | OnlineConfig, tokenizer: PreTrainedTokenizerBase
-) -> Engine:
-    """Say what the models came with, and that the turns of one that says something end with another token than the
-    tokenizer's end of sequence."""
-    engine.notices += model_notices(config)
-    if not config.policy.scalar and (text := end_notice(tokenizer)):
-        engine.notices.append(text)
     return engine
 
 

@@ -6,6 +6,7 @@ itself it finds them in some architectures and not in others, and leaves `exclud
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,14 @@ class Targets:
 
     modules: list[str] = field(default_factory=list)
     parameters: list[str] = field(default_factory=list)
+    without: list[str] = field(default_factory=list)
+    """Linear modules that are meant too and get no adapter: dense and shared experts of an architecture in which PEFT
+    takes their names (gate_proj, up_proj, down_proj) for those of the other experts' matrices."""
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Whether an adapter can stand beside it: a matrix product (GPT-2 has its own class of one)."""
+    return isinstance(module, nn.Linear | Conv1D)
 
 
 def has_experts(model: PreTrainedModel) -> bool:
@@ -51,10 +60,9 @@ def targets_of(model: PreTrainedModel, lora: LoraConfig, head: Sequence[str] = (
     old = set(ONE_BY_ONE) if routers else set()  # names that PEFT itself takes for those of experts
     output = model.get_output_embeddings()
     for name, module in model.named_modules():
-        linear = isinstance(module, nn.Linear | Conv1D) and module is not output
-        wanted = linear and _matches(name, named or [name]) and not _matches(name, excluded)
-        if wanted and name.rpartition(".")[2] not in old:
-            found.modules.append(name)
+        linear = is_linear(module) and module is not output
+        if linear and _matches(name, named or [name]) and not _matches(name, excluded):
+            (found.without if name.rpartition(".")[2] in old else found.modules).append(name)
     for name in [*experts, *routers]:
         holder, _, leaf = name.rpartition(".")
         wanted = not named or _matches(name, named) or _matches(holder, named)
@@ -69,8 +77,25 @@ def targets_of(model: PreTrainedModel, lora: LoraConfig, head: Sequence[str] = (
         raise ConfigError(
             f"policy.lora.target_modules={named or 'all linear modules'} without policy.lora.exclude_modules="
             f"{lora.exclude_modules} leaves no module of this model"
+            + (f" that PEFT can adapt: it cannot adapt {_by_layer(found.without)}" if found.without else "")
         )
     return found
+
+
+def notice(model: PreTrainedModel, lora: LoraConfig, *, part: str) -> list[str]:
+    """What to tell of modules that `lora` means and PEFT cannot adapt in this model."""
+    without = targets_of(model, lora, lora.modules_to_save).without if has_experts(model) else []
+    if not without:
+        return []
+    return [
+        f"{part}.lora: no adapters on {_by_layer(without)}: PEFT takes these names for those of the experts' matrices "
+        f"in {model.config.model_type} models. These modules are not trained"
+    ]
+
+
+def _by_layer(names: Sequence[str]) -> str:
+    """Names of modules, those of several layers once: model.layers.*.mlp.shared_expert.up_proj."""
+    return ", ".join(dict.fromkeys(re.sub(r"\.\d+\.", ".*.", name) for name in names))
 
 
 def check_experts(lora: LoraConfig) -> None:

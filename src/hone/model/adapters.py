@@ -15,7 +15,14 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from hone.errors import ConfigError, ModelError, install_command
-from hone.model.adapter_targets import check_experts, check_transposed, has_experts, ranks_of, targets_of
+from hone.model.adapter_targets import (
+    check_experts,
+    check_transposed,
+    has_experts,
+    is_linear,
+    ranks_of,
+    targets_of,
+)
 from hone.model.scalar import head_name, is_scalar
 
 if TYPE_CHECKING:
@@ -53,11 +60,6 @@ def with_lora(model: PreTrainedModel, lora: LoraConfig, *, seed: int = 0) -> Pre
     if empty:
         settings.init_lora_weights = True  # values come from elsewhere
     return with_adapter(model, settings, seed=seed, named=f"policy.lora.target_modules={lora.target_modules}")
-
-
-def is_linear(module: nn.Module) -> bool:
-    """Whether an adapter can stand beside it: a matrix product (GPT-2 has its own class of one)."""
-    return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
 
 
 def with_adapter(
