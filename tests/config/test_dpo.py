@@ -28,7 +28,12 @@ def test_the_resolved_file_loads_to_the_same(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (["dpo.preference_loss=sigmod"], ["dpo.preference_loss", "sigmoid"]),
+        (["dpo.preference_loss=sigmod"], ["dpo.preference_loss=sigmod: ", "did you mean sigmoid?"]),
+        (["dpo.loss_type=bogus"], ["dpo.loss_type=bogus: expected 'sigmoid', ", "'orpo' or 'cpo'"]),
+        (
+            ["dpo.preference_loss={ipoo: 1.0}"],
+            ["dpo.preference_loss.ipoo: expected 'sig", "did you mean ipo?"],
+        ),
         (["dpo.preference_loss={}"], ["names no loss"]),
         (["dpo.preference_loss={sigmoid: 0.0}"], ["above 0"]),
         (["dpo.preference_loss_weight=0"], ["dpo.sft_loss_weight", "nothing to learn"]),

@@ -12,7 +12,7 @@ from hone.config import keys
 from hone.config.given import shown
 from hone.config.schema import lora, run
 from hone.config.translate import Translation
-from hone.config.trees import ENTRY_LISTS, Path, get
+from hone.config.trees import MISSING, Path, get
 from hone.errors import ConfigError
 
 _EXPECTED = {
@@ -64,22 +64,31 @@ def sentences(
     return [_sentence(item, root, translation, tree) for item in own or items]
 
 
+def _place(loc: Path, tree: Any) -> Path:
+    """Where in the tree pydantic means, without what it says besides: a branch of a union, `[key]`, and places in what
+    a validator made of a text or of one entry."""
+    path: Path = ()
+    for part in loc:
+        if get(tree, (*path, part)) is not MISSING:
+            path = (*path, part)
+    return path
+
+
 def _sentence(item: dict[str, Any], root: type[BaseModel], translation: Translation, tree: Any) -> str:
-    path: Path = tuple(item["loc"])
-    for head in ENTRY_LISTS:  # one entry that is not in a list was made a list of one
-        if path[: len(head)] == head and isinstance(get(tree, head), dict):
-            path = (*head, *path[len(head) + 1 :])
-    if item["type"] == "extra_forbidden":
+    kind, context = item["type"], item.get("ctx", {})
+    path = _place(item["loc"], tree)
+    if kind == "extra_forbidden":
         return keys.unknown(root, path, set())
-    name, kind, context = translation.typed_as(path), item["type"], item.get("ctx", {})
-    value = shown(item["input"])
     if kind == "missing":
-        return f"{name}: is required"
+        return f"{translation.typed_as((*path, item['loc'][-1]))}: is required"
+    name, value = translation.typed_as(path), shown(item["input"])
     if kind == "literal_error":
         names = re.findall(r"'([^']*)'", context["expected"])
         near = difflib.get_close_matches(str(item["input"]), names, 1)
-        return f"{name}={value}: expected {context['expected']}" + (
-            f"; did you mean {near[0]}?" if near else ""
+        is_key = item["loc"][-1] == "[key]" and str(path[-1]) == value  # its value is another matter
+        return (
+            f"{name}{'' if is_key else f'={value}'}: expected {context['expected']}"
+            f"{f'; did you mean {near[0]}?' if near else ''}"
         )
     if kind in _LIMITS:
         limit, words = _LIMITS[kind]

@@ -155,7 +155,8 @@ class Translation:
         try:
             return self._interpolator.value(path)
         except ConfigError as error:
-            if str(error) not in self.problems:
+            follows = get(self._tree, path) == keys.derived_text(self.root, path)  # a key that is told itself
+            if not follows and str(error) not in self.problems:
                 self.problems.append(str(error))
             return MISSING
 
