@@ -81,8 +81,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "tracking",
     },
     "demo": {"errors", "embedded", "config", "online", "supervised", "evaluation", "export", "tracking"},
-    "completion": {"errors", "config"},
-    "cli": {"errors", "config", "export", "launch", "seeing"},
+    "cli": {"errors", "config", "embedded", "launch"},
     "__main__": {"cli"},
     "__init__": {"api", "errors"},
 }

@@ -164,7 +164,7 @@ def test_plan_infers_the_kind(
     overrides: list[str],
     kind: str,
 ) -> None:
-    plan = stand_in(monkeypatch, "hone.launch.plan")
+    plan = stand_in(monkeypatch, "hone.launch.plan", result=0)
     (tmp_path / "parent.yaml").write_text("loss_fn: {}\n")
     (tmp_path / "c.yaml").write_text(text)
     assert cli.main(["plan", "--config", str(tmp_path / "c.yaml"), *overrides]) == 0

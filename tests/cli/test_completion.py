@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from hone.cli import ABOUT, main
-from hone.completion import keys_of, script, values
+from hone.cli.completion import keys_of, script, values
 
 ALIASES = Path(__file__).resolve().parents[2] / "examples" / "aliases.sh"
 CASES = [
@@ -62,7 +62,7 @@ def test_what_a_real_shell_offers(shell: str) -> None:
         calls = "\n".join(f"echo (complete -C '{typed}' | string split -f 1 \\t)" for typed, _ in CASES)
     else:
         calls = {"bash": BASH, "zsh": ZSH}[shell] + "\n".join(f"typed '{typed}'" for typed, _ in CASES)
-    lines = _lines(shell, script(shell, ABOUT) + "\n" + calls)
+    lines = _lines(shell, script(shell) + "\n" + calls)
     found = [
         {word.rpartition("=")[2] if "=" in typed else word for word in line.split()}
         for (typed, _), line in zip(CASES, lines, strict=True)
@@ -71,9 +71,9 @@ def test_what_a_real_shell_offers(shell: str) -> None:
 
 
 def test_every_command_and_key_is_offered() -> None:
-    (line,) = _lines("bash", script("bash", ABOUT) + BASH + "typed 'hone '")
+    (line,) = _lines("bash", script("bash") + BASH + "typed 'hone '")
     assert set(line.split()) == ABOUT.keys()
-    (line,) = _lines("bash", script("bash", ABOUT) + BASH + "typed 'hone grpo '")
+    (line,) = _lines("bash", script("bash") + BASH + "typed 'hone grpo '")
     assert {word.rstrip("=") for word in line.split()} == set(keys_of("grpo"))
     assert {"policy.generation.temperature", "lr", "rewards.functions"} <= set(keys_of("grpo"))
     assert values()["grpo.reward_shaping.enabled"] == ("true", "false")

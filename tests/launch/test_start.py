@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from hone.cli import main
 from hone.config import load
 from hone.launch import start
 
@@ -93,3 +94,12 @@ def test_nemos_log_level(tmp_path: Path) -> None:
     assert "seed: 4321" in said("DEBUG").stderr
     assert said("info").stderr == said(None).stderr == ""
     assert "NEMO_LOG_LEVEL=LOUD: choose one of DEBUG" in said("LOUD").stderr
+
+
+@pytest.mark.parametrize("command", [["sft"], ["sft", "--dry-run"], ["plan", "sft"]])
+def test_each_command_with_settings_hears_the_log_level(
+    command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("NEMO_LOG_LEVEL", "LOUD")
+    assert main(command) == 2
+    assert "NEMO_LOG_LEVEL=LOUD: choose one of DEBUG" in capsys.readouterr().err

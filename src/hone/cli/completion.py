@@ -8,33 +8,26 @@ Python. Made from the schema, without torch.
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
+from hone import embedded
+from hone.cli.arguments import ABOUT
 from hone.config.common_names import common
 from hone.config.keys import all_keys
 from hone.config.schema import ROOTS
 from hone.errors import ConfigError
 
-MODELS = ("hone/tiny", "hone/tiny-sft")
 OPTIONS = ("--config", "--dry-run", "--help")
 SHELLS = ("bash", "zsh", "fish")
 
 
-def command(parser: argparse.ArgumentParser, argv: Sequence[str], about: Mapping[str, str]) -> int:
-    """`hone completion SHELL`."""
-    parser.add_argument("shell", help="bash, zsh or fish")
-    print(script(parser.parse_args(argv).shell, about))
-    return 0
-
-
-def script(shell: str, about: Mapping[str, str]) -> str:
-    """The script for a shell; `about` says each command in a line. Raises ConfigError for another shell."""
+def script(shell: str) -> str:
+    """The script for a shell. Raises ConfigError for another shell."""
     if shell not in SHELLS:
         raise ConfigError(f"hone completion {shell}: choose one of {', '.join(SHELLS)}")
-    return {"bash": _bash, "zsh": _zsh, "fish": _fish}[shell](about)
+    return {"bash": _bash, "zsh": _zsh, "fish": _fish}[shell]()
 
 
 def keys_of(kind: str) -> list[str]:
@@ -53,7 +46,7 @@ def values() -> dict[str, tuple[str, ...]]:
             if choices := tuple(dict.fromkeys(_choices(field.annotation))):
                 found[key] = tuple(dict.fromkeys((*found.get(key, ()), *choices)))
             elif key.endswith("model_name"):
-                found[key] = MODELS
+                found[key] = tuple(embedded.MODELS)
         for spelling in common(kind):
             if spelling.to[0] in found and spelling.value is None and spelling.compute is None:
                 found.setdefault(spelling.path, found[spelling.to[0]])
@@ -95,7 +88,7 @@ def _kinds(word: str = "|") -> str:
     return word.join(ROOTS)
 
 
-def _bash(about: Mapping[str, str]) -> str:
+def _bash() -> str:
     return f"""{_posix_tables()}
 _hone_reply() {{  # WORDS TYPED BEFORE AFTER
   local word
@@ -110,7 +103,7 @@ _hone() {{
   read -ra words <<< "${{line%"$cur"}}"
   COMPREPLY=()
   if [ "${{#words[@]}}" -le 1 ]; then
-    _hone_reply '{" ".join(about)}' "$cur" '' ' '
+    _hone_reply '{" ".join(ABOUT)}' "$cur" '' ' '
     return
   fi
   word="${{words[1]}}"
@@ -136,8 +129,8 @@ complete -o nospace -o default -F _hone hone
 """
 
 
-def _zsh(about: Mapping[str, str]) -> str:
-    described = "\n".join(f"    '{name}:{text.replace(chr(39), '')}'" for name, text in about.items())
+def _zsh() -> str:
+    described = "\n".join(f"    '{name}:{text.replace(chr(39), '')}'" for name, text in ABOUT.items())
     return f"""#compdef hone
 {_posix_tables()}
 _hone() {{
@@ -174,7 +167,7 @@ _hone() {{
 """
 
 
-def _fish(about: Mapping[str, str]) -> str:
+def _fish() -> str:
     keys = "\n".join(f"    case {kind}\n      string split ' ' '{' '.join(keys_of(kind))}'" for kind in ROOTS)
     few = "\n".join(
         f"    case {key}\n      string split ' ' '{' '.join(choices)}'"
@@ -182,7 +175,7 @@ def _fish(about: Mapping[str, str]) -> str:
     )
     commands = "\n".join(
         f"complete -c hone -n __hone_first -f -a {name} -d '{text.replace(chr(39), '')}'"
-        for name, text in about.items()
+        for name, text in ABOUT.items()
     )
     return f"""function __hone_keys
   switch $argv[1]

@@ -1,0 +1,108 @@
+"""The commands by name. What one needs is imported when it is called."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from hone import __version__
+from hone.cli.arguments import ABOUT, KINDS, parser_of
+from hone.cli.convert import convert
+from hone.cli.failures import reported
+from hone.cli.runs import of_some_kind, plan, run
+from hone.errors import ConfigError
+
+MODULES = {"eval-rm": "hone.evaluation.reward_model", "tune": "hone.tune", "show": "hone.seeing.command"}
+"""Modules whose `command(parser, argv)` is the whole command."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code: 0, a HoneError's own, 130 after Ctrl-C.
+
+    Expected failures print one line on stderr. Anything else is a defect of Hone and keeps its traceback.
+    """
+    return reported(lambda: _dispatch(list(sys.argv[1:] if argv is None else argv)))
+
+
+def _dispatch(argv: list[str]) -> int:
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(_overview())
+        return 0
+    if argv[0] in ("-V", "--version"):
+        print(f"hone {__version__}")
+        return 0
+    name, rest = argv[0], argv[1:]
+    commands: dict[str, Callable[[list[str]], int]] = {
+        **{kind: partial(run, kind) for kind in KINDS},
+        "eval-rm": partial(_of_module, "eval-rm"),
+        "convert": convert,
+        "show": _show,
+        "tune": partial(_of_module, "tune"),
+        "plan": plan,
+        "doctor": _doctor,
+        "config": _config,
+        "completion": _completion,
+    }
+    if name not in commands:
+        near = difflib.get_close_matches(name, commands, n=1)
+        hint = f"did you mean `hone {near[0]}`?" if near else f"the commands are {', '.join(commands)}"
+        raise ConfigError(f"unknown command {name!r}: {hint}")
+    # Tokenizers warn, and may deadlock, when a process that has used them forks (data and reward workers).
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # Threads that spin while they wait for each other made a busy two-core machine 5 times slower. Read once, by torch.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    return commands[name](rest)
+
+
+def _overview() -> str:
+    width = max(map(len, ABOUT)) + 2
+    lines = [f"  {name:<{width}}{about}" for name, about in ABOUT.items()]
+    return "\n".join(
+        [
+            "usage: hone COMMAND [--config FILE] [key=value ...]",
+            "",
+            "Post-training for language models.",
+            "",
+            *lines,
+            "",
+            f"`hone COMMAND --help` tells more. Without arguments, {', '.join(KINDS[:-1])} and {KINDS[-1]}",
+            "use the embedded model.",
+        ]
+    )
+
+
+def _of_module(name: str, argv: list[str]) -> int:
+    command: Callable[..., int] = importlib.import_module(MODULES[name]).command
+    return command(parser_of(name), argv)
+
+
+def _show(argv: list[str]) -> int:
+    if argv[:1] == ["data"]:
+        look: Callable[..., int] = importlib.import_module("hone.seeing.data_command").command
+        return look(parser_of("show"), argv[1:], of_some_kind)
+    return _of_module("show", argv)
+
+
+def _doctor(argv: list[str]) -> int:
+    parser_of("doctor").parse_args(argv)
+    return int(importlib.import_module("hone.launch.doctor").main())
+
+
+def _config(argv: list[str]) -> int:
+    parser = parser_of("config")
+    parser.add_argument("kind", choices=KINDS, help="the command whose settings to list")
+    parser.add_argument("key", nargs="?", help="one setting or section: policy.optimizer")
+    options = parser.parse_args(argv)
+    print(importlib.import_module("hone.config.explain").explained(options.kind, options.key))
+    return 0
+
+
+def _completion(argv: list[str]) -> int:
+    parser = parser_of("completion")
+    parser.add_argument("shell", help="bash, zsh or fish")
+    print(importlib.import_module("hone.cli.completion").script(parser.parse_args(argv).shell))
+    return 0

@@ -1,0 +1,36 @@
+"""How a command ends: its exit code, and one line for a failure that is expected."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+
+from hone.errors import HoneError, Interrupted, disk_full, visible
+
+
+def reported(command: Callable[[], int]) -> int:
+    """The exit code of a command, whose expected failures are printed."""
+    try:
+        return command()
+    except Interrupted as stopped:  # what was asked for is no error
+        sys.stdout.flush()
+        print(stopped, file=sys.stderr)
+        return stopped.exit_code
+    except HoneError as error:
+        return _fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        return _fail("interrupted", 130)
+    except BrokenPipeError:  # `hone config sft | head`: the reader has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 0
+    except OSError as error:
+        if (said := disk_full(error)) is None:
+            raise
+        return _fail(said, 1)
+
+
+def _fail(message: str, code: int) -> int:
+    sys.stdout.flush()
+    print(f"error: {visible(message)}", file=sys.stderr)
+    return code

@@ -1,0 +1,99 @@
+"""Commands that run a configuration, or plan it: `hone sft` and its like, `hone plan`."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from hone.cli.arguments import KINDS, parser_of, with_config
+from hone.cli.failures import reported
+from hone.errors import ConfigError
+
+RUNS = {
+    **dict.fromkeys(("sft", "dpo", "rm"), "hone.supervised"),
+    **dict.fromkeys(("grpo", "ppo", "distill"), "hone.online"),
+    "eval": "hone.evaluation",
+}
+"""Module whose `main(loaded)` does the work."""
+
+
+def run(kind: str, argv: list[str]) -> int:
+    """`hone KIND`; where several devices are asked for, in a process of its own."""
+    parser = with_config(parser_of(kind))
+    parser.add_argument("--dry-run", action="store_true", help=f"the same as hone plan {kind}")
+    options = parser.parse_intermixed_args(argv)
+    loaded = _load(kind, options.config, options.overrides)
+    if options.dry_run:
+        return _planned(kind, loaded)
+    importlib.import_module("hone.launch.start").announce(kind, loaded)
+    if kind != "eval" and loaded.config.cluster.several:
+        from hone.launch.guard import guarded
+
+        return guarded(loaded.config, lambda recovering: reported(partial(_work, kind, loaded, recovering)))
+    return _work(kind, loaded)
+
+
+def _work(kind: str, loaded: Any, recovering: bool = False) -> int:
+    """What a command is for."""
+    arguments = {"recovering": True} if recovering else {}
+    result = importlib.import_module(RUNS[kind]).main(loaded, **arguments)
+    if isinstance(result, dict) and "folder" in result:
+        print(_ending(result))
+    return 0
+
+
+def _ending(summary: Mapping[str, Any]) -> str:
+    if summary.get("message"):
+        return str(summary["message"])
+    why = f" ({summary['stopped']})" if summary.get("stopped") else ""
+    return (
+        f"{'stopped' if why else 'done'} at step {summary['step']}/{summary['total_steps']}{why} after "
+        f"{summary['seconds']:.1f} s: metrics.csv, curves.png and checkpoints are in {summary['folder']}"
+    )
+
+
+def plan(argv: list[str]) -> int:
+    """`hone plan`."""
+    parser = with_config(parser_of("plan"))
+    parser.usage = f"hone plan [{'|'.join(KINDS)}] [--gpu KIND] [--config FILE] [key=value ...]"
+    parser.add_argument(
+        "--gpu",
+        metavar="KIND",
+        help="plan for GPUs of this kind, here or not: A100-80G, H100-80G, ... or the GiB of one",
+    )
+    options = parser.parse_intermixed_args(argv)
+    loaded = of_some_kind(options.config, options.overrides)
+    return _planned(loaded.kind, loaded, options.gpu)
+
+
+def _planned(kind: str, *arguments: Any) -> int:
+    return int(importlib.import_module("hone.launch.plan").main(kind, *arguments))
+
+
+def of_some_kind(config: str | None, overrides: list[str]) -> Any:
+    """Settings of the kind that the first word names, or else of the one that they are for. Raises ConfigError."""
+    if overrides and overrides[0] in KINDS:
+        kind, *overrides = overrides
+    else:
+        from hone.launch.kind import infer_kind
+
+        kind = infer_kind(config, overrides)
+    return _load(kind, config, overrides)
+
+
+def _load(kind: str, config: str | None, overrides: list[str]) -> Any:
+    """`hone.config.load`, after a look at what is no override at all, and what has to be set before anything heavy is
+    imported. Raises ConfigError."""
+    for text in overrides:
+        if "=" in text or text.startswith("~"):
+            continue
+        if text.endswith((".yaml", ".yml")):
+            raise ConfigError(f"{text!r} is not an override: a file of settings is given as --config {text}")
+        raise ConfigError(f"{text!r} is not an override: write key=value, +key=value, ++key=value or ~key")
+    loaded = importlib.import_module("hone.config").load(kind, config, overrides)
+    start = importlib.import_module("hone.launch.start")
+    start.log_as_asked(loaded)
+    start.spare_the_hub(loaded)
+    return loaded
