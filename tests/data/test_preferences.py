@@ -152,20 +152,36 @@ def test_what_cannot_be_learned_from_is_counted_with_its_reason(chatml: Any, tmp
         {"prompt": [ASK], "chosen": [GOOD], "rejected": [GOOD]},
         {"context": [ASK], "response1": "a", "response2": "b", "overall_preference": 0},
         {"chosen": [ASK, GOOD], "rejected": [other, BAD]},
+        {"prompt": None, "chosen": [GOOD], "rejected": [BAD]},
         {"prompt": [{"role": "user", "content": " "}], "chosen": [GOOD], "rejected": [BAD]},
         {"prompt": [long], "chosen": [GOOD], "rejected": [BAD]},
         {"prompt": [ASK], "chosen": [BAD], "rejected": [GOOD]},
     ]
     data = data_of(rows, chatml, tmp_path, length=64)
-    assert [sample.unit for sample in data.next(5)] == ["rows:0@0"] * 2 + ["rows:6@0"] * 2
+    assert [sample.unit for sample in data.next(5)] == ["rows:0@0"] * 2 + ["rows:7@0"] * 2
     reasons = {name: count for name, count in data.counts.items() if name.startswith("excluded_")}
-    assert reasons.pop("excluded_rows") == 5
+    assert reasons.pop("excluded_rows") == 6
+    why = ("identical", "tie", "prompts_differ", "null_prompt", "empty_prompt", "truncated")
     assert {name: count for name, count in reasons.items() if count} == dict.fromkeys(
-        (f"excluded_{r}" for r in ("identical", "tie", "prompts_differ", "empty_prompt", "truncated")), 1
+        (f"excluded_{reason}" for reason in why), 1
     )
     assert data.left_out() == (
-        "5 of 7 rows are left out: 1 identical, 1 tie, 1 prompts differ, 1 empty prompt, 1 truncated"
+        "6 of 8 rows are left out: 1 identical, 1 tie, 1 prompts differ, 1 null prompt, 1 empty prompt, 1 truncated"
     )
+
+
+@pytest.mark.parametrize("column", ["prompt", "question", "conversations"])
+def test_a_prompt_that_is_null_is_named_where_the_sides_hold_none(
+    column: str, chatml: Any, tmp_path: Path
+) -> None:
+    rows = [
+        {column: None, "chosen": "4", "rejected": "5"},
+        {column: None, "chosen": [GOOD], "rejected": [BAD]},
+    ]
+    with pytest.raises(DataError, match=r"can be learned from \(2 null prompt\): look at its columns"):
+        data_of(rows, chatml, tmp_path)
+    whole = {column: None, "chosen": [ASK, GOOD], "rejected": [ASK, BAD]}
+    assert said(data_of([whole], chatml, tmp_path), chatml) == ANSWERS
 
 
 def test_sides_that_truncation_makes_the_same_are_left_out_when_drawn(chatml: Any, tmp_path: Path) -> None:

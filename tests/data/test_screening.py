@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import logging
 import os
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 from hone.config.schema import DPOConfig, SFTConfig
 from hone.data import build_preferences, build_supervised, screening
 from hone.data.chat import Encoder
+from hone.data.formats import Format
 
 TEXTS = ["apples", "", "<|im_end|> as text", "漢字 é", "the answer is 12", "\n\n  x "] * 20
 
@@ -24,6 +27,18 @@ def test_counts_are_those_of_the_tokens(name, request):
     kept = [text for text in TEXTS if "|" not in text]
     assert encoder.count_tokens(kept) == [len(encoder.tokens_of(text)) for text in kept]
     assert encoder.count_tokens(TEXTS)[2] > 4  # one by one: none of it is the control token
+
+
+def test_a_long_text_is_no_matter_for_a_warning_of_transformers(chatml, caplog, monkeypatch):
+    """Whether it is cut or refused is said by the run."""
+    logger = logging.getLogger("transformers")
+    monkeypatch.setattr(logger, "propagate", True)
+    tokenizer = copy.deepcopy(chatml)
+    tokenizer.model_max_length = 4
+    encoder = Encoder(tokenizer)
+    assert len(encoder.tokens_of("the answer is 12 " * 4)) > 4
+    encoder.encode(Format().supervised({"text": "the answer is 12 " * 4}))
+    assert caplog.text == ""
 
 
 def rows_of(path: Path, kind: str) -> str:

@@ -150,3 +150,72 @@ def test_an_evaluation_and_held_out_prompts() -> None:
     ]
     view = gather(load("grpo", None, few), count=1, validation=True)
     assert view.rows[0].where == "hone/word-problems (validation), row 0"
+
+
+REFUSED = {
+    "sft": (SFT[:2], {"messages": [{"role": "user", "content": "Hi"}]}, "no assistant message to learn from"),
+    "dpo": (DPO, {"text": "2+2?"}, "none of what comparisons are read from"),
+    "grpo": (GRPO, {"answer": "4"}, "no prompt: one of prompt, messages"),
+}
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_every_refused_row_is_listed_beside_those_that_are_fine(
+    kind: str, many: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fine, refused, why = REFUSED[kind]
+    path = tmp_path / "rows.jsonl"
+    rows = [refused, *fine, *[refused] * (24 if many else 1)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    count = len(rows) - len(fine)
+    wanted = ["show", "data", kind, f"data.train.dataset_name={path}", "data.shuffle=false"]
+    assert cli.main(wanted) == 1
+    out, err = capsys.readouterr()
+    assert "row 1 (line 2)" in out
+    assert "2+2" in out
+    assert f"refused, a run stops at them: {count}\n" in out
+    listed = [line for line in out.splitlines() if why in line]
+    assert len(listed) == min(count, 20)
+    assert listed[0].startswith(f"{path}, row 0 (line 1): ")
+    assert ("and 5 more" in out) == many
+    assert err.splitlines()[-1].startswith(f"error: a run stops at {count} rows of this data")
+    if not many:
+        page = tmp_path / "a.html"
+        assert cli.main([*wanted, "--html", str(page)]) == 1
+        assert "Refused, a run stops at them: 2" in page.read_text()
+        assert page.read_text().count(why) == 2
+
+
+def test_a_refused_row_that_is_asked_for_is_listed_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    rows = [*SFT[:2], *[{"messages": []}] * 30]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert cli.main(["show", "data", "sft", "--rows", "1,31", f"data.train.dataset_name={path}"]) == 1
+    assert "them: 30\n" + f"{path}, row 31 (line 32): " in capsys.readouterr().out
+
+
+def test_data_of_which_every_row_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "rows.jsonl"
+    for kind, (_, refused, why) in REFUSED.items():
+        path.write_text(json.dumps(refused) + "\n")
+        assert cli.main(["show", "data", kind, f"data.train.dataset_name={path}"]) == 1
+        out, err = capsys.readouterr()
+        assert f"{path}: every row is refused" in out
+        assert f"{path}, row 0 (line 1): " in out
+        assert why in out
+        assert err == "error: a run stops at 1 row of this data: mend or remove what is refused\n"
+
+
+def test_prompts_that_are_too_long_are_refused_rows(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    rows = [{"question": "apples " * 200}, *GRPO, {"question": "apples " * 300}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    length = "policy.max_total_sequence_length=96"
+    assert cli.main(["show", "data", "grpo", f"data.train.dataset_name={path}", length]) == 1
+    out = capsys.readouterr().out
+    assert out.count("tokens, but at most 95 are allowed by") == 2
+    assert "too long as well" not in out

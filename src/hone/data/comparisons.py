@@ -29,9 +29,9 @@ from hone.data.spans import common_length
 from hone.errors import DataError
 from hone.types import Message
 
-REASONS = ("identical", "tie", "prompts_differ", "empty_prompt", "truncated")
-"""Why a row is left out: both sides are the same; nobody preferred one; no common prompt; nothing asked; a side of
-which nothing is left within the longest sequence."""
+REASONS = ("identical", "tie", "prompts_differ", "null_prompt", "empty_prompt", "truncated")
+"""Why a row is left out: both sides are the same; nobody preferred one; no common prompt, and no column for one, or one
+that is null; nothing asked; a side of which nothing is left within the longest sequence."""
 _ASSISTANT, _HUMAN = "\n\nAssistant:", "\n\nHuman:"
 
 
@@ -190,9 +190,9 @@ def _pair(
         raise Unusable("identical")
     if isinstance(chosen, str) and isinstance(rejected, str):
         if prompt is None:
-            prompt, chosen, rejected = _split_text(chosen, rejected)
+            prompt, chosen, rejected = _split_text(row, chosen, rejected)
     elif not isinstance(chosen, str) and not isinstance(rejected, str):
-        prompt, chosen, rejected = _split_messages(prompt, chosen, rejected)
+        prompt, chosen, rejected = _split_messages(row, prompt, chosen, rejected)
     prompt = _prompt(prompt)
     return Comparison(
         _side(row, form, prompt, chosen),
@@ -229,7 +229,7 @@ def _prompt(value: Any) -> str | list[Message]:
     return prompt
 
 
-def _split_text(chosen: str, rejected: str) -> tuple[str, str, str]:
+def _split_text(row: Mapping[str, Any], chosen: str, rejected: str) -> tuple[str, str, str]:
     """The prompt that two texts begin with, and what follows it in each.
 
     A dialogue of HH-RLHF is split after the last `Assistant:` that both have. Any other text before the white space in
@@ -245,12 +245,12 @@ def _split_text(chosen: str, rejected: str) -> tuple[str, str, str]:
             at = max((i for i, letter in enumerate(shared) if letter.isspace()), default=0)
         at = len(shared[:at].rstrip())
     if not at:
-        raise Unusable("prompts_differ")
+        raise _nothing_shared(row)
     return shared[:at], chosen[at:], rejected[at:]
 
 
 def _split_messages(
-    prompt: Any, chosen: list[Message], rejected: list[Message]
+    row: Mapping[str, Any], prompt: Any, chosen: list[Message], rejected: list[Message]
 ) -> tuple[Any, list[Message], list[Message]]:
     """The messages that both sides begin with, and the rest of each. A prompt that is given as messages, and that the
     sides do not repeat, is the prompt."""
@@ -264,8 +264,14 @@ def _split_messages(
     while shared and chosen[shared - 1]["role"] == "assistant":  # one side goes on where the other ends
         shared -= 1
     if not any(m["role"] != "system" for m in chosen[:shared]):
-        raise Unusable("prompts_differ")
+        raise _nothing_shared(row)
     return chosen[:shared], chosen[shared:], rejected[shared:]
+
+
+def _nothing_shared(row: Mapping[str, Any]) -> Unusable:
+    """Why a row is left out whose sides begin with no prompt in common."""
+    null = any(row.get(c, "") is None for c in ("prompt", *columns.QUESTIONS, *CONVERSATIONS))
+    return Unusable("null_prompt" if null else "prompts_differ")
 
 
 def _margin(row: Mapping[str, Any]) -> float:

@@ -103,12 +103,13 @@ LOOKS = {
 """How to look at a row of each kind of run."""
 
 
-def look(kind: str, encoder: Encoder, part: Part, row: int) -> Look:
-    """A row as a run of that kind has it. Raises DataError naming the row."""
+def look(kind: str, encoder: Encoder, part: Part, row: int) -> Look | None:
+    """A row as a run of that kind has it; None for one that it refuses (`Part.refuse`)."""
     try:
         return LOOKS[kind](encoder, part, row)
     except DataError as error:
-        raise part.at(row, error) from error
+        part.refuse(row, error)
+        return None
 
 
 def _side(encoder: Encoder, name: str, encoded: Encoded) -> Side:

@@ -38,12 +38,26 @@ class Part:
     """Columns that were read of any row."""
     left_out: dict[int, str] = field(default_factory=dict)
     """Rows that are not drawn, and why."""
+    refused: dict[str, str] | None = None
+    """Places of rows that a run stops at, and why, where they are gathered; None: the first is raised."""
     digest: str | None = None
     """Of what all rows say, once they have been swept."""
 
-    def at(self, row: int, error: DataError) -> DataError:
-        """The error with the place of the row in front."""
-        return DataError(f"{self.rows.where(row)}: {error}")
+    def refuse(self, row: int, error: DataError) -> None:
+        """Raise the error with the place of the row in front; where refused rows are gathered, note it there."""
+        if self.refused is None:
+            raise DataError(f"{self.rows.where(row)}: {error}") from error
+        self.refused[self.rows.where(row)] = str(error)
+
+    def leave_out(self, reasons: Mapping[int, str]) -> None:
+        """Draw no more of these rows, for the reasons given, nor of refused ones. Raises DataError where all are
+        refused."""
+        self.left_out, refused = dict(reasons), self.refused or {}
+        if reasons or refused:
+            gone = {i for i in self.keep if i in reasons or (refused and self.rows.where(i) in refused)}
+            self.keep = [i for i in self.keep if i not in gone]
+        if not self.keep and not reasons:
+            raise DataError(f"{self.rows.name}: every row is refused")
 
     def kept(self) -> Iterator[tuple[int, dict[str, Any]]]:
         """(index, row) of the rows that can be drawn; one sweep, which is the cheap way to read them all."""
@@ -82,9 +96,10 @@ def encoder_of(config: Any, tokenizer: Any, *, closing: int = 0, only_unmask_fin
     )
 
 
-def load_parts(data: Any, seed: int, *, chat: bool) -> tuple[list[Part], list[Part]]:
-    """The training and the validation datasets of a `data` section; validation also holds what is set aside
-    by
+def load_parts(
+    data: Any, seed: int, *, chat: bool, refused: dict[str, str] | None = None
+) -> tuple[list[Part], list[Part]]:
+    """The training and the validation datasets of a `data` section; validation also holds what is set aside by
     `split_validation_size`. Raises DataError and ConfigError for what cannot be read."""
     if not data.train:
         raise ConfigError(
@@ -93,7 +108,7 @@ def load_parts(data: Any, seed: int, *, chat: bool) -> tuple[list[Part], list[Pa
     training: list[Part] = []
     validation: list[Part] = []
     for entry in data.train:
-        part = load_part(entry, "train", chat=chat)
+        part = load_part(entry, "train", chat=chat, refused=refused)
         if entry.split_validation_size:
             split_seed = entry.seed if entry.seed is not None else seed
             try:
@@ -103,14 +118,16 @@ def load_parts(data: Any, seed: int, *, chat: bool) -> tuple[list[Part], list[Pa
             validation.append(same_dataset(part, held))
             part.keep = kept
         training.append(part)
-    validation += [load_part(entry, "validation", chat=chat) for entry in data.validation or []]
+    validation += [
+        load_part(entry, "validation", chat=chat, refused=refused) for entry in data.validation or []
+    ]
     for parts in (training, validation):
         _make_labels_unique(parts)
     return training, validation
 
 
-def load_part(entry: Any, kind: str, *, chat: bool) -> Part:
-    """One dataset entry."""
+def load_part(entry: Any, kind: str, *, chat: bool, refused: dict[str, str] | None = None) -> Part:
+    """One dataset entry; with `refused`, rows that a run stops at are gathered there (`Part.refuse`)."""
     key = key_of(kind)
     if entry.dataset_name is None:
         raise ConfigError(f"{key}.dataset_name is not set: give a file, a folder or a hub name")
@@ -133,12 +150,15 @@ def load_part(entry: Any, kind: str, *, chat: bool) -> Part:
         env=entry.env_name or "",
         weight=getattr(entry, "weight", 1.0),
         repeat=getattr(entry, "repeat", 1),
+        refused=refused,
     )
 
 
 def same_dataset(part: Part, keep: Sequence[int]) -> Part:
     """Other rows of the same dataset."""
-    return Part(part.label, part.rows, part.format, keep, part.env, part.weight, part.repeat)
+    return Part(
+        part.label, part.rows, part.format, keep, part.env, part.weight, part.repeat, refused=part.refused
+    )
 
 
 def _type_name(value: Any) -> str:
@@ -218,11 +238,12 @@ class Drawn:
 
     def first(self, n: int) -> list[tuple[Part, int]]:
         """The datasets and rows of the first n draws of a run; nothing is drawn by it."""
+        return [(self._training[d], self._training[d].keep[i]) for d, i, _ in self._from_the_start().next(n)]
+
+    def _from_the_start(self) -> Mixture:
+        """The order of this run, of which nothing is drawn yet."""
         order = self._order
-        again = Mixture(
-            order.lengths, weights_of(self._training), order.shuffle, order.seed, order.max_epochs
-        )
-        return [(self._training[d], self._training[d].keep[i]) for d, i, _ in again.next(n)]
+        return Mixture(order.lengths, weights_of(self._training), order.shuffle, order.seed, order.max_epochs)
 
     def unread_columns(self) -> list[str]:
         """A sentence for each dataset that has columns of which training makes nothing."""

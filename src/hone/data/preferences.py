@@ -12,10 +12,9 @@ from functools import cached_property
 from typing import Any
 
 from hone.data import comparisons
-from hone.data.chat import Encoder
-from hone.data.comparisons import PAIRS, REASONS, Unusable
-from hone.data.cursor import Mixture
-from hone.data.parts import Drawn, Part, encoder_of, load_parts, weights_of
+from hone.data.chat import Encoder, Rendered
+from hone.data.comparisons import PAIRS, REASONS, Comparison, Unusable
+from hone.data.parts import Drawn, Part, encoder_of, load_parts
 from hone.data.rendering import Shapes
 from hone.data.rows import Row
 from hone.data.screening import LengthScreen, batches, screen_rows
@@ -30,11 +29,11 @@ _SO_FAR = ("drawn", "truncated", "excluded", "altered")
 """Counts of the run so far, which a checkpoint keeps."""
 
 
-def build_preferences(config: Any, tokenizer: Any) -> PreferenceData:
+def build_preferences(config: Any, tokenizer: Any, refused: dict[str, str] | None = None) -> PreferenceData:
     """The comparisons of a run, from `config.data`, `config.policy` and the seed and epochs of `config.loop`.
 
-    Every row is read here; rows are tokenised when they are first drawn. Raises DataError naming the row, ConfigError
-    naming the key.
+    Every row is read here; rows are tokenised when they are first drawn. Raises DataError naming the row (with
+    `refused` rows are gathered there by their places, and why), ConfigError naming the key.
     """
     for name in ("train", "validation"):
         for entry in getattr(config.data, name) or ():
@@ -45,7 +44,7 @@ def build_preferences(config: Any, tokenizer: Any) -> PreferenceData:
                 )
     # A token closes a text that is scored as a whole.
     encoder = encoder_of(config, tokenizer, closing=int(config.policy.scalar))
-    training, validation = load_parts(config.data, config.loop.seed, chat=encoder.chat)
+    training, validation = load_parts(config.data, config.loop.seed, chat=encoder.chat, refused=refused)
     return PreferenceData(
         training,
         validation,
@@ -118,14 +117,7 @@ class PreferenceData(Drawn):
 
     def upcoming(self, n: int) -> Iterator[list[Sample]]:
         """The samples of the first n draws of the run, each row once, in chunks; nothing is drawn by it."""
-        order = Mixture(
-            self._order.lengths,
-            weights_of(self._training),
-            self._order.shuffle,
-            self._order.seed,
-            self._order.max_epochs,
-        )
-        rows = dict.fromkeys((d, i) for d, i, _ in order.next(n))
+        rows = dict.fromkeys((d, i) for d, i, _ in self._from_the_start().next(n))
         for chunk in batches(rows, _BATCH):
             drawn = self._drawn([(d, i, 0) for d, i in chunk])
             yield [s for stored, name in drawn if stored is not None for s in stored.samples(name)]
@@ -163,7 +155,7 @@ class PreferenceData(Drawn):
         samples: list[Sample] = []
         for part in self._validation:
             for chunk in batches(part.kept(), _BATCH):
-                for (row, _), stored in zip(chunk, self._encode(part, chunk), strict=True):
+                for row, stored in self._encode(part, chunk).items():
                     self.counts["validation_excluded"] += stored is None
                     self.counts["validation_truncated"] += stored is not None and stored.truncated
                     samples += stored.samples(f"validation/{part.label}:{row}") if stored is not None else []
@@ -212,17 +204,16 @@ class PreferenceData(Drawn):
             except Unusable as found:
                 excluded[index] = found.reason
             except DataError as error:
-                raise part.at(index, error) from error
+                part.refuse(index, error)
         part.keep = usable
         if usable:
             screen = LengthScreen(self.encoder, self.encoder.max_length)
             checked = screen_rows(part, screen, prompt_of)
             excluded |= {index: "truncated" for index, _ in checked.long}
             for chunk in batches(checked.unsure, _BATCH):
-                for (index, _), stored in zip(chunk, self._encode(part, chunk, excluded), strict=True):
+                for index, stored in self._encode(part, chunk, excluded).items():
                     assert stored is not None or index in excluded
-        part.keep = [index for index in usable if index not in excluded]
-        part.left_out = {index: reason.replace("_", " ") for index, reason in sorted(excluded.items())}
+        part.leave_out({index: reason.replace("_", " ") for index, reason in sorted(excluded.items())})
         self.counts[f"{counted}_rows"] += len(excluded)
         for reason in excluded.values():
             self.counts[f"{counted}_{reason}"] += 1
@@ -245,7 +236,7 @@ class PreferenceData(Drawn):
         for d in sorted({d for d, _ in missing}):
             part, rows = self._training[d], [row for at, row in missing if at == d]
             encoded = self._encode(part, [(row, part.rows[row]) for row in rows])
-            new = {(d, row): stored for row, stored in zip(rows, encoded, strict=True)}
+            new = {(d, row): stored for row, stored in encoded.items()}
             found |= new
             if self._cached_tokens < _CACHED_TOKENS:
                 self._cache |= new
@@ -254,25 +245,26 @@ class PreferenceData(Drawn):
 
     def _encode(
         self, part: Part, rows: Sequence[tuple[int, Row]], excluded: dict[int, str] | None = None
-    ) -> list[StoredSides | None]:
-        """Tokenise rows together. None for one that nothing is left of, whose reason goes into `excluded`."""
-        read, rendered = [], []
+    ) -> dict[int, StoredSides | None]:
+        """Tokenise rows together. None for one that nothing is left of, whose reason goes into `excluded`; refused ones
+        are not among them."""
+        rendered: dict[int, tuple[Comparison, list[Rendered]]] = {}
         for index, columns in rows:
             try:
                 comparison = comparisons.read(columns, part.format)
-                rendered.append([self.encoder.render(side) for side in comparison.sides])
-                read.append(comparison)
+                rendered[index] = comparison, [self.encoder.render(side) for side in comparison.sides]
             except DataError as error:
-                raise part.at(index, error) from error
-            for side in rendered[-1]:
+                part.refuse(index, error)
+                continue
+            for side in rendered[index][1]:
                 self.tally.add(part.rows.where(index), side.findings)
-        encoded = iter(self.encoder.tokenize([side for sides in rendered for side in sides]))
-        result: list[StoredSides | None] = []
-        for (index, _), comparison, sides in zip(rows, read, rendered, strict=True):
+        encoded = iter(self.encoder.tokenize([side for _, sides in rendered.values() for side in sides]))
+        result: dict[int, StoredSides | None] = {}
+        for index, (comparison, sides) in rendered.items():
             try:
-                result.append(StoredSides.of(comparison, [next(encoded) for _ in sides]))
+                result[index] = StoredSides.of(comparison, [next(encoded) for _ in sides])
             except Unusable as found:
-                result.append(None)
+                result[index] = None
                 if excluded is not None:
                     excluded[index] = found.reason
         return result

@@ -33,11 +33,11 @@ class Limit:
     drop: bool
 
 
-def build_prompts(config: Any, tokenizer: Any) -> PromptData:
+def build_prompts(config: Any, tokenizer: Any, refused: dict[str, str] | None = None) -> PromptData:
     """The prompts of an RL run, from `config.data`, `config.loop` and `config.policy`.
 
-    Every row is checked here, also for its length. Raises DataError naming the row, ConfigError naming the
-    key.
+    Every row is checked here, also for its length. Raises DataError naming the row (with `refused` rows are gathered
+    there by their places, and why), ConfigError naming the key.
     """
     encoder = Encoder(
         tokenizer,
@@ -47,7 +47,7 @@ def build_prompts(config: Any, tokenizer: Any) -> PromptData:
     )
     longest = config.policy.max_total_sequence_length
     limit = _limit(config.data, longest, f"policy.max_total_sequence_length={longest}")
-    training, validation = load_parts(config.data, config.loop.seed, chat=encoder.chat)
+    training, validation = load_parts(config.data, config.loop.seed, chat=encoder.chat, refused=refused)
     return PromptData(
         training,
         validation,
@@ -72,7 +72,9 @@ def build_eval_prompts(config: Any, tokenizer: Any, notices: list[str] | None = 
     return prompts
 
 
-def evaluation_part(config: Any, tokenizer: Any, tally: Tally) -> tuple[Part, Encoder]:
+def evaluation_part(
+    config: Any, tokenizer: Any, tally: Tally, refused: dict[str, str] | None = None
+) -> tuple[Part, Encoder]:
     """The dataset of an evaluation, checked, and what encodes its prompts. Raises as `build_prompts`."""
     encoder = Encoder(
         tokenizer,
@@ -81,7 +83,7 @@ def evaluation_part(config: Any, tokenizer: Any, tally: Tally) -> tuple[Part, En
     )
     longest = config.generation.max_model_len
     limit = _limit(config.data, longest, f"generation.max_model_len={longest}")
-    part = load_part(config.data, "test", chat=encoder.chat)
+    part = load_part(config.data, "test", chat=encoder.chat, refused=refused)
     _fit([part], encoder, limit, tally)
     return part, encoder
 
@@ -132,7 +134,7 @@ class PromptData(Drawn):
         prompts = _prompts(asked, names, self.encoder, self.tally)
         for (part, row, _), prompt in zip(asked, prompts, strict=True):
             if len(prompt.tokens) > self.limit.tokens:  # the screen was wrong about a strange template
-                raise _too_long(part, {row: len(prompt.tokens)}, self.limit)
+                part.refuse(row, _too_long(len(prompt.tokens), self.limit))
         return prompts
 
     def check_answers(self) -> None:
@@ -142,7 +144,7 @@ class PromptData(Drawn):
                 try:
                     part.format.supervised(columns)
                 except DataError as error:
-                    raise part.at(row, error) from error
+                    part.refuse(row, error)
 
     def answers(self, prompts: Sequence[Prompt]) -> list[Sample]:
         """The answers that the data has to prompts just drawn, as SFT would learn from them.
@@ -189,17 +191,18 @@ def _limit(data: Any, longest: int, reason: str) -> Limit:
 
 
 def _fit(parts: Sequence[Part], encoder: Encoder, limit: Limit, tally: Tally) -> int:
-    """Check all rows of the datasets and take out those that are too long; how many that were. Raises
-    DataError
-    for a row without a prompt, for one that is too long unless they are dropped, and when none is left."""
+    """Check all rows of the datasets and take out those that are too long; how many that were. Refuses rows without a
+    prompt, and those that are too long unless they are dropped. Raises DataError when none is left."""
     dropped = 0
     for part in parts:
         overlong = _overlong(part, encoder, limit.tokens, tally)
-        if overlong and not limit.drop:
-            raise _too_long(part, overlong, limit)
-        part.keep = [i for i in part.keep if i not in overlong] if overlong else part.keep
-        part.left_out = dict.fromkeys(overlong, f"longer than {limit.tokens} tokens ({limit.reason})")
-        if not len(part.keep):
+        if not limit.drop:
+            others = len(overlong) - 1 if part.refused is None else 0
+            for row, length in overlong.items():
+                part.refuse(row, _too_long(length, limit, others))
+            overlong = {}
+        part.leave_out(dict.fromkeys(overlong, f"longer than {limit.tokens} tokens ({limit.reason})"))
+        if not part.keep:
             raise DataError(
                 f"every prompt of {part.rows.name} is longer than {limit.tokens} tokens ({limit.reason})"
             )
@@ -207,13 +210,11 @@ def _fit(parts: Sequence[Part], encoder: Encoder, limit: Limit, tally: Tally) ->
     return dropped
 
 
-def _too_long(part: Part, overlong: dict[int, int], limit: Limit) -> DataError:
-    row, length = next(iter(overlong.items()))
-    more = len(overlong) - 1
-    others = f" ({more} other {'row is' if more == 1 else 'rows are'} too long as well)" if more else ""
+def _too_long(length: int, limit: Limit, others: int = 0) -> DataError:
+    more = f" ({others} other {'row is' if others == 1 else 'rows are'} too long as well)" if others else ""
     return DataError(
-        f"{part.rows.where(row)}: the prompt has {length} tokens, but at most {limit.tokens} are allowed by "
-        f"{limit.reason}{others}. Raise it, or leave such rows out with data.overlong_prompts=drop"
+        f"the prompt has {length} tokens, but at most {limit.tokens} are allowed by {limit.reason}{more}. Raise it, or "
+        "leave such rows out with data.overlong_prompts=drop"
     )
 
 
@@ -227,17 +228,23 @@ def _overlong(part: Part, encoder: Encoder, limit: int, tally: Tally) -> dict[in
 
     overlong: dict[int, int] = {}
     for chunk in batches(screen_rows(part, LengthScreen(encoder, limit + 1), read).all, _BATCH):
-        rendered = [_render(part, row, part.format.prompt(columns), encoder, tally) for row, columns in chunk]
-        lengths = [len(tokens) for tokens in encoder.encode_prompts(rendered)]
-        overlong |= {row: n for (row, _), n in zip(chunk, lengths, strict=True) if n > limit}
+        rendered = {
+            row: prompt
+            for row, columns in chunk
+            if (prompt := _render(part, row, part.format.prompt(columns), encoder, tally)) is not None
+        }
+        lengths = [len(tokens) for tokens in encoder.encode_prompts(list(rendered.values()))]
+        overlong |= {row: n for row, n in zip(rendered, lengths, strict=True) if n > limit}
     return overlong
 
 
-def _render(part: Part, row: int, prompt: PromptText, encoder: Encoder, tally: Tally) -> Rendered:
+def _render(part: Part, row: int, prompt: PromptText, encoder: Encoder, tally: Tally) -> Rendered | None:
+    """The text of a prompt; None for a row that is refused."""
     try:
         rendered = encoder.render_prompt(prompt)
     except DataError as error:
-        raise part.at(row, error) from error
+        part.refuse(row, error)
+        return None
     tally.add(part.rows.where(row), rendered.findings)
     return rendered
 
@@ -245,13 +252,13 @@ def _render(part: Part, row: int, prompt: PromptText, encoder: Encoder, tally: T
 def _prompts(
     asked: Sequence[tuple[Part, int, dict[str, Any]]], names: Sequence[str], encoder: Encoder, tally: Tally
 ) -> list[Prompt]:
-    contents = [part.format.prompt(columns) for part, _, columns in asked]
-    rendered = [_render(p, row, c, encoder, tally) for (p, row, _), c in zip(asked, contents, strict=True)]
-    tokens = encoder.encode_prompts(rendered)
-    return [
-        Prompt(name, tuple(t), content.content, columns, part.label, part.env)
-        for (part, _, columns), name, content, t in zip(asked, names, contents, tokens, strict=True)
-    ]
+    drawn = []
+    for (part, row, columns), name in zip(asked, names, strict=True):
+        prompt = part.format.prompt(columns)
+        if (text := _render(part, row, prompt, encoder, tally)) is not None:
+            drawn.append((text, Prompt(name, (), prompt.content, columns, part.label, part.env)))
+    tokens = encoder.encode_prompts([text for text, _ in drawn])
+    return [replace(prompt, tokens=tuple(t)) for (_, prompt), t in zip(drawn, tokens, strict=True)]
 
 
 def _all_prompts(parts: Sequence[Part], encoder: Encoder, tally: Tally) -> list[Prompt]:

@@ -27,8 +27,7 @@ _MARGIN = 16
 
 
 class LengthScreen:
-    """Tells cheaply which texts are surely shorter than `limit` tokens, so that few have to be encoded to
-    know.
+    """Tells cheaply which texts are surely shorter than `limit` tokens, so that few have to be encoded to know.
 
     No tokenizer makes more tokens of a text than it has bytes; where that does not decide, the contents are
     tokenised without rendering the template, whose share is measured once, generously.
@@ -41,11 +40,8 @@ class LengthScreen:
             try:
                 probe = encoder.render_prompt(PromptText([{"role": "user", "content": "x"}]))
                 self.around += len(encoder.encode_prompts([probe])[0])
-            except (
-                ConfigError,
-                DataError,
-            ):  # a template that wants more than this message says so at a real row
-                self.around += limit
+            except (ConfigError, DataError):
+                self.around += limit  # a template that wants more than this message says so at a real row
 
     def fits(self, content: str | Sequence[Message]) -> bool:
         """Whether the text, or the conversation, is surely shorter than the limit: by its bytes."""
@@ -108,8 +104,8 @@ def screen_rows(
     """Read every row, and tell which of them may be too long.
 
     `read` gives the text in question; None: only encoding tells. The first row is always among the unsure ones: it
-    shows whether the template works at all. Tokens are counted on all cores while the next rows are read. Raises
-    DataError for the first row that `read` refuses.
+    shows whether the template works at all. Tokens are counted on all cores while the next rows are read. Rows for
+    which `read` raises DataError are refused (`Part.refuse`).
     """
     found = Screened()
     waiting: deque[tuple[_Read, Future[list[bool | None]]]] = deque()
@@ -138,7 +134,8 @@ def _undecided(
         try:
             content = read(columns)
         except DataError as error:
-            raise part.at(row, error) from error
+            part.refuse(row, error)
+            continue
         if content is None or not found.unsure:
             found.unsure.append((row, columns))
         elif not screen.fits(content):

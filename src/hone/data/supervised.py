@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from hone.data.chat import Encoded, Encoder
+from hone.data.chat import Encoded, Encoder, Rendered
 from hone.data.formats import Example
 from hone.data.parts import Drawn, Part, encoder_of, load_parts
 from hone.data.rendering import Shapes
@@ -26,14 +26,15 @@ _SO_FAR = ("drawn", "truncated", "excluded", "altered")
 """Counts of the run so far, which a checkpoint keeps."""
 
 
-def build_supervised(config: Any, tokenizer: Any) -> SupervisedData:
+def build_supervised(config: Any, tokenizer: Any, refused: dict[str, str] | None = None) -> SupervisedData:
     """The data of an SFT run, from `config.data`, `config.sft` and `config.policy`.
 
     Every row's columns are checked here; rows are rendered and tokenised when they are first drawn, so that
-    the first step comes soon. Raises DataError naming the row, ConfigError naming the key.
+    the first step comes soon. Raises DataError naming the row (with `refused` rows are gathered there by their places,
+    and why), ConfigError naming the key.
     """
     encoder = encoder_of(config, tokenizer, only_unmask_final=config.sft.only_unmask_final)
-    training, validation = load_parts(config.data, config.sft.seed, chat=encoder.chat)
+    training, validation = load_parts(config.data, config.sft.seed, chat=encoder.chat, refused=refused)
     return SupervisedData(
         training,
         validation,
@@ -93,6 +94,7 @@ class SupervisedData(Drawn):
         self.counts["excluded_rows"] = sum(self._exclude(n, p) for n, p in enumerate(training))
         for part in validation:
             self._encode_rows(part, self._check(part).unsure[:1])
+            part.leave_out({})
         self.counts["validation_rows"] = sum(len(p.keep) for p in validation)
         super().__init__(training, shuffle=shuffle, seed=seed, max_epochs=max_epochs, may_change=may_change)
 
@@ -120,7 +122,7 @@ class SupervisedData(Drawn):
         truncated = 0
         for part in self._validation:
             for chunk in batches(part.kept(), _BATCH):
-                for (row, _), encoded in zip(chunk, self._encode_rows(part, chunk), strict=True):
+                for row, encoded in self._encode_rows(part, chunk).items():
                     truncated += encoded.truncated
                     if encoded.has_target:
                         samples.append(_Stored.of(encoded).sample(f"{part.label}:{row}"))
@@ -137,7 +139,7 @@ class SupervisedData(Drawn):
         self.counts |= state["counts"]
 
     def _check(self, part: Part) -> Screened:
-        """Read all rows (the first that lacks something raises DataError); returns those maybe too long."""
+        """Read all rows, refuse those that lack something; returns those maybe too long."""
         assert self.encoder.max_length is not None
         screen, shapes = LengthScreen(self.encoder, self.encoder.max_length), Shapes()
         read = part.format.supervised
@@ -161,19 +163,16 @@ class SupervisedData(Drawn):
         for chunk in batches(checked.unsure, _BATCH):
             with all_cores():
                 encoded = self._encode_rows(part, chunk)
-            excluded |= {row for (row, _), e in zip(chunk, encoded, strict=True) if not e.has_target}
-            rows = zip(chunk, encoded, strict=True)
-            self._remember({(number, row): _Stored.of(e) for (row, _), e in rows if e.has_target})
-        if len(excluded) == len(part.keep):
+            excluded |= {row for row, e in encoded.items() if not e.has_target}
+            self._remember({(number, row): _Stored.of(e) for row, e in encoded.items() if e.has_target})
+        part.leave_out(
+            dict.fromkeys(sorted(excluded), f"nothing to learn from within {self.encoder.max_length} tokens")
+        )
+        if not part.keep:
             raise DataError(
                 f"no row of {part.rows.name} has anything to learn within {self.encoder.max_length} tokens: "
                 "raise policy.max_total_sequence_length (and data.max_input_seq_length)"
             )
-        if excluded:
-            part.keep = [i for i in part.keep if i not in excluded]
-        part.left_out = dict.fromkeys(
-            sorted(excluded), f"nothing to learn from within {self.encoder.max_length} tokens"
-        )
         return len(excluded)
 
     def _stored(self, wanted: set[tuple[int, int]]) -> dict[tuple[int, int], _Stored]:
@@ -183,7 +182,7 @@ class SupervisedData(Drawn):
         for d in sorted({d for d, _ in missing}):
             part, rows = self._training[d], [row for at, row in missing if at == d]
             encoded = self._encode_rows(part, [(row, part.rows[row]) for row in rows])
-            new = {(d, row): _Stored.of(e) for row, e in zip(rows, encoded, strict=True)}
+            new = {(d, row): _Stored.of(e) for row, e in encoded.items()}
             found |= new
             self._remember(new)
         return found
@@ -193,12 +192,14 @@ class SupervisedData(Drawn):
             self._cache |= new
             self._cached_tokens += sum(len(s.tokens) for s in new.values())
 
-    def _encode_rows(self, part: Part, rows: Sequence[tuple[int, Row]]) -> list[Encoded]:
-        rendered = []
+    def _encode_rows(self, part: Part, rows: Sequence[tuple[int, Row]]) -> dict[int, Encoded]:
+        """Rows rendered one by one and tokenised together; refused ones are not among them."""
+        rendered: dict[int, Rendered] = {}
         for row, columns in rows:
             try:
-                rendered.append(self.encoder.render(part.format.supervised(columns)))
+                rendered[row] = self.encoder.render(part.format.supervised(columns))
             except DataError as error:
-                raise part.at(row, error) from error
-            self.tally.add(part.rows.where(row), rendered[-1].findings)
-        return self.encoder.tokenize(rendered)
+                part.refuse(row, error)
+                continue
+            self.tally.add(part.rows.where(row), rendered[row].findings)
+        return dict(zip(rendered, self.encoder.tokenize(list(rendered.values())), strict=True))

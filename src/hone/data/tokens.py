@@ -108,7 +108,8 @@ class Tokens:
     ) -> tuple[list[list[int]], list[Sequence[Span] | None]]:
         if not texts:
             return [], []
-        more: dict[str, Any] = {"add_special_tokens": False, "return_attention_mask": False}
+        # Not verbose: transformers warns of long texts, which are cut or refused by what the run says.
+        more: dict[str, Any] = {"add_special_tokens": False, "return_attention_mask": False, "verbose": False}
         places = self.tokenizer.is_fast and not ids_only
         guarded = [i for i, text in enumerate(texts) if self.control.is_guarded(text)]
         out = self.tokenizer(list(texts), **more, **({"return_offsets_mapping": True} if places else {}))

@@ -1,6 +1,6 @@
 """What `hone show data` shows: the rows of a run as they are tokenised and masked, and what is left out or not read.
 
-It reads the data as the run would, with the same checks, and loads no model.
+It reads the data as the run would, with the same checks, and loads no model. Rows that the run stops at are listed.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ BUILDERS: dict[str, Any] = {
 }
 EXAMPLES = 5
 """Rows that are named for each reason."""
+MOST_REFUSED = 20
+"""Refused rows that are listed."""
 
 
 @dataclass
@@ -46,11 +48,29 @@ class DataView:
     rows: list[Look] = field(default_factory=list)
     chosen: str = ""
     """Which rows these are."""
+    refused: dict[str, str] = field(default_factory=dict)
+    """Rows that a run stops at, by their places: why."""
 
     @property
     def trains(self) -> bool:
         """Whether the rows have targets (and are no prompts)."""
         return self.kind in ("sft", "dpo", "rm")
+
+    @property
+    def notes(self) -> list[tuple[str, list[str]]]:
+        """What is to be said of rows that are not shown: titles and lines."""
+        refused = [f"{place}: {why}" for place, why in self.refused.items()]
+        notes = [(f"refused, a run stops at them: {len(refused)}", _some(refused, MOST_REFUSED))] * bool(
+            refused
+        )
+        for reason, places in self.left_out.items():
+            notes.append((f"left out, {reason}: {len(places)}", [", ".join(_some(places, EXAMPLES))]))
+        notes += [("written otherwise than the row says it", [line]) for line in self.altered]
+        return notes + [("columns that are not read", [line]) for line in self.unread]
+
+
+def _some(texts: list[str], most: int) -> list[str]:
+    return texts[:most] + ([f"and {len(texts) - most} more"] if len(texts) > most else [])
 
 
 def gather(
@@ -58,11 +78,19 @@ def gather(
 ) -> DataView:
     """Look at the first `count` rows that a run draws, or at `rows` (`17`, or `DATASET:17`), or at held-out ones.
 
-    Raises HoneError for what would stop the run before its first step, and for a row that is not there.
+    Raises HoneError for a row that is not there, and for what would stop the run before its first step other than a row
+    that it refuses: these are in `refused`.
     """
     loaded = with_models_of_runs(loaded, only_described=True)
-    encoder, training, held, drawn = _read(loaded)
-    view = DataView(loaded.kind, _model(loaded.config), [_counted(p, "") for p in training])
+    view = DataView(loaded.kind, _model(loaded.config), [])
+    try:
+        encoder, training, held, drawn = _read(loaded, view.refused)
+    except DataError as error:
+        if not view.refused:
+            raise
+        view.datasets = [str(error)]
+        return view
+    view.datasets += [_counted(p, "") for p in training]
     view.datasets += [_counted(p, "held out: ") for p in held]
     for part in (*training, *held):
         for row, reason in part.left_out.items():
@@ -80,11 +108,16 @@ def gather(
         view.chosen = "the first held-out rows" if validation else "the first rows"
     else:
         chosen, view.chosen = drawn.first(count), "the first rows that the run draws"
-    view.rows = [look(loaded.kind, encoder, part, row) for part, row in chosen]
+    looks = [look(loaded.kind, encoder, part, row) for part, row in chosen]
+    view.rows = [seen for seen in looks if seen is not None]
+    asked = [part.rows.where(row) for part, row in chosen]
+    view.refused = {place: view.refused[place] for place in asked if place in view.refused} | view.refused
     return view
 
 
-def _read(loaded: Loaded[Any]) -> tuple[Encoder, Sequence[Part], Sequence[Part], Drawn | None]:
+def _read(
+    loaded: Loaded[Any], refused: dict[str, str]
+) -> tuple[Encoder, Sequence[Part], Sequence[Part], Drawn | None]:
     config = loaded.config
     if isinstance(config, EvalConfig):
         tokenizer = load_tokenizer(
@@ -92,9 +125,9 @@ def _read(loaded: Loaded[Any]) -> tuple[Encoder, Sequence[Part], Sequence[Part],
             chat_template=config.tokenizer.chat_template,
             trust_remote_code=config.generation.trust_remote_code,
         )
-        part, encoder = evaluation_part(config, tokenizer, Tally())
+        part, encoder = evaluation_part(config, tokenizer, Tally(), refused)
         return encoder, [part], [], None
-    data = BUILDERS[loaded.kind](config, tokenizer_of(config))
+    data = BUILDERS[loaded.kind](config, tokenizer_of(config), refused)
     return data.encoder, data.training_parts, data.validation_parts, data
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from hone.errors import ConfigError
+from hone.errors import ConfigError, DataError
 from hone.seeing.command import console_of
 
 KINDS = ("sft", "dpo", "rm", "grpo", "ppo", "distill", "eval")
@@ -18,7 +18,8 @@ examples:
   hone show data dpo data.train.dataset_name=pairs.jsonl --html          a page: data.html
   hone show data grpo --config rl.yaml --validation                      held-out prompts
 
-It reads the data as `hone sft` (…) would, tokenised and masked, with the same checks, and loads no model.
+It reads the data as `hone sft` (…) would, tokenised and masked, with the same checks, and loads no model. It lists
+the rows that would stop the run; then the exit code is 1.
 """
 
 
@@ -27,7 +28,7 @@ def command(
 ) -> int:
     """Show the rows that the arguments name; `load` makes settings of a file and overrides.
 
-    Raises HoneError for what would stop the run before its first step.
+    Raises HoneError for what would stop the run before its first step; for rows that it refuses, when they are shown.
     """
     parser.usage = f"hone show data [{'|'.join(KINDS)}] [what to show] [--config FILE] [key=value ...]"
     parser.epilog = EPILOG
@@ -49,6 +50,10 @@ def command(
     view = data.gather(loaded, count=options.count, rows=rows, validation=options.validation)
     if options.html is not None:
         print(f"wrote {data_page.write_page(view, Path(options.html))}")
-        return 0
-    data_terminal.show(console_of(), view)
+    else:
+        data_terminal.show(console_of(), view)
+    if count := len(view.refused):
+        raise DataError(
+            f"a run stops at {count} row{'s' if count > 1 else ''} of this data: mend or remove what is refused"
+        )
     return 0

@@ -8,7 +8,7 @@ from importlib import resources
 from pathlib import Path
 
 from hone.data.looking import Look, Piece, Side
-from hone.seeing.data import EXAMPLES, DataView
+from hone.seeing.data import DataView
 from hone.seeing.data_terminal import described
 from hone.seeing.words import as_text
 from hone.tracking.folder import write_atomically
@@ -33,7 +33,7 @@ def page(view: DataView) -> str:
             f"<header><h1>{title}</h1>",
             *(f'<div class="sub">{escape(line)}</div>' for line in view.datasets),
             f"</header>{_legend(view)}",
-            *_left_out(view),
+            *_notes(view),
             f"<h2>{escape(view.chosen)}</h2>" if view.rows else "",
             *(_row(view, row) for row in view.rows),
         ]
@@ -63,18 +63,14 @@ def _legend(view: DataView) -> str:
     )
 
 
-def _left_out(view: DataView) -> list[str]:
-    cards = []
-    for reason, places in view.left_out.items():
-        more = f" and {len(places) - EXAMPLES} more" if len(places) > EXAMPLES else ""
-        cards.append(_card(f"Left out, {reason}: {len(places)}", ", ".join(places[:EXAMPLES]) + more))
-    cards += [_card("Written otherwise than the row says it", line) for line in view.altered]
-    cards += [_card("Columns that are not read", line) for line in view.unread]
-    return [f'<div class="cards notes">{"".join(cards)}</div>'] if cards else []
+def _notes(view: DataView) -> list[str]:
+    cards = "".join(_card(title, lines) for title, lines in view.notes)
+    return [f'<div class="cards notes">{cards}</div>'] if cards else []
 
 
-def _card(title: str, text: str) -> str:
-    return f'<div class="card"><h3>{escape(title)}</h3><div class="soft">{escape(text)}</div></div>'
+def _card(title: str, lines: list[str]) -> str:
+    text = "".join(f'<div class="soft">{escape(line)}</div>' for line in lines)
+    return f'<div class="card"><h3>{escape(title[:1].upper() + title[1:])}</h3>{text}</div>'
 
 
 def _row(view: DataView, row: Look) -> str:

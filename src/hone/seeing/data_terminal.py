@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.text import Text
 
 from hone.data.looking import Look, Piece, Side
-from hone.seeing.data import EXAMPLES, DataView
+from hone.seeing.data import DataView
 from hone.seeing.words import as_text, clean
 
 TARGET, SPECIAL, CONTEXT = "bold green", "magenta", "dim"
@@ -16,7 +16,7 @@ OPEN, CLOSE = "⟦", "⟧"
 
 
 def show(console: Console, view: DataView) -> None:
-    """Print the rows, then what is left out and not read."""
+    """Print the rows, then what is refused, left out and not read."""
     console.print(Text(clean(f"hone {view.kind}: {view.model}"), style="bold"))
     for line in view.datasets:
         console.print(Text(clean(line)))
@@ -25,16 +25,10 @@ def show(console: Console, view: DataView) -> None:
         if not number:
             console.print(Text(f"\n{view.chosen}:", style="bold"))
         _row(console, view, row)
-    for reason, places in view.left_out.items():
-        more = f" and {len(places) - EXAMPLES} more" if len(places) > EXAMPLES else ""
-        console.print(Text(f"\nleft out, {clean(reason)}: {len(places)}", style="bold yellow"))
-        console.print(Text(clean(f"{', '.join(places[:EXAMPLES])}{more}")))
-    for line in view.altered:
-        console.print(Text("\nwritten otherwise than the row says it", style="bold yellow"))
-        console.print(Text(clean(line)))
-    for line in view.unread:
-        console.print(Text("\ncolumns that are not read", style="bold yellow"))
-        console.print(Text(clean(line)))
+    for title, lines in view.notes:
+        console.print(Text(f"\n{clean(title)}", style="bold yellow"))
+        for line in lines:
+            console.print(Text(clean(line)))
 
 
 def coloured(console: Console) -> bool:

@@ -75,7 +75,7 @@ class RewardModel:
             self.tokenizer.cls_token_id is not None and not self.encoder.chat
         ):  # an encoder's own way with two texts
             texts = [(_text(prompt), _text(completion)) for prompt, completion in pairs]
-            return self.score_tokens(self.tokenizer(texts)["input_ids"] if texts else [])
+            return self.score_tokens(self.tokenizer(texts, verbose=False)["input_ids"] if texts else [])
         rendered = [self.encoder.render(_example(*pair)) for pair in pairs]
         return self.score_tokens([encoded.tokens for encoded in self.encoder.tokenize(rendered)])
 
