@@ -217,7 +217,7 @@ class TestBadData:
         path = write(tmp_path / "a.jsonl", rows)
         message = (
             r"a.jsonl, row 3 \(line 4\): the prompt has \d+ tokens, but at most 63 are allowed by "
-            r"policy.max_total_sequence_length=64, which also has to hold an answer \(1 other rows .*=drop"
+            r"policy.max_total_sequence_length=64, which also has to hold an answer \(1 other row is .*=drop"
         )
         with pytest.raises(DataError, match=message):
             build_prompts(grpo({"train": {"dataset_name": path}}), chatml)

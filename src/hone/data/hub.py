@@ -41,7 +41,7 @@ def load(name: str, subset: str | None, split: str | None, kind: str) -> Rows:
     except datasets.exceptions.DatasetNotFoundError as error:
         raise DataError(
             f"{key_of(kind)}: '{name}' is neither a file or folder here nor a dataset on the Hugging Face "
-            f"hub (private ones need `hf auth login`). {_first_line(error)}"
+            f"hub (private ones need `hf auth login`). {tables.first_line(error)}"
         ) from error
     except ConnectionError as error:
         raise DataError(
@@ -50,7 +50,7 @@ def load(name: str, subset: str | None, split: str | None, kind: str) -> Rows:
         ) from error
     except OSError as error:
         raise DataError(
-            f"{key_of(kind)}: dataset '{name}' could not be loaded: {_first_line(error)}"
+            f"{key_of(kind)}: dataset '{name}' could not be loaded: {tables.first_line(error)}"
         ) from error
     except (ValueError, datasets.exceptions.DatasetsError) as error:  # unknown split or subset, broken files
         raise DataError(f"{key_of(kind)}: dataset '{name}' could not be loaded: {error}") from error
@@ -76,7 +76,3 @@ def _rows(loaded: Any, path: str, split: str | None, kind: str) -> Rows:
         return [{c: columns[c][i] for c in columns} for i in range(stop - start)]
 
     return ColumnRows(tables.filled(read), len(loaded), f"{path} ({split})" if split else path)
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().split("\n")[0]

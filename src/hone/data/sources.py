@@ -29,8 +29,8 @@ def load_rows(entry: Any, *, kind: str) -> Rows:
     `kind` is "train", "validation" or "test": it chooses the split where the entry names none, and messages
     its section. Code of the user's own is asked for its rows (`hone.data.custom`). A path goes to files
     (`hone.data.files`) or to a `datasets.save_to_disk` folder; anything else is an embedded dataset or a name on the
-    Hugging Face hub. `split` may have a range, as in
-    `train[:1000]` or `train[90%:]`; a single file is one split, whatever its name.
+    Hugging Face hub. `split` may have a range, as in `train[:1000]` or `train[90%:]`; a single file is one split,
+    whatever its name.
 
     Raises DataError: nothing there (naming the nearest thing that is), an unknown split (listing those
     there are), a hub that does not answer, no rows.

@@ -61,9 +61,8 @@ def _start(
 
 
 def _behind_opening(text: str, opening: str, specials: tuple[str, ...]) -> int | None:
-    """Where the last `opening` in the text ends, if nothing but plain text follows it; else the end of the
-    text, if
-    that ends as an opening begins. Either way a special token has to vouch for it."""
+    """Where the last `opening` in the text ends, if nothing but plain text follows it; else the end of the text, if
+    that ends as an opening begins. Either way a special token has to stand in the opening."""
     at = text.rfind(opening)
     if at >= 0 and not any(s in text[at + len(opening) :] for s in specials):
         return at + len(opening)
@@ -126,8 +125,7 @@ def joined(spans: Sequence[Span]) -> list[Span]:
 
 
 def overlap(offsets: Sequence[Span], spans: Sequence[Span]) -> list[bool]:
-    """Which tokens share a character with a span. Tokens of white space alone may have empty offsets (Llama
-    3's
+    """Which tokens share a character with a span. Tokens of white space alone may have empty offsets (Llama 3's
     tokenizer trims them): they stand where the token before them ended."""
     places = np.array(offsets, dtype=np.int64).reshape(-1, 2)
     start, end = places[:, 0], places[:, 1]

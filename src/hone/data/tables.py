@@ -17,13 +17,13 @@ def parquet(file: Any, path: str) -> Rows:
     try:
         table = pq.ParquetFile(file, memory_map=isinstance(file, str)).read()
     except pa.ArrowException as error:
-        raise DataError(f"{path} is not a readable Parquet file: {_first_line(error)}") from error
+        raise DataError(f"{path} is not a readable Parquet file: {first_line(error)}") from error
 
     def read(start: int, stop: int) -> list[Row]:
         try:
             return table.slice(start, stop - start).to_pylist(maps_as_pydicts="strict")
         except (UnicodeDecodeError, KeyError, pa.ArrowException) as error:
-            raise DataError(f"{path}, rows {start} to {stop - 1}: {_first_line(error)}") from error
+            raise DataError(f"{path}, rows {start} to {stop - 1}: {first_line(error)}") from error
 
     plain = all(_plain(column.type) for column in table.schema)
     return ColumnRows(read if plain else filled(read), table.num_rows, path)
@@ -39,5 +39,5 @@ def _plain(kind: pa.DataType) -> bool:
     return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_integer(kind)
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     return str(error).strip().split("\n")[0]

@@ -60,9 +60,7 @@ class Reference:
                 self.load_state_dict(state)
         except CheckpointError:
             raise
-        except (
-            Exception
-        ) as error:  # whatever a damaged or foreign file makes torch raise: it can be computed again
+        except Exception as error:  # whatever a damaged file makes torch raise: it can be computed again
             print(f"{self.file} cannot be read ({type(error).__name__}): computed again", file=sys.stderr)
 
     def write(self) -> None:

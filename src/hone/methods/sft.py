@@ -31,10 +31,9 @@ class SFT(Method):
 
     def left_out(self) -> str:
         left_out = self.data.counts["excluded_rows"]
+        if not left_out:
+            return ""
         return (
-            left_out
-            and (
-                f"{left_out} of {self.data.counts['rows']} rows are left out: their prompt alone fills "
-                f"policy.max_total_sequence_length={self.config.policy.max_total_sequence_length}"
-            )
-        ) or ""
+            f"{left_out} of {self.data.counts['rows']} rows are left out: their prompt alone fills "
+            f"policy.max_total_sequence_length={self.config.policy.max_total_sequence_length}"
+        )

@@ -31,9 +31,7 @@ def draw_run(folder: RunFolder, title: str) -> list[str]:
 def _attempt(path: Path, draw: Callable[[], object]) -> None:
     try:
         draw()
-    except (
-        Exception
-    ) as error:  # a defect of a picture, or of a library that draws it, is none of the training
+    except Exception as error:  # a defect of a picture, or of what draws it, is none of the training
         why = str(error).strip().splitlines()
         raise ReportError(
             f"{path} could not be made ({type(error).__name__}{': ' + why[0] if why else ''}). The run is not "
