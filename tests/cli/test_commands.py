@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -50,6 +51,7 @@ class OneDevice(str):
 @pytest.fixture
 def config(monkeypatch: pytest.MonkeyPatch) -> Module:
     """hone.config with a `load` that returns "loaded"; nothing is said of it at the start."""
+    importlib.import_module("hone.launch.kind")  # it reads files with the real one
     monkeypatch.setitem(sys.modules, "hone.launch.start", Module("hone.launch.start"))
     module = Module("hone.config", result=OneDevice("loaded"))
     monkeypatch.setitem(sys.modules, "hone.config", module)

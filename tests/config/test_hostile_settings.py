@@ -53,13 +53,14 @@ FILES = {
 }
 
 
+@pytest.mark.parametrize("command", ["sft", "plan"])
 @pytest.mark.parametrize("case", FILES)
-def test_a_file(case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file(case: str, command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     content, said = FILES[case]
     path = tmp_path / "run.yaml"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     started = time.process_time()
-    assert main(["sft", "--config", str(path)]) == 2
+    assert main([command, "--config", str(path)]) == 2
     assert time.process_time() - started < 1.5
     line = capsys.readouterr().err
     assert said in line

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import re
-from functools import partial
 
-from hone.config import common_names, keys
+from hone.config import keys
 from hone.config.document import document
-from hone.config.schema import ROOTS
 from hone.config.spellings import table
 from hone.config.trees import dotted, split_path
 from hone.errors import ConfigError
@@ -24,16 +22,7 @@ def explained(kind: str, wanted: str | None) -> str:
     if (spelling := table(kind).get(wanted)) is not None:
         read = [_text(_at(rows, key)) for key in spelling.to]
         return f"{wanted} is read as {', '.join(spelling.to)}\n\n" + "\n\n".join(read)
-    also = set(table(kind))
-    raise ConfigError(
-        keys.unknown(
-            ROOTS[kind],
-            split_path(wanted),
-            also,
-            partial(common_names.meant, kind),
-            common_names.INSTEAD,
-        )
-    )
+    raise ConfigError(keys.unknown(kind, split_path(wanted), table(kind)))
 
 
 Row = tuple[str, str, str]

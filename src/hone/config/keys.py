@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from types import MappingProxyType, UnionType
+from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from hone.config import common_names
+from hone.config.schema import ROOTS
 from hone.config.schema.base import derived_expression
 from hone.config.trees import Path, dotted, without_places
 
@@ -99,19 +101,14 @@ def defaults(root: type[BaseModel]) -> dict[str, Any]:
     return tree
 
 
-Known = Callable[[str], str | None]
-
-
-def _nothing(name: str) -> None:
-    return None
-
-
-def suggestion(root: type[BaseModel], path: Path, also: set[str], known: Known = _nothing) -> Path | None:
-    """The valid key that `path` was most likely meant to be; `also` holds accepted spellings, `known` says our key for
-    a short name that is common in the field, such as `lr`: meaning goes before likeness."""
+def _suggestion(kind: str, path: Path, also: Collection[str]) -> Path | None:
+    """The valid key that `path` was most likely meant to be; of a short name that is common in the field, such as `lr`,
+    the key that it is short for: meaning goes before likeness."""
+    root = ROOTS[kind]
     valid = [tuple(key.split(".")) for key, _, _ in all_keys(root)]
     typed = without_places(path)
-    if (common := known(typed[-1])) is not None:
+    in_list = len(typed) < len(path)  # of entries, whose keys no short name is for
+    if not in_list and (common := common_names.meant(kind, typed[-1])) is not None:
         by_name = tuple(common.split("."))
         own = (typed[0], *by_name[1:])
         return own if len(typed) > 1 and find(root, own).what == "key" else by_name
@@ -119,17 +116,16 @@ def suggestion(root: type[BaseModel], path: Path, also: set[str], known: Known =
     if len(typed) == 1 and same:
         return same[0]
     names = {*valid, *(tuple(key.split(".")) for key in also)}
-    meant = _nearest(names, without_places(path))
+    meant = _nearest(names, typed)
     if meant is not None:
         return _with_places(meant, path)
-    last = str(without_places(path)[-1])
     if same:
         return same[0]
     lasts = list(dict.fromkeys(key[-1] for key in valid))
-    alike = difflib.get_close_matches(last, lasts, 1, 0.8)
+    alike = difflib.get_close_matches(typed[-1], lasts, 1, 0.8)
     if alike:
         return next(key for key in valid if key[-1] == alike[0])
-    near = difflib.get_close_matches(dotted(without_places(path)), [dotted(key) for key in valid], 1, 0.75)
+    near = difflib.get_close_matches(dotted(typed), [dotted(key) for key in valid], 1, 0.75)
     return tuple(near[0].split(".")) if near else None
 
 
@@ -157,18 +153,13 @@ def _with_places(names: tuple[str, ...], path: Path) -> Path:
     return tuple(result)
 
 
-def unknown(
-    root: type[BaseModel],
-    path: Path,
-    also: set[str],
-    known: Known = _nothing,
-    instead: Mapping[str, str] = MappingProxyType({}),
-) -> str:
-    """The sentence about a key that is not there; `instead` says what to write for names that mean something else."""
-    if (other := instead.get(str(without_places(path)[-1]))) is not None:
+def unknown(kind: str, path: Path, also: Collection[str] = ()) -> str:
+    """The sentence about a key that is not there; `also` holds accepted spellings."""
+    if (other := common_names.INSTEAD.get(str(without_places(path)[-1]))) is not None:
         return f"unknown key {dotted(path)}: write {other}"
-    meant = suggestion(root, path, also, known)
+    meant = _suggestion(kind, path, also)
     if meant is not None and meant != path:
         return f"unknown key {dotted(path)}: did you mean {dotted(meant)}?"
+    root = ROOTS[kind]
     sections = f"; the sections are {', '.join(root.model_fields)}" if find(root, path).known == 0 else ""
     return f"unknown key {dotted(path)}{sections}"

@@ -147,7 +147,7 @@ def _validated(
     try:
         return translation, root.model_validate(tree), problems
     except ValidationError as error:
-        return translation, None, problems + messages.sentences(error, root, translation, tree)
+        return translation, None, problems + messages.sentences(error, translation, tree)
 
 
 def _value_of(config: AnyConfig, key: str) -> Any:
@@ -241,7 +241,7 @@ def _restore(base: dict[str, Any], schema: dict[str, Any], path: Path, first: Tr
     if found.what == "unknown":
         if first.spelled(path):
             return
-        raise ConfigError(keys.unknown(first.root, path, set()))
+        raise ConfigError(keys.unknown(first.kind, path))
     default = get(schema, path)
     if found.known == len(path) and found.field is not None and default is not None:
         put(base, path, default)

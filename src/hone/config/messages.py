@@ -6,7 +6,7 @@ import difflib
 import re
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from hone.config import keys
 from hone.config.given import shown
@@ -51,17 +51,15 @@ def raise_all(problems: list[str]) -> None:
         )
 
 
-def sentences(
-    error: ValidationError, root: type[BaseModel], translation: Translation, tree: Any
-) -> list[str]:
+def sentences(error: ValidationError, translation: Translation, tree: Any) -> list[str]:
     """One sentence for each thing found, but for keys that are only wrong because they follow a wrong one."""
     items: list[dict[str, Any]] = [dict(item) for item in error.errors(include_url=False)]
     own = [
         item
         for item in items
-        if keys.derived_text(root, item["loc"]) is None or tuple(item["loc"]) in translation.given
+        if keys.derived_text(translation.root, item["loc"]) is None or tuple(item["loc"]) in translation.given
     ]
-    return [_sentence(item, root, translation, tree) for item in own or items]
+    return [_sentence(item, translation, tree) for item in own or items]
 
 
 def _place(loc: Path, tree: Any) -> Path:
@@ -74,11 +72,11 @@ def _place(loc: Path, tree: Any) -> Path:
     return path
 
 
-def _sentence(item: dict[str, Any], root: type[BaseModel], translation: Translation, tree: Any) -> str:
+def _sentence(item: dict[str, Any], translation: Translation, tree: Any) -> str:
     kind, context = item["type"], item.get("ctx", {})
     path = _place(item["loc"], tree)
     if kind == "extra_forbidden":
-        return keys.unknown(root, path, set())
+        return keys.unknown(translation.kind, path)
     if kind == "missing":
         return f"{translation.typed_as((*path, item['loc'][-1]))}: is required"
     name, value = translation.typed_as(path), shown(item["input"])

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import copy
-from functools import partial
 from typing import Any
 
 from pydantic import BaseModel
 
-from hone.config import common_names, keys
-from hone.config.common_names import INSTEAD
+from hone.config import keys
 from hone.config.computed import Inert
 from hone.config.given import Given, Layer, same, shown, with_aliases
 from hone.config.interpolation import Interpolator
@@ -109,9 +107,7 @@ class Translation:
         accepted = set(self._spellings) | {rule.pattern for rule in self._rules if "*" not in rule.pattern}
         for head, paths in unknown.items():
             path = paths[0] if len(set(paths)) == 1 else head
-            self.problems.append(
-                keys.unknown(self.root, path, accepted, partial(common_names.meant, self.kind), INSTEAD)
-            )
+            self.problems.append(keys.unknown(self.kind, path, accepted))
 
     def _expect_section(self, path: Path) -> None:
         value = get(self._tree, path)

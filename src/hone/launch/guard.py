@@ -81,7 +81,7 @@ def _end(run: Callable[[bool], int], recovering: bool, said: int) -> NoReturn:
     try:
         code = run(recovering)
     except SystemExit as stopped:
-        code = stopped.code if isinstance(stopped.code, int) else 1
+        code = stopped.code if isinstance(stopped.code, int) else int(stopped.code is not None)
     except BaseException:
         traceback.print_exc()
     finally:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+
+from hone.config.files import chain
+from hone.errors import ConfigError
 
 SECTIONS = {
     "grpo": "grpo",
@@ -31,28 +34,9 @@ def infer_kind(config: str | None, overrides: Sequence[str]) -> str:
     """
     names = {re.split(r"[.=\[]", text.lstrip("+~"), maxsplit=1)[0] for text in overrides}
     if config is not None:
-        names |= _sections(Path(config), seen=set())
+        with contextlib.suppress(ConfigError):
+            names |= {str(name) for _, tree in chain(Path(config)) for name in tree}
     kinds = {SECTIONS[name] for name in names if name in SECTIONS}
     return next(
         (kind for kind in ("distill", "ppo", "grpo", "eval", "dpo", "rm", "sft") if kind in kinds), "sft"
     )
-
-
-def _sections(path: Path, seen: set[Path]) -> set[str]:
-    """Top-level keys of a file and of the files that it inherits from."""
-    import yaml
-
-    if path.resolve() in seen:
-        return set()
-    seen.add(path.resolve())
-    try:
-        tree: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        return set()
-    if not isinstance(tree, dict):
-        return set()
-    parents = tree.get("defaults") or []
-    for parent in [parents] if isinstance(parents, str) else parents:
-        if isinstance(parent, str):
-            tree |= dict.fromkeys(_sections(path.parent / parent, seen))
-    return {str(name) for name in tree}
