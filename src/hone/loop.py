@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Protocol
@@ -27,7 +27,7 @@ from hone.engine.place import placement_notices
 from hone.engine.random_state import random_state, restore_random_state
 from hone.errors import HoneError, Interrupted, TrainingError, WorkerLostError
 from hone.process import hears_signals
-from hone.recovery import MoreMachines, check_same_run
+from hone.recovery import MoreMachines, check_same_run, way_back
 from hone.seeing import draw_run
 from hone.tracking import MetricLog, Progress, RunFolder
 from hone.tracking.story import write_end, write_start
@@ -86,6 +86,7 @@ class Run:
         self._interrupted: float | None = None
         self._signal = 0
         self._saved_step = self._first_step = 0
+        self._noted: set[str] = set()
 
     async def resume(self) -> None:
         """Go to the state of the newest checkpoint, if there is one.
@@ -116,7 +117,7 @@ class Run:
         return self.step > 0 and (self.step >= self.total_steps or self._goal is not None)
 
     def __enter__(self) -> Run:
-        self._forget_later_steps()
+        self.folder.forget_samples_after(self.step)
         self.metrics = MetricLog(
             self.folder, self.config.logger, self.step or None, yaml.safe_load(self.yaml)
         )
@@ -125,8 +126,7 @@ class Run:
         self.progress = Progress(self.total_steps, self.kind, self.step)
         self.progress.__enter__()
         notices = (*self.notices, *placement_notices(self.config), *self.engine.notices)
-        for notice in notices:
-            self.progress.note(notice)
+        self.note_all(notices)
         if self.step:
             self.progress.note(f"resumed from {self.checkpoints.path(self.step)}")
         write_start(
@@ -150,7 +150,7 @@ class Run:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         if isinstance(error, TrainingError):
-            raise TrainingError(f"{error}. {self._way_back()}") from error
+            raise TrainingError(f"{error}. {way_back(self.checkpoints)}") from error
 
     def _leave_checkpoint(self, error: BaseException | None) -> None:
         """The checkpoint that is being written is waited for, unless those who write it are lost or the user will not
@@ -165,6 +165,17 @@ class Run:
         """The steps still to do. Ends early when something asked the run to stop."""
         while self.step < self.total_steps and self.stop_reason is None:
             yield self.step + 1
+
+    def note_all(self, texts: Iterable[str]) -> None:
+        """Tell each of these above the progress line."""
+        for text in texts:
+            self.progress.note(text)
+
+    def note_once(self, about: str, text: str) -> None:
+        """Tell something above the progress line, the first time that there is something about it."""
+        if about not in self._noted:
+            self._noted.add(about)
+            self.progress.note(text)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Record metrics of a step and remember the latest value of each."""
@@ -259,24 +270,6 @@ class Run:
             f"{self.folder.path} is a finished run (step {self.step} of {self.total_steps}{reached}); nothing was "
             f"changed. To train it further raise {more}; for a new run name another checkpointing.checkpoint_dir"
         )
-
-    def _way_back(self) -> str:
-        """Where a run that cannot go on stands."""
-        steps = self.checkpoints.steps() if self.config.checkpointing.enabled else []
-        if not steps:
-            return "No checkpoint had been written"
-        text = f"The last checkpoint is {self.checkpoints.path(steps[-1])}"
-        if len(steps) > 1:
-            text += f"; should it be spoilt already, remove that folder to go back to step_{steps[-2]}"
-        return text
-
-    def _forget_later_steps(self) -> None:
-        """Remove samples of steps after the checkpoint, which are to be done again or (in a new run) never were."""
-        for folder in (self.folder.rollouts, self.folder.validation):
-            for file in folder.glob("step_*.jsonl"):
-                number = file.stem.removeprefix("step_")
-                if number.isdigit() and int(number) > (self.step or -1):
-                    file.unlink()
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self._interrupted is not None:

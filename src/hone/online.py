@@ -5,7 +5,6 @@ Synchronous today: rollouts of step k are sampled from the weights after step k 
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -44,9 +43,9 @@ async def train(loaded: Loaded, recovering: bool = False) -> dict[str, Any]:
     async with prepared(loaded, printed) as ready:
         for note in ready.pool.notes:
             print(note, flush=True)
-        with contextlib.ExitStack() as stack:
-            with working(f"loading {config.policy.model_name}"):
-                parts = stack.enter_context(engine.build(config, ready.tokenizer, recovering=recovering))
+        with working(f"loading {config.policy.model_name}"):
+            parts = engine.build(config, ready.tokenizer, recovering=recovering)
+        with parts:
             assert parts.generator is not None
             parts.notices += ready.episodes.notices if ready.episodes is not None else []
             source = Source(parts.generator, ready.tokenizer, ready.pool, config, ready.episodes)
@@ -70,21 +69,15 @@ async def _train(loaded: Loaded, data: PromptData, parts: Engine, source: Source
         return run.summary()
     await source.generator.update_weights(run.step, parts.learner.weights())
     with run:
-        _say_altered(run, data)
+        run.note_all(data.tally.fresh())
         if config.loop.val_at_start and run.step == 0:
             run.progress.doing("validating before the first step")
             run.log_before_training(await validate(source, data.validation, run, step=0))
         for step in run.steps():
             await one_step(step, parts, data, source, run)
-            _say_altered(run, data)
+            run.note_all(data.tally.fresh())
         await run.finish()
     return run.summary()
-
-
-def _say_altered(run: Run, data: PromptData) -> None:
-    """Tell each way in which a chat template does not say what the rows say, once."""
-    for text in data.tally.fresh():
-        run.progress.note(text)
 
 
 async def one_step(step: int, parts: Engine, data: PromptData, source: Source, run: Run) -> None:
@@ -130,9 +123,7 @@ async def _learn_from_rollouts(
         write_rollouts(run.folder.rollout_file(step), step, groups)
     rollouts = [rollout for group in groups for rollout in group.rollouts]
     if len({r.reward for r in rollouts}) == 1 and (why := constants(groups)):
-        _say_once(
-            source, run, "constant", f"step {step} has nothing to learn from: all rewards are equal{why}"
-        )
+        run.note_once("constant", f"step {step} has nothing to learn from: all rewards are equal{why}")
     tokens = sum(len(r.prompt.tokens) + len(r.completion.tokens) for r in rollouts)
     return describe(groups) | learnt, tokens
 
@@ -212,14 +203,8 @@ async def validate(source: Source, prompts: Sequence[Prompt], run: Run, *, step:
     ranked = config.checkpointing.metric_name or ""
     if flat_metric(ranked) not in metrics and (column := column_of(ranked, metrics)) in metrics:
         why = "no reward function says right or wrong, so there is no accuracy"
-        _say_once(source, run, "accuracy", f"{why}: checkpoints are ranked by {column}")
+        run.note_once("accuracy", f"{why}: checkpoints are ranked by {column}")
     return metrics
-
-
-def _say_once(source: Source, run: Run, what: str, text: str) -> None:
-    if what not in source.said:
-        source.said.add(what)
-        run.progress.note(text)
 
 
 VALIDATED = (

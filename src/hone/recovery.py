@@ -65,3 +65,14 @@ def check_same_run(kind: str, settings: str, checkpoints: Checkpoints, path: Pat
             "settings set checkpointing.allow_config_change=true"
         )
     return changed
+
+
+def way_back(checkpoints: Checkpoints) -> str:
+    """Where a run that cannot go on stands."""
+    steps = checkpoints.steps() if checkpoints.config.enabled else []
+    if not steps:
+        return "No checkpoint had been written"
+    text = f"The last checkpoint is {checkpoints.path(steps[-1])}"
+    if len(steps) > 1:
+        text += f"; should it be spoilt already, remove that folder to go back to step_{steps[-2]}"
+    return text

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from functools import partial
 from typing import Any
@@ -32,9 +31,9 @@ async def train(loaded: Loaded, recovering: bool = False) -> dict[str, Any]:
     """The loop itself."""
     config = loaded.config
     tokenizer, method = prepare(loaded)
-    with contextlib.ExitStack() as stack:
-        with working(f"loading {config.policy.model_name}"):
-            parts = stack.enter_context(engine.build(config, tokenizer, recovering=recovering))
+    with working(f"loading {config.policy.model_name}"):
+        parts = engine.build(config, tokenizer, recovering=recovering)
+    with parts:
         return await _train(loaded, tokenizer, method, parts)
 
 
@@ -58,9 +57,7 @@ async def _train(
     if run.finished:
         return run.summary()
     with run:
-        for text in method.notes():
-            run.progress.note(text)
-        _say_altered(run, method)
+        run.note_all([*method.notes(), *method.data.tally.fresh()])
         said = False
         if section.val_at_start and run.step == 0:
             run.progress.doing("validating before the first step")
@@ -72,7 +69,7 @@ async def _train(
             if not samples:  # rows that are left out can end the last epoch sooner than their number says
                 break
             said = said or _say_truncated(run, method)
-            _say_altered(run, method)
+            run.note_all(method.data.tally.fresh())
             metrics = method.describe(await method.step(learner, samples), samples)
             tokens = sum(len(sample) for sample in samples)
             metrics["tokens_per_s"] = tokens / (time.perf_counter() - started)
@@ -104,12 +101,6 @@ def _say_truncated(run: Run, method: Method) -> bool:
         "(truncated_samples)"
     )
     return True
-
-
-def _say_altered(run: Run, method: Method) -> None:
-    """Tell each way in which a chat template does not say what the rows say, once."""
-    for text in method.data.tally.fresh():
-        run.progress.note(text)
 
 
 async def validate(learner: TrainedModel, method: Method) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from tiny import make_model
 from transformers import DynamicCache
@@ -42,3 +43,14 @@ def test_windowed_layers_keep_their_own_cache() -> None:
     assert not has_full_attention(make_model("mistral").config)
     assert not has_full_attention(make_model("gemma2").config)
     assert has_full_attention(make_model("qwen3").config)
+
+
+def test_a_full_device_is_not_taken_for_a_model_without_a_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: object, **kwargs: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    model = make_model()
+    assert kv_cache.works(model)
+    monkeypatch.setattr(model, "forward", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        kv_cache.works(model)

@@ -90,9 +90,8 @@ class LocalGenerator:
             if not self._tried and not kv_cache.works(self.model):
                 raise self._cannot_decode()
             self._tried = True
-            size = max(
-                self.max_rows // count * count, min(self.max_rows, count)
-            )  # whole groups where they fit
+            # Whole groups where they fit.
+            size = max(self.max_rows // count * count, min(self.max_rows, count))
             for start in range(0, len(rows), size):
                 self._decode(prompts, rows[start : start + size], sampling)
         finally:

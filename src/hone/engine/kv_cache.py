@@ -72,9 +72,7 @@ def slab_cache(config: Any, room: int) -> DynamicCache:
 def select_rows(cache: Any, rows: Tensor) -> None:
     """Keep only `rows` of the batch in every layer, as often as they are named."""
     for layer in cache.layers:
-        recurrent = hasattr(
-            layer, "update_recurrent_state"
-        )  # such layers know one way to pick rows: that of beams
+        recurrent = hasattr(layer, "update_recurrent_state")  # knows one way to pick rows: that of beams
         (layer.reorder_cache if recurrent else layer.batch_select_indices)(rows)
 
 
@@ -95,6 +93,8 @@ def works(model: PreTrainedModel) -> bool:
             input_ids=text[:1, 4:], position_ids=place, past_key_values=cache, use_cache=True
         ).logits
         whole = model(input_ids=text[:1], use_cache=False).logits[:, -1:]
+    except torch.OutOfMemoryError:
+        raise
     except (TypeError, ValueError, IndexError, AttributeError, RuntimeError):
         return False  # what a model makes of a cache that is not of its kind
     if model.dtype != torch.float32 or is_quantized(model) or not torch.isfinite(whole).all():

@@ -48,9 +48,7 @@ class Held:
 
     def move(self, logits_BV: Tensor, penalty: float) -> Tensor:
         """The logits that are sampled from: those given, where nothing is held against any token."""
-        if (
-            self.seen_BV is not None and penalty != 1.0
-        ):  # CTRL, arXiv 1909.05858 section 4.1, as the field has it
+        if self.seen_BV is not None and penalty != 1.0:  # CTRL, arXiv 1909.05858 section 4.1
             less_BV = torch.where(logits_BV > 0, logits_BV / penalty, logits_BV * penalty)
             logits_BV = torch.where(self.seen_BV, less_BV, logits_BV)
         if self.barred is not None:

@@ -149,9 +149,8 @@ def wanted_config(
 
 
 def _set_up(model: PreTrainedModel, activation_checkpointing: bool) -> None:
-    model.config.architectures = [
-        type(model).__name__
-    ]  # a checkpoint's config says what to make of its weights
+    # A checkpoint's config says what to make of its weights.
+    model.config.architectures = [type(model).__name__]
     if activation_checkpointing:
         model.gradient_checkpointing_enable(
             gradient_checkpointing_kwargs={"use_reentrant": False, "context_fn": recomputing}

@@ -102,9 +102,7 @@ class TokenScorer(nn.Module):
             return self._by_parts(
                 input_ids, position_ids, at_N, targets_N, attention_mask, likeliest, entropy
             )
-        if (
-            self.sequence_parallel
-        ):  # the model sees fewer embeddings than there are tokens and would count them
+        if self.sequence_parallel:  # the model sees a part of the tokens and would count these
             if position_ids is not None and attention_mask is None:
                 attention_mask = visible(position_ids, 0, input_ids.shape[1])
             if position_ids is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,8 +32,6 @@ class Source:
     config: OnlineConfig
     episodes: Episodes | None = None
     """What plays rollouts with their environments, if there are any."""
-    said: set[str] = field(default_factory=set)
-    """What the user has been told once: of a step whose rewards were all equal, of an accuracy that there is not."""
 
     async def sample(
         self, prompts: Sequence[Prompt], *, lap: Callable[[str], None] = lambda part: None

@@ -101,6 +101,15 @@ class RunFolder:
         """File of the validation samples of a step."""
         return self.validation / f"step_{step}.jsonl"
 
+    def forget_samples_after(self, step: int) -> None:
+        """Remove the samples of steps after the checkpoint `step`, which are to be done again, or (of a new run, 0) of
+        every step: those are another run's."""
+        for folder in (self.rollouts, self.validation):
+            for file in folder.glob("step_*.jsonl"):
+                number = file.stem.removeprefix("step_")
+                if number.isdigit() and (step == 0 or int(number) > step):
+                    file.unlink()
+
     def write_config(self, yaml_text: str) -> None:
         """Write the resolved configuration."""
         write_atomically(self.config, yaml_text)
