@@ -18,6 +18,7 @@ from hone.engine.build import build
 from hone.engine.learner import LocalLearner
 from hone.model import dropout
 from hone.model.adapters import with_lora
+from hone.model.hashing import counted, key_of
 from hone.model.load import _set_up
 from hone.types import Batch, LossOutput, Outputs, Sample, Totals
 from tests import tiny
@@ -93,7 +94,7 @@ def test_a_sample_drops_the_same_in_every_layout_and_forward(kind: str) -> None:
 
 
 def test_the_rate_is_kept_and_every_place_has_a_mask_of_its_own() -> None:
-    keys = dropout.token_keys(dropout.key_of("a"), torch.arange(4000)).reshape(2, 2000)
+    keys = counted(key_of("a"), torch.arange(4000)).reshape(2, 2000)
     ones = torch.ones(2, 2000, 8)
     with dropout.SampleDropout(keys):
         first, second = (torch.nn.functional.dropout(ones, 0.25) for _ in range(2))

@@ -8,7 +8,8 @@ from functools import cache
 import pytest
 import torch
 
-from hone.engine.sampling import row_seed, sample, uniform
+from hone.engine.sampling import sample, uniform
+from hone.model.hashing import key_of
 from hone.types import Sampling
 
 LOGITS = torch.tensor([2.0, 1.0, 0.5, 0.0, -1.0, 1.0, -3.0, 0.2])
@@ -17,7 +18,7 @@ DRAWS = 40_000
 
 @cache
 def draws(count: int = DRAWS, seed: int = 0) -> torch.Tensor:
-    seeds = torch.tensor([row_seed(seed, "row", i) for i in range(count)])
+    seeds = torch.tensor([key_of(seed, "row", i) for i in range(count)])
     return uniform(seeds, torch.zeros(count, dtype=torch.long))
 
 
@@ -108,7 +109,7 @@ def test_draws_are_uniform_over_rows() -> None:
 
 
 def test_draws_are_uniform_over_positions_of_one_row() -> None:
-    values = uniform(torch.full((DRAWS,), row_seed(1, "p", 0)), torch.arange(DRAWS))
+    values = uniform(torch.full((DRAWS,), key_of(1, "p", 0)), torch.arange(DRAWS))
     assert kolmogorov(values) < KOLMOGOROV_1_IN_1000
 
 
@@ -120,7 +121,7 @@ def test_neighbouring_seeds_are_as_good_as_any() -> None:
 @pytest.mark.parametrize("lag", [1, 2, 7])
 def test_draws_at_different_positions_are_independent(lag: int) -> None:
     """Of one row: correlation within four standard errors, and pairs even over a grid of 8 x 8."""
-    values = uniform(torch.full((DRAWS,), row_seed(3)), torch.arange(DRAWS))
+    values = uniform(torch.full((DRAWS,), key_of(3)), torch.arange(DRAWS))
     first, second = values[:-lag], values[lag:]
     correlation = float(torch.corrcoef(torch.stack([first, second]))[0, 1])
     assert abs(correlation) < 4 / math.sqrt(DRAWS)
@@ -136,7 +137,7 @@ def test_draws_of_different_rows_are_independent() -> None:
 
 def test_the_finaliser_is_splitmix64() -> None:
     """Steele et al. 2014, in plain integers of 64 bits."""
-    seed, position, mask = row_seed("any"), 5, (1 << 64) - 1
+    seed, position, mask = key_of("any"), 5, (1 << 64) - 1
     x = (seed + (position + 1) * 0x9E3779B97F4A7C15) & mask
     x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & mask
     x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & mask
@@ -144,18 +145,18 @@ def test_the_finaliser_is_splitmix64() -> None:
     assert uniform(torch.tensor([seed]), torch.tensor([position])).item() == (x >> 11) * 2.0**-53
 
 
-def test_row_seeds_tell_their_parts_apart() -> None:
-    assert row_seed(1, "p", 0) == row_seed(1, "p", 0)
+def test_keys_tell_their_parts_apart() -> None:
+    assert key_of(1, "p", 0) == key_of(1, "p", 0)
     assert (
         len(
             {
-                row_seed(1, "p", 0),
-                row_seed(1, "p0"),
-                row_seed("1p", 0),
-                row_seed(1, "p", 1),
-                row_seed(2, "p", 0),
+                key_of(1, "p", 0),
+                key_of(1, "p0"),
+                key_of("1p", 0),
+                key_of(1, "p", 1),
+                key_of(2, "p", 0),
             }
         )
         == 5
     )
-    assert all(0 <= row_seed(i) < 1 << 63 for i in range(1000))
+    assert all(0 <= key_of(i) < 1 << 63 for i in range(1000))

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from hone.config.schema import PolicyConfig
 from hone.data import packing
-from hone.model.dropout import key_of, token_keys
+from hone.model.hashing import counted, key_of
 from hone.types import Batch, Sample, Totals
 
 Rows = list[list[int]]
@@ -254,8 +254,8 @@ def _keys(rows: Sequence[Sequence[Sample]], where: Sequence[Tensor], shape: torc
     for sample, at in zip((sample for row in rows for sample in row), where, strict=True):
         positions = torch.arange(len(sample))
         prompt, own = key_of(seed, "", sample.group), key_of(seed, sample.id)
-        keys[at[: sample.prefix]] = token_keys(prompt, positions[: sample.prefix])
-        keys[at[sample.prefix :]] = token_keys(own, positions[sample.prefix :])
+        keys[at[: sample.prefix]] = counted(prompt, positions[: sample.prefix])
+        keys[at[sample.prefix :]] = counted(own, positions[sample.prefix :])
     return keys.reshape(shape)
 
 

@@ -18,12 +18,13 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from hone.engine import kv_cache
 from hone.engine.pulse import beat
-from hone.engine.sampling import Holding, row_seed, sample, uniform
+from hone.engine.sampling import Holding, sample, uniform
 from hone.engine.stream import WeightStream
 from hone.engine.weights import checksum, named_weights
 from hone.errors import HoneError, ModelError
 from hone.model.adapters import base_of
 from hone.model.attention import has_full_attention
+from hone.model.hashing import key_of
 from hone.model.load import name_of
 from hone.types import Completion, Prompt, Sampling
 
@@ -148,7 +149,7 @@ class LocalGenerator:
                 f"prompt {prompt.id} has {len(prompt.tokens)} tokens and the context {self.context}: no room for an "
                 "answer. Raise policy.max_total_sequence_length or shorten the prompt"
             )
-        return _Row(prompt=index, seed=row_seed(sampling.seed, prompt.id, number), limit=limit)
+        return _Row(prompt=index, seed=key_of(sampling.seed, prompt.id, number), limit=limit)
 
     def _completion(self, row: _Row) -> Completion:
         return Completion(

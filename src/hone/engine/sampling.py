@@ -6,33 +6,19 @@ share its batch, in whatever order rows finish, and after a restart: there is no
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from hone.model.hashing import counted, shift_right
 from hone.types import Sampling
 
 
-def row_seed(*parts: object) -> int:
-    """A 63-bit seed from any printable parts (run seed, prompt id, number of the completion)."""
-    digest = hashlib.blake2b("\x1f".join(map(str, parts)).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") >> 1
-
-
-def _shift_right(x: Tensor, bits: int) -> Tensor:
-    return (x >> bits) & ((1 << (64 - bits)) - 1)  # int64 shifts keep the sign; a hash needs zeros
-
-
 def uniform(seeds_B: Tensor, positions_B: Tensor) -> Tensor:
-    """Uniform in [0, 1), fp64 [B]: SplitMix64's finaliser (Steele et al. 2014) of seed + position * golden gamma."""
-    x = seeds_B + (positions_B + 1) * -7046029254386353131
-    x = (x ^ _shift_right(x, 30)) * -4658895280553007687
-    x = (x ^ _shift_right(x, 27)) * -7723592293110705685
-    x = x ^ _shift_right(x, 31)
-    return _shift_right(x, 11).double() * 2.0**-53
+    """Uniform in [0, 1), fp64 [B]: SplitMix64 of seed and position."""
+    return shift_right(counted(seeds_B, positions_B), 11).double() * 2.0**-53
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from hone.engine.random_state import random_state, restore_random_state
 from hone.engine.ranks import own_part
 from hone.errors import CheckpointError, TrainingError
 from hone.model.adapters import NAME
+from hone.model.hashing import GOLDEN
 from hone.model.load import not_finite
 from hone.model.quantized import is_quantized
 
@@ -40,7 +41,6 @@ WRITERS: dict[int, ThreadPoolExecutor] = {}
 the same order by all."""
 
 
-GOLDEN = -7046029254386353131
 FACTORS = (torch.arange(1, 4097) * GOLDEN >> 32).to(torch.int32) | 1
 """By the place in a row of words: odd, so that none hides a bit."""
 ROWS_AT_ONCE = 1024

@@ -10,7 +10,6 @@ in the forward, and of where it stands in the token's vector: every layout and e
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -22,8 +21,8 @@ from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedConfig
 
 from hone.errors import ModelError
+from hone.model.hashing import counted, mixed
 
-GOLDEN = -7046029254386353131
 BITS = 24
 READ_FROM_CONFIG = ("falcon", "persimmon", "blt")
 """Architectures whose forward looks into the config for some of its rates."""
@@ -82,24 +81,6 @@ def notice(config: PreTrainedConfig, *, off: bool, part: str) -> list[str]:
     return [f"the model's own dropout ({shown}) is on; {part}.disable_dropout=true turns it off"]
 
 
-def key_of(*parts: object) -> int:
-    """63 bits from any printable parts: what stands for a sample, or a prompt, in the hash."""
-    digest = hashlib.blake2b("\x1f".join(map(str, parts)).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") >> 1
-
-
-def token_keys(key: int, positions: Tensor) -> Tensor:
-    """The keys of the tokens at these positions of a sample."""
-    return _mixed(key + (positions + 1) * GOLDEN)
-
-
-def _mixed(x: Tensor) -> Tensor:
-    """SplitMix64's finaliser (Steele et al. 2014), shifts without the sign."""
-    x = (x ^ ((x >> 30) & ((1 << 34) - 1))) * -4658895280553007687
-    x = (x ^ ((x >> 27) & ((1 << 37) - 1))) * -7723592293110705685
-    return x ^ ((x >> 31) & ((1 << 33) - 1))
-
-
 class SampleDropout(TorchFunctionMode):
     """A context in which PyTorch's dropout is that of the samples whose tokens have `keys_BT`, int64."""
 
@@ -156,9 +137,9 @@ class SampleDropout(TorchFunctionMode):
     def _kept(self, shape: torch.Size, rate: float) -> Tensor:
         """Which numbers of a tensor of this shape stay."""
         number = self.counts[rate] = self.counts.get(rate, 0) + 1
-        keys_BT, length = _mixed(self.keys_BT + number), self.keys_BT.shape[1]
+        keys_BT, length = mixed(self.keys_BT + number), self.keys_BT.shape[1]
         if len(shape) == 4 and shape[2:] == (length, length):  # attention weights: by query, key and head
-            keys = (keys_BT[:, :, None] ^ _mixed(keys_BT)[:, None, :])[:, None]
+            keys = (keys_BT[:, :, None] ^ mixed(keys_BT)[:, None, :])[:, None]
             element = torch.arange(shape[1], device=keys.device)[:, None, None]
         elif shape[:2] == keys_BT.shape or shape[:1] == (keys_BT.numel(),):
             rest = shape[2:] if shape[:2] == keys_BT.shape else shape[1:]
@@ -169,7 +150,7 @@ class SampleDropout(TorchFunctionMode):
                 f"dropout of a tensor of shape {list(shape)}, which is not one vector a token: set "
                 "policy.disable_dropout=true and policy.lora.dropout=0"
             )
-        bits = (_mixed(keys + (element + 1) * GOLDEN) >> 40) & ((1 << BITS) - 1)
+        bits = (counted(keys, element) >> 40) & ((1 << BITS) - 1)
         return bits >= round(rate * (1 << BITS))
 
 
