@@ -119,7 +119,19 @@ def test_what_json_cannot_hold_is_text(play: Play, kind: str) -> None:
     ("env", "said"),
     [
         ({"tools": [here("undocumented")]}, "cannot be told of"),
-        ({"tools": [here("ad")]}, "did you mean 'add'"),
+        (
+            {"tools": ["none.py:f"]},
+            r"environment 'default': env.tools=none.py:f: there is no file .*/none.py$",
+        ),
+        ({"path": "none.py:E"}, r"environment 'default' \(none.py:E\): env.path=none.py:E: there is no file"),
+        (
+            {"path": here("Counter"), "action": here("ad"), "observation": here("add")},
+            "env.action=.*mean 'add'",
+        ),
+        (
+            {"shop": {"tools": [here("ad")]}},
+            "environment 'shop': env.shop.tools=.*: there is no .* mean 'add'",
+        ),
         ({"tools": [here("add"), here("add")]}, "two tools called add"),
         ({"tools": [here("Counter")]}, "is no function"),
         ({"tools": ["no_such_module.f"]}, "No module named"),

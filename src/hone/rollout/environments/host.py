@@ -100,15 +100,11 @@ def _child(fds: list[int], kind: Kind, limits: Mapping[str, Any]) -> None:
 def _load(request: Mapping[str, Any]) -> tuple[Kind | None, dict[str, Any]]:
     """The kind, and what it is: {"ok": {"schemas", "name", "stateless"}}, or what is wrong."""
     try:
-        tools = [_found(target) for target in request["tools"]]
-        between = [request[name] for name in ("action", "observation")]
-        openenv = (_found(between[0]), _found(between[1])) if all(between) else None
-        kind = kind_of(
-            None if request["target"] is None else _found(request["target"]),
-            request["kwargs"],
-            tools,
-            openenv,
-        )
+        tools = [_found("tools", target) for target in request["tools"]]
+        between = [(name, request[name]) for name in ("action", "observation") if request[name]]
+        openenv = (_found(*between[0]), _found(*between[1])) if len(between) == 2 else None
+        found = None if request["path"] is None else _found("path", request["path"])
+        kind = kind_of(found, request["kwargs"], tools, openenv)
         if openenv is not None:
             return kind, {"ok": {"schemas": [], "name": "OpenEnv", "stateless": False, "steps": True}}
         first = kind()
@@ -116,14 +112,20 @@ def _load(request: Mapping[str, Any]) -> tuple[Kind | None, dict[str, Any]]:
         schemas = _in_a_fork(first.tools()) if schemas is None else schemas
         told = {"schemas": schemas, "name": first.name, "stateless": first.stateless}
         return kind, {"ok": told | {"steps": first.step is not None}}
-    except (Unusable, Missing) as error:
+    except Missing as error:
+        return None, {"missing": str(error)}
+    except Unusable as error:
         return None, {"defect": str(error)}
     except BaseException as error:
         return None, _raised(error)
 
 
-def _found(target: str) -> Any:
-    return find(target)
+def _found(setting: str, target: str) -> Any:
+    """What a setting names. Raises Missing with the setting's name, or whatever importing the module raises."""
+    try:
+        return find(target)
+    except Missing as error:
+        raise Missing(f"{setting}={target}: {error}") from error
 
 
 def _in_a_fork(tools: list[Any]) -> list[dict[str, Any]]:

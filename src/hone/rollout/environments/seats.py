@@ -16,10 +16,11 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hone.config.schema import EnvironmentConfig
+from hone.config.schema import EnvConfig, EnvironmentConfig
 from hone.errors import ConfigError
+from hone.importing import search_path
 from hone.rollout.framing import BadFrame, Inbox, framed
-from hone.rollout.rewards.process import CallFailed, Died, TimedOut, stop
+from hone.rollout.rewards.process import CallFailed, Died, TimedOut, stop, worker_environment
 
 _BOOT = (
     "import json, sys; fd, sys.path[:] = json.loads(sys.argv[1]); "
@@ -53,24 +54,29 @@ class Host:
     def start(self) -> None:
         """Start the process and have it import the environment. Raises ConfigError when it is none."""
         ours, theirs = socket.socketpair()
-        path = [entry or os.getcwd() for entry in sys.path]
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-u", "-c", _BOOT, json.dumps([theirs.fileno(), path]), "hone-environment"],
+                [
+                    sys.executable,
+                    "-u",
+                    "-c",
+                    _BOOT,
+                    json.dumps([theirs.fileno(), search_path()]),
+                    "hone-environment",
+                ],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 pass_fds=(theirs.fileno(),),
                 start_new_session=True,
-                env={"OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0", "TOKENIZERS_PARALLELISM": "false"}
-                | os.environ,
+                env=worker_environment(),
             )
         self._channel = ours
         threading.Thread(target=self._drain, args=(self._process.stdout,), daemon=True).start()
         config = self.config
         request = {
             "op": "load",
-            "target": config.path,
+            "path": config.path,
             "kwargs": dict(config.kwargs),
             "tools": list(config.tools),
             "action": config.action,
@@ -86,6 +92,9 @@ class Host:
             ) from None
         if "raised" in reply:
             raise ConfigError(f"{self.label} cannot be imported: {reply['raised']}\n{reply['traceback']}")
+        if "missing" in reply:
+            section = "env" if isinstance(self.config, EnvConfig) else f"env.{self.name}"
+            raise ConfigError(f"{self.label}: {section}.{reply['missing']}")
         if "defect" in reply:
             raise ConfigError(f"{self.label} {reply['defect']}")
         self.described = reply["ok"]

@@ -144,7 +144,7 @@ class WorkerProcess:
                 bufsize=0,
                 pass_fds=(theirs.fileno(), signs),
                 start_new_session=True,
-                env=_environment(),
+                env=worker_environment(),
             )
         ours.setblocking(False)
         self._channel = ours
@@ -276,6 +276,6 @@ def _kill_group(process: subprocess.Popen[bytes]) -> None:
         os.killpg(process.pid, signal.SIGKILL)
 
 
-def _environment() -> dict[str, str]:
+def worker_environment() -> dict[str, str]:
     """One thread for each worker's numerics; and the same order of sets in each, so that runs repeat."""
     return {"OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0", "TOKENIZERS_PARALLELISM": "false", **os.environ}
