@@ -36,10 +36,8 @@ def limit(memory_limit_mb: int | None) -> None:
 
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if sys.platform == "linux":
-        with (
-            contextlib.suppress(OSError),
-            open("/proc/self/oom_score_adj", "w") as file,
-        ):  # /proc may be closed
+        # /proc may be closed.
+        with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
             file.write("1000")
         if memory_limit_mb is not None:
             size = memory_limit_mb * 1024 * 1024

@@ -32,6 +32,11 @@ def send(channel: socket.socket, message: bytes) -> None:
     channel.sendall(framed(message))
 
 
+def send_json(channel: socket.socket, message: Any) -> None:
+    """Send one message as JSON."""
+    send(channel, json.dumps(message).encode())
+
+
 def reply(channel: socket.socket, answer: dict[str, Any], too_long: dict[str, Any]) -> None:
     """Send an answer as JSON; where it is too long to be read, another in its place."""
     message = json.dumps(answer).encode()

@@ -14,7 +14,6 @@ import select
 import signal
 import sys
 import time
-from pathlib import Path
 from typing import NoReturn
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
@@ -124,12 +123,18 @@ def kill_descendants() -> None:
 
 def descendants(root: int) -> list[int]:
     """Process ids below one, as /proc has them; none where there is no /proc."""
-    parents: dict[int, int] = {}
+    return sorted(descendant_stats(root))
+
+
+def descendant_stats(root: int) -> dict[int, list[bytes]]:
+    """Of each process below one: the fields of /proc/PID/stat from the third on, which is its state; see proc(5)."""
+    stats: dict[int, list[bytes]] = {}
     for name in os.listdir("/proc") if os.path.isdir("/proc") else ():
         if name.isdigit():
-            with contextlib.suppress(OSError, ValueError, IndexError):
-                parents[int(name)] = int(Path(f"/proc/{name}/stat").read_text().rpartition(")")[2].split()[1])
+            with contextlib.suppress(OSError), open(f"/proc/{name}/stat", "rb") as file:
+                stats[int(name)] = file.read().rpartition(b")")[2].split()
+    parents = {pid: int(fields[1]) for pid, fields in stats.items()}
     found = {root}
     while new := {pid for pid, parent in parents.items() if parent in found} - found:
         found |= new
-    return sorted(found - {root})
+    return {pid: stats[pid] for pid in found - {root}}

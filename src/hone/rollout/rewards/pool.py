@@ -33,9 +33,8 @@ from hone.rollout.sandbox import SandboxLimits
 
 __all__ = ["RewardPool", "Scored"]
 
-_MIN_CHUNK = (
-    8  # completions; below it a call's own cost (0.2 ms) and a worker's start (0.1 s) outweigh the gain
-)
+_MIN_CHUNK = 8
+"""Completions; below it a call's own cost (0.2 ms) and a worker's start (0.1 s) outweigh the gain."""
 _MODEL_CALL_S = 600.0
 _MODEL_LOAD_S = 1800.0  # a large model comes from a slow disk or over the network
 
@@ -185,9 +184,8 @@ class RewardPool:
             return timed_out
         self._counts["retried"] += len(indices)
         guilty = await _all([self._chunk(batch, spec, [i]) for i in indices])
-        if timed_out and not any(
-            guilty
-        ):  # merely slow: smaller calls, not the time limit again at every step
+        if timed_out and not any(guilty):
+            # Merely slow: smaller calls, not the time limit again at every step.
             self._chunk_limit[spec.name] = max(1, len(indices) // 2)
         return timed_out
 
@@ -195,9 +193,8 @@ class RewardPool:
         """One call in whichever worker is free: its reply, or how it failed."""
         request = batch.request(spec, self._described[spec.name]["accepts"], indices)
         lanes = self._own.get(spec.name, self._shared)
-        if (
-            not spec.alone and len(indices) == 1
-        ):  # of an async function, one by one: in as many workers as there are
+        if not spec.alone and len(indices) == 1:
+            # Of an async function, one by one: in as many workers as there are.
             lanes = self._shared
         return await asyncio.wrap_future(lanes.submit(spec, request, len(indices)))
 

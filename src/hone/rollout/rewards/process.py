@@ -241,9 +241,8 @@ class WorkerProcess:
             process.wait(_KILL_WAIT_S)
         except subprocess.TimeoutExpired:
             _kill_group(process)
-            with contextlib.suppress(
-                subprocess.TimeoutExpired
-            ):  # unkillable (disk wait): it ends when it can
+            # One that waits for a disk cannot be killed: it ends when it can.
+            with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(_KILL_WAIT_S)
         if process.stdout is not None:
             os.set_blocking(process.stdout.fileno(), False)
@@ -270,9 +269,8 @@ def stop(process: subprocess.Popen[bytes]) -> None:
 
 
 def _kill_group(process: subprocess.Popen[bytes]) -> None:
-    with contextlib.suppress(
-        ProcessLookupError, PermissionError
-    ):  # gone already (macOS says EPERM for a zombie)
+    # Gone already: macOS says EPERM for a zombie.
+    with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
 
 

@@ -193,9 +193,8 @@ class Jail:
     def kill(self, first: int) -> None:
         """End a program with all that it started, given its first process, and wait until they are gone."""
         with contextlib.suppress(ProcessLookupError):
-            os.kill(
-                first, signal.SIGKILL
-            )  # of a namespace: the kernel kills the rest, and only then lets us wait
+            os.kill(first, signal.SIGKILL)
+        # Of a namespace: the kernel kills the rest, and only then lets us wait.
         with contextlib.suppress(ChildProcessError):
             os.waitpid(first, 0)
 

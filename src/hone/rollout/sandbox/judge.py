@@ -25,21 +25,8 @@ from hone.rollout.sandbox.remote import Remote
 SUPPORT = -2
 _ALIASES = {("np", "numpy"), ("pd", "pandas"), ("dt", "datetime")}
 _ASKABLE = (
-    *(
-        "call",
-        "getattr",
-        "setattr",
-        "getitem",
-        "setitem",
-        "len",
-        "iter",
-        "next",
-        "bool",
-        "str",
-        "repr",
-        "isinstance",
-    ),
-    *("eq", "ne", "lt", "le", "gt", "ge", "enter", "exit", "plain"),
+    *("call", "getattr", "setattr", "getitem", "setitem", "len", "iter", "next", "bool", "str", "repr"),
+    *("isinstance", "eq", "ne", "lt", "le", "gt", "ge", "enter", "exit"),
 )
 """What a program may do with an object that a test has given it."""
 
@@ -49,13 +36,7 @@ def run(jail: Jail, request: Mapping[str, Any], streams: list[int]) -> NoReturn:
     become(jail, request["limits"], request["seconds"], streams, visible=False)
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # a program that hangs up is told of as any other
     asked = json.loads(text())
-    held: list[Link] = []
-    link = Link(
-        socket.socket(fileno=LINK),
-        {name: OPERATIONS[name] for name in _ASKABLE if name in OPERATIONS},
-        lambda operation, arguments: _may(held[0], operation, arguments),
-    )
-    held.append(link)
+    link = Link(socket.socket(fileno=LINK), {name: OPERATIONS[name] for name in _ASKABLE}, _may)
     _Judge(link, asked["support"], asked["tests"]).all()
     os._exit(0)
 

@@ -6,20 +6,10 @@ import ctypes
 import errno
 import os
 
-NEWNS, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET = (
-    *(0x00020000, 0x04000000, 0x08000000),
-    *(0x10000000, 0x20000000, 0x40000000),
-)
-RDONLY, NOSUID, NODEV, REMOUNT, BIND, MOVE, REC, PRIVATE = (
-    1,
-    2,
-    4,
-    1 << 5,
-    1 << 12,
-    1 << 13,
-    1 << 14,
-    1 << 18,
-)
+NEWNS, NEWUTS, NEWIPC = 0x00020000, 0x04000000, 0x08000000
+NEWUSER, NEWPID, NEWNET = 0x10000000, 0x20000000, 0x40000000
+RDONLY, NOSUID, NODEV = 1, 2, 4
+BIND, MOVE, REC, PRIVATE = 1 << 12, 1 << 13, 1 << 14, 1 << 18
 DETACH = 2
 READ_ANYTHING = 1 << 2
 """CAP_DAC_READ_SEARCH: permissions of files do not count for reading."""

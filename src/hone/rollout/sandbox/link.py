@@ -44,7 +44,7 @@ class Link:
         self,
         channel: socket.socket,
         operations: Mapping[str, Callable[..., Any]],
-        may: Callable[[str, list[Any]], None] = lambda operation, arguments: None,
+        may: Callable[[Link, str, list[Any]], None] = lambda link, operation, arguments: None,
     ) -> None:
         self.lost = ""
         """Why nothing can be asked any more."""
@@ -93,7 +93,7 @@ class Link:
             arguments = [self._values.decode(each, seen) for each in given]
             keywords = {name: self._values.decode(each, seen) for name, each in named.items()}
             seen.told.update(range(len(seen.objects)))
-            self._may(operation, arguments)
+            self._may(self, operation, arguments)
             answer = self._outcome(operation, arguments, keywords, seen)
             if seen.objects:
                 answer = self._changed(arguments, keywords, (given, named), seen) | answer

@@ -219,7 +219,7 @@ def _cause(
     report = reply["report"]
     if report is not None and not report[0]:
         return _word(report[1]), report[2]
-    ended = _ended(reply)
+    ended = _ended(reply["status"])
     if ended != "ok":
         return ended, ""
     failed = [judged[n] for n in (-2, *range(num_tests)) if n in judged and not judged[n][0]]
@@ -233,10 +233,8 @@ def _word(name: str) -> str:
     return name if name.isidentifier() and name not in _OWN_WORDS else f"exception {name!r}"
 
 
-def _ended(reply: dict[str, Any]) -> str:
-    if reply["stopped"] is not None:
-        return str(reply["stopped"])
-    status = reply["status"]
+def _ended(status: int) -> str:
+    """How the program's process ended, as wait(2) tells; negative where nobody saw it end."""
     if status < 0:
         return "lost"
     if os.WIFSIGNALED(status):

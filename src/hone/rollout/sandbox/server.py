@@ -17,7 +17,7 @@ import tempfile
 import time
 from typing import Any
 
-from hone.rollout.framing import framed, receive, send
+from hone.rollout.framing import framed, receive, send, send_json
 from hone.rollout.sandbox import kernel, spawner
 from hone.rollout.sandbox.cgroup import ControlGroup
 from hone.rollout.sandbox.jail import Jail
@@ -50,13 +50,13 @@ def main(channel_fd: int, disk_mb: int, memory_mb: int, max_processes: int, name
         kernel.prctl(kernel.DUMPABLE, 0)  # it holds the tests: nobody of its user may look into its memory
     hello = receive(below)
     if hello is None:
-        _send(channel, {"problem": "its first process ended"})
+        send_json(channel, {"problem": "its first process ended"})
         os._exit(1)
     send(channel, hello)
     seen = Watched(channel, below, Meter((descendants(pid) or [pid])[0]), group)
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):
         while (request := receive(channel)) is not None and (reply := seen.serve(json.loads(request))):
-            _send(channel, reply)
+            send_json(channel, reply)
     below.close()
     with contextlib.suppress(ChildProcessError):
         os.waitpid(pid, 0)
@@ -106,7 +106,7 @@ class Watched:
         try:
             stopped = watch.until(begin + request["seconds"], self._channel, self._meter, most)
         finally:
-            _send(self._below, {"op": "end"})
+            send_json(self._below, {"op": "end"})
         if receive(self._below) is None:
             raise ConnectionResetError("the spawner ended")
         seen = watch.drained()
@@ -164,7 +164,3 @@ def _verdicts(lines: bytearray) -> list[list[Any]]:
         with contextlib.suppress(ValueError):
             told.append(json.loads(line))
     return told
-
-
-def _send(channel: socket.socket, message: dict[str, Any]) -> None:
-    send(channel, json.dumps(message).encode())

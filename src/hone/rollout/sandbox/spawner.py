@@ -13,7 +13,7 @@ import socket
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
-from hone.rollout.framing import LENGTH, exactly, send
+from hone.rollout.framing import LENGTH, exactly, send_json
 from hone.rollout.sandbox import judge, program
 from hone.rollout.sandbox.jail import Jail
 
@@ -29,7 +29,7 @@ def main(channel: socket.socket, jail: Jail, counted: bool) -> NoReturn:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     jail.enter(counted)
     state = jail.isolation
-    _say(channel, {"namespaces": state.namespaces, "says": str(state), "problem": state.problem})
+    send_json(channel, {"namespaces": state.namespaces, "says": str(state), "problem": state.problem})
     gc.collect()
     gc.freeze()  # what is here is shared with all that is forked, and need not be touched by them
     started: list[int] = []
@@ -42,7 +42,7 @@ def main(channel: socket.socket, jail: Jail, counted: bool) -> NoReturn:
             _end(jail, started)
             jail.clean()
             started = []
-            _say(channel, {"ok": True})
+            send_json(channel, {"ok": True})
     _end(jail, started)
     jail.leave()
     os._exit(0)
@@ -114,7 +114,3 @@ def _request(channel: socket.socket) -> tuple[dict[str, Any], dict[str, int]] | 
         return None
     request = json.loads(body)
     return request, dict(zip(request.get("descriptors", ()), descriptors, strict=True))
-
-
-def _say(channel: socket.socket, message: dict[str, Any]) -> None:
-    send(channel, json.dumps(message).encode())

@@ -1,9 +1,9 @@
 """Does the program pass its tests? It runs in a sandbox (`hone.rollout.sandbox`), one in each worker.
 
 Tests that are Python run in another process than the program (`hone.rollout.sandbox.judge`); those that need the
-program's own are a failure, and no 0. A program that hangs, crashes or asks for too much is wrong: a 0. What became
-of each is kept with the
-rollout (`code_outcome`); the metrics have the parts that passed, ran out of time, or were ended by another limit.
+program's own process fail the completion. A program that hangs, crashes or asks for too much is wrong: a 0. What
+became of each is kept with the rollout (`code_outcome`); metrics are the shares that passed, ran out of time, or were
+ended by another limit.
 """
 
 from __future__ import annotations
@@ -173,10 +173,10 @@ def _tests(row: Mapping[str, Any], column: str | None, most: int | None, prompt:
 def _given(prompt: Any, entry: str) -> str:
     """What a prompt that is Python defines beside the function that it asks for: where tests use it, they use the
     prompt's, whatever the program makes of it."""
+    if not (isinstance(prompt, str) and _defines(prompt, entry)):
+        return ""
     try:
-        written = (
-            ast.parse(prompt) if isinstance(prompt, str) and _defines(prompt, entry) else ast.Module([], [])
-        )
+        written = ast.parse(prompt)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return ""
     written.body = [part for part in written.body if getattr(part, "name", None) != entry]
@@ -194,13 +194,8 @@ def _parsed(value: Any) -> Any:
 
 
 def _text(value: Any) -> str:
-    return (
-        value
-        if isinstance(value, str)
-        else "\n".join(map(str, value))
-        if isinstance(value, list)
-        else str(value)
-    )
+    """Input or output as text: a list is one of lines."""
+    return "\n".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 @functools.cache
