@@ -20,38 +20,12 @@ from hone.rollout.rewards.numerals import as_number, spelled_out, with_plain_min
 
 _VULGAR = re.compile("[¼½¾⅐-⅞]")
 _SIGNS = {
-    **{
-        "×": r"\times ",
-        "⋅": r"\cdot ",
-        "·": r"\cdot ",
-        "÷": "/",
-        "±": r"\pm ",
-        "π": r"\pi ",
-        "∞": r"\infty ",
-    },
-    **{
-        "≤": r"\le ",
-        "≥": r"\ge ",
-        "≠": r"\ne ",
-        "≈": r"\approx ",
-        "∪": r"\cup ",
-        "∩": r"\cap ",
-        "∈": r"\in ",
-    },
-    **{
-        "°": r"^\circ ",
-        "θ": r"\theta ",
-        "∅": r"\emptyset ",
-        "⁄": "/",
-        "∕": "/",
-        "’": "'",
-        "\u200b": "",
-        "~": " ",
-    },
-    **dict.fromkeys("\u00a0\u2007\u2009\u202f", " "),
-    **dict.fromkeys("£€¥₹", ""),
+    "×": r"\times ", "⋅": r"\cdot ", "·": r"\cdot ", "÷": "/", "±": r"\pm ", "π": r"\pi ", "∞": r"\infty ",
+    "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "≈": r"\approx ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ",
+    "°": r"^\circ ", "θ": r"\theta ", "∅": r"\emptyset ", "⁄": "/", "∕": "/", "’": "'", "\u200b": "", "~": " ",
+    **dict.fromkeys("\u00a0\u2007\u2009\u202f", " "), **dict.fromkeys("£€¥₹", ""),
     **{chr(0xFF10 + digit): str(digit) for digit in range(10)},
-}
+}  # fmt: skip
 _UNICODE = str.maketrans(_SIGNS)
 _RAISED, _LOWERED = "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ", "₀₁₂₃₄₅₆₇₈₉"
 _RAISED_AS, _LOWERED_AS = str.maketrans(_RAISED, "0123456789+-n"), str.maketrans(_LOWERED, "0123456789")

@@ -6,19 +6,10 @@ from typing import Any
 
 RESERVED = frozenset(
     (
-        *(
-            "step",
-            "epoch",
-            "reward",
-            "accuracy",
-            "samples",
-            "truncated",
-            "excluded",
-            "failed",
-            "completion_length",
-        ),
-        *("equal_groups", "seconds", "tokens_per_s", "learning_rate", "loss", "train_loss", "val_loss"),
-        *("policy_loss_total", "turns", "tool_calls", "tool_failures", "out_of_turns", "env_seconds"),
+        *("step", "epoch", "reward", "accuracy", "samples", "truncated", "excluded", "failed"),
+        *("completion_length", "equal_groups", "seconds", "tokens_per_s", "learning_rate", "loss"),
+        *("train_loss", "val_loss", "policy_loss_total", "turns", "tool_calls", "tool_failures"),
+        *("cut_observations", "out_of_turns", "env_seconds"),
     )
 )
 """Names of a run's own columns, which a function's metric may not have."""

@@ -20,17 +20,6 @@ from hone.errors import ConfigError, RewardError
 from hone.rollout.rewards.functions import BUILTIN
 from hone.rollout.rewards.load import PASSED, Unusable
 
-BESIDES_THE_ANSWER = (
-    "format",
-    "judge",
-    "json_schema",
-    "length",
-    "overlong",
-    "regex",
-    "repetition",
-    "reward_model",
-)
-"""Built-in functions that grade, or look at the form of an answer, rather than say whether it is right."""
 _KEYS = ("name", "path", "weight", "weight_schedule", "kwargs", "datasets", "envs")
 
 
@@ -69,8 +58,8 @@ class RewardSpec:
 
     @property
     def judges(self) -> bool:
-        """Whether what it says is about the answer being right."""
-        return self.target not in BESIDES_THE_ANSWER
+        """Whether it says that an answer is right, rather than grades it or looks at its form."""
+        return getattr(BUILTIN.get(self.target), "judges", True)
 
     @property
     def label(self) -> str:

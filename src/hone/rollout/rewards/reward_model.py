@@ -71,9 +71,8 @@ class RewardModel:
         """A number for each completion of its prompt: both text, or both messages. Raises ValueError for one that is
         longer than the model can read."""
         pairs = list(zip(prompts, completions, strict=True))
-        if (
-            self.tokenizer.cls_token_id is not None and not self.encoder.chat
-        ):  # an encoder's own way with two texts
+        # An encoder has its own way with two texts.
+        if self.tokenizer.cls_token_id is not None and not self.encoder.chat:
             texts = [(_text(prompt), _text(completion)) for prompt, completion in pairs]
             return self.score_tokens(self.tokenizer(texts, verbose=False)["input_ids"] if texts else [])
         rendered = [self.encoder.render(_example(*pair)) for pair in pairs]

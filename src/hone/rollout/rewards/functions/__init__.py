@@ -7,7 +7,8 @@
 
 Each has TRL's signature, reads plain and conversational completions, and takes its options (what a config
 entry's `kwargs` may hold) as named arguments with defaults. What the pool must know about one is said by attributes:
-`any_of_columns`, `required_options`, `alone`, `check`, `prepare` and `seconds_each` (see `hone.rollout.rewards.load`).
+`any_of_columns`, `required_options`, `alone`, `check`, `prepare` and `seconds_each` (see `hone.rollout.rewards.load`);
+`judges` is False for one that grades an answer, or looks at its form, and does not say whether it is right.
 """
 
 from __future__ import annotations
@@ -26,21 +27,8 @@ from hone.rollout.rewards.functions.model import reward_model
 BUILTIN: dict[str, Callable[..., list[Any]]] = {
     function.__name__: function
     for function in (
-        *(
-            answer,
-            code,
-            exact,
-            format,
-            json_schema,
-            judge,
-            length,
-            math,
-            numeric,
-            overlong,
-            regex,
-            repetition,
-        ),
-        reward_model,
+        *(answer, code, exact, format, json_schema, judge, length, math),
+        *(numeric, overlong, regex, repetition, reward_model),
     )
 }
 """What a config entry may name without a path."""

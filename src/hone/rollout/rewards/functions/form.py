@@ -96,5 +96,7 @@ def _well_formed(text: str) -> bool:
 
 
 format.check = _check_format  # type: ignore[attr-defined]
+format.judges = False  # type: ignore[attr-defined]
 regex.check = _check_regex  # type: ignore[attr-defined]
+regex.judges = False  # type: ignore[attr-defined]
 regex.any_of_columns = ()  # type: ignore[attr-defined]  # none, but for kwargs.column

@@ -99,4 +99,5 @@ def _check(schema: Any = None, column: str | None = None, valid_json: float = 0.
 
 
 json_schema.check = _check  # type: ignore[attr-defined]
+json_schema.judges = False  # type: ignore[attr-defined]
 json_schema.any_of_columns = ()  # type: ignore[attr-defined]  # none, but for kwargs.column

@@ -296,3 +296,4 @@ def _check(**options: Any) -> None:
 
 judge.alone = True  # type: ignore[attr-defined]  # one process, so that max_concurrency holds for the run
 judge.check = _check  # type: ignore[attr-defined]
+judge.judges = False  # type: ignore[attr-defined]

@@ -93,5 +93,8 @@ def _check_repetition(ngram_size: int = 3, max_penalty: float = -1.0, unit: str 
 
 
 length.check = _check_length  # type: ignore[attr-defined]
+length.judges = False  # type: ignore[attr-defined]
 overlong.check = _check_overlong  # type: ignore[attr-defined]
+overlong.judges = False  # type: ignore[attr-defined]
 repetition.check = _check_repetition  # type: ignore[attr-defined]
+repetition.judges = False  # type: ignore[attr-defined]

@@ -59,4 +59,5 @@ def _held(model: str | None, *options: Any) -> Any:
 
 
 reward_model.prepare = _prepare  # type: ignore[attr-defined]  # called once, when the function is loaded
+reward_model.judges = False  # type: ignore[attr-defined]
 reward_model.alone = True  # type: ignore[attr-defined]  # one process, not each worker of the pool
