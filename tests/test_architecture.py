@@ -13,6 +13,7 @@ SOURCE = Path(__file__).resolve().parents[1] / "src" / "hone"
 
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
+    "version": set(),
     "importing": set(),
     "chat_template": set(),
     "types": set(),
@@ -81,9 +82,9 @@ MAY_IMPORT: dict[str, set[str]] = {
         "tracking",
     },
     "demo": {"errors", "embedded", "config", "online", "supervised", "evaluation", "export", "tracking"},
-    "cli": {"errors", "config", "embedded", "launch"},
+    "cli": {"errors", "config", "embedded", "launch", "version"},
     "__main__": {"cli"},
-    "__init__": {"api", "errors"},
+    "__init__": {"api", "errors", "version"},
 }
 """Room -> rooms that it may import, besides itself. One-way: what a room may import never leads back to it."""
 

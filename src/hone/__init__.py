@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from hone.version import __version__
+
 if TYPE_CHECKING:
     from hone.api import Result, convert, distill, dpo, evaluate, grpo, load_run, ppo, rm, sft
     from hone.errors import HoneError
 
-__version__ = "0.1.0"
-
 __all__ = [
     "HoneError",
     "Result",
+    "__version__",
     "convert",
     "distill",
     "dpo",

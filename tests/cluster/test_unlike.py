@@ -29,7 +29,7 @@ def can_hide(folder: Path) -> bool:
 def test_another_version_of_hone(tmp_path: Path) -> None:
     other = tmp_path / "other"
     shutil.copytree(Path(hone.__file__).parent, other / "hone")
-    source = other / "hone" / "__init__.py"
+    source = other / "hone" / "version.py"
     source.write_text(source.read_text().replace(hone.__version__, "0.0.7"))
     assert "0.0.7" in source.read_text()
     machines = Machines(PYTHONPATH=str(other))

@@ -9,12 +9,12 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from hone import __version__
 from hone.cli.arguments import ABOUT, KINDS, parser_of
 from hone.cli.convert import convert
 from hone.cli.failures import reported
 from hone.cli.runs import of_some_kind, plan, run
 from hone.errors import ConfigError
+from hone.version import __version__
 
 MODULES = {"eval-rm": "hone.evaluation.reward_model", "tune": "hone.tune", "show": "hone.seeing.command"}
 """Modules whose `command(parser, argv)` is the whole command."""
