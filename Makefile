@@ -8,8 +8,8 @@ BIN := $(VENV)/bin
 # No byte-code by pip: it would compile 14,000 files on one core (35 s). The 2,500 that a run imports are compiled once,
 # below, whatever PYTHONDONTWRITEBYTECODE says: without, every command would start 4 s later.
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --no-input -c constraints.txt
-WARM_UP := import hone.supervised, hone.online, hone.evaluation, hone.export, hone.launch.plan, hone.launch.doctor, \
-	hone.model.load as load, torch.utils.tensorboard, matplotlib.pyplot, rich.progress; load.load_model('hone/tiny-sft')
+WARM_UP := import hone.training.supervised, hone.training.online, hone.evaluation, hone.export, hone.cli.plan, hone.cli.doctor, \
+	hone.model.loading as load, torch.utils.tensorboard, matplotlib.pyplot, rich.progress; load.load_model('hone/tiny-sft')
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-test demo test test-quick test-all lint clean

@@ -113,16 +113,16 @@ def arguments(description: str) -> argparse.Namespace:
 
 def step_marks() -> list[tuple[float, int]]:
     """A list that gets the time at which each step of a run of Hone in this process ends, and the step's tokens."""
-    from hone import loop
+    from hone.training import run
 
     marks: list[tuple[float, int]] = []
-    original = loop.Run.end_step
+    original = run.Run.end_step
 
-    async def end_step(self: loop.Run, step: int, metrics: dict[str, float], *, tokens: int) -> None:
+    async def end_step(self: run.Run, step: int, metrics: dict[str, float], *, tokens: int) -> None:
         await original(self, step, metrics, tokens=tokens)
         marks.append((time.perf_counter(), tokens))
 
-    loop.Run.end_step = end_step  # type: ignore[method-assign,assignment]
+    run.Run.end_step = end_step  # type: ignore[method-assign,assignment]
     return marks
 
 

@@ -60,8 +60,8 @@ def settings(folder: Path, steps: int, threads: int, kind: str) -> list[str]:
 
 
 def hone(folder: Path, steps: int, threads: int) -> None:
-    from hone import online
     from hone.config import load
+    from hone.training import online
 
     marks = common.step_marks()
     summary = online.main(

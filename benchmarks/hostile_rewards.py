@@ -16,9 +16,9 @@ from typing import Any
 
 from hostile_completions import COLUMNS, PATTERN, SCHEMA, Hostile, completions
 
-from hone.rollout.rewards.batch import Scored
-from hone.rollout.rewards.pool import RewardPool
 from hone.rollout.rewards.resolve import resolve_all
+from hone.rollout.rewards.reward_pool import RewardPool
+from hone.rollout.rewards.scoring_batch import Scored
 from hone.rollout.sandbox import SandboxLimits
 
 LIMITS = SandboxLimits(timeout_s=1.0, memory_mb=256, max_processes=16, disk_mb=16, output_kb=256)

@@ -76,8 +76,8 @@ def prepare(folder: Path, size: str, steps: int) -> None:
 
 
 def hone(folder: Path, steps: int, threads: int, method: str) -> None:
-    from hone import supervised
     from hone.config import load
+    from hone.training import supervised
 
     marks = common.step_marks()
     settings = [

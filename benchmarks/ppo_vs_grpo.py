@@ -18,8 +18,8 @@ from grpo_vs_trl import GROUP, PROMPTS, WARM_UP, prepare, settings
 
 
 def train(folder: Path, steps: int, threads: int, kind: str) -> None:
-    from hone import online
     from hone.config import load
+    from hone.training import online
 
     marks = common.step_marks()
     own = ["ppo.ppo_epochs=1", "value.optimizer.kwargs.lr=1e-6"] if kind == "ppo" else []

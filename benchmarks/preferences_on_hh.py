@@ -18,9 +18,9 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen3Config
 
-from hone import supervised
 from hone.config import load
-from hone.data.cursor import permutation
+from hone.data.mixture import permutation
+from hone.training import supervised
 
 HELD_OUT = 0.2
 

@@ -14,10 +14,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from hone import evaluation, supervised
+from hone import evaluation
 from hone.config import load
 from hone.config.schema.dpo import LOSSES
 from hone.export import convert, locate
+from hone.training import supervised
 
 SETTINGS: dict[str, list[str]] = {
     "ipo": ["dpo.beta=1.0"],  # means over tokens: 1 / (2 beta) is the margin of each token

@@ -31,8 +31,8 @@ def prepare(folder: Path, size: str) -> None:
 
 
 def hone(folder: Path, steps: int, threads: int, more: tuple[str, ...] = (), *, gpu: bool = False) -> None:
-    from hone import supervised
     from hone.config import load
+    from hone.training import supervised
 
     marks = common.step_marks()
     supervised.main(

@@ -8,9 +8,9 @@ from pathlib import Path
 from transformers import LlamaConfig
 
 from hone.config import SFTConfig
-from hone.engine.machine import GIB, Machine, machine_named
-from hone.engine.planner import Choice, choose, more_devices
-from hone.model.shape import shape_of
+from hone.model.model_size import shape_of
+from hone.planning.hardware import GIB, Machine, machine_named
+from hone.planning.planner import Choice, choose, more_devices
 
 TARGET = Path(__file__).resolve().parents[1] / "docs" / "planning.md"
 BEGIN, END = "<!-- table: begin -->\n", "<!-- table: end -->"

@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def demo(out: Path, seeds: Sequence[int], *, fresh: bool = False) -> dict[str, Any]:
     """All phases; returns what summary.json holds."""
-    from hone import online, supervised
+    from hone.training import online, supervised
 
     if fresh:
         shutil.rmtree(out, ignore_errors=True)

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 import torch
-from conformance.test_grpo import LONGEST
 from datasets import Dataset
 from tiny import make_groups, make_model, make_tokenizer
 
 from hone.algorithms.advantages import GroupRule, by_objective
 from hone.types import Group
+from tests.conformance.test_grpo import LONGEST
 
 RIGHT = [[1e4, 0.0, 0.0, 1e4], [1e4, 1e4, 1e4, 1e4]]
 FORM = [[2e4, 1e4, 0.0, 0.5e4], [0.0, 3e4, 1e4, 1e4]]

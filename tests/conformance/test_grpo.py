@@ -46,7 +46,7 @@ from tiny import (
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from hone.algorithms import grpo, high_entropy, ops, surrogate
+from hone.algorithms import entropy_mask, grpo, ops, policy_loss
 from hone.algorithms.advantages import by_group
 from hone.config.schema import GRPOSection, LossConfig
 from hone.types import Group, Rollout, Sample
@@ -159,8 +159,8 @@ def hone(
         False  # TRL's layout, so that sums round alike; test_shared_prompts.py has the other
     )
     if config.top_entropy_quantile < 1:
-        run(high_entropy.mark(learner, samples, config.top_entropy_quantile))
-    metrics = run(learner.forward_backward(samples, surrogate.PolicyLoss(config, on_policy=True)))
+        run(entropy_mask.mark(learner, samples, config.top_entropy_quantile))
+    metrics = run(learner.forward_backward(samples, policy_loss.PolicyLoss(config, on_policy=True)))
     grads = gradients(model)
     model.zero_grad()
     return metrics["loss"], grads
@@ -227,7 +227,7 @@ def test_loss_and_gradients(architecture: str, case: str, old: str, peers: Calla
     peer = peers(architecture)
     groups = make_groups(REWARDS, longest=LONGEST)
     inputs = peer.inputs(groups)
-    samples = [sample for sample in surrogate.samples_of(groups) if sample is not None]
+    samples = [sample for sample in policy_loss.samples_of(groups) if sample is not None]
     for sample, advantage in zip(samples, inputs["advantages"].tolist(), strict=True):
         sample.sequence_columns["advantage"] = advantage
     inputs.pop("old_per_token_logps", None)
@@ -251,7 +251,7 @@ def test_loss_and_gradients(architecture: str, case: str, old: str, peers: Calla
 def test_the_cases_clip_on_both_sides(peers: Callable[[str], Peer]) -> None:
     """The old policy above is far enough away for the clips to matter."""
     peer, groups = peers("llama"), make_groups(REWARDS, longest=LONGEST)
-    samples = [sample for sample in surrogate.samples_of(groups) if sample is not None]
+    samples = [sample for sample in policy_loss.samples_of(groups) if sample is not None]
     new = torch.cat(run(make_learner(peer.model).forward(samples)))
     old = torch.cat(run(make_learner(nudged(peer.architecture, 1)).forward(samples)))
     ratio = (new - old).exp()
@@ -284,7 +284,7 @@ def test_in_parts_it_is_still_the_whole_batch(peers: Callable[[str], Peer]) -> N
     """Packed and in micro-batches, against TRL's one batch, with ratios and KL."""
     peer, groups = peers("qwen3"), make_groups(REWARDS, longest=LONGEST)
     inputs = peer.inputs(groups)
-    samples = [sample for sample in surrogate.samples_of(groups) if sample is not None]
+    samples = [sample for sample in policy_loss.samples_of(groups) if sample is not None]
     old = run(make_learner(nudged(peer.architecture, 1)).forward(samples))
     reference = run(make_learner(nudged(peer.architecture, 2)).forward(samples))
     inputs["old_per_token_logps"], inputs["ref_per_token_logps"] = rows_of(old), rows_of(reference)

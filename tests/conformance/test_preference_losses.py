@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from hone.algorithms.dpo import DPOLoss, Moments, loss_of
-from hone.algorithms.pairs import Knobs
+from hone.algorithms.losses.preference_params import Knobs
 from hone.config.schema import DPOSection
 from hone.types import Batch, Outputs, Sample, Totals
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conformance.test_grpo import nudged
 from datasets import Dataset
 from tiny import (
     gradients,
@@ -27,6 +26,7 @@ from torch import Tensor
 
 from hone.algorithms import grpo
 from hone.types import Group, Rollout
+from tests.conformance.test_grpo import nudged
 
 REWARDS: list[list[float | None]] = [[1.0, 0.0, 0.25, 0.0], [0.1, None, 0.3, 0.7]]
 

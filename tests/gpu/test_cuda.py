@@ -10,7 +10,7 @@ from ranks import spread_tiny
 from tiny import PAD, make_model, make_samples, run, sft_config
 
 from hone.algorithms import sft
-from hone.engine.learner import LocalLearner
+from hone.engine.local.learner import LocalLearner
 from hone.model.mesh import mesh_of_one
 
 pytestmark = [

@@ -14,13 +14,13 @@ from transformers import AutoModelForCausalLM
 
 from hone.algorithms import sft
 from hone.config.schema import ClusterConfig
-from hone.engine.learner import LocalLearner
-from hone.engine.make import check_start, make_model, place
-from hone.engine.place import check_several
-from hone.engine.reference import WithoutAdapters
+from hone.engine.local.learner import LocalLearner
+from hone.engine.local.model_factory import check_start, make_model, place
+from hone.engine.local.reference import WithoutAdapters
 from hone.errors import ConfigError, ModelError
 from hone.export import convert
 from hone.model.quantized import four_bits, is_quantized
+from hone.planning.placement import check_several
 
 pytest.importorskip("peft")
 FP4 = {"bnb_4bit_quant_type": "fp4", "bnb_4bit_use_double_quant": True}

@@ -29,7 +29,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from hone.algorithms import passes
+from hone.algorithms import minibatches
 from hone.config.schema import DistillConfig, DistillLossConfig
 from hone.types import Batch, Group, Learner, LossOutput, Outputs, Sample, Teacher, Totals, sample_of
 
@@ -147,4 +147,4 @@ async def step(
         for sample in batch:
             del sample.token_columns["candidates"], sample.token_columns["teacher_logprobs"]
     counts = {"updates": float(len(history)), "trained_samples": float(len(samples))}
-    return passes.means(history) | counts
+    return minibatches.means(history) | counts

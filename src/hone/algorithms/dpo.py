@@ -16,10 +16,10 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from hone.algorithms import preferences
-from hone.algorithms.pairs import Knobs, Pairs
-from hone.algorithms.preferences import PAIRWISE
-from hone.config.preference_checks import REFERENCE_FREE
+from hone.algorithms.losses import preference_losses
+from hone.algorithms.losses.preference_losses import PAIRWISE
+from hone.algorithms.losses.preference_params import Knobs, Pairs
+from hone.config.checks.preferences import REFERENCE_FREE
 from hone.config.schema import DPOSection
 from hone.types import Batch, Learner, LossOutput, Outputs, Sample, Scorer, Totals
 
@@ -81,7 +81,7 @@ class DPOLoss:
             ratio_S = ratio_S / length_S.clamp(min=1)
         if "kto" in settings.preference_loss:
             rated = good | bad
-            each = preferences.kto(ratio_S[rated], good[rated], self.knobs)
+            each = preference_losses.kto(ratio_S[rated], good[rated], self.knobs)
             losses["kto"] = each.sum() / max(totals.sequences, 1.0)
         preference = sum(
             (w * losses[name] for name, w in settings.preference_loss.items()), logps_S.sum() * 0
@@ -108,9 +108,9 @@ class DPOLoss:
 
     def _pairwise(self, name: str, pairs: Pairs, partners: dict[str, tuple[Tensor, Tensor]]) -> Tensor:
         if name == "aot":
-            return preferences.aot(pairs.chosen_P - pairs.rejected_P, partners["aot"][0], self.knobs)
+            return preference_losses.aot(pairs.chosen_P - pairs.rejected_P, partners["aot"][0], self.knobs)
         if name == "aot_unpaired":
-            return preferences.aot_unpaired(pairs, *partners["aot_unpaired"], self.knobs)
+            return preference_losses.aot_unpaired(pairs, *partners["aot_unpaired"], self.knobs)
         return PAIRWISE[name](pairs, self.knobs)
 
 
@@ -162,8 +162,8 @@ async def _match(model: Scorer, samples: Sequence[Sample], *, average: bool) -> 
     )
     good, bad = ratios_S[::2], ratios_S[1::2]
     reference_P = reference_S[::2] - reference_S[1::2]
-    aot_P = preferences.matched(good - bad + reference_P, reference_P)
-    partners = (preferences.matched(good, bad), preferences.matched(bad, good))
+    aot_P = preference_losses.matched(good - bad + reference_P, reference_P)
+    partners = (preference_losses.matched(good, bad), preference_losses.matched(bad, good))
     for index, sample in enumerate(samples):
         sample.sequence_columns["aot"] = float(aot_P[index // 2])
         sample.sequence_columns["aot_unpaired"] = float(partners[index % 2][index // 2])

@@ -4,7 +4,7 @@
     loss = the clipped surrogate with A_i for every token of completion i, + beta KL_t       `surrogate.PolicyLoss`
 
 Dr. GRPO: normalize_rewards false, constant_denominator L. DAPO: ratio_clip_max above ratio_clip_min, token-level
-loss, use_dynamic_sampling (rollout/filling.py), reward_shaping. GSPO: sequence_level_importance_ratios and
+loss, use_dynamic_sampling (rollout/dynamic_sampling.py), reward_shaping. GSPO: sequence_level_importance_ratios and
 token_level_loss false. CISPO: use_cispo. SAPO: use_sapo. RLOO, REINFORCE++, GDPO, MaxRL: adv_estimator.name.
 `grpo.preset` sets them as the papers have them (config/presets/).
 
@@ -15,8 +15,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from hone.algorithms import kl, passes, surrogate
+from hone.algorithms import minibatches, policy_loss
 from hone.algorithms.advantages import GroupRule, estimate
+from hone.algorithms.losses import kl
 from hone.config.reward_names import reward_name
 from hone.config.schema import GRPOConfig, GRPOSection, RewardedConfig
 from hone.config.schema.run import RewardFunctionConfig
@@ -56,14 +57,14 @@ async def step(
 ) -> dict[str, float]:
     """All optimizer steps on one batch of rollouts. Metrics are means over the steps. `version` is that of the weights
     (`surrogate.train_policy`)."""
-    slots = surrogate.samples_of(groups)
+    slots = policy_loss.samples_of(groups)
     size, times = config.policy.train_global_batch_size, config.grpo.num_updates_per_rollout
     updates = times * -(-len(slots) // size)
-    charges = await surrogate.prepare(learner, reference, slots, config.loss_fn, updates=updates)
+    charges = await policy_loss.prepare(learner, reference, slots, config.loss_fn, updates=updates)
     estimate(groups, slots, charges, rule_of(config.grpo, config.rewards.functions))
-    history = await surrogate.train_policy(
+    history = await policy_loss.train_policy(
         learner, slots, config.loss_fn, size=size, passes=times, version=version
     )
     trained = float(sum(slot is not None for slot in slots))
     counts = {"updates": float(len(history)), "trained_samples": trained}
-    return passes.means(history) | kl.charged(charges, config.loss_fn) | counts
+    return minibatches.means(history) | kl.charged(charges, config.loss_fn) | counts

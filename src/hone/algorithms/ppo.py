@@ -23,8 +23,9 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from hone.algorithms import kl, passes, surrogate
+from hone.algorithms import minibatches, policy_loss
 from hone.algorithms.advantages import GroupRule, adaptive_lambda, estimate, gae, give, scaled, whiten
+from hone.algorithms.losses import kl
 from hone.config.schema import PPOConfig, PPOSection, ValueLossConfig
 from hone.errors import TrainingError
 from hone.types import Batch, Group, Learner, LossOutput, Outputs, Rollout, Sample, Scorer, Totals
@@ -86,12 +87,12 @@ async def step(
     Raises TrainingError when the value model says what is not a number.
     """
     rollouts = [rollout for group in groups for rollout in group.rollouts]
-    slots = surrogate.samples_of(groups)
+    slots = policy_loss.samples_of(groups)
     size, epochs = config.policy.train_global_batch_size, config.ppo.ppo_epochs
     warming_up = number <= config.ppo.policy_training_start_step
     updates = 0 if warming_up else epochs * -(-len(slots) // size)
     asked = None if warming_up and not config.loss_fn.use_kl_in_reward else reference
-    charges = await surrogate.prepare(learner, asked, slots, config.loss_fn, updates=updates)
+    charges = await policy_loss.prepare(learner, asked, slots, config.loss_fn, updates=updates)
     metrics = kl.charged(charges, config.loss_fn)
     if value is None:
         estimate(groups, slots, charges, rule_of(config.ppo))
@@ -102,26 +103,26 @@ async def step(
             if sample is not None
         ]
         samples = [sample for _, sample, _ in trained]
-        await surrogate.score(value, samples, "old_values")
+        await policy_loss.score(value, samples, "old_values")
         _check(samples)
         metrics |= _estimate(trained, config.ppo)
         metrics |= await _train_value(value, slots, config)
     history: list[dict[str, float]] = []
     if not warming_up:
-        history = await surrogate.train_policy(
+        history = await policy_loss.train_policy(
             learner, slots, config.loss_fn, size=size, passes=epochs, version=number - 1
         )
     counts = {"updates": len(history), "trained_samples": sum(slot is not None for slot in slots)}
-    return metrics | passes.means(history) | {name: float(count) for name, count in counts.items()}
+    return metrics | minibatches.means(history) | {name: float(count) for name, count in counts.items()}
 
 
 async def _train_value(value: Learner, slots: Sequence[Sample | None], config: PPOConfig) -> dict[str, float]:
     """The value model's passes over the rollouts, with metrics named so that they stand beside the policy's."""
     size = config.value.train_global_batch_size
-    history = await passes.train(
+    history = await minibatches.train(
         value, slots, ValueLoss(config.value_loss_fn), size=size, passes=config.ppo.ppo_epochs
     )
-    means = passes.means(history)
+    means = minibatches.means(history)
     return {name if name.startswith("value") else f"value_{name}": mean for name, mean in means.items()}
 
 

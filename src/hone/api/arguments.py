@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hone.config.overrides import Override
-from hone.config.trees import split_path
+from hone.config.loading.overrides import Override
+from hone.config.nested import split_path
 from hone.errors import ConfigError
 
 ARGUMENT = {"train_dataset": "dataset", "eval_dataset": "validation", "output_dir": "folder"}

@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hone.cli.show import show
 from hone.errors import CheckpointError
-from hone.seeing.command import show
-from hone.seeing.panels import summary_metrics
-from hone.seeing.run import Record, RunView, open_run
-from hone.seeing.words import number
+from hone.report.formatting import number
+from hone.report.panels import summary_metrics
+from hone.report.run_view import Record, RunView, open_run
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -91,7 +91,7 @@ class Result:
 
     def report(self) -> Path:
         """Write the run's page anew; its path."""
-        from hone.seeing import write_report
+        from hone.report import write_report
 
         return write_report(self.view)
 
@@ -121,8 +121,8 @@ class Result:
 
     def model(self, step: int | None = None, **options: Any) -> PreTrainedModel:
         """The trained model, loaded by transformers; `options` are `from_pretrained`'s."""
-        from hone.model.load import auto_class
-        from hone.model.scalar import has_scalar_head
+        from hone.model.loading import auto_class
+        from hone.model.scalar_head import has_scalar_head
 
         with tempfile.TemporaryDirectory(prefix="hone-") as made:
             trusted = bool(options.get("trust_remote_code", False))
@@ -137,7 +137,7 @@ class Result:
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The tokenizer that the newest checkpoint has."""
-        from hone.model.load import load_tokenizer
+        from hone.model.loading import load_tokenizer
 
         if self.checkpoint is None:
             raise CheckpointError(f"{self.folder} has no checkpoint")

@@ -13,17 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from hone.api.arguments import arguments_of, named, settings_of
-from hone.api.memory import Rows, dataset_of, functions_in, keep_rows, reward_entries, with_functions_kept
+from hone.api.in_memory import Rows, dataset_of, functions_in, keep_rows, reward_entries, with_functions_kept
 from hone.api.result import Result
 from hone.config import Loaded, load
-from hone.config.overrides import Override
-from hone.config.trees import Path as KeyPath
+from hone.config.loading.overrides import Override
+from hone.config.nested import Path as KeyPath
 from hone.errors import ConfigError, HoneError, disk_full
-from hone.process import check_writable, hold
+from hone.training.process import check_writable, hold
 
 MODULES = {
-    **dict.fromkeys(("sft", "dpo", "rm"), "hone.supervised"),
-    **dict.fromkeys(("grpo", "ppo", "distill"), "hone.online"),
+    **dict.fromkeys(("sft", "dpo", "rm"), "hone.training.supervised"),
+    **dict.fromkeys(("grpo", "ppo", "distill"), "hone.training.online"),
     "eval": "hone.evaluation",
 }
 STANDS_FOR = "rows-in-memory.jsonl"
@@ -141,7 +141,7 @@ def work(kind: str, loaded: Loaded[Any]) -> dict[str, Any]:
     """Do what a command does, in this process, and leave the process as it was. Raises HoneError."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # as the command line does
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    start = importlib.import_module("hone.launch.start")
+    start = importlib.import_module("hone.training.startup")
     start.spare_the_hub(loaded)
     start.announce(kind, loaded)
     try:

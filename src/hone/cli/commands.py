@@ -16,7 +16,7 @@ from hone.cli.runs import of_some_kind, plan, run
 from hone.errors import ConfigError
 from hone.version import __version__
 
-MODULES = {"eval-rm": "hone.evaluation.reward_model", "tune": "hone.tune", "show": "hone.seeing.command"}
+MODULES = {"eval-rm": "hone.evaluation.reward_model", "tune": "hone.tune.command", "show": "hone.cli.show"}
 """Modules whose `command(parser, argv)` is the whole command."""
 
 
@@ -82,14 +82,14 @@ def _of_module(name: str, argv: list[str]) -> int:
 
 def _show(argv: list[str]) -> int:
     if argv[:1] == ["data"]:
-        look: Callable[..., int] = importlib.import_module("hone.seeing.data_command").command
+        look: Callable[..., int] = importlib.import_module("hone.cli.show_data").command
         return look(parser_of("show"), argv[1:], of_some_kind)
     return _of_module("show", argv)
 
 
 def _doctor(argv: list[str]) -> int:
     parser_of("doctor").parse_args(argv)
-    return int(importlib.import_module("hone.launch.doctor").main())
+    return int(importlib.import_module("hone.cli.doctor").main())
 
 
 def _config(argv: list[str]) -> int:

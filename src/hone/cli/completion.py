@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from hone import embedded
 from hone.cli.arguments import ABOUT
-from hone.config.common_names import common
+from hone.config.compat.trl.aliases import common
 from hone.config.keys import all_keys
 from hone.config.schema import ROOTS
 from hone.errors import ConfigError

@@ -12,8 +12,8 @@ from hone.cli.failures import reported
 from hone.errors import ConfigError
 
 RUNS = {
-    **dict.fromkeys(("sft", "dpo", "rm"), "hone.supervised"),
-    **dict.fromkeys(("grpo", "ppo", "distill"), "hone.online"),
+    **dict.fromkeys(("sft", "dpo", "rm"), "hone.training.supervised"),
+    **dict.fromkeys(("grpo", "ppo", "distill"), "hone.training.online"),
     "eval": "hone.evaluation",
 }
 """Module whose `main(loaded)` does the work."""
@@ -27,9 +27,9 @@ def run(kind: str, argv: list[str]) -> int:
     loaded = _load(kind, options.config, options.overrides)
     if options.dry_run:
         return _planned(kind, loaded)
-    importlib.import_module("hone.launch.start").announce(kind, loaded)
+    importlib.import_module("hone.training.startup").announce(kind, loaded)
     if kind != "eval" and loaded.config.cluster.several:
-        from hone.launch.guard import guarded
+        from hone.training.supervisor import guarded
 
         return guarded(loaded.config, lambda recovering: reported(partial(_work, kind, loaded, recovering)))
     return _work(kind, loaded)
@@ -69,7 +69,7 @@ def plan(argv: list[str]) -> int:
 
 
 def _planned(kind: str, *arguments: Any) -> int:
-    return int(importlib.import_module("hone.launch.plan").main(kind, *arguments))
+    return int(importlib.import_module("hone.cli.plan").main(kind, *arguments))
 
 
 def of_some_kind(config: str | None, overrides: list[str]) -> Any:
@@ -77,7 +77,7 @@ def of_some_kind(config: str | None, overrides: list[str]) -> Any:
     if overrides and overrides[0] in KINDS:
         kind, *overrides = overrides
     else:
-        from hone.launch.kind import infer_kind
+        from hone.config.infer_algorithm import infer_kind
 
         kind = infer_kind(config, overrides)
     return _load(kind, config, overrides)
@@ -93,7 +93,7 @@ def _load(kind: str, config: str | None, overrides: list[str]) -> Any:
             raise ConfigError(f"{text!r} is not an override: a file of settings is given as --config {text}")
         raise ConfigError(f"{text!r} is not an override: write key=value, +key=value, ++key=value or ~key")
     loaded = importlib.import_module("hone.config").load(kind, config, overrides)
-    start = importlib.import_module("hone.launch.start")
+    start = importlib.import_module("hone.training.startup")
     start.log_as_asked(loaded)
     start.spare_the_hub(loaded)
     return loaded

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from hone.config.document import document
-from hone.config.loading import Loaded, load
+from hone.config.loading.load import Loaded, load
+from hone.config.reference_table import document
 from hone.config.schema import (
     DistillConfig,
     DPOConfig,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 
 from hone.config import keys
-from hone.config.document import document
-from hone.config.spellings import table
-from hone.config.trees import dotted, split_path
+from hone.config.compat.nemo_rl.aliases import table
+from hone.config.nested import dotted, split_path
+from hone.config.reference_table import document
 from hone.errors import ConfigError
 
 

@@ -17,7 +17,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from hone.config.trees import Path, dotted, get, split_path
+from hone.config.nested import Path, dotted, get, split_path
 from hone.errors import ConfigError
 
 LONGEST = 1_000_000

@@ -11,10 +11,10 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from hone.config import common_names
+from hone.config.compat.trl import aliases
+from hone.config.nested import Path, dotted, without_places
 from hone.config.schema import ROOTS
 from hone.config.schema.base import derived_expression
-from hone.config.trees import Path, dotted, without_places
 
 
 def section_of(annotation: Any) -> tuple[type[BaseModel] | None, bool]:
@@ -108,7 +108,7 @@ def _suggestion(kind: str, path: Path, also: Collection[str]) -> Path | None:
     valid = [tuple(key.split(".")) for key, _, _ in all_keys(root)]
     typed = without_places(path)
     in_list = len(typed) < len(path)  # of entries, whose keys no short name is for
-    if not in_list and (common := common_names.meant(kind, typed[-1])) is not None:
+    if not in_list and (common := aliases.meant(kind, typed[-1])) is not None:
         by_name = tuple(common.split("."))
         own = (typed[0], *by_name[1:])
         return own if len(typed) > 1 and find(root, own).what == "key" else by_name
@@ -155,7 +155,7 @@ def _with_places(names: tuple[str, ...], path: Path) -> Path:
 
 def unknown(kind: str, path: Path, also: Collection[str] = ()) -> str:
     """The sentence about a key that is not there; `also` holds accepted spellings."""
-    if (other := common_names.INSTEAD.get(str(without_places(path)[-1]))) is not None:
+    if (other := aliases.INSTEAD.get(str(without_places(path)[-1]))) is not None:
         return f"unknown key {dotted(path)}: write {other}"
     meant = _suggestion(kind, path, also)
     if meant is not None and meant != path:

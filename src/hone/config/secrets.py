@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import quote, unquote
 
-from hone.config.trees import Path, dotted, get, put
+from hone.config.nested import Path, dotted, get, put
 
 MASK = "***"
 SHORTEST = 6

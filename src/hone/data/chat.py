@@ -3,7 +3,7 @@
 A conversation is rendered once as a whole and tokenised once, so its tokens are what the chat template
 says. Targets are the assistant's turns, each from the end of the generation prompt to its end-of-turn
 token: what a model has to produce itself. A template with `{% generation %}` marks says where they are; for
-others see `hone.data.spans`. The white space that some templates put behind the end-of-turn token is no
+others see `hone.data.assistant_spans`. The white space that some templates put behind the end-of-turn token is no
 target, since generation stops before it.
 
 Plain text gets the tokenizer's own BOS (`add_bos`) and an EOS at its end (`add_eos`). In language modelling
@@ -16,7 +16,8 @@ opens the next (GLM-4), or a template's marks leave its end out, that token is a
 no special token at all is treated as plain text; and a last assistant turn that ends in no special token gets the EOS.
 
 Messages are given to a template in the form that it reads (`hone.data.messages`), what it writes is compared with them
-(`hone.data.rendering`), and what a user or a tool says is never encoded as a control token (`hone.data.control`).
+(`hone.data.render_check`), and what a user or a tool says is never encoded as a control token
+(`hone.data.control_tokens`).
 """
 
 from __future__ import annotations
@@ -30,13 +31,13 @@ from pathlib import PurePath
 from typing import Any
 
 from hone.chat_template import REFUSALS, Traits, special_run, special_texts, traits_of
-from hone.data import rendering
-from hone.data.control import ControlTokens
+from hone.data import render_check
+from hone.data.assistant_spans import Span, common_length, joined, turn_span
+from hone.data.control_tokens import ControlTokens
 from hone.data.formats import Example, PromptText
 from hone.data.messages import canonical, for_template
-from hone.data.rendering import Finding
-from hone.data.spans import Span, common_length, joined, turn_span
-from hone.data.tokens import Encoded, Rendered, Tokens
+from hone.data.render_check import Finding
+from hone.data.tokenization import Encoded, Rendered, Tokens
 from hone.errors import ConfigError, DataError
 from hone.types import Message
 
@@ -98,7 +99,7 @@ class Encoder:
         kwargs = {**prompt.template_kwargs, how: continued or self.add_generation_prompt}
         messages = self.prepared(prompt.content, prompt.tools)
         text = self.apply(messages, prompt.tools, kwargs)
-        found = rendering.check(messages, text, (), (), self.name, prompt.tools)
+        found = render_check.check(messages, text, (), (), self.name, prompt.tools)
         return Rendered(text, [], bare=not self._has_special(text), findings=tuple(found))
 
     def encode_prompts(self, prompts: Sequence[Rendered]) -> list[list[int]]:
@@ -133,7 +134,7 @@ class Encoder:
         """What the rendering does not say or train on as the messages do. Raises DataError for what is lost."""
         messages = example.messages
         trained = example.trained[-1:] if self.only_unmask_final else example.trained
-        found = rendering.check(messages, made.text, made.spans, trained, self.name, example.tools)
+        found = render_check.check(messages, made.text, made.spans, trained, self.name, example.tools)
         if len(made.spans) == len(trained):
             for i, (start, end) in zip(trained, made.spans, strict=True):
                 last = i == len(messages) - 1
@@ -195,7 +196,7 @@ class Encoder:
         for i in turns[-1:] if self.only_unmask_final else turns:
             span = turn_span(render, messages, i, whole, self.specials)
             if span is None:
-                rendering.check(messages, whole, (), (), self.name)  # what it leaves out says more
+                render_check.check(messages, whole, (), (), self.name)  # what it leaves out says more
                 raise DataError(
                     f"cannot tell which tokens of message {i} are the assistant's: the chat template of "
                     f"{self.name} renders it differently within the whole conversation. Put "

@@ -80,13 +80,13 @@ def _read_text(path: str) -> str:
 
 
 def _read_parquet(path: str) -> Rows:
-    from hone.data import tables
+    from hone.data import arrow_tables
 
     try:
         if not is_remote(path):
-            return tables.parquet(path, path)
+            return arrow_tables.parquet(path, path)
         with open_file(path) as file:
-            return tables.parquet(file, path)
+            return arrow_tables.parquet(file, path)
     except OSError as error:  # also those of pyarrow
         raise DataError(f"{path} could not be read: {error}") from error
 

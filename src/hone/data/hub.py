@@ -10,7 +10,7 @@ from typing import Any
 import datasets
 import datasets.exceptions
 
-from hone.data import tables
+from hone.data import arrow_tables
 from hone.data.rows import ColumnRows, Row, Rows
 from hone.data.sources import choose_split, key_of
 from hone.errors import DataError
@@ -41,7 +41,7 @@ def load(name: str, subset: str | None, split: str | None, kind: str) -> Rows:
     except datasets.exceptions.DatasetNotFoundError as error:
         raise DataError(
             f"{key_of(kind)}: '{name}' is neither a file or folder here nor a dataset on the Hugging Face "
-            f"hub (private ones need `hf auth login`). {tables.first_line(error)}"
+            f"hub (private ones need `hf auth login`). {arrow_tables.first_line(error)}"
         ) from error
     except ConnectionError as error:
         raise DataError(
@@ -50,7 +50,7 @@ def load(name: str, subset: str | None, split: str | None, kind: str) -> Rows:
         ) from error
     except OSError as error:
         raise DataError(
-            f"{key_of(kind)}: dataset '{name}' could not be loaded: {tables.first_line(error)}"
+            f"{key_of(kind)}: dataset '{name}' could not be loaded: {arrow_tables.first_line(error)}"
         ) from error
     except (ValueError, datasets.exceptions.DatasetsError) as error:  # unknown split or subset, broken files
         raise DataError(f"{key_of(kind)}: dataset '{name}' could not be loaded: {error}") from error
@@ -75,4 +75,4 @@ def _rows(loaded: Any, path: str, split: str | None, kind: str) -> Rows:
         columns = loaded[start:stop]
         return [{c: columns[c][i] for c in columns} for i in range(stop - start)]
 
-    return ColumnRows(tables.filled(read), len(loaded), f"{path} ({split})" if split else path)
+    return ColumnRows(arrow_tables.filled(read), len(loaded), f"{path} ({split})" if split else path)

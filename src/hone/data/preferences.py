@@ -11,14 +11,14 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
-from hone.data import comparisons
+from hone.data import preference_formats
 from hone.data.chat import Encoder, Rendered
-from hone.data.comparisons import PAIRS, REASONS, Comparison, Unusable
-from hone.data.parts import Drawn, Part, encoder_of, load_parts
-from hone.data.rendering import Shapes
+from hone.data.datasets import Drawn, Part, encoder_of, load_parts
+from hone.data.length_filter import LengthScreen, batches, screen_rows
+from hone.data.preference_formats import PAIRS, REASONS, Comparison, Unusable
+from hone.data.preference_samples import StoredSides, joined
+from hone.data.render_check import Shapes
 from hone.data.rows import Row
-from hone.data.screening import LengthScreen, batches, screen_rows
-from hone.data.sides import StoredSides, joined
 from hone.errors import ConfigError, DataError
 from hone.types import Message, Sample
 
@@ -187,7 +187,7 @@ class PreferenceData(Drawn):
         shapes = Shapes()
 
         def prompt_of(row: Row) -> str | Sequence[Message] | None:
-            comparison = comparisons.read(row, part.format)
+            comparison = preference_formats.read(row, part.format)
             example = comparison.chosen
             if example.tools or shapes.new([m for side in comparison.sides for m in side.messages]):
                 return None
@@ -196,7 +196,7 @@ class PreferenceData(Drawn):
         usable = []
         for index, row in part.kept():
             try:
-                comparison = comparisons.read(part.reading(row), part.format)
+                comparison = preference_formats.read(part.reading(row), part.format)
                 self._kinds.add(comparison.kind)
                 if counted == "excluded":
                     self.counts["desirable" if comparison.desirable else "undesirable"] += 1
@@ -251,7 +251,7 @@ class PreferenceData(Drawn):
         rendered: dict[int, tuple[Comparison, list[Rendered]]] = {}
         for index, columns in rows:
             try:
-                comparison = comparisons.read(columns, part.format)
+                comparison = preference_formats.read(columns, part.format)
                 rendered[index] = comparison, [self.encoder.render(side) for side in comparison.sides]
             except DataError as error:
                 part.refuse(index, error)

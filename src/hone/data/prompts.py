@@ -10,11 +10,11 @@ from typing import Any
 import torch
 
 from hone.data.chat import Encoder, Rendered
+from hone.data.datasets import Drawn, Part, load_part, load_parts
 from hone.data.formats import PromptText
-from hone.data.parts import Drawn, Part, load_part, load_parts
-from hone.data.rendering import Shapes, Tally
+from hone.data.length_filter import LengthScreen, batches, screen_rows
+from hone.data.render_check import Shapes, Tally
 from hone.data.rows import Row
-from hone.data.screening import LengthScreen, batches, screen_rows
 from hone.errors import DataError
 from hone.types import Message, Prompt, Sample
 

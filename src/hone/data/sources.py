@@ -6,11 +6,11 @@ import re
 from pathlib import Path
 from typing import Any
 
-from hone.data import custom, files
-from hone.data.cursor import permutation
+from hone.data import custom_datasets, files
+from hone.data.mixture import permutation
 from hone.data.rows import ListRows, Rows
 from hone.errors import DataError
-from hone.importing import is_code
+from hone.user_code import is_code
 
 _SPLIT = re.compile(r"([\w.\-]+)(?:\[(-?\d+%?)?:(-?\d+%?)?\])?")
 _HUB_NAME = re.compile(r"[\w.\-]+(/[\w.\-]+)?")
@@ -27,7 +27,7 @@ def load_rows(entry: Any, *, kind: str) -> Rows:
     """The rows of one dataset entry (`dataset_name`, `subset`, `split`, `limit`).
 
     `kind` is "train", "validation" or "test": it chooses the split where the entry names none, and messages
-    its section. Code of the user's own is asked for its rows (`hone.data.custom`). A path goes to files
+    its section. Code of the user's own is asked for its rows (`hone.data.custom_datasets`). A path goes to files
     (`hone.data.files`) or to a `datasets.save_to_disk` folder; anything else is an embedded dataset or a name on the
     Hugging Face hub. `split` may have a range, as in `train[:1000]` or `train[90%:]`; a single file is one split,
     whatever its name.
@@ -37,7 +37,9 @@ def load_rows(entry: Any, *, kind: str) -> Rows:
     """
     if is_code(entry.dataset_name):
         kwargs = getattr(entry, "kwargs", {})
-        rows = custom.load(entry.dataset_name, kwargs, entry.split or kind, entry.limit, key_of(kind))
+        rows = custom_datasets.load(
+            entry.dataset_name, kwargs, entry.split or kind, entry.limit, key_of(kind)
+        )
     else:
         rows = _load(entry.dataset_name, entry.subset, entry.split, entry.limit, kind)
     if entry.limit is not None and len(rows) > entry.limit:

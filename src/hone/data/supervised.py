@@ -11,11 +11,11 @@ import numpy as np
 import torch
 
 from hone.data.chat import Encoded, Encoder, Rendered
+from hone.data.datasets import Drawn, Part, encoder_of, load_parts
 from hone.data.formats import Example
-from hone.data.parts import Drawn, Part, encoder_of, load_parts
-from hone.data.rendering import Shapes
+from hone.data.length_filter import LengthScreen, Screened, all_cores, batches, screen_rows
+from hone.data.render_check import Shapes
 from hone.data.rows import Row
-from hone.data.screening import LengthScreen, Screened, all_cores, batches, screen_rows
 from hone.errors import DataError
 from hone.types import Message, Sample
 

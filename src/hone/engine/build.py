@@ -12,8 +12,19 @@ from transformers import PreTrainedTokenizerBase
 
 from hone.config import DistillConfig, EvalConfig, OnlineConfig, SFTConfig
 from hone.config.schema import PolicyConfig
-from hone.engine import planner
-from hone.engine.beside import (
+from hone.engine.distributed.sharding import unspread_copy
+from hone.engine.local.generator import LocalGenerator
+from hone.engine.local.learner import DTYPES, LocalLearner
+from hone.engine.local.model_factory import check_start, make_model, make_scorer, place
+from hone.engine.local.optimizer import check_optimizer
+from hone.engine.local.reference import WithoutAdapters
+from hone.engine.local.threads import set_threads
+from hone.engine.model_notices import model_notices
+from hone.model.loading import context_length, load_model, load_tokenizer, stop_tokens
+from hone.model.mesh import Mesh, mesh_of_one
+from hone.model.model_size import ModelShape
+from hone.planning import planner
+from hone.planning.auxiliary_models import (
     check_beside,
     check_length,
     readable_tokens,
@@ -21,18 +32,7 @@ from hone.engine.beside import (
     teacher_settings,
     value_settings,
 )
-from hone.engine.generator import LocalGenerator
-from hone.engine.learner import DTYPES, LocalLearner
-from hone.engine.make import check_start, make_model, make_scorer, place
-from hone.engine.notices import model_notices
-from hone.engine.optimizer import check_optimizer
-from hone.engine.place import alone, check_several, device_of_this_process, machine_of
-from hone.engine.reference import WithoutAdapters
-from hone.engine.spread import unspread_copy
-from hone.engine.threads import set_threads
-from hone.model.load import context_length, load_model, load_tokenizer, stop_tokens
-from hone.model.mesh import Mesh, mesh_of_one
-from hone.model.shape import ModelShape
+from hone.planning.placement import alone, check_several, device_of_this_process, machine_of
 from hone.types import Generator, Scorer, Teacher, TrainedModel
 
 
@@ -141,7 +141,7 @@ def _built(
         device = device_of_this_process(config.cluster)
         offload = settled.policy.cpu_offload and device.type == "cuda"
         return build_here(settled, tokenizer, device, mesh_of_one(device.type) if offload else None)
-    from hone.engine.cluster import build_on_cluster  # Ray, which a run in one process never imports
+    from hone.engine.ray.remote_engine import build_on_cluster
 
     check_several(config)
     machine_of(config.cluster)  # more GPUs than there are stop the run before Ray starts

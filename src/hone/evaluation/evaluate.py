@@ -16,20 +16,20 @@ from hone.chat_template import end_notice
 from hone.config import EvalConfig, Loaded
 from hone.data import build_eval_prompts
 from hone.engine.build import build_generator
-from hone.engine.generator import LocalGenerator
-from hone.engine.place import placement_notices
+from hone.engine.local.generator import LocalGenerator
 from hone.evaluation import own_metrics
 from hone.evaluation.metrics import answer_of, label_of, score
 from hone.export import with_models_of_runs
-from hone.model.load import load_tokenizer
-from hone.model.shape import load_shape
-from hone.process import check_could_write, check_writable, run_async
-from hone.rollout.collect import open_pool, scored_groups
+from hone.model.loading import load_tokenizer
+from hone.model.model_size import load_shape
+from hone.planning.placement import placement_notices
 from hone.rollout.environments.episode import Episodes
-from hone.rollout.environments.outcome import metrics_of
-from hone.rollout.rewards.pool import RewardPool
-from hone.rollout.source import open_episodes, scored_episodes
+from hone.rollout.environments.episode_result import metrics_of
+from hone.rollout.rewards.reward_pool import RewardPool
+from hone.rollout.sampler import open_episodes, scored_episodes
+from hone.rollout.scoring import open_pool, scored_groups
 from hone.tracking import Activity, Progress, working, write_rollouts
+from hone.training.process import check_could_write, check_writable, run_async
 from hone.types import Group, Prompt, Sampling
 
 if TYPE_CHECKING:

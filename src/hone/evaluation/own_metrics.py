@@ -10,7 +10,7 @@ from typing import Any
 
 from hone.config.reward_names import last_name
 from hone.errors import ConfigError, DataError
-from hone.importing import Missing, find
+from hone.user_code import Missing, find
 
 
 @dataclass(frozen=True)

@@ -16,16 +16,16 @@ import torch
 
 from hone.algorithms.rm import ranking_of
 from hone.config.schema import PreferenceEntry
-from hone.data.parts import load_part
+from hone.data.datasets import load_part
 from hone.data.preferences import PreferenceData
 from hone.embedded import comparisons
 from hone.errors import DataError
 from hone.evaluation import own_metrics
 from hone.export import convert, locate
-from hone.process import check_writable
 from hone.rollout.rewards.reward_model import RewardModel
 from hone.tracking import Progress
-from hone.tracking.reliability import draw_reliability
+from hone.tracking.reliability_plot import draw_reliability
+from hone.training.process import check_writable
 
 CHUNK = 256
 """Pairs between two signs of progress."""

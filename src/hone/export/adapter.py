@@ -13,9 +13,9 @@ from transformers import PreTrainedModel
 from hone.config.schema.lora import LoraConfig
 from hone.errors import ConfigError
 from hone.model.adapters import NAME, SETTINGS, import_peft, read_settings, with_adapter, with_lora
-from hone.model.load import WEIGHT_FILES, load_model, resolve
+from hone.model.loading import WEIGHT_FILES, load_model, resolve
 from hone.model.quantized import four_bits
-from hone.model.scalar import is_scalar
+from hone.model.scalar_head import is_scalar
 
 
 def adapted_model(model: PreTrainedModel, folder: Path, settings: dict[str, Any]) -> PreTrainedModel:

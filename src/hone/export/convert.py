@@ -17,19 +17,19 @@ from transformers import AutoConfig, GenerationConfig, PreTrainedModel, PreTrain
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.utils.logging import disable_progress_bar
 
+from hone.checkpoint.checkpoints import is_disk_full
+from hone.checkpoint.manifest import verify
 from hone.config.paths import check_local
-from hone.engine.checkpoint import is_disk_full
-from hone.engine.learner import DTYPES
-from hone.engine.manifest import verify
-from hone.engine.weights import fill, read_weights
+from hone.engine.local.learner import DTYPES
+from hone.engine.local.learner_state import fill, read_weights
 from hone.errors import CheckpointError, ConfigError
 from hone.export.adapter import adapted_model, base_in_full, save_adapter
 from hone.model.adapters import base_of, merged
 from hone.model.composite import left_out
 from hone.model.generation_config import savable
-from hone.model.load import auto_class, load_tokenizer, stop_tokens
-from hone.model.reasons import UNREADABLE, one_line
-from hone.model.scalar import has_scalar_head
+from hone.model.load_errors import UNREADABLE, one_line
+from hone.model.loading import auto_class, load_tokenizer, stop_tokens
+from hone.model.scalar_head import has_scalar_head
 
 FIX = "Convert another checkpoint of the run"
 """What to do about one that is damaged."""

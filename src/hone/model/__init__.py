@@ -1,6 +1,6 @@
 """Loading models and tokenizers, and log-probabilities without the full logits."""
 
-from hone.model.load import load_model, load_tokenizer
+from hone.model.loading import load_model, load_tokenizer
 from hone.model.scorer import TokenScorer
 
 __all__ = ["TokenScorer", "load_model", "load_tokenizer"]

@@ -23,7 +23,7 @@ from hone.model.adapter_targets import (
     ranks_of,
     targets_of,
 )
-from hone.model.scalar import head_name, is_scalar
+from hone.model.scalar_head import head_name, is_scalar
 
 if TYPE_CHECKING:
     from hone.config.schema.lora import LoraConfig

@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedConfig
 
 from hone.errors import ModelError
-from hone.model.hashing import counted, mixed
+from hone.model.counter_rng import counted, mixed
 
 BITS = 24
 READ_FROM_CONFIG = ("falcon", "persimmon", "blt")

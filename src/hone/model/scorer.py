@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, Replicate, Shard
 from transformers import PreTrainedModel
 
-from hone.model import scalar, traits
+from hone.model import capabilities, scalar_head
 from hone.model.linear_logprobs import VocabularyShard, linear_logprobs
 from hone.model.linear_topk import linear_topk
 from hone.model.mesh import Mesh
@@ -31,7 +31,7 @@ class TokenScorer(nn.Module):
         *,
         temperature: float = 1.0,
         chunk_rows: int | None = None,
-        known: traits.Traits | None = None,
+        known: capabilities.Traits | None = None,
     ) -> None:
         super().__init__()
         self.model = model
@@ -39,26 +39,30 @@ class TokenScorer(nn.Module):
         self.chunk_rows = chunk_rows
         self.known = known
         self.mesh: Mesh | None = None
-        """Set when the model is spread over ranks (`hone.model.parallel`), as is `sequence_parallel`."""
+        """Set when the model is spread over ranks (`hone.model.parallelize`), as is `sequence_parallel`."""
         self.sequence_parallel = False
         self.tokens: int | None = None
         """Tokens from this number on are none of the likeliest, and have no probability beside them."""
-        self.scalar = scalar.is_scalar(model)
+        self.scalar = scalar_head.is_scalar(model)
         if known is None:
-            traits.check_causal(model)
-        self.plain_head = known.head_is_plain if known is not None else traits.head_is_plain(model)
+            capabilities.check_causal(model)
+        self.plain_head = known.head_is_plain if known is not None else capabilities.head_is_plain(model)
 
     @cached_property
     def keeps_packed_apart(self) -> bool:
         """Whether sequences packed into one row do not see each other."""
         return (
-            self.known.keeps_packed_apart if self.known is not None else traits.keeps_packed_apart(self.model)
+            self.known.keeps_packed_apart
+            if self.known is not None
+            else capabilities.keeps_packed_apart(self.model)
         )
 
     @cached_property
     def shares_prompts(self) -> bool:
         """Whether completions may stand in one row behind a prompt that they share."""
-        return self.known.shares_prompts if self.known is not None else traits.shares_prompts(self.model)
+        return (
+            self.known.shares_prompts if self.known is not None else capabilities.shares_prompts(self.model)
+        )
 
     @property
     def device(self) -> torch.device:
@@ -131,13 +135,13 @@ class TokenScorer(nn.Module):
             if not entropy:
                 return found.reshape(targets_N.shape)
             return torch.cat([found, -(logprobs.exp() * logprobs).sum(-1, keepdim=True)], 1)
-        hidden = traits.hidden_states(self.model, input_ids, position_ids, attention_mask)
+        hidden = capabilities.hidden_states(self.model, input_ids, position_ids, attention_mask)
         if self.sequence_parallel:
             assert self.mesh is not None
             parts = DTensor.from_local(hidden, self.mesh.weights["tensor"], [Shard(1)])
             hidden = parts.redistribute(placements=[Replicate()]).to_local()
         if self.scalar:
-            return scalar.values(self.model, hidden.flatten(0, 1)[at_N])
+            return scalar_head.values(self.model, hidden.flatten(0, 1)[at_N])
         weight, vocabulary = self.model.get_output_embeddings().weight, None
         if isinstance(weight, DTensor):
             vocabulary = VocabularyShard(weight.device_mesh.get_group(), _first_row(weight))

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from hone.tracking.activity import Activity, working
 from hone.tracking.curves import draw_curves
-from hone.tracking.folder import RunFolder
 from hone.tracking.metrics import MetricLog
 from hone.tracking.progress import Progress
-from hone.tracking.rollouts import write_rollouts
-from hone.tracking.seeds import draw_seeds
-from hone.tracking.sinks import check_sinks
+from hone.tracking.rollout_log import write_rollouts
+from hone.tracking.run_folder import RunFolder
+from hone.tracking.seeds_plot import draw_seeds
+from hone.tracking.trackers import check_sinks
 
 __all__ = [
     "Activity",

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hone.tracking.folder import naming
-from hone.tracking.table import read_table
+from hone.tracking.metrics_csv import read_table
+from hone.tracking.run_folder import naming
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

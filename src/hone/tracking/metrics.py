@@ -11,10 +11,10 @@ import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from hone.tracking.folder import RunFolder
-from hone.tracking.gpu import GpuMonitor
-from hone.tracking.sinks import MlflowSink, Sink, TensorBoardSink, WandbSink
-from hone.tracking.table import MetricTable
+from hone.tracking.gpu_usage import GpuMonitor
+from hone.tracking.metrics_csv import MetricTable
+from hone.tracking.run_folder import RunFolder
+from hone.tracking.trackers import MlflowSink, Sink, TensorBoardSink, WandbSink
 
 if TYPE_CHECKING:
     from hone.config.schema import LoggerConfig

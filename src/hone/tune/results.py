@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from hone.tracking.folder import write_atomically
+from hone.tracking.run_folder import write_atomically
 from hone.tune.settings import Search
 from hone.tune.space import shown
 
@@ -65,7 +65,7 @@ def write(search: Search, study: Any, *, picture: bool = False) -> None:
         search.folder / "best.yaml", head + yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
     )
     if picture:
-        from hone.tune.picture import draw
+        from hone.tune.plot import draw
 
         draw(search, study, search.folder / "study.png")
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from hone.config import files
+from hone.config.loading import files
 from hone.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from typing import Any
 
 from hone.config.secrets import SECRETS
 from hone.errors import CheckpointError, ConfigError, Interrupted, TrainingError, install_command
-from hone.process import check_writable, hold
+from hone.training.process import check_writable, hold
 from hone.tune import results
 from hone.tune.settings import Search
 from hone.tune.space import grid, override, shown

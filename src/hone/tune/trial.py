@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hone.config.metric_names import column_of
-from hone.tracking.table import read_table
+from hone.tracking.metrics_csv import read_table
 from hone.tune.settings import Search, owned
 
-COMMAND = (sys.executable, "-m", "hone.tune.child")
+COMMAND = (sys.executable, "-m", "hone.tune.trial_process")
 PATIENCE_S = 60.0
 """Seconds in which a run that is told to stop saves what it has."""
 

@@ -16,7 +16,7 @@ from pydantic import (
 )
 
 import hone.config.interpolation  # noqa: F401  (registers mul, add, div, max)
-from hone.config.trees import escape
+from hone.config.nested import escape
 
 T = TypeVar("T")
 Keys = tuple[str, ...]

@@ -127,7 +127,7 @@ def kind_of(
         return lambda: OpenEnv(found(**kwargs), *openenv)
     first = found(**kwargs)
     if hasattr(first, "env_response") or hasattr(first, "rubric"):
-        from hone.rollout.environments.of_verifiers import Verifiers
+        from hone.rollout.environments.verifiers_adapter import Verifiers
 
         return lambda: Verifiers(first)  # one holds the data of all rollouts; its state is a rollout's
     if not callable(getattr(first, "reset", None)):

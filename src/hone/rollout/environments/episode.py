@@ -17,14 +17,14 @@ from typing import Any, Literal
 
 from hone.data.chat import Encoder
 from hone.errors import DataError
-from hone.rollout.environments.dialog import Dialog
-from hone.rollout.environments.outcome import Played
+from hone.rollout.environments.episode_result import Played
 from hone.rollout.environments.pool import EnvironmentPool, Place
-from hone.rollout.environments.seats import Raised
+from hone.rollout.environments.processes import Raised
 from hone.rollout.environments.tool_calls import message_of
-from hone.rollout.prefill import prefills_of
-from hone.rollout.rewards.process import CallFailed
-from hone.rollout.turns import Turns
+from hone.rollout.environments.turn_tokens import Dialog
+from hone.rollout.generation_batcher import Turns
+from hone.rollout.prompt_prefix import prefills_of
+from hone.rollout.rewards.worker_process import CallFailed
 from hone.types import Completion, Generator, Message, Prompt, Rollout, Sampling
 
 

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from hone.config.schema import EnvConfig
-from hone.rollout.environments.seats import Host, Seat
-from hone.rollout.rewards.pool import open_log
-from hone.rollout.rewards.process import CallFailed, Died
+from hone.rollout.environments.processes import Host, Seat
+from hone.rollout.rewards.reward_pool import open_log
+from hone.rollout.rewards.worker_process import CallFailed, Died
 
 DEFAULT = ""
 """The environment of prompts that name none."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from hone.rollout.environments.tool_formats import find
 from hone.rollout.environments.tool_reading import Found, Malformed, values
-from hone.rollout.prefill import begun_at
+from hone.rollout.prompt_prefix import begun_at
 from hone.types import Message
 
 _THOUGHTS = (

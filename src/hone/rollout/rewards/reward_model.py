@@ -14,7 +14,7 @@ import torch
 from hone.data.chat import Encoder
 from hone.data.formats import Example
 from hone.errors import ConfigError, ModelError
-from hone.model.load import context_length, load_model, load_tokenizer, resolve
+from hone.model.loading import context_length, load_model, load_tokenizer, resolve
 from hone.types import Message
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

@@ -21,12 +21,12 @@ from collections.abc import Callable
 from types import SimpleNamespace, TracebackType
 from typing import Any
 
-from hone.rollout.child import end_with_parent, limit
-from hone.rollout.framing import REPLY_BYTES, receive, reply
-from hone.rollout.rewards import metrics, settings
-from hone.rollout.rewards.imports import announce_imports
-from hone.rollout.rewards.load import Unusable, describe, load, made
-from hone.rollout.supervise import supervise
+from hone.rollout.rewards import metrics, worker_settings
+from hone.rollout.rewards.function_loading import Unusable, describe, load, made
+from hone.rollout.rewards.import_time import announce_imports
+from hone.rollout.workers.child_process import end_with_parent, limit
+from hone.rollout.workers.framing import REPLY_BYTES, receive, reply
+from hone.rollout.workers.reaper import supervise
 
 _MAX_TEXT = 500  # characters of an exception's message
 _MAX_TRACEBACK = 8000
@@ -84,7 +84,7 @@ def _load(
     request: dict[str, Any], functions: dict[str, tuple[Callable[..., Any], dict[str, Any]]]
 ) -> dict[str, Any]:
     """Import a function, have it prepare itself, and say what it takes (see load.describe)."""
-    settings.tell(request["settings"])
+    worker_settings.tell(request["settings"])
     function, kwargs = made(load(request["target"]), request["kwargs"])
     described = describe(function, kwargs) | {"pid": os.getpid()}
     if (prepare := getattr(function, "prepare", None)) is not None:

@@ -19,8 +19,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from hone.rollout.sandbox import kernel, landlock, root, seccomp
-from hone.rollout.supervise import kill_descendants
+from hone.rollout.sandbox import kernel, landlock, root_filesystem, seccomp
+from hone.rollout.workers.reaper import kill_descendants
 
 _APART = kernel.NEWNS | kernel.NEWUTS | kernel.NEWIPC | kernel.NEWPID | kernel.NEWNET
 _FIRST_USER = 1_500_000_000
@@ -87,7 +87,7 @@ class Jail:
         self._landlock = False
         self._locked_in = False
         """Python lies where root alone may enter: a user of its own is let in, to what Landlock shows."""
-        self._needed = root.needed()
+        self._needed = root_filesystem.needed()
         self.isolation = Isolation()
 
     def enter(self, counted: bool) -> None:
@@ -111,7 +111,10 @@ class Jail:
         self.clean()
         self._landlock = bool(problem) and landlock.version() > 0 and not attempt(self._restrict)
         self._locked_in = (
-            self._landlock and self._user is not None and self._filter is not None and root.is_closed()
+            self._landlock
+            and self._user is not None
+            and self._filter is not None
+            and root_filesystem.is_closed()
         )
         self.isolation = Isolation(
             namespaces=not problem,
@@ -135,8 +138,8 @@ class Jail:
                 Path(f"/proc/self/{file}").write_text(line)
         then()
         self._processes = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
-        self.directory = root.workplace(self._needed)
-        root.build(self._needed, self.directory)
+        self.directory = root_filesystem.workplace(self._needed)
+        root_filesystem.build(self._needed, self.directory)
 
     def fresh(self) -> None:
         """The next process that is forked begins a process namespace."""
@@ -205,7 +208,9 @@ class Jail:
 
     def _restrict(self) -> None:
         devices = [
-            path for path in root.DEVICES if os.path.exists(path) and stat.S_ISCHR(os.stat(path).st_mode)
+            path
+            for path in root_filesystem.DEVICES
+            if os.path.exists(path) and stat.S_ISCHR(os.stat(path).st_mode)
         ]
         landlock.restrict(self._needed.paths, devices, self.directory)
 

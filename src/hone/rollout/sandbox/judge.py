@@ -17,10 +17,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
 from hone.rollout.sandbox.jail import Jail
-from hone.rollout.sandbox.link import OPERATIONS, Link, Lost
 from hone.rollout.sandbox.process import LINK, REPORT, become, text
 from hone.rollout.sandbox.program import SHARED_MODULES, said
-from hone.rollout.sandbox.remote import Remote
+from hone.rollout.sandbox.remote_link import OPERATIONS, Link, Lost
+from hone.rollout.sandbox.remote_object import Remote
 
 SUPPORT = -2
 _ALIASES = {("np", "numpy"), ("pd", "pandas"), ("dt", "datetime")}

@@ -16,8 +16,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 from hone.rollout.sandbox.jail import Jail
-from hone.rollout.sandbox.link import OPERATIONS, Link, Lost
 from hone.rollout.sandbox.process import LINK, REPORT, become, text
+from hone.rollout.sandbox.remote_link import OPERATIONS, Link, Lost
 
 _MAX_DETAIL = 300
 _MAX_NAMES = 2000

@@ -14,8 +14,8 @@ from dataclasses import asdict, dataclass, field
 from types import TracebackType
 from typing import Any
 
-from hone.importing import search_path
-from hone.rollout.framing import BadFrame, framed, parsed, receive
+from hone.rollout.workers.framing import BadFrame, framed, parsed, receive
+from hone.user_code import search_path
 
 _START_S, _GRACE_S = 60.0, 20.0
 _MAX_REPLY_BYTES = 16 << 20

@@ -17,13 +17,13 @@ import tempfile
 import time
 from typing import Any
 
-from hone.rollout.framing import framed, receive, send, send_json
 from hone.rollout.sandbox import kernel, spawner
 from hone.rollout.sandbox.cgroup import ControlGroup
 from hone.rollout.sandbox.jail import Jail
-from hone.rollout.sandbox.memory import Meter
+from hone.rollout.sandbox.memory_usage import Meter
 from hone.rollout.sandbox.watch import Watch
-from hone.rollout.supervise import descendants
+from hone.rollout.workers.framing import framed, receive, send, send_json
+from hone.rollout.workers.reaper import descendants
 
 _PRELOADED = (
     *("bisect", "collections", "copy", "datetime", "decimal", "fractions", "functools", "hashlib", "heapq"),

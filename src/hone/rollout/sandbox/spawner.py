@@ -13,9 +13,9 @@ import socket
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
-from hone.rollout.framing import LENGTH, exactly, send_json
 from hone.rollout.sandbox import judge, program
 from hone.rollout.sandbox.jail import Jail
+from hone.rollout.workers.framing import LENGTH, exactly, send_json
 
 PROGRAM = ("stdin", "out", "err", "report", "source")
 """What a program is given, in this order; and where there are tests, its end of the link."""

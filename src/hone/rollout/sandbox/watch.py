@@ -7,7 +7,7 @@ import select
 import socket
 import time
 
-from hone.rollout.sandbox.memory import Meter
+from hone.rollout.sandbox.memory_usage import Meter
 
 _VERDICT_BYTES, _REPORT_BYTES, _STATUS_BYTES = 1 << 20, 1 << 12, 100
 _LINGER_S = 0.25

@@ -7,7 +7,8 @@
 
 Each has TRL's signature, reads plain and conversational completions, and takes its options (what a config
 entry's `kwargs` may hold) as named arguments with defaults. What the pool must know about one is said by attributes:
-`any_of_columns`, `required_options`, `alone`, `check`, `prepare` and `seconds_each` (see `hone.rollout.rewards.load`);
+`any_of_columns`, `required_options`, `alone`, `check`, `prepare` and `seconds_each` (see
+`hone.rollout.rewards.function_loading`);
 `judges` is False for one that grades an answer, or looks at its form, and does not say whether it is right.
 """
 
@@ -18,11 +19,11 @@ from typing import Any
 
 from hone.rollout.rewards.functions.answers import answer, exact, math, numeric
 from hone.rollout.rewards.functions.code import code
-from hone.rollout.rewards.functions.form import format, regex
+from hone.rollout.rewards.functions.format import format, regex
 from hone.rollout.rewards.functions.json_schema import json_schema
 from hone.rollout.rewards.functions.judge import judge
-from hone.rollout.rewards.functions.lengths import length, overlong, repetition
-from hone.rollout.rewards.functions.model import reward_model
+from hone.rollout.rewards.functions.length import length, overlong, repetition
+from hone.rollout.rewards.functions.reward_model import reward_model
 
 BUILTIN: dict[str, Callable[..., list[Any]]] = {
     function.__name__: function

@@ -8,16 +8,9 @@ from fractions import Fraction
 from typing import Any
 
 from hone.rollout.rewards.functions.common import GOLD_COLUMNS, BadOption, golds
-from hone.rollout.rewards.mathematics import MAX_ANSWER, Answer, same, same_in_text
+from hone.rollout.rewards.math_equivalence import MAX_ANSWER, Answer, same, same_in_text
 from hone.rollout.rewards.numerals import as_number, last_number
-from hone.rollout.rewards.text import (
-    answer_tag,
-    answers_of,
-    boxed,
-    has_box,
-    said_answer,
-    same_answer,
-)
+from hone.rollout.rewards.text import answer_tag, answers_of, boxed, has_box, said_answer, same_answer
 
 _PLAIN_TAIL = 1000  # characters of an untagged completion in which `math` looks for the answer
 _PLAIN_ANSWER = re.compile(
@@ -101,7 +94,7 @@ def math(
     The answer is the last `<answer>…</answer>`, else the last `\boxed{…}`, else what follows `####` or "the answer
     is", else the last expression in the text; what stands before `</think>` is not read. None for a gold answer that
     cannot be read (prose, nothing). math-verify's own time limits are off, because they would turn "took too long" into
-    "wrong"; the worker's limit reports it as a failure. What counts as equal: `hone.rollout.rewards.mathematics`.
+    "wrong"; the worker's limit reports it as a failure. What counts as equal: `hone.rollout.rewards.math_equivalence`.
     """
     read = [None if gold is None else Answer(_inner(gold)) for gold in golds(column, columns)]
     return [

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from hone.rollout.rewards import settings
+from hone.rollout.rewards import worker_settings
 from hone.rollout.rewards.functions.common import BadOption, rows_of
 from hone.rollout.rewards.metrics import log_metric
 from hone.rollout.rewards.text import answer_tag, answers_of, fenced
@@ -201,7 +201,7 @@ def _text(value: Any) -> str:
 @functools.cache
 def sandbox() -> Sandbox:
     """The one of this process, with the limits of `rewards.sandbox`."""
-    box = Sandbox(settings.sandbox())
+    box = Sandbox(worker_settings.sandbox())
     atexit.register(box.close)
     return box
 
@@ -216,7 +216,7 @@ def _prepare(**options: Any) -> str:
 
 def _seconds_each(**options: Any) -> float:
     """How long a completion may take, besides `rewards.timeout_s` for the call."""
-    return settings.sandbox().timeout_s + _RESERVE_S
+    return worker_settings.sandbox().timeout_s + _RESERVE_S
 
 
 def _check(column: str | None = None, partial_credit: bool = False, max_tests: int | None = None) -> None:

@@ -1,0 +1,276 @@
+"""Checkpoints of a run: `step_N/`, written aside and renamed, checked when read, pruned by a metric.
+
+step_N/config.yaml        the resolved configuration
+step_N/policy/weights/    DCP shards; policy/optimizer/; policy/tokenizer/
+step_N/state.pt           data cursor and random generators
+step_N/training_info.json step, and the metrics that were measured at it
+step_N/manifest.json      size and CRC-32 of every other file, written last
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+import re
+import shutil
+import threading
+import time
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NoReturn, Protocol
+
+import torch
+from torch.distributed.checkpoint.api import CheckpointException
+
+from hone.checkpoint.manifest import sync, verify, write_manifest
+from hone.checkpoint.safe_reader import own_error, read_state
+from hone.config.metric_names import column_of
+from hone.config.schema import CheckpointingConfig
+from hone.errors import CheckpointError
+
+STEP = re.compile(r"step_(\d+)")
+NO_SPACE = 1 << 16
+"""Free bytes below which a failed write is the disk's fault."""
+
+
+class Saved(Protocol):
+    """What can be put into a checkpoint and taken out of it."""
+
+    async def save(self, path: Path, *, wait: bool = True) -> None:
+        """Write the present state below `path`; without `wait` it is only taken, and written meanwhile."""
+        ...
+
+    def written(self) -> None:
+        """Return when all that was saved is on the disk. Raises what went wrong."""
+        ...
+
+    async def load(self, path: Path) -> None:
+        """Restore what `save` wrote."""
+        ...
+
+
+class Writing:
+    """A checkpoint on its way. What it will hold is taken; its files are being written, and it has another name."""
+
+    def __init__(self, final: Path, parts: Mapping[str, Saved]) -> None:
+        self.final, self.parts = final, parts
+        # Nobody else's: a rank of a group that was given up may still write into the one before.
+        self.aside = final.with_name(f".writing_{final.name}_{uuid.uuid4().hex[:8]}")
+        self.seconds = 0.0
+        self.error: BaseException | None = None
+        self._started = time.monotonic()
+        self._given_up = False
+        self._lock = threading.Lock()
+        self._thread = threading.Thread(target=self._complete, daemon=True, name="checkpoint")
+
+    def complete(self, *, meanwhile: bool) -> None:
+        """Wait for the parts' files, then give the folder its name; `meanwhile`: on a thread."""
+        if meanwhile:
+            self._thread.start()
+        else:
+            self._complete()
+
+    def _complete(self) -> None:
+        try:
+            for part in self.parts.values():
+                part.written()
+            write_manifest(self.aside)
+            with self._lock:
+                if not self._given_up:
+                    remove(self.final)
+                    os.replace(self.aside, self.final)
+                    sync(self.final.parent)
+        except BaseException as error:  # raised where it is waited for
+            self.error = error
+        self.seconds = time.monotonic() - self._started
+
+    @property
+    def done(self) -> bool:
+        return not self._thread.is_alive()
+
+    def wait(self) -> None:
+        """Until it is complete, or has failed."""
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def give_up(self) -> None:
+        """It is complete now, or never will be."""
+        with self._lock:
+            self._given_up = True
+
+
+class Checkpoints:
+    """The checkpoints below one folder."""
+
+    def __init__(self, config: CheckpointingConfig) -> None:
+        self.config = config
+        self.root = Path(config.checkpoint_dir)
+        self._writing: Writing | None = None
+        self.slowest = 0.0
+        """Seconds that the slowest one took from its beginning to its name."""
+
+    def steps(self) -> list[int]:
+        """Steps with a complete checkpoint, ascending. What is half-written has another name and is not seen."""
+        if not self.root.is_dir():
+            return []
+        matches = (STEP.fullmatch(path.name) for path in self.root.iterdir())
+        return sorted(int(match[1]) for match in matches if match)
+
+    def path(self, step: int) -> Path:
+        return self.root / f"step_{step}"
+
+    def before(self, path: Path) -> list[Path]:
+        """The other checkpoints, oldest first: what there is to go back to."""
+        return [self.path(step) for step in self.steps() if self.path(step) != path]
+
+    def tidy(self) -> None:
+        """Remove what a killed process left half-written or half-removed."""
+        for left in (*self.root.glob(".writing_step_*"), *self.root.glob(".removing_*")):
+            shutil.rmtree(left, ignore_errors=True)
+
+    async def save(self, step: int, parts: Mapping[str, Saved], **content: Any) -> Path:
+        """`begin`, and wait for the end of it."""
+        await self.begin(step, parts, **content, wait=True)
+        path = self.settle()
+        assert path is not None
+        return path
+
+    async def begin(
+        self,
+        step: int,
+        parts: Mapping[str, Saved],
+        *,
+        tokenizer: Any,
+        state: Mapping[str, Any],
+        metrics: Mapping[str, float],
+        config_yaml: str,
+        wait: bool = False,
+    ) -> None:
+        """Take what `step_N` is to hold. It is written aside and renamed into place, then what `keep_top_k` no longer
+        wants is removed: meanwhile, unless `wait`. One is written at a time.
+
+        Raises CheckpointError when it, or the one before, cannot be written; earlier ones are left as they are.
+        """
+        self.settle()
+        writing = Writing(self.path(step), parts)
+        try:
+            self.tidy()
+            writing.aside.mkdir(parents=True)
+            (writing.aside / "config.yaml").write_text(config_yaml)
+            for name, part in parts.items():
+                await part.save(writing.aside / name, wait=wait)
+            tokenizer.save_pretrained(str(writing.aside / "policy" / "tokenizer"))
+            torch.save(dict(state), writing.aside / "state.pt")
+            info = {"step": step, "metrics": dict(metrics)}
+            (writing.aside / "training_info.json").write_text(json.dumps(info, indent=1))
+        except BaseException as error:
+            self._fail(writing, error)
+        self._writing = writing
+        writing.complete(meanwhile=not wait)
+
+    def done(self) -> Path | None:
+        """The checkpoint that has been completed since this was last asked. Raises CheckpointError if it failed."""
+        return self.settle() if self._writing is not None and self._writing.done else None
+
+    def settle(self) -> Path | None:
+        """Wait for the checkpoint that is being written, if there is one. Raises CheckpointError if it failed."""
+        if (writing := self._writing) is None:
+            return None
+        writing.wait()
+        self._writing = None
+        if writing.error is not None:
+            self._fail(writing, writing.error)
+        self.slowest = max(self.slowest, writing.seconds)
+        self._prune()
+        return writing.final
+
+    def give_up(self) -> None:
+        """Do not wait for the checkpoint that is being written: if it is not complete by now it never will be."""
+        if self._writing is not None:
+            self._writing.give_up()
+            self._writing = None
+
+    def _fail(self, writing: Writing, error: BaseException) -> NoReturn:
+        full = is_disk_full(error) or _free_space(self.root) < NO_SPACE
+        shutil.rmtree(writing.aside, ignore_errors=True)
+        if (cause := own_error(error)) is not None:
+            raise cause from None
+        if isinstance(error, OSError | CheckpointException | RuntimeError):
+            raise self._cannot_write(writing.final, error, full) from error
+        raise error
+
+    async def load(self, step: int, parts: Mapping[str, Saved]) -> dict[str, Any]:
+        """Restore `parts` and return the saved state. Raises CheckpointError for damage, naming the file."""
+        path = self.path(step)
+        verify(path, fallback=self.before(path))
+        for name, part in parts.items():
+            await part.load(path / name)
+        return read_state(path / "state.pt")
+
+    def metrics(self, step: int) -> dict[str, float]:
+        """The metrics that were current when `step_N` was saved."""
+        try:
+            return dict(json.loads((self.path(step) / "training_info.json").read_text())["metrics"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return {}  # a damaged file ranks last; loading that checkpoint says what is wrong with it
+
+    def _ranked(self) -> list[int]:
+        if self.config.metric_name is None:
+            return []
+        found = {step: self.metrics(step) for step in self.steps()}
+        values = {step: row.get(column_of(self.config.metric_name, row)) for step, row in found.items()}
+        sign = -1.0 if self.config.higher_is_better else 1.0
+        known = {step: value for step, value in values.items() if value is not None and not math.isnan(value)}
+        return sorted(known, key=lambda step: (sign * known[step], -step))
+
+    def _prune(self) -> None:
+        """Keep the best `keep_top_k` by the metric (by recency without one) and always the latest."""
+        steps = self.steps()
+        if self.config.keep_top_k is None or not steps:
+            return
+        order = self._ranked()
+        order += [step for step in reversed(steps) if step not in order]
+        for step in order[self.config.keep_top_k :]:
+            if step != steps[-1]:
+                remove(self.path(step))
+
+    def _cannot_write(self, final: Path, error: BaseException, full: bool) -> CheckpointError:
+        steps = self.steps()
+        last = f"the last good one is {self.path(steps[-1])}" if steps else "no earlier one exists"
+        cause = "the disk is full" if full else (str(error).strip() or repr(error)).splitlines()[-1]
+        fix = "Free some space" if full else "Make checkpointing.checkpoint_dir writable"
+        return CheckpointError(
+            f"cannot write checkpoint {final}: {cause}; {last}. {fix}, then run the same command to go on from there"
+        )
+
+
+def remove(path: Path) -> None:
+    """Remove a folder. Renamed first: half-deleted when the process dies, it is never taken for a checkpoint."""
+    if not path.exists():
+        return
+    trash = path.with_name(f".removing_{path.name.lstrip('.')}")
+    shutil.rmtree(trash, ignore_errors=True)
+    os.replace(path, trash)
+    shutil.rmtree(trash, ignore_errors=True)
+
+
+def _free_space(folder: Path) -> int:
+    """Bytes that can still be written: the word of the disk where a library reports a failed write by other words."""
+    try:
+        return shutil.disk_usage(folder).free
+    except OSError:
+        return NO_SPACE
+
+
+def is_disk_full(error: BaseException | None) -> bool:
+    """Whether the disk is full, wherever in the chain (or DCP, PyTorch's zip writer, safetensors) it says so."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if "No space left" in str(error) or "unexpected pos" in str(error) or "code: 28" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

@@ -1,0 +1,290 @@
+"""`hone plan`: the resolved run, before anything heavy.
+
+A plan refuses what the run would refuse before its first step, in the same words, since it goes through the run's own
+checks (`hone.training.preflight`). Only hardware that is not here is no failure: a plan for the machines that
+the config asks for may be typed on any other, and then a model or data that are not there are said instead of refused.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from hone import evaluation
+from hone.config import DistillConfig, EvalConfig, Loaded, OnlineConfig, SFTConfig
+from hone.config.schema import RewardFunctionConfig
+from hone.data.sources import load_rows
+from hone.engine.local.threads import SMALL_MODEL, threads_for
+from hone.errors import HoneError, ModelError
+from hone.export import with_models_of_runs
+from hone.model.model_size import ModelShape, load_shape
+from hone.planning.auxiliary_models import check_length, teacher_settings, value_settings
+from hone.planning.hardware import Machine, machine_here, machine_named
+from hone.planning.memory_estimate import tokens
+from hone.planning.placement import alone, check_mesh, check_several
+from hone.planning.plan_report import choice_lines, human_count, memory_lines
+from hone.planning.planner import choose, settled
+from hone.training import preflight
+
+
+def main(kind: str, loaded: Loaded, gpu: str | None = None) -> int:
+    """Print the plan, for GPUs of the kind `gpu` where it is given, and return 0. Raises the HoneError that the run
+    would end with."""
+    loaded = with_models_of_runs(loaded, only_described=True)
+    parts = sections(kind, loaded, gpu)
+    if not elsewhere(loaded.config, gpu) or reachable(loaded.config):
+        checks = evaluation if isinstance(loaded.config, EvalConfig) else preflight
+        checks.check(loaded)
+        parts.append(("checked", ["all that the run checks without loading a model"]))
+    else:
+        parts.append(("checked", ["the settings alone: the model or the data are not here"]))
+    print(f"hone {kind}: the run that this configuration describes")
+    for title, lines in parts:
+        for index, line in enumerate(lines):
+            print(f"  {title if index == 0 else '':<12}{line}")
+    return 0
+
+
+def elsewhere(config: SFTConfig | OnlineConfig | EvalConfig, gpu: str | None) -> bool:
+    """Whether the plan is for other machines than this one."""
+    cluster = config.cluster
+    if gpu is not None or cluster.ray_address is not None:
+        return True
+    wanted = cluster.gpus_per_node * cluster.num_nodes
+    return cluster.cpu_workers_per_node is None and wanted > max(torch.cuda.device_count(), 1)
+
+
+def reachable(config: SFTConfig | OnlineConfig | EvalConfig) -> bool:
+    """Whether the models and the training data are here, so that more can be checked than the settings."""
+    models = [
+        getattr(config, part)
+        for part in ("policy", "teacher", "value", "generation")
+        if hasattr(config, part)
+    ]
+    entries = [config.data] if isinstance(config, EvalConfig) else list(config.data.train or [])
+    try:
+        for model in models:
+            load_shape(model.model_name, trust_remote_code=model.trust_remote_code)
+        for entry in entries:
+            load_rows(entry, kind="test" if isinstance(config, EvalConfig) else "train")
+    except (HoneError, OSError):
+        return False
+    return True
+
+
+def sections(kind: str, loaded: Loaded, gpu: str | None = None) -> list[tuple[str, list[str]]]:
+    """Title and lines of each part of the plan. Raises ConfigError for settings that the model cannot have."""
+    config = loaded.config
+    if isinstance(config, EvalConfig):
+        shape, about = model_shape(config.generation)
+        parts = [
+            ("model", about),
+            ("devices", devices(config, shape)),
+            ("data", data_lines(config, [config.data])),
+        ]
+        parts.append(("sampling", eval_lines(config)))
+    else:
+        policy = config.policy
+        shape, about = model_shape(policy, scalar=policy.scalar)
+        parts = [("model", about)]
+        if (value := value_settings(config)) is not None:
+            beside, told = model_shape(value, scalar=True)
+            shape = None if shape is None or beside is None else replace(shape, beside=beside)
+            parts.append(("value model", told))
+        if (teacher := teacher_settings(config)) is not None:
+            taught, told = model_shape(teacher)
+            shape = None if shape is None or taught is None else replace(shape, teacher=taught)
+            parts.append(("teacher", told))
+        parts.append(("devices", devices(config, shape, gpu)))
+        machine = planned_machine(config, gpu)
+        if shape is None:
+            parts.append(("memory", ["unknown without the model's config.json"]))
+        else:
+            check_length(policy, shape.context)
+            choice = choose(shape, config, machine)
+            if machine.count > 1 and (gpu is not None or not alone(config.cluster)):
+                check_several(config)
+                check_mesh(settled(config, choice.taken.settings), choice.layout)
+            config = settled(config, choice.taken.settings)
+            parts.append(("run as", choice_lines(choice)))
+            parts.append(("memory", memory_lines(choice, shape, config)))
+        parts += [
+            ("data", data_lines(config, list(config.data.train or []))),
+            ("batch", batch_lines(config)),
+            ("checkpoints", checkpoint_lines(config)),
+        ]
+    if loaded.notices:
+        parts.append(("notes", list(loaded.notices)))
+    return parts
+
+
+def model_shape(model: Any, *, scalar: bool = False) -> tuple[ModelShape | None, list[str]]:
+    """The size of the model of a section, counted from its config alone; or why it cannot be told from here."""
+    name, overrides = model.model_name, getattr(model, "hf_config_overrides", {})
+    try:
+        shape = load_shape(name, overrides, scalar=scalar, trust_remote_code=model.trust_remote_code)
+    except ModelError as error:
+        return None, [f"{name}: not reachable from here ({error})"]
+    return shape, [
+        f"{name}: {shape.architecture}, {human_count(shape.parameters)} parameters",
+        f"{shape.layers} layers of {shape.hidden}, vocabulary {shape.vocabulary}, context {shape.context}",
+    ]
+
+
+def planned_machine(config: SFTConfig | OnlineConfig, gpu: str | None) -> Machine:
+    """The devices to plan for: GPUs of a kind that was named, those here (any others being alike), or the CPU."""
+    cluster = config.cluster
+    nodes, per_node = cluster.num_nodes, cluster.gpus_per_node
+    if gpu is not None:
+        return machine_named(gpu, nodes=nodes, per_node=max(per_node, 1))
+    if cluster.cpu_workers_per_node is not None:
+        return machine_here(nodes=nodes, per_node=cluster.cpu_workers_per_node, gpu=False)
+    if per_node and torch.cuda.is_available():
+        return machine_here(nodes=nodes, per_node=per_node, gpu=True)
+    if nodes * per_node > 1:
+        return Machine("GPU", nodes, per_node)
+    return machine_here(gpu=False)
+
+
+def devices(
+    config: SFTConfig | OnlineConfig | EvalConfig, shape: ModelShape | None, gpu: str | None = None
+) -> list[str]:
+    """What the config asks for, and what is here."""
+    cluster = config.cluster
+    if cluster.cpu_workers_per_node is not None and gpu is None:
+        return [
+            f"asked for: {cluster.num_nodes} x {counted(cluster.cpu_workers_per_node, 'process')} on the CPU"
+        ]
+    wanted = cluster.gpus_per_node * cluster.num_nodes
+    here = torch.cuda.device_count()
+    asked = (
+        f"{cluster.num_nodes} x {cluster.gpus_per_node} GPUs"
+        if wanted > 1
+        else "1 GPU"
+        if wanted
+        else "the CPU"
+    )
+    lines = [f"asked for: {asked}; here: {counted(here, 'GPU') if here else 'none'}"]
+    if gpu is not None:
+        return lines
+    if wanted > max(here, 1):
+        lines.append(
+            f"not reachable from here: {wanted - here} GPUs. "
+            + ("" if here else "A run here uses one process: same numbers up to rounding, slower. ")
+            + "--gpu A100-80G (or another kind) plans for their memory"
+        )
+    elif not here:
+        threads = threads_for(cluster.cpu_threads, shape.parameters if shape is not None else SMALL_MODEL)
+        lines.append(f"a run here uses one process on the CPU, {counted(threads, 'thread')}")
+    return lines
+
+
+def at_once(config: SFTConfig | OnlineConfig) -> str:
+    """How much one forward and backward holds."""
+    policy = config.policy
+    if policy.train_micro_batch_size is None:
+        return "in micro-batches that are chosen when the model is known"
+    return f"at most {tokens(policy, policy.train_micro_batch_size)} tokens at once"
+
+
+def data_lines(config: SFTConfig | OnlineConfig | EvalConfig, entries: list[Any]) -> list[str]:
+    """Each dataset with its number of rows, or why it cannot be read from here."""
+    kind = "test" if isinstance(config, EvalConfig) else "train"
+    lines = []
+    for entry in entries:
+        name = entry.dataset_name + (f" [{entry.split}]" if entry.split else "")
+        try:
+            lines.append(f"{name}: {len(load_rows(entry, kind=kind))} rows")
+        except (HoneError, OSError) as error:
+            lines.append(f"{name}: not reachable from here ({str(error).splitlines()[0]})")
+    return lines or ["none"]
+
+
+def batch_lines(config: SFTConfig | OnlineConfig) -> list[str]:
+    """The arithmetic from rows to updates."""
+    policy = config.policy
+    unit = "sequences" if policy.sequences_per_unit == 1 else "pairs"
+    update = f"{policy.train_global_batch_size} {unit} per update, {at_once(config)}"
+    layout = "packed" if policy.sequence_packing.enabled else "padded"
+    if not isinstance(config, OnlineConfig):
+        return [f"{update} ({layout})", steps_line(config.loop.max_num_steps, config.loop.max_num_epochs)]
+    g = config.loop
+    rollouts = g.num_prompts_per_step * g.num_generations_per_prompt
+    updates = g.updates_per_rollout * -(-rollouts // policy.train_global_batch_size)
+    return [
+        f"{g.num_prompts_per_step} prompts x {g.num_generations_per_prompt} completions = {rollouts} per step, "
+        f"{updates} update{'s' if updates > 1 else ''} of {policy.train_global_batch_size}",
+        f"{update} ({layout})",
+        f"generation: {generation_backend(config.policy.generation.backend)}",
+        *teacher_lines(config),
+        "rewards: " + ", ".join(f"{weight_text(f)} x {f.path or f.name}" for f in config.rewards.functions),
+        steps_line(g.max_num_steps, g.max_num_epochs),
+    ]
+
+
+def weight_text(function: RewardFunctionConfig) -> str:
+    """`0.5`; or, of one that changes, `1..0.2` from its first to its last."""
+    first, last = function.weight_at(0), function.weight_at(None)
+    return f"{first:g}" if not isinstance(function.weight, dict) else f"{first:g}..{last:g}"
+
+
+def teacher_lines(config: OnlineConfig) -> list[str]:
+    """What is learnt from the teacher, if there is one."""
+    if not isinstance(config, DistillConfig):
+        return []
+    loss, share = config.loss_fn, config.distillation.on_policy_fraction
+    answers = (
+        "the student's own answers"
+        if share == 1
+        else f"the student's own answers in {share:.0%} of the steps"
+    )
+    own = config.cluster.beside
+    told = f"{loss.kl_type} divergence over its {config.distillation.topk_logits_k} likeliest tokens"
+    return [
+        f"teacher: {told}, temperature {loss.temperature:g}",
+        *([f"teacher: on {own} device{'s' if own > 1 else ''} of its own"] if own else []),
+        f"learns from {answers if share else 'the data'}",
+    ]
+
+
+def steps_line(steps: int | None, epochs: int | None) -> str:
+    """How long the run is."""
+    limits = [f"{steps} steps"] if steps is not None else []
+    limits += [f"{epochs} epoch{'s' if epochs > 1 else ''} of the data"] if epochs is not None else []
+    return "until " + " or ".join(limits) + (", whichever is first" if len(limits) > 1 else "")
+
+
+def generation_backend(wanted: str) -> str:
+    """Which generator a run here gets, and why."""
+    if wanted == "vllm":
+        return (
+            "built-in (the vLLM backend is not part of this version; the samples have the same distribution)"
+        )
+    return "built-in generator, in the learner's process"
+
+
+def checkpoint_lines(config: SFTConfig | OnlineConfig) -> list[str]:
+    """Where and when a run is saved."""
+    c = config.checkpointing
+    if not c.enabled:
+        return ["none (checkpointing.enabled=false): a stopped run starts from the beginning"]
+    ranked = f" by {c.metric_name}" if c.metric_name else ""
+    kept = "all kept" if c.keep_top_k is None else f"{c.keep_top_k} kept{ranked}"
+    return [f"{c.checkpoint_dir}/step_N every {c.save_period} steps and at the end, {kept}"]
+
+
+def eval_lines(config: EvalConfig) -> list[str]:
+    """How answers are drawn and scored."""
+    g, e = config.generation, config.eval
+    return [
+        f"{counted(e.num_tests_per_prompt, 'answer')} for each problem, temperature {g.temperature:g}, "
+        f"top_p {g.top_p:g}, at most {g.max_new_tokens} tokens; {e.metric} with k = {e.k_value}",
+        f"generation: {generation_backend(g.backend)}",
+    ]
+
+
+def counted(number: int, what: str) -> str:
+    """1 thread, 2 threads, 2 processes"""
+    return f"{number} {what}{'' if number == 1 else 'es' if what.endswith('s') else 's'}"

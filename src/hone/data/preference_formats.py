@@ -1,0 +1,284 @@
+"""Formats of preference rows: a prompt with a better and a worse answer, or one answer and whether (or how) good it is.
+
+| columns | meaning |
+|---|---|
+| `prompt`, `chosen`, `rejected` | all text, taken literally; or messages (TRL's explicit prompt) |
+| `chosen`, `rejected` | both sides whole, text or messages: the prompt is what they have in common (TRL's implicit
+  prompt; Tulu 3, whose `prompt` repeats the first message; HH-RLHF's `\\n\\nHuman:` dialogues) |
+| `question` (`instruction`, `query` …), or `conversations`, beside them | the prompt, as a user said it |
+| `context`, `response1`, `response2`, `overall_preference` | HelpSteer3; a negative preference is for the first |
+| `context`, `completions` | NeMo RL's PreferenceDataset: each completion has a `rank`, lowest best |
+| `prompt`, `completion`, `label` | one answer, true where it is desirable (TRL's unpaired preference); `kto_tag` too,
+  and whatever else supervised training reads (`messages`, `instruction` and `output` …) |
+| `prompt`, `completion`, `score` | one answer and a number that says how good it is |
+
+`input_key`, `chosen_key` and `rejected_key` name columns (NeMo RL's BinaryPreferenceDataset); as in SFT a text that a
+key names is what a user said, or the assistant's answer. `system` and `history` are read as there, too. `margin`, or
+the difference of `chosen_score` and `rejected_score` (or `score_chosen` …), says by how much the better one is better.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from hone.data import columns
+from hone.data.assistant_spans import common_length
+from hone.data.formats import Example, Format
+from hone.errors import DataError
+from hone.types import Message
+
+REASONS = ("identical", "tie", "prompts_differ", "null_prompt", "empty_prompt", "truncated")
+"""Why a row is left out: both sides are the same; nobody preferred one; no common prompt, and no column for one, or one
+that is null; nothing asked; a side of which nothing is left within the longest sequence."""
+_ASSISTANT, _HUMAN = "\n\nAssistant:", "\n\nHuman:"
+
+
+LABEL_COLUMNS = ("label", "kto_tag")
+SCORE_COLUMNS = (("chosen_score", "rejected_score"), ("score_chosen", "score_rejected"))
+CONVERSATIONS = ("conversations", "messages")
+PAIRS = "pairs ('chosen' and 'rejected')"
+LABELS = "single answers with a 'label'"
+SCORES = "single answers with a 'score'"
+
+
+class Unusable(DataError):
+    """A row that is well formed, and that nothing can be learned from: counted, by `reason`."""
+
+    def __init__(self, reason: str) -> None:
+        assert reason in REASONS
+        self.reason = reason
+        super().__init__(reason.replace("_", " "))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What a row says. `rejected` is None for one answer alone, which `desirable` judges, or `score`."""
+
+    chosen: Example
+    rejected: Example | None = None
+    desirable: bool = True
+    margin: float = 0.0
+    score: float | None = None
+
+    @property
+    def kind(self) -> str:
+        """What its dataset consists of."""
+        if self.rejected is not None:
+            return PAIRS
+        return LABELS if self.score is None else SCORES
+
+    @property
+    def sides(self) -> list[Example]:
+        """Both answers, or the one."""
+        return [self.chosen] if self.rejected is None else [self.chosen, self.rejected]
+
+
+def read(row: Mapping[str, Any], form: Format) -> Comparison:
+    """Read a row. Raises Unusable, or DataError naming its columns and those that would do."""
+    if form.chosen_key or form.rejected_key or form.input_key:
+        return _named(row, form)
+    if columns.has(row, "chosen", "rejected"):
+        return _pair(row, form, _asked(row, form), row["chosen"], row["rejected"])
+    if columns.has(row, "context", "response1", "response2", "overall_preference"):
+        return _helpsteer(row, form)
+    if columns.has(row, "context", "completions"):
+        return _ranked(row, form)
+    for label in LABEL_COLUMNS:
+        if columns.has(row, label) and (answer := _single(row, form)):
+            return Comparison(answer, desirable=columns.truth(row, label, "whether the answer is desirable"))
+    if columns.has(row, "prompt", "completion", "score"):
+        score = columns.number(row, "score", "how good the answer is")
+        return Comparison(_side(row, form, _prompt(row["prompt"]), _answer(row["completion"])), score=score)
+    raise DataError(
+        f"it has the columns {columns.listed(row)}, and none of what comparisons are read from: 'chosen' and "
+        "'rejected' (with or without 'prompt'); 'prompt', 'completion' and 'label' (or 'score'); 'context' and "
+        "'completions'; 'context', 'response1', 'response2' and 'overall_preference'. Or name the columns: "
+        "data.train.input_key, chosen_key and rejected_key"
+    )
+
+
+def _named(row: Mapping[str, Any], form: Format) -> Comparison:
+    names = (form.input_key or "prompt", form.chosen_key or "chosen", form.rejected_key or "rejected")
+    if missing := [name for name in names[1:] if row.get(name) is None]:
+        raise DataError(columns.no_column(row, missing))
+    if form.input_key and row.get(form.input_key) is None:
+        raise DataError(columns.no_column(row, [form.input_key]))
+    prompt, chosen, rejected = (row[name] if columns.has(row, name) else None for name in names)
+    return _pair(row, form, _said(row, form, prompt), chosen, rejected)
+
+
+def _said(row: Mapping[str, Any], form: Format, question: Any) -> Any:
+    """A text as a user's message, behind earlier ones."""
+    if not isinstance(question, str) or not question.strip():
+        return question
+    if form.chat:
+        return [*columns.history(row), {"role": "user", "content": question}]
+    return f"{question}\n" if form.literal(row) else question
+
+
+def _asked(row: Mapping[str, Any], form: Format) -> Any:
+    """The prompt of a row with `chosen` and `rejected`; None where they hold it themselves."""
+    if columns.has(row, "prompt"):
+        return row["prompt"]
+    sides = (row["chosen"], row["rejected"])
+    answers = [s if isinstance(s, str) else _answer(s) for s in sides]
+    if any(a.startswith(_HUMAN) if isinstance(a, str) else _begins_with_question(a) for a in answers):
+        return None
+    for column in columns.QUESTIONS:
+        if columns.has(row, column):
+            return _said(row, form, columns.question(row, column))
+    for column in CONVERSATIONS:
+        if columns.has(row, column):
+            asked = columns.messages(row, column)
+            while asked and asked[-1]["role"] == "assistant":
+                asked = asked[:-1]
+            return asked or None
+    return None
+
+
+def _begins_with_question(answer: list[Message]) -> bool:
+    return any(m["role"] == "user" for m in answer)
+
+
+def _helpsteer(row: Mapping[str, Any], form: Format) -> Comparison:
+    preference = columns.number(row, "overall_preference", "which answer is better")
+    if not preference:
+        raise Unusable("tie")
+    sides = (row["response1"], row["response2"])
+    chosen, rejected = sides if preference < 0 else sides[::-1]
+    return _pair(row, form, row["context"], chosen, rejected, margin=abs(preference))
+
+
+def _ranked(row: Mapping[str, Any], form: Format) -> Comparison:
+    ranked = sorted(row["completions"], key=lambda entry: entry["rank"])
+    if len(ranked) < 2:
+        raise DataError("column 'completions' needs two completions, each with a 'rank' and a 'completion'")
+    if ranked[0]["rank"] == ranked[-1]["rank"]:
+        raise Unusable("tie")
+    return _pair(row, form, row["context"], ranked[0]["completion"], ranked[-1]["completion"])
+
+
+def _single(row: Mapping[str, Any], form: Format) -> Example | None:
+    """One prompt and its answer; None where the row has none."""
+    if columns.has(row, "prompt", "completion"):
+        return _side(row, form, _prompt(row["prompt"]), _answer(row["completion"]))
+    if any(columns.has(row, *pair) for pair in columns.PAIRS):
+        return form.supervised(row)
+    for column in CONVERSATIONS:
+        if columns.has(row, column):
+            example = form.supervised(row)
+            last = max(i for i, m in enumerate(example.messages) if m["role"] == "assistant")
+            return replace(example, num_prompt_messages=last)
+    return None
+
+
+def _pair(
+    row: Mapping[str, Any],
+    form: Format,
+    prompt: Any,
+    chosen: Any,
+    rejected: Any,
+    *,
+    margin: float | None = None,
+) -> Comparison:
+    chosen, rejected = _answer(chosen), _answer(rejected)
+    if isinstance(chosen, str) != isinstance(rejected, str):
+        raise DataError("the chosen and the rejected answer must both be text, or both be lists of messages")
+    if chosen == rejected:
+        raise Unusable("identical")
+    if isinstance(chosen, str) and isinstance(rejected, str):
+        if prompt is None:
+            prompt, chosen, rejected = _split_text(row, chosen, rejected)
+    elif not isinstance(chosen, str) and not isinstance(rejected, str):
+        prompt, chosen, rejected = _split_messages(row, prompt, chosen, rejected)
+    prompt = _prompt(prompt)
+    return Comparison(
+        _side(row, form, prompt, chosen),
+        _side(row, form, prompt, rejected),
+        margin=_margin(row) if margin is None else margin,
+    )
+
+
+def _side(
+    row: Mapping[str, Any], form: Format, prompt: str | list[Message], answer: str | list[Message]
+) -> Example:
+    if isinstance(prompt, str) and isinstance(answer, str):
+        if form.literal(row):
+            return Example(prompt=prompt, completion=answer)
+        return form.pair(row, prompt, answer)
+    if isinstance(prompt, str):
+        prompt = [*columns.history(row), {"role": "user", "content": prompt}]
+    said = [{"role": "assistant", "content": answer}] if isinstance(answer, str) else answer
+    return form.conversation(row, prompt, said)
+
+
+def _answer(value: Any) -> str | list[Message]:
+    if isinstance(value, str):
+        return value
+    return columns.messages({"answer": [value] if isinstance(value, Mapping) else value}, "answer")
+
+
+def _prompt(value: Any) -> str | list[Message]:
+    """The prompt as text or messages. Raises Unusable where it asks nothing."""
+    prompt = value if isinstance(value, str) or not value else columns.messages({"prompt": value}, "prompt")
+    asked = prompt if isinstance(prompt, str) else "".join(str(m["content"]) for m in prompt or ())
+    if not asked.strip():
+        raise Unusable("empty_prompt")
+    return prompt
+
+
+def _split_text(row: Mapping[str, Any], chosen: str, rejected: str) -> tuple[str, str, str]:
+    """The prompt that two texts begin with, and what follows it in each.
+
+    A dialogue of HH-RLHF is split after the last `Assistant:` that both have. Any other text before the white space in
+    front of the first word that differs, so that neither side begins within a word.
+    """
+    shared = chosen[: common_length(chosen, rejected)]
+    if chosen.startswith(_HUMAN):
+        at = shared.rfind(_ASSISTANT)
+        at = at + len(_ASSISTANT) if at >= 0 else 0
+    else:
+        at = len(shared)
+        if not all(text[at:] and not text[at].isalnum() for text in (chosen, rejected)):
+            at = max((i for i, letter in enumerate(shared) if letter.isspace()), default=0)
+        at = len(shared[:at].rstrip())
+    if not at:
+        raise _nothing_shared(row)
+    return shared[:at], chosen[at:], rejected[at:]
+
+
+def _split_messages(
+    row: Mapping[str, Any], prompt: Any, chosen: list[Message], rejected: list[Message]
+) -> tuple[Any, list[Message], list[Message]]:
+    """The messages that both sides begin with, and the rest of each. A prompt that is given as messages, and that the
+    sides do not repeat, is the prompt."""
+    if prompt is not None and not isinstance(prompt, str):
+        asked = columns.messages({"prompt": prompt}, "prompt")
+        if chosen[: len(asked)] != asked or rejected[: len(asked)] != asked:
+            return asked, chosen, rejected
+    elif isinstance(prompt, str) and all(m["role"] == "assistant" for m in (*chosen, *rejected)):
+        return prompt, chosen, rejected
+    shared = common_length(chosen, rejected)
+    while shared and chosen[shared - 1]["role"] == "assistant":  # one side goes on where the other ends
+        shared -= 1
+    if not any(m["role"] != "system" for m in chosen[:shared]):
+        raise _nothing_shared(row)
+    return chosen[:shared], chosen[shared:], rejected[shared:]
+
+
+def _nothing_shared(row: Mapping[str, Any]) -> Unusable:
+    """Why a row is left out whose sides begin with no prompt in common."""
+    null = any(row.get(c, "") is None for c in ("prompt", *columns.QUESTIONS, *CONVERSATIONS))
+    return Unusable("null_prompt" if null else "prompts_differ")
+
+
+def _margin(row: Mapping[str, Any]) -> float:
+    if columns.has(row, "margin"):
+        return columns.number(row, "margin", "by how much the better answer is better")
+    for better, worse in SCORE_COLUMNS:
+        if columns.has(row, better, worse):
+            meaning = "how good an answer is"
+            return columns.number(row, better, meaning) - columns.number(row, worse, meaning)
+    return 0.0

@@ -1,0 +1,102 @@
+"""Putting a model onto the ranks of a mesh without any of them, but the first, ever holding all of it.
+
+The first rank reads the weights into host memory; every rank makes the model without weights, spreads it, and is sent
+its own parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
+from transformers import PreTrainedModel
+
+from hone.engine.local.learner_state import named_weights
+from hone.model.capabilities import traits_of
+from hone.model.mesh import Mesh
+from hone.model.parallelize import parallelize
+from hone.model.scorer import TokenScorer
+
+FROM_FIRST = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
+
+
+def spread(
+    make: Callable[[bool], PreTrainedModel],
+    mesh: Mesh,
+    device: torch.device,
+    *,
+    temperature: float,
+    chunk_rows: int | None,
+    sequence_parallel: bool = False,
+    cpu_offload: bool = False,
+) -> TokenScorer:
+    """A scorer whose model is spread over `mesh`. `make(with_weights)` gives the model in host memory or, without
+    weights, on the meta device. What fails on the first rank fails on all of them, with the same exception."""
+    first = dist.get_rank() == 0
+    model, failure = None, None
+    weights: dict[str, Any] = {}
+    buffers: dict[str, Tensor] = {}
+    message: list[Any] = [None, None]
+    if first:
+        try:
+            model = make(True)
+            message = [traits_of(model), None]
+            weights, buffers = dict(named_weights(model)), dict(model.named_buffers())
+        except Exception as error:  # told to the other ranks, which would wait for ever, and raised
+            failure, message = error, [None, error]
+    dist.broadcast_object_list(message, src=0)
+    known, reported = message
+    if reported is not None:
+        raise failure or reported
+    model = model if model is not None else make(False)
+    ties = tied_parameters(model)
+    nn.Module.to(model, "meta")
+    tie(model, ties)
+    scorer = TokenScorer(model, temperature=temperature, chunk_rows=chunk_rows, known=known)
+    parallelize(scorer, mesh, sequence_parallel=sequence_parallel, cpu_offload=cpu_offload)
+    scorer.to_empty(device="cpu" if cpu_offload else device)
+    tie(model, ties)
+    for module in model.modules():  # buffers stay on the device when the weights do not
+        for name, buffer in module.named_buffers(recurse=False):
+            setattr(module, name, torch.empty_like(buffer, device=device))
+    for name, buffer in model.named_buffers():
+        if first:
+            buffer.copy_(buffers[name])
+        dist.broadcast(buffer, src=0)
+    if first:
+        weights |= {name: weights[names[0]] for names in ties for name in names[1:]}
+    set_model_state_dict(model, weights, options=FROM_FIRST)
+    return scorer
+
+
+def unspread_copy(empty: PreTrainedModel, like: PreTrainedModel, device: torch.device) -> PreTrainedModel:
+    """All of a spread model on one device, for sampling: `empty` (on the meta device) with room for its weights, which
+    `update_weights` brings, and its buffers, which do not change."""
+    ties = tied_parameters(empty)
+    empty.to_empty(device=device)
+    tie(empty, ties)
+    buffers = dict(like.named_buffers())
+    for name, buffer in empty.named_buffers():
+        buffer.copy_(buffers[name])
+    return empty.requires_grad_(False).eval()
+
+
+def tied_parameters(model: nn.Module) -> list[list[str]]:
+    """Names that stand for the same parameter, for each that has several."""
+    names: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    return [group for group in names.values() if len(group) > 1]
+
+
+def tie(model: nn.Module, groups: list[list[str]]) -> None:
+    """Let the names of each group stand for the first one's parameter. Moving a model to or from meta parts them."""
+    for first, *others in groups:
+        parameter = model.get_parameter(first)
+        for name in others:
+            module, _, attribute = name.rpartition(".")
+            setattr(model.get_submodule(module), attribute, parameter)

@@ -1,0 +1,128 @@
+"""AdaLoRA's rank schedule (arXiv 2303.10512) as part of an optimizer step, wherever the adapters' parts are.
+
+PEFT's allocator decides which directions go. It is given whole tensors: on several ranks each gathers the adapters,
+which are small, works out the same, and keeps its own part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from hone.engine.distributed.collectives import whole
+from hone.errors import CheckpointError
+from hone.model.adapters import NAME
+
+
+class RankSchedule:
+    """Falls from the starting rank to the wanted one over the run's updates."""
+
+    def __init__(self, model: nn.Module) -> None:
+        tuner: Any = model.base_model
+        self.settings, self.allocator, self.model = tuner.peft_config[NAME], tuner.rankallocator, tuner.model
+
+    @staticmethod
+    def of(model: nn.Module) -> RankSchedule | None:
+        """The schedule of a model with AdaLoRA's adapters; None for any other."""
+        base: Any = getattr(model, "base_model", None)
+        return RankSchedule(model) if hasattr(base, "rankallocator") else None
+
+    def penalize(self) -> float:
+        """Add the gradient of the penalty for factors that are not orthogonal (the paper's equation 4); its value.
+
+        Once per update, whatever the micro-batches: PEFT itself leaves it to a loss that Hone does not compute.
+        """
+        found = [(name, p) for name, p in self._adapters() if ".lora_A." in name or ".lora_B." in name]
+        values = [whole(p.detach()).clone().requires_grad_() for _, p in found]
+        total = torch.zeros((), device=values[0].device)
+        with torch.enable_grad():
+            for (name, _), value in zip(found, values, strict=True):
+                product = value @ value.T if ".lora_A." in name else value.T @ value
+                eye = torch.eye(len(product), device=product.device, dtype=product.dtype)
+                total = total + torch.linalg.matrix_norm(product - eye)
+            total = total * (self.settings.orth_reg_weight / len(found))
+            gradients = torch.autograd.grad(total, values)
+        for (_, parameter), gradient in zip(found, gradients, strict=True):
+            if parameter.grad is not None:
+                parameter.grad.add_(_like(parameter, gradient))
+        return float(total.detach())
+
+    def advance(self, update: int) -> float:
+        """After the optimizer's step number `update` (from 1), before the gradients are cleared: the mean rank left."""
+        final = self.settings.total_step - self.settings.tfinal
+        view = _Whole(self._adapters())
+        if update <= final:
+            if not self.allocator.exp_avg_ipt:  # the first update is the last that counts
+                self.allocator.update_ipt(view)
+            _, pattern = self.allocator.update_and_allocate(view, update, force_mask=update == final)
+            if pattern:
+                self.settings.rank_pattern = pattern
+        elif self.settings.rank_pattern:
+            self.allocator.mask_using_rank_pattern(view, self.settings.rank_pattern)
+        view.give_back()
+        return self.mean_rank()
+
+    def mean_rank(self) -> float:
+        """Directions that are left, per matrix."""
+        kept = self.settings.rank_pattern
+        count = self.allocator.init_bgt if not kept else sum(sum(row) for row in kept.values())
+        return count / len(self.allocator.name_set)
+
+    def _adapters(self) -> list[tuple[str, nn.Parameter]]:
+        return [(name, p) for name, p in self.model.named_parameters() if "lora_" in name and p.requires_grad]
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the schedule knows beyond the weights: tensors, numbers and lists."""
+        return {
+            "pattern": self.settings.rank_pattern or {},
+            "importance": dict(self.allocator.exp_avg_ipt),
+            "uncertainty": dict(self.allocator.exp_avg_unc),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Raises CheckpointError for the state of other adapters."""
+        names = {name: p.device for name, p in self._adapters()}
+        if not state["importance"].keys() <= names.keys():
+            raise CheckpointError(
+                "the checkpoint's AdaLoRA ranks belong to other modules than policy.lora names"
+            )
+        self.settings.rank_pattern = state["pattern"] or None
+        self.allocator.exp_avg_ipt = {name: t.to(names[name]) for name, t in state["importance"].items()}
+        self.allocator.exp_avg_unc = {name: t.to(names[name]) for name, t in state["uncertainty"].items()}
+        self.allocator.ipt = {name: torch.zeros_like(t) for name, t in self.allocator.exp_avg_ipt.items()}
+
+
+class _Whole:
+    """What PEFT's allocator sees: every adapter in one piece. In one process the parameters themselves."""
+
+    def __init__(self, parameters: list[tuple[str, nn.Parameter]]) -> None:
+        self.parameters = parameters
+        self.seen: list[tuple[str, Any]] = []
+        for name, parameter in parameters:
+            if isinstance(parameter, DTensor):
+                piece = whole(parameter.detach()).clone()
+                piece.grad = whole(parameter.grad) if parameter.grad is not None else None
+                self.seen.append((name, piece))
+            else:
+                self.seen.append((name, parameter))
+
+    def named_parameters(self) -> Iterator[tuple[str, Any]]:
+        return iter(self.seen)
+
+    @torch.no_grad()
+    def give_back(self) -> None:
+        """What was masked, into the parts that this rank holds."""
+        for (name, parameter), (_, piece) in zip(self.parameters, self.seen, strict=True):
+            if isinstance(parameter, DTensor) and ".lora_E." in name:
+                parameter.copy_(_like(parameter, piece))
+
+
+def _like(parameter: nn.Parameter, value: Tensor) -> Tensor:
+    """A whole tensor, that every rank has, spread as the parameter is."""
+    if not isinstance(parameter, DTensor):
+        return value
+    return distribute_tensor(value, parameter.device_mesh, parameter.placements, src_data_rank=None)

@@ -1,0 +1,291 @@
+"""From samples to micro-batches: which samples go together, and the tensors that a model reads.
+
+A micro-batch is a list of rows, a row a list of samples. Padded: one sample a row. Packed: one row of several samples
+that do not see each other. Shared: the samples of a row are completions of one prompt, which is laid out and computed
+once; each completion sees the prompt and itself. In GRPO that is the prompt once instead of once for each completion.
+
+Samples of a unit (a pair's two sides) are never parted: what is planned are atoms, each of one unit or of several that
+share their prompt.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from hone.config.schema import PolicyConfig
+from hone.data import packing
+from hone.model.counter_rng import counted, key_of
+from hone.types import Batch, Sample, Totals
+
+Rows = list[list[int]]
+LONGEST_SHARED = 4096
+"""Tokens of a row with a shared prompt: its attention mask is square, and no kernel skips what it hides."""
+WORTH_SHARING = 0.8
+"""Sharing pays when it leaves this part of the tokens, padding included, or less."""
+
+
+@dataclass
+class MicroBatch:
+    """`input_ids` [B, T]; target n is token `batch.tokens_N[n]`, predicted from flat position `at_N[n]` of it.
+
+    `attention_mask` [B, 1, T, T] says what sees what, where causality and positions do not say it.
+    """
+
+    input_ids: Tensor
+    position_ids: Tensor | None
+    attention_mask: Tensor | None
+    at_N: Tensor
+    batch: Batch
+    copies: Tensor
+    """[B, T] of how many samples each token is: of several where they share a prompt, of none in padding."""
+    keys: Tensor | None = None
+    """[B, T] what each token is for dropout: the same in every layout."""
+
+
+@dataclass
+class Atom:
+    """What stays together in a micro-batch: the rows of one unit, or one row of several units of one prompt."""
+
+    rows: Rows
+    units: int = 1
+
+
+def totals_of(samples: Sequence[Sample]) -> Totals:
+    """The denominators of a global batch, counted before any of it is computed."""
+    counts = [sample.num_targets for sample in samples]
+    columns = {name for sample in samples for name in sample.sequence_columns}
+    return Totals(
+        tokens=float(sum(counts)),
+        sequences=float(sum(count > 0 for count in counts)),
+        sums={
+            name: math.fsum(s.sequence_columns.get(name, 0.0) for s in samples) for name in sorted(columns)
+        },
+    )
+
+
+def units_of(samples: Sequence[Sample]) -> Rows:
+    """The samples of each unit, in their order."""
+    units: dict[str, list[int]] = {}
+    for index, sample in enumerate(samples):
+        units.setdefault(sample.unit or f"\0{index}", []).append(index)
+    return list(units.values())
+
+
+def plan(samples: Sequence[Sample], policy: PolicyConfig, *, training: bool, share: bool) -> list[Rows]:
+    """Which samples go together. Changes speed and memory, never the result (beyond rounding)."""
+    units = units_of(samples)
+    pack, dynamic = policy.sequence_packing, policy.dynamic_batching
+    if pack.enabled:
+        lengths = [sum(len(samples[index]) for index in unit) for unit in units]
+        rows = packing.packed(lengths, pack.train_mb_tokens if training else pack.logprob_mb_tokens)
+        return [[[index for unit in row for index in units[unit]]] for row in rows]
+    size = (policy.train_micro_batch_size if training else policy.logprob_batch_size) or 1
+    budget = dynamic.train_mb_tokens if training else dynamic.logprob_mb_tokens
+
+    def laid_out(atoms: Sequence[Atom]) -> list[Rows]:
+        lengths = [max(row_length(samples, row) for row in atom.rows) for atom in atoms]
+        if dynamic.enabled:
+            rows_of = [len(atom.rows) for atom in atoms]
+            micros = packing.by_tokens(lengths, budget, dynamic.sequence_length_round, rows_of)
+        else:
+            micros = packing.fixed(lengths, max(1, size // max((atom.units for atom in atoms), default=1)))
+        return [[row for number in micro for row in atoms[number].rows] for micro in micros]
+
+    apart = laid_out([Atom([[index] for index in unit]) for unit in units])
+    if not share:
+        return apart
+    most = len(units) if dynamic.enabled else size
+    together = laid_out(shared_atoms(samples, units, most, min(budget, LONGEST_SHARED)))
+    return together if padded(samples, together) <= WORTH_SHARING * padded(samples, apart) else apart
+
+
+def padded(samples: Sequence[Sample], micros: Sequence[Rows]) -> int:
+    """Tokens that a plan computes, padding included."""
+    return sum(len(rows) * max(row_length(samples, row) for row in rows) for rows in micros)
+
+
+def shares(
+    samples: Sequence[Sample], policy: PolicyConfig, count: int, *, training: bool, share: bool
+) -> list[list[Rows]]:
+    """The plan of each of `count` ranks, of equal cost as far as may be, and of equal length: collectives want every
+    rank to take part in as many forwards as the busiest. A rank without samples left has micro-batches of no rows."""
+    if count == 1:
+        return [plan(samples, policy, training=training, share=share)]
+    parts = [[unit] for unit in units_of(samples)]
+    if share and len(groups := _groups(samples)) >= count:
+        parts = groups
+    plans = []
+    for chosen in packing.balanced([_cost(samples, part, share) for part in parts], count):
+        own = sorted(index for number in chosen for unit in parts[number] for index in unit)
+        micros = plan([samples[i] for i in own], policy, training=training, share=share) if own else []
+        plans.append([[[own[index] for index in row] for row in rows] for rows in micros])
+    longest = max(map(len, plans))
+    return [micros + [[] for _ in range(longest - len(micros))] for micros in plans]
+
+
+def silent(samples: Sequence[Sample]) -> list[Sample]:
+    """What a rank without work computes: the shortest unit, without targets, so that it weighs nothing."""
+    unit = min(units_of(samples), key=lambda unit: sum(len(samples[index]) for index in unit))
+    return [
+        replace(
+            samples[index],
+            loss_mask_T=torch.zeros_like(samples[index].loss_mask_T),
+            token_columns={name: column[:0] for name, column in samples[index].token_columns.items()},
+            sequence_columns=dict.fromkeys(samples[index].sequence_columns, 0.0),
+            prefix=0,
+        )
+        for index in unit
+    ]
+
+
+def _group(samples: Sequence[Sample], unit: Sequence[int]) -> str | None:
+    """The group whose prompt all samples of a unit share, if they do."""
+    group = samples[unit[0]].group
+    alike = all(samples[index].prefix and samples[index].group == group for index in unit)
+    return group if alike else None
+
+
+def _groups(samples: Sequence[Sample]) -> list[Rows]:
+    """The units of each group; one that shares no prompt is a group of its own."""
+    groups: dict[str, Rows] = {}
+    for unit in units_of(samples):
+        group = _group(samples, unit)
+        groups.setdefault(f"\0{unit[0]}" if group is None else group, []).append(unit)
+    return list(groups.values())
+
+
+def _cost(samples: Sequence[Sample], part: Rows, share: bool) -> int:
+    """Tokens to compute of some units of one group."""
+    indices = [index for unit in part for index in unit]
+    if share and _group(samples, indices) is not None:
+        return row_length(samples, indices)
+    return sum(len(samples[index]) for index in indices)
+
+
+def shared_atoms(samples: Sequence[Sample], units: Rows, most: int, tokens: int) -> list[Atom]:
+    """The units of each group together: at most `most` of them, and `tokens` tokens, in a row."""
+    atoms: list[Atom] = []
+    open_atoms: dict[str, Atom] = {}
+    for unit in units:
+        group = _group(samples, unit)
+        if group is None or row_length(samples, unit) > tokens:
+            atoms.append(Atom([[index] for index in unit]))
+            continue
+        atom = open_atoms.get(group, Atom([[]], most))  # full: none is open
+        joined = [*atom.rows[0], *unit]
+        if atom.units >= most or row_length(samples, joined) > tokens:
+            atom = open_atoms[group] = Atom([list(unit)])
+            atoms.append(atom)
+        else:
+            atom.rows, atom.units = [joined], atom.units + 1
+    return atoms
+
+
+def row_length(samples: Sequence[Sample], row: Sequence[int]) -> int:
+    """Tokens of samples in one row, their common prompt counted once."""
+    return samples[row[0]].prefix + sum(len(samples[index]) - samples[index].prefix for index in row)
+
+
+def collate(
+    rows: Sequence[Sequence[Sample]],
+    *,
+    pad: int,
+    device: torch.device,
+    share: bool,
+    round_to: int = 1,
+    seed: int | None = None,
+) -> MicroBatch:
+    """Lay rows of samples out, right-padded to a multiple of `round_to`.
+
+    `share`: samples of one row stand behind one prompt, as `plan` put them together; else they are packed. With
+    a `seed` the tokens get keys for dropout.
+    """
+    samples = [sample for row in rows for sample in row]
+    laid_out = [_lay_out(row, share and len(row) > 1) for row in rows]
+    width = -(-max(row.tokens.numel() for row in laid_out) // round_to) * round_to
+    input_ids = torch.full((len(rows), width), pad)
+    positions = torch.arange(width).repeat(len(rows), 1)
+    segments = torch.full((len(rows), width), -1)
+    for number, row in enumerate(laid_out):
+        length = row.tokens.numel()
+        input_ids[number, :length] = row.tokens
+        positions[number, :length] = row.positions
+        segments[number, :length] = row.segments
+    where = [place + number * width for number, row in enumerate(laid_out) for place in row.where]
+    several = any(len(row) > 1 for row in rows)
+    targets = [sample.loss_mask_T.nonzero().squeeze(1) for sample in samples]
+    counts = torch.tensor([target.numel() for target in targets])
+    batch = Batch(
+        ids=[sample.id for sample in samples],
+        tokens_N=torch.cat([s.tokens_T[t] for s, t in zip(samples, targets, strict=True)]).to(device),
+        sequence_N=torch.repeat_interleave(torch.arange(len(samples)), counts).to(device),
+        lengths_S=counts.to(device),
+        token_columns={
+            name: torch.cat([sample.token_columns[name] for sample in samples]).to(device)
+            for name in samples[0].token_columns
+        },
+        sequence_columns={
+            name: torch.tensor([sample.sequence_columns[name] for sample in samples], device=device)
+            for name in samples[0].sequence_columns
+        },
+    )
+    at_N = torch.cat([place[target - 1] for target, place in zip(targets, where, strict=True)])
+    return MicroBatch(
+        input_ids=input_ids.to(device),
+        position_ids=positions.to(device) if several else None,
+        attention_mask=_mask(segments).to(device) if share and several else None,
+        at_N=at_N.to(device),
+        batch=batch,
+        copies=torch.bincount(torch.cat(where), minlength=input_ids.numel())
+        .reshape(input_ids.shape)
+        .to(device),
+        keys=None if seed is None else _keys(rows, where, input_ids.shape, seed).to(device),
+    )
+
+
+def _keys(rows: Sequence[Sequence[Sample]], where: Sequence[Tensor], shape: torch.Size, seed: int) -> Tensor:
+    """[B, T]: a sample's tokens by its id and their positions, those of a prompt that a group shares by the group's."""
+    keys = torch.zeros(shape.numel(), dtype=torch.long)
+    for sample, at in zip((sample for row in rows for sample in row), where, strict=True):
+        positions = torch.arange(len(sample))
+        prompt, own = key_of(seed, "", sample.group), key_of(seed, sample.id)
+        keys[at[: sample.prefix]] = counted(prompt, positions[: sample.prefix])
+        keys[at[sample.prefix :]] = counted(own, positions[sample.prefix :])
+    return keys.reshape(shape)
+
+
+@dataclass
+class _RowLayout:
+    """One row: its tokens, their positions, which sample each is of (0: the shared prompt), and where each sample's
+    tokens stand in it."""
+
+    tokens: Tensor
+    positions: Tensor
+    segments: Tensor
+    where: list[Tensor]
+
+
+def _lay_out(row: Sequence[Sample], share: bool) -> _RowLayout:
+    prefix = row[0].prefix if share else 0
+    tokens, positions = [row[0].tokens_T[:prefix]], [torch.arange(prefix)]
+    segments, where = [torch.zeros(prefix, dtype=torch.long)], []
+    start = prefix
+    for number, sample in enumerate(row, start=1):
+        own = len(sample) - prefix
+        tokens.append(sample.tokens_T[prefix:])
+        positions.append(torch.arange(prefix, prefix + own))
+        segments.append(torch.full((own,), number))
+        where.append(torch.cat([torch.arange(prefix), torch.arange(start, start + own)]))
+        start += own
+    return _RowLayout(torch.cat(tokens), torch.cat(positions), torch.cat(segments), where)
+
+
+def _mask(segments: Tensor) -> Tensor:
+    """[B, T] -> [B, 1, T, T]: each token sees those before it that are its own sample's or the shared prompt's."""
+    key, query = segments[:, None, :], segments[:, :, None]
+    return (((key == query) | (key == 0)).tril())[:, None]

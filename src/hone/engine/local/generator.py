@@ -1,0 +1,282 @@
+"""The built-in generator: the learner's own model, decoding in this process.
+
+The prompt of a group is computed once, its keys and values shared out to the group's rows; rows that have finished
+leave the batch. It serves laptops, tests and exact log-probabilities; on GPUs in production vLLM takes its place.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+
+from hone.engine.distributed.heartbeat import beat
+from hone.engine.local import kv_cache
+from hone.engine.local.learner_state import checksum, named_weights
+from hone.engine.local.sampling import Holding, sample, uniform
+from hone.engine.local.weight_sync import WeightStream
+from hone.errors import HoneError, ModelError
+from hone.model.adapters import base_of
+from hone.model.attention import has_full_attention
+from hone.model.counter_rng import key_of
+from hone.model.loading import name_of
+from hone.types import Completion, Prompt, Sampling
+
+COMPACT_BELOW = 0.8
+"""Finished rows leave when this share of the batch or less is still going: copying the cache costs, too."""
+
+
+SMALLEST_TEMPERATURE = 1e-6
+
+
+@dataclass
+class _Row:
+    prompt: int
+    seed: int
+    limit: int
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    stopped: bool = False
+
+
+class LocalGenerator:
+    """Samples from `model`. `max_rows` sequences decode at once; a sequence, prompt included, has at most `context`.
+    Tokens from `tokens` on are never sampled."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        stop_tokens: Iterable[int],
+        context: int,
+        max_rows: int = 256,
+        autocast: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
+        tokens: int | None = None,
+    ) -> None:
+        decoder: Any = base_of(model)
+        keeps = "past_key_values" in inspect.signature(decoder.forward).parameters  # else it would be ignored
+        self.model = model
+        if not (keeps and decoder._supports_default_dynamic_cache()):
+            raise self._cannot_decode()
+        self.tokenizer = tokenizer
+        self.stop_tokens = tuple(stop_tokens)
+        self.context, self.max_rows, self.autocast = context, max_rows, autocast
+        self.version, self.tokens = 0, tokens
+        self._tried = False
+        self._base: tuple[int, int] | None = None
+        """Sums of the base weights below adapters when both sides were last seen to have the same."""
+        # A ready-made mask [rows, 1, 1, length] is right where every layer sees all before it, and PyTorch's attention
+        # reads it; else the model makes its own from the padding mask.
+        self._plain_mask = has_full_attention(model.config) and "sdpa" in model.config._attn_implementation
+
+    async def generate(
+        self, prompts: Sequence[Prompt], sampling: Sampling, *, count: int = 1
+    ) -> list[list[Completion]]:
+        """`count` completions of each prompt, in order. Raises HoneError for a prompt that is empty or too long."""
+        rows = [
+            self._row(prompt, p, prompt.number + c, sampling)
+            for p, prompt in enumerate(prompts)
+            for c in range(count)
+        ]
+        training = self.model.training
+        self.model.eval()
+        try:
+            if not self._tried and not kv_cache.works(self.model):
+                raise self._cannot_decode()
+            self._tried = True
+            # Whole groups where they fit.
+            size = max(self.max_rows // count * count, min(self.max_rows, count))
+            for start in range(0, len(rows), size):
+                self._decode(prompts, rows[start : start + size], sampling)
+        finally:
+            self.model.train(training)
+        done = [self._completion(row) for row in rows]
+        return [done[p * count : (p + 1) * count] for p in range(len(prompts))]
+
+    async def update_weights(self, version: int, weights: Iterable[tuple[str, Tensor]]) -> None:
+        """Take the learner's weights: the same tensors, or copied into its own. Which it then holds is checked, never
+        assumed. Of a learner with adapters only these are asked for, once their base is here.
+
+        Raises HoneError when what this generator would sample from is not what the learner has.
+        """
+        adapted = weights if isinstance(weights, WeightStream) and weights.has_base else None
+        if adapted is not None and adapted.agree(self._base == self._bases(adapted)):
+            same = checksum(self._taken(adapted.trained())) == checksum(self._held(adapted, trained=True))
+        else:
+            same = checksum(self._taken(weights)) == self.checksum()
+        if not same:
+            raise HoneError(f"the generator does not hold the learner's weights of version {version}")
+        self._base = self._bases(adapted) if adapted is not None else None
+        self.version = version
+
+    def _bases(self, weights: WeightStream) -> tuple[int, int]:
+        """What the learner, and what this generator, has below the adapters."""
+        return weights.base(), checksum(self._held(weights, trained=False))
+
+    def _held(self, weights: WeightStream, *, trained: bool) -> Iterator[tuple[str, Tensor]]:
+        return (pair for pair in named_weights(self.model) if (pair[0] in weights.names) == trained)
+
+    @torch.no_grad()
+    def _taken(self, weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+        """The weights as they come, in this generator's precision, each put into its place."""
+        held = dict(named_weights(self.model))
+        for name, tensor in weights:
+            if name not in held:
+                raise HoneError(f"the generator has no weight {name}, which the learner has")
+            given = tensor.detach().to(held[name].device, held[name].dtype)
+            if given.data_ptr() != held[name].data_ptr():
+                held[name].copy_(given)
+            beat()
+            yield name, given
+
+    def checksum(self) -> int:
+        """Over the bits of the weights that the next token would be sampled from."""
+        return checksum(named_weights(self.model))
+
+    def _row(self, prompt: Prompt, index: int, number: int, sampling: Sampling) -> _Row:
+        if not prompt.tokens:
+            raise HoneError(f"prompt {prompt.id} has no tokens: there is nothing to go on from")
+        limit = min(sampling.max_new_tokens, self.context - len(prompt.tokens))
+        if limit < 1:
+            raise HoneError(
+                f"prompt {prompt.id} has {len(prompt.tokens)} tokens and the context {self.context}: no room for an "
+                "answer. Raise policy.max_total_sequence_length or shorten the prompt"
+            )
+        return _Row(prompt=index, seed=key_of(sampling.seed, prompt.id, number), limit=limit)
+
+    def _completion(self, row: _Row) -> Completion:
+        return Completion(
+            tokens=tuple(row.tokens),
+            logprobs=tuple(row.logprobs),
+            finish="stop" if row.stopped else "length",
+            version=self.version,
+        )
+
+    @torch.inference_mode()
+    def _decode(self, prompts: Sequence[Prompt], rows: list[_Row], sampling: Sampling) -> None:
+        own = () if sampling.ignore_eos else self.stop_tokens
+        stops = torch.tensor(sorted({*own, *sampling.stop_token_ids}), dtype=torch.long)
+        stops = stops.to(self.model.device)
+        holding = Holding(sampling, stops, self.tokens)
+        logits, cache, mask = self._prefill(prompts, rows, room=max(row.limit for row in rows))
+        alive = list(rows)
+        seeds = torch.tensor([row.seed for row in alive])  # on the CPU: Apple's GPU has no fp64
+        lengths = mask.sum(1)
+        holding.begin([prompts[row.prompt].tokens for row in alive], logits.shape[-1])
+        for step in range(max(row.limit for row in rows)):
+            beat()
+            draws = uniform(seeds, torch.full_like(seeds, step))
+            tokens, logprobs = sample(logits, draws, sampling, holding.at(step))
+            holding.add(tokens)
+            ended = torch.isin(tokens, stops)
+            self._check_finite(prompts, alive, logprobs, logits.dtype, sampling)
+            finished = self._record(alive, tokens, logprobs, ended, sampling, step)
+            if len(finished) == len(alive):
+                return
+            keep = [i for i in range(len(alive)) if i not in finished]
+            if len(keep) <= COMPACT_BELOW * len(alive):
+                index = torch.tensor(keep, device=logits.device)
+                kv_cache.select_rows(cache, index)
+                holding.keep(index)
+                tokens, mask, seeds, lengths = tokens[index], mask[index], seeds[keep], lengths[index]
+                alive = [alive[i] for i in keep]
+            mask = torch.cat([mask, mask.new_ones(len(alive), 1)], dim=1)
+            attention = mask[:, None, None, :] if self._plain_mask else mask
+            logits = self._forward(tokens[:, None], lengths[:, None], attention, cache)
+            lengths = lengths + 1
+
+    def _check_finite(
+        self,
+        prompts: Sequence[Prompt],
+        alive: list[_Row],
+        logprobs: Tensor,
+        dtype: torch.dtype,
+        sampling: Sampling,
+    ) -> None:
+        """Raise ModelError where logits were nan or infinite: the log-probability of any token is nan then."""
+        if not (bad := logprobs.isnan()).any():
+            return
+        row = alive[int(bad.nonzero()[0])]
+        cause = "Look at its weights, or compute in float32 or bfloat16 (precision)"
+        if 0 < sampling.temperature < SMALLEST_TEMPERATURE:
+            cause = f"temperature={sampling.temperature} is too small to divide by: 0 is greedy"
+        precision = str(dtype).removeprefix("torch.")
+        raise ModelError(
+            f"{name_of(self.model)}, computed in {precision}, gives logits that are not finite for prompt "
+            f"{prompts[row.prompt].id}, after {len(row.tokens)} tokens of its completion. {cause}"
+        )
+
+    def _cannot_decode(self) -> ModelError:
+        return ModelError(
+            f"the built-in generator cannot decode {self.model.config.model_type} models: their state is not kept in a "
+            "key/value cache of the usual kind. Choose a model with attention alone"
+        )
+
+    def _record(
+        self,
+        alive: list[_Row],
+        tokens: Tensor,
+        logprobs: Tensor,
+        ended: Tensor,
+        sampling: Sampling,
+        step: int,
+    ) -> set[int]:
+        """Append to each row that still goes on; the rows that need no further token."""
+        finished = set()
+        columns = zip(alive, tokens.tolist(), logprobs.tolist(), ended.tolist(), strict=True)
+        for index, (row, token, logprob, end) in enumerate(columns):
+            if not (row.stopped or len(row.tokens) == row.limit):
+                row.tokens.append(token)
+                row.logprobs.append(logprob)
+                row.stopped = end or self._hit_stop_string(row, sampling)
+            if row.stopped or len(row.tokens) == row.limit:
+                finished.add(index)
+        return finished
+
+    def _hit_stop_string(self, row: _Row, sampling: Sampling) -> bool:
+        if not sampling.stop_strings:
+            return False
+        # A token is at least a byte; 8 more for characters that the cut splits.
+        tail = max(len(text.encode()) for text in sampling.stop_strings) + 8
+        begin = max(sampling.min_new_tokens, len(row.tokens) - tail)  # before that, a text ends nothing
+        text = self.tokenizer.decode(row.tokens[begin:])
+        return any(stop in text for stop in sampling.stop_strings)
+
+    def _prefill(
+        self, prompts: Sequence[Prompt], rows: list[_Row], room: int
+    ) -> tuple[Tensor, DynamicCache, Tensor]:
+        """Run each prompt once, left-padded; then give every row its prompt's last logits, cache and mask."""
+        needed = list(dict.fromkeys(prompts[row.prompt].tokens for row in rows))
+        width = max(map(len, needed))
+        ids = torch.full((len(needed), width), self.tokenizer.pad_token_id, dtype=torch.long)
+        mask = torch.zeros(len(needed), width, dtype=torch.bool)
+        for i, tokens in enumerate(needed):
+            ids[i, width - len(tokens) :] = torch.tensor(tokens)
+            mask[i, width - len(tokens) :] = True
+        ids, mask = ids.to(self.model.device), mask.to(self.model.device)
+        cache = kv_cache.slab_cache(self.model.config, room)
+        positions = (mask.cumsum(1) - 1).clamp(min=0)
+        logits = self._forward(ids, positions, mask, cache)
+        owner = {tokens: i for i, tokens in enumerate(needed)}
+        index = torch.tensor([owner[prompts[row.prompt].tokens] for row in rows], device=ids.device)
+        kv_cache.select_rows(cache, index)
+        return logits[index], cache, mask[index]
+
+    def _forward(self, tokens: Tensor, positions: Tensor, mask: Tensor, cache: DynamicCache) -> Tensor:
+        """Logits [rows, vocabulary] after the last of `tokens` [rows, new]."""
+        with self.autocast():
+            return self.model(
+                input_ids=tokens,
+                attention_mask=mask,
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            ).logits[:, -1]

@@ -1,0 +1,300 @@
+"""The Learner in this process: anything that is trained or scored.
+
+A Ray worker's body is this same class; there is no second implementation of training. On a mesh every rank calls the
+same verb with the same arguments, computes its share, and has the same result.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from functools import partial
+from itertools import accumulate, chain
+from pathlib import Path
+from typing import NoReturn
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from hone.config.schema import PolicyConfig
+from hone.engine.distributed.collectives import Ranks
+from hone.engine.distributed.heartbeat import beat
+from hone.engine.local import learner_state as weight_files
+from hone.engine.local.adalora import RankSchedule
+from hone.engine.local.batching import MicroBatch, Rows, collate, shares, silent, totals_of
+from hone.engine.local.learner_checks import balance_of, check_one_piece, check_packing
+from hone.engine.local.metric_sums import Sums
+from hone.engine.local.optimizer import build_optimizer, build_scheduler, clip_gradients
+from hone.engine.local.weight_sync import WeightStream
+from hone.errors import ModelError, TrainingError
+from hone.model import dropout
+from hone.model.adapters import base_of
+from hone.model.balancing import hearing
+from hone.model.loading import name_of
+from hone.model.parallelize import put_away
+from hone.model.scorer import TokenScorer
+from hone.types import LossFn, Outputs, Sample
+
+REMEDY = "Look at its weights, or choose another precision (float16 overflows where bfloat16 does not)"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class LocalLearner:
+    """Holds a model, and unless `frozen` its optimizer, schedule and loss scale.
+
+    Weights are kept in fp32; `policy.precision` is what they are computed in (autocast). fp16 scales the loss.
+    `temperature` divides the logits, so that log-probabilities are those of the distribution sampled from. Dropout,
+    where there is any, is drawn with `seed` for each sample; with `scores_as_trained` what only scores drops the same,
+    so that old and reference log-probabilities compare with new ones.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel | TokenScorer,
+        policy: PolicyConfig,
+        *,
+        pad_token: int,
+        temperature: float = 1.0,
+        frozen: bool = False,
+        seed: int = 0,
+        scores_as_trained: bool = False,
+    ) -> None:
+        if not isinstance(model, TokenScorer):
+            model = TokenScorer(model, temperature=temperature, chunk_rows=policy.logprob_chunk_size)
+        self.scorer, self.model, self.policy, self.pad_token = model, model.model, policy, pad_token
+        self.ranks = Ranks(model.mesh)
+        self.device = self.scorer.device
+        self.dtype = DTYPES[policy.precision]
+        check_packing(self.scorer, policy)
+        if self.scorer.scalar:  # where `transformers` looks for the end of a text; saved with the model
+            self.model.config.get_text_config().pad_token_id = pad_token
+        self.seed = seed if dropout.is_on(self.model) else None
+        if self.seed is not None:
+            check_one_piece(
+                self.ranks.mesh, f"{policy.part}.disable_dropout=false", "true, and lora.dropout to 0"
+            )
+        self.scores_as_trained = scores_as_trained and self.seed is not None
+        self.updates = 0
+        self._saving: Future[None] | None = None
+        self.frozen = frozen
+        self.save_optimizer = not frozen
+        if frozen:
+            self.model.requires_grad_(False).eval()
+            return
+        self.model.train()
+        self.balance = balance_of(self.scorer, policy)
+        self.rank_schedule = RankSchedule.of(self.model)
+        self.optimizer = build_optimizer(policy, self.model.parameters())
+        self.scheduler = build_scheduler(policy, self.optimizer)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=policy.precision == "float16")
+
+    async def forward(self, samples: Sequence[Sample]) -> list[Tensor]:
+        """Log-probabilities of each sample's targets, in order: one fp32 CPU tensor [targets] each. Values, where the
+        model has a scalar head."""
+        return self._of_all(samples, self._read)
+
+    async def likeliest(self, samples: Sequence[Sample], k: int) -> list[tuple[Tensor, Tensor]]:
+        """The `k` likeliest tokens at each of a sample's targets, likeliest first: log-probabilities (fp32) and tokens,
+        both [targets, k], for each sample."""
+        found = self._of_all(samples, partial(self._read, likeliest=k), 2 * k)
+        return [(both[:, :k], both[:, k:].long()) for both in found]
+
+    async def entropies(self, samples: Sequence[Sample]) -> list[Tensor]:
+        """Entropy of the distribution that each of a sample's targets is drawn from, in nats: one fp32 CPU tensor
+        [targets] each, without gradient."""
+        found = self._of_all(samples, partial(self._read, entropy=True), 2)
+        return [both[:, 1] for both in found]
+
+    def _of_all(
+        self, samples: Sequence[Sample], read: Callable[[MicroBatch], Tensor], *width: int
+    ) -> list[Tensor]:
+        """What is read at the targets of each sample, without gradient: a CPU tensor [targets, *width] each."""
+        counts = [sample.num_targets for sample in samples]
+        if not counts:
+            return []
+        starts = list(accumulate(counts, initial=0))
+        values_N = torch.zeros(starts[-1], *width, device=self.device)
+        with torch.no_grad(), self._evaluating(training=self.scores_as_trained):
+            for rows in self._share(samples, training=False):
+                beat()
+                micro = self._collate(samples, rows)
+                parts = read(micro).split(micro.batch.lengths_S.tolist())
+                for index, part in zip((i for row in rows for i in row), parts, strict=bool(rows)):
+                    values_N[starts[index] : starts[index + 1]] = part
+        found = list(self.ranks.total(values_N).cpu().split(counts))
+        bad = [sample.id for sample, read_T in zip(samples, found, strict=True) if read_T.isnan().any()]
+        if bad and not self.scorer.scalar:
+            raise ModelError(
+                f"{self._named} gives logits that are not finite, in samples {', '.join(bad[:4])}. {REMEDY}"
+            )
+        return found
+
+    @property
+    def _named(self) -> str:
+        return f"{name_of(base_of(self.model))}, computed in {self.policy.part}.precision={self.policy.precision},"
+
+    async def forward_backward(self, samples: Sequence[Sample], loss: LossFn) -> dict[str, float]:
+        """Add the gradient of the global batch's loss. Metrics are the parts of all micro-batches, summed.
+
+        Raises TrainingError, before any weight changes, when the loss is not finite.
+        """
+        totals, sums, balance = totals_of(samples), Sums(), self.balance
+        counts = self._count_choices(samples) if balance is not None else None
+        for rows in self._share(samples, training=True):
+            beat()
+            micro = self._collate(samples, rows)
+            with hearing(balance) as heard:
+                outputs = self._outputs(micro, loss)
+            result = loss(outputs, micro.batch, totals)
+            minimised = result.loss
+            if balance is not None and counts is not None:
+                unbalanced = balance.part(heard, micro.copies.flatten() * bool(rows), counts)
+                result.metrics["router_aux_loss"] = unbalanced.detach()
+                minimised = minimised + balance.coefficient * unbalanced
+            self.scaler.scale(minimised).backward()
+            sums.add(result, micro.batch.ids)
+        metrics = sums.metrics(self.ranks)
+        if not all(math.isfinite(metrics.get(name, 0.0)) for name in ("loss", "router_aux_loss")):
+            self._refuse(metrics["loss"], sums)
+        return metrics
+
+    @torch.no_grad()
+    def _count_choices(self, samples: Sequence[Sample]) -> Tensor:
+        """How often the routers choose each expert in a global batch: a forward of its own."""
+        balance = self.balance
+        assert balance is not None
+        counts = torch.zeros(balance.experts + 1, dtype=torch.float64, device=self.device)
+        for rows in self._share(samples, training=True):
+            micro = self._collate(samples, rows)
+            with hearing(balance) as heard:
+                self._read(micro)
+            counts += balance.counts(heard, micro.copies.flatten() * bool(rows))
+        return self.ranks.total(counts)
+
+    def _refuse(self, loss: float, sums: Sums) -> NoReturn:
+        """Undo the backward, and say in which samples the loss went wrong. The ranks come here together."""
+        self.optimizer.zero_grad(set_to_none=True)
+        bad = self.ranks.share(sums.not_finite())
+        where = f", in samples {', '.join(list(dict.fromkeys(chain(*bad)))[:4])}" if bad else ""
+        raise TrainingError(
+            f"loss is {loss} at update {self.updates + 1}{where}, of {self._named} and nothing was updated. Lower "
+            f"{self.policy.part}.optimizer.kwargs.lr, or look at these samples and the precision"
+        )
+
+    async def optim_step(self) -> dict[str, float]:
+        """Clip, update, advance the schedule, clear the gradients.
+
+        Raises TrainingError when the gradient's norm is not finite. In fp16 the step is skipped and the scale lowered
+        instead, as loss scaling means it to be, unless no scale is left to blame.
+        """
+        self.scaler.unscale_(self.optimizer)
+        penalty = self.rank_schedule.penalize() if self.rank_schedule is not None else 0.0
+        norm = clip_gradients(self.model.parameters(), self.policy.max_grad_norm)
+        if not torch.isfinite(norm) and (not self.scaler.is_enabled() or self.scaler.get_scale() <= 1):
+            self.optimizer.zero_grad(set_to_none=True)
+            raise TrainingError(
+                f"gradient norm is {norm.item()} at update {self.updates + 1}: nothing was updated. "
+                f"Lower {self.policy.part}.optimizer.kwargs.lr"
+            )
+        rate = self.optimizer.param_groups[0]["lr"]
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.updates += 1
+        metrics = {"grad_norm": float(norm), "learning_rate": float(rate)}
+        if self.rank_schedule is not None and torch.isfinite(norm):  # else fp16 skipped the step
+            metrics["adapter_rank"] = self.rank_schedule.advance(self.updates)
+            metrics["orthogonality_loss"] = penalty
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.scheduler is not None:
+            self.scheduler.step()
+        return metrics | ({"loss_scale": self.scaler.get_scale()} if self.scaler.is_enabled() else {})
+
+    def weights(self) -> WeightStream:
+        """Name and tensor of every weight, tied ones once. On a mesh every rank must go through them."""
+        return WeightStream(self.model, self.ranks)
+
+    async def save(self, path: Path, *, wait: bool = True) -> None:
+        """Write `weights/` and, where `save_optimizer` is set, `optimizer/` below `path`; without `wait` meanwhile."""
+        self._saving = weight_files.save(self, path, with_optimizer=self.save_optimizer, wait=wait)
+
+    def written(self) -> None:
+        """Return when what was saved is on the disk. Raises what went wrong."""
+        if self._saving is not None:
+            self._saving.result()
+
+    async def load(self, path: Path) -> None:
+        """Restore what `save` wrote. Raises CheckpointError when it does not fit this model."""
+        weight_files.load(self, path, with_optimizer=not self.frozen)
+
+    def _share(self, samples: Sequence[Sample], *, training: bool) -> list[Rows]:
+        """This rank's micro-batches of a global batch."""
+        plans = shares(
+            samples, self.policy, self.ranks.count, training=training, share=self._shares_prompts(samples)
+        )
+        return plans[self.ranks.number]
+
+    def _shares_prompts(self, samples: Sequence[Sample]) -> bool:
+        """Whether a row of several samples has their prompt once. Packed rows never do."""
+        wanted = not self.policy.sequence_packing.enabled and any(sample.prefix for sample in samples)
+        return wanted and self.scorer.shares_prompts
+
+    def _collate(self, samples: Sequence[Sample], rows: Rows) -> MicroBatch:
+        dynamic = self.policy.dynamic_batching
+        return collate(
+            [[samples[index] for index in row] for row in rows] or [[sample] for sample in silent(samples)],
+            pad=self.pad_token,
+            device=self.device,
+            share=self._shares_prompts(samples),
+            seed=self.seed if self.model.training else None,
+            round_to=math.lcm(self.scorer.divides, dynamic.sequence_length_round if dynamic.enabled else 1),
+        )
+
+    def _outputs(self, micro: MicroBatch, loss: LossFn) -> Outputs:
+        """What a loss is given: log-probabilities (entropies too, if it asks), or the values of a scalar head."""
+        candidates = micro.batch.token_columns.get("candidates")
+        if candidates is not None:
+            read_NK = self._read(micro, torch.cat([micro.batch.tokens_N[:, None], candidates], 1))
+            return Outputs(logprobs_N=read_NK[:, 0], candidate_logprobs_NK=read_NK[:, 1:])
+        if getattr(loss, "needs_entropy", False):
+            both_N2 = self._read(micro, entropy=True)
+            return Outputs(logprobs_N=both_N2[:, 0], entropy_N=both_N2[:, 1])
+        read_N = self._read(micro)
+        if not self.scorer.scalar:
+            return Outputs(logprobs_N=read_N)
+        return Outputs(logprobs_N=read_N * math.nan, values_N=read_N)
+
+    def _read(
+        self, micro: MicroBatch, targets: Tensor | None = None, *, likeliest: int = 0, entropy: bool = False
+    ) -> Tensor:
+        with self.autocast(), dropout.of_samples(micro.keys):
+            return self.scorer(
+                micro.input_ids,
+                micro.position_ids,
+                micro.at_N,
+                micro.batch.tokens_N if targets is None else targets,
+                attention_mask=micro.attention_mask,
+                likeliest=likeliest,
+                entropy=entropy,
+            )
+
+    def autocast(self) -> contextlib.AbstractContextManager[None]:
+        """The context that computes in `policy.precision`."""
+        if self.dtype == torch.float32:
+            return contextlib.nullcontext()
+        # A cache of casts would keep every weight twice from the forward on, and each is used once in it.
+        return torch.autocast(self.device.type, dtype=self.dtype, cache_enabled=False)
+
+    @contextlib.contextmanager
+    def _evaluating(self, *, training: bool) -> Iterator[None]:
+        """Without dropout; `training`: with that of the samples."""
+        before = self.model.training
+        self.model.train(training)
+        try:
+            yield
+        finally:
+            self.model.train(before)
+            if self.ranks.mesh is not None:
+                put_away(self.scorer)

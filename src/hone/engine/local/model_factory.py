@@ -1,0 +1,133 @@
+"""The models of a run, on this process's device or spread over a mesh, and what can be known of them beforehand."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from hone.config.schema import ClusterConfig, PolicyConfig
+from hone.engine.distributed.sharding import spread
+from hone.engine.local.learner import DTYPES
+from hone.errors import ConfigError
+from hone.model.adapters import check_adapter, merged, with_lora
+from hone.model.dropout import turn_off
+from hone.model.loading import context_length, empty_model, load_model
+from hone.model.mesh import Mesh
+from hone.model.quantized import four_bits
+from hone.model.scorer import TokenScorer
+from hone.planning.auxiliary_models import check_length
+from hone.planning.placement import device_of_this_process
+
+
+def place(model: torch.nn.Module, device: torch.device) -> None:
+    """Move a model, in place."""
+    model.to(device)
+
+
+def make_scorer(
+    policy: PolicyConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    seed: int,
+    device: torch.device,
+    mesh: Mesh | None,
+    *,
+    temperature: float,
+    trained: bool,
+) -> TokenScorer:
+    """A model on this process's device, or spread over the mesh."""
+    chunk = policy.logprob_chunk_size
+    if mesh is not None:
+        return spread(
+            partial(make_model, policy, tokenizer, seed, trained),
+            mesh,
+            device,
+            temperature=temperature,
+            chunk_rows=chunk,
+            sequence_parallel=policy.sequence_parallel,
+            cpu_offload=bool(policy.cpu_offload),
+        )
+    model = make_model(policy, tokenizer, seed, trained, True)
+    place(model, device)
+    return TokenScorer(model, temperature=temperature, chunk_rows=chunk)
+
+
+def make_model(
+    policy: PolicyConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    seed: int,
+    trained: bool,
+    with_weights: bool,
+    dtype: torch.dtype = torch.float32,
+) -> PreTrainedModel:
+    """A model of the run in host memory; without weights on the meta device. What is not trained has no adapters:
+    those that training begins with are merged into it."""
+    name, overrides = policy.model_name, policy.hf_config_overrides
+    checkpointing = bool(policy.activation_checkpointing) and trained
+    if with_weights:
+        model = load_model(
+            name,
+            overrides=overrides,
+            seed=seed,
+            activation_checkpointing=checkpointing,
+            scalar=policy.scalar,
+            quantization=four_bits(policy.lora, DTYPES[policy.precision]),
+            trust_remote_code=policy.trust_remote_code,
+        )
+    else:
+        model = empty_model(
+            name,
+            overrides=overrides,
+            activation_checkpointing=checkpointing,
+            dtype=dtype,
+            scalar=policy.scalar,
+            trust_remote_code=policy.trust_remote_code,
+        )
+    check_fit(model, tokenizer, policy)
+    if policy.disable_dropout:
+        turn_off(model)
+    if not policy.lora.enabled:
+        return model
+    if trained:
+        return with_lora(model, policy.lora, seed=seed)
+    if not with_weights or policy.lora.adapter_path is None:
+        return model
+    model = with_lora(model, policy.lora)
+    return model if policy.lora.load_in_4bit else merged(model)  # 4 bits cannot hold what would be added
+
+
+def check_start(
+    policy: PolicyConfig, tokenizer: PreTrainedTokenizerBase, cluster: ClusterConfig | None = None
+) -> None:
+    """Raise ModelError when the adapter to start from does not belong to the model, ConfigError when there is no device
+    for a base in 4 bits, no module for new adapters, or no embedding for a token. No weight is read."""
+    if policy.lora.enabled and policy.lora.load_in_4bit and cluster is not None:
+        if device_of_this_process(cluster).type != "cuda":  # a CPU rounds otherwise to evaluate than to train
+            raise ConfigError(
+                "policy.lora.load_in_4bit=true needs an NVIDIA GPU, and this process has none: set "
+                "policy.lora.load_in_4bit=false"
+            )
+        four_bits(policy.lora, torch.float32)
+    empty = empty_model(
+        policy.model_name,
+        overrides=policy.hf_config_overrides,
+        scalar=policy.scalar,
+        trust_remote_code=policy.trust_remote_code,
+    )
+    check_fit(empty, tokenizer, policy)
+    if policy.lora.enabled and policy.lora.adapter_path is not None:
+        check_adapter(empty, policy.model_name, policy.lora)
+    elif policy.lora.enabled:
+        with_lora(empty, policy.lora)
+
+
+def check_fit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, policy: PolicyConfig) -> None:
+    check_length(policy, context_length(model))
+    rows = len(model.get_input_embeddings().weight)  # type: ignore[arg-type]
+    if len(tokenizer) > rows:
+        raise ConfigError(
+            f"policy.tokenizer.name={policy.tokenizer.name} has {len(tokenizer)} tokens, but "
+            f"{policy.model_name} has embeddings for {rows}: use the model's own tokenizer, or give the model rows for "
+            "new tokens first (`resize_token_embeddings` of transformers, then save_pretrained)"
+        )

@@ -1,0 +1,124 @@
+"""From logits to tokens, with a random number for each row and position that depends on nothing else.
+
+Each row has a seed; the draw at position t is a hash of (seed, t). A sequence is therefore the same whichever rows
+share its batch, in whatever order rows finish, and after a restart: there is no generator state to save.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hone.model.counter_rng import counted, shift_right
+from hone.types import Sampling
+
+
+def uniform(seeds_B: Tensor, positions_B: Tensor) -> Tensor:
+    """Uniform in [0, 1), fp64 [B]: SplitMix64 of seed and position."""
+    return shift_right(counted(seeds_B, positions_B), 11).double() * 2.0**-53
+
+
+@dataclass(frozen=True)
+class Held:
+    """What holds for the next token of a batch's rows beside its settings."""
+
+    seen_BV: Tensor | None = None
+    """Which tokens each row has already, prompt included: for repetition_penalty."""
+    barred: Tensor | None = None
+    """Tokens that may not come now: those that would end a row that is to be longer."""
+    tokens: int | None = None
+    """Tokens from this number on never come."""
+
+    def move(self, logits_BV: Tensor, penalty: float) -> Tensor:
+        """The logits that are sampled from: those given, where nothing is held against any token."""
+        if self.seen_BV is not None and penalty != 1.0:  # CTRL, arXiv 1909.05858 section 4.1
+            less_BV = torch.where(logits_BV > 0, logits_BV / penalty, logits_BV * penalty)
+            logits_BV = torch.where(self.seen_BV, less_BV, logits_BV)
+        if self.barred is not None:
+            logits_BV = logits_BV.index_fill(-1, self.barred, -torch.inf)
+        if self.tokens is not None and self.tokens < logits_BV.shape[-1]:
+            logits_BV = logits_BV.masked_fill(
+                torch.arange(logits_BV.shape[-1], device=logits_BV.device) >= self.tokens, -torch.inf
+            )
+        return logits_BV
+
+
+NOTHING = Held()
+
+
+class Holding:
+    """Keeps what holds for rows while they go on, one token a step. `ends` [E]: the tokens that end a row."""
+
+    def __init__(self, sampling: Sampling, ends: Tensor, tokens: int | None = None) -> None:
+        self.sampling, self.ends, self.tokens = sampling, ends, tokens
+        self.seen_BV: Tensor | None = None
+
+    def begin(self, prompts: Sequence[Sequence[int]], vocabulary: int) -> None:
+        """Rows with these prompts."""
+        if self.sampling.repetition_penalty != 1.0:
+            seen_BV = torch.zeros(len(prompts), vocabulary, dtype=torch.bool)
+            for row, prompt in enumerate(prompts):
+                seen_BV[row, list(prompt)] = True
+            self.seen_BV = seen_BV.to(self.ends.device)
+
+    def at(self, step: int) -> Held:
+        """What holds for the token of a step, from 0."""
+        return Held(self.seen_BV, self.ends if step < self.sampling.min_new_tokens else None, self.tokens)
+
+    def add(self, tokens_B: Tensor) -> None:
+        """Every row goes on with its token."""
+        if self.seen_BV is not None:
+            self.seen_BV.scatter_(1, tokens_B[:, None], True)
+
+    def keep(self, index: Tensor) -> None:
+        """Only these rows go on."""
+        if self.seen_BV is not None:
+            self.seen_BV = self.seen_BV[index]
+
+
+def sample(
+    logits_BV: Tensor, draws_B: Tensor, sampling: Sampling, held: Held = NOTHING
+) -> tuple[Tensor, Tensor]:
+    """Tokens [B] and their log-probabilities [B]: fp32, of softmax(logits / temperature), the model's own distribution.
+    What is left out or moved by top-k, top-p, min-p, a penalty or `held` does not change them.
+
+    Inverse transform sampling: the first token at which the cumulative probability passes the draw. `draws_B` may be
+    on another device.
+    """
+    logits_BV = logits_BV.float()
+    moved_BV = held.move(logits_BV, sampling.repetition_penalty)
+    if sampling.temperature == 0:
+        logprobs_BV = logits_BV.log_softmax(-1)
+        tokens_B = moved_BV.argmax(-1)
+    else:
+        logprobs_BV = (logits_BV / sampling.temperature).log_softmax(-1)
+        own_BV = logprobs_BV if moved_BV is logits_BV else (moved_BV / sampling.temperature).log_softmax(-1)
+        cumulative_BV = filtered(own_BV.exp(), sampling).cumsum(-1)
+        total_B1 = cumulative_BV[:, -1:].contiguous()
+        thresholds_B1 = draws_B[:, None].to(total_B1.dtype).to(total_B1.device) * total_B1
+        tokens_B1 = torch.searchsorted(cumulative_BV, thresholds_B1, right=True)
+        # A draw next to 1 can round up to the total: the last token that has any probability is meant.
+        last_B1 = torch.searchsorted(cumulative_BV, total_B1, right=False)
+        tokens_B = torch.minimum(tokens_B1, last_B1).squeeze(1)
+        tokens_B = tokens_B.clamp(max=logits_BV.shape[-1] - 1)  # of nan; the log-probability says so
+    return tokens_B, logprobs_BV.gather(1, tokens_B[:, None]).squeeze(1)
+
+
+def filtered(probabilities_BV: Tensor, sampling: Sampling) -> Tensor:
+    """Zero what top-k, then top-p, then min-p leave out. Ties at the border of top-k stay in."""
+    size = probabilities_BV.shape[-1]
+    if sampling.top_k is not None and 0 < sampling.top_k < size:
+        border_B1 = probabilities_BV.topk(sampling.top_k, dim=-1).values[:, -1:]
+        probabilities_BV = probabilities_BV.masked_fill(probabilities_BV < border_B1, 0.0)
+    if sampling.top_p < 1.0:
+        ordered_BV, order_BV = probabilities_BV.sort(dim=-1, descending=True)
+        mass_BV = ordered_BV.cumsum(-1)
+        outside_BV = mass_BV - ordered_BV >= sampling.top_p * mass_BV[:, -1:]
+        probabilities_BV = probabilities_BV.scatter(1, order_BV, ordered_BV.masked_fill(outside_BV, 0.0))
+    if sampling.min_p > 0:  # arXiv 2407.01082
+        least_B1 = sampling.min_p * probabilities_BV.amax(-1, keepdim=True)
+        probabilities_BV = probabilities_BV.masked_fill(probabilities_BV < least_B1, 0.0)
+    return probabilities_BV

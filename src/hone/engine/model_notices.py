@@ -1,0 +1,46 @@
+"""What a run says of its models at the start: what they came with that is off, on, or left out."""
+
+from __future__ import annotations
+
+from transformers import PreTrainedTokenizerBase
+
+from hone.chat_template import end_notice
+from hone.config import OnlineConfig, SFTConfig
+from hone.config.schema import PolicyConfig
+from hone.model import adapter_targets, balancing, dropout, generation_config
+from hone.model.composite import left_out
+from hone.model.loading import configured, empty_model, resolve
+from hone.planning.auxiliary_models import value_settings
+
+
+def model_notices(config: SFTConfig | OnlineConfig, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """What to tell of the models that are trained: their dropout, balancing loss, other parts, modules without adapters
+    and generation config; and of turns that end with another token than the tokenizer's end of sequence."""
+    policy = config.policy
+    found = generation_config.notices("policy", policy.model_name, resolve(policy.model_name))
+    for settings in filter(None, (policy, value_settings(config))):
+        own = configured(
+            resolve(settings.model_name),
+            settings.hf_config_overrides,
+            trust_remote_code=settings.trust_remote_code,
+        )
+        found += dropout.notice(own, off=settings.disable_dropout, part=settings.part)
+        found += left_out(settings.model_name, own)
+        found += balancing.notice(own, settings.router_aux_loss_coef, part=settings.part)
+        found += _without_adapters(settings)
+    if not policy.scalar and (text := end_notice(tokenizer)):
+        found.append(text)
+    return found
+
+
+def _without_adapters(settings: PolicyConfig) -> list[str]:
+    """Of new adapters; those of `adapter_path` are where they are."""
+    if not settings.lora.enabled or settings.lora.adapter_path is not None:
+        return []
+    model = empty_model(
+        settings.model_name,
+        overrides=settings.hf_config_overrides,
+        scalar=settings.scalar,
+        trust_remote_code=settings.trust_remote_code,
+    )
+    return adapter_targets.notice(model, settings.lora, part=settings.part)

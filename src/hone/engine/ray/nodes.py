@@ -1,0 +1,101 @@
+"""Being part of a Ray cluster, and which of its machines a run can use."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import sys
+import time
+from typing import Any
+
+from hone.config.schema import ClusterConfig
+from hone.errors import ClusterError, ConfigError, install_command
+
+# Read when Ray is imported. It would report its use.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+try:
+    import ray
+    from ray.exceptions import RayError
+except ImportError:
+    ray = None  # type: ignore[assignment]
+
+
+class FewerMachines(Exception):
+    """A machine that was counted on has turned out to be gone."""
+
+
+def connect(cluster: ClusterConfig) -> bool:
+    """Be part of a Ray cluster; True if it was started here. Raises ClusterError for one that does not answer."""
+    if ray is None:
+        raise ConfigError(
+            f"several devices need Ray: {install_command('hone[ray]')}, or set cluster.gpus_per_node=1"
+        )
+    if ray.is_initialized():
+        return False
+    address = cluster.ray_address or os.environ.get("RAY_ADDRESS")
+    if address is None and cluster.num_nodes > 1:
+        address = "auto"
+    if address is not None and address != "auto":
+        _check_answers(address)
+    if address is None:
+        from hone.engine.ray import local_cluster
+
+        ranks = (cluster.cpu_workers_per_node or 0) + cluster.beside
+        local_cluster.start(max(os.cpu_count() or 1, ranks, cluster.gpus_per_node))
+        return True
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, namespace="hone")
+        return False
+    except (ConnectionError, RayError, RuntimeError, ValueError, TimeoutError) as error:
+        how = (
+            "start Ray on every machine (`ray start --head` on the first, `ray start --address=FIRST:6379` on the "
+            "others) and run this command on one of them, or name the cluster by cluster.ray_address"
+        )
+        reason = str(error).strip().splitlines()[0]
+        raise ClusterError(f"no Ray cluster at {address}: {reason}. To use one, {how}") from error
+
+
+def wait_for_nodes(cluster: ClusterConfig, *, recovering: bool) -> int:
+    """The number of machines to go on with: all that are asked for, as soon as they are there.
+
+    Raises ClusterError when too few come in `cluster.node_wait_s`, unless the run had them and is `recovering`.
+    """
+    deadline = time.monotonic() + cluster.node_wait_s
+    said = False
+    while (there := len(usable_nodes(cluster))) < cluster.num_nodes:
+        if time.monotonic() > deadline:
+            if recovering and there:
+                return there
+            kind = "CPUs" if cluster.cpu_workers_per_node else "GPUs"
+            wanted = cluster.cpu_workers_per_node or cluster.gpus_per_node
+            raise ClusterError(
+                f"cluster.num_nodes={cluster.num_nodes}: of the Ray cluster's machines {there} have {wanted} {kind}. "
+                "Let more join (`ray start --address=...`) or lower cluster.num_nodes"
+            )
+        if not said:
+            print(
+                f"waiting for machines: {there} of {cluster.num_nodes} are there", file=sys.stderr, flush=True
+            )
+            said = True
+        time.sleep(1)
+    return cluster.num_nodes
+
+
+def usable_nodes(cluster: ClusterConfig) -> list[dict[str, Any]]:
+    """Machines of the cluster that are alive and have what a machine of the run needs."""
+    kind = "CPU" if cluster.cpu_workers_per_node is not None else "GPU"
+    wanted = cluster.cpu_workers_per_node or cluster.gpus_per_node
+    return [n for n in ray.nodes() if n["Alive"] and n["Resources"].get(kind, 0) >= wanted]
+
+
+def _check_answers(address: str) -> None:
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except (OSError, ValueError) as error:
+        raise ClusterError(
+            f"cluster.ray_address={address} does not answer ({error}): give HOST:PORT of a running Ray head, as "
+            "`ray start --head` prints it"
+        ) from error

@@ -1,0 +1,189 @@
+"""The only room that knows Ray: ranks as actors, each with a `Worker` for a body, and the verbs that reach all of them.
+
+Every verb goes to all ranks at once with the same arguments, which travel once. Nothing waits for ever: a rank that
+dies, or makes no progress, is named with its cause and the last lines of its log, and the whole group is replaced
+(`hone.training.recovery.keep_going`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from hone.config import OnlineConfig, SFTConfig
+from hone.engine.build import Engine
+from hone.engine.local.threads import threads_for
+from hone.engine.ray import local_cluster
+from hone.engine.ray.nodes import FewerMachines, connect, usable_nodes, wait_for_nodes
+from hone.engine.ray.worker_group import Workers
+from hone.model.model_size import ModelShape
+from hone.planning import planner
+from hone.planning.auxiliary_models import teacher_settings, value_settings
+from hone.planning.parallel_dims import Layout
+from hone.planning.placement import check_mesh, machine_of
+from hone.types import Completion, LossFn, Prompt, Sample, Sampling
+
+
+def build_on_cluster(
+    config: SFTConfig | OnlineConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    shape: ModelShape,
+    *,
+    recovering: bool,
+) -> ClusterEngine:
+    """Start the ranks, check that they can work together, and load the run's models onto them.
+
+    Raises ConfigError and ClusterError before any weight is loaded, WorkerLostError when a rank is lost meanwhile.
+    """
+    own = connect(config.cluster)
+    while True:
+        workers: Workers | None = None
+        taught: Workers | None = None
+        try:
+            nodes = wait_for_nodes(config.cluster, recovering=recovering)
+            settled, choice = planner.resolve(config, shape, machine_of(config.cluster, nodes))
+            layout = choice.layout
+            check_mesh(settled, layout)
+            beside = config.cluster.beside
+            sharers = layout.per_node + beside
+            threads = threads_for(config.cluster.cpu_threads, shape.parameters, sharers=sharers)
+            patience = config.cluster.worker_timeout_s
+            workers = Workers(settled, layout, threads=threads, own=own)
+            workers.start()
+            workers.everyone("build", settled, layout, seconds=patience)
+            if beside:
+                together = Layout(1, beside, shard=beside)
+                taught = Workers(settled, together, threads=threads, own=False, title="teacher")
+                taught.start()
+                taught.everyone("build_teacher", settled, together, shape.vocabulary, seconds=patience)
+            break
+        except FewerMachines:  # one was counted that was dead already
+            for group in filter(None, (taught, workers)):
+                group.close(stay=True)
+        except BaseException:
+            for group in filter(None, (taught, workers)):
+                group.close()
+            if workers is None and own:
+                local_cluster.stop()
+            raise
+    notices = [f"{layout} on {nodes} machine{'s' if nodes > 1 else ''}; logs of the ranks: {workers.folder}"]
+    if taught is not None:
+        notices.append(f"the teacher on {taught.layout} of its own")
+    missing = config.cluster.num_nodes - nodes
+    if missing:
+        notices.append(
+            f"{missing} of {config.cluster.num_nodes} machines are missing: going on with those left"
+        )
+    online = isinstance(config, OnlineConfig)
+    referred = isinstance(config, OnlineConfig) and config.referred
+    return ClusterEngine(
+        tokenizer,
+        ClusterLearner(workers, "learner"),
+        ClusterLearner(workers, "reference") if referred else None,
+        ClusterGenerator(workers) if online else None,
+        ClusterLearner(workers, "value") if value_settings(config) is not None else None,
+        ClusterLearner(taught or workers, "teacher") if teacher_settings(config) is not None else None,
+        ranks=layout.world,
+        notices=notices,
+        workers=workers,
+        taught=taught,
+    )
+
+
+class ClusterLearner:
+    """A model on all ranks: the learner, its reference, a value model, a teacher; each by its name in the engine."""
+
+    def __init__(self, workers: Workers, part: str) -> None:
+        self.workers, self.part = workers, part
+
+    async def forward(self, samples: Sequence[Sample]) -> list[torch.Tensor]:
+        """As `LocalLearner.forward`."""
+        return await self._call("forward", list(samples))
+
+    async def entropies(self, samples: Sequence[Sample]) -> list[torch.Tensor]:
+        """As `LocalLearner.entropies`."""
+        return await self._call("entropies", list(samples))
+
+    async def likeliest(self, samples: Sequence[Sample], k: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """As `LocalLearner.likeliest`."""
+        return await self._call("likeliest", list(samples), k)
+
+    async def forward_backward(self, samples: Sequence[Sample], loss: LossFn) -> dict[str, float]:
+        """As `LocalLearner.forward_backward`."""
+        return await self._call("forward_backward", list(samples), loss)
+
+    async def optim_step(self) -> dict[str, float]:
+        """As `LocalLearner.optim_step`."""
+        return await self._call("optim_step")
+
+    async def save(self, path: Path, *, wait: bool = True) -> None:
+        """Every rank writes its part below `path`, which all of them see."""
+        await self._call("save", path.resolve(), wait=wait)
+
+    def written(self) -> None:
+        """As `LocalLearner.written`, of all ranks."""
+        seconds = self.workers.config.cluster.worker_timeout_s
+        self.workers.everyone("written", self.part, seconds=seconds, thread="files")
+
+    async def load(self, path: Path) -> None:
+        """Every rank reads its part, whatever mesh wrote it."""
+        await self._call("load", path.resolve())
+
+    def weights(self) -> Workers:
+        """Where they are: they go from the ranks' learners to the ranks' generators, not through here."""
+        return self.workers
+
+    async def _call(self, verb: str, *arguments: Any, **named: Any) -> Any:
+        return (await self.workers.ask("call", self.part, verb, arguments, named))[0]
+
+
+class ClusterGenerator:
+    """A generator on every rank, each with all of the weights; prompts are shared out."""
+
+    def __init__(self, workers: Workers) -> None:
+        self.workers = workers
+
+    async def generate(
+        self, prompts: Sequence[Prompt], sampling: Sampling, *, count: int = 1
+    ) -> list[list[Completion]]:
+        """As `LocalGenerator.generate`: a completion is the same wherever it is sampled."""
+        shares = await self.workers.ask("generate", list(prompts), sampling, count)
+        return [shares[i % len(shares)][i // len(shares)] for i in range(len(prompts))]
+
+    async def update_weights(self, version: int, weights: Workers) -> None:
+        """As `LocalGenerator.update_weights`, on every rank."""
+        assert weights is self.workers
+        await self.workers.ask("take_weights", version)
+
+
+@dataclass
+class ClusterEngine(Engine):
+    """All of it on the ranks of a cluster."""
+
+    workers: Workers = field(kw_only=True)
+    taught: Workers | None = None
+    """The teacher's, where it has devices of its own."""
+
+    def close(self) -> None:
+        """Stop the ranks."""
+        for group in filter(None, (self.taught, self.workers)):
+            group.close()
+
+    def can_grow(self) -> bool:
+        """Whether machines that are asked for, and were missing, have come."""
+        cluster, nodes = self.workers.config.cluster, self.workers.layout.nodes
+        return nodes < cluster.num_nodes and len(usable_nodes(cluster)) > nodes
+
+    async def usage(self) -> dict[str, float]:
+        """`host_memory_gib` and, on GPUs, `gpu_memory_gib` of the fullest rank, mean `gpu_utilization`."""
+        found = [one for one in await self.workers.ask("usage") if one]
+        merged: dict[str, float] = {}
+        for name in found[0] if found else ():
+            values = [one[name] for one in found if name in one]
+            merged[name] = max(values) if name.endswith("gib") else sum(values) / len(values)
+        return merged

@@ -1,0 +1,247 @@
+"""The ranks of a run as Ray actors, each with a `Worker` for a body."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sys
+import time
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+import hone
+from hone.config import OnlineConfig, SFTConfig
+from hone.config.secrets import SECRETS
+from hone.engine.distributed.worker import Worker
+from hone.engine.ray import local_cluster
+from hone.engine.ray.nodes import FewerMachines, ray, usable_nodes
+from hone.engine.ray.watchdog import LOOK_S, Watch, answer_of, is_about_touch, side_loop, why
+from hone.errors import ClusterError, HoneError, TrainingError, WorkerLostError
+from hone.planning.parallel_dims import Layout
+
+if ray is not None:
+    from ray.exceptions import RayActorError, RayError, RayTaskError
+    from ray.util.placement_group import placement_group, remove_placement_group
+    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+START_S = 600.0
+"""Seconds that a rank may take to start Python and import torch: all ranks of a machine do so at once, and a machine
+that is busy is not a rank that is lost. One that dies meanwhile is noticed at once."""
+GRACE_S = 5.0
+"""Seconds after the first failure in which the rank that caused it is looked for: its peers may fail before it."""
+NOTICE_S = 30.0
+"""Seconds in which Ray has noticed that a machine is gone."""
+PASSED_ON = ("HF_HUB_OFFLINE", "HF_HOME", "HF_ENDPOINT", "PYTHONPATH", "CUBLAS_WORKSPACE_CONFIG")
+"""Variables that a rank is started with. Ray shows them to all who may ask it, and writes them into its logs."""
+SECRET = ("HF_TOKEN",)
+"""Variables that a rank is told once it runs."""
+LOOPBACK_DEVICE = "lo0" if sys.platform == "darwin" else "lo"
+
+
+class Workers:
+    """The ranks of a run, or of one of its models that has devices of its own, named in `title`."""
+
+    def __init__(
+        self,
+        config: SFTConfig | OnlineConfig,
+        layout: Layout,
+        *,
+        threads: int,
+        own: bool,
+        title: str = "",
+    ) -> None:
+        self.config, self.layout, self.threads, self.own, self.title = config, layout, threads, own, title
+        self.folder = Path(config.checkpointing.checkpoint_dir).resolve() / "workers"
+        self.actors: list[Any] = []
+        self.about: list[dict[str, Any]] = []
+        self.group: Any = None
+
+    def start(self) -> None:
+        """Start the ranks, let them say hello, and let them meet. Raises ClusterError for ranks that do not fit."""
+        cluster = self.config.cluster
+        gpus = 0 if cluster.cpu_workers_per_node is not None else 1
+        each = {"CPU": float(self.layout.per_node)}
+        if gpus:
+            each["GPU"] = float(self.layout.per_node)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.group = placement_group(
+            [dict(each) for _ in range(self.layout.nodes)],
+            strategy="STRICT_SPREAD" if self.layout.nodes > 1 else "PACK",
+        )
+        self._wait_for_room(each)
+        remote = cast(Any, ray).remote(concurrency_groups={"control": 1, "files": 1})(Worker)
+        for rank in range(self.layout.world):
+            place = PlacementGroupSchedulingStrategy(self.group, rank // self.layout.per_node)
+            self.actors.append(
+                remote.options(
+                    num_cpus=1,
+                    num_gpus=gpus,
+                    scheduling_strategy=place,
+                    runtime_env={"env_vars": self._environment()},
+                ).remote(rank, os.getcwd(), str(self._log(rank)))
+            )
+        sign = self.folder / f".sign_{uuid.uuid4().hex}"
+        sign.touch()
+        try:
+            self.about = self.everyone("hello", str(sign), self._secret(), seconds=START_S)
+        finally:
+            sign.unlink(missing_ok=True)
+        self._check_alike()
+        address = ray.get(self.actors[0].address.remote(self.own), timeout=START_S)
+        # Later than the watch, which says which rank it is that hangs.
+        patience = 2 * cluster.worker_timeout_s + 60
+        self.everyone("join", address, self.layout, patience, seconds=START_S)
+
+    def _wait_for_room(self, each: dict[str, float]) -> None:
+        """Until the machines give the ranks their places. Ray notices a machine's death after some 15 s."""
+        seconds = max(self.config.cluster.node_wait_s, NOTICE_S)
+        deadline = time.monotonic() + seconds
+        ready = self.group.ready()
+        while not ray.wait([ready], timeout=1.0)[0]:
+            if len(usable_nodes(self.config.cluster)) < self.layout.nodes:
+                raise FewerMachines
+            if time.monotonic() > deadline:
+                raise ClusterError(
+                    f"the Ray cluster has no room for {self.layout.nodes} x {each}: something else runs on it "
+                    f"(`ray status` tells). Waited {seconds:.0f} s"
+                )
+
+    def _environment(self) -> dict[str, str]:
+        return {
+            "OMP_NUM_THREADS": str(self.threads),
+            "OMP_WAIT_POLICY": "PASSIVE",
+            "TOKENIZERS_PARALLELISM": "false",
+            **self._devices(),
+            **{name: value for name, value in self._passed_on().items() if SECRETS.scrub(value) == value},
+        }
+
+    def _passed_on(self) -> dict[str, str]:
+        return {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+
+    def _secret(self) -> dict[str, str]:
+        """What a rank is told once it runs, also what is secret by chance, such as an address with a password."""
+        passed = {name: value for name, value in self._passed_on().items() if SECRETS.scrub(value) != value}
+        return passed | {name: os.environ[name] for name in SECRET if name in os.environ}
+
+    def _devices(self) -> dict[str, str]:
+        """The network that the ranks talk over: where all are on this machine, none."""
+        if not self.own:
+            return {}
+        names = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
+        return {name: os.environ.get(name, LOOPBACK_DEVICE) for name in names}
+
+    def _check_alike(self) -> None:
+        ours = {"hone": hone.__version__, "torch": torch.__version__.split("+")[0]}
+        for rank, about in enumerate(self.about):
+            for name, version in ours.items():
+                if about[name] != version:
+                    raise ClusterError(
+                        f"rank {rank} on {about['host']} has {name} {about[name]}, this process {version}: install "
+                        "the same version on every machine"
+                    )
+            if not about["sees"]:
+                raise ClusterError(
+                    f"rank {rank} on {about['host']} does not see checkpointing.checkpoint_dir={self.folder.parent}: "
+                    "name a folder that all machines share"
+                )
+
+    def everyone(self, method: str, *arguments: Any, seconds: float, thread: str | None = None) -> list[Any]:
+        """Call a method of every rank, on a `thread` of its own if it has one, and wait for all answers."""
+        return asyncio.run_coroutine_threadsafe(
+            self._settled(method, arguments, seconds, thread), side_loop()
+        ).result()
+
+    async def ask(self, method: str, *arguments: Any) -> list[Any]:
+        """The same from within a running loop."""
+        future = asyncio.run_coroutine_threadsafe(
+            self._settled(method, arguments, self.config.cluster.worker_timeout_s), side_loop()
+        )
+        return await asyncio.wrap_future(future)
+
+    async def _settled(
+        self, method: str, arguments: tuple[Any, ...], seconds: float, thread: str | None = None
+    ) -> list[Any]:
+        """All answers. Raises what the ranks raised, or WorkerLostError."""
+        sent = [ray.put(argument) for argument in arguments]
+        options = {"concurrency_group": thread} if thread is not None else {}
+        refs = [getattr(actor, method).options(**options).remote(*sent) for actor in self.actors]
+        answers = [asyncio.ensure_future(answer_of(ref)) for ref in refs]
+        watch = Watch(self, method, seconds)
+        while True:
+            done, waiting = await asyncio.wait(answers, timeout=LOOK_S, return_when=asyncio.FIRST_EXCEPTION)
+            if any(answer.exception() is not None for answer in done):
+                await asyncio.wait(answers, timeout=GRACE_S)
+                raise self._cause(method, answers)
+            if not waiting:
+                return [answer.result() for answer in answers]
+            hung = await watch.hung([rank for rank, answer in enumerate(answers) if not answer.done()])
+            if hung is not None:
+                for answer in answers:
+                    answer.cancel()
+                raise WorkerLostError(hung)
+
+    def _cause(self, method: str, answers: Sequence[asyncio.Future[Any]]) -> BaseException:
+        """What to raise for what went wrong: what Hone itself raised, else the rank that died, else what is left."""
+        errors = {
+            rank: error
+            for rank, answer in enumerate(answers)
+            if answer.done() and (error := answer.exception()) is not None
+        }
+        for answer in answers:
+            answer.cancel()
+        causes = {
+            rank: error.cause if isinstance(error, RayTaskError) else error for rank, error in errors.items()
+        }
+        for rank, cause in causes.items():
+            if isinstance(cause, HoneError):
+                return cause
+            if isinstance(cause, torch.OutOfMemoryError):
+                return TrainingError(
+                    f"{self.name(rank)} ran out of GPU memory in {method}: lower policy.train_micro_batch_size, set "
+                    "policy.activation_checkpointing=true, or see `hone plan`"
+                )
+        for rank, error in errors.items():
+            if isinstance(error, RayActorError):
+                return WorkerLostError(f"{self.name(rank)} died: {why(error)}{self._last_lines(rank)}")
+        for rank, cause in causes.items():
+            if isinstance(cause, RayError) or is_about_touch(cause):
+                text = (str(cause).strip() or repr(cause)).splitlines()[0]
+                return WorkerLostError(f"{self.name(rank)} lost touch with the others: {text}")
+        return next(iter(errors.values()))
+
+    def name(self, rank: int) -> str:
+        """Which rank, where."""
+        about = self.about[rank] if rank < len(self.about) else None
+        said = f"{self.title} rank {rank}".strip()
+        return f"{said} (pid {about['pid']} on {about['host']})" if about else said
+
+    def _log(self, rank: int) -> Path:
+        return self.folder / f"{self.title}{'_' if self.title else ''}rank_{rank}.log"
+
+    def _last_lines(self, rank: int, count: int = 5) -> str:
+        try:
+            lines = self._log(rank).read_text(errors="replace").strip().splitlines()[-count:]
+        except OSError:
+            return ""
+        return (
+            f"\nlast lines of {self._log(rank)}:\n" + "\n".join(f"  {line}" for line in lines)
+            if lines
+            else ""
+        )
+
+    def close(self, *, stay: bool = False) -> None:
+        """Stop the ranks, and Ray if it was started here, unless it is to `stay`."""
+        for actor in self.actors:
+            with contextlib.suppress(RayError):
+                ray.kill(actor)
+        if self.group is not None and (stay or not self.own):
+            with contextlib.suppress(RayError):
+                remove_placement_group(self.group)
+        self.actors = []
+        if self.own and not stay:
+            local_cluster.stop()

@@ -1,1 +1,0 @@
-"""Before a run: plan and doctor."""

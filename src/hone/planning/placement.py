@@ -1,0 +1,120 @@
+"""Where a run is to run: the devices that its configuration asks for, against what is there. Nothing is started."""
+
+from __future__ import annotations
+
+import torch
+
+from hone.config import EvalConfig, OnlineConfig, SFTConfig
+from hone.config.schema import ClusterConfig
+from hone.errors import ConfigError
+from hone.model.loading import configured, resolve
+from hone.model.parallelize import check_parallel
+from hone.planning.auxiliary_models import teacher_settings, value_settings
+from hone.planning.hardware import Machine, machine_here
+from hone.planning.parallel_dims import Layout
+
+
+def device_of_this_process(cluster: ClusterConfig) -> torch.device:
+    """CUDA where there is some, then Apple's GPU, else the CPU; the CPU when the cluster is to have no GPU."""
+    if cluster.gpus_per_node == 0 or cluster.cpu_workers_per_node is not None:
+        return torch.device("cpu")
+    if torch.cuda.is_available():
+        return torch.device("cuda", torch.cuda.current_device())
+    if torch.backends.mps.is_available():
+        return torch.device("mps")
+    return torch.device("cpu")
+
+
+def alone(cluster: ClusterConfig) -> bool:
+    """Whether this process is all that a run gets: it asks for one device, or for GPUs where there are none."""
+    if not cluster.several or cluster.cpu_workers_per_node is not None:
+        return not cluster.several
+    return cluster.ray_address is None and not torch.cuda.is_available()
+
+
+def machine_of(cluster: ClusterConfig, nodes: int | None = None) -> Machine:
+    """The devices of a run, on `nodes` machines in place of those that it asks for. Raises ConfigError for more GPUs
+    than this machine has, where it is the only one."""
+    gpu = cluster.gpus_per_node > 0 and cluster.cpu_workers_per_node is None
+    if alone(cluster):
+        return machine_here(gpu=gpu)
+    nodes = nodes or cluster.num_nodes
+    if not gpu:
+        return machine_here(nodes=nodes, per_node=cluster.cpu_workers_per_node or 1, gpu=False)
+    wanted, there = cluster.gpus_per_node, torch.cuda.device_count()
+    if cluster.num_nodes == 1 and cluster.ray_address is None and wanted <= there < wanted + cluster.beside:
+        raise ConfigError(
+            f"cluster.gpus_per_node={wanted} and cluster.teacher_devices={cluster.beside}: this machine has {there} "
+            f"GPU{'s' if there != 1 else ''}. Set cluster.teacher_devices=null for a teacher on the policy's"
+        )
+    if cluster.num_nodes == 1 and cluster.ray_address is None and wanted > there:
+        raise ConfigError(
+            f"cluster.gpus_per_node={wanted}: this machine has {there} GPU{'s' if there != 1 else ''}. Set "
+            f"cluster.gpus_per_node={there}, or cluster.cpu_workers_per_node={wanted} to try it on the CPU"
+        )
+    if not there:  # the GPUs are on other machines, of a kind not known yet
+        return Machine("GPU", nodes, wanted)
+    return machine_here(nodes=nodes, per_node=wanted, gpu=True)
+
+
+def check_several(config: SFTConfig | OnlineConfig) -> None:
+    """Raise ConfigError for settings that several ranks cannot have, whatever the model."""
+    policy = config.policy
+    if policy.precision == "float16":
+        raise ConfigError("policy.precision=float16 is for one device: set policy.precision=bfloat16")
+    if policy.lora.enabled and policy.lora.load_in_4bit:
+        raise ConfigError(
+            "policy.lora.load_in_4bit=true is for one device: 4-bit weights are not sharded. Set it to false, or "
+            "cluster.gpus_per_node=1 and cluster.num_nodes=1"
+        )
+    if policy.sequence_parallel and policy.tensor_parallel_size == 1:
+        raise ConfigError(
+            "policy.sequence_parallel=true is a part of tensor parallelism: set policy.tensor_parallel_size, or "
+            "policy.sequence_parallel=false"
+        )
+
+
+def check_mesh(config: SFTConfig | OnlineConfig, layout: Layout) -> None:
+    """Raise ConfigError for a model that cannot be spread like this. Reads its config, not its weights."""
+    beside = [value_settings(config), None if config.cluster.beside else teacher_settings(config)]
+    for model in filter(None, (config.policy, *beside)):
+        if model.lora.enabled and model.lora.trainable_token_indices:
+            raise ConfigError(
+                f"{model.part}.lora.trainable_token_indices is not made for several devices: name embed_tokens in "
+                f"{model.part}.lora.modules_to_save, or use one device"
+            )
+        check_parallel(
+            configured(
+                resolve(model.model_name),
+                model.hf_config_overrides,
+                trust_remote_code=model.trust_remote_code,
+            ),
+            layout.axes,
+            sequence_parallel=config.policy.sequence_parallel,
+            lora=model.lora.enabled,
+        )
+
+
+def placement_notices(config: SFTConfig | OnlineConfig | EvalConfig) -> list[str]:
+    """What the config asks of a cluster that this process does not do. None of it changes a result beyond rounding."""
+    cluster = config.cluster
+    training = not isinstance(config, EvalConfig)
+    if training and not alone(cluster):
+        return []
+    asked = [f"cluster.num_nodes={cluster.num_nodes}"] if cluster.num_nodes > 1 else []
+    if cluster.gpus_per_node > 1:
+        asked.append(f"cluster.gpus_per_node={cluster.gpus_per_node}")
+    if not isinstance(config, EvalConfig):
+        asked += [f"cluster.teacher_devices={cluster.beside}"] if cluster.beside else []
+        policy = config.policy
+        sizes = (
+            "tensor_parallel_size",
+            "context_parallel_size",
+            "dp_replicate_size",
+        )
+        for name in (*sizes, "sequence_parallel"):
+            if (value := getattr(policy, name)) not in (None, 1, False):
+                asked.append(f"policy.{name}={value}")
+    if not asked:
+        return []
+    return [f"{', '.join(asked)}: runs in one process here; the same numbers up to rounding, slower"]

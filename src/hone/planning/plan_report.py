@@ -1,0 +1,124 @@
+"""The part of a plan that is arithmetic: what was chosen, and the bytes of one device by kind."""
+
+from __future__ import annotations
+
+from hone.config import OnlineConfig, SFTConfig
+from hone.model.model_size import ModelShape
+from hone.planning.hardware import GIB
+from hone.planning.memory_estimate import BYTES, adapter_parameters, state_bytes, tokens
+from hone.planning.planner import Choice
+
+SHOWN = 3
+"""Refused ways that are shown; more are counted."""
+
+
+def choice_lines(choice: Choice) -> list[str]:
+    """How the run is done, what did not fit before, and what would where nothing does."""
+    layout = choice.layout
+    mesh = f" ({layout})" if layout.world > 1 else ""
+    lines = [f"{choice.backend}{mesh}: {choice.taken}"]
+    if choice.fits is False:
+        lines = [f"does not fit {choice.machine}; at least: {lines[0]}"]
+        if choice.machine.elastic:
+            lines.append("a run on a CPU is tried all the same: its memory can be swapped")
+    refused = [candidate for candidate in choice.refused if candidate is not choice.taken]
+    lines += [f"does not fit: {one}, {human_bytes(one.memory.peak)}" for one in refused[:SHOWN]]
+    if len(refused) > SHOWN:
+        lines.append(f"nor do {len(refused) - SHOWN} more ways")
+    lines += [f"would fit: {change}" for change in choice.nearest]
+    if choice.fits is False and not choice.nearest:
+        lines.append("nothing that Hone can choose would fit: take a smaller model")
+    return lines
+
+
+def memory_lines(choice: Choice, shape: ModelShape, config: SFTConfig | OnlineConfig) -> list[str]:
+    """The most that is held at once, and what it is made of."""
+    machine, held = choice.machine, choice.taken.memory
+    where = f"on each of {machine.count} devices" if machine.count > 1 else f"on the {machine.device}"
+    room = "" if machine.room is None else f" of {human_bytes(machine.room)} that can be used"
+    lines = [f"{human_bytes(held.peak)} at most {where}{room}, in {held.phase}"]
+    rows = [(name, size, why) for name, size, why in _kinds(choice, shape, config) if size]
+    width = max(len(name) for name, _, _ in rows)
+    lines += [f"  {name:<{width}} {human_bytes(size):>10}  {why}" for name, size, why in rows]
+    if held.host:
+        node = held.host * machine.per_node
+        has = "" if machine.host is None else f" of {human_bytes(machine.host)}"
+        lines.append(
+            f"and in host memory {human_bytes(held.host)} a device, {human_bytes(node)} a machine{has}: weights, "
+            "gradients, optimizer"
+        )
+    return lines
+
+
+def _kinds(choice: Choice, shape: ModelShape, config: SFTConfig | OnlineConfig) -> list[tuple[str, int, str]]:
+    """Name, bytes and arithmetic of each kind."""
+    policy, layout, held, settings = config.policy, choice.layout, choice.taken.memory, choice.taken.settings
+    ranks = layout.shard * layout.context * layout.tensor
+    share = f" / {ranks} ranks" if ranks > 1 else ""
+    split = f" / {layout.tensor} tensor ranks" if layout.tensor > 1 else ""
+    all_of_it, trained = human_count(shape.parameters), human_count(shape.parameters)
+    if policy.lora.enabled:
+        trained = human_count(adapter_parameters(shape, policy.lora))
+        all_of_it = f"({all_of_it} + adapters of {trained})"
+    block, root = human_count(shape.block), human_count(shape.root)
+    gradients = "" if policy.lora.enabled else f", and the gradients of {block} + {root}"
+    size = BYTES[policy.precision]
+    at_once = f"{tokens(policy, settings.micro_batch)} tokens at once"
+    at_once += f" / {layout.context} context ranks" if layout.context > 1 else ""
+    recomputed = ", one of them in full" if settings.activation_checkpointing else ""
+    casts = f"{block} + the output layer" if settings.activation_checkpointing else "all matrices"
+    rows = getattr(policy, "generation_batch_size", 0)
+    beside = human_count(shape.beside.parameters) if shape.beside is not None else ""
+    taught = human_count(shape.teacher.parameters) if shape.teacher is not None else ""
+    return [
+        ("weights", held.weights, f"{all_of_it} x 4 bytes{share}"),
+        ("gradients", held.gradients, f"{trained} x 4 bytes{share}"),
+        ("optimizer", held.optimizer, f"{trained} x {state_bytes(policy.optimizer)} bytes{share}"),
+        ("reference", held.reference, f"{human_count(shape.parameters)} x 4 bytes{share}"),
+        ("teacher", held.teacher, f"{taught} x 4 bytes{share}"),
+        ("value model", held.value, f"{beside}: weights, gradients and optimizer{share}"),
+        (
+            "generator",
+            held.generator,
+            f"a whole copy on each device, {human_count(shape.parameters)} x {size} bytes",
+        ),
+        (
+            "gathered",
+            held.gathered,
+            f"(2 blocks of {block} and {root} outside{gradients}) x 4 bytes{split}",
+        ),
+        ("cast", held.cast, f"{casts} in {policy.precision}{split}"),
+        ("activations", held.activations, f"about: {at_once}, {shape.layers} layers{recomputed}"),
+        ("logits", held.logits, "some at once, and the output layer's gradient"),
+        (
+            "its reading",
+            held.teacher_reading,
+            "the teacher's, before the policy's training: one layer, some logits",
+        ),
+        (
+            "its training",
+            held.value_training,
+            "the value model's, when the policy's is over: activations, casts",
+        ),
+        (
+            "kv cache",
+            held.cache,
+            f"in generating: {rows} sequences of {policy.max_total_sequence_length} tokens",
+        ),
+    ]
+
+
+def human_count(number: float) -> str:
+    """1234567 -> 1.2M"""
+    for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= size:
+            return f"{number / size:.3g}{unit}"
+    return str(int(number))
+
+
+def human_bytes(number: float) -> str:
+    """Bytes in the unit that reads best."""
+    for unit, size in (("TiB", 1024**4), ("GiB", GIB), ("MiB", 1024**2)):
+        if number >= size:
+            return f"{number / size:.1f} {unit}"
+    return f"{number / 1024:.1f} KiB"

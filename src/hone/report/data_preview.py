@@ -1,0 +1,153 @@
+"""What `hone show data` shows: the rows of a run as they are tokenised and masked, and what is left out or not read.
+
+It reads the data as the run would, with the same checks, and loads no model. Rows that the run stops at are listed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from hone.config import EvalConfig, Loaded
+from hone.data import build_preferences, build_prompts, build_supervised
+from hone.data.chat import Encoder
+from hone.data.datasets import Drawn, Part
+from hone.data.prompts import evaluation_part
+from hone.data.render_check import Tally
+from hone.data.row_preview import Look, look
+from hone.engine.build import tokenizer_of
+from hone.errors import DataError
+from hone.export import with_models_of_runs
+from hone.model.loading import load_tokenizer
+
+BUILDERS: dict[str, Any] = {
+    **{"sft": build_supervised, "dpo": build_preferences, "rm": build_preferences},
+    **dict.fromkeys(("grpo", "ppo", "distill"), build_prompts),
+}
+EXAMPLES = 5
+"""Rows that are named for each reason."""
+MOST_REFUSED = 20
+"""Refused rows that are listed."""
+
+
+@dataclass
+class DataView:
+    """The data of a run."""
+
+    kind: str
+    model: str
+    datasets: list[str]
+    """A sentence on each: how many rows, how many are drawn."""
+    left_out: dict[str, list[str]] = field(default_factory=dict)
+    """By reason: how many rows, and where the first of them are."""
+    unread: list[str] = field(default_factory=list)
+    """Columns that are not read, by dataset."""
+    altered: list[str] = field(default_factory=list)
+    """What the rendering of some row does not say as the row does."""
+    rows: list[Look] = field(default_factory=list)
+    chosen: str = ""
+    """Which rows these are."""
+    refused: dict[str, str] = field(default_factory=dict)
+    """Rows that a run stops at, by their places: why."""
+
+    @property
+    def trains(self) -> bool:
+        """Whether the rows have targets (and are no prompts)."""
+        return self.kind in ("sft", "dpo", "rm")
+
+    @property
+    def notes(self) -> list[tuple[str, list[str]]]:
+        """What is to be said of rows that are not shown: titles and lines."""
+        refused = [f"{place}: {why}" for place, why in self.refused.items()]
+        notes = [(f"refused, a run stops at them: {len(refused)}", _some(refused, MOST_REFUSED))] * bool(
+            refused
+        )
+        for reason, places in self.left_out.items():
+            notes.append((f"left out, {reason}: {len(places)}", [", ".join(_some(places, EXAMPLES))]))
+        notes += [("written otherwise than the row says it", [line]) for line in self.altered]
+        return notes + [("columns that are not read", [line]) for line in self.unread]
+
+
+def _some(texts: list[str], most: int) -> list[str]:
+    return texts[:most] + ([f"and {len(texts) - most} more"] if len(texts) > most else [])
+
+
+def gather(
+    loaded: Loaded[Any], *, count: int, rows: Sequence[str] = (), validation: bool = False
+) -> DataView:
+    """Look at the first `count` rows that a run draws, or at `rows` (`17`, or `DATASET:17`), or at held-out ones.
+
+    Raises HoneError for a row that is not there, and for what would stop the run before its first step other than a row
+    that it refuses: these are in `refused`.
+    """
+    loaded = with_models_of_runs(loaded, only_described=True)
+    view = DataView(loaded.kind, _model(loaded.config), [])
+    try:
+        encoder, training, held, drawn = _read(loaded, view.refused)
+    except DataError as error:
+        if not view.refused:
+            raise
+        view.datasets = [str(error)]
+        return view
+    view.datasets += [_counted(p, "") for p in training]
+    view.datasets += [_counted(p, "held out: ") for p in held]
+    for part in (*training, *held):
+        for row, reason in part.left_out.items():
+            view.left_out.setdefault(reason, []).append(part.rows.where(row))
+        if view.trains and part.unread:
+            view.unread.append(f"{part.rows.name}: {', '.join(part.unread)}")
+    view.altered = drawn.tally.fresh() if drawn is not None else []
+    parts = held if validation else training
+    if validation and not held:
+        raise DataError("there are no held-out rows: set data.validation or data.train.split_validation_size")
+    if rows:
+        chosen, view.chosen = [_named(parts, row) for row in rows], "the rows asked for"
+    elif validation or drawn is None:
+        chosen = [(part, row) for part in parts for row in part.keep][:count]
+        view.chosen = "the first held-out rows" if validation else "the first rows"
+    else:
+        chosen, view.chosen = drawn.first(count), "the first rows that the run draws"
+    looks = [look(loaded.kind, encoder, part, row) for part, row in chosen]
+    view.rows = [seen for seen in looks if seen is not None]
+    asked = [part.rows.where(row) for part, row in chosen]
+    view.refused = {place: view.refused[place] for place in asked if place in view.refused} | view.refused
+    return view
+
+
+def _read(
+    loaded: Loaded[Any], refused: dict[str, str]
+) -> tuple[Encoder, Sequence[Part], Sequence[Part], Drawn | None]:
+    config = loaded.config
+    if isinstance(config, EvalConfig):
+        tokenizer = load_tokenizer(
+            config.tokenizer.name,
+            chat_template=config.tokenizer.chat_template,
+            trust_remote_code=config.generation.trust_remote_code,
+        )
+        part, encoder = evaluation_part(config, tokenizer, Tally(), refused)
+        return encoder, [part], [], None
+    data = BUILDERS[loaded.kind](config, tokenizer_of(config), refused)
+    return data.encoder, data.training_parts, data.validation_parts, data
+
+
+def _model(config: Any) -> str:
+    return config.generation.model_name if isinstance(config, EvalConfig) else config.policy.model_name
+
+
+def _counted(part: Part, prefix: str) -> str:
+    left_out = f", {len(part.left_out)} left out" if part.left_out else ""
+    return f"{prefix}{part.rows.name}: {len(part.keep)} of {len(part.rows)} rows{left_out}"
+
+
+def _named(parts: Sequence[Part], named: str) -> tuple[Part, int]:
+    """A row by its number in its dataset. Raises DataError where there is none."""
+    label, _, number = named.rpartition(":")
+    found = [part for part in parts if not label or label in (part.label, part.rows.name)]
+    if not found:
+        raise DataError(f"no dataset {label!r}: there are {', '.join(part.label for part in parts)}")
+    if not number.isdigit():
+        raise DataError(f"{named!r} is no row: give numbers from 0, as in 0,17 or {found[0].label}:17")
+    if int(number) >= len(found[0].rows):
+        raise DataError(f"{found[0].rows.name} has no row {number}: its last is {len(found[0].rows) - 1}")
+    return found[0], int(number)

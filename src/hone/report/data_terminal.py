@@ -1,0 +1,83 @@
+"""`hone show data` on a terminal: targets are green, the rest is dim; without colours targets stand in ⟦ ⟧."""
+
+from __future__ import annotations
+
+from itertools import groupby
+
+from rich.console import Console
+from rich.text import Text
+
+from hone.data.row_preview import Look, Piece, Side
+from hone.report.data_preview import DataView
+from hone.report.formatting import as_text, clean
+
+TARGET, SPECIAL, CONTEXT = "bold green", "magenta", "dim"
+OPEN, CLOSE = "⟦", "⟧"
+
+
+def show(console: Console, view: DataView) -> None:
+    """Print the rows, then what is refused, left out and not read."""
+    console.print(Text(clean(f"hone {view.kind}: {view.model}"), style="bold"))
+    for line in view.datasets:
+        console.print(Text(clean(line)))
+    console.print(legend(view, colours=coloured(console)))
+    for number, row in enumerate(view.rows):
+        if not number:
+            console.print(Text(f"\n{view.chosen}:", style="bold"))
+        _row(console, view, row)
+    for title, lines in view.notes:
+        console.print(Text(f"\n{clean(title)}", style="bold yellow"))
+        for line in lines:
+            console.print(Text(clean(line)))
+
+
+def coloured(console: Console) -> bool:
+    """Whether colours reach whoever reads this (no pipe, NO_COLOR not set, TERM not dumb)."""
+    return console.color_system is not None and not console.no_color
+
+
+def legend(view: DataView, *, colours: bool) -> Text:
+    """What the marks mean."""
+    if not view.trains:
+        return Text(
+            "the model goes on where a prompt ends; its columns go to reward functions", style=CONTEXT
+        )
+    if not colours:
+        return Text(f"{OPEN}learned from{CLOSE}, and context")
+    return Text.assemble(("learned from", TARGET), ", ", ("context", CONTEXT), ", ", ("special", SPECIAL))
+
+
+def _row(console: Console, view: DataView, row: Look) -> None:
+    console.rule(Text(clean(row.where)), align="left", style=CONTEXT)
+    if row.left_out:
+        console.print(Text(clean(f"left out: {row.left_out}"), style="bold yellow"))
+    for side in row.sides:
+        title = f"{side.name}: " if side.name else ""
+        console.print(Text(clean(f"{title}{described(side, trains=view.trains)}"), style="cyan"))
+        console.print(drawn(side.pieces, colours=coloured(console)))
+        for finding in side.findings:
+            console.print(Text(clean(f"! {finding}"), style="yellow"))
+    for name, value in row.facts.items():
+        console.print(Text.assemble((clean(f"{name}: "), "cyan"), clean(as_text(value))))
+
+
+def described(side: Side, *, trains: bool) -> str:
+    """How long a sequence is."""
+    if not trains:
+        return f"{side.num_tokens} tokens"
+    cut = ", cut" if side.truncated else ""
+    return f"{side.num_tokens} tokens, {side.num_targets} learned from{cut}"
+
+
+def drawn(pieces: list[Piece], *, colours: bool) -> Text:
+    """The tokens as text, whose targets can be told."""
+    text = Text()
+    for target, run in groupby(pieces, key=lambda piece: piece.target):
+        if target and not colours:
+            text.append(OPEN)
+        for piece in run:
+            style = TARGET if target else SPECIAL if piece.special else CONTEXT
+            text.append(clean(piece.text), style=style)
+        if target and not colours:
+            text.append(CLOSE)
+    return text

@@ -1,0 +1,64 @@
+"""Numbers, courses and texts as the terminal shows them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+from rich.console import RenderableType
+from rich.text import Text
+
+from hone.report.panels import Panel
+
+BLOCKS = "▁▂▃▄▅▆▇█"
+LONGEST = 6000
+"""Characters of a text that are shown; the file has it whole."""
+
+
+def number(value: float, line: Panel) -> str:
+    """A value as people read it: shares in percent."""
+    return f"{100 * value:.3g}%" if line.share else f"{value:.4g}"
+
+
+def course(values: Sequence[float], width: int = 20) -> str:
+    """A line of blocks: the mean of each part of the run."""
+    width = min(width, len(values))
+    edges = [round(place * len(values) / width) for place in range(width + 1)]
+    means = [sum(values[a:b]) / (b - a) for a, b in pairwise(edges)]
+    low, span = min(means), max(means) - min(means)
+    return "".join(BLOCKS[int((mean - low) / span * 7.999)] if span else BLOCKS[3] for mean in means)
+
+
+def spoken(value: Any, style: str) -> list[RenderableType]:
+    """Text, or messages with who says them."""
+    if not isinstance(value, list):
+        return [Text(clean(as_text(value)), style=style)]
+    lines: list[RenderableType] = []
+    for message in value:
+        role = message.get("role") if isinstance(message, dict) else None
+        content = message.get("content") if isinstance(message, dict) else message
+        text = Text(style=style)
+        if role is not None and (len(value) > 1 or role != "user") and not (len(value) == 1 and not style):
+            text.append(clean(f"{role}: "), style="dim")
+        text.append(clean(as_text(content)))
+        if isinstance(message, dict) and message.get("tool_calls"):
+            text.append(clean(f"\n{as_text(message['tool_calls'])}"), style="magenta")
+        lines.append(text)
+    return lines
+
+
+def clean(text: str) -> str:
+    """Text that does nothing to a terminal: control characters are shown, not sent."""
+    if len(text) > LONGEST:
+        text = f"{text[: LONGEST // 2]} [… {len(text) - LONGEST} characters …] {text[-LONGEST // 2 :]}"
+    return "".join(
+        character if character in "\n\t" or character.isprintable() else f"\\x{ord(character):02x}"
+        for character in text
+    )
+
+
+def as_text(value: Any) -> str:
+    """A text as it is, anything else as JSON."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)

@@ -1,0 +1,193 @@
+"""`report.html`: a run on one page that opens without a server and without the network.
+
+The page is a template, a style sheet and one script, all inline; the data is JSON beside them. The script puts text
+on the page as text only, `<` never stands in the JSON, and the page's policy lets no other script run: whatever a
+model or a dataset says stays inert.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import json
+import math
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from hone.config import keys
+from hone.config.nested import dotted, leaves
+from hone.config.schema import ROOTS
+from hone.report.panels import sections_of
+from hone.report.run_view import Record, RunView, open_run, settings_text
+from hone.report.samples import Gathered, gather, histograms
+from hone.tracking.run_folder import write_atomically
+
+MOST_BYTES = 4_500_000
+"""Of the data in a page."""
+POINTS = 1000
+"""Of a curve; a longer one is drawn from the means of its parts."""
+SIZES = ((60, 4000), (60, 2000), (40, 1200), (25, 800), (12, 500), (6, 300))
+"""Steps whose rollouts are in the page, and characters of a text: the first with which it is small enough."""
+
+
+SHOWN = (
+    *("group", "completion", "rewards", "reward", "advantage", "finish", "num_tokens", "logprob"),
+    *("version", "failure", "excluded", "answer", "messages", "turns", "extra"),
+)
+"""What the page has of a rollout's record."""
+
+
+def write_report(run: str | Path | RunView, file: Path | None = None) -> Path:
+    """Write the page of a run, to its folder unless `file` says otherwise, whole or not at all.
+
+    Raises DataError for what is no run's folder, OSError where the file cannot be written.
+    """
+    view = run if isinstance(run, RunView) else open_run(run)
+    path = file if file is not None else view.folder.report
+    write_atomically(path, page(view))
+    return path
+
+
+def page(view: RunView) -> str:
+    """The page as text."""
+    data = _within_bounds(view)
+    assets = resources.files("hone.report") / "assets"
+    style, script, body = (
+        (assets / name).read_text(encoding="utf-8") for name in ("report.css", "report.js", "report.html")
+    )
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    filled = {"TITLE": html.escape(f"{view.kind}: {view.name}"), "DIGEST": digest, "STYLE": style}
+    for name, text in filled.items():
+        body = body.replace(f"@@{name}@@", text)
+    head, rest = body.split("@@DATA@@")
+    before, after = rest.split("@@SCRIPT@@")
+    return f"{head}{data}{before}{script}{after}"
+
+
+def _within_bounds(view: RunView) -> str:
+    most = SIZES[0][0]
+    rollouts, held_out = gather(view, "rollouts", most), gather(view, "validation", most)
+    base = _curves(view)
+    for steps, longest in SIZES:
+        if steps < most:
+            most = steps
+            rollouts, held_out = gather(view, "rollouts", most), gather(view, "validation", most)
+        samples = {
+            name: _shown(view, name, found, longest)
+            for name, found in (("rollouts", rollouts), ("validation", held_out))
+        }
+        text = embedded({**base, **samples})
+        if len(text.encode()) <= MOST_BYTES:
+            return text
+    return embedded(base)
+
+
+def embedded(data: Any) -> str:
+    """JSON that means nothing to a browser's HTML parser."""
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False, default=str)
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _curves(view: RunView) -> dict[str, Any]:
+    present = view.metrics()
+    rows, means = _thinned(view.rows)
+    best = view.best()
+    return {
+        "kind": view.kind,
+        "name": view.name,
+        "folder": str(view.folder.path),
+        "model": view.model,
+        "data": view.data,
+        "state": view.state(),
+        "best": None if best is None else {"step": best[0], "metric": best[1], "value": best[2]},
+        "story": view.story,
+        "steps": [row["step"] for row in rows],
+        "metrics": {name: [row.get(name) for row in rows] for name in present},
+        "last": {name: view.values(name)[1][-1] for name in present},
+        "sections": [[name, [panel.as_data() for panel in panels]] for name, panels in sections_of(present)],
+        "settings": settings_text(view)[:100_000],
+        "changed": changed(view),
+        "left_out": [f"each point of a curve is the mean of {means} steps"] if means > 1 else [],
+    }
+
+
+def _thinned(rows: list[dict[str, float]]) -> tuple[list[dict[str, float]], int]:
+    """At most POINTS rows, and of how many each is the mean."""
+    width = math.ceil(len(rows) / POINTS)
+    if width <= 1:
+        return rows, 1
+    thinned = []
+    for start in range(0, len(rows), width):
+        part = rows[start : start + width]
+        names = {name for row in part for name in row}
+        columns = {name: [row[name] for row in part if name in row] for name in names}
+        thinned.append({name: math.fsum(values) / len(values) for name, values in columns.items()})
+        thinned[-1]["step"] = part[-1]["step"]
+    return thinned, width
+
+
+def changed(view: RunView) -> list[list[str]]:
+    """Settings that are not the schema's defaults: key, value."""
+    root = ROOTS.get(view.kind)
+    if root is None or view.kind == "eval":
+        return []
+    usual = dict(leaves(root().model_dump(warnings=False)))
+    found = []
+    for path, value in leaves(view.config):
+        follows = keys.derived_text(root, path) is not None  # from other settings
+        empty = path not in usual and value in (
+            None,
+            {},
+            [],
+            0.0,
+            1.0,
+        )  # a dataset's, which has no default as a whole
+        if not follows and not empty and usual.get(path, path) != value:
+            found.append([dotted(path), _plain(value)])
+    return found
+
+
+def _plain(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 300 else f"{text[:300]}…"
+
+
+def _shown(view: RunView, what: str, found: Gathered, longest: int) -> dict[str, Any] | None:
+    """What the page holds of the rollouts; None where there are none."""
+    if not found.steps:
+        return None
+    logged = len(view.samples[what])
+    named = "held-out samples" if what == "validation" else what
+    kept, total = len(found.records), sum(step["count"] for step in found.steps)
+    return {
+        "steps": found.steps,
+        "records": [_record(record, longest) for record in found.records],
+        "prompts": {group: _cut(prompt, longest) for group, prompt in found.prompts.items()},
+        "histograms": histograms(found),
+        "causes": [[cause, count, found.examples[cause]] for cause, count in found.causes.most_common(20)],
+        "note": f"{kept} of {total} {named} at {len(found.steps)} of {logged} steps; texts up to {longest} "
+        "characters",
+    }
+
+
+def _record(record: Record, longest: int) -> Record:
+    kept = {name: _cut(record[name], longest) for name in SHOWN if record.get(name) is not None}
+    if "messages" in kept:
+        kept.pop("completion", None)
+    return kept
+
+
+def _cut(value: Any, longest: int) -> Any:
+    """Texts cut in their middle, and numbers that JSON has."""
+    if isinstance(value, str) and len(value) > longest:
+        half = longest // 2
+        return f"{value[:half]} [… {len(value) - 2 * half} characters …] {value[-half:]}"
+    if isinstance(value, dict):
+        return {str(key): _cut(item, longest) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_cut(item, longest) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

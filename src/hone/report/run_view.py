@@ -1,0 +1,234 @@
+"""A run's folder as it lies on the disk, complete or not: settings, metrics, rollouts, checkpoints."""
+
+from __future__ import annotations
+
+import difflib
+import errno
+import fcntl
+import json
+import math
+import os
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from hone.config.kinds import section_of
+from hone.config.loading import files
+from hone.config.metric_names import column_of
+from hone.config.paths import check_local
+from hone.config.secrets import SECRETS
+from hone.errors import ConfigError, DataError
+from hone.tracking.metrics_csv import read_table
+from hone.tracking.run_folder import RunFolder
+from hone.tracking.run_info import read_story
+
+Record = dict[str, Any]
+KINDS = ("distill", "ppo", "grpo", "dpo", "rm", "sft")
+STEP = re.compile(r"step_(\d+)")
+MOST_BYTES = 64_000_000
+"""Of one step's rollouts that are read."""
+
+
+@dataclass
+class RunView:
+    """A run, read once; rollouts are read when they are asked for."""
+
+    folder: RunFolder
+    kind: str
+    config: dict[str, Any]
+    columns: list[str]
+    rows: list[dict[str, float]]
+    """For each step that was logged, its metrics (`step` among them) without blanks and what is not finite."""
+    story: dict[str, Any] = field(default_factory=dict)
+    samples: dict[str, dict[int, Path]] = field(default_factory=dict)
+    """`rollouts` and `validation`: the file of each step, in order."""
+
+    @property
+    def name(self) -> str:
+        """What people call the run: its folder's name."""
+        return self.folder.path.resolve().name
+
+    @property
+    def model(self) -> str:
+        """The model that it began with."""
+        policy = self.config.get("policy") or {}
+        return str(policy.get("model_name") or self.config.get("model") or "?")
+
+    @property
+    def data(self) -> str:
+        """The data that it was trained on."""
+        train = (self.config.get("data") or {}).get("train") if self.kind != "eval" else self.config
+        entries = train if isinstance(train, list) else [train]
+        key = "dataset" if self.kind == "eval" else "dataset_name"
+        return ", ".join(str(entry.get(key)) for entry in entries if isinstance(entry, dict)) or "?"
+
+    @property
+    def step(self) -> int:
+        """The last step that was logged."""
+        return int(self.rows[-1]["step"]) if self.rows else 0
+
+    def values(self, metric: str) -> tuple[list[int], list[float]]:
+        """Steps that have a value of the metric, and the values."""
+        found = [(int(row["step"]), row[metric]) for row in self.rows if metric in row]
+        return [step for step, _ in found], [value for _, value in found]
+
+    def metrics(self) -> list[str]:
+        """Metrics that have a value anywhere, in the order of the file."""
+        present = {name for row in self.rows for name in row}
+        return [name for name in self.columns if name in present and name != "step"]
+
+    def checkpoints(self) -> list[int]:
+        """Steps that can be loaded."""
+        if not self.folder.path.is_dir():
+            return []
+        found = (STEP.fullmatch(path.name) for path in self.folder.path.iterdir())
+        return sorted(int(match[1]) for match in found if match)
+
+    def best(self) -> tuple[int, str, float] | None:
+        """The best checkpoint that is kept, by the metric that checkpoints are ranked by: step, metric, value."""
+        settings = self.config.get("checkpointing") or {}
+        name, sign = settings.get("metric_name"), 1 if settings.get("higher_is_better") else -1
+        if not name:
+            return None
+        metric, kept = column_of(str(name), self.columns), self.checkpoints()
+        ranked = [
+            (sign * row[metric], int(row["step"]), metric, row[metric])
+            for row in self.rows
+            if metric in row and int(row["step"]) in kept
+        ]
+        return max(ranked)[1:] if ranked else None
+
+    def state(self) -> str:
+        """What has become of it, in words."""
+        if self.kind == "eval":
+            return "finished"
+        total = self.story.get("total_steps")
+        at = f"step {self.step}" + (f" of {total}" if total else "")
+        # Before the lock is looked at: the process that has ended the run holds it while it writes the report.
+        if "ended" in self.story:
+            stopped = self.story.get("stopped")
+            return f"{at}, stopped: {stopped}" if stopped else f"{at}, finished"
+        if in_use(self.folder.path):
+            return f"{at}, running"
+        if self.story:
+            return f"{at}, ended without a word (killed?)"
+        return at
+
+    def read(self, what: str, step: int) -> list[Record]:
+        """The records of a step of `rollouts` or `validation`. Lines that are damaged are left out."""
+        records: list[Record] = []
+        with self.samples[what][step].open("rb") as file:
+            for line in file:
+                try:
+                    record = json.loads(line)
+                except ValueError:
+                    continue
+                if isinstance(record, dict):
+                    records.append(record)
+                if file.tell() > MOST_BYTES:
+                    break
+        return records
+
+
+def open_run(path: str | Path) -> RunView:
+    """Read a run's folder (or one of its checkpoints', or its config.yaml; or where `hone eval` saved).
+
+    Raises DataError for what is none, naming the nearest one, and ConfigError for a config.yaml that is damaged.
+    """
+    check_local(path, "RUN")
+    given = Path(path).expanduser()
+    folder = given.parent if given.name == "config.yaml" or STEP.fullmatch(given.name) else given
+    if (folder / "report.json").is_file() and not (folder / "config.yaml").is_file():
+        return _evaluation(folder)
+    if not (folder / "config.yaml").is_file():
+        raise DataError(_not_a_run(given, folder))
+    config = SECRETS.hide_all(files.read(folder / "config.yaml"))
+    kind = next((kind for kind in KINDS if section_of(kind) in config), None)
+    if kind is None:
+        raise ConfigError(
+            f"{folder / 'config.yaml'} is not a run's: it has none of the sections of a command"
+        )
+    logs = RunFolder(folder, (config.get("logger") or {}).get("log_dir"))
+    if not logs.metrics.is_file():
+        logs = RunFolder(folder)
+    columns, rows = read_table(logs.metrics)
+    view = RunView(logs, kind, config, columns, [_numbers(row) for row in rows], read_story(logs))
+    view.samples = {"rollouts": _files(logs.rollouts), "validation": _files(logs.validation)}
+    return view
+
+
+def _evaluation(folder: Path) -> RunView:
+    try:
+        report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"{folder / 'report.json'} is damaged: {error}") from error
+    numbers = {name: float(value) for name, value in report.items() if isinstance(value, int | float)}
+    view = RunView(RunFolder(folder), "eval", report, list(numbers), [{"step": 0.0, **numbers}])
+    if (folder / "samples.jsonl").is_file():
+        view.samples = {"rollouts": {}, "validation": {0: folder / "samples.jsonl"}}
+    return view
+
+
+def _numbers(row: dict[str, str]) -> dict[str, float]:
+    numbers: dict[str, float] = {}
+    for name, cell in row.items():
+        try:
+            value = float(cell)
+        except ValueError:  # blank: the metric had no value at this step
+            continue
+        if math.isfinite(value):
+            numbers[name] = value
+    return numbers
+
+
+def _files(folder: Path) -> dict[int, Path]:
+    found = {path: STEP.fullmatch(path.stem) for path in folder.glob("step_*.jsonl")}
+    return {int(match[1]): path for path, match in sorted(found.items(), key=_place) if match}
+
+
+def _place(item: tuple[Path, re.Match[str] | None]) -> int:
+    return int(item[1][1]) if item[1] else -1
+
+
+def in_use(folder: Path) -> bool:
+    """Whether a process holds the folder: a run that writes to it (see `hone.training.process.hold`)."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno in (errno.EWOULDBLOCK, errno.EACCES)
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _not_a_run(given: Path, folder: Path) -> str:
+    """The sentence about a path that holds no run, with the nearest one that is."""
+    what = "there is no folder" if not given.exists() else "there is no run (no config.yaml) in"
+    near = nearest_run(folder)
+    return f"{what} {given}" + (f": did you mean {near}?" if near else ": give the folder of a run")
+
+
+def nearest_run(folder: Path) -> Path | None:
+    """A run below `folder`, or beside it with the nearest name."""
+    if folder.is_dir():
+        return next(iter(sorted(path.parent for path in folder.glob("*/config.yaml"))), None)
+    parent = folder.parent
+    while not parent.is_dir() and parent != parent.parent:
+        parent = parent.parent
+    runs = {path.parent.name: path.parent for path in parent.glob("*/config.yaml")}
+    close = difflib.get_close_matches(folder.name, runs, n=1, cutoff=0.4)
+    if close:
+        return runs[close[0]]
+    return runs[min(runs)] if runs else None
+
+
+def settings_text(view: RunView) -> str:
+    """The run's settings as YAML."""
+    return yaml.safe_dump(view.config, sort_keys=False, allow_unicode=True, width=100)

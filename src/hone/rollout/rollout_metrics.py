@@ -1,0 +1,55 @@
+"""What a batch of rollouts was like, as metrics."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from hone.rollout.environments.episode_result import metrics_of
+from hone.types import Group, Rollout
+
+
+def describe(groups: Sequence[Group]) -> dict[str, float]:
+    """What a batch of rollouts was like. Failures and exclusions are counted, never folded into a reward.
+
+    `accuracy` is there only where what is asked about the answers is right or wrong; the mean of every reward function
+    is `reward_NAME`, whatever it says.
+    """
+    rollouts = [rollout for group in groups for rollout in group.rollouts]
+    scored = [rollout for rollout in rollouts if rollout.reward is not None]
+    names = list(dict.fromkeys(name for rollout in scored for name in rollout.rewards))
+    metrics = {
+        "samples": float(len(rollouts)),
+        "completion_length": _mean([float(len(r.completion.tokens)) for r in rollouts]),
+        "truncated": _mean([float(r.completion.finish == "length") for r in rollouts]),
+        "excluded": float(sum(r.excluded is not None for r in rollouts)),
+        **metrics_of(rollouts),
+    }
+    if not scored and not any(r.failure for r in rollouts):  # nobody asked what they are worth
+        return metrics
+    metrics |= {
+        "reward": _mean([r.reward for r in scored if r.reward is not None]),
+        "failed": float(len(rollouts) - len(scored)),
+        "equal_groups": _mean([float(len({r.reward for r in group.rollouts}) == 1) for group in groups]),
+    }
+    if (right := accuracy(scored)) is not None:
+        metrics["accuracy"] = right
+    for name in names:
+        metrics[f"reward_{name}"] = _mean([v for r in scored if (v := r.rewards.get(name)) is not None])
+    for cause, count in Counter(r.failure.split(":")[0] for r in rollouts if r.failure).items():
+        metrics[f"failed_{cause.split(' ')[0]}"] = float(count)
+    return metrics
+
+
+def accuracy(rollouts: Sequence[Rollout]) -> float | None:
+    """The share of the judged answers that are right; None where that is not what is said of them: where nothing judges
+    answers, or gives other numbers than 1 for right and 0 (or -1) for wrong."""
+    judged = [value for rollout in rollouts if (value := rollout.judgement) is not None]
+    found = set(judged)
+    if not judged or not (found <= {0.0, 1.0} or found <= {-1.0, 1.0}):
+        return None
+    return sum(value == 1.0 for value in judged) / len(judged)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else float("nan")

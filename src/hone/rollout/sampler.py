@@ -1,0 +1,126 @@
+"""Where the groups of the online loop come from: prompts are sampled for, and what comes back is scored."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hone.config.schema import EvalConfig, OnlineConfig, RewardedConfig, RewardsConfig
+from hone.data.chat import Encoder
+from hone.rollout.environments.episode import Episodes
+from hone.rollout.environments.episode_result import Played, add_rewards, check_failures
+from hone.rollout.environments.pool import EnvironmentPool
+from hone.rollout.rewards.reward_pool import RewardPool
+from hone.rollout.rewards.scoring_batch import NO_FUNCTION_APPLIES
+from hone.rollout.scoring import collect, score_rollouts, scored_groups, settle, unscored_groups
+from hone.types import Generator, Group, Prompt, Sampling
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass
+class Source:
+    """Samples with one generator and scores with one pool, as one configuration says."""
+
+    generator: Generator
+    tokenizer: PreTrainedTokenizerBase
+    pool: RewardPool
+    config: OnlineConfig
+    episodes: Episodes | None = None
+    """What plays rollouts with their environments, if there are any."""
+
+    async def sample(
+        self, prompts: Sequence[Prompt], *, lap: Callable[[str], None] = lambda part: None
+    ) -> list[Group]:
+        """A group for each prompt, to learn from; scored where rewards are learnt from. `lap` is told of each part that
+        is done: `generation` (with environments), `reward`. Raises RewardError (see RewardPool.score)."""
+        config = self.config
+        sampling, count = sampling_of(config), config.loop.num_generations_per_prompt
+        if self.episodes is not None and isinstance(config, RewardedConfig):
+            played = await self.episodes.play(prompts, self.generator, sampling, count)
+            lap("generation")
+            groups = await scored_episodes(prompts, played, self.pool, config.rewards)
+            settle([rollout for group in groups for rollout in group.rollouts], config)
+            lap("reward")
+            return groups
+        completions = await self.generator.generate(prompts, sampling, count=count)
+        lap("generation")
+        if not isinstance(config, RewardedConfig):
+            return unscored_groups(prompts, completions, self.tokenizer, config)
+        groups = await collect(prompts, completions, self.tokenizer, self.pool, config)
+        lap("reward")
+        return groups
+
+    async def validate(self, prompts: Sequence[Prompt]) -> list[Group]:
+        """A group for each held-out prompt, with rewards as the functions gave them."""
+        sampling = sampling_of(self.config, validation=True)
+        count = self.config.loop.val_num_generations_per_prompt
+        if self.episodes is not None:
+            played = await self.episodes.play(prompts, self.generator, sampling, count)
+            return await scored_episodes(prompts, played, self.pool, self.config.rewards)
+        completions = await self.generator.generate(prompts, sampling, count=count)
+        return await scored_groups(prompts, completions, self.tokenizer, self.pool)
+
+
+async def scored_episodes(
+    prompts: Sequence[Prompt], played: Sequence[Sequence[Played]], pool: RewardPool, rewards: RewardsConfig
+) -> list[Group]:
+    """A Group for each prompt, with the rewards of functions and environments. Raises RewardError past
+    `rewards.max_failure_fraction`."""
+    every = [one for group in played for one in group]
+    check_failures(every, rewards.max_failure_fraction)
+    ended = [one for one in every if one.rollout.failure is None]
+    if pool.specs and ended:
+        whole = len(ended) == len(every)
+        size = max(len(group) for group in played) if whole else 1
+        await score_rollouts([one.rollout for one in ended], pool, size)
+    add_rewards(ended, NO_FUNCTION_APPLIES)
+    return [
+        Group(prompt.id, [one.rollout for one in group])
+        for prompt, group in zip(prompts, played, strict=True)
+    ]
+
+
+@contextlib.contextmanager
+def open_episodes(
+    config: OnlineConfig | EvalConfig, tokenizer: PreTrainedTokenizerBase, log_path: str | Path | None = None
+) -> Iterator[Episodes | None]:
+    """The environments that a configuration has, checked with its chat template; None without any. What they print goes
+    beside `log_path`. Raises ConfigError for what is no environment, or a template that cannot write what one needs."""
+    if not isinstance(config, RewardedConfig | EvalConfig) or not (config.env.given or config.env.named):
+        yield None
+        return
+    if isinstance(config, EvalConfig):
+        turns, context = config.eval.max_rollout_turns, config.generation.max_model_len
+        kwargs = config.tokenizer.chat_template_kwargs
+    else:
+        turns, context = config.loop.max_rollout_turns, config.policy.max_total_sequence_length
+        kwargs = config.policy.tokenizer.chat_template_kwargs
+    encoder = Encoder(tokenizer, add_bos=config.data.add_bos, template_kwargs=kwargs or {})
+    beside = Path(log_path).with_name("environments.log") if log_path is not None else None
+    with EnvironmentPool(config.env, beside) as pool:
+        episodes = Episodes(pool, encoder, turns, context, config.env.max_wait_s)
+        episodes.check()
+        yield episodes
+
+
+def sampling_of(config: OnlineConfig, *, validation: bool = False) -> Sampling:
+    """How rollouts (or validation samples) are drawn."""
+    g = config.policy.generation
+    return Sampling(
+        max_new_tokens=g.max_new_tokens,
+        temperature=g.val_temperature if validation else g.temperature,
+        top_p=g.val_top_p if validation else g.top_p,
+        top_k=g.val_top_k if validation else g.top_k,
+        stop_token_ids=tuple(g.stop_token_ids or ()),
+        stop_strings=tuple(g.stop_strings or ()),
+        seed=config.loop.seed,
+        min_p=g.val_min_p if validation else g.min_p,
+        repetition_penalty=g.val_repetition_penalty if validation else g.repetition_penalty,
+        min_new_tokens=g.min_new_tokens,
+        ignore_eos=g.ignore_eos,
+    )

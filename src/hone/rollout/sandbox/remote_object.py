@@ -1,0 +1,146 @@
+"""What one side of a link has of an object on the other: it asks there for all that is done with it.
+
+But no object answers for its own comparison with a plain value: where its class is derived from a built-in container,
+the content is fetched and compared here; else the two are not equal, and there is no arithmetic between them.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hone.rollout.sandbox.remote_link import Link
+
+_SHOWN = ("__name__", "__qualname__", "__doc__", "__annotations__", "__dict__")
+_BINARY = (
+    *("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul"),
+    *("and", "or", "xor", "lshift", "rshift"),
+)
+_COMPARED = ("lt", "le", "gt", "ge")
+_UNARY = (
+    *("len", "iter", "next", "str", "repr", "int", "float", "complex", "index"),
+    *("neg", "pos", "invert", "abs"),
+)
+
+
+class Remote:
+    """An object of the other side."""
+
+    __slots__ = ("__weakref__", "_base", "_link", "_name", "_number")
+
+    def __init__(self, link: Link, number: int, name: str, base: str | None) -> None:
+        for slot, value in (("_link", link), ("_number", number), ("_name", name), ("_base", base)):
+            object.__setattr__(self, slot, value)
+
+    @staticmethod
+    def number_of(remote: Remote) -> int:
+        """By which the other side finds it."""
+        return remote._number
+
+    def _ask(self, operation: str, *arguments: Any, **named: Any) -> Any:
+        return self._link.ask(operation, self, *arguments, **named)
+
+    def _content(self, other: Any) -> Any:
+        """What stands for this in an operation with `other`: itself beside its like, else its content."""
+        if isinstance(other, Remote) or self._base is None:
+            return self
+        return self._ask("plain")
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") and name not in _SHOWN:
+            raise AttributeError(name)
+        return self._ask("getattr", name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self._ask("setattr", name, value)
+
+    def __getitem__(self, key: Any) -> Any:
+        return self._ask("getitem", key)
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self._ask("setitem", key, value)
+
+    def __delitem__(self, key: Any) -> None:
+        self._ask("delitem", key)
+
+    def __bool__(self) -> bool:
+        return self._ask("bool") is True
+
+    def __enter__(self) -> Any:
+        return self._ask("enter")
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> bool:
+        return self._ask("exit", None if error is None else type(error), error, None) is True
+
+    def __copy__(self) -> Any:
+        return self._ask("copy")
+
+    def __deepcopy__(self, memo: Any) -> Any:
+        return self._ask("deepcopy")
+
+    def __instancecheck__(self, other: Any) -> bool:
+        return isinstance(other, Remote) and self._link.ask("isinstance", other, self) is True
+
+    def __hash__(self) -> int:
+        return hash((Remote, self._number))
+
+    def __eq__(self, other: Any) -> Any:
+        if self is other:
+            return True
+        if isinstance(other, Remote):
+            return self._ask("eq", other) is True
+        mine = self._content(other)
+        return False if mine is self else mine == other
+
+    def __ne__(self, other: Any) -> Any:
+        return not self == other
+
+
+class RemoteCallable(Remote):
+    """A function or a class of the other side, or an object that can be called."""
+
+    __slots__ = ()
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        return self._ask("call", *arguments, **named)
+
+
+async def later(remote: Remote) -> Any:
+    """What a coroutine of the other side will have returned."""
+    return remote._ask("await")
+
+
+def _unary(name: str) -> Callable[[Remote], Any]:
+    return lambda self: self._ask(name)
+
+
+def _binary(name: str) -> Callable[[Remote, Any], Any]:
+    plain = getattr(operator, name, None) or getattr(operator, f"{name}_")
+
+    def operate(self: Remote, other: Any) -> Any:
+        if isinstance(other, Remote):
+            return self._ask(name, other)
+        mine = self._content(other)
+        return NotImplemented if mine is self else plain(mine, other)
+
+    return operate
+
+
+def _reflected(name: str) -> Callable[[Remote, Any], Any]:
+    plain = getattr(operator, name, None) or getattr(operator, f"{name}_")
+
+    def operate(self: Remote, other: Any) -> Any:
+        mine = self._content(other)
+        return NotImplemented if mine is self else plain(other, mine)
+
+    return operate
+
+
+for _each in _UNARY:
+    setattr(Remote, f"__{_each}__", _unary(_each))
+for _each in (*_BINARY, *_COMPARED):
+    setattr(Remote, f"__{_each}__", _binary(_each))
+for _each in _BINARY:
+    setattr(Remote, f"__r{_each}__", _reflected(_each))

@@ -1,0 +1,103 @@
+"""Every rollout of a step as a readable line: what was asked, what came, what each reward function said, and
+what became of it. Failed and excluded ones too: the file says why (`failure`, `excluded`).
+
+A text longer than LONGEST is cut in its middle (`cut` counts the characters that are missing), so that a model that
+rambles does not fill the disk. docs/seeing.md says what each key means.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from hone.config.secrets import SECRETS
+from hone.tracking.run_folder import write_atomically
+
+if TYPE_CHECKING:
+    from hone.types import Group, Rollout
+
+ANSWER_COLUMNS = ("answer", "solution", "ground_truth", "target", "label")
+"""Columns of a row that say what would have been right; the first that the row has is written."""
+
+
+LONGEST = 100_000
+"""Characters of a text that are kept: more than a completion of 24,000 tokens has."""
+
+
+class Decoder(Protocol):
+    """The part of a tokenizer that is used."""
+
+    def decode(self, token_ids: list[int]) -> str: ...
+
+
+def write_rollouts(path: Path, step: int, groups: Iterable[Group], tokenizer: Decoder | None = None) -> None:
+    """Write the rollouts of a step to `path` as JSON Lines, whole or not at all.
+
+    With a tokenizer each line also holds `raw_prompt` and `raw_completion`: the very tokens, special ones
+    included. Raises OSError when the file cannot be written.
+    """
+    lines = [
+        json.dumps(_record(step, group, rollout, tokenizer), ensure_ascii=False, default=str)
+        for group in groups
+        for rollout in group.rollouts
+    ]
+    text = "".join(f"{line}\n" for line in lines)
+    # Half a surrogate pair, which a row's JSON may hold, is no UTF-8: it is written as "?".
+    write_atomically(path, text.encode("utf-8", "replace").decode("utf-8"))
+
+
+def _record(step: int, group: Group, rollout: Rollout, tokenizer: Decoder | None) -> dict[str, Any]:
+    prompt, completion = rollout.prompt, rollout.completion
+    answer = next((name for name in ANSWER_COLUMNS if name in prompt.row), None)
+    sampled = [
+        logprob
+        for place, logprob in enumerate(completion.logprobs)
+        if completion.mask is None or completion.mask[place]
+    ]
+    record: dict[str, Any] = {
+        "step": step,
+        "group": group.id,
+        "prompt": prompt.content,
+        "completion": rollout.text,
+        "rewards": rollout.rewards,
+        "reward": rollout.reward,
+        "advantage": rollout.advantage,
+        "finish": completion.finish,
+        "num_tokens": len(completion.tokens),
+        "logprob": sum(sampled) / len(sampled) if sampled else None,
+        "version": completion.version,
+        "failure": rollout.failure,
+        "excluded": rollout.excluded,
+        "answer": prompt.row[answer] if answer is not None else None,
+    }
+    if rollout.messages is not None:
+        record["messages"] = rollout.messages
+        record["turns"] = sum(message.get("role") == "assistant" for message in rollout.messages)
+        record["num_sampled"] = completion.num_sampled
+    if rollout.extra:
+        record["extra"] = rollout.extra
+    if tokenizer is not None:
+        record["raw_prompt"] = tokenizer.decode(list(prompt.tokens))
+        record["raw_completion"] = tokenizer.decode(list(completion.tokens))
+    missing = [0]
+    record = {name: _shortened(value, missing) for name, value in record.items()}
+    return record | ({"cut": missing[0]} if missing[0] else {})
+
+
+def _shortened(value: Any, missing: list[int]) -> Any:
+    """The value without secrets of the settings, and with its long texts cut in the middle; what that takes away is
+    added to `missing`."""
+    if isinstance(value, str):
+        value = SECRETS.hide(value)
+        over = len(value) - LONGEST
+        if over <= 0:
+            return value
+        missing[0] += over
+        return f"{value[: LONGEST // 2]} […] {value[-LONGEST // 2 :]}"
+    if isinstance(value, dict):
+        return {key: _shortened(item, missing) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_shortened(item, missing) for item in value]
+    return value

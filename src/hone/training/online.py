@@ -1,0 +1,263 @@
+"""The online loop: prompts -> rollouts -> rewards -> advantages -> loss -> optimizer step -> new weights.
+
+Synchronous today: rollouts of step k are sampled from the weights after step k - 1 (a staleness bound of zero).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from hone import engine
+from hone.algorithms import distill, grpo, ppo
+from hone.config import DistillConfig, GRPOConfig, Loaded, OnlineConfig, PPOConfig
+from hone.config.metric_names import column_of, flat_metric
+from hone.config.schema import RewardedConfig
+from hone.data import PromptData
+from hone.engine import Engine
+from hone.export import with_models_of_runs
+from hone.rollout.dynamic_sampling import Wanted, constants, fill
+from hone.rollout.rollout_metrics import describe
+from hone.rollout.sampler import Source
+from hone.tracking import Progress, RunFolder, working, write_rollouts
+from hone.training.preflight import prepared
+from hone.training.process import run_alone
+from hone.training.recovery import keep_going
+from hone.training.run import Run
+from hone.types import Group, Prompt, Rollout
+
+
+def main(loaded: Loaded, *, recovering: bool = False) -> dict[str, Any]:
+    """Train as configured; returns the run's summary. Raises HoneError for all that is expected to go wrong."""
+    loaded = with_models_of_runs(loaded)
+    return run_alone(loaded.config, keep_going(loaded.config, partial(train, loaded), recovering=recovering))
+
+
+async def train(loaded: Loaded, recovering: bool = False) -> dict[str, Any]:
+    """The loop itself."""
+    config: OnlineConfig = loaded.config
+    printed = RunFolder(config.checkpointing.checkpoint_dir, config.logger.log_dir).rewards_log
+    async with prepared(loaded, printed) as ready:
+        for note in ready.pool.notes:
+            print(note, flush=True)
+        with working(f"loading {config.policy.model_name}"):
+            parts = engine.build(config, ready.tokenizer, recovering=recovering)
+        with parts:
+            assert parts.generator is not None
+            parts.notices += ready.episodes.notices if ready.episodes is not None else []
+            source = Source(parts.generator, ready.tokenizer, ready.pool, config, ready.episodes)
+            return await _train(loaded, ready.data, parts, source)
+
+
+async def _train(loaded: Loaded, data: PromptData, parts: Engine, source: Source) -> dict[str, Any]:
+    config: OnlineConfig = loaded.config
+    run = Run(
+        loaded,
+        loaded.kind,
+        total_steps=total_steps(config, data),
+        parts=parts.parts,
+        data=data,
+        tokenizer=parts.tokenizer,
+        engine=parts,
+    )
+    await run.resume()
+    _end_with_the_data(run, data, run.step)
+    if run.finished:
+        return run.summary()
+    await source.generator.update_weights(run.step, parts.learner.weights())
+    with run:
+        run.note_all(data.tally.fresh())
+        if config.loop.val_at_start and run.step == 0:
+            run.progress.doing("validating before the first step")
+            run.log_before_training(await validate(source, data.validation, run, step=0))
+        for step in run.steps():
+            await one_step(step, parts, data, source, run)
+            run.note_all(data.tally.fresh())
+        await run.finish()
+    return run.summary()
+
+
+async def one_step(step: int, parts: Engine, data: PromptData, source: Source, run: Run) -> None:
+    """Sample, score, learn, hand the new weights to the generator, write everything down."""
+    config, clock = source.config, _Clock(run.progress)
+    source.pool.at(step - 1, run.total_steps)
+    if isinstance(config, DistillConfig) and not config.distillation.samples_itself(step):
+        metrics, tokens = await _learn_from_answers(parts, data, config)
+        clock.lap("training")
+    else:
+        metrics, tokens = await _learn_from_rollouts(step, parts, data, source, run, clock)
+    _end_with_the_data(run, data, step)
+    await source.generator.update_weights(step, parts.learner.weights())
+    clock.lap("weight_sync")
+    metrics |= {"epoch": float(data.epoch), **source.pool.metrics(taken=metrics)}
+    metrics["policy_loss_total"] = metrics.pop("loss", 0.0)
+    if validation_is_due(step, run.total_steps, config):
+        metrics |= await validate(source, data.validation, run, step=step)
+        clock.lap("validation")
+    metrics |= clock.seconds()
+    metrics["tokens_per_s"] = tokens / metrics["seconds"]
+    stop_when_reached(metrics, config, run)
+    await run.end_step(step, metrics, tokens=tokens)
+
+
+async def _learn_from_rollouts(
+    step: int, parts: Engine, data: PromptData, source: Source, run: Run, clock: _Clock
+) -> tuple[dict[str, float], int]:
+    """Sample completions of prompts, score them where rewards are learnt from, learn. Metrics, and tokens."""
+    config = source.config
+    sample = partial(source.sample, lap=clock.lap)
+    if isinstance(config, RewardedConfig) and config.loop.use_dynamic_sampling:
+        wanted = Wanted.of(config.loop, grpo.weight_of(config))
+        # Every step before has learnt something, so a first one that does not has left the weights as they were.
+        filled = await fill(data.next, sample, wanted, last=lambda: data.over and step > 1)
+        groups, chosen, counts = filled.drawn, filled.groups, filled.metrics()
+    else:
+        groups = chosen = await sample(data.next(config.loop.num_prompts_per_step))
+        counts = {}
+    learnt = await learn(step, parts, chosen, config) | counts
+    clock.lap("training")
+    if config.logger.log_rollouts:
+        write_rollouts(run.folder.rollout_file(step), step, groups)
+    rollouts = [rollout for group in groups for rollout in group.rollouts]
+    if len({r.reward for r in rollouts}) == 1 and (why := constants(groups)):
+        run.note_once("constant", f"step {step} has nothing to learn from: all rewards are equal{why}")
+    tokens = sum(len(r.prompt.tokens) + len(r.completion.tokens) for r in rollouts)
+    return describe(groups) | learnt, tokens
+
+
+async def _learn_from_answers(
+    parts: Engine, data: PromptData, config: DistillConfig
+) -> tuple[dict[str, float], int]:
+    """Learn from the answers that the data has to the prompts. Metrics, and tokens."""
+    assert parts.teacher is not None
+    prompts = data.next(config.loop.num_prompts_per_step)
+    samples = data.answers(prompts)
+    metrics = await distill.step(parts.learner, parts.teacher, samples, config)
+    counts = {"samples": len(prompts), "truncated_samples": data.counts["truncated"]}
+    counts["excluded_samples"] = data.counts["excluded"]
+    metrics |= {name: float(count) for name, count in counts.items()}
+    return metrics, sum(len(sample) for sample in samples)
+
+
+def _end_with_the_data(run: Run, data: PromptData, step: int) -> None:
+    """Dynamic sampling may draw the last prompt steps before they were counted on."""
+    if data.over:
+        run.total_steps = min(run.total_steps, step)
+
+
+async def learn(step: int, parts: Engine, groups: Sequence[Group], config: OnlineConfig) -> dict[str, float]:
+    """The algorithm's own part of a step: advantages and updates."""
+    if isinstance(config, PPOConfig):
+        return await ppo.step(parts.learner, parts.reference, parts.value, groups, config, number=step)
+    if isinstance(config, DistillConfig):
+        assert parts.teacher is not None
+        return await distill.step(parts.learner, parts.teacher, distill.samples_of(groups), config)
+    assert isinstance(config, GRPOConfig)
+    return await grpo.step(parts.learner, parts.reference, groups, config, version=step - 1)
+
+
+def total_steps(config: OnlineConfig, data: PromptData) -> int:
+    """Steps of the whole run: the smaller of `max_num_steps` and what the epochs hold."""
+    limits = [config.loop.max_num_steps] if config.loop.max_num_steps is not None else []
+    if config.loop.max_num_epochs is not None:
+        limits.append(data.total_steps(config.loop.num_prompts_per_step))
+    return min(limits)
+
+
+def validation_is_due(step: int, total: int, config: OnlineConfig) -> bool:
+    """At the period (once `val_start_at` has passed), and at the end when asked for."""
+    if step == total and config.loop.val_at_end:
+        return True
+    return (
+        config.loop.val_period > 0 and step % config.loop.val_period == 0 and step >= config.loop.val_start_at
+    )
+
+
+async def validate(source: Source, prompts: Sequence[Prompt], run: Run, *, step: int) -> dict[str, float]:
+    """Sample held-out prompts and score them. Names are those of `describe`, with `val_` before them."""
+    config = source.config
+    source.pool.at(step, run.total_steps)
+    limit = config.loop.max_val_samples
+    prompts = list(prompts[:limit] if limit is not None else prompts)
+    if not prompts:
+        return {}
+    groups: list[Group] = []
+    size = config.loop.val_batch_size or len(prompts)
+    for start in range(0, len(prompts), size):
+        chunk = prompts[start : start + size]
+        groups += await source.validate(chunk)
+        run.progress.phase("validation", start + len(chunk), len(prompts))
+    write_rollouts(run.folder.validation_file(step), step, groups)
+    rollouts = [rollout for group in groups for rollout in group.rollouts]
+    _print_samples(rollouts, run, config.logger.num_val_samples_to_print)
+    told = {
+        name: value
+        for name, value in source.pool.metrics().items()
+        if not name.startswith("weight_") and (value or not name.startswith("workers_"))
+    }
+    described = {name: value for name, value in describe(groups).items() if name in VALIDATED}
+    metrics = {f"val_{name}": value for name, value in (told | described).items()}
+    ranked = config.checkpointing.metric_name or ""
+    if flat_metric(ranked) not in metrics and (column := column_of(ranked, metrics)) in metrics:
+        why = "no reward function says right or wrong, so there is no accuracy"
+        run.note_once("accuracy", f"{why}: checkpoints are ranked by {column}")
+    return metrics
+
+
+VALIDATED = (
+    *("accuracy", "reward", "completion_length", "truncated", "failed", "samples"),
+    *("turns", "tool_calls", "tool_failures", "out_of_turns"),
+)
+
+
+def stop_when_reached(metrics: dict[str, float], config: OnlineConfig, run: Run) -> None:
+    """End the run once the watched validation metric is good enough."""
+    name, threshold = config.loop.stop_at_validation_metric, config.loop.stop_at_validation_threshold
+    if name is None or threshold is None:
+        return
+    full = name if ":" in name else f"val:{name}"
+    column = column_of(full, metrics)
+    value = metrics.get(column)
+    if value is not None and value >= threshold:
+        run.stop(f"{name if column == flat_metric(full) else column} reached {value:.4g}")
+
+
+def _print_samples(rollouts: Sequence[Rollout], run: Run, count: int) -> None:
+    for rollout in rollouts[:count]:
+        content = rollout.prompt.content
+        asked = content if isinstance(content, str) else content[-1]["content"]
+        run.progress.note(
+            f"{asked}\n  -> {rollout.text}\n  reward {rollout.reward} (row {Path(rollout.prompt.id).name})"
+        )
+
+
+NEXT = {
+    "generation": "scoring",
+    "reward": "training",
+    "training": "handing the weights to the generator",
+    "weight_sync": "validating",
+}
+"""Part of a step, and what comes after it."""
+
+
+class _Clock:
+    """Seconds of each part of a step; the progress line is told of each as it begins."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        progress.doing("sampling")
+        self._start = self._last = time.perf_counter()
+        self._laps: dict[str, float] = {}
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self._laps[f"seconds_{name}"] = self._laps.get(f"seconds_{name}", 0.0) + now - self._last
+        self._last = now
+        if name in NEXT:
+            self._progress.doing(NEXT[name])
+
+    def seconds(self) -> dict[str, float]:
+        return self._laps | {"seconds": time.perf_counter() - self._start}

@@ -1,0 +1,98 @@
+"""All that comes before a weight is loaded: trackers, checkpoints, data, rewards, environments, and what a model's
+config says.
+
+A run goes through `prepare` or `prepared`, then `engine.build`, which begins with `engine.check`. `hone plan` goes
+through the same, in `check`: it refuses what the run would refuse, in the same words.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from hone import engine
+from hone.algorithms.registry import Method, method_of
+from hone.checkpoint.checkpoints import Checkpoints
+from hone.config import DistillConfig, Loaded, OnlineConfig
+from hone.data import PromptData, build_prompts
+from hone.engine.build import tokenizer_of
+from hone.rollout.environments.episode import Episodes
+from hone.rollout.rewards.reward_pool import RewardPool
+from hone.rollout.sampler import open_episodes
+from hone.rollout.scoring import open_pool
+from hone.tracking import Activity, check_sinks, working
+from hone.training.process import check_could_write, written_folders
+from hone.training.recovery import check_same_run
+
+
+def check_run(loaded: Loaded[Any]) -> None:
+    """Raise ConfigError for a tracker that is not installed, CheckpointError for a folder that holds a run of other
+    settings."""
+    config = loaded.config
+    check_sinks(config.logger)
+    checkpoints = Checkpoints(config.checkpointing)
+    steps = checkpoints.steps() if config.checkpointing.enabled else []
+    if steps:
+        check_same_run(loaded.kind, loaded.to_yaml(), checkpoints, checkpoints.path(steps[-1]))
+
+
+def prepare(loaded: Loaded[Any]) -> tuple[PreTrainedTokenizerBase, Method]:
+    """What a supervised run works with besides its models. Raises HoneError for what would stop it."""
+    check_run(loaded)
+    tokenizer = tokenizer_of(loaded.config)
+    with working("reading the data"):
+        method = method_of(loaded.kind, loaded.config, tokenizer)
+    return tokenizer, method
+
+
+@dataclass
+class Prepared:
+    """What an online run works with besides its models."""
+
+    tokenizer: PreTrainedTokenizerBase
+    data: PromptData
+    pool: RewardPool
+    episodes: Episodes | None
+
+
+@contextlib.asynccontextmanager
+async def prepared(
+    loaded: Loaded[Any], printed: Path | None, *, load_models: bool = True
+) -> AsyncIterator[Prepared]:
+    """What an online run works with besides its models; `load_models`: with reward models. What functions print goes to
+    `printed`. Raises HoneError for what would stop the run."""
+    config: OnlineConfig = loaded.config
+    check_run(loaded)
+    pool = open_pool(config.rewards, printed, load_models=load_models)
+    with contextlib.closing(Activity()) as activity:
+        pool.start(activity.begin)
+    with contextlib.closing(pool):
+        tokenizer = tokenizer_of(config)
+        with working("reading the data"):
+            data = build_prompts(config, tokenizer)
+        if isinstance(config, DistillConfig) and config.distillation.on_policy_fraction < 1:
+            data.check_answers()
+        pool.check_columns(data.columns)
+        with open_episodes(config, tokenizer, printed) as episodes:
+            yield Prepared(tokenizer, data, pool, episodes)
+
+
+def check(loaded: Loaded[Any]) -> None:
+    """Raise what would stop a training run before its first step. Nothing is written."""
+    for path, key in written_folders(loaded.config):
+        check_could_write(path, key)
+    if not isinstance(loaded.config, OnlineConfig):
+        engine.check(loaded.config, prepare(loaded)[0])
+        return
+
+    async def check_online() -> None:
+        async with prepared(loaded, None, load_models=False) as ready:
+            engine.check(loaded.config, ready.tokenizer)
+
+    asyncio.run(check_online())

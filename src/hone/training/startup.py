@@ -1,0 +1,100 @@
+"""Before the heavy part of a command: say what begins, and spare it a hub that cannot be reached.
+
+Nothing of torch or Hugging Face is imported here: a setting for them must be there before they are.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from hone.config import DistillConfig, EvalConfig, Loaded, OnlineConfig, PPOConfig, SFTConfig
+from hone.errors import ConfigError, visible
+from hone.user_code import is_code
+
+FILES = (".jsonl", ".json", ".parquet")
+
+
+def announce(kind: str, loaded: Loaded) -> None:
+    """Print what a run is about, model, data and folder: its first step is seconds away."""
+    config: SFTConfig | OnlineConfig | EvalConfig = loaded.config
+    if isinstance(config, EvalConfig):
+        print(visible(f"{kind}: {config.generation.model_name} on {config.data.dataset_name}"), flush=True)
+        return
+    data = ", ".join(str(entry.dataset_name) for entry in config.data.train or [])
+    folder = config.checkpointing.checkpoint_dir
+    taught = f" from {config.teacher.model_name}" if isinstance(config, DistillConfig) else ""
+    print(visible(f"{kind}: {config.policy.model_name}{taught} on {data}, into {folder}"), flush=True)
+
+
+LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+
+
+def log_as_asked(loaded: Loaded) -> None:
+    """NEMO_LOG_LEVEL, as upstream has it: from which level on log records are printed, of Hone (DEBUG: its resolved
+    settings, every step's metrics) and of the libraries. Unset: none of Hone's. Raises ConfigError for no level."""
+    asked = os.environ.get("NEMO_LOG_LEVEL")
+    if asked is None:
+        return
+    level = asked.strip().upper()
+    if level not in LEVELS:
+        raise ConfigError(
+            f"the environment variable NEMO_LOG_LEVEL={asked}: choose one of {', '.join(LEVELS)}"
+        )
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    for library in ("TRANSFORMERS", "DATASETS", "HF_HUB"):
+        os.environ.setdefault(f"{library}_VERBOSITY", level.lower())
+    logging.getLogger(__name__).debug("resolved settings:\n%s", loaded.to_yaml())
+
+
+def spare_the_hub(loaded: Loaded) -> None:
+    """Turn Hugging Face's offline mode on when the run names something of the hub and the hub cannot be reached.
+
+    Its libraries would try five times for each file, a minute and twenty lines in all, before they look at what is
+    already on this machine. Someone who has set HF_HUB_OFFLINE is not second-guessed.
+    """
+    if (
+        "HF_HUB_OFFLINE" not in os.environ
+        and any(map(_of_the_hub, _names(loaded.config)))
+        and not reachable()
+    ):
+        os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+def reachable(timeout: float = 5.0) -> bool:
+    """Whether the hub answers at all. Behind a proxy that cannot be told, and is taken to be so."""
+    endpoint = urlsplit(os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
+    if urllib.request.getproxies() or endpoint.hostname is None:
+        return True
+    port = endpoint.port or (80 if endpoint.scheme == "http" else 443)
+    try:
+        socket.create_connection((endpoint.hostname, port), timeout=timeout).close()
+    except OSError:
+        return False
+    return True
+
+
+def _names(config: SFTConfig | OnlineConfig | EvalConfig) -> Iterator[str | None]:
+    """Every model, tokenizer and dataset of a run."""
+    if isinstance(config, EvalConfig):
+        yield from (config.generation.model_name, config.tokenizer.name, config.data.dataset_name)
+        return
+    yield from (config.policy.model_name, config.policy.tokenizer.name)
+    if isinstance(config, DistillConfig):
+        yield from (config.teacher.model_name, config.teacher.tokenizer.name)
+    if isinstance(config, PPOConfig):
+        yield from (config.value.model_name, config.value.tokenizer.name)
+    for entry in (*(config.data.train or ()), *(config.data.validation or ())):
+        yield entry.dataset_name
+
+
+def _of_the_hub(name: str | None) -> bool:
+    """Whether it is neither embedded nor a path."""
+    if not name or name.startswith(("hone/", ".", "/", "~")) or name.endswith(FILES) or is_code(name):
+        return False
+    return not Path(name).exists()

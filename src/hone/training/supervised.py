@@ -1,0 +1,117 @@
+"""The supervised loop: examples -> loss -> optimizer step, for every method of `hone.algorithms.registry`."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from hone import engine
+from hone.algorithms.registry import Method
+from hone.config import Loaded
+from hone.engine import Engine
+from hone.export import with_models_of_runs
+from hone.tracking import working
+from hone.training.preflight import prepare
+from hone.training.process import run_alone
+from hone.training.recovery import keep_going
+from hone.training.run import Run
+from hone.types import TrainedModel
+
+
+def main(loaded: Loaded, *, recovering: bool = False) -> dict[str, Any]:
+    """Train as configured; returns the run's summary. Raises HoneError for all that is expected to go wrong."""
+    loaded = with_models_of_runs(loaded)
+    return run_alone(loaded.config, keep_going(loaded.config, partial(train, loaded), recovering=recovering))
+
+
+async def train(loaded: Loaded, recovering: bool = False) -> dict[str, Any]:
+    """The loop itself."""
+    config = loaded.config
+    tokenizer, method = prepare(loaded)
+    with working(f"loading {config.policy.model_name}"):
+        parts = engine.build(config, tokenizer, recovering=recovering)
+    with parts:
+        return await _train(loaded, tokenizer, method, parts)
+
+
+async def _train(
+    loaded: Loaded, tokenizer: PreTrainedTokenizerBase, method: Method, parts: Engine
+) -> dict[str, Any]:
+    config, section, learner = loaded.config, method.section, parts.learner
+    size = config.policy.train_global_batch_size
+    steps = total_steps(config, method)
+    run = Run(
+        loaded,
+        loaded.kind,
+        total_steps=steps,
+        parts=parts.parts,
+        data=method,
+        tokenizer=tokenizer,
+        engine=parts,
+    )
+    await method.prepare(learner, steps * size)
+    await run.resume()
+    if run.finished:
+        return run.summary()
+    with run:
+        run.note_all([*method.notes(), *method.data.tally.fresh()])
+        said = False
+        if section.val_at_start and run.step == 0:
+            run.progress.doing("validating before the first step")
+            run.log_before_training(await validate(learner, method))
+        for step in run.steps():
+            started = time.perf_counter()
+            run.progress.doing("training")
+            samples = method.data.next(size)
+            if not samples:  # rows that are left out can end the last epoch sooner than their number says
+                break
+            said = said or _say_truncated(run, method)
+            run.note_all(method.data.tally.fresh())
+            metrics = method.describe(await method.step(learner, samples), samples)
+            tokens = sum(len(sample) for sample in samples)
+            metrics["tokens_per_s"] = tokens / (time.perf_counter() - started)
+            last = step == run.total_steps
+            if (section.val_period > 0 and step % section.val_period == 0) or (last and section.val_at_end):
+                run.progress.doing("validating")
+                metrics |= await validate(learner, method)
+            await run.end_step(step, metrics, tokens=tokens)
+        await run.finish()
+    return run.summary()
+
+
+def total_steps(config: Any, method: Method) -> int:
+    """Optimizer steps of the whole run: the smaller of `max_num_steps` and what the epochs hold."""
+    section = method.section
+    limits = [section.max_num_steps] if section.max_num_steps is not None else []
+    if section.max_num_epochs is not None:
+        limits.append(method.data.total_steps(config.policy.train_global_batch_size))
+    return min(limits)
+
+
+def _say_truncated(run: Run, method: Method) -> bool:
+    """Tell, once, that samples are cut: whether it has been told."""
+    if not method.data.counts["truncated"]:
+        return False
+    longest = run.config.policy.max_total_sequence_length
+    run.progress.note(
+        f"samples longer than policy.max_total_sequence_length={longest} are cut; metrics.csv counts them "
+        "(truncated_samples)"
+    )
+    return True
+
+
+async def validate(learner: TrainedModel, method: Method) -> dict[str, float]:
+    """The method's metrics of the held-out samples; none where there are no such samples."""
+    samples = method.held_out()
+    if not samples:
+        return {}
+    started = time.perf_counter()
+    metrics = await method.measure(learner, samples)
+    return {
+        **{f"val_{name}": value for name, value in metrics.items()},
+        "val_samples": float(len(samples)),
+        "val_seconds": time.perf_counter() - started,
+    }

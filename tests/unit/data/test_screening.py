@@ -1,0 +1,79 @@
+"""Counting tokens ahead: the same counts, the same rows, and an environment that is put back."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import os
+from pathlib import Path
+
+import pytest
+
+from hone.config.schema import DPOConfig, SFTConfig
+from hone.data import build_preferences, build_supervised, length_filter
+from hone.data.chat import Encoder
+from hone.data.formats import Format
+
+TEXTS = ["apples", "", "<|im_end|> as text", "漢字 é", "the answer is 12", "\n\n  x "] * 20
+
+
+@pytest.mark.parametrize("name", ["chatml", "llama3", "metaspace", "plain"])
+def test_counts_are_those_of_the_tokens(name, request):
+    tokenizer = request.getfixturevalue(name)
+    encoder = Encoder(tokenizer)
+    tokenizer.backend_tokenizer.enable_truncation(2)  # as some tokenizer.json have it
+    tokenizer.backend_tokenizer.enable_padding(length=64)
+    kept = [text for text in TEXTS if "|" not in text]
+    assert encoder.count_tokens(kept) == [len(encoder.tokens_of(text)) for text in kept]
+    assert encoder.count_tokens(TEXTS)[2] > 4  # one by one: none of it is the control token
+
+
+def test_a_long_text_is_no_matter_for_a_warning_of_transformers(chatml, caplog, monkeypatch):
+    """Whether it is cut or refused is said by the run."""
+    logger = logging.getLogger("transformers")
+    monkeypatch.setattr(logger, "propagate", True)
+    tokenizer = copy.deepcopy(chatml)
+    tokenizer.model_max_length = 4
+    encoder = Encoder(tokenizer)
+    assert len(encoder.tokens_of("the answer is 12 " * 4)) > 4
+    encoder.encode(Format().supervised({"text": "the answer is 12 " * 4}))
+    assert caplog.text == ""
+
+
+def rows_of(path: Path, kind: str) -> str:
+    rows = []
+    for i in range(400):  # prompts of 1 to 120 words: short by bytes, short, near the limit, and long
+        asked = " ".join(["apples"] * (i * 7 % 120 + 1))
+        answers = {"answer": f"{i}"} if kind == "sft" else {"chosen": f"{i}", "rejected": f"no {i}"}
+        rows.append({"question": asked, **answers})
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+@pytest.mark.parametrize("kind", ["sft", "dpo"])
+def test_what_is_left_out_is_what_encoding_every_row_leaves_out(kind, tmp_path, chatml, monkeypatch):
+    root, build = (SFTConfig, build_supervised) if kind == "sft" else (DPOConfig, build_preferences)
+    data = {"train": {"dataset_name": rows_of(tmp_path / "rows.jsonl", kind)}}
+    config = root(data=data, policy={"max_total_sequence_length": 64})
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
+    monkeypatch.setattr(length_filter, "_CHUNK", 32)  # many chunks, which are counted while others are read
+    screened = build(config, chatml)
+    assert os.environ["TOKENIZERS_PARALLELISM"] == "false"
+
+    class Undecided(length_filter.LengthScreen):
+        def fits(self, content):
+            return False
+
+        def fit_tokenised(self, contents):
+            return [None for _ in contents]
+
+    for module in ("supervised", "preferences"):
+        monkeypatch.setattr(f"hone.data.{module}.LengthScreen", Undecided)
+    encoded = build(config, chatml)
+    assert screened.training_parts[0].left_out == encoded.training_parts[0].left_out
+    assert 100 < screened.num_rows < 300
+    assert dict(screened.counts) == dict(encoded.counts)
+    drawn, again = screened.next(50), encoded.next(50)
+    assert [sample.id for sample in drawn] == [sample.id for sample in again]
+    assert all((a.tokens_T == b.tokens_T).all() for a, b in zip(drawn, again, strict=True))

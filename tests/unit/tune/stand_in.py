@@ -1,0 +1,52 @@
+"""In place of `hone sft` where a test is about the search: a run whose loss is a formula. Not a test itself. It imports
+nothing of Hone, to be quick.
+
+val_loss = |log10(lr) + 3| + 1 / step + size / 1000, a row every `STAND_IN_PAUSE` seconds. lr above 0.5 crashes after a
+row. A run that was killed goes on with the step after its last row.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+PAUSE = float(os.environ.get("STAND_IN_PAUSE", "0.01"))
+
+
+def die_with(descriptor: int) -> None:
+    """As `hone.tune.trial_process` does."""
+    while os.read(descriptor, 1):
+        pass
+    os.kill(0, signal.SIGKILL)
+
+
+def main() -> None:
+    threading.Thread(target=die_with, args=(int(sys.argv[1]),), daemon=True).start()
+    given = dict(word.split("=", 1) for word in sys.argv[3:] if "=" in word)
+    folder = Path(given["checkpointing.checkpoint_dir"])
+    lr = float(given["policy.optimizer.kwargs.lr"])
+    file = folder / "metrics.csv"
+    (folder / "config.yaml").write_text(f"checkpointing: {{checkpoint_dir: {folder}}}\nlr: {lr}\n")
+    (folder / "step_9").mkdir(exist_ok=True)
+    if not file.exists():
+        file.write_text("step,val_loss\n")
+    with open(folder / "starts", "a") as starts:
+        starts.write(f"{os.getpid()}\n")
+    done = len(file.read_text().splitlines()) - 1
+    for step in range(done + 1, int(given["sft.max_num_steps"]) + 1):
+        time.sleep(PAUSE)
+        size = int(given.get("policy.train_global_batch_size", 0))
+        value = abs(math.log10(lr) + 3) + 1 / step + size / 1000
+        with open(file, "a") as rows:
+            rows.write(f"{step},{value}\n")
+        if lr > 0.5:
+            sys.exit("error: loss is nan at update 1")
+
+
+if __name__ == "__main__":
+    main()
