@@ -26,7 +26,7 @@ MAY_IMPORT: dict[str, str] = {
     "tracking": "errors types config",
     "rollout": "errors types config chat_template data user_code model",
     "algorithms": "errors types config data tracking",
-    "engine": "errors types config chat_template data model planning checkpoint",
+    "engine": "errors version types config chat_template data model planning checkpoint",
     "export": "errors config model checkpoint engine",
     "report": "errors config data model tracking checkpoint engine export",
     "training": "errors types user_code config data model planning checkpoint tracking rollout algorithms engine "

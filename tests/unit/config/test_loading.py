@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from hone.config import SFTConfig, load, reference_table
+from hone.config import SFTConfig, document, load
 from hone.config.keys import all_keys
 from hone.config.loading.load import Kind
 from hone.config.resume_compat import changes
@@ -43,7 +43,7 @@ def write(folder: Path, name: str, text: str) -> Path:
 def test_every_key_is_documented(kind: str) -> None:
     undocumented = [key for key, field, _ in all_keys(ROOTS[kind]) if not field.description]
     assert undocumented in ([], ["data.default"])
-    table = reference_table(kind)
+    table = document(kind)
     assert "`cluster.gpus_per_node` | `1` | GPUs per machine" in table
     assert all(f"| `{key}` |" in table for key, _, _ in all_keys(ROOTS[kind]))
 

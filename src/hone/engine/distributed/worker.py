@@ -16,13 +16,13 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-import hone
 from hone.config import DistillConfig, OnlineConfig, SFTConfig
 from hone.engine.build import Engine, LocalTeacher, build_here, build_teacher, tokenizer_of
 from hone.engine.distributed.heartbeat import PULSE, doing
 from hone.model.mesh import communication, make_mesh
 from hone.planning.parallel_dims import Layout
 from hone.types import Completion, Generator, Prompt, Sampling
+from hone.version import __version__
 
 
 class Worker:
@@ -45,7 +45,7 @@ class Worker:
         return {
             "host": socket.gethostname(),
             "pid": os.getpid(),
-            "hone": hone.__version__,
+            "hone": __version__,
             "torch": torch.__version__.split("+")[0],
             "sees": sign is None or os.path.isfile(sign),
         }

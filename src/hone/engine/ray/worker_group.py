@@ -14,7 +14,6 @@ from typing import Any, cast
 
 import torch
 
-import hone
 from hone.config import OnlineConfig, SFTConfig
 from hone.config.secrets import SECRETS
 from hone.engine.distributed.worker import Worker
@@ -23,6 +22,7 @@ from hone.engine.ray.nodes import FewerMachines, ray, usable_nodes
 from hone.engine.ray.watchdog import LOOK_S, Watch, answer_of, is_about_touch, side_loop, why
 from hone.errors import ClusterError, HoneError, TrainingError, WorkerLostError
 from hone.planning.parallel_dims import Layout
+from hone.version import __version__
 
 if ray is not None:
     from ray.exceptions import RayActorError, RayError, RayTaskError
@@ -136,7 +136,7 @@ class Workers:
         return {name: os.environ.get(name, LOOPBACK_DEVICE) for name in names}
 
     def _check_alike(self) -> None:
-        ours = {"hone": hone.__version__, "torch": torch.__version__.split("+")[0]}
+        ours = {"hone": __version__, "torch": torch.__version__.split("+")[0]}
         for rank, about in enumerate(self.about):
             for name, version in ours.items():
                 if about[name] != version:
