@@ -12,7 +12,7 @@ WARM_UP := import hone.training.supervised, hone.training.online, hone.evaluatio
 	hone.model.loading as load, torch.utils.tensorboard, matplotlib.pyplot, rich.progress; load.load_model('hone/tiny-sft')
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test demo test test-quick test-all lint clean
+.PHONY: help setup setup-test demo lint test test-quick test-all test-shard docs package clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -35,6 +35,11 @@ $(VENV)/.setup-test: $(VENV)/.setup
 	$(PIP) --no-build-isolation -e '.[test]'
 	@touch $@
 
+$(VENV)/.setup-docs: $(VENV)/.setup
+	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: the documentation's generator needs Python 3.11 or newer: make docs PYTHON=python3.12 VENV=.venv-docs" >&2; exit 1; }
+	$(PIP) --no-build-isolation -e '.[docs]'
+	@touch $@
+
 setup: $(VENV)/.setup ## .venv with hone in it (.venv/bin/hone)
 
 setup-test: $(VENV)/.setup-test ## the same, with what the tests need
@@ -43,7 +48,7 @@ demo: setup ## SFT, then GRPO, on this machine; ends with results/demo/summary.j
 	HONE_SETUP_SECONDS=$$(cat $(VENV)/.seconds) $(BIN)/python -m hone.demo
 
 # One thread for each test process: the processes share the cores already.
-test test-quick test-all: export OMP_NUM_THREADS := 1
+test test-quick test-all test-shard: export OMP_NUM_THREADS := 1
 
 lint: setup-test ## ruff and mypy
 	$(BIN)/ruff check .
@@ -59,6 +64,20 @@ test: lint ## lint and the tests, a quarter of an hour on 2 cores
 test-all: lint ## the same with more kills and more meshes, an hour
 	$(BIN)/python -m pytest -n auto
 
+# What the jobs of .github/workflows/tests.yml run: SHARD=2/4 is the second quarter of the test files, SELECT pytest's -m.
+test-shard: setup-test ## the tests of one of several parallel jobs, without lint
+	$(BIN)/python -m pytest -m "$(or $(SELECT),not long)" -n auto --shard $(or $(SHARD),1/1)
+
+docs: $(VENV)/.setup-docs ## the documentation as a site, in site/; its links are checked
+	$(BIN)/python scripts/build_docs.py
+
+package: setup ## the distribution, in dist/, checked; TAG=v1.2.3 compares its version with a tag
+	$(PIP) build twine
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/python -m twine check --strict dist/*
+	$(BIN)/python scripts/check_package.py $(if $(TAG),--tag $(TAG))
+
 clean: ## remove the environment and caches, never results
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache src/*.egg-info
+	rm -rf $(VENV) build dist site .pytest_cache .mypy_cache .ruff_cache src/*.egg-info
 	find src tests examples benchmarks scripts -type d -name __pycache__ -prune -exec rm -rf {} +
