@@ -8,7 +8,7 @@ from pathlib import Path
 from transformers import LlamaConfig
 
 from hone.config import SFTConfig
-from hone.model.model_size import shape_of
+from hone.model.model_size import model_size_of
 from hone.planning.hardware import GIB, Machine, machine_named
 from hone.planning.planner import Choice, choose, more_devices
 
@@ -66,7 +66,7 @@ def row(name: str) -> str:
     """One model on the devices that are often named for it."""
     kind, nodes, per_node = OFTEN_SAID[name]
     machine: Machine = machine_named(kind, nodes=nodes, per_node=per_node)
-    shape = shape_of(MODELS[name])
+    shape = model_size_of(MODELS[name])
     full, lora = choose(shape, config(), machine), choose(shape, config(lora=True), machine)
     enough = full if not full.taken.memory.host else more_devices(shape, config(), machine, offload=False)
     assert enough is not None

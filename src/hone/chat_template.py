@@ -38,7 +38,7 @@ _ID = "call00001"
 
 
 @dataclass(frozen=True)
-class Traits:
+class TemplateFeatures:
     """What one template wants, and how it ends an assistant's turn."""
 
     parts: bool
@@ -73,18 +73,18 @@ def special_texts(tokenizer: Any) -> tuple[str, ...]:
     return tuple({*added, *tokenizer.all_special_tokens} - {""})
 
 
-def traits_of(
+def template_features(
     tokenizer: Any, template: str, specials: Sequence[str], variables: Mapping[str, Any] | None = None
-) -> Traits:
+) -> TemplateFeatures:
     """What the template wants and writes; `variables` are further ones that it is given."""
-    return _Probe(tokenizer, template, specials, variables or {}).traits()
+    return _Probe(tokenizer, template, specials, variables or {}).features()
 
 
 def turn_ends(tokenizer: Any) -> tuple[int, ...]:
     """The ids of the tokens that end an assistant turn by the tokenizer's chat template; none without one."""
     specials = special_texts(tokenizer)
     templates = {template_of(tokenizer, tools) for tools in (None, [_TOOL])} - {None}
-    found = {stop for t in templates for stop in traits_of(tokenizer, str(t), specials).stops}
+    found = {stop for t in templates for stop in template_features(tokenizer, str(t), specials).stops}
     return tuple(sorted(tokenizer.convert_tokens_to_ids(text) for text in found))
 
 
@@ -108,14 +108,14 @@ class _Probe:
         self.variables = variables
         self.parts = self.text_arguments = self.null_content = False
 
-    def traits(self) -> Traits:
+    def features(self) -> TemplateFeatures:
         as_text, as_parts = (self._render([{**_ASK, "content": c}]) for c in ("honeask", _parts("honeask")))
         self.parts = "honeask" not in as_text and "honeask" in as_parts
         self._find_call_form()
         reasoning = tuple(key for key in REASONING if re.search(rf"""[.'"]{key}\b""", self.template))
         ends = self._ends()
         inner = self._inner(reasoning[0] if reasoning else None)
-        return Traits(
+        return TemplateFeatures(
             self.parts,
             self.text_arguments,
             self.null_content,

@@ -155,7 +155,7 @@ def hone(
 ) -> tuple[float, dict[str, Tensor]]:
     model.zero_grad()
     learner = make_learner(model, sft_config(**{"train_micro_batch_size": 16, **policy}).policy)
-    learner.scorer.shares_prompts = (
+    learner.scorer.supports_shared_prefix = (
         False  # TRL's layout, so that sums round alike; test_shared_prompts.py has the other
     )
     if config.top_entropy_quantile < 1:

@@ -102,7 +102,7 @@ def test_advantages_and_gradient(beta: float, trainer_folder: Path) -> None:
         policy={"train_global_batch_size": 8}, grpo={"adv_estimator": {"name": "rloo"}}, loss_fn=loss
     )
     learner = Still()
-    learner.inner.scorer.shares_prompts = False  # TRL's layout, so that sums round alike
+    learner.inner.scorer.supports_shared_prefix = False  # TRL's layout, so that sums round alike
     reference = make_learner(nudged("llama", 2), frozen=True) if beta else None
     run(grpo.step(learner, reference, groups, config))  # type: ignore[arg-type]
     ours = [rollout.advantage or 0.0 for group in groups for rollout in group.rollouts]

@@ -19,7 +19,7 @@ from hone.data.sources import load_rows
 from hone.engine.local.threads import SMALL_MODEL, threads_for
 from hone.errors import HoneError, ModelError
 from hone.export import with_models_of_runs
-from hone.model.model_size import ModelShape, load_shape
+from hone.model.model_size import ModelSize, load_model_size
 from hone.planning.auxiliary_models import check_length, teacher_settings, value_settings
 from hone.planning.hardware import Machine, machine_here, machine_named
 from hone.planning.memory_estimate import tokens
@@ -66,7 +66,7 @@ def reachable(config: SFTConfig | OnlineConfig | EvalConfig) -> bool:
     entries = [config.data] if isinstance(config, EvalConfig) else list(config.data.train or [])
     try:
         for model in models:
-            load_shape(model.model_name, trust_remote_code=model.trust_remote_code)
+            load_model_size(model.model_name, trust_remote_code=model.trust_remote_code)
         for entry in entries:
             load_rows(entry, kind="test" if isinstance(config, EvalConfig) else "train")
     except (HoneError, OSError):
@@ -120,11 +120,11 @@ def sections(kind: str, loaded: Loaded, gpu: str | None = None) -> list[tuple[st
     return parts
 
 
-def model_shape(model: Any, *, scalar: bool = False) -> tuple[ModelShape | None, list[str]]:
+def model_shape(model: Any, *, scalar: bool = False) -> tuple[ModelSize | None, list[str]]:
     """The size of the model of a section, counted from its config alone; or why it cannot be told from here."""
     name, overrides = model.model_name, getattr(model, "hf_config_overrides", {})
     try:
-        shape = load_shape(name, overrides, scalar=scalar, trust_remote_code=model.trust_remote_code)
+        shape = load_model_size(name, overrides, scalar=scalar, trust_remote_code=model.trust_remote_code)
     except ModelError as error:
         return None, [f"{name}: not reachable from here ({error})"]
     return shape, [
@@ -149,7 +149,7 @@ def planned_machine(config: SFTConfig | OnlineConfig, gpu: str | None) -> Machin
 
 
 def devices(
-    config: SFTConfig | OnlineConfig | EvalConfig, shape: ModelShape | None, gpu: str | None = None
+    config: SFTConfig | OnlineConfig | EvalConfig, shape: ModelSize | None, gpu: str | None = None
 ) -> list[str]:
     """What the config asks for, and what is here."""
     cluster = config.cluster

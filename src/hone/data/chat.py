@@ -30,7 +30,7 @@ from functools import cached_property
 from pathlib import PurePath
 from typing import Any
 
-from hone.chat_template import REFUSALS, Traits, special_run, special_texts, traits_of
+from hone.chat_template import REFUSALS, TemplateFeatures, special_run, special_texts, template_features
 from hone.data import render_check
 from hone.data.assistant_spans import Span, common_length, joined, turn_span
 from hone.data.control_tokens import ControlTokens
@@ -170,14 +170,16 @@ class Encoder:
         """Messages in the form that the chat template reads, in which nothing that a user or a tool says reads like a
         control token. Raises DataError for what is not text."""
         plain = [self.control.guarded(canonical(m, f"message {i}")) for i, m in enumerate(messages)]
-        return for_template(plain, self.traits(tools), self.template(tools))
+        return for_template(plain, self.features(tools), self.template(tools))
 
-    def traits(self, tools: Any = None) -> Traits:
+    def features(self, tools: Any = None) -> TemplateFeatures:
         """What the template that is used with such tools wants and writes."""
         template = self.template(tools)
-        if template not in self._traits:
-            self._traits[template] = traits_of(self.tokenizer, template, self.specials, self.template_kwargs)
-        return self._traits[template]
+        if template not in self._features:
+            self._features[template] = template_features(
+                self.tokenizer, template, self.specials, self.template_kwargs
+            )
+        return self._features[template]
 
     def apply(self, messages: Sequence[Message], tools: Any, kwargs: Mapping[str, Any]) -> Any:
         """What the chat template writes. Raises DataError for what it refuses."""
@@ -215,7 +217,7 @@ class Encoder:
         """Where a turn ends with its end token, also where that stands behind what the template marks."""
         if self._ends_special(text[start:end]):
             return end
-        run, ends = special_run(text[end:], self.specials), self.traits(tools).ends
+        run, ends = special_run(text[end:], self.specials), self.features(tools).ends
         at = end
         for special in run if any(special in ends for special in run) else ():
             at = text.index(special, at) + len(special)
@@ -244,7 +246,7 @@ class Encoder:
         return Tokens(self.tokenizer, self.control, add_bos=self.add_bos, name=self.name)
 
     @cached_property
-    def _traits(self) -> dict[str, Traits]:
+    def _features(self) -> dict[str, TemplateFeatures]:
         """By template: a tokenizer may have one for conversations with tools."""
         return {}
 

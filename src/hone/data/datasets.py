@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import ceil
 from pathlib import PurePath
@@ -22,7 +22,7 @@ from hone.errors import CheckpointError, ConfigError, DataError
 
 
 @dataclass
-class Part:
+class Dataset:
     """One dataset of a mixture. `keep` are the indices of its rows that can be drawn."""
 
     label: str
@@ -96,38 +96,38 @@ def encoder_of(config: Any, tokenizer: Any, *, closing: int = 0, only_unmask_fin
     )
 
 
-def load_parts(
+def load_datasets(
     data: Any, seed: int, *, chat: bool, refused: dict[str, str] | None = None
-) -> tuple[list[Part], list[Part]]:
+) -> tuple[list[Dataset], list[Dataset]]:
     """The training and the validation datasets of a `data` section; validation also holds what is set aside by
     `split_validation_size`. Raises DataError and ConfigError for what cannot be read."""
     if not data.train:
         raise ConfigError(
             "data.train is not set: give data.train.dataset_name=… (a file, a folder, a hub name)"
         )
-    training: list[Part] = []
-    validation: list[Part] = []
+    training: list[Dataset] = []
+    validation: list[Dataset] = []
     for entry in data.train:
-        part = load_part(entry, "train", chat=chat, refused=refused)
+        dataset = load_dataset(entry, "train", chat=chat, refused=refused)
         if entry.split_validation_size:
             split_seed = entry.seed if entry.seed is not None else seed
             try:
-                kept, held = holdout(len(part.rows), entry.split_validation_size, split_seed)
+                kept, held = holdout(len(dataset.rows), entry.split_validation_size, split_seed)
             except DataError as error:
-                raise DataError(f"data.train, {part.rows.name}: {error}") from error
-            validation.append(same_dataset(part, held))
-            part.keep = kept
-        training.append(part)
+                raise DataError(f"data.train, {dataset.rows.name}: {error}") from error
+            validation.append(replace(dataset, keep=held, present={}, noted=set(), left_out={}))
+            dataset.keep = kept
+        training.append(dataset)
     validation += [
-        load_part(entry, "validation", chat=chat, refused=refused) for entry in data.validation or []
+        load_dataset(entry, "validation", chat=chat, refused=refused) for entry in data.validation or []
     ]
-    for parts in (training, validation):
-        _make_labels_unique(parts)
+    for datasets in (training, validation):
+        _make_labels_unique(datasets)
     return training, validation
 
 
-def load_part(entry: Any, kind: str, *, chat: bool, refused: dict[str, str] | None = None) -> Part:
-    """One dataset entry; with `refused`, rows that a run stops at are gathered there (`Part.refuse`)."""
+def load_dataset(entry: Any, kind: str, *, chat: bool, refused: dict[str, str] | None = None) -> Dataset:
+    """One dataset entry; with `refused`, rows that a run stops at are gathered there (`Dataset.refuse`)."""
     key = key_of(kind)
     if entry.dataset_name is None:
         raise ConfigError(f"{key}.dataset_name is not set: give a file, a folder or a hub name")
@@ -142,7 +142,7 @@ def load_part(entry: Any, kind: str, *, chat: bool, refused: dict[str, str] | No
         chosen_key=getattr(entry, "chosen_key", None),
         rejected_key=getattr(entry, "rejected_key", None),
     )
-    return Part(
+    return Dataset(
         label=_label(entry.dataset_name),
         rows=rows,
         format=reading,
@@ -154,13 +154,6 @@ def load_part(entry: Any, kind: str, *, chat: bool, refused: dict[str, str] | No
     )
 
 
-def same_dataset(part: Part, keep: Sequence[int]) -> Part:
-    """Other rows of the same dataset."""
-    return Part(
-        part.label, part.rows, part.format, keep, part.env, part.weight, part.repeat, refused=part.refused
-    )
-
-
 def _type_name(value: Any) -> str:
     """What a digest has of a value that JSON does not know: objects may say where in memory they are."""
     return type(value).__name__
@@ -169,15 +162,15 @@ def _type_name(value: Any) -> str:
 _ENCODER = json.JSONEncoder(default=_type_name)
 
 
-class Drawn:
+class ResumableDataset:
     """Training rows in a resumable order: what prompts and supervised data have in common."""
 
     counts: dict[str, int]
-    _validation: Sequence[Part]
+    _validation: Sequence[Dataset]
 
     def __init__(
         self,
-        training: Sequence[Part],
+        training: Sequence[Dataset],
         *,
         shuffle: bool,
         seed: int,
@@ -186,8 +179,8 @@ class Drawn:
     ) -> None:
         """`may_change`: a run may go on with other rows than it began with."""
         self._training, self.max_epochs, self.may_change = training, max_epochs, may_change
-        lengths = [len(part.keep) for part in training]
-        self._order = Mixture(lengths, weights_of(training), shuffle, seed, max_epochs)
+        lengths = [len(dataset.keep) for dataset in training]
+        self._order = Mixture(lengths, _mixture_weights(training), shuffle, seed, max_epochs)
 
     @cached_property
     def tally(self) -> Tally:
@@ -211,57 +204,60 @@ class Drawn:
 
     def position(self) -> dict[str, Any]:
         """Where the drawing stands, and of what rows."""
-        return {"order": self._order.state_dict(), "content": [part.digest for part in self._training]}
+        return {"order": self._order.state_dict(), "content": [dataset.digest for dataset in self._training]}
 
     def go_to(self, state: Mapping[str, Any]) -> None:
         """Draw on from there. Raises CheckpointError when the rows are others than then."""
         self._order.load_state_dict(state["order"])
         content = state.get("content", [None] * len(self._training))  # which older checkpoints do not have
-        for part, then in zip(self._training, content, strict=True):
-            if then not in (None, part.digest) and not self.may_change:
+        for dataset, then in zip(self._training, content, strict=True):
+            if then not in (None, dataset.digest) and not self.may_change:
                 raise CheckpointError(
-                    f"the checkpoint was written with other data: {part.rows.name} has as many rows as then, but they "
-                    "say something else. Bring the old file back, start a new run in another "
+                    f"the checkpoint was written with other data: {dataset.rows.name} has as many rows as then, but "
+                    "their content differs. Bring the old file back, start a new run in another "
                     "checkpointing.checkpoint_dir, or set checkpointing.allow_config_change=true to go on with these "
                     "rows"
                 )
 
     @property
-    def training_parts(self) -> Sequence[Part]:
+    def training_datasets(self) -> Sequence[Dataset]:
         """The datasets that are drawn from."""
         return self._training
 
     @property
-    def validation_parts(self) -> Sequence[Part]:
+    def validation_datasets(self) -> Sequence[Dataset]:
         """The held-out datasets."""
         return self._validation
 
-    def first(self, n: int) -> list[tuple[Part, int]]:
+    def first(self, n: int) -> list[tuple[Dataset, int]]:
         """The datasets and rows of the first n draws of a run; nothing is drawn by it."""
         return [(self._training[d], self._training[d].keep[i]) for d, i, _ in self._from_the_start().next(n)]
 
     def _from_the_start(self) -> Mixture:
         """The order of this run, of which nothing is drawn yet."""
         order = self._order
-        return Mixture(order.lengths, weights_of(self._training), order.shuffle, order.seed, order.max_epochs)
+        return Mixture(
+            order.lengths, _mixture_weights(self._training), order.shuffle, order.seed, order.max_epochs
+        )
 
     def unread_columns(self) -> list[str]:
         """A sentence for each dataset that has columns of which training makes nothing."""
         told = []
-        for part in self._training:
-            if names := part.unread:
+        for dataset in self._training:
+            if names := dataset.unread:
                 more = f" and {len(names) - 20} more" if len(names) > 20 else ""
-                told.append(f"{part.rows.name}: columns that are not read: {', '.join(names[:20])}{more}")
+                told.append(f"{dataset.rows.name}: columns that are not read: {', '.join(names[:20])}{more}")
         return told
 
     def _not_all_in_vain(self, longest: int | None) -> None:
         """Raise DataError where all rows were drawn, and nothing could be learned from any."""
         counts = self.counts
         if counts["excluded"] == counts["drawn"] >= self.num_rows:
+            names = ", ".join(dataset.rows.name for dataset in self._training)
             raise DataError(
-                f"none of the {self.num_rows} rows of {', '.join(part.rows.name for part in self._training)} can be "
-                f"learned from: within policy.max_total_sequence_length={longest} tokens nothing of their answers is "
-                "left, or both answers of every pair are the same"
+                f"none of the {self.num_rows} rows of {names} can be learned from: within "
+                f"policy.max_total_sequence_length={longest} tokens nothing of their answers is left, or both "
+                "answers of every pair are the same"
             )
 
     def total_steps(self, batch: int) -> int:
@@ -270,9 +266,9 @@ class Drawn:
         return ceil(self.max_epochs * self.num_rows / batch)
 
 
-def weights_of(parts: Sequence[Part]) -> list[float] | None:
+def _mixture_weights(datasets: Sequence[Dataset]) -> list[float] | None:
     """The weights of a mixture; None for one dataset, where they mean nothing."""
-    return [p.weight for p in parts] if len(parts) > 1 else None
+    return [p.weight for p in datasets] if len(datasets) > 1 else None
 
 
 def _label(name: str) -> str:
@@ -281,9 +277,9 @@ def _label(name: str) -> str:
     return path.name.split(".")[0] if path.suffix or path.is_absolute() or "://" in name else name
 
 
-def _make_labels_unique(parts: list[Part]) -> None:
+def _make_labels_unique(datasets: list[Dataset]) -> None:
     seen: dict[str, int] = {}
-    for part in parts:
-        seen[part.label] = seen.get(part.label, 0) + 1
-        if seen[part.label] > 1:
-            part.label += f"#{seen[part.label]}"
+    for dataset in datasets:
+        seen[dataset.label] = seen.get(dataset.label, 0) + 1
+        if seen[dataset.label] > 1:
+            dataset.label += f"#{seen[dataset.label]}"

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from hone.data.chat import Encoder
-from hone.data.datasets import Part
+from hone.data.datasets import Dataset
 from hone.data.formats import PromptText
 from hone.data.rows import Row
 from hone.errors import ConfigError, DataError
@@ -23,7 +23,7 @@ _AHEAD = 4
 """Chunks that are read while the tokens of earlier ones are counted."""
 _PARALLEL = "TOKENIZERS_PARALLELISM"
 _MARGIN = 16
-"""Tokens of slack for what tokenising in parts and a template's special cases may add."""
+"""Tokens of slack for what tokenising in datasets and a template's special cases may add."""
 
 
 class LengthScreen:
@@ -99,19 +99,19 @@ _Read = list[tuple[int, Row, str | Sequence[Message]]]
 
 
 def screen_rows(
-    part: Part, screen: LengthScreen, read: Callable[[Row], str | Sequence[Message] | None]
+    dataset: Dataset, screen: LengthScreen, read: Callable[[Row], str | Sequence[Message] | None]
 ) -> Screened:
     """Read every row, and tell which of them may be too long.
 
     `read` gives the text in question; None: only encoding tells. The first row is always among the unsure ones: it
     shows whether the template works at all. Tokens are counted on all cores while the next rows are read. Rows for
-    which `read` raises DataError are refused (`Part.refuse`).
+    which `read` raises DataError are refused (`Dataset.refuse`).
     """
     found = Screened()
     waiting: deque[tuple[_Read, Future[list[bool | None]]]] = deque()
     with all_cores(), ThreadPoolExecutor(1) as pool:
-        for chunk in batches(part.kept(), _CHUNK):
-            left = _undecided(part, screen, read, chunk, found)
+        for chunk in batches(dataset.kept(), _CHUNK):
+            left = _undecided(dataset, screen, read, chunk, found)
             waiting.append((left, pool.submit(screen.fit_tokenised, [content for _, _, content in left])))
             if len(waiting) > _AHEAD:
                 _settle(*waiting.popleft(), found)
@@ -122,7 +122,7 @@ def screen_rows(
 
 
 def _undecided(
-    part: Part,
+    dataset: Dataset,
     screen: LengthScreen,
     read: Callable[[Row], str | Sequence[Message] | None],
     chunk: Sequence[tuple[int, Row]],
@@ -134,7 +134,7 @@ def _undecided(
         try:
             content = read(columns)
         except DataError as error:
-            part.refuse(row, error)
+            dataset.refuse(row, error)
             continue
         if content is None or not found.unsure:
             found.unsure.append((row, columns))

@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hone.chat_template import REASONING, Traits
+from hone.chat_template import REASONING, TemplateFeatures
 from hone.errors import DataError
 from hone.types import Message
 
@@ -114,7 +114,7 @@ def _as_object(arguments: Any, what: str) -> Mapping[str, Any]:
     return found
 
 
-def for_template(messages: Sequence[Message], traits: Traits, template: str) -> list[Message]:
+def for_template(messages: Sequence[Message], features: TemplateFeatures, template: str) -> list[Message]:
     """Canonical messages as the template wants them. Raises DataError for a role that nobody knows."""
     roles = {str(m["role"]) for m in messages} - {*KNOWN_ROLES}
     strange = {role for role in roles if f"'{role}'" not in template and f'"{role}"' not in template}
@@ -125,30 +125,30 @@ def for_template(messages: Sequence[Message], traits: Traits, template: str) -> 
             f"{', '.join(KNOWN_ROLES)}, and which the chat template does not name (roles found: {found}). Rename it"
         )
     developer = "developer" in template
-    return [_for_template(m, traits, developer) for m in messages]
+    return [_for_template(m, features, developer) for m in messages]
 
 
-def _for_template(message: Message, traits: Traits, developer: bool) -> Message:
+def _for_template(message: Message, features: TemplateFeatures, developer: bool) -> Message:
     made = dict(message)
     if made["role"] == "developer" and not developer:
         made["role"] = "system"
     calls = made.get("tool_calls")
     if (
-        traits.reasoning_apart
+        features.reasoning_apart
         and made["role"] == "assistant"
         and made["content"].lstrip().startswith("<think>")
     ):
         thought, closed, answer = made["content"].lstrip().removeprefix("<think>").partition("</think>")
         if closed and not any(made.get(key) for key in REASONING):
-            made |= {traits.reasoning[0]: thought.strip("\n"), "content": answer.lstrip("\n")}
+            made |= {features.reasoning[0]: thought.strip("\n"), "content": answer.lstrip("\n")}
     if calls:
-        made["tool_calls"] = [_with_arguments(call, traits.text_arguments) for call in calls]
+        made["tool_calls"] = [_with_arguments(call, features.text_arguments) for call in calls]
     thoughts = [key for key in REASONING if made.get(key)]
-    if thoughts and traits.reasoning and not {*thoughts} & {*traits.reasoning}:
-        made[traits.reasoning[0]] = made.pop(thoughts[0])
-    if calls and traits.null_content and not made["content"]:
+    if thoughts and features.reasoning and not {*thoughts} & {*features.reasoning}:
+        made[features.reasoning[0]] = made.pop(thoughts[0])
+    if calls and features.null_content and not made["content"]:
         made["content"] = None
-    elif traits.parts:
+    elif features.parts:
         made["content"] = [{"type": "text", "text": made["content"]}]
     return made
 

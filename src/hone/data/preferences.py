@@ -13,7 +13,7 @@ from typing import Any
 
 from hone.data import preference_formats
 from hone.data.chat import Encoder, Rendered
-from hone.data.datasets import Drawn, Part, encoder_of, load_parts
+from hone.data.datasets import Dataset, ResumableDataset, encoder_of, load_datasets
 from hone.data.length_filter import LengthScreen, batches, screen_rows
 from hone.data.preference_formats import PAIRS, REASONS, Comparison, Unusable
 from hone.data.preference_samples import StoredSides, joined
@@ -44,7 +44,7 @@ def build_preferences(config: Any, tokenizer: Any, refused: dict[str, str] | Non
                 )
     # A token closes a text that is scored as a whole.
     encoder = encoder_of(config, tokenizer, closing=int(config.policy.scalar))
-    training, validation = load_parts(config.data, config.loop.seed, chat=encoder.chat, refused=refused)
+    training, validation = load_datasets(config.data, config.loop.seed, chat=encoder.chat, refused=refused)
     return PreferenceData(
         training,
         validation,
@@ -56,7 +56,7 @@ def build_preferences(config: Any, tokenizer: Any, refused: dict[str, str] | Non
     )
 
 
-class PreferenceData(Drawn):
+class PreferenceData(ResumableDataset):
     """Batches of pairs, or of rated answers, and the validation samples.
 
     Sequence columns of each sample: `label`, 1 for a chosen or desirable answer and -1 for the other kind; `margin`, by
@@ -73,8 +73,8 @@ class PreferenceData(Drawn):
 
     def __init__(
         self,
-        training: list[Part],
-        validation: list[Part],
+        training: list[Dataset],
+        validation: list[Dataset],
         encoder: Encoder,
         *,
         shuffle: bool = True,
@@ -88,12 +88,12 @@ class PreferenceData(Drawn):
         self._cached_tokens = 0
         self._kinds: set[str] = set()
         self.counts: dict[str, int] = defaultdict(int, dict.fromkeys(_SO_FAR, 0))
-        self.counts["rows"] = sum(len(part.keep) for part in training)
-        for part in training:
-            self._exclude(part, "excluded")
-        self.counts["validation_rows"] = sum(len(part.keep) for part in validation)
-        for part in validation:
-            self._exclude(part, "validation_excluded")
+        self.counts["rows"] = sum(len(dataset.keep) for dataset in training)
+        for dataset in training:
+            self._exclude(dataset, "excluded")
+        self.counts["validation_rows"] = sum(len(dataset.keep) for dataset in validation)
+        for dataset in validation:
+            self._exclude(dataset, "validation_excluded")
         if len(self._kinds) > 1:
             raise DataError(
                 f"data.train and data.validation have {' and '.join(sorted(self._kinds))}: one run learns from one kind"
@@ -145,20 +145,22 @@ class PreferenceData(Drawn):
     def _following(self) -> dict[str, tuple[int, dict[int, int]]]:
         """Of each dataset its number, and the row that comes after each."""
         return {
-            part.label: (d, dict(zip(part.keep, [*part.keep[1:], part.keep[0]], strict=True)))
-            for d, part in enumerate(self._training)
+            dataset.label: (d, dict(zip(dataset.keep, [*dataset.keep[1:], dataset.keep[0]], strict=True)))
+            for d, dataset in enumerate(self._training)
         }
 
     @cached_property
     def validation(self) -> list[Sample]:
         """All held-out samples, in order; encoded when first asked for. `counts` says what was left out."""
         samples: list[Sample] = []
-        for part in self._validation:
-            for chunk in batches(part.kept(), _BATCH):
-                for row, stored in self._encode(part, chunk).items():
+        for dataset in self._validation:
+            for chunk in batches(dataset.kept(), _BATCH):
+                for row, stored in self._encode(dataset, chunk).items():
                     self.counts["validation_excluded"] += stored is None
                     self.counts["validation_truncated"] += stored is not None and stored.truncated
-                    samples += stored.samples(f"validation/{part.label}:{row}") if stored is not None else []
+                    samples += (
+                        stored.samples(f"validation/{dataset.label}:{row}") if stored is not None else []
+                    )
         return samples
 
     def state_dict(self) -> dict[str, Any]:
@@ -179,7 +181,7 @@ class PreferenceData(Drawn):
             f"{self.counts['excluded_rows']} of {self.counts['rows']} rows are left out: {', '.join(reasons)}"
         )
 
-    def _exclude(self, part: Part, counted: str) -> None:
+    def _exclude(self, dataset: Dataset, counted: str) -> None:
         """Take out the rows that nothing can be learned from. Raises DataError when none is left."""
         assert self.encoder.max_length is not None
         excluded: dict[int, str] = {}
@@ -187,16 +189,16 @@ class PreferenceData(Drawn):
         shapes = Shapes()
 
         def prompt_of(row: Row) -> str | Sequence[Message] | None:
-            comparison = preference_formats.read(row, part.format)
+            comparison = preference_formats.read(row, dataset.format)
             example = comparison.chosen
             if example.tools or shapes.new([m for side in comparison.sides for m in side.messages]):
                 return None
             return example.messages[: example.num_prompt_messages] if example.messages else example.prompt
 
         usable = []
-        for index, row in part.kept():
+        for index, row in dataset.kept():
             try:
-                comparison = preference_formats.read(part.reading(row), part.format)
+                comparison = preference_formats.read(dataset.reading(row), dataset.format)
                 self._kinds.add(comparison.kind)
                 if counted == "excluded":
                     self.counts["desirable" if comparison.desirable else "undesirable"] += 1
@@ -204,23 +206,23 @@ class PreferenceData(Drawn):
             except Unusable as found:
                 excluded[index] = found.reason
             except DataError as error:
-                part.refuse(index, error)
-        part.keep = usable
+                dataset.refuse(index, error)
+        dataset.keep = usable
         if usable:
             screen = LengthScreen(self.encoder, self.encoder.max_length)
-            checked = screen_rows(part, screen, prompt_of)
+            checked = screen_rows(dataset, screen, prompt_of)
             excluded |= {index: "truncated" for index, _ in checked.long}
             for chunk in batches(checked.unsure, _BATCH):
-                for index, stored in self._encode(part, chunk, excluded).items():
+                for index, stored in self._encode(dataset, chunk, excluded).items():
                     assert stored is not None or index in excluded
-        part.leave_out({index: reason.replace("_", " ") for index, reason in sorted(excluded.items())})
+        dataset.leave_out({index: reason.replace("_", " ") for index, reason in sorted(excluded.items())})
         self.counts[f"{counted}_rows"] += len(excluded)
         for reason in excluded.values():
             self.counts[f"{counted}_{reason}"] += 1
-        if not part.keep:
+        if not dataset.keep:
             why = ", ".join(f"{count} {reason}" for reason, count in Counter(excluded.values()).items())
             raise DataError(
-                f"no row of {part.rows.name} can be learned from ({why.replace('_', ' ')}): look at its columns, "
+                f"no row of {dataset.rows.name} can be learned from ({why.replace('_', ' ')}): look at its columns, "
                 f"and for truncated ones raise policy.max_total_sequence_length={self.encoder.max_length}"
             )
 
@@ -234,8 +236,8 @@ class PreferenceData(Drawn):
         found = {key: self._cache[key] for key in wanted & self._cache.keys()}
         missing = sorted(wanted - found.keys())
         for d in sorted({d for d, _ in missing}):
-            part, rows = self._training[d], [row for at, row in missing if at == d]
-            encoded = self._encode(part, [(row, part.rows[row]) for row in rows])
+            dataset, rows = self._training[d], [row for at, row in missing if at == d]
+            encoded = self._encode(dataset, [(row, dataset.rows[row]) for row in rows])
             new = {(d, row): stored for row, stored in encoded.items()}
             found |= new
             if self._cached_tokens < _CACHED_TOKENS:
@@ -244,20 +246,20 @@ class PreferenceData(Drawn):
         return found
 
     def _encode(
-        self, part: Part, rows: Sequence[tuple[int, Row]], excluded: dict[int, str] | None = None
+        self, dataset: Dataset, rows: Sequence[tuple[int, Row]], excluded: dict[int, str] | None = None
     ) -> dict[int, StoredSides | None]:
         """Tokenise rows together. None for one that nothing is left of, whose reason goes into `excluded`; refused ones
         are not among them."""
         rendered: dict[int, tuple[Comparison, list[Rendered]]] = {}
         for index, columns in rows:
             try:
-                comparison = preference_formats.read(columns, part.format)
+                comparison = preference_formats.read(columns, dataset.format)
                 rendered[index] = comparison, [self.encoder.render(side) for side in comparison.sides]
             except DataError as error:
-                part.refuse(index, error)
+                dataset.refuse(index, error)
                 continue
             for side in rendered[index][1]:
-                self.tally.add(part.rows.where(index), side.findings)
+                self.tally.add(dataset.rows.where(index), side.findings)
         encoded = iter(self.encoder.tokenize([side for _, sides in rendered.values() for side in sides]))
         result: dict[int, StoredSides | None] = {}
         for index, (comparison, sides) in rendered.items():

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from hone.data.chat import Encoder, Rendered
-from hone.data.datasets import Drawn, Part, load_part, load_parts
+from hone.data.datasets import Dataset, ResumableDataset, load_dataset, load_datasets
 from hone.data.formats import PromptText
 from hone.data.length_filter import LengthScreen, batches, screen_rows
 from hone.data.render_check import Shapes, Tally
@@ -47,7 +47,7 @@ def build_prompts(config: Any, tokenizer: Any, refused: dict[str, str] | None = 
     )
     longest = config.policy.max_total_sequence_length
     limit = _limit(config.data, longest, f"policy.max_total_sequence_length={longest}")
-    training, validation = load_parts(config.data, config.loop.seed, chat=encoder.chat, refused=refused)
+    training, validation = load_datasets(config.data, config.loop.seed, chat=encoder.chat, refused=refused)
     return PromptData(
         training,
         validation,
@@ -65,16 +65,16 @@ def build_eval_prompts(config: Any, tokenizer: Any, notices: list[str] | None = 
     """The problems of an evaluation, each `data.repeat` times; `notices` gets what their rendering does not say as the
     rows do. Raises as `build_prompts`."""
     tally = Tally()
-    part, encoder = evaluation_part(config, tokenizer, tally)
-    prompts = _all_prompts([part], encoder, tally)
+    dataset, encoder = evaluation_dataset(config, tokenizer, tally)
+    prompts = _all_prompts([dataset], encoder, tally)
     if notices is not None:
         notices += tally.fresh()
     return prompts
 
 
-def evaluation_part(
+def evaluation_dataset(
     config: Any, tokenizer: Any, tally: Tally, refused: dict[str, str] | None = None
-) -> tuple[Part, Encoder]:
+) -> tuple[Dataset, Encoder]:
     """The dataset of an evaluation, checked, and what encodes its prompts. Raises as `build_prompts`."""
     encoder = Encoder(
         tokenizer,
@@ -83,12 +83,12 @@ def evaluation_part(
     )
     longest = config.generation.max_model_len
     limit = _limit(config.data, longest, f"generation.max_model_len={longest}")
-    part = load_part(config.data, "test", chat=encoder.chat, refused=refused)
-    _fit([part], encoder, limit, tally)
-    return part, encoder
+    dataset = load_dataset(config.data, "test", chat=encoder.chat, refused=refused)
+    _fit([dataset], encoder, limit, tally)
+    return dataset, encoder
 
 
-class PromptData(Drawn):
+class PromptData(ResumableDataset):
     """Prompts to sample for, and the validation prompts.
 
     `counts` has `drawn` prompts of the run so far (and, where their answers were asked for, `truncated` and `excluded`
@@ -97,8 +97,8 @@ class PromptData(Drawn):
 
     def __init__(
         self,
-        training: list[Part],
-        validation: list[Part],
+        training: list[Dataset],
+        validation: list[Dataset],
         encoder: Encoder,
         limit: Limit,
         *,
@@ -120,7 +120,7 @@ class PromptData(Drawn):
     @property
     def columns(self) -> set[str]:
         """Names of the columns that rows bring to reward functions."""
-        return {name for part in self._training for row in part.rows[:1] for name in row}
+        return {name for dataset in self._training for row in dataset.rows[:1] for name in row}
 
     def next(self, n: int) -> list[Prompt]:
         """The next n prompts, each with an id of its own; fewer at the end of the last epoch, then none."""
@@ -132,26 +132,26 @@ class PromptData(Drawn):
         ]
         self.counts["drawn"] = self._order.draws
         prompts = _prompts(asked, names, self.encoder, self.tally)
-        for (part, row, _), prompt in zip(asked, prompts, strict=True):
+        for (dataset, row, _), prompt in zip(asked, prompts, strict=True):
             if len(prompt.tokens) > self.limit.tokens:  # the screen was wrong about a strange template
-                part.refuse(row, _too_long(len(prompt.tokens), self.limit))
+                dataset.refuse(row, _too_long(len(prompt.tokens), self.limit))
         return prompts
 
     def check_answers(self) -> None:
         """Raise DataError for the first training row that has no answer."""
-        for part in self._training:
-            for row, columns in part.kept():
+        for dataset in self._training:
+            for row, columns in dataset.kept():
                 try:
-                    part.format.supervised(columns)
+                    dataset.format.supervised(columns)
                 except DataError as error:
-                    part.refuse(row, error)
+                    dataset.refuse(row, error)
 
     def answers(self, prompts: Sequence[Prompt]) -> list[Sample]:
         """The answers that the data has to prompts just drawn, as SFT would learn from them.
 
         One that is cut within its prompt has nothing to learn from: it is left out, and counted as `excluded`.
         """
-        formats = {part.label: part.format for part in self._training}
+        formats = {dataset.label: dataset.format for dataset in self._training}
         encoder = replace(self.encoder, max_length=self.longest)
         rendered = [encoder.render(formats[prompt.dataset].supervised(prompt.row)) for prompt in prompts]
         for prompt, answer in zip(prompts, rendered, strict=True):
@@ -190,21 +190,21 @@ def _limit(data: Any, longest: int, reason: str) -> Limit:
     return Limit(longest - 1, f"{reason}, which also has to hold an answer", drop)
 
 
-def _fit(parts: Sequence[Part], encoder: Encoder, limit: Limit, tally: Tally) -> int:
+def _fit(datasets: Sequence[Dataset], encoder: Encoder, limit: Limit, tally: Tally) -> int:
     """Check all rows of the datasets and take out those that are too long; how many that were. Refuses rows without a
     prompt, and those that are too long unless they are dropped. Raises DataError when none is left."""
     dropped = 0
-    for part in parts:
-        overlong = _overlong(part, encoder, limit.tokens, tally)
+    for dataset in datasets:
+        overlong = _overlong(dataset, encoder, limit.tokens, tally)
         if not limit.drop:
-            others = len(overlong) - 1 if part.refused is None else 0
+            others = len(overlong) - 1 if dataset.refused is None else 0
             for row, length in overlong.items():
-                part.refuse(row, _too_long(length, limit, others))
+                dataset.refuse(row, _too_long(length, limit, others))
             overlong = {}
-        part.leave_out(dict.fromkeys(overlong, f"longer than {limit.tokens} tokens ({limit.reason})"))
-        if not part.keep:
+        dataset.leave_out(dict.fromkeys(overlong, f"longer than {limit.tokens} tokens ({limit.reason})"))
+        if not dataset.keep:
             raise DataError(
-                f"every prompt of {part.rows.name} is longer than {limit.tokens} tokens ({limit.reason})"
+                f"every prompt of {dataset.rows.name} is longer than {limit.tokens} tokens ({limit.reason})"
             )
         dropped += len(overlong)
     return dropped
@@ -218,56 +218,58 @@ def _too_long(length: int, limit: Limit, others: int = 0) -> DataError:
     )
 
 
-def _overlong(part: Part, encoder: Encoder, limit: int, tally: Tally) -> dict[int, int]:
+def _overlong(dataset: Dataset, encoder: Encoder, limit: int, tally: Tally) -> dict[int, int]:
     """Rows whose prompt is longer than `limit`, with their lengths."""
     shapes = Shapes()
 
     def read(row: Row) -> str | list[Message] | None:
-        prompt = part.format.prompt(row)
+        prompt = dataset.format.prompt(row)
         return None if prompt.tools or shapes.new(prompt.content) else prompt.content
 
     overlong: dict[int, int] = {}
-    for chunk in batches(screen_rows(part, LengthScreen(encoder, limit + 1), read).all, _BATCH):
+    for chunk in batches(screen_rows(dataset, LengthScreen(encoder, limit + 1), read).all, _BATCH):
         rendered = {
             row: prompt
             for row, columns in chunk
-            if (prompt := _render(part, row, part.format.prompt(columns), encoder, tally)) is not None
+            if (prompt := _render(dataset, row, dataset.format.prompt(columns), encoder, tally)) is not None
         }
         lengths = [len(tokens) for tokens in encoder.encode_prompts(list(rendered.values()))]
         overlong |= {row: n for row, n in zip(rendered, lengths, strict=True) if n > limit}
     return overlong
 
 
-def _render(part: Part, row: int, prompt: PromptText, encoder: Encoder, tally: Tally) -> Rendered | None:
+def _render(
+    dataset: Dataset, row: int, prompt: PromptText, encoder: Encoder, tally: Tally
+) -> Rendered | None:
     """The text of a prompt; None for a row that is refused."""
     try:
         rendered = encoder.render_prompt(prompt)
     except DataError as error:
-        part.refuse(row, error)
+        dataset.refuse(row, error)
         return None
-    tally.add(part.rows.where(row), rendered.findings)
+    tally.add(dataset.rows.where(row), rendered.findings)
     return rendered
 
 
 def _prompts(
-    asked: Sequence[tuple[Part, int, dict[str, Any]]], names: Sequence[str], encoder: Encoder, tally: Tally
+    asked: Sequence[tuple[Dataset, int, dict[str, Any]]], names: Sequence[str], encoder: Encoder, tally: Tally
 ) -> list[Prompt]:
     drawn = []
-    for (part, row, columns), name in zip(asked, names, strict=True):
-        prompt = part.format.prompt(columns)
-        if (text := _render(part, row, prompt, encoder, tally)) is not None:
-            drawn.append((text, Prompt(name, (), prompt.content, columns, part.label, part.env)))
+    for (dataset, row, columns), name in zip(asked, names, strict=True):
+        prompt = dataset.format.prompt(columns)
+        if (text := _render(dataset, row, prompt, encoder, tally)) is not None:
+            drawn.append((text, Prompt(name, (), prompt.content, columns, dataset.label, dataset.env)))
     tokens = encoder.encode_prompts([text for text, _ in drawn])
     return [replace(prompt, tokens=tuple(t)) for (_, prompt), t in zip(drawn, tokens, strict=True)]
 
 
-def _all_prompts(parts: Sequence[Part], encoder: Encoder, tally: Tally) -> list[Prompt]:
+def _all_prompts(datasets: Sequence[Dataset], encoder: Encoder, tally: Tally) -> list[Prompt]:
     """Every row of the datasets in order, each as often as its dataset says."""
     prompts = []
-    for part in parts:
-        times = range(part.repeat)
-        every = [(row, columns, k) for row, columns in part.kept() for k in times]
-        asked = [(part, row, columns) for row, columns, _ in every]
-        names = [f"{part.label}:{row}" + (f".{k}" if part.repeat > 1 else "") for row, _, k in every]
+    for dataset in datasets:
+        times = range(dataset.repeat)
+        every = [(row, columns, k) for row, columns in dataset.kept() for k in times]
+        asked = [(dataset, row, columns) for row, columns, _ in every]
+        names = [f"{dataset.label}:{row}" + (f".{k}" if dataset.repeat > 1 else "") for row, _, k in every]
         prompts += _prompts(asked, names, encoder, tally)
     return prompts

@@ -8,7 +8,7 @@ from typing import Any
 
 from hone.data import preference_formats
 from hone.data.chat import Encoded, Encoder
-from hone.data.datasets import Part
+from hone.data.datasets import Dataset
 from hone.data.preference_formats import Unusable
 from hone.data.preference_samples import CHOSEN, REJECTED, StoredSides
 from hone.errors import DataError
@@ -53,18 +53,18 @@ class Look:
     """Columns that are used beside the texts."""
 
 
-def supervised(encoder: Encoder, part: Part, row: int) -> Look:
+def supervised(encoder: Encoder, dataset: Dataset, row: int) -> Look:
     """A row of SFT."""
-    encoded = encoder.encode(part.format.supervised(part.rows[row]))
+    encoded = encoder.encode(dataset.format.supervised(dataset.rows[row]))
     reason = "" if encoded.has_target else "nothing of it is learned from"
-    return Look(part.rows.where(row), [_side(encoder, "", encoded)], reason)
+    return Look(dataset.rows.where(row), [_side(encoder, "", encoded)], reason)
 
 
-def compared(encoder: Encoder, part: Part, row: int) -> Look:
+def compared(encoder: Encoder, dataset: Dataset, row: int) -> Look:
     """A row of comparisons."""
-    where = part.rows.where(row)
+    where = dataset.rows.where(row)
     try:
-        comparison = preference_formats.read(part.rows[row], part.format)
+        comparison = preference_formats.read(dataset.rows[row], dataset.format)
     except Unusable as error:
         return Look(where, [], str(error))
     encoded = [encoder.encode(side) for side in comparison.sides]
@@ -82,16 +82,16 @@ def compared(encoder: Encoder, part: Part, row: int) -> Look:
     return Look(where, sides, reason, {name: value for name, value in facts.items() if value})
 
 
-def asked(encoder: Encoder, part: Part, row: int) -> Look:
+def asked(encoder: Encoder, dataset: Dataset, row: int) -> Look:
     """A row of RL or evaluation: its prompt, which the model goes on from, and what reward functions get."""
-    columns = part.rows[row]
-    rendered = encoder.render_prompt(part.format.prompt(columns))
+    columns = dataset.rows[row]
+    rendered = encoder.render_prompt(dataset.format.prompt(columns))
     (tokens,) = encoder.encode_prompts([rendered])
     encoded = Encoded(tokens, [False] * len(tokens), findings=rendered.findings)
     return Look(
-        part.rows.where(row),
+        dataset.rows.where(row),
         [_side(encoder, "", encoded)],
-        part.left_out.get(row, ""),
+        dataset.left_out.get(row, ""),
         {name: value for name, value in columns.items() if value is not None and name not in _SHOWN},
     )
 
@@ -103,12 +103,12 @@ LOOKS = {
 """How to look at a row of each kind of run."""
 
 
-def look(kind: str, encoder: Encoder, part: Part, row: int) -> Look | None:
-    """A row as a run of that kind has it; None for one that it refuses (`Part.refuse`)."""
+def look(kind: str, encoder: Encoder, dataset: Dataset, row: int) -> Look | None:
+    """A row as a run of that kind has it; None for one that it refuses (`Dataset.refuse`)."""
     try:
-        return LOOKS[kind](encoder, part, row)
+        return LOOKS[kind](encoder, dataset, row)
     except DataError as error:
-        part.refuse(row, error)
+        dataset.refuse(row, error)
         return None
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from hone.data.chat import Encoded, Encoder, Rendered
-from hone.data.datasets import Drawn, Part, encoder_of, load_parts
+from hone.data.datasets import Dataset, ResumableDataset, encoder_of, load_datasets
 from hone.data.formats import Example
 from hone.data.length_filter import LengthScreen, Screened, all_cores, batches, screen_rows
 from hone.data.render_check import Shapes
@@ -34,7 +34,7 @@ def build_supervised(config: Any, tokenizer: Any, refused: dict[str, str] | None
     and why), ConfigError naming the key.
     """
     encoder = encoder_of(config, tokenizer, only_unmask_final=config.sft.only_unmask_final)
-    training, validation = load_parts(config.data, config.sft.seed, chat=encoder.chat, refused=refused)
+    training, validation = load_datasets(config.data, config.sft.seed, chat=encoder.chat, refused=refused)
     return SupervisedData(
         training,
         validation,
@@ -66,7 +66,7 @@ class _Stored:
         return Sample(name, tokens, torch.from_numpy(self.mask.copy()))
 
 
-class SupervisedData(Drawn):
+class SupervisedData(ResumableDataset):
     """Batches of training samples, and the validation samples.
 
     A row without any target left (its prompt alone is as long as a sample may be) is excluded and counted.
@@ -76,8 +76,8 @@ class SupervisedData(Drawn):
 
     def __init__(
         self,
-        training: list[Part],
-        validation: list[Part],
+        training: list[Dataset],
+        validation: list[Dataset],
         encoder: Encoder,
         *,
         shuffle: bool = True,
@@ -92,9 +92,9 @@ class SupervisedData(Drawn):
         self.counts = dict.fromkeys(_SO_FAR, 0)
         self.counts["rows"] = sum(len(p.keep) for p in training)
         self.counts["excluded_rows"] = sum(self._exclude(n, p) for n, p in enumerate(training))
-        for part in validation:
-            self._encode_rows(part, self._check(part).unsure[:1])
-            part.leave_out({})
+        for dataset in validation:
+            self._encode_rows(dataset, self._check(dataset).unsure[:1])
+            dataset.leave_out({})
         self.counts["validation_rows"] = sum(len(p.keep) for p in validation)
         super().__init__(training, shuffle=shuffle, seed=seed, max_epochs=max_epochs, may_change=may_change)
 
@@ -120,12 +120,12 @@ class SupervisedData(Drawn):
         """All held-out samples, in order; encoded when first asked for. `counts` says what was left out."""
         samples: list[Sample] = []
         truncated = 0
-        for part in self._validation:
-            for chunk in batches(part.kept(), _BATCH):
-                for row, encoded in self._encode_rows(part, chunk).items():
+        for dataset in self._validation:
+            for chunk in batches(dataset.kept(), _BATCH):
+                for row, encoded in self._encode_rows(dataset, chunk).items():
                     truncated += encoded.truncated
                     if encoded.has_target:
-                        samples.append(_Stored.of(encoded).sample(f"{part.label}:{row}"))
+                        samples.append(_Stored.of(encoded).sample(f"{dataset.label}:{row}"))
         self.counts["validation_truncated"] = truncated
         self.counts["validation_excluded"] = self.counts["validation_rows"] - len(samples)
         return samples
@@ -138,12 +138,12 @@ class SupervisedData(Drawn):
         self.go_to(state)
         self.counts |= state["counts"]
 
-    def _check(self, part: Part) -> Screened:
+    def _check(self, dataset: Dataset) -> Screened:
         """Read all rows, refuse those that lack something; returns those maybe too long."""
         assert self.encoder.max_length is not None
         screen, shapes = LengthScreen(self.encoder, self.encoder.max_length), Shapes()
-        read = part.format.supervised
-        return screen_rows(part, screen, lambda row: self._context(read(part.reading(row)), shapes))
+        read = dataset.format.supervised
+        return screen_rows(dataset, screen, lambda row: self._context(read(dataset.reading(row)), shapes))
 
     def _context(self, example: Example, shapes: Shapes) -> str | Sequence[Message] | None:
         """What comes before the first target; None when only encoding tells, or whether there is a target, and for the
@@ -156,21 +156,21 @@ class SupervisedData(Drawn):
             return None
         return example.messages[: turns[-1] if self.encoder.only_unmask_final else turns[0]]
 
-    def _exclude(self, number: int, part: Part) -> int:
+    def _exclude(self, number: int, dataset: Dataset) -> int:
         """Take out the training rows that have no target left. Raises DataError when nothing is left."""
-        checked = self._check(part)
+        checked = self._check(dataset)
         excluded = {row for row, _ in checked.long}
         for chunk in batches(checked.unsure, _BATCH):
             with all_cores():
-                encoded = self._encode_rows(part, chunk)
+                encoded = self._encode_rows(dataset, chunk)
             excluded |= {row for row, e in encoded.items() if not e.has_target}
             self._remember({(number, row): _Stored.of(e) for row, e in encoded.items() if e.has_target})
-        part.leave_out(
+        dataset.leave_out(
             dict.fromkeys(sorted(excluded), f"nothing to learn from within {self.encoder.max_length} tokens")
         )
-        if not part.keep:
+        if not dataset.keep:
             raise DataError(
-                f"no row of {part.rows.name} has anything to learn within {self.encoder.max_length} tokens: "
+                f"no row of {dataset.rows.name} has anything to learn within {self.encoder.max_length} tokens: "
                 "raise policy.max_total_sequence_length (and data.max_input_seq_length)"
             )
         return len(excluded)
@@ -180,8 +180,8 @@ class SupervisedData(Drawn):
         found = {key: self._cache[key] for key in wanted & self._cache.keys()}
         missing = sorted(wanted - found.keys())
         for d in sorted({d for d, _ in missing}):
-            part, rows = self._training[d], [row for at, row in missing if at == d]
-            encoded = self._encode_rows(part, [(row, part.rows[row]) for row in rows])
+            dataset, rows = self._training[d], [row for at, row in missing if at == d]
+            encoded = self._encode_rows(dataset, [(row, dataset.rows[row]) for row in rows])
             new = {(d, row): _Stored.of(e) for row, e in encoded.items()}
             found |= new
             self._remember(new)
@@ -192,14 +192,14 @@ class SupervisedData(Drawn):
             self._cache |= new
             self._cached_tokens += sum(len(s.tokens) for s in new.values())
 
-    def _encode_rows(self, part: Part, rows: Sequence[tuple[int, Row]]) -> dict[int, Encoded]:
+    def _encode_rows(self, dataset: Dataset, rows: Sequence[tuple[int, Row]]) -> dict[int, Encoded]:
         """Rows rendered one by one and tokenised together; refused ones are not among them."""
         rendered: dict[int, Rendered] = {}
         for row, columns in rows:
             try:
-                rendered[row] = self.encoder.render(part.format.supervised(columns))
+                rendered[row] = self.encoder.render(dataset.format.supervised(columns))
             except DataError as error:
-                part.refuse(row, error)
+                dataset.refuse(row, error)
                 continue
-            self.tally.add(part.rows.where(row), rendered[row].findings)
+            self.tally.add(dataset.rows.where(row), rendered[row].findings)
         return dict(zip(rendered, self.encoder.tokenize(list(rendered.values())), strict=True))

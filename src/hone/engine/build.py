@@ -22,13 +22,13 @@ from hone.engine.local.threads import set_threads
 from hone.engine.model_notices import model_notices
 from hone.model.loading import context_length, load_model, load_tokenizer, stop_tokens
 from hone.model.mesh import Mesh, mesh_of_one
-from hone.model.model_size import ModelShape
+from hone.model.model_size import ModelSize
 from hone.planning import planner
 from hone.planning.auxiliary_models import (
     check_beside,
     check_length,
+    model_size_of_run,
     readable_tokens,
-    shape_of_run,
     teacher_settings,
     value_settings,
 )
@@ -107,11 +107,11 @@ def tokenizer_of(config: SFTConfig | OnlineConfig) -> PreTrainedTokenizerBase:
     )
 
 
-def check(config: SFTConfig | OnlineConfig, tokenizer: PreTrainedTokenizerBase) -> ModelShape:
+def check(config: SFTConfig | OnlineConfig, tokenizer: PreTrainedTokenizerBase) -> ModelSize:
     """The sizes of the run's models. Raises ConfigError and ModelError for what they cannot do, or what does not go
     together: lengths, vocabularies, adapters, optimizers. No weight is read."""
     policy = config.policy
-    shape = shape_of_run(config)
+    shape = model_size_of_run(config)
     check_length(policy, shape.context)
     check_beside(config, shape, tokenizer)
     for settings in filter(None, (policy, value_settings(config))):
@@ -133,7 +133,7 @@ def build(
 
 
 def _built(
-    config: SFTConfig | OnlineConfig, tokenizer: PreTrainedTokenizerBase, shape: ModelShape, recovering: bool
+    config: SFTConfig | OnlineConfig, tokenizer: PreTrainedTokenizerBase, shape: ModelSize, recovering: bool
 ) -> Engine:
     """In this process or on a cluster."""
     if alone(config.cluster):

@@ -21,7 +21,7 @@ from hone.evaluation import own_metrics
 from hone.evaluation.metrics import answer_of, label_of, score
 from hone.export import with_models_of_runs
 from hone.model.loading import load_tokenizer
-from hone.model.model_size import load_shape
+from hone.model.model_size import load_model_size
 from hone.planning.placement import placement_notices
 from hone.rollout.environments.episode import Episodes
 from hone.rollout.environments.episode_result import metrics_of
@@ -94,7 +94,9 @@ def check(loaded: Loaded[EvalConfig]) -> None:
 
     async def prepare() -> None:
         async with prepared(config, load_models=False):
-            load_shape(config.generation.model_name, trust_remote_code=config.generation.trust_remote_code)
+            load_model_size(
+                config.generation.model_name, trust_remote_code=config.generation.trust_remote_code
+            )
 
     asyncio.run(prepare())
 

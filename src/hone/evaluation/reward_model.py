@@ -16,7 +16,7 @@ import torch
 
 from hone.algorithms.rm import ranking_of
 from hone.config.schema import PreferenceEntry
-from hone.data.datasets import load_part
+from hone.data.datasets import load_dataset
 from hone.data.preferences import PreferenceData
 from hone.embedded import comparisons
 from hone.errors import DataError
@@ -133,7 +133,7 @@ def evaluate(
     """The report, and each pair's scores. Raises DataError for data without pairs."""
     encoder = scorer.encoder
     encoder.max_length = scorer.max_length
-    part = load_part(entry, "test", chat=encoder.chat)
+    part = load_dataset(entry, "test", chat=encoder.chat)
     if limit is not None:
         part.keep = part.keep[:limit]
     data = PreferenceData([part], [], encoder, shuffle=False, max_epochs=1)

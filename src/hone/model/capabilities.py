@@ -22,20 +22,20 @@ PROBE_LOGIT = 200.0
 
 
 @dataclass(frozen=True)
-class Traits:
+class Capabilities:
     """All of them, for a rank whose model holds no weights to try with."""
 
     head_is_plain: bool
-    keeps_packed_apart: bool
-    shares_prompts: bool
+    supports_packing: bool
+    supports_shared_prefix: bool
 
 
-def traits_of(model: PreTrainedModel) -> Traits:
+def capabilities_of(model: PreTrainedModel) -> Capabilities:
     """Every trait of a model. Raises ModelError for a scalar head that cannot be read at single positions, and for a
     model that is not causal."""
     check_causal(model)
     plain = head_is_plain(model)
-    return Traits(plain, keeps_packed_apart(model), shares_prompts(model))
+    return Capabilities(plain, supports_packing(model), supports_shared_prefix(model))
 
 
 def hidden_states(
@@ -114,7 +114,7 @@ def head_is_plain(model: PreTrainedModel) -> bool:
 
 
 @torch.no_grad()
-def keeps_packed_apart(model: PreTrainedModel) -> bool:
+def supports_packing(model: PreTrainedModel) -> bool:
     """Whether a sequence packed behind another has the hidden states that it has alone.
 
     Attention reads the borders from the positions; recurrent layers, for one, do not. Chunks of attention are counted
@@ -131,7 +131,7 @@ def keeps_packed_apart(model: PreTrainedModel) -> bool:
 
 
 @torch.no_grad()
-def shares_prompts(model: PreTrainedModel) -> bool:
+def supports_shared_prefix(model: PreTrainedModel) -> bool:
     """Whether two completions behind one prompt have the hidden states that each has with a prompt of its own.
 
     Asked of models with full attention alone: a window would show at lengths that no quick check has.

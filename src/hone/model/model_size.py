@@ -31,7 +31,7 @@ class Linear:
 
 
 @dataclass(frozen=True)
-class ModelShape:
+class ModelSize:
     """Sizes of a causal language model, or of one with a scalar head, in parameters, units or tokens."""
 
     architecture: str
@@ -65,19 +65,19 @@ class ModelShape:
     """Whether the head says one number, so that there are no logits."""
     scores: bool = False
     """Whether the backward needs each head's attention scores: PyTorch's attention does not compute this model's."""
-    beside: ModelShape | None = None
+    beside: ModelSize | None = None
     """The value model that is trained on the same devices."""
-    teacher: ModelShape | None = None
+    teacher: ModelSize | None = None
     """The teacher that lies on the same devices."""
 
 
-def load_shape(
+def load_model_size(
     name: str,
     overrides: Mapping[str, Any] | None = None,
     *,
     scalar: bool = False,
     trust_remote_code: bool = False,
-) -> ModelShape:
+) -> ModelSize:
     """The shape of a model by name: its config is read, its weights are not.
 
     Raises ModelError for a config that cannot be read or tells of another head, ConfigError for an override that it
@@ -86,14 +86,14 @@ def load_shape(
     try:
         trusted = {"trust_remote_code": trust_remote_code}
         config = wanted_config(name, overrides or {}, scalar=scalar, **trusted)
-        return shape_of(config, scalar=scalar, **trusted)
+        return model_size_of(config, scalar=scalar, **trusted)
     except (OSError, ValueError, StrictDataclassError) as error:
         raise ModelError(f"cannot read the config of model {name}: {one_line(error)}") from error
 
 
-def shape_of(
+def model_size_of(
     config: PreTrainedConfig, *, scalar: bool = False, trust_remote_code: bool = False
-) -> ModelShape:
+) -> ModelSize:
     """Count a model on a meta device: 405B parameters take a fifth of a second and no memory."""
     from hone.model.parallelize import blocks_of  # torch's DTensor, which few runs need
 
@@ -105,7 +105,7 @@ def shape_of(
     parameters = sum(p.numel() for p in model.parameters())
     splits, splits_sequence = _splits(config)
     heads = getattr(text, "num_attention_heads", None) or 1
-    return ModelShape(
+    return ModelSize(
         architecture=type(model).__name__,
         model_type=config.model_type,
         parameters=parameters,

@@ -168,7 +168,7 @@ def check_parallel(
         )
 
 
-def put_away(scorer: TokenScorer) -> None:
+def reshard(scorer: TokenScorer) -> None:
     """Hold this rank's part of the weights alone. What is outside of the blocks stays whole after a forward that no
     backward follows, and its parameters, whose gradients are then not seen, in place of the parts."""
     if isinstance(scorer, FSDPModule):

@@ -22,7 +22,7 @@ class TokenScorer(nn.Module):
     with the model's own), `linear_logprobs` is used. Any other head (soft-capped, scaled) goes through the model's own
     logits. A model with a scalar head gives its values in their place.
 
-    `known` are the model's traits, where its weights are not there to try with; else they are found out when needed.
+    `known_capabilities`: for a model whose weights are not there to test; None: each is tested when it is needed.
     """
 
     def __init__(
@@ -31,37 +31,37 @@ class TokenScorer(nn.Module):
         *,
         temperature: float = 1.0,
         chunk_rows: int | None = None,
-        known: capabilities.Traits | None = None,
+        known_capabilities: capabilities.Capabilities | None = None,
     ) -> None:
         super().__init__()
         self.model = model
         self.temperature = temperature if temperature > 0 else 1.0
         self.chunk_rows = chunk_rows
-        self.known = known
+        self.known_capabilities = known_capabilities
         self.mesh: Mesh | None = None
         """Set when the model is spread over ranks (`hone.model.parallelize`), as is `sequence_parallel`."""
         self.sequence_parallel = False
         self.tokens: int | None = None
         """Tokens from this number on are none of the likeliest, and have no probability beside them."""
         self.scalar = scalar_head.is_scalar(model)
-        if known is None:
+        if known_capabilities is None:
             capabilities.check_causal(model)
-        self.plain_head = known.head_is_plain if known is not None else capabilities.head_is_plain(model)
+            self.plain_head = capabilities.head_is_plain(model)
+        else:
+            self.plain_head = known_capabilities.head_is_plain
 
     @cached_property
-    def keeps_packed_apart(self) -> bool:
+    def supports_packing(self) -> bool:
         """Whether sequences packed into one row do not see each other."""
-        return (
-            self.known.keeps_packed_apart
-            if self.known is not None
-            else capabilities.keeps_packed_apart(self.model)
-        )
+        known = self.known_capabilities
+        return capabilities.supports_packing(self.model) if known is None else known.supports_packing
 
     @cached_property
-    def shares_prompts(self) -> bool:
+    def supports_shared_prefix(self) -> bool:
         """Whether completions may stand in one row behind a prompt that they share."""
+        known = self.known_capabilities
         return (
-            self.known.shares_prompts if self.known is not None else capabilities.shares_prompts(self.model)
+            capabilities.supports_shared_prefix(self.model) if known is None else known.supports_shared_prefix
         )
 
     @property

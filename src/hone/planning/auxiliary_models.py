@@ -10,7 +10,7 @@ from hone.config import DistillConfig, OnlineConfig, PPOConfig, SFTConfig
 from hone.config.schema import PolicyConfig
 from hone.errors import ConfigError
 from hone.model.loading import load_tokenizer
-from hone.model.model_size import ModelShape, load_shape
+from hone.model.model_size import ModelSize, load_model_size
 
 
 def value_settings(config: SFTConfig | OnlineConfig) -> PolicyConfig | None:
@@ -30,8 +30,8 @@ def readable_tokens(config: SFTConfig | OnlineConfig) -> int | None:
     return None if teacher is None else _shape(teacher).vocabulary
 
 
-def shape_of_run(config: SFTConfig | OnlineConfig) -> ModelShape:
-    """The sizes of the policy, with those of the models beside it. Raises ModelError (see `load_shape`)."""
+def model_size_of_run(config: SFTConfig | OnlineConfig) -> ModelSize:
+    """The sizes of the policy, with those of the models beside it. Raises ModelError (see `load_model_size`)."""
     policy, value, teacher = config.policy, value_settings(config), teacher_settings(config)
     shape = _shape(policy)
     if value is not None:
@@ -41,8 +41,8 @@ def shape_of_run(config: SFTConfig | OnlineConfig) -> ModelShape:
     return shape
 
 
-def _shape(model: PolicyConfig) -> ModelShape:
-    return load_shape(
+def _shape(model: PolicyConfig) -> ModelSize:
+    return load_model_size(
         model.model_name,
         model.hf_config_overrides,
         scalar=model.scalar,
@@ -71,7 +71,7 @@ def check_same_tokens(
 
 
 def check_beside(
-    config: SFTConfig | OnlineConfig, shape: ModelShape, tokenizer: PreTrainedTokenizerBase
+    config: SFTConfig | OnlineConfig, shape: ModelSize, tokenizer: PreTrainedTokenizerBase
 ) -> None:
     """Raise ConfigError for a model that cannot stand beside the policy. No weight is read."""
     if (value := value_settings(config)) is not None and shape.beside is not None:
@@ -88,7 +88,7 @@ def check_beside(
 
 
 def check_teacher(
-    config: DistillConfig, shape: ModelShape, vocabulary: int, tokenizer: PreTrainedTokenizerBase
+    config: DistillConfig, shape: ModelSize, vocabulary: int, tokenizer: PreTrainedTokenizerBase
 ) -> None:
     """Raise ConfigError for a teacher that reads other tokens than the policy does, whose vocabulary is given, or fewer
     of them."""

@@ -12,7 +12,7 @@ from hone.config import DistillConfig, OnlineConfig, PPOConfig, SFTConfig
 from hone.config.schema.policy import LoraConfig, OptimizerConfig, PolicyConfig
 from hone.model.adapters import trained_settings
 from hone.model.linear_logprobs import ACCELERATOR_CHUNKS, CHUNK_ELEMENTS, KEEP_ELEMENTS
-from hone.model.model_size import Linear, ModelShape
+from hone.model.model_size import Linear, ModelSize
 from hone.planning.parallel_dims import Layout
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -77,7 +77,7 @@ class Memory:
         return "training" if self.peak > self.resident + self.cache or not self.cache else "generating"
 
 
-def memory(shape: ModelShape, config: SFTConfig | OnlineConfig, layout: Layout, settings: Settings) -> Memory:
+def memory(shape: ModelSize, config: SFTConfig | OnlineConfig, layout: Layout, settings: Settings) -> Memory:
     """What each device of a layout holds. `policy`'s own values of what `settings` has are not looked at."""
     held = _of_policy(shape, config, layout, settings)
     if shape.teacher is not None and isinstance(config, DistillConfig) and not config.cluster.beside:
@@ -96,7 +96,7 @@ def memory(shape: ModelShape, config: SFTConfig | OnlineConfig, layout: Layout, 
 
 
 def _with_teacher(
-    held: Memory, shape: ModelShape, config: DistillConfig, layout: Layout, settings: Settings
+    held: Memory, shape: ModelSize, config: DistillConfig, layout: Layout, settings: Settings
 ) -> Memory:
     """The same with a frozen model beside it, of which no more than one layer computes at a time."""
     teacher = config.teacher.as_policy(config.policy)
@@ -123,7 +123,7 @@ def _with_teacher(
 
 
 def _of_policy(
-    shape: ModelShape, config: SFTConfig | OnlineConfig, layout: Layout, settings: Settings
+    shape: ModelSize, config: SFTConfig | OnlineConfig, layout: Layout, settings: Settings
 ) -> Memory:
     policy = config.policy
     lora = policy.lora.enabled
@@ -166,7 +166,7 @@ def tokens(policy: PolicyConfig, micro_batch: int) -> int:
     return micro_batch * policy.sequences_per_unit * policy.max_total_sequence_length
 
 
-def adapter_parameters(shape: ModelShape, lora: LoraConfig) -> int:
+def adapter_parameters(shape: ModelSize, lora: LoraConfig) -> int:
     """Parameters of LoRA's two matrices at every linear layer that gets them. AdaLoRA has a number for each direction
     besides, DoRA one for each row of the layer."""
     lora = trained_settings(lora)
@@ -177,7 +177,7 @@ def adapter_parameters(shape: ModelShape, lora: LoraConfig) -> int:
     )
 
 
-def _spared(shape: ModelShape, lora: LoraConfig) -> int:
+def _spared(shape: ModelSize, lora: LoraConfig) -> int:
     """Bytes that 4 bits save: half a byte for each number of a linear layer, a scale (fp32) for every 64 of them."""
     if not (lora.enabled and lora.load_in_4bit):
         return 0
@@ -185,12 +185,12 @@ def _spared(shape: ModelShape, lora: LoraConfig) -> int:
     return FP32 * numbers - numbers // 2 - FP32 * numbers // 64
 
 
-def adapter_constants(shape: ModelShape, lora: LoraConfig) -> int:
+def adapter_constants(shape: ModelSize, lora: LoraConfig) -> int:
     """Numbers of the adapters that are not trained: AdaLoRA keeps each matrix's first rank."""
     return sum(linear.count for linear in _adapted(shape, lora)) if lora.adalora.enabled else 0
 
 
-def _adapted(shape: ModelShape, lora: LoraConfig) -> list[Linear]:
+def _adapted(shape: ModelSize, lora: LoraConfig) -> list[Linear]:
     """The layers that get an adapter."""
     return [
         linear
@@ -212,7 +212,7 @@ def state_bytes(optimizer: OptimizerConfig) -> int:
     return FP32 * (3 if given.get("amsgrad") else 2)
 
 
-def cache_bytes(shape: ModelShape, config: OnlineConfig, *, shared: bool) -> int:
+def cache_bytes(shape: ModelSize, config: OnlineConfig, *, shared: bool) -> int:
     """Keys and values of `generation_batch_size` sequences of full length. Under autocast, with the learner's own
     weights (`shared`), rotated keys come out in fp32."""
     policy = config.policy
@@ -225,7 +225,7 @@ def _share(total: int, ranks: int) -> int:
     return -(-total // ranks)
 
 
-def _gathered(shape: ModelShape, layout: Layout, *, lora: bool) -> int:
+def _gathered(shape: ModelSize, layout: Layout, *, lora: bool) -> int:
     """Weights: a block that computes, the next one on its way, and what is outside of the blocks for the whole step.
     Gradients of a block and of the outside, before they are scattered."""
     weights = 2 * shape.block + shape.root
@@ -233,7 +233,7 @@ def _gathered(shape: ModelShape, layout: Layout, *, lora: bool) -> int:
     return _share(FP32 * (weights + gradients), layout.tensor)
 
 
-def _cast(shape: ModelShape, size: int, settings: Settings) -> int:
+def _cast(shape: ModelSize, size: int, settings: Settings) -> int:
     """Autocast makes a copy of each matrix, and the graph holds it until the backward has used it. With activation
     checkpointing the graph is made again block by block."""
     if size == FP32:
@@ -244,7 +244,7 @@ def _cast(shape: ModelShape, size: int, settings: Settings) -> int:
     return _share(size * used, settings.tensor)
 
 
-def _activations(shape: ModelShape, policy: PolicyConfig, layout: Layout, settings: Settings) -> int:
+def _activations(shape: ModelSize, policy: PolicyConfig, layout: Layout, settings: Settings) -> int:
     """What the backward needs of each layer, after Korthikanti et al. 2022 (arXiv 2205.05198) section 4.1, for the
     layers of today: no dropout, an MLP with a gate, an fp32 stream between the layers.
 
@@ -266,7 +266,7 @@ def _activations(shape: ModelShape, policy: PolicyConfig, layout: Layout, settin
     return here * (kept + end)
 
 
-def _scores(shape: ModelShape, policy: PolicyConfig, size: int) -> int:
+def _scores(shape: ModelSize, policy: PolicyConfig, size: int) -> int:
     """Of a token: its scores with all others in each head, capped, and after the softmax in fp32; keys and values
     once per query head."""
     copies = size if size != FP32 else 0
@@ -274,7 +274,7 @@ def _scores(shape: ModelShape, policy: PolicyConfig, size: int) -> int:
     return shape.heads * policy.max_total_sequence_length * (size + FP32 + copies) + repeated
 
 
-def _logits(shape: ModelShape, policy: PolicyConfig, layout: Layout, settings: Settings) -> int:
+def _logits(shape: ModelSize, policy: PolicyConfig, layout: Layout, settings: Settings) -> int:
     """As `model/linear_logprobs.py` computes them: a tile in fp32 and in the precision of the products, as many of
     them as it keeps on an accelerator, and the gradient of the whole matrix. A head that is not a plain matrix has
     all at once, a scalar one none."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hone.config import OnlineConfig, SFTConfig
-from hone.model.model_size import ModelShape
+from hone.model.model_size import ModelSize
 from hone.planning.hardware import GIB
 from hone.planning.memory_estimate import BYTES, adapter_parameters, state_bytes, tokens
 from hone.planning.planner import Choice
@@ -31,7 +31,7 @@ def choice_lines(choice: Choice) -> list[str]:
     return lines
 
 
-def memory_lines(choice: Choice, shape: ModelShape, config: SFTConfig | OnlineConfig) -> list[str]:
+def memory_lines(choice: Choice, shape: ModelSize, config: SFTConfig | OnlineConfig) -> list[str]:
     """The most that is held at once, and what it is made of."""
     machine, held = choice.machine, choice.taken.memory
     where = f"on each of {machine.count} devices" if machine.count > 1 else f"on the {machine.device}"
@@ -50,7 +50,7 @@ def memory_lines(choice: Choice, shape: ModelShape, config: SFTConfig | OnlineCo
     return lines
 
 
-def _kinds(choice: Choice, shape: ModelShape, config: SFTConfig | OnlineConfig) -> list[tuple[str, int, str]]:
+def _kinds(choice: Choice, shape: ModelSize, config: SFTConfig | OnlineConfig) -> list[tuple[str, int, str]]:
     """Name, bytes and arithmetic of each kind."""
     policy, layout, held, settings = config.policy, choice.layout, choice.taken.memory, choice.taken.settings
     ranks = layout.shard * layout.context * layout.tensor

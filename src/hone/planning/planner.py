@@ -15,7 +15,7 @@ from hone.config import OnlineConfig, SFTConfig
 from hone.config.schema.base import fill_derived
 from hone.config.schema.policy import PolicyConfig
 from hone.errors import ConfigError
-from hone.model.model_size import ModelShape
+from hone.model.model_size import ModelSize
 from hone.planning.hardware import GIB, Machine
 from hone.planning.memory_estimate import Memory, Settings, memory, tokens
 from hone.planning.parallel_dims import Layout
@@ -93,7 +93,7 @@ class Choice:
         return f"at least ({self.taken}) {need}. What would fit: {would}"
 
 
-def resolve(config: Config, shape: ModelShape, machine: Machine) -> tuple[Config, Choice]:
+def resolve(config: Config, shape: ModelSize, machine: Machine) -> tuple[Config, Choice]:
     """The configuration with a value for every key of `OPEN`, and why.
 
     Raises ConfigError, before any weight is loaded, where nothing fits (a CPU's memory is taken to stretch).
@@ -120,13 +120,13 @@ def settled(config: Config, settings: Settings) -> Config:
     return copy
 
 
-def choose(shape: ModelShape, config: SFTConfig | OnlineConfig, machine: Machine) -> Choice:
+def choose(shape: ModelSize, config: SFTConfig | OnlineConfig, machine: Machine) -> Choice:
     """The first candidate that fits. Raises ConfigError when the given sizes do not multiply out."""
     found = _first(shape, config, machine)
     return replace(found, nearest=nearest(shape, config, machine)) if found.fits is False else found
 
 
-def _first(shape: ModelShape, config: SFTConfig | OnlineConfig, machine: Machine) -> Choice:
+def _first(shape: ModelSize, config: SFTConfig | OnlineConfig, machine: Machine) -> Choice:
     refused: list[Candidate] = []
     for settings, layout in candidates(shape, config, machine):
         candidate = Candidate(settings, layout, memory(shape, config, layout, settings))
@@ -145,7 +145,7 @@ def _fits(candidate: Candidate, machine: Machine) -> bool:
 
 
 def candidates(
-    shape: ModelShape, config: SFTConfig | OnlineConfig, machine: Machine
+    shape: ModelSize, config: SFTConfig | OnlineConfig, machine: Machine
 ) -> Iterator[tuple[Settings, Layout]]:
     """What the configuration leaves open, the fewest changes first: as it is; activation checkpointing; smaller
     micro-batches; tensor parallelism inside a node; offload."""
@@ -179,7 +179,7 @@ def micro_batches(policy: PolicyConfig, layout: Layout, wanted: int) -> list[int
     return sizes[:1] if tokens(policy, 1) == tokens(policy, 2) else sizes
 
 
-def tensor_sizes(shape: ModelShape, policy: PolicyConfig, machine: Machine) -> list[int]:
+def tensor_sizes(shape: ModelSize, policy: PolicyConfig, machine: Machine) -> list[int]:
     """The given size, or those that can be chosen: powers of two within a node that divide heads and vocabulary."""
     if policy.tensor_parallel_size is not None:
         return [policy.tensor_parallel_size]
@@ -213,7 +213,7 @@ def layout_for(policy: PolicyConfig, machine: Machine, tensor: int) -> Layout:
     return Layout(machine.nodes, machine.per_node, replicate, shard, context, tensor)
 
 
-def nearest(shape: ModelShape, config: SFTConfig | OnlineConfig, machine: Machine) -> tuple[str, ...]:
+def nearest(shape: ModelSize, config: SFTConfig | OnlineConfig, machine: Machine) -> tuple[str, ...]:
     """Changes with which it would fit, each on its own: an open key, adapters, more devices of the same kind."""
     found = []
     given = [key for key in OPEN if getattr(config.policy, key) is not None]
@@ -236,7 +236,7 @@ def nearest(shape: ModelShape, config: SFTConfig | OnlineConfig, machine: Machin
 
 
 def more_devices(
-    shape: ModelShape, config: SFTConfig | OnlineConfig, machine: Machine, *, offload: bool | None = None
+    shape: ModelSize, config: SFTConfig | OnlineConfig, machine: Machine, *, offload: bool | None = None
 ) -> Choice | None:
     """The smallest number of the same devices, up to 8 a node and then in more nodes, on which it fits, if any."""
     config = config if offload is None else _with(config, cpu_offload=offload)

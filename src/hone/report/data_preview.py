@@ -12,8 +12,8 @@ from typing import Any
 from hone.config import EvalConfig, Loaded
 from hone.data import build_preferences, build_prompts, build_supervised
 from hone.data.chat import Encoder
-from hone.data.datasets import Drawn, Part
-from hone.data.prompts import evaluation_part
+from hone.data.datasets import Dataset, ResumableDataset
+from hone.data.prompts import evaluation_dataset
 from hone.data.render_check import Tally
 from hone.data.row_preview import Look, look
 from hone.engine.build import tokenizer_of
@@ -92,32 +92,32 @@ def gather(
         return view
     view.datasets += [_counted(p, "") for p in training]
     view.datasets += [_counted(p, "held out: ") for p in held]
-    for part in (*training, *held):
-        for row, reason in part.left_out.items():
-            view.left_out.setdefault(reason, []).append(part.rows.where(row))
-        if view.trains and part.unread:
-            view.unread.append(f"{part.rows.name}: {', '.join(part.unread)}")
+    for dataset in (*training, *held):
+        for row, reason in dataset.left_out.items():
+            view.left_out.setdefault(reason, []).append(dataset.rows.where(row))
+        if view.trains and dataset.unread:
+            view.unread.append(f"{dataset.rows.name}: {', '.join(dataset.unread)}")
     view.altered = drawn.tally.fresh() if drawn is not None else []
-    parts = held if validation else training
+    datasets = held if validation else training
     if validation and not held:
         raise DataError("there are no held-out rows: set data.validation or data.train.split_validation_size")
     if rows:
-        chosen, view.chosen = [_named(parts, row) for row in rows], "the rows asked for"
+        chosen, view.chosen = [_named(datasets, row) for row in rows], "the rows asked for"
     elif validation or drawn is None:
-        chosen = [(part, row) for part in parts for row in part.keep][:count]
+        chosen = [(dataset, row) for dataset in datasets for row in dataset.keep][:count]
         view.chosen = "the first held-out rows" if validation else "the first rows"
     else:
         chosen, view.chosen = drawn.first(count), "the first rows that the run draws"
-    looks = [look(loaded.kind, encoder, part, row) for part, row in chosen]
+    looks = [look(loaded.kind, encoder, dataset, row) for dataset, row in chosen]
     view.rows = [seen for seen in looks if seen is not None]
-    asked = [part.rows.where(row) for part, row in chosen]
+    asked = [dataset.rows.where(row) for dataset, row in chosen]
     view.refused = {place: view.refused[place] for place in asked if place in view.refused} | view.refused
     return view
 
 
 def _read(
     loaded: Loaded[Any], refused: dict[str, str]
-) -> tuple[Encoder, Sequence[Part], Sequence[Part], Drawn | None]:
+) -> tuple[Encoder, Sequence[Dataset], Sequence[Dataset], ResumableDataset | None]:
     config = loaded.config
     if isinstance(config, EvalConfig):
         tokenizer = load_tokenizer(
@@ -125,27 +125,27 @@ def _read(
             chat_template=config.tokenizer.chat_template,
             trust_remote_code=config.generation.trust_remote_code,
         )
-        part, encoder = evaluation_part(config, tokenizer, Tally(), refused)
-        return encoder, [part], [], None
+        dataset, encoder = evaluation_dataset(config, tokenizer, Tally(), refused)
+        return encoder, [dataset], [], None
     data = BUILDERS[loaded.kind](config, tokenizer_of(config), refused)
-    return data.encoder, data.training_parts, data.validation_parts, data
+    return data.encoder, data.training_datasets, data.validation_datasets, data
 
 
 def _model(config: Any) -> str:
     return config.generation.model_name if isinstance(config, EvalConfig) else config.policy.model_name
 
 
-def _counted(part: Part, prefix: str) -> str:
-    left_out = f", {len(part.left_out)} left out" if part.left_out else ""
-    return f"{prefix}{part.rows.name}: {len(part.keep)} of {len(part.rows)} rows{left_out}"
+def _counted(dataset: Dataset, prefix: str) -> str:
+    left_out = f", {len(dataset.left_out)} left out" if dataset.left_out else ""
+    return f"{prefix}{dataset.rows.name}: {len(dataset.keep)} of {len(dataset.rows)} rows{left_out}"
 
 
-def _named(parts: Sequence[Part], named: str) -> tuple[Part, int]:
+def _named(datasets: Sequence[Dataset], named: str) -> tuple[Dataset, int]:
     """A row by its number in its dataset. Raises DataError where there is none."""
     label, _, number = named.rpartition(":")
-    found = [part for part in parts if not label or label in (part.label, part.rows.name)]
+    found = [dataset for dataset in datasets if not label or label in (dataset.label, dataset.rows.name)]
     if not found:
-        raise DataError(f"no dataset {label!r}: there are {', '.join(part.label for part in parts)}")
+        raise DataError(f"no dataset {label!r}: there are {', '.join(dataset.label for dataset in datasets)}")
     if not number.isdigit():
         raise DataError(f"{named!r} is no row: give numbers from 0, as in 0,17 or {found[0].label}:17")
     if int(number) >= len(found[0].rows):

@@ -113,7 +113,7 @@ def test_rows_that_say_something_else_are_noticed_when_a_run_goes_on(build, tmp_
     changed = [*rows[:5], {**rows[5], next(iter(rows[5])): "something else"}]
     write(tmp_path / "rows.jsonl", changed)
     with pytest.raises(
-        CheckpointError, match=r"rows.jsonl has as many rows as then, but they say something else"
+        CheckpointError, match=r"rows.jsonl has as many rows as then, but their content differs"
     ):
         build(settings(path, root), chatml).load_state_dict(state)
     build(settings(path, root, may_change=True), chatml).load_state_dict(state)

@@ -71,7 +71,7 @@ def test_what_is_left_out_is_what_encoding_every_row_leaves_out(kind, tmp_path, 
     for module in ("supervised", "preferences"):
         monkeypatch.setattr(f"hone.data.{module}.LengthScreen", Undecided)
     encoded = build(config, chatml)
-    assert screened.training_parts[0].left_out == encoded.training_parts[0].left_out
+    assert screened.training_datasets[0].left_out == encoded.training_datasets[0].left_out
     assert 100 < screened.num_rows < 300
     assert dict(screened.counts) == dict(encoded.counts)
     drawn, again = screened.next(50), encoded.next(50)

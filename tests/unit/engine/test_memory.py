@@ -16,7 +16,7 @@ from hone.algorithms import sft
 from hone.config import SFTConfig
 from hone.engine.local.kv_cache import slab_cache
 from hone.model.mesh import Mesh
-from hone.model.model_size import ModelShape, shape_of
+from hone.model.model_size import ModelSize, model_size_of
 from hone.planning.memory_estimate import Memory, Settings, adapter_parameters, cache_bytes, memory
 from hone.planning.parallel_dims import Layout
 
@@ -26,12 +26,12 @@ WIDE = {"hidden_size": 64, "intermediate_size": 176, "num_hidden_layers": 4}
 ROWS, LENGTH = 4, 32
 
 
-def shape(kind: str = "llama", **changes: Any) -> ModelShape:
-    return shape_of(CONFIGS[kind](**changes))
+def shape(kind: str = "llama", **changes: Any) -> ModelSize:
+    return model_size_of(CONFIGS[kind](**changes))
 
 
 def held(
-    shape: ModelShape, config: Any = None, layout: Layout | None = None, settings: Settings | None = None
+    shape: ModelSize, config: Any = None, layout: Layout | None = None, settings: Settings | None = None
 ) -> Memory:
     return memory(shape, config or sft_config(), layout or Layout(), settings or Settings(micro_batch=1))
 

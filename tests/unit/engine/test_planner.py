@@ -13,7 +13,7 @@ from transformers import LlamaConfig
 
 from hone.config import GRPOConfig, SFTConfig
 from hone.errors import ConfigError
-from hone.model.model_size import ModelShape, shape_of
+from hone.model.model_size import ModelSize, model_size_of
 from hone.planning.hardware import GIB, Machine, machine_here, machine_named
 from hone.planning.memory_estimate import Settings, memory
 from hone.planning.parallel_dims import Layout
@@ -65,8 +65,8 @@ def a100(nodes: int = 1, per_node: int = 1) -> Machine:
 
 
 @functools.cache
-def published(name: str) -> ModelShape:
-    return shape_of(PUBLISHED[name][0])
+def published(name: str) -> ModelSize:
+    return model_size_of(PUBLISHED[name][0])
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -80,7 +80,7 @@ def test_the_largest_is_planned_at_once() -> None:
     assert time.perf_counter() - began < 2
 
 
-def order(shape: ModelShape, config: SFTConfig, machine: Machine) -> list[Settings]:
+def order(shape: ModelSize, config: SFTConfig, machine: Machine) -> list[Settings]:
     return [settings for settings, _ in candidates(shape, config, machine)]
 
 
@@ -177,7 +177,7 @@ def test_a_cpu_is_never_refused() -> None:
     assert choice.fits is False
     assert not resolved.policy.cpu_offload
     assert resolved.policy.train_micro_batch_size == 1
-    small, choice = resolve(sft(), shape_of(CONFIGS["llama"]()), machine)
+    small, choice = resolve(sft(), model_size_of(CONFIGS["llama"]()), machine)
     assert choice.fits
     assert small.policy.train_micro_batch_size == 2  # 4096 tokens
     assert small.policy.logprob_batch_size == 2
@@ -236,7 +236,7 @@ def test_the_built_in_generator_bounds_grpo() -> None:
 
 
 def test_every_open_key_has_a_value_when_resolved() -> None:
-    resolved, _ = resolve(sft(), shape_of(CONFIGS["llama"]()), machine_here(gpu=False))
+    resolved, _ = resolve(sft(), model_size_of(CONFIGS["llama"]()), machine_here(gpu=False))
     assert all(getattr(resolved.policy, key) is not None for key in OPEN)
 
 

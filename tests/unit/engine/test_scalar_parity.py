@@ -18,7 +18,7 @@ from hone.errors import TrainingError
 from hone.model.adapters import with_lora
 from hone.model.attention import use_grouped_sdpa
 from hone.model.mesh import Mesh
-from hone.model.model_size import shape_of
+from hone.model.model_size import model_size_of
 from hone.planning.memory_estimate import Settings, memory
 from hone.planning.parallel_dims import Layout
 from hone.types import Batch, LossOutput, Outputs, Sample, Totals
@@ -222,7 +222,9 @@ def test_the_language_model_of_the_same_body_is_untouched() -> None:
 
 def test_the_memory_plan_has_no_logits() -> None:
     config = sft_config(max_total_sequence_length=64)
-    shapes = {scalar: shape_of(CONFIGS["llama"](num_labels=1), scalar=scalar) for scalar in (True, False)}
+    shapes = {
+        scalar: model_size_of(CONFIGS["llama"](num_labels=1), scalar=scalar) for scalar in (True, False)
+    }
     found = {scalar: memory(shape, config, Layout(), Settings(4)) for scalar, shape in shapes.items()}
     assert found[True].logits == 0
     assert found[False].logits > 0

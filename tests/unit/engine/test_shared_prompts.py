@@ -66,7 +66,7 @@ def test_log_probabilities_and_gradients_are_those_of_the_samples_alone(
     shared = tiny.make_learner(tiny.make_model(kind), policy(**layout))
     alone = tiny.make_learner(tiny.make_model(kind), policy(train_micro_batch_size=1))
     ours, theirs = groups(share=True), groups(share=False)
-    assert shared.scorer.shares_prompts
+    assert shared.scorer.supports_shared_prefix
     assert any(len(row) > 1 for rows in shared._share(ours, training=True) for row in rows)
     for a, b in zip(tiny.run(shared.forward(ours)), tiny.run(alone.forward(theirs)), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
@@ -118,7 +118,7 @@ def test_short_prompts_are_not_worth_it() -> None:
 
 def test_a_model_with_a_window_does_not_share() -> None:
     learner = tiny.make_learner(tiny.make_model("mistral"), policy(train_micro_batch_size=4))
-    assert not learner.scorer.shares_prompts
+    assert not learner.scorer.supports_shared_prefix
     alone = tiny.make_learner(tiny.make_model("mistral"), policy(train_micro_batch_size=1))
     pairs = zip(
         tiny.run(learner.forward(groups(share=True))),

@@ -19,7 +19,7 @@ from hone.engine.local.learner import LocalLearner
 from hone.errors import ConfigError
 from hone.model.mesh import Mesh
 from hone.planning import planner
-from hone.planning.auxiliary_models import shape_of_run
+from hone.planning.auxiliary_models import model_size_of_run
 from hone.planning.placement import alone, check_mesh, machine_of
 from hone.types import Group, Prompt, Rollout, Sampling
 
@@ -200,7 +200,7 @@ def test_nor_where_the_head_is_spread_over_ranks() -> None:
 
 def test_a_teacher_on_devices_of_its_own_is_no_load_of_the_policys(folder: Path) -> None:
     config = config_of(folder)
-    shape = shape_of_run(config)
+    shape = model_size_of_run(config)
     beside = planner.choose(shape, config, machine_of(config.cluster)).taken.memory
     assert beside.teacher > 0
     config.cluster.cpu_workers_per_node, config.cluster.teacher_devices = 1, 2

@@ -180,5 +180,5 @@ def test_gradients_are_those_of_pairs_alone() -> None:
         )
         run(learner.forward_backward(make_pairs(6, share=share), pair_loss))
         learners.append(learner)
-    assert learners[0].scorer.shares_prompts
+    assert learners[0].scorer.supports_shared_prefix
     assert largest_gap(gradients(learners[0].model), gradients(learners[1].model)) < 1e-5

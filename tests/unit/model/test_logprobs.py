@@ -215,7 +215,7 @@ def test_a_soft_cap_is_seen_at_the_small_logits_of_fresh_weights() -> None:
 def test_probing_leaves_no_trace() -> None:
     model = make_model().train()
     scorer = TokenScorer(model)
-    assert scorer.keeps_packed_apart
+    assert scorer.supports_packing
     assert model.training
     assert gradients(model) == {}
     assert not model.get_output_embeddings()._forward_pre_hooks

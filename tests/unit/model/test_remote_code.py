@@ -15,7 +15,7 @@ from hone.config.schema import PolicyConfig
 from hone.errors import CheckpointError, ModelError
 from hone.export import convert
 from hone.model.loading import load_model, load_tokenizer
-from hone.model.model_size import load_shape
+from hone.model.model_size import load_model_size
 from hone.rollout.rewards.reward_model import RewardModel
 
 CODE = """
@@ -69,7 +69,7 @@ def folder(tmp_path: Path, marker: Path) -> str:
 
 LOADERS: dict[str, Callable[..., Any]] = {
     "model": load_model,
-    "shape": load_shape,
+    "shape": load_model_size,
     "tokenizer": load_tokenizer,
 }
 

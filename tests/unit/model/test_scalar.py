@@ -12,7 +12,7 @@ from transformers import AutoModelForSequenceClassification, BertConfig, GPT2Con
 
 from hone.errors import ModelError
 from hone.model.loading import empty_model, load_model
-from hone.model.model_size import load_shape
+from hone.model.model_size import load_model_size
 from hone.model.scalar_head import head_name, is_scalar
 from hone.model.scorer import TokenScorer
 
@@ -62,7 +62,7 @@ def test_a_reward_model_keeps_its_head(tmp_path: Path) -> None:
     assert torch.equal(ours.score.weight, theirs.score.weight)
 
 
-@pytest.mark.parametrize("load", [load_model, load_shape])
+@pytest.mark.parametrize("load", [load_model, load_model_size])
 def test_a_head_with_two_labels_is_refused_by_the_config_alone(load: Any, tmp_path: Path) -> None:
     folder = classifier(tmp_path / "two", labels=3)
     (tmp_path / "two" / "model.safetensors").write_bytes(b"not read")
@@ -121,7 +121,7 @@ def test_values_are_the_models_own_scores_of_every_beginning(kind: str, tmp_path
     scorer = TokenScorer(model)
     assert scorer.scalar
     assert not scorer.plain_head
-    assert scorer.keeps_packed_apart
+    assert scorer.supports_packing
     ids = torch.randint(2, 64, (1, 9))
     read = scorer(ids, None, torch.arange(9), ids[0])
     model.config.pad_token_id = 0
@@ -150,7 +150,7 @@ def test_without_weights_the_same_model_is_made(causal: str) -> None:
 
 
 def test_the_shape_has_no_logits(causal: str) -> None:
-    shape, language = load_shape(causal, scalar=True), load_shape(causal)
+    shape, language = load_model_size(causal, scalar=True), load_model_size(causal)
     assert shape.scalar
     assert not shape.plain_head
     assert shape.parameters == language.parameters - 64 * 32 + 32

@@ -16,7 +16,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_
 from transformers import PreTrainedModel
 
 from hone.engine.local.learner_state import named_weights
-from hone.model.capabilities import traits_of
+from hone.model.capabilities import capabilities_of
 from hone.model.mesh import Mesh
 from hone.model.parallelize import parallelize
 from hone.model.scorer import TokenScorer
@@ -44,19 +44,21 @@ def spread(
     if first:
         try:
             model = make(True)
-            message = [traits_of(model), None]
+            message = [capabilities_of(model), None]
             weights, buffers = dict(named_weights(model)), dict(model.named_buffers())
         except Exception as error:  # told to the other ranks, which would wait for ever, and raised
             failure, message = error, [None, error]
     dist.broadcast_object_list(message, src=0)
-    known, reported = message
+    capabilities, reported = message
     if reported is not None:
         raise failure or reported
     model = model if model is not None else make(False)
     ties = tied_parameters(model)
     nn.Module.to(model, "meta")
     tie(model, ties)
-    scorer = TokenScorer(model, temperature=temperature, chunk_rows=chunk_rows, known=known)
+    scorer = TokenScorer(
+        model, temperature=temperature, chunk_rows=chunk_rows, known_capabilities=capabilities
+    )
     parallelize(scorer, mesh, sequence_parallel=sequence_parallel, cpu_offload=cpu_offload)
     scorer.to_empty(device="cpu" if cpu_offload else device)
     tie(model, ties)

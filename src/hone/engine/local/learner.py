@@ -34,7 +34,7 @@ from hone.model import dropout
 from hone.model.adapters import base_of
 from hone.model.balancing import hearing
 from hone.model.loading import name_of
-from hone.model.parallelize import put_away
+from hone.model.parallelize import reshard
 from hone.model.scorer import TokenScorer
 from hone.types import LossFn, Outputs, Sample
 
@@ -232,14 +232,14 @@ class LocalLearner:
     def _share(self, samples: Sequence[Sample], *, training: bool) -> list[Rows]:
         """This rank's micro-batches of a global batch."""
         plans = shares(
-            samples, self.policy, self.ranks.count, training=training, share=self._shares_prompts(samples)
+            samples, self.policy, self.ranks.count, training=training, share=self._uses_shared_prefix(samples)
         )
         return plans[self.ranks.number]
 
-    def _shares_prompts(self, samples: Sequence[Sample]) -> bool:
+    def _uses_shared_prefix(self, samples: Sequence[Sample]) -> bool:
         """Whether a row of several samples has their prompt once. Packed rows never do."""
         wanted = not self.policy.sequence_packing.enabled and any(sample.prefix for sample in samples)
-        return wanted and self.scorer.shares_prompts
+        return wanted and self.scorer.supports_shared_prefix
 
     def _collate(self, samples: Sequence[Sample], rows: Rows) -> MicroBatch:
         dynamic = self.policy.dynamic_batching
@@ -247,7 +247,7 @@ class LocalLearner:
             [[samples[index] for index in row] for row in rows] or [[sample] for sample in silent(samples)],
             pad=self.pad_token,
             device=self.device,
-            share=self._shares_prompts(samples),
+            share=self._uses_shared_prefix(samples),
             seed=self.seed if self.model.training else None,
             round_to=math.lcm(self.scorer.divides, dynamic.sequence_length_round if dynamic.enabled else 1),
         )
@@ -297,4 +297,4 @@ class LocalLearner:
         finally:
             self.model.train(before)
             if self.ranks.mesh is not None:
-                put_away(self.scorer)
+                reshard(self.scorer)

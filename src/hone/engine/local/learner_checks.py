@@ -12,7 +12,7 @@ from hone.model.scorer import TokenScorer
 
 def check_packing(scorer: TokenScorer, policy: PolicyConfig) -> None:
     """Raise ConfigError where packed samples would see each other."""
-    if policy.sequence_packing.enabled and not scorer.keeps_packed_apart:
+    if policy.sequence_packing.enabled and not scorer.supports_packing:
         raise ConfigError(
             f"policy.sequence_packing.enabled: packed samples would see each other in a "
             f"{scorer.model.config.model_type} model. Set policy.sequence_packing.enabled=false "

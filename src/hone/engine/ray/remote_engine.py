@@ -21,7 +21,7 @@ from hone.engine.local.threads import threads_for
 from hone.engine.ray import local_cluster
 from hone.engine.ray.nodes import FewerMachines, connect, usable_nodes, wait_for_nodes
 from hone.engine.ray.worker_group import Workers
-from hone.model.model_size import ModelShape
+from hone.model.model_size import ModelSize
 from hone.planning import planner
 from hone.planning.auxiliary_models import teacher_settings, value_settings
 from hone.planning.parallel_dims import Layout
@@ -32,7 +32,7 @@ from hone.types import Completion, LossFn, Prompt, Sample, Sampling
 def build_on_cluster(
     config: SFTConfig | OnlineConfig,
     tokenizer: PreTrainedTokenizerBase,
-    shape: ModelShape,
+    shape: ModelSize,
     *,
     recovering: bool,
 ) -> ClusterEngine:

@@ -56,7 +56,7 @@ class Dialog:
         """The tokens that end a turn of the model's, as the template and the tokenizer say."""
         tokenizer = self.encoder.tokenizer
         handing = [text for text in _HAND_OVER if text in tokenizer.get_added_vocab()]
-        stops = self.encoder.traits(self.schemas or None).stops
+        stops = self.encoder.features(self.schemas or None).stops
         texts = [self._end, tokenizer.eos_token, *handing, *stops]
         return {tokenizer.convert_tokens_to_ids(text): text for text in texts if text}
 
@@ -65,7 +65,7 @@ class Dialog:
         """The special token with which the template ends a turn of the model's, if it does."""
         text = self._render([_ASKED, {"role": "assistant", "content": _TURN}], generation=False)
         run = special_run(text.rpartition(_TURN)[2] if _TURN in text else "", self.encoder.specials)
-        stops = self.encoder.traits(self.schemas or None).stops
+        stops = self.encoder.features(self.schemas or None).stops
         return next((special for special in run if special in stops), run[0] if run else None)
 
     def check(self, roles: Sequence[str]) -> list[str]:
@@ -143,7 +143,7 @@ class Dialog:
         if _TURN not in text:
             text = self._render([_ASKED, turn | {"content": _TURN}, *messages], generation=True)
         start = text.rfind(_TURN)
-        closing = {*self.ends.values(), *self.encoder.traits(self.schemas or None).ends}
+        closing = {*self.ends.values(), *self.encoder.features(self.schemas or None).ends}
         ends = [(at, end) for end in closing if (at := text.find(end, start)) >= 0]
         if start < 0:
             raise DataError(
