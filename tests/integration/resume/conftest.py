@@ -85,7 +85,7 @@ DYNAMIC_RUN = (
     "rewards.functions=[{path: rewards.py:some_vowels, name: vowels}]",
 )
 # An environment whose steps take some other time in every run.
-_HELPERS = Path(__file__).resolve().parents[2] / "unit" / "rollout" / "environments" / "env_helpers.py"
+_HELPERS = Path(__file__).resolve().parents[2] / "helpers" / "env_helpers.py"
 ENVIRONMENT_RUN = (
     *GRPO_RUN,
     f"env.path={_HELPERS}:Slow",

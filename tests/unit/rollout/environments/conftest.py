@@ -16,7 +16,7 @@ from hone.rollout.environments.episode import Episodes
 from hone.rollout.environments.episode_result import Played
 from hone.rollout.environments.pool import EnvironmentPool
 from hone.types import Prompt, Sampling
-from tests.unit.rollout.environments.env_helpers import TEMPLATE, Scripted
+from tests.helpers.env_helpers import TEMPLATE, Scripted
 
 Play = Callable[..., list[list[Played]]]
 

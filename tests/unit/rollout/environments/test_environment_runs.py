@@ -12,7 +12,7 @@ import pytest
 from processes import ENVIRONMENT
 
 from hone.tracking.metrics_csv import read_table
-from tests.unit.rollout.environments.env_helpers import here
+from tests.helpers.env_helpers import here
 
 ROOT = Path(__file__).resolve().parents[4]
 TINY = (

@@ -12,8 +12,8 @@ import torch
 from hone.errors import ConfigError, DataError, RewardError
 from hone.rollout.environments.episode_result import Played, add_rewards, check_failures, metrics_of
 from hone.types import Completion, Prompt, Rollout, Sampling, sample_of
+from tests.helpers.env_helpers import TOOLS, Scripted, here
 from tests.unit.rollout.environments.conftest import Play, asking
-from tests.unit.rollout.environments.env_helpers import TOOLS, Scripted, here
 
 START = "<|im_start|>"
 

@@ -14,9 +14,9 @@ import pytest
 
 from hone.config.schema import EnvConfig
 from hone.rollout.environments.pool import EnvironmentPool
-from tests.unit.rollout.environments.env_helpers import here
+from tests.helpers.env_helpers import here
 
-HERE = Path(__file__).resolve().parent
+HELPERS = Path(__file__).resolve().parents[3] / "helpers"
 PROGRAM = """
 import asyncio, sys
 sys.path.insert(0, sys.argv[1])
@@ -44,7 +44,7 @@ def alive(pid: int) -> bool:
 
 
 def test_processes_end_with_a_run_that_is_killed() -> None:
-    command = [sys.executable, "-c", PROGRAM, str(HERE)]
+    command = [sys.executable, "-c", PROGRAM, str(HELPERS)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         pids = [int(pid) for pid in process.stdout.readline().split()]

@@ -12,7 +12,7 @@ import pytest
 from hone.errors import ConfigError
 from hone.model.loading import load_tokenizer
 from hone.rollout.environments.tool_calls import message_of
-from tests.unit.rollout.environments.test_dialog import TOOL, dialog
+from tests.unit.rollout.environments.test_turn_tokens import TOOL, dialog
 
 SCHEMA = {
     "type": "function",

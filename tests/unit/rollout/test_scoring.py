@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -14,9 +13,8 @@ from hone.rollout.rewards.resolve import resolve_all
 from hone.rollout.rewards.reward_pool import RewardPool
 from hone.rollout.scoring import collect, columns_of
 from hone.types import Completion, Group, Prompt
+from tests.helpers.pool_helpers import FUNCTIONS, SEEDS
 
-FUNCTIONS = Path(__file__).with_name("reward_functions.py")
-SEEDS = Path(__file__).with_name("seed_functions.py")
 WORDS = ["<eos>", "<think>", "</think>", "<answer>", "</answer>", "7", "72", "raise"]
 
 

@@ -18,7 +18,7 @@ from hone.rollout.rewards.reward_pool import RewardPool
 from hone.rollout.scoring import open_pool
 from hone.tracking import write_rollouts
 from hone.types import Completion, Group, Prompt, Rollout
-from tests.unit.rollout.pool_helpers import entry, score
+from tests.helpers.pool_helpers import entry, score
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from hone.errors import ConfigError
+from tests.helpers.env_helpers import TOOLS, here
 from tests.unit.rollout.environments.conftest import Play, asking
-from tests.unit.rollout.environments.env_helpers import TOOLS, here
 
 SHARED = {"tools": TOOLS}
 

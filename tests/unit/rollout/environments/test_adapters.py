@@ -9,7 +9,7 @@ import pytest
 from hone.rollout.environments.adapters import kind_of
 from hone.rollout.environments.session import Session
 from hone.user_code import find
-from tests.unit.rollout.environments.env_helpers import here
+from tests.helpers.env_helpers import here
 
 USER = [{"role": "user", "content": "Say a number."}]
 

@@ -15,7 +15,7 @@ import pytest
 from hone.rollout.rewards.resolve import resolve_all
 from hone.rollout.rewards.reward_pool import RewardPool, Scored
 
-DATA = Path(__file__).resolve().parents[4] / "shared" / "data"
+DATA = Path(__file__).resolve().parents[6] / "shared" / "data"
 GSM8K = [DATA / "gsm8k" / name for name in ("test.jsonl", "train.jsonl")]
 HUMANEVAL = DATA / "humaneval" / "HumanEval.jsonl.gz"
 pytestmark = pytest.mark.slow

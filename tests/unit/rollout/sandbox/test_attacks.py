@@ -17,7 +17,7 @@ import hone
 from hone.rollout.sandbox import landlock, root_filesystem
 
 LIMITS = {"timeout_s": 10.0, "memory_mb": 256, "max_processes": 12, "disk_mb": 8, "output_kb": 64}
-DRIVER = Path(__file__).with_name("sandbox_driver.py")
+DRIVER = Path(__file__).resolve().parents[3] / "helpers" / "sandbox_driver.py"
 MODES = (
     *("root", "user"),
     *(

@@ -10,7 +10,7 @@ import pytest
 from hone.errors import RewardError
 from hone.rollout.rewards.resolve import resolve_all
 from hone.rollout.rewards.reward_pool import RewardPool
-from tests.unit.rollout.pool_helpers import FUNCTIONS, SEEDS, entry, score
+from tests.helpers.pool_helpers import FUNCTIONS, SEEDS, entry, score
 
 
 @pytest.mark.parametrize(

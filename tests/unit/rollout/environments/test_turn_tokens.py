@@ -11,7 +11,7 @@ from hone.data.chat import Encoder
 from hone.errors import ConfigError
 from hone.model.loading import load_tokenizer
 from hone.rollout.environments.turn_tokens import Dialog
-from tests.unit.rollout.environments.env_helpers import TEMPLATE
+from tests.helpers.env_helpers import TEMPLATE
 
 SCHEMA = {
     "type": "function",

@@ -15,7 +15,7 @@ from hone.rollout.rewards.functions import BUILTIN, answer, format, length, math
 from hone.rollout.rewards.numerals import as_number, last_number
 from hone.rollout.rewards.text import answer_tag, boxed, gold_answer, text_of
 
-GSM8K = Path(__file__).parents[4] / "shared" / "data" / "gsm8k"
+GSM8K = Path(__file__).parents[6] / "shared" / "data" / "gsm8k"
 
 
 def test_gold_answer() -> None:

@@ -11,7 +11,7 @@ import pytest
 from hone.errors import RewardError
 from hone.rollout.rewards.resolve import resolve_all
 from hone.rollout.rewards.reward_pool import RewardPool, Scored
-from tests.unit.rollout.pool_helpers import FUNCTIONS, entry, score
+from tests.helpers.pool_helpers import FUNCTIONS, entry, score
 
 
 def only_guilty(scored: list[Scored], completions: list[str], guilty: int, cause: str) -> None:

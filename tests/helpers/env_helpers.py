@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve()
-TEMPLATE = HERE.parents[4] / "examples" / "environments" / "chat_template.jinja"
+TEMPLATE = HERE.parents[2] / "examples" / "environments" / "chat_template.jinja"
 """A chat template that has tools."""
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-from pathlib import Path
 
 import pytest
 
@@ -11,8 +10,7 @@ from hone.config.schema import RewardsConfig
 from hone.errors import RewardError
 from hone.rollout.rewards.resolve import RewardSpec, resolve, resolve_all
 from hone.rollout.scoring import open_pool
-
-HERE = Path(__file__).parent
+from tests.helpers.pool_helpers import FUNCTIONS
 
 
 def test_forms() -> None:
@@ -23,14 +21,14 @@ def test_forms() -> None:
     assert resolve({"name": "pkg.module.f"}) == RewardSpec("f", "pkg.module.f")
     assert resolve({"name": "mine", "path": "pkg.module.f", "weight": 2}).name == "mine"
     assert resolve({"name": "short", "path": "length"}) == RewardSpec("short", "length")
-    spec = resolve(f"{HERE}/../rollout/reward_functions.py:length")
-    assert spec == RewardSpec("length", f"{HERE / 'reward_functions.py'}:length")
+    spec = resolve(f"{FUNCTIONS.parent}/../helpers/reward_functions.py:length")
+    assert spec == RewardSpec("length", f"{FUNCTIONS}:length")
     assert pickle.loads(pickle.dumps(spec)) == spec
 
 
 def test_relative_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(HERE)
-    assert resolve("reward_functions.py:length").target == f"{HERE / 'reward_functions.py'}:length"
+    monkeypatch.chdir(FUNCTIONS.parent)
+    assert resolve("reward_functions.py:length").target == f"{FUNCTIONS}:length"
 
 
 def test_the_section_of_the_config() -> None:

@@ -11,9 +11,9 @@ import pytest
 from hone.errors import RewardError
 from hone.rollout.rewards.resolve import resolve_all
 from hone.rollout.rewards.reward_pool import RewardPool, Scored
-from tests.unit.rollout.pool_helpers import SEEDS, score
+from tests.helpers.pool_helpers import SEEDS, score
 
-TRL = Path(__file__).with_name("trl_functions.py")
+TRL = SEEDS.with_name("trl_functions.py")
 
 
 def own(function: str, **more: object) -> dict:
@@ -137,7 +137,7 @@ def test_an_exception_in_a_rewards_place_fails_that_completion() -> None:
 
 def test_the_seeds_functions_are_all_there() -> None:
     """Every reward function in the reference documents is in seed_functions.py, word for word."""
-    folder = Path(__file__).resolve().parents[4] / "shared" / "seeds"
+    folder = Path(__file__).resolve().parents[5] / "shared" / "seeds"
     if not folder.is_dir():
         pytest.skip("the reference documents are not here")
     kept = SEEDS.read_text()

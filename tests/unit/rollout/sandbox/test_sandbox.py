@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from hone.rollout.sandbox import Sandbox, SandboxLimits, Unsafe
-from tests.unit.rollout.conftest import LIMITS
+from tests.unit.rollout.sandbox.conftest import LIMITS
 
 
 def test_tests_are_judged_one_by_one(sandbox: Sandbox) -> None:

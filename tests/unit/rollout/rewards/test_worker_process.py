@@ -15,7 +15,7 @@ import pytest
 
 from hone.rollout.rewards.resolve import resolve_all
 from hone.rollout.rewards.reward_pool import RewardPool, Scored
-from tests.unit.rollout.pool_helpers import FUNCTIONS, entry, score
+from tests.helpers.pool_helpers import FUNCTIONS, entry, score
 
 
 def test_a_killed_worker_is_replaced() -> None:

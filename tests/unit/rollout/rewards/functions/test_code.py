@@ -10,7 +10,7 @@ import pytest
 from hone.rollout.rewards.resolve import resolve_all
 from hone.rollout.rewards.reward_pool import RewardPool
 from hone.rollout.sandbox import Sandbox, SandboxLimits, Unsafe
-from tests.unit.rollout.pool_helpers import score
+from tests.helpers.pool_helpers import score
 
 try:
     with Sandbox() as _box:

@@ -12,7 +12,7 @@ from hone.config.schema import RewardsConfig
 from hone.rollout.rewards.functions import BUILTIN
 from hone.rollout.rewards.resolve import resolve_all
 
-PAGE = (Path(__file__).resolve().parents[3] / "docs" / "rewards.md").read_text()
+PAGE = (Path(__file__).resolve().parents[4] / "docs" / "rewards.md").read_text()
 
 
 def test_every_shipped_function_is_in_the_table() -> None:
