@@ -23,11 +23,11 @@ from hone.export import with_models_of_runs
 from hone.model.loading import load_tokenizer
 from hone.model.model_size import load_model_size
 from hone.planning.placement import placement_notices
-from hone.rollout.environments.episode import Episodes
-from hone.rollout.environments.episode_result import metrics_of
+from hone.rollout.environments.episode import EpisodeRunner
+from hone.rollout.environments.episode_result import episode_metrics
 from hone.rollout.rewards.reward_pool import RewardPool
-from hone.rollout.sampler import open_episodes, scored_episodes
-from hone.rollout.scoring import open_pool, scored_groups
+from hone.rollout.sampler import open_episode_runner, score_episodes
+from hone.rollout.scoring import open_reward_pool, scored_groups
 from hone.tracking import Activity, Progress, working, write_rollouts
 from hone.training.process import check_could_write, check_writable, run_async
 from hone.types import Group, Prompt, Sampling
@@ -58,7 +58,7 @@ class Prepared:
     tokenizer: PreTrainedTokenizerBase
     prompts: list[Prompt]
     pool: RewardPool
-    episodes: Episodes | None
+    episodes: EpisodeRunner | None
     own: Any
     """The user's metrics."""
     notices: list[str]
@@ -75,10 +75,10 @@ async def prepared(config: EvalConfig, *, load_models: bool = True) -> AsyncIter
         chat_template=config.tokenizer.chat_template,
         trust_remote_code=config.generation.trust_remote_code,
     )
-    pool = open_pool(config.rewards, load_models=load_models)
+    pool = open_reward_pool(config.rewards, load_models=load_models)
     with contextlib.closing(Activity()) as activity:
         pool.start(activity.begin)
-    with contextlib.closing(pool), open_episodes(config, tokenizer) as episodes:
+    with contextlib.closing(pool), open_episode_runner(config, tokenizer) as episodes:
         notices = [text] if (text := end_notice(tokenizer)) else []
         prompts = build_eval_prompts(config, tokenizer, notices)
         pool.check_columns(sorted({name for prompt in prompts for name in prompt.row}))
@@ -132,7 +132,7 @@ async def _answered(
     tokenizer: PreTrainedTokenizerBase,
     generator: LocalGenerator,
     pool: RewardPool,
-    episodes: Episodes | None,
+    episodes: EpisodeRunner | None,
 ) -> list[Group]:
     """Every prompt sampled and scored, some at a time."""
     groups: list[Group] = []
@@ -144,8 +144,8 @@ async def _answered(
         for start in range(0, len(prompts), size):
             chunk = prompts[start : start + size]
             if episodes is not None:
-                played = await episodes.play(chunk, generator, sampling, tests)
-                new = await scored_episodes(chunk, played, pool, config.rewards)
+                results = await episodes.run(chunk, generator, sampling, tests)
+                new = await score_episodes(chunk, results, pool, config.rewards)
             else:
                 completions = await generator.generate(chunk, sampling, count=tests)
                 new = await scored_groups(chunk, completions, tokenizer, pool)
@@ -188,7 +188,7 @@ def report_of(groups: Sequence[Group], config: EvalConfig) -> dict[str, Any]:
         "failed": sum(rollout.failure is not None for rollout in rollouts),
         "truncated": sum(rollout.completion.finish == "length" for rollout in rollouts),
         "mean_completion_length": sum(len(r.completion.tokens) for r in rollouts) / len(rollouts),
-        **metrics_of(rollouts),
+        **episode_metrics(rollouts),
     }
 
 

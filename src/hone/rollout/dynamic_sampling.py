@@ -24,22 +24,22 @@ from hone.types import Group, Prompt, Rollout
 
 Weight = Callable[[Rollout, str], float]
 """What a reward of a rollout, by its name, counts."""
-Kind = Literal["informative", "all_right", "all_wrong", "all_failed"]
+GroupKind = Literal["informative", "all_right", "all_wrong", "all_failed"]
 
 
 @dataclass(frozen=True)
-class Wanted:
+class DynamicSamplingSpec:
     """How much a step is to have, and what may be spent on it."""
 
     groups: int
-    most_batches: int
+    max_batches: int
     multiplier: float = 1.0
     weight: Weight | None = None
     """Where rewards are learnt from one by one (gdpo): what each counts. Equal sums of unequal rewards can then be
     learnt from, and differences in one of weight 0 cannot. None: their sum is learnt from."""
 
     @classmethod
-    def of(cls, loop: RewardedSection, weight: Weight | None) -> Wanted:
+    def of(cls, loop: RewardedSection, weight: Weight | None) -> DynamicSamplingSpec:
         """As a run's settings have it."""
         most = loop.dynamic_sampling_max_gen_batches
         return cls(loop.num_prompts_per_step, most, loop.batch_multiplier, weight)
@@ -51,7 +51,7 @@ class Wanted:
 
 
 @dataclass
-class Filled:
+class DynamicSamplingResult:
     """The groups of a step. `rollout.excluded` of those that are not trained on says why."""
 
     groups: list[Group] = field(default_factory=list)
@@ -59,7 +59,7 @@ class Filled:
     drawn: list[Group] = field(default_factory=list)
     """All that were sampled, in order."""
     batches: int = 0
-    counts: dict[Kind, int] = field(default_factory=dict)
+    counts: dict[GroupKind, int] = field(default_factory=dict)
     missing: int = 0
     surplus: int = 0
 
@@ -78,16 +78,16 @@ class Filled:
             "filtered_reward": sum(rewards) / len(rewards) if rewards else float("nan"),
         }
 
-    def why_empty(self) -> str:
+    def summary(self) -> str:
         """What came instead of groups to learn from, and which reward functions told nothing apart."""
         found = ", ".join(
             f"{self.counts.get(kind, 0)} {kind.replace('_', ' ')}" for kind in ("all_right", "all_wrong")
         )
         failed = self.counts.get("all_failed", 0)
-        return f"{found}{f', {failed} failed' if failed else ''}{constants(self.drawn)}"
+        return f"{found}{f', {failed} failed' if failed else ''}{describe_constant_rewards(self.drawn)}"
 
 
-def constants(groups: Sequence[Group]) -> str:
+def describe_constant_rewards(groups: Sequence[Group]) -> str:
     """ "; reward function 'f' is 0 for all 64 completions" of each that never gave two values; empty without any."""
     judged: dict[str, list[float]] = {}
     for rollout in (rollout for group in groups for rollout in group.rollouts):
@@ -101,9 +101,9 @@ def constants(groups: Sequence[Group]) -> str:
     )
 
 
-def kind_of(group: Group, weight: Weight | None = None) -> Kind:
+def classify_group(group: Group, weight: Weight | None = None) -> GroupKind:
     """Whether there is something to learn from a group: its rewards differ, and so do those that a function gave (what
-    only a penalty on length tells apart is not what dynamic sampling is for). `weight`: see Wanted.
+    only a penalty on length tells apart is not what dynamic sampling is for). `weight`: see DynamicSamplingSpec.
 
     Else whether it is all right (see Rollout.right) or all wrong.
     """
@@ -119,27 +119,27 @@ def kind_of(group: Group, weight: Weight | None = None) -> Kind:
     return "all_right" if scored[0].right else "all_wrong"
 
 
-async def fill(
+async def sample_informative_groups(
     draw: Callable[[int], Sequence[Prompt]],
     sample: Callable[[Sequence[Prompt]], Awaitable[list[Group]]],
-    wanted: Wanted,
+    wanted: DynamicSamplingSpec,
     last: Callable[[], bool] = lambda: False,
-) -> Filled:
+) -> DynamicSamplingResult:
     """Draw prompts and sample for them until `wanted.groups` groups can be learnt from, the batches are spent, or there
     are no more prompts. `draw` gives fewer prompts than asked for, then none, at the end of the data. `last` says then
     whether a step may have no groups, as the last of a run that has learnt before.
 
     Raises TrainingError where the batches, or the data, are spent without one group to learn from.
     """
-    found = Filled()
+    found = DynamicSamplingResult()
     kept: list[Group] = []
-    while len(kept) < wanted.groups and found.batches < wanted.most_batches:
+    while len(kept) < wanted.groups and found.batches < wanted.max_batches:
         prompts = draw(_next_batch(len(kept), len(found.drawn), wanted))
         if not prompts:
             break
         found.batches += 1
         for group in await sample(prompts):
-            kind = kind_of(group, wanted.weight)
+            kind = classify_group(group, wanted.weight)
             found.counts[kind] = found.counts.get(kind, 0) + 1
             found.drawn.append(group)
             if kind == "informative":
@@ -147,10 +147,10 @@ async def fill(
             else:
                 _exclude(group, kind)
     if not kept and not last():
-        every = "" if found.batches == wanted.most_batches else ", all the data,"
+        every = "" if found.batches == wanted.max_batches else ", all the data,"
         raise TrainingError(
             f"no group of {len(found.drawn)} in {found.batches} batches{every} has unequal rewards "
-            f"({found.why_empty()}): "
+            f"({found.summary()}): "
             "nothing can be learnt from them. Give prompts that are neither too easy nor too hard, raise "
             "num_generations_per_prompt or dynamic_sampling_max_gen_batches, or stop earlier with "
             "stop_at_validation_metric"
@@ -163,7 +163,7 @@ async def fill(
     return found
 
 
-def _next_batch(kept: int, drawn: int, wanted: Wanted) -> int:
+def _next_batch(kept: int, drawn: int, wanted: DynamicSamplingSpec) -> int:
     if not drawn or not kept:
         return wanted.batch
     missing = wanted.groups - kept

@@ -1,8 +1,8 @@
 """The generator as rollouts of many turns see it: each asks for its own next turn, and those that wait go together.
 
-    async with Turns(generator, sampling, max_wait_s=1.0) as turns:
-        async with turns.taking_part():            # a rollout that lives
-            completion = await turns.ask(prompt)   # a stream so far; `prompt.id` names the turn, not the batch
+    async with GenerationBatcher(generator, sampling, max_wait_s=1.0) as batcher:
+        async with batcher.participate():            # a rollout that lives
+            completion = await batcher.generate(prompt)   # a stream so far; `prompt.id` names the turn, not the batch
 
 The generator starts when it is free and every rollout that lives waits for it; those whose environments take longer
 than `max_wait_s` are not waited for, and join a later batch. What a row is sampled with depends on its prompt's id and
@@ -21,18 +21,18 @@ from hone.types import Completion, Generator, Prompt, Sampling
 
 
 @dataclass
-class Turns:
+class GenerationBatcher:
     """Gathers the turns that rollouts ask for."""
 
     generator: Generator
     sampling: Sampling
     max_wait_s: float | None = 1.0
     _waiting: list[tuple[Prompt, asyncio.Future[Completion]]] = field(default_factory=list)
-    _living: int = 0
+    _active: int = 0
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
     _task: asyncio.Task[None] | None = None
 
-    async def __aenter__(self) -> Turns:
+    async def __aenter__(self) -> GenerationBatcher:
         self._task = asyncio.ensure_future(self._serve())
         return self
 
@@ -43,16 +43,16 @@ class Turns:
             await self._task
 
     @contextlib.asynccontextmanager
-    async def taking_part(self) -> AsyncIterator[None]:
+    async def participate(self) -> AsyncIterator[None]:
         """While a rollout lives: the others' turns wait for it to ask, or to end."""
-        self._living += 1
+        self._active += 1
         try:
             yield
         finally:
-            self._living -= 1
+            self._active -= 1
             self._changed.set()
 
-    async def ask(self, prompt: Prompt) -> Completion:
+    async def generate(self, prompt: Prompt) -> Completion:
         """One completion of the prompt, its `number`-th. Raises what the generator raises."""
         future: asyncio.Future[Completion] = asyncio.get_running_loop().create_future()
         self._waiting.append((prompt, future))
@@ -66,7 +66,7 @@ class Turns:
             self._waiting = []
             try:
                 done = await self.generator.generate([prompt for prompt, _ in batch], self.sampling)
-            except BaseException as error:  # to whoever asked: it comes out of their `ask`
+            except BaseException as error:  # to whoever asked: it comes out of their `generate`
                 for _, future in batch:
                     if not future.done():
                         future.set_exception(error)
@@ -85,7 +85,7 @@ class Turns:
         deadline = None
         if self.max_wait_s is not None:
             deadline = asyncio.get_running_loop().time() + self.max_wait_s
-        while len(self._waiting) < self._living:
+        while len(self._waiting) < self._active:
             left = None if deadline is None else deadline - asyncio.get_running_loop().time()
             if left is not None and left <= 0:
                 return

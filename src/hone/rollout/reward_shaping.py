@@ -44,7 +44,7 @@ def stop_properly(reward: float, truncated: bool, coef: float) -> float:
     return min(reward, coef * reward) if truncated else reward
 
 
-def shape(reward: float, length: int, truncated: bool, settings: RewardedSection) -> float:
+def shape_reward(reward: float, length: int, truncated: bool, settings: RewardedSection) -> float:
     """The reward as trained on, of a response of `length` tokens: scaled first, then shaped, each if enabled.
 
     With `stop_properly_penalty_coef` set, it takes the place of the overlong penalty.

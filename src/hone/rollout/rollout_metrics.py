@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from hone.rollout.environments.episode_result import metrics_of
+from hone.rollout.environments.episode_result import episode_metrics
 from hone.types import Group, Rollout
 
 
@@ -23,7 +23,7 @@ def describe(groups: Sequence[Group]) -> dict[str, float]:
         "completion_length": _mean([float(len(r.completion.tokens)) for r in rollouts]),
         "truncated": _mean([float(r.completion.finish == "length") for r in rollouts]),
         "excluded": float(sum(r.excluded is not None for r in rollouts)),
-        **metrics_of(rollouts),
+        **episode_metrics(rollouts),
     }
     if not scored and not any(r.failure for r in rollouts):  # nobody asked what they are worth
         return metrics

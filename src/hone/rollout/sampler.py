@@ -10,12 +10,18 @@ from typing import TYPE_CHECKING
 
 from hone.config.schema import EvalConfig, OnlineConfig, RewardedConfig, RewardsConfig
 from hone.data.chat import Encoder
-from hone.rollout.environments.episode import Episodes
-from hone.rollout.environments.episode_result import Played, add_rewards, check_failures
+from hone.rollout.environments.episode import EpisodeRunner
+from hone.rollout.environments.episode_result import EpisodeResult, add_rewards, check_failures
 from hone.rollout.environments.pool import EnvironmentPool
 from hone.rollout.rewards.reward_pool import RewardPool
 from hone.rollout.rewards.scoring_batch import NO_FUNCTION_APPLIES
-from hone.rollout.scoring import collect, score_rollouts, scored_groups, settle, unscored_groups
+from hone.rollout.scoring import (
+    apply_reward_shaping,
+    score_completions,
+    score_rollouts,
+    scored_groups,
+    unscored_groups,
+)
 from hone.types import Generator, Group, Prompt, Sampling
 
 if TYPE_CHECKING:
@@ -23,14 +29,14 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Source:
+class RolloutSampler:
     """Samples with one generator and scores with one pool, as one configuration says."""
 
     generator: Generator
     tokenizer: PreTrainedTokenizerBase
     pool: RewardPool
     config: OnlineConfig
-    episodes: Episodes | None = None
+    episodes: EpisodeRunner | None = None
     """What plays rollouts with their environments, if there are any."""
 
     async def sample(
@@ -41,17 +47,17 @@ class Source:
         config = self.config
         sampling, count = sampling_of(config), config.loop.num_generations_per_prompt
         if self.episodes is not None and isinstance(config, RewardedConfig):
-            played = await self.episodes.play(prompts, self.generator, sampling, count)
+            results = await self.episodes.run(prompts, self.generator, sampling, count)
             lap("generation")
-            groups = await scored_episodes(prompts, played, self.pool, config.rewards)
-            settle([rollout for group in groups for rollout in group.rollouts], config)
+            groups = await score_episodes(prompts, results, self.pool, config.rewards)
+            apply_reward_shaping([rollout for group in groups for rollout in group.rollouts], config)
             lap("reward")
             return groups
         completions = await self.generator.generate(prompts, sampling, count=count)
         lap("generation")
         if not isinstance(config, RewardedConfig):
             return unscored_groups(prompts, completions, self.tokenizer, config)
-        groups = await collect(prompts, completions, self.tokenizer, self.pool, config)
+        groups = await score_completions(prompts, completions, self.tokenizer, self.pool, config)
         lap("reward")
         return groups
 
@@ -60,35 +66,38 @@ class Source:
         sampling = sampling_of(self.config, validation=True)
         count = self.config.loop.val_num_generations_per_prompt
         if self.episodes is not None:
-            played = await self.episodes.play(prompts, self.generator, sampling, count)
-            return await scored_episodes(prompts, played, self.pool, self.config.rewards)
+            results = await self.episodes.run(prompts, self.generator, sampling, count)
+            return await score_episodes(prompts, results, self.pool, self.config.rewards)
         completions = await self.generator.generate(prompts, sampling, count=count)
         return await scored_groups(prompts, completions, self.tokenizer, self.pool)
 
 
-async def scored_episodes(
-    prompts: Sequence[Prompt], played: Sequence[Sequence[Played]], pool: RewardPool, rewards: RewardsConfig
+async def score_episodes(
+    prompts: Sequence[Prompt],
+    results: Sequence[Sequence[EpisodeResult]],
+    pool: RewardPool,
+    rewards: RewardsConfig,
 ) -> list[Group]:
     """A Group for each prompt, with the rewards of functions and environments. Raises RewardError past
     `rewards.max_failure_fraction`."""
-    every = [one for group in played for one in group]
+    every = [one for group in results for one in group]
     check_failures(every, rewards.max_failure_fraction)
     ended = [one for one in every if one.rollout.failure is None]
     if pool.specs and ended:
         whole = len(ended) == len(every)
-        size = max(len(group) for group in played) if whole else 1
+        size = max(len(group) for group in results) if whole else 1
         await score_rollouts([one.rollout for one in ended], pool, size)
     add_rewards(ended, NO_FUNCTION_APPLIES)
     return [
         Group(prompt.id, [one.rollout for one in group])
-        for prompt, group in zip(prompts, played, strict=True)
+        for prompt, group in zip(prompts, results, strict=True)
     ]
 
 
 @contextlib.contextmanager
-def open_episodes(
+def open_episode_runner(
     config: OnlineConfig | EvalConfig, tokenizer: PreTrainedTokenizerBase, log_path: str | Path | None = None
-) -> Iterator[Episodes | None]:
+) -> Iterator[EpisodeRunner | None]:
     """The environments that a configuration has, checked with its chat template; None without any. What they print goes
     beside `log_path`. Raises ConfigError for what is no environment, or a template that cannot write what one needs."""
     if not isinstance(config, RewardedConfig | EvalConfig) or not (config.env.given or config.env.named):
@@ -103,7 +112,7 @@ def open_episodes(
     encoder = Encoder(tokenizer, add_bos=config.data.add_bos, template_kwargs=kwargs or {})
     beside = Path(log_path).with_name("environments.log") if log_path is not None else None
     with EnvironmentPool(config.env, beside) as pool:
-        episodes = Episodes(pool, encoder, turns, context, config.env.max_wait_s)
+        episodes = EpisodeRunner(pool, encoder, turns, context, config.env.max_wait_s)
         episodes.check()
         yield episodes
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hone.rollout.prompt_prefix import prefills_of
-from hone.rollout.reward_shaping import shape
+from hone.rollout.reward_shaping import shape_reward
 from hone.rollout.rewards.resolve import resolve_all
 from hone.rollout.rewards.reward_pool import RewardPool
 from hone.rollout.sandbox import SandboxLimits
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _NOT_COLUMNS = ("prompt", "completion", "prompts", "completions", "completion_ids", "prefills")
 
 
-def open_pool(
+def open_reward_pool(
     rewards: RewardsConfig, log_path: str | Path | None = None, *, load_models: bool = True
 ) -> RewardPool:
     """The pool that a configuration's `rewards` section describes, for `async with`.
@@ -42,7 +42,7 @@ def open_pool(
     )
 
 
-async def collect(
+async def score_completions(
     prompts: Sequence[Prompt],
     completions: Sequence[Sequence[Completion]],
     tokenizer: PreTrainedTokenizerBase,
@@ -55,21 +55,21 @@ async def collect(
     tokens stay as generated. `reward` is scaled and shaped as cfg.loop says, `rewards` are what the
     functions returned. A completion cut off by its length is marked excluded where
     cfg.loop.overlong_filtering is set. Raises RewardError (see RewardPool.score), ConfigError (see
-    shaping.shape).
+    reward_shaping.shape_reward).
     """
     rollouts = rollouts_of(prompts, completions, tokenizer)
     await score_rollouts(rollouts, pool, max((len(group) for group in completions), default=1))
-    settle(rollouts, cfg)
+    apply_reward_shaping(rollouts, cfg)
     return _grouped(prompts, completions, rollouts)
 
 
-def settle(rollouts: Sequence[Rollout], cfg: RewardedConfig) -> None:
-    """Scale and shape the rewards, exclude what is cut off, as `cfg.loop` says. Raises ConfigError (see shaping)."""
+def apply_reward_shaping(rollouts: Sequence[Rollout], cfg: RewardedConfig) -> None:
+    """Scale and shape rewards and exclude truncated rollouts, as `cfg.loop` says. Raises ConfigError."""
     for rollout in rollouts:
         truncated = rollout.completion.finish == "length"
         if rollout.reward is not None:
             length = len(rollout.completion.tokens)
-            rollout.reward = shape(rollout.reward, length, truncated, cfg.loop)
+            rollout.reward = shape_reward(rollout.reward, length, truncated, cfg.loop)
         if truncated and cfg.loop.overlong_filtering:
             rollout.excluded = "truncated"
 
@@ -80,7 +80,7 @@ def unscored_groups(
     tokenizer: PreTrainedTokenizerBase,
     cfg: OnlineConfig,
 ) -> list[Group]:
-    """A Group for each prompt, in order, where nothing is learnt from rewards; exclusions as in `collect`."""
+    """A Group for each prompt, in order, where nothing is learnt from rewards; exclusions as in `score_completions`."""
     rollouts = rollouts_of(prompts, completions, tokenizer)
     for rollout in rollouts:
         if rollout.completion.finish == "length" and cfg.loop.overlong_filtering:

@@ -19,9 +19,13 @@ from hone.config.schema import RewardedConfig
 from hone.data import PromptData
 from hone.engine import Engine
 from hone.export import with_models_of_runs
-from hone.rollout.dynamic_sampling import Wanted, constants, fill
+from hone.rollout.dynamic_sampling import (
+    DynamicSamplingSpec,
+    describe_constant_rewards,
+    sample_informative_groups,
+)
 from hone.rollout.rollout_metrics import describe
-from hone.rollout.sampler import Source
+from hone.rollout.sampler import RolloutSampler
 from hone.tracking import Progress, RunFolder, working, write_rollouts
 from hone.training.preflight import prepared
 from hone.training.process import run_alone
@@ -48,11 +52,11 @@ async def train(loaded: Loaded, recovering: bool = False) -> dict[str, Any]:
         with parts:
             assert parts.generator is not None
             parts.notices += ready.episodes.notices if ready.episodes is not None else []
-            source = Source(parts.generator, ready.tokenizer, ready.pool, config, ready.episodes)
-            return await _train(loaded, ready.data, parts, source)
+            sampler = RolloutSampler(parts.generator, ready.tokenizer, ready.pool, config, ready.episodes)
+            return await _train(loaded, ready.data, parts, sampler)
 
 
-async def _train(loaded: Loaded, data: PromptData, parts: Engine, source: Source) -> dict[str, Any]:
+async def _train(loaded: Loaded, data: PromptData, parts: Engine, sampler: RolloutSampler) -> dict[str, Any]:
     config: OnlineConfig = loaded.config
     run = Run(
         loaded,
@@ -67,35 +71,35 @@ async def _train(loaded: Loaded, data: PromptData, parts: Engine, source: Source
     _end_with_the_data(run, data, run.step)
     if run.finished:
         return run.summary()
-    await source.generator.update_weights(run.step, parts.learner.weights())
+    await sampler.generator.update_weights(run.step, parts.learner.weights())
     with run:
         run.note_all(data.tally.fresh())
         if config.loop.val_at_start and run.step == 0:
             run.progress.doing("validating before the first step")
-            run.log_before_training(await validate(source, data.validation, run, step=0))
+            run.log_before_training(await validate(sampler, data.validation, run, step=0))
         for step in run.steps():
-            await one_step(step, parts, data, source, run)
+            await one_step(step, parts, data, sampler, run)
             run.note_all(data.tally.fresh())
         await run.finish()
     return run.summary()
 
 
-async def one_step(step: int, parts: Engine, data: PromptData, source: Source, run: Run) -> None:
+async def one_step(step: int, parts: Engine, data: PromptData, sampler: RolloutSampler, run: Run) -> None:
     """Sample, score, learn, hand the new weights to the generator, write everything down."""
-    config, clock = source.config, _Clock(run.progress)
-    source.pool.at(step - 1, run.total_steps)
+    config, clock = sampler.config, _Clock(run.progress)
+    sampler.pool.at(step - 1, run.total_steps)
     if isinstance(config, DistillConfig) and not config.distillation.samples_itself(step):
         metrics, tokens = await _learn_from_answers(parts, data, config)
         clock.lap("training")
     else:
-        metrics, tokens = await _learn_from_rollouts(step, parts, data, source, run, clock)
+        metrics, tokens = await _learn_from_rollouts(step, parts, data, sampler, run, clock)
     _end_with_the_data(run, data, step)
-    await source.generator.update_weights(step, parts.learner.weights())
+    await sampler.generator.update_weights(step, parts.learner.weights())
     clock.lap("weight_sync")
-    metrics |= {"epoch": float(data.epoch), **source.pool.metrics(taken=metrics)}
+    metrics |= {"epoch": float(data.epoch), **sampler.pool.metrics(taken=metrics)}
     metrics["policy_loss_total"] = metrics.pop("loss", 0.0)
     if validation_is_due(step, run.total_steps, config):
-        metrics |= await validate(source, data.validation, run, step=step)
+        metrics |= await validate(sampler, data.validation, run, step=step)
         clock.lap("validation")
     metrics |= clock.seconds()
     metrics["tokens_per_s"] = tokens / metrics["seconds"]
@@ -104,15 +108,17 @@ async def one_step(step: int, parts: Engine, data: PromptData, source: Source, r
 
 
 async def _learn_from_rollouts(
-    step: int, parts: Engine, data: PromptData, source: Source, run: Run, clock: _Clock
+    step: int, parts: Engine, data: PromptData, sampler: RolloutSampler, run: Run, clock: _Clock
 ) -> tuple[dict[str, float], int]:
     """Sample completions of prompts, score them where rewards are learnt from, learn. Metrics, and tokens."""
-    config = source.config
-    sample = partial(source.sample, lap=clock.lap)
+    config = sampler.config
+    sample = partial(sampler.sample, lap=clock.lap)
     if isinstance(config, RewardedConfig) and config.loop.use_dynamic_sampling:
-        wanted = Wanted.of(config.loop, grpo.weight_of(config))
+        wanted = DynamicSamplingSpec.of(config.loop, grpo.weight_of(config))
         # Every step before has learnt something, so a first one that does not has left the weights as they were.
-        filled = await fill(data.next, sample, wanted, last=lambda: data.over and step > 1)
+        filled = await sample_informative_groups(
+            data.next, sample, wanted, last=lambda: data.over and step > 1
+        )
         groups, chosen, counts = filled.drawn, filled.groups, filled.metrics()
     else:
         groups = chosen = await sample(data.next(config.loop.num_prompts_per_step))
@@ -122,7 +128,7 @@ async def _learn_from_rollouts(
     if config.logger.log_rollouts:
         write_rollouts(run.folder.rollout_file(step), step, groups)
     rollouts = [rollout for group in groups for rollout in group.rollouts]
-    if len({r.reward for r in rollouts}) == 1 and (why := constants(groups)):
+    if len({r.reward for r in rollouts}) == 1 and (why := describe_constant_rewards(groups)):
         run.note_once("constant", f"step {step} has nothing to learn from: all rewards are equal{why}")
     tokens = sum(len(r.prompt.tokens) + len(r.completion.tokens) for r in rollouts)
     return describe(groups) | learnt, tokens
@@ -176,10 +182,12 @@ def validation_is_due(step: int, total: int, config: OnlineConfig) -> bool:
     )
 
 
-async def validate(source: Source, prompts: Sequence[Prompt], run: Run, *, step: int) -> dict[str, float]:
+async def validate(
+    sampler: RolloutSampler, prompts: Sequence[Prompt], run: Run, *, step: int
+) -> dict[str, float]:
     """Sample held-out prompts and score them. Names are those of `describe`, with `val_` before them."""
-    config = source.config
-    source.pool.at(step, run.total_steps)
+    config = sampler.config
+    sampler.pool.at(step, run.total_steps)
     limit = config.loop.max_val_samples
     prompts = list(prompts[:limit] if limit is not None else prompts)
     if not prompts:
@@ -188,14 +196,14 @@ async def validate(source: Source, prompts: Sequence[Prompt], run: Run, *, step:
     size = config.loop.val_batch_size or len(prompts)
     for start in range(0, len(prompts), size):
         chunk = prompts[start : start + size]
-        groups += await source.validate(chunk)
+        groups += await sampler.validate(chunk)
         run.progress.phase("validation", start + len(chunk), len(prompts))
     write_rollouts(run.folder.validation_file(step), step, groups)
     rollouts = [rollout for group in groups for rollout in group.rollouts]
     _print_samples(rollouts, run, config.logger.num_val_samples_to_print)
     told = {
         name: value
-        for name, value in source.pool.metrics().items()
+        for name, value in sampler.pool.metrics().items()
         if not name.startswith("weight_") and (value or not name.startswith("workers_"))
     }
     described = {name: value for name, value in describe(groups).items() if name in VALIDATED}

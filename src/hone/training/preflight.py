@@ -22,10 +22,10 @@ from hone.checkpoint.checkpoints import Checkpoints
 from hone.config import DistillConfig, Loaded, OnlineConfig
 from hone.data import PromptData, build_prompts
 from hone.engine.build import tokenizer_of
-from hone.rollout.environments.episode import Episodes
+from hone.rollout.environments.episode import EpisodeRunner
 from hone.rollout.rewards.reward_pool import RewardPool
-from hone.rollout.sampler import open_episodes
-from hone.rollout.scoring import open_pool
+from hone.rollout.sampler import open_episode_runner
+from hone.rollout.scoring import open_reward_pool
 from hone.tracking import Activity, check_sinks, working
 from hone.training.process import check_could_write, written_folders
 from hone.training.recovery import check_same_run
@@ -58,7 +58,7 @@ class Prepared:
     tokenizer: PreTrainedTokenizerBase
     data: PromptData
     pool: RewardPool
-    episodes: Episodes | None
+    episodes: EpisodeRunner | None
 
 
 @contextlib.asynccontextmanager
@@ -69,7 +69,7 @@ async def prepared(
     `printed`. Raises HoneError for what would stop the run."""
     config: OnlineConfig = loaded.config
     check_run(loaded)
-    pool = open_pool(config.rewards, printed, load_models=load_models)
+    pool = open_reward_pool(config.rewards, printed, load_models=load_models)
     with contextlib.closing(Activity()) as activity:
         pool.start(activity.begin)
     with contextlib.closing(pool):
@@ -79,7 +79,7 @@ async def prepared(
         if isinstance(config, DistillConfig) and config.distillation.on_policy_fraction < 1:
             data.check_answers()
         pool.check_columns(data.columns)
-        with open_episodes(config, tokenizer, printed) as episodes:
+        with open_episode_runner(config, tokenizer, printed) as episodes:
             yield Prepared(tokenizer, data, pool, episodes)
 
 

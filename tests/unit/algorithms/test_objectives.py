@@ -12,7 +12,7 @@ from hone.algorithms.advantages import GroupRule, by_group, by_objective
 from hone.config.schema import GRPOSection
 from hone.config.schema.run import RewardFunctionConfig
 from hone.errors import TrainingError
-from hone.rollout.environments.episode_result import Played, add_rewards
+from hone.rollout.environments.episode_result import EpisodeResult, add_rewards
 from hone.rollout.rewards.resolve import resolve_all
 from hone.types import Group
 
@@ -138,7 +138,7 @@ def test_weights_are_those_that_a_rollout_was_scored_with() -> None:
     groups = with_parts([[{"right": 1.0}, {"right": 0.0}]])
     for rollout, of_env in zip(groups[0].rollouts, (0.0, 1.0), strict=True):
         rollout.weights = {"right": 2.0}
-        add_rewards([Played(rollout, "Shop", of_env, weight=0.5)], "")
+        add_rewards([EpisodeResult(rollout, "Shop", of_env, weight=0.5)], "")
     by_objective(groups, GroupRule("gdpo"))
     size = (2 * 0.5 - 0.5 * 0.5) / math.sqrt(9 / 8)
     assert advantages_of(groups)[0] == pytest.approx([size, -size], rel=1e-5)

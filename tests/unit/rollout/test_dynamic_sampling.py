@@ -9,7 +9,12 @@ import pytest
 from tiny import make_groups
 
 from hone.errors import TrainingError
-from hone.rollout.dynamic_sampling import Filled, Wanted, fill, kind_of
+from hone.rollout.dynamic_sampling import (
+    DynamicSamplingResult,
+    DynamicSamplingSpec,
+    classify_group,
+    sample_informative_groups,
+)
 from hone.types import Group, Prompt
 
 RIGHT, WRONG, MIXED = [1.0, 1.0], [0.0, 0.0], [1.0, 0.0]
@@ -39,8 +44,11 @@ class Data:
         return [group_of(self.rewards[int(prompt.id)], int(prompt.id)) for prompt in prompts]
 
 
-def filled(data: Data, wanted: Wanted) -> Filled:
-    return asyncio.run(fill(data.draw, data.sample, wanted, last=lambda: data.drawn == len(data.rewards)))
+def filled(data: Data, wanted: DynamicSamplingSpec) -> DynamicSamplingResult:
+    groups = sample_informative_groups(
+        data.draw, data.sample, wanted, last=lambda: data.drawn == len(data.rewards)
+    )
+    return asyncio.run(groups)
 
 
 @pytest.mark.parametrize(
@@ -57,28 +65,28 @@ def filled(data: Data, wanted: Wanted) -> Filled:
     ],
 )
 def test_kinds(rewards: list[float | None], kind: str) -> None:
-    assert kind_of(group_of(rewards)) == kind
+    assert classify_group(group_of(rewards)) == kind
 
 
 def test_what_only_shaping_tells_apart_is_filtered() -> None:
     group = group_of(RIGHT)
     group.rollouts[0].reward = 0.7  # a penalty on length
-    assert kind_of(group) == "all_right"
+    assert classify_group(group) == "all_right"
 
 
 def test_equal_sums_of_unequal_rewards_count_only_for_gdpo() -> None:
     group = group_of([1.0, 1.0])
     group.rollouts[0].rewards = {"right": 1.0, "form": 0.0}
     group.rollouts[1].rewards = {"right": 0.0, "form": 1.0}
-    assert kind_of(group) == "all_right"
-    assert kind_of(group, lambda rollout, name: 1.0) == "informative"
-    assert kind_of(group, lambda rollout, name: 0.0) == "all_right"
+    assert classify_group(group) == "all_right"
+    assert classify_group(group, lambda rollout, name: 1.0) == "informative"
+    assert classify_group(group, lambda rollout, name: 0.0) == "all_right"
 
 
 def test_draws_until_enough_groups_differ() -> None:
     # four wanted: of the first four one is kept (a quarter), three are missing: 12 more would do, 4 are a batch
     data = Data([MIXED, RIGHT, WRONG, RIGHT, MIXED, MIXED, RIGHT, WRONG, MIXED, MIXED])
-    found = filled(data, Wanted(4, most_batches=10))
+    found = filled(data, DynamicSamplingSpec(4, max_batches=10))
     assert data.asked == [
         4,
         4,
@@ -95,24 +103,24 @@ def test_draws_until_enough_groups_differ() -> None:
 
 def test_a_full_first_batch_is_the_last() -> None:
     data = Data([MIXED] * 9)
-    found = filled(data, Wanted(4, most_batches=10, multiplier=1.5))
+    found = filled(data, DynamicSamplingSpec(4, max_batches=10, multiplier=1.5))
     assert data.asked == [6]
     assert (len(found.groups), found.surplus, data.drawn) == (4, 4, 6)
 
 
 def test_the_bound_on_batches() -> None:
     data = Data([RIGHT, MIXED] * 50)
-    found = filled(data, Wanted(10, most_batches=1))
+    found = filled(data, DynamicSamplingSpec(10, max_batches=1))
     assert (len(found.groups), found.missing, found.batches) == (5, 5, 1)
     with pytest.raises(TrainingError, match=r"no group of 100 in 10 batches .*70 all right, 30 all wrong"):
-        filled(Data([RIGHT] * 70 + [WRONG] * 50), Wanted(10, most_batches=10))
+        filled(Data([RIGHT] * 70 + [WRONG] * 50), DynamicSamplingSpec(10, max_batches=10))
 
 
 def test_the_end_of_the_data() -> None:
     data = Data([MIXED, RIGHT, RIGHT])
-    found = filled(data, Wanted(2, most_batches=10))
+    found = filled(data, DynamicSamplingSpec(2, max_batches=10))
     assert (len(found.groups), found.missing, found.batches) == (1, 1, 2)
-    found = filled(data, Wanted(2, most_batches=10))
+    found = filled(data, DynamicSamplingSpec(2, max_batches=10))
     assert (found.groups, found.drawn, found.batches) == ([], [], 0)
 
 
@@ -124,12 +132,16 @@ def test_data_without_anything_to_learn_from_are_an_error_that_names_the_reward(
         r"\(0 all right, 3 all wrong; reward function 'answer' is 0 for all 6 completions\)"
     )
     with pytest.raises(TrainingError, match=why):
-        asyncio.run(fill(data.draw, data.sample, Wanted(2, most_batches=10), last=lambda: False))
+        asyncio.run(
+            sample_informative_groups(
+                data.draw, data.sample, DynamicSamplingSpec(2, max_batches=10), last=lambda: False
+            )
+        )
 
 
 def test_metrics() -> None:
     metrics = filled(
-        Data([MIXED, RIGHT, WRONG, MIXED, [None, None], MIXED]), Wanted(3, most_batches=3)
+        Data([MIXED, RIGHT, WRONG, MIXED, [None, None], MIXED]), DynamicSamplingSpec(3, max_batches=3)
     ).metrics()
     assert metrics == {
         "dynamic_sampling_num_gen_batches": 2.0,

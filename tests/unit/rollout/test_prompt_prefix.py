@@ -14,7 +14,7 @@ from hone.rollout.prompt_prefix import prefills_of
 from hone.rollout.rewards.functions import BUILTIN
 from hone.rollout.rewards.resolve import resolve_all
 from hone.rollout.rewards.reward_pool import RewardPool
-from hone.rollout.scoring import collect
+from hone.rollout.scoring import score_completions
 from hone.types import Completion, Prompt
 
 ASKED = {"role": "user", "content": "Put the result in <answer></answer>. 2 + 3?"}
@@ -71,7 +71,7 @@ def test_format_and_answers_are_judged_with_what_the_prompt_began(plain) -> None
     entries = ["format", "answer", {"name": "own", "path": "regex", "kwargs": {"pattern": "^<think>\n2"}}]
     with RewardPool(resolve_all(entries), num_workers=1) as pool:
         prompt = prompt_of(tokenizer, [ASKED])
-        [group] = asyncio.run(collect([prompt], [completions], tokenizer, pool, GRPOConfig()))
+        [group] = asyncio.run(score_completions([prompt], [completions], tokenizer, pool, GRPOConfig()))
     assert [rollout.rewards for rollout in group.rollouts] == [
         {"format": 1.0, "answer": 1.0, "own": 1.0},
         {"format": 0.0, "answer": 1.0, "own": 0.0},

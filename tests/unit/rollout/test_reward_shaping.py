@@ -6,7 +6,7 @@ import pytest
 
 from hone.config.schema import GRPOConfig, GRPOSection
 from hone.errors import ConfigError
-from hone.rollout.reward_shaping import overlong_penalty, scale, shape, stop_properly
+from hone.rollout.reward_shaping import overlong_penalty, scale, shape_reward, stop_properly
 
 
 def test_scale() -> None:
@@ -52,10 +52,10 @@ def section(scaling: dict | None = None, shaping: dict | None = None) -> GRPOSec
 def test_shape_scales_first_and_does_nothing_unless_enabled() -> None:
     scaling = {"enabled": True, "target_min": -1.0, "target_max": 1.0}
     dapo = {"enabled": True, "overlong_buffer_length": 4, "overlong_buffer_penalty": 1.0}
-    assert shape(1.0, 9, True, section()) == 1.0
-    assert shape(0.0, 9, True, section(scaling)) == -1.0
-    assert shape(1.0, 9, False, section(None, dapo)) == 0.25
-    assert shape(0.0, 9, False, section(scaling, dapo)) == -1.75
+    assert shape_reward(1.0, 9, True, section()) == 1.0
+    assert shape_reward(0.0, 9, True, section(scaling)) == -1.0
+    assert shape_reward(1.0, 9, False, section(None, dapo)) == 0.25
+    assert shape_reward(0.0, 9, False, section(scaling, dapo)) == -1.75
     properly = {**dapo, "stop_properly_penalty_coef": 0.5}
-    assert shape(1.0, 10, True, section(scaling, properly)) == 0.5
-    assert shape(1.0, 10, False, section(scaling, properly)) == 1.0
+    assert shape_reward(1.0, 10, True, section(scaling, properly)) == 0.5
+    assert shape_reward(1.0, 10, False, section(scaling, properly)) == 1.0

@@ -9,7 +9,7 @@ import pytest
 from tiny import grpo_config, make_groups
 
 from hone.evaluation.metrics import is_right
-from hone.rollout.environments.episode_result import Played, add_rewards
+from hone.rollout.environments.episode_result import EpisodeResult, add_rewards
 from hone.rollout.rewards.resolve import resolve_all
 from hone.rollout.rewards.scoring_batch import Scored
 from hone.rollout.rollout_metrics import describe
@@ -94,7 +94,7 @@ def test_a_goal_is_called_what_it_is(metrics: dict[str, float], said: str | None
 def test_an_environment_judges_where_no_function_does() -> None:
     groups = judged(["format"], {"format": [1.0, 1.0]})
     for rollout, won in zip(groups[0].rollouts, (1.0, 0.0), strict=True):
-        add_rewards([Played(rollout, "Shop", won)], "")
+        add_rewards([EpisodeResult(rollout, "Shop", won)], "")
     assert describe(groups)["accuracy"] == 0.5
 
 

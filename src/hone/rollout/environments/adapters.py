@@ -1,12 +1,12 @@
 """Environment side: the kinds of environments that there are, each behind `reset`, `step`, `tools`, `finish`.
 
-    Own          a class with reset(row) and step(message); see base.py
-    Tools        functions alone
-    Trl          TRL's `environment_factory`: reset(**row), public methods as tools, get_reward()
-    Verifiers    an environment of `verifiers` before its version 1: setup_state, env_response, a rubric
-    OpenEnv      a client of an OpenEnv server, with `action(message)` and `observation(result)` beside it
+    UserEnvironment   a class with reset(row) and step(message); see base.py
+    ToolEnvironment   functions alone
+    TrlEnvironment    TRL's `environment_factory`: reset(**row), public methods as tools, get_reward()
+    VerifiersAdapter  an environment of `verifiers` before its version 1: setup_state, env_response, a rubric
+    OpenEnvAdapter    a client of an OpenEnv server, with `action(message)` and `observation(result)` beside it
 
-Which one a target is, is seen from the attributes that it has (`kind_of`).
+Which one a target is, is seen from the attributes that it has (`environment_factory`).
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from typing import Any
 from hone.rollout.environments.base import Message, Unusable
 from hone.rollout.environments.session import Tool, usable_tools
 
-Kind = Callable[[], Any]
+EnvironmentFactory = Callable[[], Any]
 """Makes what answers one rollout."""
 
 
-class Tools:
+class ToolEnvironment:
     """Functions alone: the rollout ends with the first message that calls none."""
 
     step: Any = None
@@ -42,7 +42,7 @@ class Tools:
         return None
 
 
-class Own(Tools):
+class UserEnvironment(ToolEnvironment):
     """A class of the user's with `reset` and `step`."""
 
     stateless = False
@@ -59,7 +59,7 @@ class Own(Tools):
         return getattr(self.environment, "get_reward", lambda: None)()
 
 
-class Trl(Tools):
+class TrlEnvironment(ToolEnvironment):
     """TRL's: public methods other than `reset` and `get_reward` are tools."""
 
     stateless = False
@@ -78,7 +78,7 @@ class Trl(Tools):
         return getattr(self.environment, "get_reward", lambda: None)()
 
 
-class OpenEnv(Tools):
+class OpenEnvAdapter(ToolEnvironment):
     """A client of an OpenEnv server: `reset()` and `step(action)` give a result with observation, reward and done.
 
     Two functions of the user's stand between it and text: `action(message)`, the action that the model's message means,
@@ -114,24 +114,24 @@ class OpenEnv(Tools):
             self.client.close()
 
 
-def kind_of(
+def environment_factory(
     found: Any, kwargs: Mapping[str, Any], tools: Sequence[Any], openenv: tuple[Any, Any] | None
-) -> Kind:
+) -> EnvironmentFactory:
     """What makes the environment of one rollout. Raises Unusable when the target is none."""
     functions = usable_tools(tools)
     if found is None:
-        return lambda: Tools(functions)
+        return lambda: ToolEnvironment(functions)
     if not callable(found):
         raise Unusable(f"is a {type(found).__name__}; expected a class or a function that makes environments")
     if openenv is not None:
-        return lambda: OpenEnv(found(**kwargs), *openenv)
+        return lambda: OpenEnvAdapter(found(**kwargs), *openenv)
     first = found(**kwargs)
     if hasattr(first, "env_response") or hasattr(first, "rubric"):
-        from hone.rollout.environments.verifiers_adapter import Verifiers
+        from hone.rollout.environments.verifiers_adapter import VerifiersAdapter
 
-        return lambda: Verifiers(first)  # one holds the data of all rollouts; its state is a rollout's
+        return lambda: VerifiersAdapter(first)  # one holds the data of all rollouts; its state is a rollout's
     if not callable(getattr(first, "reset", None)):
         raise Unusable(f"makes a {type(first).__name__}, which has no method reset")
-    wrap = Own if callable(getattr(first, "step", None)) else Trl
+    wrap = UserEnvironment if callable(getattr(first, "step", None)) else TrlEnvironment
     usable_tools(wrap(first, functions).tools())
     return lambda: wrap(found(**kwargs), functions)  # `first` was made in another process than rollouts have

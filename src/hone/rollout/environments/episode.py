@@ -17,12 +17,12 @@ from typing import Any, Literal
 
 from hone.data.chat import Encoder
 from hone.errors import DataError
-from hone.rollout.environments.episode_result import Played
-from hone.rollout.environments.pool import EnvironmentPool, Place
+from hone.rollout.environments.episode_result import EpisodeResult
+from hone.rollout.environments.pool import EnvHandle, EnvironmentPool
 from hone.rollout.environments.processes import Raised
 from hone.rollout.environments.tool_calls import message_of
-from hone.rollout.environments.turn_tokens import Dialog
-from hone.rollout.generation_batcher import Turns
+from hone.rollout.environments.turn_tokens import TurnTokens
+from hone.rollout.generation_batcher import GenerationBatcher
 from hone.rollout.prompt_prefix import prefills_of
 from hone.rollout.rewards.worker_process import CallFailed
 from hone.types import Completion, Generator, Message, Prompt, Rollout, Sampling
@@ -58,8 +58,8 @@ class Stream:
 
 
 @dataclass
-class Episodes:
-    """Plays rollouts with the environments of a pool."""
+class EpisodeRunner:
+    """Runs rollouts with the environments of a pool."""
 
     pool: EnvironmentPool
     encoder: Encoder
@@ -71,26 +71,26 @@ class Episodes:
     """What to tell the user, once checked."""
 
     def __post_init__(self) -> None:
-        self._dialogs = {
-            name: Dialog(self.encoder, list(host.described["schemas"]))
-            for name, host in self.pool.hosts.items()
+        self._turn_tokens = {
+            name: TurnTokens(self.encoder, list(server.described["schemas"]))
+            for name, server in self.pool.servers.items()
         }
 
     def check(self) -> None:
         """Raise ConfigError for a chat template that cannot write what the environments need, before anything is
         trained."""
-        for name, dialog in self._dialogs.items():
+        for name, turn_tokens in self._turn_tokens.items():
             told = self.pool.described(name)
             roles = (["tool"] if told["schemas"] else []) + (["user"] if told["steps"] else [])
-            self.notices += [text for text in dialog.check(roles) if text not in self.notices]
+            self.notices += [text for text in turn_tokens.check(roles) if text not in self.notices]
 
-    async def play(
+    async def run(
         self, prompts: Sequence[Prompt], generator: Generator, sampling: Sampling, count: int
-    ) -> list[list[Played]]:
+    ) -> list[list[EpisodeResult]]:
         """`count` rollouts of each prompt, in order. Raises DataError for a prompt that is no conversation."""
-        async with Turns(generator, sampling, self.max_wait_s) as turns:
+        async with GenerationBatcher(generator, sampling, self.max_wait_s) as batcher:
             tasks = [
-                [asyncio.ensure_future(self._one(replace(prompt, number=c), turns)) for c in range(count)]
+                [asyncio.ensure_future(self._one(replace(prompt, number=c), batcher)) for c in range(count)]
                 for prompt in prompts
             ]
             every = [task for group in tasks for task in group]
@@ -106,20 +106,20 @@ class Episodes:
             _apart(group)
         return groups
 
-    async def _one(self, prompt: Prompt, turns: Turns) -> Played:
+    async def _one(self, prompt: Prompt, batcher: GenerationBatcher) -> EpisodeResult:
         name = self.pool.name_for(prompt.env)
         if name is None:
-            async with turns.taking_part():
-                completion = await turns.ask(prompt)
+            async with batcher.participate():
+                completion = await batcher.generate(prompt)
             [prefill] = prefills_of([prompt], self.encoder.tokenizer)
-            return Played(Rollout(prompt, completion, self._text(completion.tokens), prefill=prefill))
+            return EpisodeResult(Rollout(prompt, completion, self._text(completion.tokens), prefill=prefill))
         if isinstance(prompt.content, str):
             raise DataError(
-                f"prompt {prompt.id} is text, but {self.pool.hosts[name].label} answers in a conversation: give "
+                f"prompt {prompt.id} is text, but {self.pool.servers[name].label} answers in a conversation: give "
                 "messages, [{role: user, content: …}], in the column prompt"
             )
-        async with self.pool.room(name) as place, turns.taking_part():
-            return await _Episode(self, name, prompt, turns, place).play()
+        async with self.pool.acquire(name) as handle, batcher.participate():
+            return await _Episode(self, name, prompt, batcher, handle).run()
 
     def _text(self, tokens: Sequence[int]) -> str:
         return self.encoder.tokenizer.decode(list(tokens), skip_special_tokens=True)
@@ -128,27 +128,35 @@ class Episodes:
 class _Episode:
     """A rollout while it lasts."""
 
-    def __init__(self, episodes: Episodes, name: str, prompt: Prompt, turns: Turns, place: Place) -> None:
-        self.all, self.name, self.prompt, self.turns, self.place = episodes, name, prompt, turns, place
-        self.dialog = episodes._dialogs[name]
+    def __init__(
+        self,
+        runner: EpisodeRunner,
+        name: str,
+        prompt: Prompt,
+        batcher: GenerationBatcher,
+        handle: EnvHandle,
+    ) -> None:
+        self.runner, self.name, self.prompt = runner, name, prompt
+        self.batcher, self.handle = batcher, handle
+        self.turn_tokens = runner._turn_tokens[name]
         self.stream, self.messages = Stream(), list[Message]()
         self.stats = {"turns": 0.0, "tool_calls": 0.0, "tool_failures": 0.0, "cut": 0.0, "env_seconds": 0.0}
 
-    async def play(self) -> Played:
+    async def run(self) -> EpisodeResult:
         """From the prompt to the end."""
-        told = self.all.pool.described(self.name)
-        played = Played(
+        told = self.runner.pool.described(self.name)
+        result = EpisodeResult(
             Rollout(self.prompt, self.stream.completion("stop"), ""),
             told["name"] and (told["name"] if self.name == "" else self.name),
-            weight=self.place.host.config.reward_weight,
+            weight=self.handle.server.config.reward_weight,
         )
-        rollout, finish = played.rollout, "stop"
+        rollout, finish = result.rollout, "stop"
         try:
             await self._begin()
             finish = await self._converse()
-            played.reward = (await self._call("finish", self.messages))["reward"]
+            result.reward = (await self._call("finish", self.messages))["reward"]
         except CallFailed as failed:
-            where = f"environment '{self.place.host.name}'"
+            where = f"environment '{self.handle.server.name}'"
             rollout.failure = (
                 f"{where} {failed.kind}" if isinstance(failed, Raised) else f"{failed.kind} in {where}"
             )
@@ -156,10 +164,10 @@ class _Episode:
             rollout.failure = str(error)
         rollout.prompt = self.prompt
         rollout.completion = self.stream.completion(finish)  # type: ignore[arg-type]
-        rollout.text = self.all._text(rollout.completion.tokens)
-        [rollout.prefill] = prefills_of([self.prompt], self.all.encoder.tokenizer)
+        rollout.text = self.runner._text(rollout.completion.tokens)
+        [rollout.prefill] = prefills_of([self.prompt], self.runner.encoder.tokenizer)
         rollout.messages, rollout.stats = self.messages, self.stats
-        return played
+        return result
 
     async def _begin(self) -> None:
         """Let the environment begin; the prompt with what it says and with its tools."""
@@ -169,20 +177,20 @@ class _Episode:
             content[-1]["content"] = str(content[-1].get("content") or "") + opened["append"]
         content += opened["messages"]
         kwargs = self.prompt.row.get("chat_template_kwargs")
-        tokens = tuple(self.dialog.prompt(content, kwargs if isinstance(kwargs, dict) else None))
-        if len(tokens) >= self.all.context:
+        tokens = tuple(self.turn_tokens.prompt(content, kwargs if isinstance(kwargs, dict) else None))
+        if len(tokens) >= self.runner.context:
             raise _TooLong(
-                f"prompt of {len(tokens)} tokens, with what environment '{self.place.host.name}' adds, leaves no room "
-                f"in {self.all.context}"
+                f"prompt of {len(tokens)} tokens, with what environment '{self.handle.server.name}' adds, leaves no "
+                f"room in {self.runner.context}"
             )
         self.prompt = replace(self.prompt, content=content, tokens=tokens)
 
     async def _converse(self) -> str:
         """All turns; how it ended."""
-        for turn in range(self.all.max_turns):
+        for turn in range(self.runner.max_turns):
             before = (*self.prompt.tokens, *self.stream.tokens)
             asked = replace(self.prompt, id=f"{self.prompt.id}/{turn}" if turn else self.prompt.id)
-            completion = await self.turns.ask(replace(asked, tokens=before, row={}))
+            completion = await self.batcher.generate(replace(asked, tokens=before, row={}))
             self.stream.generated(completion)
             self.stats["turns"] += 1
             message = self._said(completion, before)
@@ -193,10 +201,10 @@ class _Episode:
             if answer["done"]:
                 self.messages += answer["messages"]
                 return "stop"
-            if turn == self.all.max_turns - 1:
+            if turn == self.runner.max_turns - 1:
                 return "turns"
-            tokens = self.dialog.between(answer["messages"], completion.tokens[-1])
-            if len(before) + len(completion.tokens) + len(tokens) >= self.all.context:
+            tokens = self.turn_tokens.between(answer["messages"], completion.tokens[-1])
+            if len(before) + len(completion.tokens) + len(tokens) >= self.runner.context:
                 return "length"
             self.stream.told(tokens)
             self.messages += answer["messages"]
@@ -204,13 +212,15 @@ class _Episode:
 
     def _said(self, completion: Completion, before: Sequence[int]) -> Message:
         tokens = list(completion.tokens)
-        if tokens and tokens[-1] in self.dialog.ends:
+        if tokens and tokens[-1] in self.turn_tokens.ends:
             tokens.pop()
-        text = self.all._text(tokens)
-        if not self.dialog.schemas:
+        text = self.runner._text(tokens)
+        if not self.turn_tokens.schemas:
             return {"role": "assistant", "content": text}
-        raw = self.all.encoder.tokenizer.decode(tokens)
-        message = message_of(self.all.encoder.tokenizer, raw, completion.tokens, before, self.dialog.schemas)
+        raw = self.runner.encoder.tokenizer.decode(tokens)
+        message = message_of(
+            self.runner.encoder.tokenizer, raw, completion.tokens, before, self.turn_tokens.schemas
+        )
         return message if message.get("tool_calls") else {**message, "content": text}
 
     async def _answer(self, message: Message) -> dict[str, Any]:
@@ -221,7 +231,7 @@ class _Episode:
                 self.stats[name] += count
             return answer
         except CallFailed as failed:
-            stateless = self.all.pool.described(self.name)["stateless"]
+            stateless = self.runner.pool.described(self.name)["stateless"]
             if not stateless or isinstance(failed, Raised) or not message.get("tool_calls"):
                 raise
             calls = message["tool_calls"]
@@ -239,7 +249,7 @@ class _Episode:
     async def _call(self, op: str, *arguments: Any) -> Any:
         started = time.perf_counter()
         try:
-            return await self.all.pool.call(self.place, op, *arguments)
+            return await self.runner.pool.call(self.handle, op, *arguments)
         finally:
             self.stats["env_seconds"] += time.perf_counter() - started
 
@@ -248,9 +258,9 @@ class _TooLong(Exception):
     """A prompt that leaves no room for an answer."""
 
 
-def _apart(group: Sequence[Played]) -> None:
+def _apart(group: Sequence[EpisodeResult]) -> None:
     """Rollouts whose environments began otherwise share no prompt: their samples are told apart by their ids."""
-    if len({played.rollout.prompt.tokens for played in group}) > 1:
-        for played in group:
-            prompt = played.rollout.prompt
-            played.rollout.prompt = replace(prompt, id=f"{prompt.id}#{prompt.number}")
+    if len({result.rollout.prompt.tokens for result in group}) > 1:
+        for result in group:
+            prompt = result.rollout.prompt
+            result.rollout.prompt = replace(prompt, id=f"{prompt.id}#{prompt.number}")

@@ -10,7 +10,7 @@ from hone.types import Rollout
 
 
 @dataclass
-class Played:
+class EpisodeResult:
     """A rollout that has ended, and what its environment says it is worth."""
 
     rollout: Rollout
@@ -20,22 +20,22 @@ class Played:
     weight: float = 1.0
 
 
-def check_failures(played: Sequence[Played], allowed: float) -> None:
+def check_failures(results: Sequence[EpisodeResult], allowed: float) -> None:
     """Raise RewardError when more than this part of the rollouts failed in their environments (one alone is not enough,
     unless none is allowed)."""
-    failed = [one.rollout.failure for one in played if one.rollout.failure]
-    most = max(1, int(allowed * len(played))) if allowed > 0 and len(played) > 1 else allowed * len(played)
+    failed = [one.rollout.failure for one in results if one.rollout.failure]
+    most = max(1, int(allowed * len(results))) if allowed > 0 and len(results) > 1 else allowed * len(results)
     if len(failed) > most:
         raise RewardError(
-            f"{len(failed)} of {len(played)} rollouts failed in their environment, more than "
+            f"{len(failed)} of {len(results)} rollouts failed in their environment, more than "
             f"rewards.max_failure_fraction={allowed:g} allows. The first: {failed[0]}"
         )
 
 
-def add_rewards(played: Sequence[Played], no_function_applies: str) -> None:
+def add_rewards(results: Sequence[EpisodeResult], no_function_applies: str) -> None:
     """Join each environment's own reward to what reward functions said of the same rollout. Raises RewardError for two
     of one name."""
-    for one in played:
+    for one in results:
         rollout = one.rollout
         if not one.environment or (rollout.failure and rollout.failure != no_function_applies):
             continue
@@ -54,7 +54,7 @@ def add_rewards(played: Sequence[Played], no_function_applies: str) -> None:
             rollout.failure = rollout.failure or "neither a reward function nor the environment gave a reward"
 
 
-def metrics_of(rollouts: Sequence[Rollout]) -> dict[str, float]:
+def episode_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
     """What environments counted: means over the rollouts that had one, sums of what went wrong and of seconds."""
     had = [rollout for rollout in rollouts if rollout.stats]
     if not had:

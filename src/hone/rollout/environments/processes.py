@@ -35,8 +35,8 @@ class Raised(CallFailed):
     """The environment raised; its process lives on. `kind` says what, `detail` is the traceback."""
 
 
-class Host:
-    """One environment of the configuration: the process that has imported it. Any thread may fork a seat."""
+class EnvServer:
+    """One environment of the configuration: the process that has imported it. Any thread may fork it."""
 
     def __init__(self, name: str, config: EnvironmentConfig, log: Any = None) -> None:
         self.name, self.config, self._log = name, config, log
@@ -99,8 +99,8 @@ class Host:
             raise ConfigError(f"{self.label} {reply['defect']}")
         self.described = reply["ok"]
 
-    def fork(self) -> Seat:
-        """A process for one rollout at a time. Raises CallFailed when the host is gone."""
+    def fork(self) -> EnvProcess:
+        """A process for one rollout at a time. Raises CallFailed when the server is gone."""
         ours, theirs = socket.socketpair()
         out, into = os.pipe()
         message = pickle.dumps({"op": "fork"})
@@ -111,13 +111,13 @@ class Host:
                 socket.send_fds(self._channel, [framed(message)], [theirs.fileno(), out])
                 reply = exchange(self._channel, b"", _FORK_S)
             except OSError as error:
-                raise Died(f"the host of environments is gone: {error}") from error
+                raise Died(f"the environment server is gone: {error}") from error
             finally:
                 os.close(out)
-        return Seat(ours, into, reply["ok"])
+        return EnvProcess(ours, into, reply["ok"])
 
     def close(self) -> None:
-        """End the host with all that it started; seats are closed on their own."""
+        """End the server with all that it started; processes are closed on their own."""
         if self._process is None:
             return
         stop(self._process)
@@ -145,7 +145,7 @@ class Host:
         return self._tail.decode(errors="replace").strip()
 
 
-class Seat:
+class EnvProcess:
     """A process that answers one rollout at a time."""
 
     def __init__(self, channel: socket.socket, lifeline: int, pid: int) -> None:

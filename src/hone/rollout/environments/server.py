@@ -20,7 +20,7 @@ import traceback
 from collections.abc import Mapping
 from typing import Any
 
-from hone.rollout.environments.adapters import Kind, kind_of
+from hone.rollout.environments.adapters import EnvironmentFactory, environment_factory
 from hone.rollout.environments.base import Unusable
 from hone.rollout.environments.session import Defect, Session
 from hone.rollout.workers.child_process import end_with_parent, limit
@@ -46,7 +46,7 @@ def main(channel_fd: int) -> None:
     channel = socket.socket(fileno=channel_fd)
     channel.set_inheritable(False)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # ended children leave no zombies
-    kind: Kind | None = None
+    factory: EnvironmentFactory | None = None
     limits: dict[str, Any] = {}
     while True:
         header, fds, _, _ = socket.recv_fds(channel, LENGTH.size, 2)
@@ -55,22 +55,22 @@ def main(channel_fd: int) -> None:
             os._exit(0)
         request = pickle.loads(message)
         if request["op"] == "load":
-            kind, reply = _load(request)
+            factory, reply = _load(request)
             limits = request
             _send(channel, reply)
             continue
-        assert kind is not None
+        assert factory is not None
         sys.stdout.flush()
         pid = os.fork()
         if pid == 0:
             channel.close()
-            _child(fds, kind, limits)
+            _child(fds, factory, limits)
         for fd in fds:
             os.close(fd)
         _send(channel, {"ok": pid})
 
 
-def _child(fds: list[int], kind: Kind, limits: Mapping[str, Any]) -> None:
+def _child(fds: list[int], factory: EnvironmentFactory, limits: Mapping[str, Any]) -> None:
     """A rollout's process: answers until its channel is closed; one rollout after another, each with a new instance."""
     try:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -88,7 +88,7 @@ def _child(fds: list[int], kind: Kind, limits: Mapping[str, Any]) -> None:
                 session = None
             try:
                 if session is None:
-                    session = Session(kind(), limits["limit"])
+                    session = Session(factory(), limits["limit"])
                 found = getattr(session, request["op"])(*request["arguments"])
                 _send(channel, {"ok": found})
             except BaseException as error:  # SystemExit too is an answer
@@ -97,21 +97,21 @@ def _child(fds: list[int], kind: Kind, limits: Mapping[str, Any]) -> None:
         os._exit(0)
 
 
-def _load(request: Mapping[str, Any]) -> tuple[Kind | None, dict[str, Any]]:
-    """The kind, and what it is: {"ok": {"schemas", "name", "stateless"}}, or what is wrong."""
+def _load(request: Mapping[str, Any]) -> tuple[EnvironmentFactory | None, dict[str, Any]]:
+    """The factory, and what it is: {"ok": {"schemas", "name", "stateless"}}, or what is wrong."""
     try:
         tools = [_found("tools", target) for target in request["tools"]]
         between = [(name, request[name]) for name in ("action", "observation") if request[name]]
         openenv = (_found(*between[0]), _found(*between[1])) if len(between) == 2 else None
         found = None if request["path"] is None else _found("path", request["path"])
-        kind = kind_of(found, request["kwargs"], tools, openenv)
+        factory = environment_factory(found, request["kwargs"], tools, openenv)
         if openenv is not None:
-            return kind, {"ok": {"schemas": [], "name": "OpenEnv", "stateless": False, "steps": True}}
-        first = kind()
+            return factory, {"ok": {"schemas": [], "name": "OpenEnv", "stateless": False, "steps": True}}
+        first = factory()
         schemas = getattr(first, "schemas", None)
         schemas = _in_a_fork(first.tools()) if schemas is None else schemas
         told = {"schemas": schemas, "name": first.name, "stateless": first.stateless}
-        return kind, {"ok": told | {"steps": first.step is not None}}
+        return factory, {"ok": told | {"steps": first.step is not None}}
     except Missing as error:
         return None, {"missing": str(error)}
     except Unusable as error:

@@ -30,7 +30,7 @@ _FIX = "Give one that does in policy.tokenizer.chat_template (tokenizer.chat_tem
 
 
 @dataclass
-class Dialog:
+class TurnTokens:
     """What one tokenizer's chat template writes, with the tools of one environment."""
 
     encoder: Encoder

@@ -21,7 +21,7 @@ from hone.rollout.environments.session import Tool
 from hone.user_code import find
 
 
-class Verifiers:
+class VerifiersAdapter:
     """One rollout in such an environment."""
 
     stateless = False
@@ -90,7 +90,7 @@ class Verifiers:
         return None
 
 
-def _client(outside: Verifiers) -> Any:
+def _client(outside: VerifiersAdapter) -> Any:
     """A client of `verifiers` that asks whoever is outside."""
     from verifiers.clients.client import Client
 

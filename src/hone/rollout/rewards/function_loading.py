@@ -55,7 +55,9 @@ def load(target: str) -> Callable[..., Any]:
     return found
 
 
-def made(found: Callable[..., Any], kwargs: Mapping[str, Any]) -> tuple[Callable[..., Any], dict[str, Any]]:
+def instantiate(
+    found: Callable[..., Any], kwargs: Mapping[str, Any]
+) -> tuple[Callable[..., Any], dict[str, Any]]:
     """The function to be called for rewards, and what it is given besides: a class, or a function that takes no
     completions but makes one that does (such as TRL's `get_soft_overlong_punishment`), is called with `kwargs` first.
 

@@ -26,8 +26,8 @@ from typing import Any
 from hone.errors import RewardError
 from hone.rollout.rewards.metrics import column_of
 from hone.rollout.rewards.resolve import RewardSpec
-from hone.rollout.rewards.scoring_batch import Batch, Moment, Scored
-from hone.rollout.rewards.worker_pool import Lanes, Reply, open_log
+from hone.rollout.rewards.scoring_batch import Scored, ScoringBatch, TrainingProgress
+from hone.rollout.rewards.worker_pool import Reply, WorkerPool, open_log
 from hone.rollout.rewards.worker_process import CallFailed, Limits, TimedOut
 from hone.rollout.sandbox import SandboxLimits
 
@@ -65,13 +65,13 @@ class RewardPool:
         self._num_workers = num_workers or min(8, os.cpu_count() or 1)
         self._log_handler, self._log = open_log(log_path)
         self._limits = Limits(timeout_s, load_timeout_s, memory_limit_mb, sandbox or SandboxLimits())
-        self._shared = Lanes(self._num_workers, self._limits, self._log)
-        self._own = {spec.name: self._lane(spec) for spec in self.specs if spec.alone}
+        self._shared = WorkerPool(self._num_workers, self._limits, self._log)
+        self._dedicated = {spec.name: self._dedicated_pool(spec) for spec in self.specs if spec.alone}
         self._described: dict[str, dict[str, Any]] = {}
         self._chunk_limit: dict[str, int] = {}
         self._metrics: dict[str, list[float]] = {}
         self._counts: Counter[str] = Counter()
-        self._moment = Moment()
+        self._progress = TrainingProgress()
 
     def start(self, doing: Callable[[str], None] = lambda text: None) -> RewardPool:
         """Have a worker import every function; `doing` is told of each as it begins. Raises RewardError for one that is
@@ -79,10 +79,10 @@ class RewardPool:
         try:
             for spec in self.specs:
                 doing(f"loading reward {spec.label}")
-                described = self._own.get(spec.name, self._shared).workers[0].load(spec)
+                described = self._dedicated.get(spec.name, self._shared).workers[0].load(spec)
                 self._described[spec.name] = described
-                if described["asynchronous"] and spec.name not in self._own:
-                    self._own[spec.name] = Lanes(1, self._limits, self._log)
+                if described["asynchronous"] and spec.name not in self._dedicated:
+                    self._dedicated[spec.name] = WorkerPool(1, self._limits, self._log)
                 if described.get("note"):
                     self.notes.append(f"reward {spec.label}: {described['note']}")
         except BaseException:
@@ -93,15 +93,15 @@ class RewardPool:
     def at(self, step: int | None, max_steps: int | None = None) -> None:
         """From now on, batches are scored as `step` optimizer steps being done: weights may change, and functions are
         told (`trainer_state`)."""
-        self._moment = Moment(step, max_steps)
+        self._progress = TrainingProgress(step, max_steps)
 
     def close(self) -> None:
         """Kill every worker, whatever it is doing. The pool cannot be used again."""
-        lanes = self._lanes()
-        for lane in lanes:
-            lane.kill()
-        for lane in lanes:
-            lane.wait()
+        pools = self._pools()
+        for pool in pools:
+            pool.kill()
+        for pool in pools:
+            pool.wait()
         if self._log_handler is not None:
             self._log_handler.close()
 
@@ -138,8 +138,8 @@ class RewardPool:
         function is defective (wrong number of rewards, no numbers, a missing column) or when more completions
         fail than max_failure_fraction allows.
         """
-        bound, moment = self._max_failure_fraction, self._moment
-        batch = Batch(self.specs, prompts, completions, columns, bound, sources, moment)
+        bound, progress = self._max_failure_fraction, self._progress
+        batch = ScoringBatch(self.specs, prompts, completions, columns, bound, sources, progress)
         if not batch.size:
             return []
         self.check_columns(columns)
@@ -155,7 +155,7 @@ class RewardPool:
 
     def worker_pids(self) -> list[int]:
         """Process ids of the workers that run now; each leads a process group of its own."""
-        workers = [worker for lane in self._lanes() for worker in lane.workers]
+        workers = [worker for pool in self._pools() for worker in pool.workers]
         return [worker.pid for worker in workers if worker.pid is not None]
 
     def metrics(self, taken: Iterable[str] = ()) -> dict[str, float]:
@@ -170,10 +170,10 @@ class RewardPool:
         counts = {f"workers_{name}": float(self._counts[name]) for name in ("retried", "killed")}
         self._metrics.clear()
         self._counts.clear()
-        step = self._moment.step
+        step = self._progress.step
         return means | counts | {f"weight_{s.name}": s.weight_at(step) for s in self.specs if s.weights}
 
-    async def _chunk(self, batch: Batch, spec: RewardSpec, indices: Sequence[int]) -> bool:
+    async def _chunk(self, batch: ScoringBatch, spec: RewardSpec, indices: Sequence[int]) -> bool:
         """Score some completions by one function; True if the call timed out."""
         reply = await self._call(batch, spec, indices)
         timed_out = isinstance(reply, TimedOut)
@@ -189,16 +189,16 @@ class RewardPool:
             self._chunk_limit[spec.name] = max(1, len(indices) // 2)
         return timed_out
 
-    async def _call(self, batch: Batch, spec: RewardSpec, indices: Sequence[int]) -> Reply:
+    async def _call(self, batch: ScoringBatch, spec: RewardSpec, indices: Sequence[int]) -> Reply:
         """One call in whichever worker is free: its reply, or how it failed."""
         request = batch.request(spec, self._described[spec.name]["accepts"], indices)
-        lanes = self._own.get(spec.name, self._shared)
+        pools = self._dedicated.get(spec.name, self._shared)
         if not spec.alone and len(indices) == 1:
             # Of an async function, one by one: in as many workers as there are.
-            lanes = self._shared
-        return await asyncio.wrap_future(lanes.submit(spec, request, len(indices)))
+            pools = self._shared
+        return await asyncio.wrap_future(pools.submit(spec, request, len(indices)))
 
-    def _accept(self, batch: Batch, spec: RewardSpec, indices: Sequence[int], reply: Reply) -> bool:
+    def _accept(self, batch: ScoringBatch, spec: RewardSpec, indices: Sequence[int], reply: Reply) -> bool:
         """Record a good reply; False for a failed one. Raises RewardError for a defect."""
         if isinstance(reply, CallFailed):
             self._counts["killed"] += 1
@@ -215,7 +215,7 @@ class RewardPool:
         batch.record(spec, indices, reply)
         return True
 
-    def _fail(self, batch: Batch, spec: RewardSpec, index: int, reply: Reply) -> None:
+    def _fail(self, batch: ScoringBatch, spec: RewardSpec, index: int, reply: Reply) -> None:
         if isinstance(reply, CallFailed):
             cause = f"{reply.kind} in reward '{spec.name}'"
             batch.fail(index, cause, detail=reply.detail)
@@ -226,13 +226,13 @@ class RewardPool:
     def _chunk_size(self, spec: RewardSpec, size: int, group_size: int) -> int:
         """A worker's share of the batch, in whole groups, unless calls of that size have timed out before."""
         size = max(1, size)
-        if spec.name in self._own:
+        if spec.name in self._dedicated:
             return self._chunk_limit.get(spec.name, size)
         share = max(_MIN_CHUNK, -(-size // self._num_workers))
         whole_groups = -(-share // group_size) * group_size
         return min(whole_groups, self._chunk_limit.get(spec.name, whole_groups))
 
-    def _lane(self, spec: RewardSpec) -> Lanes:
+    def _dedicated_pool(self, spec: RewardSpec) -> WorkerPool:
         """Of a function that stands alone: it has its own idea of how long a call may take, and no limit on memory."""
         seconds = float(spec.kwargs.get("timeout_s", _MODEL_CALL_S))
         limits = replace(
@@ -241,10 +241,10 @@ class RewardPool:
             load_timeout_s=max(_MODEL_LOAD_S, self._limits.load_timeout_s),
             memory_mb=None,
         )
-        return Lanes(1, limits, self._log)
+        return WorkerPool(1, limits, self._log)
 
-    def _lanes(self) -> list[Lanes]:
-        return [self._shared, *self._own.values()]
+    def _pools(self) -> list[WorkerPool]:
+        return [self._shared, *self._dedicated.values()]
 
     def __enter__(self) -> RewardPool:
         return self.start()

@@ -27,11 +27,11 @@ class Scored:
     extra: dict[str, Any] = field(default_factory=dict)
     """What functions reported of it by `log_extra`, by column."""
     weights: dict[str, float] = field(default_factory=dict, compare=False)
-    """Of each function in the sum, at this moment of the run: a batch has them in common, so they are not compared."""
+    """The weight of each function in the sum. A batch has them in common, so they are not compared."""
 
 
 @dataclass(frozen=True)
-class Moment:
+class TrainingProgress:
     """Where in training a batch is scored: functions are told, and weights may depend on it."""
 
     step: int | None = None
@@ -46,7 +46,7 @@ class Moment:
         }
 
 
-class Batch:
+class ScoringBatch:
     """Completions with their columns, and the rewards as they come in."""
 
     def __init__(
@@ -57,13 +57,13 @@ class Batch:
         columns: Mapping[str, Sequence[Any]],
         max_failure_fraction: float,
         sources: Sequence[tuple[str, str]] | None = None,
-        moment: Moment | None = None,
+        progress: TrainingProgress | None = None,
     ) -> None:
         """sources: the dataset and the environment of each completion's row."""
         self._specs = specs
         self._sources = sources
-        self._moment = moment or Moment()
-        self._weights = {spec.name: spec.weight_at(self._moment.step) for spec in specs}
+        self._progress = progress or TrainingProgress()
+        self._weights = {spec.name: spec.weight_at(self._progress.step) for spec in specs}
         self._columns = {**columns, "prompts": prompts, "completions": completions}
         for name, values in self._columns.items():
             if len(values) != len(completions):
@@ -96,7 +96,7 @@ class Batch:
             "accepts": accepts,
             "count": len(indices),
             "arguments": arguments,
-            "state": self._moment.state(),
+            "state": self._progress.state(),
         }
         try:
             return pickle.dumps(message, protocol=pickle.HIGHEST_PROTOCOL)

@@ -22,7 +22,7 @@ from types import SimpleNamespace, TracebackType
 from typing import Any
 
 from hone.rollout.rewards import metrics, worker_settings
-from hone.rollout.rewards.function_loading import Unusable, describe, load, made
+from hone.rollout.rewards.function_loading import Unusable, describe, instantiate, load
 from hone.rollout.rewards.import_time import announce_imports
 from hone.rollout.workers.child_process import end_with_parent, limit
 from hone.rollout.workers.framing import REPLY_BYTES, receive, reply
@@ -85,7 +85,7 @@ def _load(
 ) -> dict[str, Any]:
     """Import a function, have it prepare itself, and say what it takes (see load.describe)."""
     worker_settings.tell(request["settings"])
-    function, kwargs = made(load(request["target"]), request["kwargs"])
+    function, kwargs = instantiate(load(request["target"]), request["kwargs"])
     described = describe(function, kwargs) | {"pid": os.getpid()}
     if (prepare := getattr(function, "prepare", None)) is not None:
         note = prepare(**kwargs)

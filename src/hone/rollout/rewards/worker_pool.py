@@ -22,7 +22,7 @@ Reply = dict[str, Any] | CallFailed
 """What the function said, or how the call failed."""
 
 
-class Lanes:
+class WorkerPool:
     """So many workers, and as many threads that drive them. They start when first needed."""
 
     def __init__(self, num_workers: int, limits: Limits, log: logging.Logger | None) -> None:

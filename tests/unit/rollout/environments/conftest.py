@@ -12,13 +12,13 @@ import pytest
 from hone.config.schema import EnvConfig
 from hone.data.chat import Encoder
 from hone.model.loading import load_tokenizer
-from hone.rollout.environments.episode import Episodes
-from hone.rollout.environments.episode_result import Played
+from hone.rollout.environments.episode import EpisodeRunner
+from hone.rollout.environments.episode_result import EpisodeResult
 from hone.rollout.environments.pool import EnvironmentPool
 from hone.types import Prompt, Sampling
 from tests.helpers.env_helpers import TEMPLATE, Scripted
 
-Play = Callable[..., list[list[Played]]]
+Play = Callable[..., list[list[EpisodeResult]]]
 
 
 @pytest.fixture(scope="session")
@@ -60,12 +60,12 @@ def play(tokenizer: Any, pools: Callable[[EnvConfig], EnvironmentPool]) -> Play:
         context: int = 1000,
         max_new_tokens: int = 200,
         generator: Scripted | None = None,
-    ) -> list[list[Played]]:
+    ) -> list[list[EpisodeResult]]:
         config = EnvConfig.model_validate({"timeout_s": 5.0, "num_workers": 8, **env})
-        episodes = Episodes(pools(config), Encoder(tokenizer), turns, context, config.max_wait_s)
+        episodes = EpisodeRunner(pools(config), Encoder(tokenizer), turns, context, config.max_wait_s)
         episodes.check()
         source = generator or Scripted(tokenizer, say)
         source.context = context
-        return asyncio.run(episodes.play(prompts, source, Sampling(max_new_tokens), count))
+        return asyncio.run(episodes.run(prompts, source, Sampling(max_new_tokens), count))
 
     return run

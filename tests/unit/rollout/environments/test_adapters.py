@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from hone.rollout.environments.adapters import kind_of
+from hone.rollout.environments.adapters import environment_factory
 from hone.rollout.environments.session import Session
 from hone.user_code import find
 from tests.helpers.env_helpers import here
@@ -69,13 +69,13 @@ def old_verifiers() -> None:
 
 def test_a_game_of_verifiers() -> None:
     old_verifiers()
-    session = Session(kind_of(make_verifiers, {}, [], None)(), 1000)
+    session = Session(environment_factory(make_verifiers, {}, [], None)(), 1000)
     assert session.open({"answer": "7"}, USER) == {"append": None, "messages": []}
     first = session.act(said("3"))
     assert (first["messages"], first["done"]) == ([{"role": "user", "content": "no, try 1"}], False)
     assert session.act(said("7"))["done"]
     assert session.finish([])["reward"] == 1.0
-    cut = Session(kind_of(make_verifiers, {}, [], None)(), 1000)
+    cut = Session(environment_factory(make_verifiers, {}, [], None)(), 1000)
     cut.open({"answer": "7"}, USER)
     cut.act(said("3"))
     assert cut.finish([said("3"), {"role": "user", "content": "no"}, said("4")])["reward"] == 0.0
@@ -83,7 +83,7 @@ def test_a_game_of_verifiers() -> None:
 
 def test_tools_of_verifiers() -> None:
     old_verifiers()
-    kind = kind_of(make_tool_env, {}, [], None)()
+    kind = environment_factory(make_tool_env, {}, [], None)()
     assert [schema["function"]["name"] for schema in kind.schemas] == ["add"]
     session = Session(kind, 1000)
     session.open({"answer": "7"}, USER)
@@ -130,7 +130,7 @@ def to_text(result: Any) -> str:
 
 
 def test_a_client_of_openenv() -> None:
-    session = Session(kind_of(Echo, {"base_url": "http://x"}, [], (to_action, to_text))(), 1000)
+    session = Session(environment_factory(Echo, {"base_url": "http://x"}, [], (to_action, to_text))(), 1000)
     assert session.open({}, USER)["append"] == "[ready]"
     assert session.act(said(""))["messages"] == [{"role": "user", "content": "say something"}]
     assert session.act(said("a"))["messages"] == [{"role": "user", "content": "[A]"}]
@@ -139,6 +139,6 @@ def test_a_client_of_openenv() -> None:
 
 
 def test_environments_of_trl_are_told_apart() -> None:
-    kind = kind_of(find(here("Trl")), {}, [], None)()
+    kind = environment_factory(find(here("Trl")), {}, [], None)()
     assert [tool.__name__ for tool in kind.tools()] == ["increment"]
     assert kind.step is None

@@ -10,7 +10,12 @@ import pytest
 import torch
 
 from hone.errors import ConfigError, DataError, RewardError
-from hone.rollout.environments.episode_result import Played, add_rewards, check_failures, metrics_of
+from hone.rollout.environments.episode_result import (
+    EpisodeResult,
+    add_rewards,
+    check_failures,
+    episode_metrics,
+)
 from hone.types import Completion, Prompt, Rollout, Sampling, sample_of
 from tests.helpers.env_helpers import TOOLS, Scripted, here
 from tests.unit.rollout.environments.conftest import Play, asking
@@ -88,7 +93,7 @@ def test_an_environment_that_never_ends_is_ended(
     assert played.rollout.stats["turns"] == (spoken or played.rollout.stats["turns"]) > 0
     assert completion.tokens[-1] != completion.mask  # ends with the model's own token
     assert completion.mask is None or completion.mask[-1]
-    assert metrics_of([played.rollout])["out_of_turns"] == (finish == "turns")
+    assert episode_metrics([played.rollout])["out_of_turns"] == (finish == "turns")
 
 
 def test_what_fails_costs_one_sample_with_its_cause(play: Play) -> None:
@@ -125,13 +130,13 @@ def test_trl_environments_work_unchanged(play: Play, tokenizer: Any) -> None:
         call = '<tool_call>{"name": "increment", "arguments": {"step": %d}}</tool_call>'
         return [call % 2, call % -1, call % 3, "done"][turn]
 
-    [[played]] = play({"path": here("Trl")}, say, [asking("Count.", start=10)], turns=8)
+    [[played]] = play({"path": here("TrlEnvironment")}, say, [asking("Count.", start=10)], turns=8)
     assert played.rollout.prompt.content[-1]["content"] == "Count. Start at 10."
     assert "increment(step)" in tokenizer.decode(played.rollout.prompt.tokens)
     assert [m["content"] for m in played.rollout.messages if m["role"] == "tool"] == [
         "12", "{'error': 'step must not be negative'}", "15",
     ]  # fmt: skip
-    assert (played.environment, played.reward) == ("Trl", 15.0)
+    assert (played.environment, played.reward) == ("TrlEnvironment", 15.0)
 
 
 def test_rollouts_with_other_beginnings_share_no_prefix(play: Play) -> None:
@@ -192,7 +197,7 @@ def test_a_function_named_like_the_environment_is_not_overwritten() -> None:
         Prompt("p", (1,), [], {}), Completion((1,), (0.0,), "stop", 0), "", rewards={"Shop": 0.5}
     )
     with pytest.raises(RewardError, match="are both called 'Shop': give the function another `name`"):
-        add_rewards([Played(rollout, "Shop", 1.0)], "")
+        add_rewards([EpisodeResult(rollout, "Shop", 1.0)], "")
     assert rollout.rewards == {"Shop": 0.5}
 
 
@@ -259,11 +264,11 @@ def test_one_turn_is_what_the_generator_gives_without_environments(tokenizer: An
 
 
 def test_metrics_count_what_environments_did(play: Play) -> None:
-    played: list[Played] = [
+    played: list[EpisodeResult] = [
         o for [o] in play({"path": here("Counter")}, lambda i, b: "x", [asking("?"), asking("!")])
     ]
-    found = metrics_of([one.rollout for one in played])
+    found = episode_metrics([one.rollout for one in played])
     assert found["turns"] == 3.0
     assert found["tool_calls"] == 0.0
     assert found["env_seconds"] > 0
-    assert metrics_of([]) == {}
+    assert episode_metrics([]) == {}

@@ -25,11 +25,11 @@ from hone.config.schema import EnvConfig
 from hone.rollout.environments.pool import EnvironmentPool
 
 async def main(pool):
-    async with pool.room("") as place, pool.room("") as idle:
+    async with pool.acquire("") as handle, pool.acquire("") as idle:
         await pool.call(idle, "open", {"deed": "ok"}, [])
-        await pool.call(place, "open", {"deed": "hang"}, [])
-        print(*pool.pids(), pool.hosts[""]._process.pid, flush=True)
-        await pool.call(place, "act", {"role": "assistant", "content": "x"})
+        await pool.call(handle, "open", {"deed": "hang"}, [])
+        print(*pool.pids(), pool.servers[""]._process.pid, flush=True)
+        await pool.call(handle, "act", {"role": "assistant", "content": "x"})
 
 with EnvironmentPool(EnvConfig(path=here("Hostile"), timeout_s=600.0)) as pool:
     asyncio.run(main(pool))
@@ -63,9 +63,9 @@ def test_what_a_tool_started_ends_with_its_rollout_process() -> None:
     """In a session of its own, with its parent dead: no process group reaches it."""
 
     async def play(pool: EnvironmentPool) -> None:
-        async with pool.room("") as place:
-            await pool.call(place, "open", {"deed": "daemon"}, [])
-            await pool.call(place, "act", {"role": "assistant", "content": "x"})
+        async with pool.acquire("") as handle:
+            await pool.call(handle, "open", {"deed": "daemon"}, [])
+            await pool.call(handle, "act", {"role": "assistant", "content": "x"})
             assert len(_sleepers()) == len(before) + 1  # as long as its process lives, so does it
 
     before = _sleepers()

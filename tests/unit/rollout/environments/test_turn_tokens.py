@@ -10,7 +10,7 @@ import pytest
 from hone.data.chat import Encoder
 from hone.errors import ConfigError
 from hone.model.loading import load_tokenizer
-from hone.rollout.environments.turn_tokens import Dialog
+from hone.rollout.environments.turn_tokens import TurnTokens
 from tests.helpers.env_helpers import TEMPLATE
 
 SCHEMA = {
@@ -25,13 +25,13 @@ TOOL = {"role": "tool", "name": "add", "content": "forty-two"}
 USER = {"role": "user", "content": "go on"}
 
 
-def dialog(template: str | None, *tokens: str, schemas: Any = (SCHEMA,)) -> Dialog:
+def dialog(template: str | None, *tokens: str, schemas: Any = (SCHEMA,)) -> TurnTokens:
     tokenizer = load_tokenizer("hone/tiny", chat_template=template)
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>", *tokens]})
     tokenizer.bos_token = "<|endoftext|>"
     if tokens:
         tokenizer.eos_token = tokens[0]
-    return Dialog(Encoder(tokenizer), list(schemas))
+    return TurnTokens(Encoder(tokenizer), list(schemas))
 
 
 def peer(name: str) -> str:

@@ -9,7 +9,7 @@ import pytest
 from hone.config.schema import RewardsConfig
 from hone.errors import RewardError
 from hone.rollout.rewards.resolve import RewardSpec, resolve, resolve_all
-from hone.rollout.scoring import open_pool
+from hone.rollout.scoring import open_reward_pool
 from tests.helpers.pool_helpers import FUNCTIONS
 
 
@@ -35,7 +35,7 @@ def test_the_section_of_the_config() -> None:
     section = RewardsConfig.model_validate(
         {"functions": [{"name": "answer"}, {"name": "format", "weight": 0.2}]}
     )
-    pool = open_pool(section)
+    pool = open_reward_pool(section)
     assert pool.specs == [RewardSpec("answer", "answer"), RewardSpec("format", "format", 0.2)]
     pool.close()
 

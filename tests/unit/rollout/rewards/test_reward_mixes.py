@@ -15,7 +15,7 @@ from hone.config.schema import RewardsConfig
 from hone.errors import ConfigError, RewardError
 from hone.rollout.rewards.resolve import resolve, resolve_all
 from hone.rollout.rewards.reward_pool import RewardPool
-from hone.rollout.scoring import open_pool
+from hone.rollout.scoring import open_reward_pool
 from hone.tracking import write_rollouts
 from hone.types import Completion, Group, Prompt, Rollout
 from tests.helpers.pool_helpers import entry, score
@@ -139,7 +139,7 @@ memory_limit_mb: 512
 sandbox: {timeout_s: 1.5, memory_mb: 128}
 """
     config = RewardsConfig.model_validate(yaml.safe_load(text), strict=False)
-    with open_pool(config) as pool:
+    with open_reward_pool(config) as pool:
         assert [spec.weight_at(5) for spec in pool.specs] == [0.5]
         assert [function.weight_at(5) for function in config.functions] == [0.5]
         assert pool.specs[0].applies("a", "")
