@@ -130,13 +130,13 @@ def test_trl_environments_work_unchanged(play: Play, tokenizer: Any) -> None:
         call = '<tool_call>{"name": "increment", "arguments": {"step": %d}}</tool_call>'
         return [call % 2, call % -1, call % 3, "done"][turn]
 
-    [[played]] = play({"path": here("TrlEnvironment")}, say, [asking("Count.", start=10)], turns=8)
+    [[played]] = play({"path": here("Trl")}, say, [asking("Count.", start=10)], turns=8)
     assert played.rollout.prompt.content[-1]["content"] == "Count. Start at 10."
     assert "increment(step)" in tokenizer.decode(played.rollout.prompt.tokens)
     assert [m["content"] for m in played.rollout.messages if m["role"] == "tool"] == [
         "12", "{'error': 'step must not be negative'}", "15",
     ]  # fmt: skip
-    assert (played.environment, played.reward) == ("TrlEnvironment", 15.0)
+    assert (played.environment, played.reward) == ("Trl", 15.0)
 
 
 def test_rollouts_with_other_beginnings_share_no_prefix(play: Play) -> None:
