@@ -16,8 +16,6 @@ import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
-from latex2mathml.converter import convert as mathml
-
 ROOT = Path(__file__).resolve().parents[1]
 STAGED = ROOT / "build" / "docs"
 SITE = ROOT / "site"
@@ -69,11 +67,20 @@ def for_site(markdown: str, source: str, page: str, website: str) -> str:
     for code in [*CODE.finditer(markdown), None]:
         prose = markdown[start : code.start() if code else None]
         prose = LINK.sub(lambda link: _site_link(link, source, page, website), prose)
-        parts.append(FORMULA.sub(lambda formula: f"<span>{mathml(formula['latex'])}</span>", prose))
+        parts.append(FORMULA.sub(_formula, prose))
         if code:
-            parts.append(code.group())
+            # In a table GitHub wants `|` escaped inside code, and the site's Markdown does not.
+            parts.append(code.group() if code[1] else code.group().replace("\\|", "|"))
             start = code.end()
     return "".join(parts)
+
+
+def _formula(formula: re.Match[str]) -> str:
+    from latex2mathml.converter import convert  # of the extra `docs`
+
+    return (
+        f"<span>{convert(formula['latex'])}</span>"  # without the span a line that begins with it is a block
+    )
 
 
 def _site_link(link: re.Match[str], source: str, page: str, website: str) -> str:
