@@ -11,7 +11,6 @@ takes other seeds, `--fresh` starts over.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import sys
@@ -23,6 +22,7 @@ from typing import Any, Literal
 
 from hone import embedded
 from hone.errors import HoneError
+from hone.files import read_json_object, write_json
 
 PROBLEMS = 512
 
@@ -81,7 +81,7 @@ def demo(out: Path, seeds: Sequence[int], *, fresh: bool = False) -> dict[str, A
         with seconds.phase(f"eval_seed_{seed}", f"4. The same {PROBLEMS} problems again"):
             runs.append({"seed": seed, "accuracy_before": before, "accuracy_after": _accuracy(model)})
     summary = summarize(before, runs, seconds.spent)
-    _write(out / "summary.json", json.dumps(summary, indent=1) + "\n")
+    write_json(out / "summary.json", summary)
     _draw(out, summary)
     return summary
 
@@ -154,22 +154,13 @@ def _draw(out: Path, summary: dict[str, Any]) -> None:
     )
 
 
-def _write(path: Path, text: str) -> None:
-    aside = path.with_name(f".{path.name}")
-    aside.write_text(text)
-    os.replace(aside, path)
-
-
 class _Seconds:
     """Seconds of each phase, kept on disk so that a demo that is gone on with still reports them all."""
 
     def __init__(self, out: Path) -> None:
         out.mkdir(parents=True, exist_ok=True)
         self._file = out / ".seconds.json"
-        try:
-            self.spent: dict[str, float] = json.loads(self._file.read_text())
-        except (OSError, ValueError):
-            self.spent = {}
+        self.spent: dict[str, float] = read_json_object(self._file)
         if "HONE_SETUP_SECONDS" in os.environ:  # the Makefile says what installing took
             self.spent.setdefault("setup", float(os.environ["HONE_SETUP_SECONDS"]))
 
@@ -181,7 +172,7 @@ class _Seconds:
             yield
         finally:
             self.spent[name] = self.spent.get(name, 0.0) + time.monotonic() - start
-            _write(self._file, json.dumps(self.spent))
+            write_json(self._file, self.spent)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ The command line prints the message alone (no traceback) and exits with `exit_co
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 import unicodedata
@@ -61,17 +60,6 @@ class Interrupted(HoneError):
     """Ctrl-C or SIGTERM, after the state was saved."""
 
     exit_code = 130
-
-
-def disk_full(error: OSError) -> str | None:
-    """What to tell of a disk without space; None for another error."""
-    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-        return None
-    where = f" while writing {error.filename}" if error.filename else ""
-    return (
-        f"disk full{where}: free some space and run the same command again; it goes on from the last complete "
-        "checkpoint. checkpointing.checkpoint_dir names the folder"
-    )
 
 
 def visible(text: str) -> str:

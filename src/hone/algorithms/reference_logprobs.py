@@ -8,7 +8,6 @@ changed since is noticed.
 from __future__ import annotations
 
 import json
-import os
 import re
 import sys
 import zlib
@@ -21,6 +20,7 @@ import numpy as np
 import torch
 
 from hone.errors import CheckpointError
+from hone.files import replacing
 from hone.tracking import Progress
 from hone.types import Sample, Scorer
 
@@ -65,10 +65,8 @@ class Reference:
 
     def write(self) -> None:
         """Put all that is known into the run's folder."""
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        aside = self.file.with_suffix(".writing")
-        torch.save(self.state_dict(), aside)
-        os.replace(aside, self.file)
+        with replacing(self.file) as temporary:
+            torch.save(self.state_dict(), temporary)
 
     async def compute(self, model: Scorer, chunks: Iterable[Sequence[Sample]], total: int) -> None:
         """Fill in what is not known yet, showing how far it is. `total` is the number of units, as far as is known."""

@@ -20,7 +20,7 @@ from typing import Any
 import cloudpickle
 
 from hone.errors import CheckpointError, ConfigError, DataError, RewardError
-from hone.tracking.run_folder import write_atomically
+from hone.files import write_atomically
 
 UNPICKLABLE = (pickle.PicklingError, TypeError, AttributeError, ValueError, RecursionError, RuntimeError)
 """What pickling raises for locks, open files, generators, frames ..."""
@@ -156,10 +156,8 @@ def keep_function(function: Callable[..., Any], folder: Path, name: str) -> str:
             "it needs inside the function, or put it into a file and give `file.py:function`"
         ) from error
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_suffix(".pkl.tmp")
-    aside.touch(mode=0o600)  # what a function holds may be secret, such as the key of a service
-    aside.write_bytes(content)
-    aside.replace(path.with_suffix(".pkl"))
+    # What a function holds may be secret, such as the key of a service.
+    write_atomically(path.with_suffix(".pkl"), content, mode=0o600)
     text = STUB.format(name=name, pickle=f"{name}.pkl", path=_own_path(), source=_source(function))
     write_atomically(path, text)
     return f"{path}:{name}"

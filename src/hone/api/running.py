@@ -18,7 +18,8 @@ from hone.api.result import Result
 from hone.config import Loaded, load
 from hone.config.loading.overrides import Override
 from hone.config.nested import Path as KeyPath
-from hone.errors import ConfigError, HoneError, disk_full
+from hone.errors import ConfigError, HoneError
+from hone.files import disk_full_message
 from hone.training.process import check_writable, hold
 
 MODULES = {
@@ -148,9 +149,9 @@ def work(kind: str, loaded: Loaded[Any]) -> dict[str, Any]:
         with as_it_was():
             result: dict[str, Any] = importlib.import_module(MODULES[kind]).main(loaded)
     except OSError as error:
-        if (said := disk_full(error)) is None:
+        if (message := disk_full_message(error)) is None:
             raise
-        raise HoneError(said) from error
+        raise HoneError(message) from error
     if result.get("message"):
         print(result["message"], flush=True)
     return result

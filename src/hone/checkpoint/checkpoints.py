@@ -9,7 +9,6 @@ step_N/manifest.json      size and CRC-32 of every other file, written last
 
 from __future__ import annotations
 
-import errno
 import json
 import math
 import os
@@ -25,11 +24,12 @@ from typing import Any, NoReturn, Protocol
 import torch
 from torch.distributed.checkpoint.api import CheckpointException
 
-from hone.checkpoint.manifest import sync, verify, write_manifest
+from hone.checkpoint.manifest import verify, write_manifest
 from hone.checkpoint.safe_reader import own_error, read_state
 from hone.config.metric_names import column_of
 from hone.config.schema import CheckpointingConfig
 from hone.errors import CheckpointError
+from hone.files import is_disk_full, sync
 
 STEP = re.compile(r"step_(\d+)")
 NO_SPACE = 1 << 16
@@ -263,14 +263,3 @@ def _free_space(folder: Path) -> int:
         return shutil.disk_usage(folder).free
     except OSError:
         return NO_SPACE
-
-
-def is_disk_full(error: BaseException | None) -> bool:
-    """Whether the disk is full, wherever in the chain (or DCP, PyTorch's zip writer, safetensors) it says so."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return True
-        if "No space left" in str(error) or "unexpected pos" in str(error) or "code: 28" in str(error):
-            return True
-        error = error.__cause__ or error.__context__
-    return False

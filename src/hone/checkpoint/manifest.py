@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import math
-import os
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
 from hone.errors import CheckpointError
+from hone.files import sync
 
 MANIFEST = "manifest.json"
-UNKNOWN = (
-    *(errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF),
-    *(errno.EISDIR, errno.EACCES, errno.EPERM),
-)
-"""How a file system says that folders cannot be opened or synced."""
 
 
 def verify(
@@ -67,17 +61,3 @@ def _crc(file: Path) -> int:
         while block := stream.read(1 << 22):
             value = zlib.crc32(block, value)
     return value
-
-
-def sync(path: Path) -> None:
-    """Return when a file, or a folder's list of files, is on the disk. Some file systems (CIFS, FUSE ones) know no such
-    thing for folders, and keep the list in their own way."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-    except OSError as error:
-        if error.errno not in UNKNOWN or not path.is_dir():
-            raise

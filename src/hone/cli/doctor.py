@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from hone.errors import HoneError, install_command
-
-GIB = 2**30
+from hone.units import GIB
 
 OPTIONAL = {
     "peft": ("adapters such as LoRA", "hone[peft]"),

@@ -6,7 +6,8 @@ import os
 import sys
 from collections.abc import Callable
 
-from hone.errors import HoneError, Interrupted, disk_full, visible
+from hone.errors import HoneError, Interrupted, visible
+from hone.files import disk_full_message
 
 
 def reported(command: Callable[[], int]) -> int:
@@ -25,9 +26,9 @@ def reported(command: Callable[[], int]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0
     except OSError as error:
-        if (said := disk_full(error)) is None:
+        if (message := disk_full_message(error)) is None:
             raise
-        return _fail(said, 1)
+        return _fail(message, 1)
 
 
 def _fail(message: str, code: int) -> int:

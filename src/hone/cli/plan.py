@@ -24,9 +24,10 @@ from hone.planning.auxiliary_models import check_length, teacher_settings, value
 from hone.planning.hardware import Machine, machine_here, machine_named
 from hone.planning.memory_estimate import tokens
 from hone.planning.placement import alone, check_mesh, check_several
-from hone.planning.plan_report import choice_lines, human_count, memory_lines
+from hone.planning.plan_report import choice_lines, memory_lines
 from hone.planning.planner import choose, settled
 from hone.training import preflight
+from hone.units import counted, format_count
 
 
 def main(kind: str, loaded: Loaded, gpu: str | None = None) -> int:
@@ -128,7 +129,7 @@ def model_shape(model: Any, *, scalar: bool = False) -> tuple[ModelSize | None, 
     except ModelError as error:
         return None, [f"{name}: not reachable from here ({error})"]
     return shape, [
-        f"{name}: {shape.architecture}, {human_count(shape.parameters)} parameters",
+        f"{name}: {shape.architecture}, {format_count(shape.parameters)} parameters",
         f"{shape.layers} layers of {shape.hidden}, vocabulary {shape.vocabulary}, context {shape.context}",
     ]
 
@@ -283,8 +284,3 @@ def eval_lines(config: EvalConfig) -> list[str]:
         f"top_p {g.top_p:g}, at most {g.max_new_tokens} tokens; {e.metric} with k = {e.k_value}",
         f"generation: {generation_backend(g.backend)}",
     ]
-
-
-def counted(number: int, what: str) -> str:
-    """1 thread, 2 threads, 2 processes"""
-    return f"{number} {what}{'' if number == 1 else 'es' if what.endswith('s') else 's'}"

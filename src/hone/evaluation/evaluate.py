@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
-import os
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
@@ -20,6 +18,7 @@ from hone.engine.local.generator import LocalGenerator
 from hone.evaluation import own_metrics
 from hone.evaluation.metrics import answer_of, label_of, score
 from hone.export import with_models_of_runs
+from hone.files import write_json
 from hone.model.loading import load_tokenizer
 from hone.model.model_size import load_model_size
 from hone.planning.placement import placement_notices
@@ -218,6 +217,4 @@ def save(path: Path, report: dict[str, Any], groups: Sequence[Group]) -> None:
     """`report.json` and every sample in `samples.jsonl`."""
     path.mkdir(parents=True, exist_ok=True)
     write_rollouts(path / "samples.jsonl", 0, groups)
-    aside = path / ".report.json"
-    aside.write_text(json.dumps(report, indent=1) + "\n")
-    os.replace(aside, path / "report.json")
+    write_json(path / "report.json", report)

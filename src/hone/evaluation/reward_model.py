@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -22,6 +21,7 @@ from hone.embedded import comparisons
 from hone.errors import DataError
 from hone.evaluation import own_metrics
 from hone.export import convert, locate
+from hone.files import write_json
 from hone.rollout.rewards.reward_model import RewardModel
 from hone.tracking import Progress
 from hone.tracking.reliability_plot import draw_reliability
@@ -186,6 +186,4 @@ def save(out: Path, report: dict[str, Any], rows: list[dict[str, Any]]) -> None:
         title=f"{Path(report['model']).name}: {report['accuracy']:.1%} of {report['pairs']} pairs ranked right",
         calibration_error=report["calibration_error"],
     )
-    aside = out / ".report.json"
-    aside.write_text(json.dumps(report, indent=1) + "\n")
-    os.replace(aside, out / "report.json")
+    write_json(out / "report.json", report)

@@ -17,13 +17,13 @@ from transformers import AutoConfig, GenerationConfig, PreTrainedModel, PreTrain
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.utils.logging import disable_progress_bar
 
-from hone.checkpoint.checkpoints import is_disk_full
 from hone.checkpoint.manifest import verify
 from hone.config.paths import check_local
 from hone.engine.local.learner import DTYPES
 from hone.engine.local.learner_state import fill, read_weights
 from hone.errors import CheckpointError, ConfigError
 from hone.export.adapter import adapted_model, base_in_full, save_adapter
+from hone.files import is_disk_full
 from hone.model.adapters import base_of, merged
 from hone.model.composite import left_out
 from hone.model.generation_config import savable

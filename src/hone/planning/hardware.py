@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hone.errors import ConfigError
+from hone.units import GIB
 
-GIB = 1024**3
 GPUS: dict[str, float] = {
     "T4": 14.6,
     "V100-16G": 15.8,

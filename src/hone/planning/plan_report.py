@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from hone.config import OnlineConfig, SFTConfig
 from hone.model.model_size import ModelSize
-from hone.planning.hardware import GIB
 from hone.planning.memory_estimate import BYTES, adapter_parameters, state_bytes, tokens
 from hone.planning.planner import Choice
+from hone.units import format_bytes, format_count
 
 SHOWN = 3
 """Refused ways that are shown; more are counted."""
@@ -22,7 +22,7 @@ def choice_lines(choice: Choice) -> list[str]:
         if choice.machine.elastic:
             lines.append("a run on a CPU is tried all the same: its memory can be swapped")
     refused = [candidate for candidate in choice.refused if candidate is not choice.taken]
-    lines += [f"does not fit: {one}, {human_bytes(one.memory.peak)}" for one in refused[:SHOWN]]
+    lines += [f"does not fit: {one}, {format_bytes(one.memory.peak)}" for one in refused[:SHOWN]]
     if len(refused) > SHOWN:
         lines.append(f"nor do {len(refused) - SHOWN} more ways")
     lines += [f"would fit: {change}" for change in choice.nearest]
@@ -35,16 +35,16 @@ def memory_lines(choice: Choice, shape: ModelSize, config: SFTConfig | OnlineCon
     """The most that is held at once, and what it is made of."""
     machine, held = choice.machine, choice.taken.memory
     where = f"on each of {machine.count} devices" if machine.count > 1 else f"on the {machine.device}"
-    room = "" if machine.room is None else f" of {human_bytes(machine.room)} that can be used"
-    lines = [f"{human_bytes(held.peak)} at most {where}{room}, in {held.phase}"]
+    room = "" if machine.room is None else f" of {format_bytes(machine.room)} that can be used"
+    lines = [f"{format_bytes(held.peak)} at most {where}{room}, in {held.phase}"]
     rows = [(name, size, why) for name, size, why in _kinds(choice, shape, config) if size]
     width = max(len(name) for name, _, _ in rows)
-    lines += [f"  {name:<{width}} {human_bytes(size):>10}  {why}" for name, size, why in rows]
+    lines += [f"  {name:<{width}} {format_bytes(size):>10}  {why}" for name, size, why in rows]
     if held.host:
         node = held.host * machine.per_node
-        has = "" if machine.host is None else f" of {human_bytes(machine.host)}"
+        has = "" if machine.host is None else f" of {format_bytes(machine.host)}"
         lines.append(
-            f"and in host memory {human_bytes(held.host)} a device, {human_bytes(node)} a machine{has}: weights, "
+            f"and in host memory {format_bytes(held.host)} a device, {format_bytes(node)} a machine{has}: weights, "
             "gradients, optimizer"
         )
     return lines
@@ -56,11 +56,11 @@ def _kinds(choice: Choice, shape: ModelSize, config: SFTConfig | OnlineConfig) -
     ranks = layout.shard * layout.context * layout.tensor
     share = f" / {ranks} ranks" if ranks > 1 else ""
     split = f" / {layout.tensor} tensor ranks" if layout.tensor > 1 else ""
-    all_of_it, trained = human_count(shape.parameters), human_count(shape.parameters)
+    all_of_it, trained = format_count(shape.parameters), format_count(shape.parameters)
     if policy.lora.enabled:
-        trained = human_count(adapter_parameters(shape, policy.lora))
+        trained = format_count(adapter_parameters(shape, policy.lora))
         all_of_it = f"({all_of_it} + adapters of {trained})"
-    block, root = human_count(shape.block), human_count(shape.root)
+    block, root = format_count(shape.block), format_count(shape.root)
     gradients = "" if policy.lora.enabled else f", and the gradients of {block} + {root}"
     size = BYTES[policy.precision]
     at_once = f"{tokens(policy, settings.micro_batch)} tokens at once"
@@ -68,19 +68,19 @@ def _kinds(choice: Choice, shape: ModelSize, config: SFTConfig | OnlineConfig) -
     recomputed = ", one of them in full" if settings.activation_checkpointing else ""
     casts = f"{block} + the output layer" if settings.activation_checkpointing else "all matrices"
     rows = getattr(policy, "generation_batch_size", 0)
-    beside = human_count(shape.beside.parameters) if shape.beside is not None else ""
-    taught = human_count(shape.teacher.parameters) if shape.teacher is not None else ""
+    beside = format_count(shape.beside.parameters) if shape.beside is not None else ""
+    taught = format_count(shape.teacher.parameters) if shape.teacher is not None else ""
     return [
         ("weights", held.weights, f"{all_of_it} x 4 bytes{share}"),
         ("gradients", held.gradients, f"{trained} x 4 bytes{share}"),
         ("optimizer", held.optimizer, f"{trained} x {state_bytes(policy.optimizer)} bytes{share}"),
-        ("reference", held.reference, f"{human_count(shape.parameters)} x 4 bytes{share}"),
+        ("reference", held.reference, f"{format_count(shape.parameters)} x 4 bytes{share}"),
         ("teacher", held.teacher, f"{taught} x 4 bytes{share}"),
         ("value model", held.value, f"{beside}: weights, gradients and optimizer{share}"),
         (
             "generator",
             held.generator,
-            f"a whole copy on each device, {human_count(shape.parameters)} x {size} bytes",
+            f"a whole copy on each device, {format_count(shape.parameters)} x {size} bytes",
         ),
         (
             "gathered",
@@ -106,19 +106,3 @@ def _kinds(choice: Choice, shape: ModelSize, config: SFTConfig | OnlineConfig) -
             f"in generating: {rows} sequences of {policy.max_total_sequence_length} tokens",
         ),
     ]
-
-
-def human_count(number: float) -> str:
-    """1234567 -> 1.2M"""
-    for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
-        if number >= size:
-            return f"{number / size:.3g}{unit}"
-    return str(int(number))
-
-
-def human_bytes(number: float) -> str:
-    """Bytes in the unit that reads best."""
-    for unit, size in (("TiB", 1024**4), ("GiB", GIB), ("MiB", 1024**2)):
-        if number >= size:
-            return f"{number / size:.1f} {unit}"
-    return f"{number / 1024:.1f} KiB"

@@ -16,9 +16,10 @@ from hone.config.schema.base import fill_derived
 from hone.config.schema.policy import PolicyConfig
 from hone.errors import ConfigError
 from hone.model.model_size import ModelSize
-from hone.planning.hardware import GIB, Machine
+from hone.planning.hardware import Machine
 from hone.planning.memory_estimate import Memory, Settings, memory, tokens
 from hone.planning.parallel_dims import Layout
+from hone.units import GIB
 
 Config = TypeVar("Config", bound=SFTConfig | OnlineConfig)
 

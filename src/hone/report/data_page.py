@@ -8,10 +8,10 @@ from importlib import resources
 from pathlib import Path
 
 from hone.data.row_preview import Look, Piece, Side
+from hone.files import write_atomically
 from hone.report.data_preview import DataView
 from hone.report.data_terminal import described
 from hone.report.formatting import as_text
-from hone.tracking.run_folder import write_atomically
 
 MOST_PIECES = 20_000
 """Tokens of a side that the page holds."""

@@ -19,10 +19,10 @@ from typing import Any
 from hone.config import keys
 from hone.config.nested import dotted, leaves
 from hone.config.schema import ROOTS
+from hone.files import write_atomically
 from hone.report.panels import sections_of
 from hone.report.run_view import Record, RunView, open_run, settings_text
 from hone.report.samples import Gathered, gather, histograms
-from hone.tracking.run_folder import write_atomically
 
 MOST_BYTES = 4_500_000
 """Of the data in a page."""
@@ -104,7 +104,7 @@ def _curves(view: RunView) -> dict[str, Any]:
         "data": view.data,
         "state": view.state(),
         "best": None if best is None else {"step": best[0], "metric": best[1], "value": best[2]},
-        "story": view.story,
+        "run_info": view.run_info,
         "steps": [row["step"] for row in rows],
         "metrics": {name: [row.get(name) for row in rows] for name in present},
         "last": {name: view.values(name)[1][-1] for name in present},

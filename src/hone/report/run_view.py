@@ -21,9 +21,9 @@ from hone.config.metric_names import column_of
 from hone.config.paths import check_local
 from hone.config.secrets import SECRETS
 from hone.errors import ConfigError, DataError
+from hone.files import read_json_object
 from hone.tracking.metrics_csv import read_table
 from hone.tracking.run_folder import RunFolder
-from hone.tracking.run_info import read_story
 
 Record = dict[str, Any]
 KINDS = ("distill", "ppo", "grpo", "dpo", "rm", "sft")
@@ -42,7 +42,7 @@ class RunView:
     columns: list[str]
     rows: list[dict[str, float]]
     """For each step that was logged, its metrics (`step` among them) without blanks and what is not finite."""
-    story: dict[str, Any] = field(default_factory=dict)
+    run_info: dict[str, Any] = field(default_factory=dict)
     samples: dict[str, dict[int, Path]] = field(default_factory=dict)
     """`rollouts` and `validation`: the file of each step, in order."""
 
@@ -105,15 +105,15 @@ class RunView:
         """What has become of it, in words."""
         if self.kind == "eval":
             return "finished"
-        total = self.story.get("total_steps")
+        total = self.run_info.get("total_steps")
         at = f"step {self.step}" + (f" of {total}" if total else "")
         # Before the lock is looked at: the process that has ended the run holds it while it writes the report.
-        if "ended" in self.story:
-            stopped = self.story.get("stopped")
+        if "ended" in self.run_info:
+            stopped = self.run_info.get("stopped")
             return f"{at}, stopped: {stopped}" if stopped else f"{at}, finished"
         if in_use(self.folder.path):
             return f"{at}, running"
-        if self.story:
+        if self.run_info:
             return f"{at}, ended without a word (killed?)"
         return at
 
@@ -155,7 +155,9 @@ def open_run(path: str | Path) -> RunView:
     if not logs.metrics.is_file():
         logs = RunFolder(folder)
     columns, rows = read_table(logs.metrics)
-    view = RunView(logs, kind, config, columns, [_numbers(row) for row in rows], read_story(logs))
+    view = RunView(
+        logs, kind, config, columns, [_numbers(row) for row in rows], read_json_object(logs.run_info)
+    )
     view.samples = {"rollouts": _files(logs.rollouts), "validation": _files(logs.validation)}
     return view
 

@@ -9,6 +9,8 @@ import time
 from collections.abc import Iterator
 from typing import TextIO
 
+from hone.units import format_duration
+
 QUIET_S = 10.0
 """Seconds without a word after which a run says what it is at, and again after as many seconds more."""
 
@@ -56,7 +58,7 @@ class Activity:
                     self._changed.wait()
                 elif not self._changed.wait(self._every) and self._since == begun and self._text is not None:
                     lasted = time.monotonic() - begun
-                    print(f"{self._text}: {duration(lasted)} so far", file=self._out(), flush=True)
+                    print(f"{self._text}: {format_duration(lasted)} so far", file=self._out(), flush=True)
 
     def _out(self) -> TextIO:
         return self._stream if self._stream is not None else sys.stdout
@@ -71,12 +73,3 @@ def working(text: str) -> Iterator[None]:
         yield
     finally:
         activity.close()
-
-
-def duration(seconds: float) -> str:
-    """42s, 3m07s, 2h05m, 3d04h."""
-    whole = round(seconds)
-    for unit, below, first, second in ((86400, 3600, "d", "h"), (3600, 60, "h", "m"), (60, 1, "m", "s")):
-        if whole >= unit:
-            return f"{whole // unit}{first}{whole % unit // below:02d}{second}"
-    return f"{whole}s"

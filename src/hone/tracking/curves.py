@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hone.files import replacing
 from hone.tracking.metrics_csv import read_table
-from hone.tracking.run_folder import naming
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -156,14 +156,8 @@ def new_figure(width: float, height: float, title: str) -> Figure:
 
 
 def save(figure: Figure, png: Path) -> None:
-    png.parent.mkdir(parents=True, exist_ok=True)
-    aside = png.with_name(f".{png.name}.tmp")
-    try:
-        with naming(png):
-            figure.savefig(aside, format="png")
-        aside.replace(png)
-    finally:
-        aside.unlink(missing_ok=True)
+    with replacing(png) as temporary:
+        figure.savefig(temporary, format="png")
 
 
 def style(axes: Axes, title: str) -> None:

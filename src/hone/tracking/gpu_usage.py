@@ -6,6 +6,8 @@ import sys
 import threading
 from types import ModuleType
 
+from hone.units import GIB
+
 
 def cuda() -> ModuleType | None:
     """torch.cuda, when something else has already imported torch and there is a device."""
@@ -38,7 +40,7 @@ class GpuMonitor:
         if self._cuda is None:
             return {}
         peak = max(self._cuda.max_memory_allocated(device) for device in range(self._cuda.device_count()))
-        metrics = {"gpu_memory_gib": peak / 2**30}
+        metrics = {"gpu_memory_gib": peak / GIB}
         samples, self._samples = self._samples, []
         if not samples and (now := self._sample()) is not None:
             samples = [now]

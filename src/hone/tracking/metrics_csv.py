@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from hone.errors import ConfigError
-from hone.tracking.run_folder import naming, write_atomically
+from hone.files import with_file_name, write_atomically
 
 ALWAYS = ("train_loss", "val_loss", "reward_accuracy", "learning_rate", "gpu_utilization")
 """Columns that every file has, blank where there is no value, so that scripts which draw them need no `if`."""
@@ -88,7 +88,7 @@ class MetricTable:
         row = self._rows.setdefault(step, {"step": str(step)})
         row.update(cells)
         if appends and len(known) == len(self.columns):
-            with naming(self.path):
+            with with_file_name(self.path):
                 self._file.write(self._line(row))
                 self._file.flush()
             return
@@ -106,7 +106,7 @@ class MetricTable:
 
     def close(self) -> None:
         """Close the file. Every row is already in it."""
-        with naming(self.path):
+        with with_file_name(self.path):
             self._file.close()
 
     def _rewrite(self) -> None:

@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TextIO
 
 from hone.errors import visible
-from hone.tracking.activity import QUIET_S, Activity, duration
+from hone.tracking.activity import QUIET_S, Activity
+from hone.units import format_count, format_duration
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
@@ -96,7 +97,7 @@ class Progress:
         self._before, self.step = now, step
         self._latest.update(metrics)
         self._activity.end()
-        text, left = self._text(), duration(self.seconds_left())
+        text, left = self._text(), format_duration(self.seconds_left())
         if self._rich is not None and self._run is not None:
             self._rich.update(self._run, completed=step, text=text, left=f"{left} left")
             return
@@ -149,7 +150,7 @@ class Progress:
         return pace * max(self.total - self.step, 0)
 
     def _text(self) -> str:
-        shown, rate = self._shown(self._latest), f"{thousands(self.tokens_per_second())} tok/s"
+        shown, rate = self._shown(self._latest), f"{format_count(self.tokens_per_second())} tok/s"
         return f"{shown}  {rate}" if shown else rate
 
     def _shown(self, metrics: Mapping[str, float]) -> str:
@@ -187,11 +188,3 @@ def _live(stream: TextIO) -> RichProgress:
         TextColumn("{task.fields[left]}", style="cyan", markup=False),
     ]
     return RichProgress(*columns, console=Console(file=stream), refresh_per_second=8)
-
-
-def thousands(value: float) -> str:
-    """A rate that fits: 950, 12.3k, 4.56M."""
-    for limit, suffix in ((1e6, "M"), (1e3, "k")):
-        if value >= limit:
-            return f"{value / limit:.3g}{suffix}"
-    return f"{value:.0f}"

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from hone.config.secrets import SECRETS
-from hone.tracking.run_folder import write_atomically
+from hone.files import write_atomically
 
 if TYPE_CHECKING:
     from hone.types import Group, Rollout
@@ -45,7 +45,7 @@ def write_rollouts(path: Path, step: int, groups: Iterable[Group], tokenizer: De
     ]
     text = "".join(f"{line}\n" for line in lines)
     # Half a surrogate pair, which a row's JSON may hold, is no UTF-8: it is written as "?".
-    write_atomically(path, text.encode("utf-8", "replace").decode("utf-8"))
+    write_atomically(path, text.encode("utf-8", "replace"))
 
 
 def _record(step: int, group: Group, rollout: Rollout, tokenizer: Decoder | None) -> dict[str, Any]:

@@ -1,40 +1,10 @@
-"""The folder of a run: where each file is, and writing one so that no reader ever sees half of it."""
+"""The folder of a run: where each file is."""
 
 from __future__ import annotations
 
-import contextlib
-import os
-from collections.abc import Iterator
 from pathlib import Path
 
-
-@contextlib.contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Put `path` into an OSError that has none: a failed write (disk full) does not say which file it was."""
-    try:
-        yield
-    except OSError as error:
-        if error.filename is None:
-            error.filename = str(path)
-        raise
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replace `path` by `text`: written aside and renamed, so that a kill leaves the old file or the new one.
-
-    Kills, not power cuts: nothing is synced to the disk, which would cost more than a small model's step.
-    The name aside is always the same, so that the run that goes on overwrites what a kill left (a run's folder has one
-    writer). The folder is made if need be. Raises OSError (disk full, no permission); `path` is then unchanged.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.tmp")
-    try:
-        with naming(path), open(aside, "w", encoding="utf-8", newline="") as file:
-            file.write(text)
-        os.replace(aside, path)
-    except BaseException:
-        aside.unlink(missing_ok=True)
-        raise
+from hone.files import write_atomically
 
 
 class RunFolder:
@@ -69,8 +39,8 @@ class RunFolder:
         return self.logs / "report.html"
 
     @property
-    def story(self) -> Path:
-        """When it ran, with which versions, and why it ended."""
+    def run_info(self) -> Path:
+        """Start and end time, versions and exit reason; see `hone.tracking.run_info`."""
         return self.logs / "run.json"
 
     @property

@@ -1,23 +1,22 @@
-"""How a run came and went (`run.json`): when, with what versions of what, for how many steps, and why it ended."""
+"""`run.json`: start and end time, command, versions, steps, and the reason why the run ended."""
 
 from __future__ import annotations
 
-import json
 import platform
 import sys
 import time
 from collections.abc import Sequence
 from importlib import metadata
-from typing import Any
 
 from hone.config.secrets import SECRETS
-from hone.tracking.run_folder import RunFolder, write_atomically
+from hone.files import read_json_object, write_json
+from hone.tracking.run_folder import RunFolder
 
 LIBRARIES = ("hone", "torch", "transformers", "datasets", "peft", "ray", "trl", "numpy")
 
 
 def versions() -> dict[str, str]:
-    """Of Python and of the libraries that a run's numbers depend on, those that are installed."""
+    """Versions of Python and of the installed libraries that a run's numbers depend on."""
     found = {"python": platform.python_version()}
     for name in LIBRARIES:
         try:
@@ -27,49 +26,32 @@ def versions() -> dict[str, str]:
     return found | {"platform": platform.platform()}
 
 
-def _command() -> str:
-    """What was typed."""
-    return " ".join(sys.argv[:1] and [sys.argv[0].rpartition("/")[2], *sys.argv[1:]])
-
-
 def write_start(
     folder: RunFolder, *, kind: str, total_steps: int, step: int, notices: Sequence[str] = ()
 ) -> None:
-    """A process begins, or goes on from `step`. `notices`: what was said of its settings. Raises OSError."""
-    story = {
+    """Write the start of a process that begins at `step`. `notices`: messages about its settings. Raises OSError."""
+    command = " ".join([sys.argv[0].rpartition("/")[2], *sys.argv[1:]]) if sys.argv else ""
+    info = {
         "kind": kind,
         "total_steps": total_steps,
         "from_step": step,
         "started": now(),
-        "command": SECRETS.scrub(_command())[:2000],
+        "command": SECRETS.scrub(command)[:2000],
         "versions": versions(),
         "notices": [SECRETS.scrub(notice) for notice in notices],
     }
-    _write(folder, story)
+    write_json(folder.run_info, info)
 
 
 def write_end(folder: RunFolder, *, step: int, stopped: str | None, error: BaseException | None) -> None:
-    """The process ends by itself. Raises OSError."""
+    """Add the end of a process, and why it ended. Raises OSError."""
     if isinstance(error, Exception | KeyboardInterrupt):
-        said = str(error).strip().splitlines()
-        stopped = f"{type(error).__name__}: {SECRETS.scrub(said[0])}" if said else type(error).__name__
-    _write(folder, read_story(folder) | {"step": step, "ended": now(), "stopped": stopped})
-
-
-def read_story(folder: RunFolder) -> dict[str, Any]:
-    """What is known; nothing of an older run, or where the file is damaged."""
-    try:
-        found = json.loads(folder.story.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
+        lines = str(error).strip().splitlines()
+        stopped = f"{type(error).__name__}: {SECRETS.scrub(lines[0])}" if lines else type(error).__name__
+    info = read_json_object(folder.run_info)
+    write_json(folder.run_info, info | {"step": step, "ended": now(), "stopped": stopped})
 
 
 def now() -> str:
-    """The time here, as text."""
+    """The local time, with its offset from UTC."""
     return time.strftime("%Y-%m-%d %H:%M:%S %z")
-
-
-def _write(folder: RunFolder, story: dict[str, Any]) -> None:
-    text = json.dumps(story, indent=1, ensure_ascii=False)
-    write_atomically(folder.story, text.encode("utf-8", "replace").decode("utf-8") + "\n")

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from hone.config.secrets import SECRETS
 from hone.errors import ConfigError, install_command
-from hone.tracking.run_folder import RunFolder, naming, write_atomically
+from hone.files import with_file_name, write_atomically
+from hone.tracking.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from hone.config.schema import LoggerConfig
@@ -61,11 +62,11 @@ class TensorBoardSink:
 
     def close(self) -> None:
         """Close the event file. Every event is already in it."""
-        with naming(self._path):
+        with with_file_name(self._path):
             self._writer.close()
 
     def _write(self, **content: Any) -> None:
-        with naming(self._path):
+        with with_file_name(self._path):
             self._writer.write(self._event(wall_time=time.time(), **content).SerializeToString())
             self._writer.flush()
 

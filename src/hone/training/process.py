@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 from hone.config import OnlineConfig, SFTConfig
 from hone.config.paths import check_local
 from hone.errors import CheckpointError, ConfigError
+from hone.files import is_disk_full
 from hone.tracking import RunFolder
 
 DYING_S = 3.0
@@ -168,7 +169,7 @@ def check_writable(path: Path, key: str) -> None:
         with tempfile.TemporaryFile(dir=path):
             pass
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if is_disk_full(error):
             raise  # the command line says what to do about a full disk
         reason = "it is a file" if isinstance(error, FileExistsError) else error.strerror or str(error)
         raise ConfigError(f"{key}={path} cannot be written to: {reason}. Name a folder that can") from error

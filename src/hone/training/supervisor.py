@@ -13,7 +13,6 @@ import os
 import re
 import signal
 import sys
-import threading
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import NoReturn
 
 from hone.config import OnlineConfig, SFTConfig
 from hone.errors import WorkerLostError
+from hone.subprocesses import end_with_parent
 
 STOP = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 FROM_THE_TERMINAL = 0x80
@@ -43,7 +43,7 @@ def guarded(config: SFTConfig | OnlineConfig, run: Callable[[bool], int]) -> int
         if child == 0:
             os.close(said_read)
             os.close(alive_write)
-            threading.Thread(target=_end_with_parent, args=(alive_read,), daemon=True).start()
+            end_with_parent(alive_read)
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
             _end(run, recovering, said_write)
         os.close(said_write)
@@ -114,12 +114,6 @@ def _next_signal() -> tuple[int, bool]:
         return info.si_signo, info.si_code == FROM_THE_TERMINAL
     number = signal.sigwait(wanted)
     return number, number == signal.SIGINT
-
-
-def _end_with_parent(alive: int) -> None:
-    """Wait until no process holds the other end, which only the parent does, and end."""
-    os.read(alive, 1)
-    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def newest_step(root: Path) -> int:

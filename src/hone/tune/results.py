@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from hone.tracking.run_folder import write_atomically
+from hone.files import write_atomically
 from hone.tune.settings import Search
 from hone.tune.space import shown
 

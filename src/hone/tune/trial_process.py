@@ -7,25 +7,19 @@
 
 from __future__ import annotations
 
-import os
 import runpy
-import signal
 import sys
-import threading
+
+from hone.subprocesses import end_with_parent
 
 
 def main() -> None:
     """Run the command."""
-    descriptor = int(sys.argv[1])
-    threading.Thread(target=_die_with_it, args=(descriptor,), daemon=True).start()
+    end_with_parent(
+        int(sys.argv[1]), whole_group=True
+    )  # the session is this trial's own; its checkpoints stay
     sys.argv = ["hone", *sys.argv[2:]]
     runpy.run_module("hone", run_name="__main__", alter_sys=True)
-
-
-def _die_with_it(descriptor: int) -> None:
-    while os.read(descriptor, 1):
-        pass
-    os.killpg(os.getpgid(0), signal.SIGKILL)  # the session is this trial's own; its checkpoints stand
 
 
 if __name__ == "__main__":

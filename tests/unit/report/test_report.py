@@ -77,7 +77,7 @@ def test_every_kind_of_run_has_a_page_with_the_numbers_of_its_table(kind: str, t
         k for k in rows[0] if not k.endswith("step") and any(r[k] for r in rows)
     }
     assert page.data["kind"] == kind
-    assert page.data["story"]["versions"]["torch"]
+    assert page.data["run_info"]["versions"]["torch"]
     assert (page.data["rollouts"] is not None) == (kind in ("grpo", "ppo", "distill"))
 
 

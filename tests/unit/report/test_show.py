@@ -120,7 +120,7 @@ def test_damaged_and_unfinished_runs_can_be_looked_at(tmp_path: Path, shown) -> 
     assert "step 4 of 4, ended without a word" in shown(run)
     assert "step 4: 5 rollouts" in shown(run)
     (run / "run.json").write_text("{")
-    assert "\nstep 4 · " in shown(run), "a run of an older version has no story"
+    assert "\nstep 4 · " in shown(run), "a run of an older version has no run.json"
     assert open_run(run / "step_4").folder.path == run
 
 

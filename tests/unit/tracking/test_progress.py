@@ -15,8 +15,7 @@ import time
 import pytest
 
 from hone.tracking import Progress
-from hone.tracking.activity import Activity, duration
-from hone.tracking.progress import thousands
+from hone.tracking.activity import Activity
 
 
 class Clock:
@@ -170,15 +169,3 @@ def test_a_terminal_gets_one_live_line() -> None:
     assert "━" in visible
     assert "\x1b[2K" in text, "the line is redrawn in place"
     assert text.rstrip().endswith("\x1b[?25h") or "\x1b[?25h" in text, "the cursor comes back"
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(0.4, "0s"), (42, "42s"), (187, "3m07s"), (7500, "2h05m"), (273600, "3d04h")]
-)
-def test_duration(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
-
-
-@pytest.mark.parametrize(("value", "text"), [(950.2, "950"), (12345, "12.3k"), (4.56e6, "4.56M")])
-def test_thousands(value: float, text: str) -> None:
-    assert thousands(value) == text

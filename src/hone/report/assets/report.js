@@ -257,7 +257,7 @@ function table(heads, rows, numbers) {
 
 // The page.
 const best = run.best ? `best checkpoint: step_${run.best.step} (${run.best.metric} ${show(run.best.value)})` : "";
-page.replaceChildren(el("header", {}, el("h1", {}, `${run.kind}: ${run.model}`), el("div", { class: "sub" }, `on ${run.data}, in ${run.folder}`), el("div", { class: "sub" }, [run.state, best, run.story.started ? `began ${run.story.started}` : ""].filter(Boolean).join(" · "))));
+page.replaceChildren(el("header", {}, el("h1", {}, `${run.kind}: ${run.model}`), el("div", { class: "sub" }, `on ${run.data}, in ${run.folder}`), el("div", { class: "sub" }, [run.state, best, run.run_info.started ? `began ${run.run_info.started}` : ""].filter(Boolean).join(" · "))));
 const shares = new Set(run.sections.flatMap(([, panels]) => panels.filter((panel) => panel.share).flatMap((panel) => panel.lines.map(([metric]) => metric))));
 const telling = [["val_accuracy", "held-out accuracy"], ["val_reward_accuracy", "held-out pairs ranked right"], ["val_loss", "held-out loss"], ["val_reward", "held-out reward"], ["reward", "reward"], ["train_loss", "loss"], ["completion_length", "tokens per completion"], ["approx_entropy", "entropy, nats per token"], ["generation_mismatch", "generator against learner"], ["failed", "failed in the last step"], ["tokens_per_s", "tokens per second"], ["score", "score"]];
 page.append(el("div", { class: "tiles" }, ...telling.filter(([metric]) => metric in run.last).slice(0, 8).map(([metric, label]) => el("div", { class: "card tile" }, el("b", {}, show(run.last[metric], shares.has(metric))), el("span", {}, label)))));
@@ -279,7 +279,7 @@ for (const [found, title] of [[run.rollouts, "What failed or was left out"], [ru
 const values = table(["metric", "last value"], Object.entries(run.last).map(([metric, value]) => [metric, String(value)]), [1]);
 page.append(el("h2", {}, "Settings, numbers, versions"), el("div", { class: "two" },
   el("div", { class: "card" }, el("h3", {}, "Settings that are not the default"), run.changed.length ? table(["key", "value"], run.changed, []) : el("p", { class: "soft" }, "none"), el("details", {}, el("summary", {}, "all settings"), el("pre", {}, run.settings))),
-  el("div", { class: "card" }, el("h3", {}, "Versions"), table(["", ""], Object.entries(run.story.versions || {}), []), run.story.command ? el("p", {}, el("code", {}, run.story.command)) : "", el("details", {}, el("summary", {}, "every metric's last value"), values))));
+  el("div", { class: "card" }, el("h3", {}, "Versions"), table(["", ""], Object.entries(run.run_info.versions || {}), []), run.run_info.command ? el("p", {}, el("code", {}, run.run_info.command)) : "", el("details", {}, el("summary", {}, "every metric's last value"), values))));
 for (const text of run.left_out) page.append(el("p", { class: "soft" }, text));
 const redraw = () => { for (const one of charts) one.redraw(); point(null); };
 redraw();
