@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from hone.config import document
+from hone.config.reference_table import markdown_table
 from hone.config.schema import ROOTS
 
 TARGET = Path(__file__).resolve().parents[1] / "docs" / "configuration.md"
@@ -42,7 +42,7 @@ def text() -> str:
     """The whole page."""
     parts = [INTRODUCTION]
     for kind in ROOTS:
-        parts.append(f"## `hone {kind}`\n\n{document(kind).strip()}\n")
+        parts.append(f"## `hone {kind}`\n\n{markdown_table(kind).strip()}\n")
     return "\n".join(parts)
 
 

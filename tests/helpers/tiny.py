@@ -19,7 +19,7 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
-from hone.config.schema import GRPOConfig, PolicyConfig, SFTConfig
+from hone.config.schema import GRPOConfig, ModelConfig, SFTConfig
 from hone.engine.local.learner import LocalLearner
 from hone.model.attention import use_grouped_sdpa
 from hone.types import Batch, Completion, Group, Prompt, Rollout, Sample
@@ -139,7 +139,7 @@ def grpo_config(
 
 
 def make_learner(
-    model: PreTrainedModel | None = None, policy: PolicyConfig | None = None, **kwargs: Any
+    model: PreTrainedModel | None = None, policy: ModelConfig | None = None, **kwargs: Any
 ) -> LocalLearner:
     """A learner of a tiny model."""
     return LocalLearner(

@@ -30,7 +30,7 @@ class DPO(Method):
         super().__init__(config, build_preferences(config, tokenizer))
         self.settings = config.dpo
         self.moments = Moments()
-        self.referred = dpo.needs_reference(self.settings)
+        self.uses_reference_model = dpo.needs_reference(self.settings)
         self.mismatches = "kto" in self.settings.preference_loss
         if not self.data.paired and (losses := dpo.needs_pairs(self.settings)):
             raise DataError(
@@ -48,7 +48,7 @@ class DPO(Method):
 
     async def prepare(self, learner: TrainedModel, draws: int) -> None:
         """The reference's log-probabilities of all answers that the run will come to, unless they are known."""
-        if self.referred:
+        if self.uses_reference_model:
             self.reference.read()
             units = min(draws, self.data.num_rows) + len(self.data.validation) // (
                 2 if self.data.paired else 1
@@ -94,7 +94,7 @@ class DPO(Method):
 
     async def _loss(self, learner: TrainedModel, samples: Sequence[Sample]) -> DPOLoss:
         mismatched = self.data.mismatched(samples) if self.mismatches else []
-        if self.referred:
+        if self.uses_reference_model:
             self.reference.attach([*samples, *mismatched])
         return await dpo.loss_of(
             learner,
@@ -138,7 +138,7 @@ class DPO(Method):
 
     def state_dict(self) -> dict[str, Any]:
         state = super().state_dict() | {"moments": asdict(self.moments)}
-        return state | ({"reference": self.reference.state_dict()} if self.referred else {})
+        return state | ({"reference": self.reference.state_dict()} if self.uses_reference_model else {})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)

@@ -19,7 +19,7 @@ from hone.algorithms import minibatches, policy_loss
 from hone.algorithms.advantages import GroupRule, estimate
 from hone.algorithms.losses import kl
 from hone.config.reward_names import reward_name
-from hone.config.schema import GRPOConfig, GRPOSection, RewardedConfig
+from hone.config.schema import GRPOConfig, GRPOSection, RLConfig
 from hone.config.schema.run import RewardFunctionConfig
 from hone.types import Group, Learner, Rollout, Scorer
 
@@ -40,7 +40,7 @@ def rule_of(config: GRPOSection, functions: Sequence[RewardFunctionConfig] = ())
     )
 
 
-def weight_of(config: RewardedConfig) -> Callable[[Rollout, str], float] | None:
+def weight_of(config: RLConfig) -> Callable[[Rollout, str], float] | None:
     """What a reward of a rollout counts, where each is learnt from by itself; None where their sum is."""
     if not isinstance(config, GRPOConfig) or config.grpo.adv_estimator.name != "gdpo":
         return None

@@ -88,7 +88,7 @@ def sections(kind: str, loaded: Loaded, gpu: str | None = None) -> list[tuple[st
         parts.append(("sampling", eval_lines(config)))
     else:
         policy = config.policy
-        shape, about = model_shape(policy, scalar=policy.scalar)
+        shape, about = model_shape(policy, scalar=policy.has_scalar_head)
         parts = [("model", about)]
         if (value := value_settings(config)) is not None:
             beside, told = model_shape(value, scalar=True)
@@ -241,7 +241,7 @@ def teacher_lines(config: OnlineConfig) -> list[str]:
         if share == 1
         else f"the student's own answers in {share:.0%} of the steps"
     )
-    own = config.cluster.beside
+    own = config.cluster.reserved_devices
     told = f"{loss.kl_type} divergence over its {config.distillation.topk_logits_k} likeliest tokens"
     return [
         f"teacher: {told}, temperature {loss.temperature:g}",

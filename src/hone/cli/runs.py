@@ -28,7 +28,7 @@ def run(kind: str, argv: list[str]) -> int:
     if options.dry_run:
         return _planned(kind, loaded)
     importlib.import_module("hone.training.startup").announce(kind, loaded)
-    if kind != "eval" and loaded.config.cluster.several:
+    if kind != "eval" and loaded.config.cluster.is_distributed:
         from hone.training.supervisor import guarded
 
         return guarded(loaded.config, lambda recovering: reported(partial(_work, kind, loaded, recovering)))
@@ -65,7 +65,7 @@ def plan(argv: list[str]) -> int:
     )
     options = parser.parse_intermixed_args(argv)
     loaded = of_some_kind(options.config, options.overrides)
-    return _planned(loaded.kind, loaded, options.gpu)
+    return _planned(loaded.algorithm, loaded, options.gpu)
 
 
 def _planned(kind: str, *arguments: Any) -> int:
@@ -77,9 +77,9 @@ def of_some_kind(config: str | None, overrides: list[str]) -> Any:
     if overrides and overrides[0] in KINDS:
         kind, *overrides = overrides
     else:
-        from hone.config.infer_algorithm import infer_kind
+        from hone.config.infer_algorithm import infer_algorithm
 
-        kind = infer_kind(config, overrides)
+        kind = infer_algorithm(config, overrides)
     return _load(kind, config, overrides)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from hone.config.loading.load import Loaded, load
-from hone.config.reference_table import document
 from hone.config.schema import (
     DistillConfig,
     DPOConfig,
@@ -11,7 +10,7 @@ from hone.config.schema import (
     GRPOConfig,
     OnlineConfig,
     PPOConfig,
-    RewardedConfig,
+    RLConfig,
     RMConfig,
     SFTConfig,
 )
@@ -24,9 +23,8 @@ __all__ = [
     "Loaded",
     "OnlineConfig",
     "PPOConfig",
+    "RLConfig",
     "RMConfig",
-    "RewardedConfig",
     "SFTConfig",
-    "document",
     "load",
 ]

@@ -7,22 +7,22 @@ import re
 from hone.config import keys
 from hone.config.compat.nemo_rl.aliases import table
 from hone.config.nested import dotted, split_path
-from hone.config.reference_table import document
+from hone.config.reference_table import markdown_table
 from hone.errors import ConfigError
 
 
-def explained(kind: str, wanted: str | None) -> str:
+def explained(algorithm: str, wanted: str | None) -> str:
     """The settings at or below a key (all for None), also by an accepted spelling of it. Raises ConfigError for no such
     key, naming the nearest."""
-    rows = re.findall(r"^\| `(.+?)` \| `(.*?)` \| (.*) \|$", document(kind), flags=re.MULTILINE)
+    rows = re.findall(r"^\| `(.+?)` \| `(.*?)` \| (.*) \|$", markdown_table(algorithm), flags=re.MULTILINE)
     if wanted is None:
         return _text(rows)
     if found := _below(rows, wanted):
         return _text(found)
-    if (spelling := table(kind).get(wanted)) is not None:
+    if (spelling := table(algorithm).get(wanted)) is not None:
         read = [_text(_at(rows, key)) for key in spelling.to]
         return f"{wanted} is read as {', '.join(spelling.to)}\n\n" + "\n\n".join(read)
-    raise ConfigError(keys.unknown(kind, split_path(wanted), table(kind)))
+    raise ConfigError(keys.unknown(algorithm, split_path(wanted), table(algorithm)))
 
 
 Row = tuple[str, str, str]

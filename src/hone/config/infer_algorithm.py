@@ -1,4 +1,4 @@
-"""Which kind of run a configuration is for, before it is loaded."""
+"""Which command a configuration is for, before it is loaded."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ SECTIONS = {
     "dpo": "dpo",
     "rm": "rm",
 }
-"""Top-level sections that only one kind of run has."""
+"""Top-level sections that only one command has."""
 
 
-def infer_kind(config: str | None, overrides: Sequence[str]) -> str:
-    """The kind of run that a configuration is for, from its top-level sections; "sft" when nothing says.
+def infer_algorithm(config: str | None, overrides: Sequence[str]) -> str:
+    """The command that a configuration is for, from its top-level sections; "sft" when nothing says.
 
     What cannot be read counts as empty: loading it is what reports the error.
     """
@@ -36,7 +36,7 @@ def infer_kind(config: str | None, overrides: Sequence[str]) -> str:
     if config is not None:
         with contextlib.suppress(ConfigError):
             names |= {str(name) for _, tree in chain(Path(config)) for name in tree}
-    kinds = {SECTIONS[name] for name in names if name in SECTIONS}
+    found = {SECTIONS[name] for name in names if name in SECTIONS}
     return next(
-        (kind for kind in ("distill", "ppo", "grpo", "eval", "dpo", "rm", "sft") if kind in kinds), "sft"
+        (name for name in ("distill", "ppo", "grpo", "eval", "dpo", "rm", "sft") if name in found), "sft"
     )

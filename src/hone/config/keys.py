@@ -101,14 +101,14 @@ def defaults(root: type[BaseModel]) -> dict[str, Any]:
     return tree
 
 
-def _suggestion(kind: str, path: Path, also: Collection[str]) -> Path | None:
+def _suggestion(algorithm: str, path: Path, also: Collection[str]) -> Path | None:
     """The valid key that `path` was most likely meant to be; of a short name that is common in the field, such as `lr`,
     the key that it is short for: meaning goes before likeness."""
-    root = ROOTS[kind]
+    root = ROOTS[algorithm]
     valid = [tuple(key.split(".")) for key, _, _ in all_keys(root)]
     typed = without_places(path)
     in_list = len(typed) < len(path)  # of entries, whose keys no short name is for
-    if not in_list and (common := aliases.meant(kind, typed[-1])) is not None:
+    if not in_list and (common := aliases.meant(algorithm, typed[-1])) is not None:
         by_name = tuple(common.split("."))
         own = (typed[0], *by_name[1:])
         return own if len(typed) > 1 and find(root, own).what == "key" else by_name
@@ -153,13 +153,13 @@ def _with_places(names: tuple[str, ...], path: Path) -> Path:
     return tuple(result)
 
 
-def unknown(kind: str, path: Path, also: Collection[str] = ()) -> str:
+def unknown(algorithm: str, path: Path, also: Collection[str] = ()) -> str:
     """The sentence about a key that is not there; `also` holds accepted spellings."""
     if (other := aliases.INSTEAD.get(str(without_places(path)[-1]))) is not None:
         return f"unknown key {dotted(path)}: write {other}"
-    meant = _suggestion(kind, path, also)
+    meant = _suggestion(algorithm, path, also)
     if meant is not None and meant != path:
         return f"unknown key {dotted(path)}: did you mean {dotted(meant)}?"
-    root = ROOTS[kind]
+    root = ROOTS[algorithm]
     sections = f"; the sections are {', '.join(root.model_fields)}" if find(root, path).known == 0 else ""
     return f"unknown key {dotted(path)}{sections}"

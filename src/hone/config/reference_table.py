@@ -8,16 +8,16 @@ from hone.config.schema import ROOTS
 from hone.config.schema.base import derived_expression
 
 
-def document(kind: str) -> str:
+def markdown_table(algorithm: str) -> str:
     """A Markdown table of every key of `hone KIND`, with its default and what it means, by section."""
-    root = ROOTS[kind]
+    root = ROOTS[algorithm]
     lines: list[str] = []
     section = None
     for key, field, owner in keys.all_keys(root):
         top = key.partition(".")[0]
         if top != section:
             section = top
-            lines += ["", f"### {kind}: `{section}`", "", "| key | default | meaning |", "|---|---|---|"]
+            lines += ["", f"### {algorithm}: `{section}`", "", "| key | default | meaning |", "|---|---|---|"]
         default = derived_expression(owner, key.rpartition(".")[2])
         if default is None:
             value = field.get_default(call_default_factory=True)

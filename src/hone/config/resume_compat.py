@@ -21,7 +21,7 @@ GONE = ("algorithm", "sequence_length_round")
 FREE_KEYS = (*GONE, *GOAL_KEYS, *LENGTH_KEYS, *VALIDATION_KEYS, *FIT_KEYS, "num_workers", "trust_remote_code")
 
 
-def changes(
+def changed_keys(
     old: dict[str, Any], new: dict[str, Any], defaults: dict[str, Any]
 ) -> tuple[list[str], list[str]]:
     """The keys that differ between two resolved configurations, and `key: old -> new` of those that change what a run

@@ -43,7 +43,7 @@ def build_preferences(config: Any, tokenizer: Any, refused: dict[str, str] | Non
                     "two: use input_key, chosen_key and rejected_key"
                 )
     # A token closes a text that is scored as a whole.
-    encoder = encoder_of(config, tokenizer, closing=int(config.policy.scalar))
+    encoder = encoder_of(config, tokenizer, closing=int(config.policy.has_scalar_head))
     training, validation = load_datasets(config.data, config.loop.seed, chat=encoder.chat, refused=refused)
     return PreferenceData(
         training,

@@ -11,7 +11,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from hone.config import DistillConfig, EvalConfig, OnlineConfig, SFTConfig
-from hone.config.schema import PolicyConfig
+from hone.config.schema import ModelConfig
 from hone.engine.distributed.sharding import unspread_copy
 from hone.engine.local.generator import LocalGenerator
 from hone.engine.local.learner import DTYPES, LocalLearner
@@ -179,14 +179,14 @@ def build_here(
         engine.value.save_optimizer = learner.save_optimizer
     if not isinstance(config, OnlineConfig):
         return engine
-    here = mesh is None or not config.cluster.beside
+    here = mesh is None or not config.cluster.reserved_devices
     if here and (settings := teacher_settings(config)) is not None:
         engine.teacher = learner_of(settings, trained=False)
         engine.teacher.scorer.tokens = learner.model.config.get_text_config().vocab_size
-    if config.referred:
+    if config.uses_reference_model:
         engine.reference = (
             WithoutAdapters(learner)
-            if policy.lora.enabled and policy.lora.base_is_start
+            if policy.lora.enabled and policy.lora.base_is_initial_model
             else learner_of(policy, trained=False)
         )
     model = learner.model
@@ -210,7 +210,7 @@ def _learner(
     tokenizer: PreTrainedTokenizerBase,
     device: torch.device,
     mesh: Mesh | None,
-    settings: PolicyConfig,
+    settings: ModelConfig,
     *,
     trained: bool = True,
 ) -> LocalLearner:

@@ -6,7 +6,7 @@ from transformers import PreTrainedTokenizerBase
 
 from hone.chat_template import end_notice
 from hone.config import OnlineConfig, SFTConfig
-from hone.config.schema import PolicyConfig
+from hone.config.schema import ModelConfig
 from hone.model import adapter_targets, balancing, dropout, generation_config
 from hone.model.composite import left_out
 from hone.model.loading import configured, empty_model, resolve
@@ -28,19 +28,19 @@ def model_notices(config: SFTConfig | OnlineConfig, tokenizer: PreTrainedTokeniz
         found += left_out(settings.model_name, own)
         found += balancing.notice(own, settings.router_aux_loss_coef, part=settings.part)
         found += _without_adapters(settings)
-    if not policy.scalar and (text := end_notice(tokenizer)):
+    if not policy.has_scalar_head and (text := end_notice(tokenizer)):
         found.append(text)
     return found
 
 
-def _without_adapters(settings: PolicyConfig) -> list[str]:
+def _without_adapters(settings: ModelConfig) -> list[str]:
     """Of new adapters; those of `adapter_path` are where they are."""
     if not settings.lora.enabled or settings.lora.adapter_path is not None:
         return []
     model = empty_model(
         settings.model_name,
         overrides=settings.hf_config_overrides,
-        scalar=settings.scalar,
+        scalar=settings.has_scalar_head,
         trust_remote_code=settings.trust_remote_code,
     )
     return adapter_targets.notice(model, settings.lora, part=settings.part)

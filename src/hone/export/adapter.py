@@ -61,7 +61,7 @@ def save_adapter(
             "checkpoint alone. Leave --adapter out: the merged model holds it"
         )
     lora = LoraConfig.model_validate(settings["lora"])
-    if lora.moves_base:
+    if lora.modifies_base_weights:
         model = _on_the_original(model, settings, lora.use_rslora, trust_remote_code)
     peft_settings: Any = model.peft_config[NAME]
     peft_settings.base_model_name_or_path = str(Path(base).resolve()) if local else name

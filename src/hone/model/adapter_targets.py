@@ -104,7 +104,7 @@ def check_experts(lora: LoraConfig) -> None:
         "adalora.enabled=true": lora.adalora.enabled,
         "use_dora=true": lora.use_dora,
         f"dropout={lora.dropout:g}": lora.dropout > 0,
-        f"init_lora_weights={lora.init_lora_weights}": lora.moves_base
+        f"init_lora_weights={lora.init_lora_weights}": lora.modifies_base_weights
         or lora.init_lora_weights == "orthogonal",
     }
     for setting in (setting for setting, given in kinds.items() if given):

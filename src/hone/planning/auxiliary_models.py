@@ -7,20 +7,20 @@ from dataclasses import replace
 from transformers import PreTrainedTokenizerBase
 
 from hone.config import DistillConfig, OnlineConfig, PPOConfig, SFTConfig
-from hone.config.schema import PolicyConfig
+from hone.config.schema import ModelConfig
 from hone.errors import ConfigError
 from hone.model.loading import load_tokenizer
 from hone.model.model_size import ModelSize, load_model_size
 
 
-def value_settings(config: SFTConfig | OnlineConfig) -> PolicyConfig | None:
+def value_settings(config: SFTConfig | OnlineConfig) -> ModelConfig | None:
     """The settings of the run's value model, if it has one."""
     return config.critic if isinstance(config, PPOConfig) else None
 
 
-def teacher_settings(config: SFTConfig | OnlineConfig) -> PolicyConfig | None:
+def teacher_settings(config: SFTConfig | OnlineConfig) -> ModelConfig | None:
     """The settings of the run's teacher, if it has one."""
-    return config.teacher.as_policy(config.policy) if isinstance(config, DistillConfig) else None
+    return config.teacher.as_model_config(config.policy) if isinstance(config, DistillConfig) else None
 
 
 def readable_tokens(config: SFTConfig | OnlineConfig) -> int | None:
@@ -41,11 +41,11 @@ def model_size_of_run(config: SFTConfig | OnlineConfig) -> ModelSize:
     return shape
 
 
-def _shape(model: PolicyConfig) -> ModelSize:
+def _shape(model: ModelConfig) -> ModelSize:
     return load_model_size(
         model.model_name,
         model.hf_config_overrides,
-        scalar=model.scalar,
+        scalar=model.has_scalar_head,
         trust_remote_code=model.trust_remote_code,
     )
 
@@ -53,7 +53,7 @@ def _shape(model: PolicyConfig) -> ModelSize:
 def check_same_tokens(
     part: str,
     name: str,
-    policy: PolicyConfig,
+    policy: ModelConfig,
     tokenizer: PreTrainedTokenizerBase,
     *,
     trust_remote_code: bool = False,
@@ -122,7 +122,7 @@ def check_teacher(
         )
 
 
-def check_length(policy: PolicyConfig, limit: int | None) -> None:
+def check_length(policy: ModelConfig, limit: int | None) -> None:
     """Raise ConfigError when sequences may be longer than the model's positions."""
     wanted = policy.max_total_sequence_length
     if limit is not None and wanted > limit:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from hone.config import DistillConfig, OnlineConfig, PPOConfig, SFTConfig
-from hone.config.schema.policy import LoraConfig, OptimizerConfig, PolicyConfig
+from hone.config.schema.model import LoraConfig, ModelConfig, OptimizerConfig
 from hone.model.adapters import trained_settings
 from hone.model.linear_logprobs import ACCELERATOR_CHUNKS, CHUNK_ELEMENTS, KEEP_ELEMENTS
 from hone.model.model_size import Linear, ModelSize
@@ -80,7 +80,11 @@ class Memory:
 def memory(shape: ModelSize, config: SFTConfig | OnlineConfig, layout: Layout, settings: Settings) -> Memory:
     """What each device of a layout holds. `policy`'s own values of what `settings` has are not looked at."""
     held = _of_policy(shape, config, layout, settings)
-    if shape.teacher is not None and isinstance(config, DistillConfig) and not config.cluster.beside:
+    if (
+        shape.teacher is not None
+        and isinstance(config, DistillConfig)
+        and not config.cluster.reserved_devices
+    ):
         return _with_teacher(held, shape.teacher, config, layout, settings)
     if shape.beside is None or not isinstance(config, PPOConfig):
         return held
@@ -99,7 +103,7 @@ def _with_teacher(
     held: Memory, shape: ModelSize, config: DistillConfig, layout: Layout, settings: Settings
 ) -> Memory:
     """The same with a frozen model beside it, of which no more than one layer computes at a time."""
-    teacher = config.teacher.as_policy(config.policy)
+    teacher = config.teacher.as_model_config(config.policy)
     own = replace(
         settings,
         micro_batch=teacher.logprob_batch_size or settings.micro_batch,
@@ -138,7 +142,7 @@ def _of_policy(
     reference = generator = cache = 0
     sharded = layout.world > 1 or settings.cpu_offload
     if isinstance(config, OnlineConfig):
-        if config.referred and not (lora and policy.lora.base_is_start):
+        if config.uses_reference_model and not (lora and policy.lora.base_is_initial_model):
             reference = _share(FP32 * shape.parameters, ranks)
         generator = size * shape.parameters if sharded else 0
         cache = cache_bytes(shape, config, shared=not sharded)
@@ -158,7 +162,7 @@ def _of_policy(
     )
 
 
-def tokens(policy: PolicyConfig, micro_batch: int) -> int:
+def tokens(policy: ModelConfig, micro_batch: int) -> int:
     """Most tokens that one forward and backward holds: a budget that was given, else the micro-batch's."""
     for budget in (policy.sequence_packing, policy.dynamic_batching):
         if budget.enabled and budget.train_mb_tokens is not None:
@@ -244,7 +248,7 @@ def _cast(shape: ModelSize, size: int, settings: Settings) -> int:
     return _share(size * used, settings.tensor)
 
 
-def _activations(shape: ModelSize, policy: PolicyConfig, layout: Layout, settings: Settings) -> int:
+def _activations(shape: ModelSize, policy: ModelConfig, layout: Layout, settings: Settings) -> int:
     """What the backward needs of each layer, after Korthikanti et al. 2022 (arXiv 2205.05198) section 4.1, for the
     layers of today: no dropout, an MLP with a gate, an fp32 stream between the layers.
 
@@ -266,7 +270,7 @@ def _activations(shape: ModelSize, policy: PolicyConfig, layout: Layout, setting
     return here * (kept + end)
 
 
-def _scores(shape: ModelSize, policy: PolicyConfig, size: int) -> int:
+def _scores(shape: ModelSize, policy: ModelConfig, size: int) -> int:
     """Of a token: its scores with all others in each head, capped, and after the softmax in fp32; keys and values
     once per query head."""
     copies = size if size != FP32 else 0
@@ -274,7 +278,7 @@ def _scores(shape: ModelSize, policy: PolicyConfig, size: int) -> int:
     return shape.heads * policy.max_total_sequence_length * (size + FP32 + copies) + repeated
 
 
-def _logits(shape: ModelSize, policy: PolicyConfig, layout: Layout, settings: Settings) -> int:
+def _logits(shape: ModelSize, policy: ModelConfig, layout: Layout, settings: Settings) -> int:
     """As `model/linear_logprobs.py` computes them: a tile in fp32 and in the precision of the products, as many of
     them as it keeps on an accelerator, and the gradient of the whole matrix. A head that is not a plain matrix has
     all at once, a scalar one none."""

@@ -27,8 +27,8 @@ def device_of_this_process(cluster: ClusterConfig) -> torch.device:
 
 def alone(cluster: ClusterConfig) -> bool:
     """Whether this process is all that a run gets: it asks for one device, or for GPUs where there are none."""
-    if not cluster.several or cluster.cpu_workers_per_node is not None:
-        return not cluster.several
+    if not cluster.is_distributed or cluster.cpu_workers_per_node is not None:
+        return not cluster.is_distributed
     return cluster.ray_address is None and not torch.cuda.is_available()
 
 
@@ -42,10 +42,14 @@ def machine_of(cluster: ClusterConfig, nodes: int | None = None) -> Machine:
     if not gpu:
         return machine_here(nodes=nodes, per_node=cluster.cpu_workers_per_node or 1, gpu=False)
     wanted, there = cluster.gpus_per_node, torch.cuda.device_count()
-    if cluster.num_nodes == 1 and cluster.ray_address is None and wanted <= there < wanted + cluster.beside:
+    if (
+        cluster.num_nodes == 1
+        and cluster.ray_address is None
+        and wanted <= there < wanted + cluster.reserved_devices
+    ):
         raise ConfigError(
-            f"cluster.gpus_per_node={wanted} and cluster.teacher_devices={cluster.beside}: this machine has {there} "
-            f"GPU{'s' if there != 1 else ''}. Set cluster.teacher_devices=null for a teacher on the policy's"
+            f"cluster.gpus_per_node={wanted} and cluster.teacher_devices={cluster.reserved_devices}: this machine has "
+            f"{there} GPU{'s' if there != 1 else ''}. Set cluster.teacher_devices=null for a teacher on the policy's"
         )
     if cluster.num_nodes == 1 and cluster.ray_address is None and wanted > there:
         raise ConfigError(
@@ -76,7 +80,7 @@ def check_several(config: SFTConfig | OnlineConfig) -> None:
 
 def check_mesh(config: SFTConfig | OnlineConfig, layout: Layout) -> None:
     """Raise ConfigError for a model that cannot be spread like this. Reads its config, not its weights."""
-    beside = [value_settings(config), None if config.cluster.beside else teacher_settings(config)]
+    beside = [value_settings(config), None if config.cluster.reserved_devices else teacher_settings(config)]
     for model in filter(None, (config.policy, *beside)):
         if model.lora.enabled and model.lora.trainable_token_indices:
             raise ConfigError(
@@ -105,7 +109,7 @@ def placement_notices(config: SFTConfig | OnlineConfig | EvalConfig) -> list[str
     if cluster.gpus_per_node > 1:
         asked.append(f"cluster.gpus_per_node={cluster.gpus_per_node}")
     if not isinstance(config, EvalConfig):
-        asked += [f"cluster.teacher_devices={cluster.beside}"] if cluster.beside else []
+        asked += [f"cluster.teacher_devices={cluster.reserved_devices}"] if cluster.reserved_devices else []
         policy = config.policy
         sizes = (
             "tensor_parallel_size",

@@ -13,7 +13,7 @@ from typing import TypeVar, cast
 
 from hone.config import OnlineConfig, SFTConfig
 from hone.config.schema.base import fill_derived
-from hone.config.schema.policy import PolicyConfig
+from hone.config.schema.model import ModelConfig
 from hone.errors import ConfigError
 from hone.model.model_size import ModelSize
 from hone.planning.hardware import Machine
@@ -168,7 +168,7 @@ def _open(given: bool | None, choices: list[bool]) -> list[bool]:
     return choices if given is None else [given]
 
 
-def micro_batches(policy: PolicyConfig, layout: Layout, wanted: int) -> list[int]:
+def micro_batches(policy: ModelConfig, layout: Layout, wanted: int) -> list[int]:
     """The given size, or those that can be chosen, largest first: they divide the global batch, and each rank has at
     least one of them. One only, where a budget of tokens was given."""
     if policy.train_micro_batch_size is not None:
@@ -180,7 +180,7 @@ def micro_batches(policy: PolicyConfig, layout: Layout, wanted: int) -> list[int
     return sizes[:1] if tokens(policy, 1) == tokens(policy, 2) else sizes
 
 
-def tensor_sizes(shape: ModelSize, policy: PolicyConfig, machine: Machine) -> list[int]:
+def tensor_sizes(shape: ModelSize, policy: ModelConfig, machine: Machine) -> list[int]:
     """The given size, or those that can be chosen: powers of two within a node that divide heads and vocabulary."""
     if policy.tensor_parallel_size is not None:
         return [policy.tensor_parallel_size]
@@ -196,7 +196,7 @@ def tensor_sizes(shape: ModelSize, policy: PolicyConfig, machine: Machine) -> li
     ]
 
 
-def layout_for(policy: PolicyConfig, machine: Machine, tensor: int) -> Layout:
+def layout_for(policy: ModelConfig, machine: Machine, tensor: int) -> Layout:
     """The mesh: what is not tensor, context or replicas is sharded. One device is one rank, whatever was asked for.
 
     Raises ConfigError for sizes that do not multiply out to the number of devices.

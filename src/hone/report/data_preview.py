@@ -82,7 +82,7 @@ def gather(
     that it refuses: these are in `refused`.
     """
     loaded = with_models_of_runs(loaded, only_described=True)
-    view = DataView(loaded.kind, _model(loaded.config), [])
+    view = DataView(loaded.algorithm, _model(loaded.config), [])
     try:
         encoder, training, held, drawn = _read(loaded, view.refused)
     except DataError as error:
@@ -108,7 +108,7 @@ def gather(
         view.chosen = "the first held-out rows" if validation else "the first rows"
     else:
         chosen, view.chosen = drawn.first(count), "the first rows that the run draws"
-    looks = [look(loaded.kind, encoder, dataset, row) for dataset, row in chosen]
+    looks = [look(loaded.algorithm, encoder, dataset, row) for dataset, row in chosen]
     view.rows = [seen for seen in looks if seen is not None]
     asked = [dataset.rows.where(row) for dataset, row in chosen]
     view.refused = {place: view.refused[place] for place in asked if place in view.refused} | view.refused
@@ -127,7 +127,7 @@ def _read(
         )
         dataset, encoder = evaluation_dataset(config, tokenizer, Tally(), refused)
         return encoder, [dataset], [], None
-    data = BUILDERS[loaded.kind](config, tokenizer_of(config), refused)
+    data = BUILDERS[loaded.algorithm](config, tokenizer_of(config), refused)
     return data.encoder, data.training_datasets, data.validation_datasets, data
 
 

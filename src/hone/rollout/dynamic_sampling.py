@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from hone.config.schema import RewardedSection
+from hone.config.schema import RLSection
 from hone.errors import TrainingError
 from hone.types import Group, Prompt, Rollout
 
@@ -39,7 +39,7 @@ class DynamicSamplingSpec:
     learnt from, and differences in one of weight 0 cannot. None: their sum is learnt from."""
 
     @classmethod
-    def of(cls, loop: RewardedSection, weight: Weight | None) -> DynamicSamplingSpec:
+    def of(cls, loop: RLSection, weight: Weight | None) -> DynamicSamplingSpec:
         """As a run's settings have it."""
         most = loop.dynamic_sampling_max_gen_batches
         return cls(loop.num_prompts_per_step, most, loop.batch_multiplier, weight)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from hone.errors import ConfigError
 
 if TYPE_CHECKING:
-    from hone.config.schema import RewardedSection
+    from hone.config.schema import RLSection
 
 
 def scale(reward: float, source_min: float, source_max: float, target_min: float, target_max: float) -> float:
@@ -44,7 +44,7 @@ def stop_properly(reward: float, truncated: bool, coef: float) -> float:
     return min(reward, coef * reward) if truncated else reward
 
 
-def shape_reward(reward: float, length: int, truncated: bool, settings: RewardedSection) -> float:
+def shape_reward(reward: float, length: int, truncated: bool, settings: RLSection) -> float:
     """The reward as trained on, of a response of `length` tokens: scaled first, then shaped, each if enabled.
 
     With `stop_properly_penalty_coef` set, it takes the place of the overlong penalty.

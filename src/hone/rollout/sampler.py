@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hone.config.schema import EvalConfig, OnlineConfig, RewardedConfig, RewardsConfig
+from hone.config.schema import EvalConfig, OnlineConfig, RewardsConfig, RLConfig
 from hone.data.chat import Encoder
 from hone.rollout.environments.episode import EpisodeRunner
 from hone.rollout.environments.episode_result import EpisodeResult, add_rewards, check_failures
@@ -46,7 +46,7 @@ class RolloutSampler:
         is done: `generation` (with environments), `reward`. Raises RewardError (see RewardPool.score)."""
         config = self.config
         sampling, count = sampling_of(config), config.loop.num_generations_per_prompt
-        if self.episodes is not None and isinstance(config, RewardedConfig):
+        if self.episodes is not None and isinstance(config, RLConfig):
             results = await self.episodes.run(prompts, self.generator, sampling, count)
             lap("generation")
             groups = await score_episodes(prompts, results, self.pool, config.rewards)
@@ -55,7 +55,7 @@ class RolloutSampler:
             return groups
         completions = await self.generator.generate(prompts, sampling, count=count)
         lap("generation")
-        if not isinstance(config, RewardedConfig):
+        if not isinstance(config, RLConfig):
             return unscored_groups(prompts, completions, self.tokenizer, config)
         groups = await score_completions(prompts, completions, self.tokenizer, self.pool, config)
         lap("reward")
@@ -100,7 +100,7 @@ def open_episode_runner(
 ) -> Iterator[EpisodeRunner | None]:
     """The environments that a configuration has, checked with its chat template; None without any. What they print goes
     beside `log_path`. Raises ConfigError for what is no environment, or a template that cannot write what one needs."""
-    if not isinstance(config, RewardedConfig | EvalConfig) or not (config.env.given or config.env.named):
+    if not isinstance(config, RLConfig | EvalConfig) or not (config.env.is_configured or config.env.named):
         yield None
         return
     if isinstance(config, EvalConfig):

@@ -16,7 +16,7 @@ from hone.types import Completion, Group, Prompt, Rollout
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from hone.config.schema import OnlineConfig, RewardedConfig, RewardsConfig
+    from hone.config.schema import OnlineConfig, RewardsConfig, RLConfig
 
 _NOT_COLUMNS = ("prompt", "completion", "prompts", "completions", "completion_ids", "prefills")
 
@@ -47,7 +47,7 @@ async def score_completions(
     completions: Sequence[Sequence[Completion]],
     tokenizer: PreTrainedTokenizerBase,
     pool: RewardPool,
-    cfg: RewardedConfig,
+    cfg: RLConfig,
 ) -> list[Group]:
     """Score the completions of each prompt: one Group for a prompt, in order, with rewards or failures.
 
@@ -63,7 +63,7 @@ async def score_completions(
     return _grouped(prompts, completions, rollouts)
 
 
-def apply_reward_shaping(rollouts: Sequence[Rollout], cfg: RewardedConfig) -> None:
+def apply_reward_shaping(rollouts: Sequence[Rollout], cfg: RLConfig) -> None:
     """Scale and shape rewards and exclude truncated rollouts, as `cfg.loop` says. Raises ConfigError."""
     for rollout in rollouts:
         truncated = rollout.completion.finish == "length"

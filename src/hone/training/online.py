@@ -15,7 +15,7 @@ from hone import engine
 from hone.algorithms import distill, grpo, ppo
 from hone.config import DistillConfig, GRPOConfig, Loaded, OnlineConfig, PPOConfig
 from hone.config.metric_names import column_of, flat_metric
-from hone.config.schema import RewardedConfig
+from hone.config.schema import RLConfig
 from hone.data import PromptData
 from hone.engine import Engine
 from hone.export import with_models_of_runs
@@ -60,7 +60,7 @@ async def _train(loaded: Loaded, data: PromptData, parts: Engine, sampler: Rollo
     config: OnlineConfig = loaded.config
     run = Run(
         loaded,
-        loaded.kind,
+        loaded.algorithm,
         total_steps=total_steps(config, data),
         parts=parts.parts,
         data=data,
@@ -88,7 +88,7 @@ async def one_step(step: int, parts: Engine, data: PromptData, sampler: RolloutS
     """Sample, score, learn, hand the new weights to the generator, write everything down."""
     config, clock = sampler.config, _Clock(run.progress)
     sampler.pool.at(step - 1, run.total_steps)
-    if isinstance(config, DistillConfig) and not config.distillation.samples_itself(step):
+    if isinstance(config, DistillConfig) and not config.distillation.is_on_policy_step(step):
         metrics, tokens = await _learn_from_answers(parts, data, config)
         clock.lap("training")
     else:
@@ -113,7 +113,7 @@ async def _learn_from_rollouts(
     """Sample completions of prompts, score them where rewards are learnt from, learn. Metrics, and tokens."""
     config = sampler.config
     sample = partial(sampler.sample, lap=clock.lap)
-    if isinstance(config, RewardedConfig) and config.loop.use_dynamic_sampling:
+    if isinstance(config, RLConfig) and config.loop.use_dynamic_sampling:
         wanted = DynamicSamplingSpec.of(config.loop, grpo.weight_of(config))
         # Every step before has learnt something, so a first one that does not has left the weights as they were.
         filled = await sample_informative_groups(

@@ -39,7 +39,7 @@ def check_run(loaded: Loaded[Any]) -> None:
     checkpoints = Checkpoints(config.checkpointing)
     steps = checkpoints.steps() if config.checkpointing.enabled else []
     if steps:
-        check_same_run(loaded.kind, loaded.to_yaml(), checkpoints, checkpoints.path(steps[-1]))
+        check_same_run(loaded.algorithm, loaded.to_yaml(), checkpoints, checkpoints.path(steps[-1]))
 
 
 def prepare(loaded: Loaded[Any]) -> tuple[PreTrainedTokenizerBase, Method]:
@@ -47,7 +47,7 @@ def prepare(loaded: Loaded[Any]) -> tuple[PreTrainedTokenizerBase, Method]:
     check_run(loaded)
     tokenizer = tokenizer_of(loaded.config)
     with working("reading the data"):
-        method = method_of(loaded.kind, loaded.config, tokenizer)
+        method = method_of(loaded.algorithm, loaded.config, tokenizer)
     return tokenizer, method
 
 

@@ -13,7 +13,7 @@ from hone.checkpoint.checkpoints import Checkpoints
 from hone.checkpoint.manifest import verify
 from hone.checkpoint.safe_reader import understood
 from hone.config import OnlineConfig, SFTConfig
-from hone.config.resume_compat import changes
+from hone.config.resume_compat import changed_keys
 from hone.config.schema import ROOTS
 from hone.config.secrets import SECRETS
 from hone.errors import CheckpointError, WorkerLostError
@@ -57,7 +57,7 @@ def check_same_run(kind: str, settings: str, checkpoints: Checkpoints, path: Pat
     verify(path, only="config.yaml", fallback=checkpoints.before(path))
     with understood(path / "config.yaml"):
         saved = SECRETS.hide_all(dict(yaml.safe_load((path / "config.yaml").read_text())))
-    changed, bad = changes(saved, yaml.safe_load(settings), ROOTS[kind]().model_dump(warnings=False))
+    changed, bad = changed_keys(saved, yaml.safe_load(settings), ROOTS[kind]().model_dump(warnings=False))
     if bad and not checkpoints.config.allow_config_change:
         raise CheckpointError(
             f"{path} was made with other settings ({'; '.join(bad[:6])}). For a new run set another "

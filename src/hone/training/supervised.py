@@ -45,7 +45,7 @@ async def _train(
     steps = total_steps(config, method)
     run = Run(
         loaded,
-        loaded.kind,
+        loaded.algorithm,
         total_steps=steps,
         parts=parts.parts,
         data=method,

@@ -219,7 +219,7 @@ def _metric(loaded: Loaded[Any], given: str | None) -> str:
 def _check_measured(loaded: Loaded[Any], metric: str) -> None:
     """Raise ConfigError for a held-out metric that no trial measures after a step: what the untrained model has says
     nothing of the settings."""
-    loop, section = loaded.config.loop, section_of(loaded.kind)
+    loop, section = loaded.config.loop, section_of(loaded.algorithm)
     steps, period = loop.max_num_steps, loop.val_period
     first = max(period, getattr(loop, "val_start_at", 0))
     never = period <= 0 or (steps is not None and steps < first)

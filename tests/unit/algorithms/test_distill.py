@@ -257,7 +257,7 @@ def test_what_is_excluded_or_empty_is_not_learnt_from() -> None:
 def test_the_share_of_own_answers_is_evenly_spread() -> None:
     def steps(share: float) -> list[int]:
         section = DistillConfig(distillation={"on_policy_fraction": share}).distillation
-        return [step for step in range(1, 11) if section.samples_itself(step)]
+        return [step for step in range(1, 11) if section.is_on_policy_step(step)]
 
     assert steps(1.0) == list(range(1, 11))
     assert steps(0.0) == []

@@ -40,12 +40,12 @@ def test_one_step(name: str) -> None:
     groups = scored()
     samples = [sample for sample in policy_loss.samples_of(groups) if sample is not None]
     before = run(learner.forward(samples))
-    metrics = run(grpo.step(learner, reference if config.referred else None, groups, config))
+    metrics = run(grpo.step(learner, reference if config.uses_reference_model else None, groups, config))
     assert all(math.isfinite(value) for value in metrics.values()), metrics
     assert metrics["updates"] == 1
     assert metrics["trained_samples"] == 7
     assert metrics["grad_norm"] > 1e-6
-    assert ("kl" in metrics) == config.referred
+    assert ("kl" in metrics) == config.uses_reference_model
     gains = [float((a - b).mean()) for a, b in zip(run(learner.forward(samples)), before, strict=True)]
     right = [float(sample.sequence_columns["right_tokens"] > 0) for sample in samples]
     raised = sum(g * r for g, r in zip(gains, right, strict=True)) / sum(right)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from hone.config import DistillConfig, load
-from hone.config.infer_algorithm import infer_kind
+from hone.config.infer_algorithm import infer_algorithm
 from hone.errors import ConfigError
 
 OWN = [
@@ -34,7 +34,7 @@ def test_the_teachers_settings_follow_the_students() -> None:
     )
     teacher = config.teacher
     assert (teacher.precision, teacher.max_total_sequence_length) == ("float32", 128)
-    settings = teacher.as_policy(config.policy)
+    settings = teacher.as_model_config(config.policy)
     assert (settings.model_name, settings.tokenizer.name) == ("models/large", "models/large")
     assert settings.sequence_packing.enabled
     assert settings.sequence_packing.logprob_mb_tokens == 256
@@ -52,7 +52,7 @@ def test_the_temperature_is_that_of_sampling_unless_given() -> None:
 
 def test_prompts_without_validation_need_no_rewards() -> None:
     assert loaded().rewards.functions == []
-    assert not loaded().referred
+    assert not loaded().uses_reference_model
     with pytest.raises(
         ConfigError, match=r"which validation answers are right.*set data\.validation to null"
     ):
@@ -91,7 +91,7 @@ def test_spellings_of_the_loop_mean_its_section() -> None:
 def test_the_file_of_a_distillation_is_known_as_one(tmp_path: Path) -> None:
     path = tmp_path / "run.yaml"
     path.write_text("distillation: {topk_logits_k: 4}\nloss_fn: {kl_type: forward}\n")
-    assert infer_kind(str(path), []) == "distill"
+    assert infer_algorithm(str(path), []) == "distill"
     kinds: list[Any] = ["grpo", "sft"]
     for kind in kinds:
         with pytest.raises(

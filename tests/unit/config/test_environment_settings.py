@@ -14,7 +14,7 @@ TURNS = "grpo.max_rollout_turns=4"
 
 def test_tools_for_all_prompts() -> None:
     config = load("grpo", None, ["env.tools=[my.py:f]", TURNS]).config
-    assert config.env.given
+    assert config.env.is_configured
     assert config.env.named == {}
 
 
@@ -23,7 +23,7 @@ def test_named_environments_are_sections_of_their_own(tmp_path) -> None:
     loaded = load("grpo", None, given)
     puzzle = loaded.config.env.named["puzzle"]
     assert (puzzle.path, puzzle.kwargs, puzzle.timeout_s) == ("a.py:B", {"size": 3}, 10.0)
-    assert not loaded.config.env.given
+    assert not loaded.config.env.is_configured
     (tmp_path / "again.yaml").write_text(loaded.to_yaml())
     assert load("grpo", tmp_path / "again.yaml").config == loaded.config
 

@@ -61,7 +61,7 @@ ELSEWHERE: dict[str, tuple[str, str]] = {
     "GRPOSection.preset": ("config/loading/load.py", 'first.value_given(("grpo", "preset"))'),
     # accepted with one value alone, or ignored with a reason that is printed
     "LoraConfig.match_all_linear": ("config/checks/adapters.py", "match_all_linear=false and"),
-    "PolicyConfig.pipeline_parallel_size": ("config/checks/run.py", "policy.pipeline_parallel_size > 1"),
+    "ModelConfig.pipeline_parallel_size": ("config/checks/run.py", "policy.pipeline_parallel_size > 1"),
     "SamplingConfig.backend": ("config/loading/load.py", "there is no vLLM in this "),
 }
 """Each was looked at. One that is read in the plain way has no place here: the test says so."""

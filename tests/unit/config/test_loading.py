@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 import yaml
 
-from hone.config import SFTConfig, document, load
+from hone.config import SFTConfig, load
 from hone.config.keys import all_keys
-from hone.config.loading.load import Kind
-from hone.config.resume_compat import changes
+from hone.config.loading.load import AlgorithmName
+from hone.config.reference_table import markdown_table
+from hone.config.resume_compat import changed_keys
 from hone.config.schema import ROOTS
 from hone.config.schema.base import fill_derived
 from hone.errors import ConfigError
@@ -43,7 +44,7 @@ def write(folder: Path, name: str, text: str) -> Path:
 def test_every_key_is_documented(kind: str) -> None:
     undocumented = [key for key, field, _ in all_keys(ROOTS[kind]) if not field.description]
     assert undocumented in ([], ["data.default"])
-    table = document(kind)
+    table = markdown_table(kind)
     assert "`cluster.gpus_per_node` | `1` | GPUs per machine" in table
     assert all(f"| `{key}` |" in table for key, _, _ in all_keys(ROOTS[kind]))
 
@@ -459,7 +460,7 @@ def test_every_shipped_configuration_loads(path: Path) -> None:
     ("kind", "head", "data"),
     [("grpo", "policy.generation", "data.train.dataset_name"), ("eval", "generation", "data.dataset_name")],
 )
-def test_a_sampler_that_is_not_there_is_said(kind: Kind, head: str, data: str) -> None:
+def test_a_sampler_that_is_not_there_is_said(kind: AlgorithmName, head: str, data: str) -> None:
     asked = [f"{data}=rows.jsonl", "rewards.functions=[{name: answer}]"]
     assert any("built-in generator" in n for n in load(kind, None, [*asked, f"{head}.backend=vllm"]).notices)
     assert not any("built-in generator" in n for n in load(kind, None, asked).notices)
@@ -479,10 +480,10 @@ def test_a_setting_that_an_older_version_lacked_is_no_change_at_its_default() ->
     usual = SFTConfig().model_dump(warnings=False)
     older = copy.deepcopy(config)
     del older["policy"]["disable_dropout"]
-    assert changes(older, config, usual) == ([], [])
+    assert changed_keys(older, config, usual) == ([], [])
     config["policy"]["disable_dropout"] = not usual["policy"]["disable_dropout"]
-    assert changes(older, config, usual)[1] == [
+    assert changed_keys(older, config, usual)[1] == [
         f"policy.disable_dropout: None -> {config['policy']['disable_dropout']}"
     ]
     config["policy"]["optimizer"]["kwargs"]["foreach"] = True  # what a class takes has no default here
-    assert len(changes(older, config, usual)[1]) == 2
+    assert len(changed_keys(older, config, usual)[1]) == 2

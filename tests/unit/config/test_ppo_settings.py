@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from hone.config import load
-from hone.config.infer_algorithm import infer_kind
+from hone.config.infer_algorithm import infer_algorithm
 from hone.errors import ConfigError
 
 
@@ -88,5 +88,5 @@ def test_estimators_that_both_have(kind: Any) -> None:
 
 
 def test_its_sections_tell_a_file() -> None:
-    assert infer_kind(None, ["value.model_name=x", "loss_fn.ratio_clip_max=0.3"]) == "ppo"
-    assert infer_kind(None, ["loss_fn.ratio_clip_max=0.3"]) == "grpo"
+    assert infer_algorithm(None, ["value.model_name=x", "loss_fn.ratio_clip_max=0.3"]) == "ppo"
+    assert infer_algorithm(None, ["loss_fn.ratio_clip_max=0.3"]) == "grpo"

@@ -126,8 +126,8 @@ def test_ppo_values(tmp_path: Path) -> None:
     assert (config.policy.sequence_packing.enabled, config.value.sequence_packing.enabled) == (True, False)
     assert config.value.sequence_packing.train_mb_tokens == 16384 * 4
     assert config.value.tensor_parallel_size == 1
-    assert config.value.scalar
-    assert not config.policy.scalar
+    assert config.value.has_scalar_head
+    assert not config.policy.has_scalar_head
     assert any("value.megatron_cfg.*" in notice for notice in loaded.notices)
 
 
@@ -173,7 +173,7 @@ def test_distillation_values(tmp_path: Path) -> None:
     said = " ".join(loaded.notices)
     assert "the teacher is not trained" in said
     assert "the teacher does not generate" in said
-    placed = teacher.as_policy(config.policy)
+    placed = teacher.as_model_config(config.policy)
     assert (
         placed.tensor_parallel_size == config.policy.tensor_parallel_size == 2
     )  # the teacher's own 4 is ignored
@@ -209,7 +209,7 @@ def test_rm_values(tmp_path: Path) -> None:
     assert config.policy.logprob_batch_size == 1
     assert config.policy.optimizer.kwargs["lr"] == 2e-6
     assert config.checkpointing.metric_name == "val:val_loss"
-    assert config.policy.scalar
+    assert config.policy.has_scalar_head
 
 
 def test_a_regression_head_in_upstreams_spelling(tmp_path: Path) -> None:

@@ -76,7 +76,9 @@ def test_it_begins_as_the_base_and_trains_the_adapters_alone(kind: str) -> None:
     assert all("lora_" in name for name in changed)
     without = run(WithoutAdapters(learner).forward(samples))
     same = all(torch.allclose(a, b, rtol=0, atol=2e-5) for a, b in zip(without, base, strict=True))
-    assert same == policy_of(kind).lora.base_is_start  # what has been taken out of the base is missing
+    assert (
+        same == policy_of(kind).lora.base_is_initial_model
+    )  # what has been taken out of the base is missing
 
 
 def test_scales_are_the_papers() -> None:

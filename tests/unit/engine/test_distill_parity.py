@@ -39,7 +39,7 @@ def train(mesh: Mesh | None, way: dict[str, Any], loss: dict[str, Any]) -> Train
         return LocalLearner(model, settings, pad_token=PAD, frozen=frozen)
 
     student = learner(0, config.policy)
-    teacher = learner(1, config.teacher.as_policy(config.policy), frozen=True)
+    teacher = learner(1, config.teacher.as_model_config(config.policy), frozen=True)
     history = []
     for number in range(UPDATES // 2):
         groups = make_groups([[None] * 4, [None] * 3, [None] * 3], seed=number, prompt_length=9)

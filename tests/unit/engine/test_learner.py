@@ -11,7 +11,7 @@ from tiny import CONFIGS, gradients, largest_gap, make_learner, make_model, make
 from transformers import AutoModelForCausalLM, BertConfig, MambaConfig
 
 from hone.algorithms import sft
-from hone.config.schema import PolicyConfig
+from hone.config.schema import ModelConfig
 from hone.engine.local.learner import LocalLearner
 from hone.errors import ConfigError, ModelError, TrainingError
 from hone.types import Batch, LossOutput, Outputs, Sample, Totals
@@ -20,12 +20,12 @@ ADAMW = {"name": "torch.optim.AdamW", "kwargs": {"lr": 1e-3, "weight_decay": 0.0
 """With an eps that gradients of rounding alone (an embedding that one token looked up) do not pass."""
 
 
-def policy_of(**changes: Any) -> PolicyConfig:
+def policy_of(**changes: Any) -> ModelConfig:
     return sft_config(**{"optimizer": ADAMW, "train_micro_batch_size": 16, **changes}).policy
 
 
 def trained(
-    policy: PolicyConfig,
+    policy: ModelConfig,
     updates: int = 20,
     kind: str = "llama",
     change: Callable[[LocalLearner], None] | None = None,

@@ -12,7 +12,7 @@ from ranks import layout, on_ranks, spread_tiny
 from tiny import CONFIGS, PAD, make_model, make_samples, run, sft_config
 from transformers import AutoModelForSequenceClassification
 
-from hone.config.schema.policy import LoraConfig
+from hone.config.schema.model import LoraConfig
 from hone.engine.local.learner import LocalLearner
 from hone.errors import TrainingError
 from hone.model.adapters import with_lora

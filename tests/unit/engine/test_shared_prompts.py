@@ -7,7 +7,7 @@ import tiny
 import torch
 
 from hone.algorithms.policy_loss import PolicyLoss
-from hone.config.schema import LossConfig, PolicyConfig
+from hone.config.schema import LossConfig, ModelConfig
 from hone.engine.local.batching import collate, plan
 from hone.types import Sample
 
@@ -39,7 +39,7 @@ def groups(*, share: bool, prompts: int = 3, each: int = 4, prompt_length: int =
     return samples
 
 
-def policy(**settings: object) -> PolicyConfig:
+def policy(**settings: object) -> ModelConfig:
     return tiny.sft_config(**settings).policy
 
 

@@ -13,7 +13,7 @@ import yaml
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from hone.algorithms import sft
-from hone.config.schema.policy import PolicyConfig
+from hone.config.schema.model import ModelConfig
 from hone.engine.local.learner import LocalLearner
 from hone.engine.local.model_factory import check_start, make_model
 from hone.errors import ConfigError, ModelError
@@ -43,13 +43,13 @@ def base(tmp_path: Path) -> Path:
     return folder
 
 
-def policy_of(base: Path, **lora: Any) -> PolicyConfig:
+def policy_of(base: Path, **lora: Any) -> ModelConfig:
     settings = {"enabled": True, "dim": 2, "alpha": 4.0, **lora}
     optimizer = {"kwargs": {"lr": 0.01}}
     return tiny.sft_config(model_name=str(base), lora=settings, optimizer=optimizer).policy
 
 
-def trained(policy: PolicyConfig, folder: Path, updates: int = 5) -> tuple[LocalLearner, Path]:
+def trained(policy: ModelConfig, folder: Path, updates: int = 5) -> tuple[LocalLearner, Path]:
     """A learner that has learned, and the step folder that it has saved."""
     learner = tiny.make_learner(make_model(policy, tiny.make_tokenizer(), 0, True, True), policy)
     for update in range(updates):

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from tiny import make_model, make_tokenizer
 
-from hone.config.schema import PolicyConfig
+from hone.config.schema import ModelConfig
 from hone.errors import CheckpointError, ModelError
 from hone.export import convert
 from hone.model.loading import load_model, load_tokenizer
@@ -111,7 +111,7 @@ def test_a_checkpoint_is_not_trusted_because_its_own_settings_say_so(
 
 
 def test_the_default_is_not_to_trust() -> None:
-    assert PolicyConfig().trust_remote_code is False
+    assert ModelConfig().trust_remote_code is False
 
 
 def test_a_known_model_is_loaded_by_transformers_own_code(folder: str, marker: Path) -> None:

@@ -21,12 +21,12 @@ def adapters(lora: LoraConfig, head: str, offload: bool | None = None) -> Iterat
     begin = lora.init_lora_weights
     if begin == "orthogonal" and lora.dim % 2:
         yield f"{head}.init_lora_weights=orthogonal needs an even rank: set {head}.dim to {lora.dim + 1}"
-    if lora.use_dora and lora.moves_base:
+    if lora.use_dora and lora.modifies_base_weights:
         yield (
             f"{head}.use_dora=true and {head}.init_lora_weights={begin} each take the base weights apart: set one of "
             "them only"
         )
-    if lora.load_in_4bit and lora.moves_base:
+    if lora.load_in_4bit and lora.modifies_base_weights:
         yield (
             f"{head}.init_lora_weights={begin} changes the base weights, which {head}.load_in_4bit=true keeps in 4 "
             "bits: set init_lora_weights to null"

@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from hone.config.kinds import section_of
-from hone.config.schema import ROOTS, EnvironmentConfig, EvalConfig, RewardedConfig
+from hone.config.schema import ROOTS, EnvironmentConfig, EvalConfig, RLConfig
 
 
-def turns(config: RewardedConfig | EvalConfig) -> Iterator[str]:
+def turns(config: RLConfig | EvalConfig) -> Iterator[str]:
     """What is wrong with `env`, as sentences."""
     key = section_of(next(kind for kind, root in ROOTS.items() if type(config) is root))
     count = (config.eval if isinstance(config, EvalConfig) else config.loop).max_rollout_turns
     env = config.env
-    if count > 1 and not (env.given or env.named):
+    if count > 1 and not (env.is_configured or env.named):
         yield (
             f"{key}.max_rollout_turns={count} needs an environment that answers between turns: give env.tools or "
             "env.path, or set it to 1"
         )
-    if env.given and count == 1:
+    if env.is_configured and count == 1:
         yield (
             f"{key}.max_rollout_turns=1 leaves an environment no turn to answer: set it to how often the model may "
             "speak, such as 4"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from hone.config.schema import GRPOConfig, LossConfig, PPOConfig, RewardedConfig, RewardedSection
+from hone.config.schema import GRPOConfig, LossConfig, PPOConfig, RLConfig, RLSection
 
 
-def loss(config: RewardedConfig, kind: str) -> Iterator[str]:
+def loss(config: RLConfig, kind: str) -> Iterator[str]:
     """Everything that is wrong with `loss_fn`, as sentences."""
     chosen = config.loss_fn
     for key in ("ratio_clip_min", "ratio_clip_max"):
@@ -60,7 +60,7 @@ def _kl(loss: LossConfig) -> Iterator[str]:
         )
 
 
-def dynamic_sampling(loop: RewardedSection, kind: str) -> Iterator[str]:
+def dynamic_sampling(loop: RLSection, kind: str) -> Iterator[str]:
     """What dynamic sampling needs, and what needs dynamic sampling."""
     if loop.use_dynamic_sampling and loop.num_generations_per_prompt == 1:
         yield (
@@ -141,7 +141,7 @@ def estimator(config: GRPOConfig) -> Iterator[str]:
             yield "loss_fn.use_kl_in_reward=true makes rewards negative, which maxrl cannot use; set it to false"
 
 
-def groups_of_one(config: RewardedConfig, kind: str) -> Iterator[str]:
+def groups_of_one(config: RLConfig, kind: str) -> Iterator[str]:
     """A completion that is compared with itself has an advantage of 0, and so would all of the run."""
     assert isinstance(config, GRPOConfig | PPOConfig)
     chosen = config.grpo.adv_estimator if isinstance(config, GRPOConfig) else config.ppo.adv_estimator

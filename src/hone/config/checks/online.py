@@ -15,18 +15,18 @@ from hone.config.schema import (
     GRPOConfig,
     OnlineConfig,
     PPOConfig,
-    RewardedConfig,
+    RLConfig,
     RMConfig,
     SFTConfig,
 )
-from hone.config.schema.policy import SamplingConfig
+from hone.config.schema.model import SamplingConfig
 
 
 def online(config: OnlineConfig) -> Iterator[str]:
     """Everything that is wrong with a run of the online loop, as sentences."""
     kind = section_of(next(kind for kind, root in ROOTS.items() if type(config) is root))
     yield from _rollouts(config, kind)
-    if isinstance(config, RewardedConfig):
+    if isinstance(config, RLConfig):
         yield from _rewards(config, kind)
         yield from losses.loss(config, kind)
     if isinstance(config, GRPOConfig):
@@ -71,7 +71,7 @@ def _rollouts(config: OnlineConfig, kind: str) -> Iterator[str]:
             f"policy.train_global_batch_size={policy.train_global_batch_size}: set it to {rollout} or "
             "a divisor of it"
         )
-    if loop.max_rollout_turns != 1 and not isinstance(config, RewardedConfig):
+    if loop.max_rollout_turns != 1 and not isinstance(config, RLConfig):
         yield f"{kind}.max_rollout_turns={loop.max_rollout_turns}: there are no environments here; set it to 1"
     if (loop.stop_at_validation_metric is None) != (loop.stop_at_validation_threshold is None):
         yield f"{kind}.stop_at_validation_metric and {kind}.stop_at_validation_threshold go together: set both"
@@ -83,7 +83,7 @@ def _rollouts(config: OnlineConfig, kind: str) -> Iterator[str]:
         )
 
 
-def _rewards(config: RewardedConfig, kind: str) -> Iterator[str]:
+def _rewards(config: RLConfig, kind: str) -> Iterator[str]:
     """Rewards that are learnt from."""
     loop, policy = config.loop, config.policy
     scale = loop.reward_scaling
@@ -120,7 +120,7 @@ def _rewards(config: RewardedConfig, kind: str) -> Iterator[str]:
         )
 
 
-def _sources(config: RewardedConfig) -> Iterator[str]:
+def _sources(config: RLConfig) -> Iterator[str]:
     """Functions for some datasets or environments: names that no data has would never be judged, and nobody told."""
     entries = [*(config.data.train or []), *(config.data.validation or [])]
     names = {entry.dataset_name for entry in entries if entry.dataset_name is not None}

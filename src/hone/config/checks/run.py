@@ -21,12 +21,12 @@ from hone.config.schema import (
     EvalConfig,
     OnlineConfig,
     PPOConfig,
-    RewardedConfig,
+    RLConfig,
     RMConfig,
     SFTConfig,
 )
 from hone.config.schema.environments import EnvConfig
-from hone.config.schema.policy import PolicyConfig
+from hone.config.schema.model import ModelConfig
 
 
 def check(config: SFTConfig | DPOConfig | RMConfig | OnlineConfig | EvalConfig) -> list[str]:
@@ -54,7 +54,7 @@ def _dropout(config: DPOConfig) -> Iterator[str]:
 
 def _environments(config: OnlineConfig | EvalConfig) -> Iterator[str]:
     """Environments that data name, and turns that something answers."""
-    known = config.env.named if isinstance(config, RewardedConfig | EvalConfig) else {}
+    known = config.env.named if isinstance(config, RLConfig | EvalConfig) else {}
     for name in environments(config):
         if name not in EnvConfig.not_entries and name not in known:
             there = f"; there are {', '.join(known)}" if known else ""
@@ -62,18 +62,18 @@ def _environments(config: OnlineConfig | EvalConfig) -> Iterator[str]:
                 f"env_name={name}: there is no env.{name}.path or env.{name}.tools that says what it is{there}. "
                 "Completions alone are scored by your own rewards.functions"
             )
-    if not isinstance(config, RewardedConfig | EvalConfig):
+    if not isinstance(config, RLConfig | EvalConfig):
         return
     yield from turns(config)
 
 
-def _batches(policy: PolicyConfig) -> Iterator[str]:
+def _batches(policy: ModelConfig) -> Iterator[str]:
     size, micro = policy.train_global_batch_size, policy.train_micro_batch_size
     if micro is not None and size % micro:
         yield divides("policy.train_global_batch_size", size, "policy.train_micro_batch_size", micro)
 
 
-def _packing(policy: PolicyConfig) -> Iterator[str]:
+def _packing(policy: ModelConfig) -> Iterator[str]:
     if policy.dynamic_batching.enabled and policy.sequence_packing.enabled:
         yield (
             "policy.dynamic_batching.enabled and policy.sequence_packing.enabled are both true, but "
@@ -100,7 +100,7 @@ def _packing(policy: PolicyConfig) -> Iterator[str]:
                 )
 
 
-def _policy(policy: PolicyConfig) -> Iterator[str]:
+def _policy(policy: ModelConfig) -> Iterator[str]:
     yield from adapters(policy.lora, "policy.lora", policy.cpu_offload)
     if policy.pipeline_parallel_size > 1:
         yield (
@@ -120,7 +120,7 @@ def _policy(policy: PolicyConfig) -> Iterator[str]:
         )
 
 
-def _optimizer(policy: PolicyConfig) -> Iterator[str]:
+def _optimizer(policy: ModelConfig) -> Iterator[str]:
     """Arguments that every optimizer has as numbers."""
     given = policy.optimizer.kwargs
     for key in ("lr", "weight_decay", "eps", "momentum"):

@@ -33,7 +33,7 @@ def _reason(s: Settings, path: Path) -> str | None:
     if (switch := _switch(s.config, path)) is not None and key not in KEPT:
         return f"{switch} is off"
     for entry in TABLE:
-        if s.kind in entry.kinds and _names(entry, key, s.section) and not entry.active(s):
+        if s.algorithm in entry.kinds and _names(entry, key, s.section) and not entry.active(s):
             return entry.reason.format(section=s.section)
     return None
 

@@ -40,11 +40,11 @@ def _validates(s: Settings) -> bool:
 
 
 def _several(s: Settings) -> bool:
-    return bool(s.config.cluster.several)
+    return bool(s.config.cluster.is_distributed)
 
 
 def _answered(s: Settings) -> bool:
-    return bool(s.config.env.given or s.config.env.named)
+    return bool(s.config.env.is_configured or s.config.env.named)
 
 
 def _critic(s: Settings) -> bool:

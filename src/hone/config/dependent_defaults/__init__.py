@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from hone.config.dependent_defaults import online, preferences, shared
 from hone.config.dependent_defaults.context import context
 from hone.config.dependent_defaults.settings import Follow, Rule, Settings
-from hone.config.schema import DPOConfig, EvalConfig, OnlineConfig, RewardedConfig
+from hone.config.schema import DPOConfig, EvalConfig, OnlineConfig, RLConfig
 
 __all__ = ["ROUNDS", "Follow", "Settings", "follow", "told"]
 
@@ -49,6 +49,6 @@ def _rules(config: object) -> tuple[Rule, ...]:
         rules += preferences.RULES
     if isinstance(config, OnlineConfig):
         rules += online.RULES
-    if isinstance(config, RewardedConfig):
+    if isinstance(config, RLConfig):
         rules += (shared.turns, *online.REWARDED)
     return rules

@@ -22,7 +22,7 @@ class Follow(NamedTuple):
 class Settings:
     """The settings of a run as they stand, and which of them were given."""
 
-    kind: str
+    algorithm: str
     config: Any
     paths: frozenset[Path]
     base: dict[str, Any]
@@ -33,7 +33,7 @@ class Settings:
     @property
     def section(self) -> str:
         """The run's own section."""
-        return section_of(self.kind)
+        return section_of(self.algorithm)
 
     def __getitem__(self, key: str) -> Any:
         value = self.config

@@ -58,7 +58,7 @@ def adapters(s: Settings) -> Iterator[Follow]:
 def turns(s: Settings) -> Iterator[Follow]:
     """An environment answers between turns."""
     turns = f"{s.section}.max_rollout_turns"
-    if s.config.env.given and s[turns] == 1:
+    if s.config.env.is_configured and s[turns] == 1:
         yield Follow(turns, 4, "env.path" if s["env.path"] else "env.tools")
 
 

@@ -16,7 +16,7 @@ class View:
 
     def __init__(self, translation: Translation, layer: int) -> None:
         self._translation, self._layer = translation, layer
-        self.section = section_of(translation.kind)
+        self.section = section_of(translation.algorithm)
 
     def ours(self, key: str) -> Any:
         value = self._translation.value(split_path(key))

@@ -41,7 +41,7 @@ from hone.config.schema.run import RewardFunctionConfig
 from hone.config.secrets import SECRETS, masked, with_references
 from hone.errors import ConfigError
 
-Kind = Literal["sft", "dpo", "rm", "grpo", "ppo", "distill", "eval"]
+AlgorithmName = Literal["sft", "dpo", "rm", "grpo", "ppo", "distill", "eval"]
 AnyConfig = SFTConfig | DPOConfig | RMConfig | GRPOConfig | PPOConfig | DistillConfig | EvalConfig
 Config = TypeVar("Config", bound=AnyConfig)
 MODEL: dict[str, Path] = {
@@ -64,7 +64,7 @@ class Loaded(Generic[Config]):
 
     config: Config
     notices: list[str] = field(default_factory=list)
-    kind: Kind = "sft"
+    algorithm: AlgorithmName = "sft"
     references: dict[Path, str] = field(default_factory=dict)
     """What stays a reference to an environment variable when it is written down."""
 
@@ -81,7 +81,7 @@ class Loaded(Generic[Config]):
 
 
 def load(
-    kind: Kind,
+    algorithm: AlgorithmName,
     config_path: FilePath | str | None,
     overrides: Sequence[str | overrides.Override] = (),
 ) -> Loaded[Any]:
@@ -89,61 +89,61 @@ def load(
 
     What is left to be chosen for the devices (null) is chosen when they are known (`engine.planner`).
     """
-    user, layers, removed = _user_layers(kind, config_path, overrides)
-    root = ROOTS[kind]
+    user, layers, removed = _user_layers(algorithm, config_path, overrides)
+    root = ROOTS[algorithm]
     schema = keys.defaults(root)
-    first = Translation(kind, root, schema, user, layers)
-    name = first.value_given(MODEL[kind])
-    recipe, said = _recipe(kind, name, first, rewarded="rewards" in user)
-    preset = _preset(kind, first)
+    first = Translation(algorithm, root, schema, user, layers)
+    name = first.value_given(MODEL[algorithm])
+    recipe, said = _recipe(algorithm, name, first, rewarded="rewards" in user)
+    preset = _preset(algorithm, first)
     base = merge(merge(schema, recipe), preset)
     for part in ("policy", "value"):
         _trim_optimizer(base, first, part)
     for path in removed:
         _restore(base, schema, path, first)
-    translation, config, problems, moved = _agreed(kind, base, user, layers)
+    translation, config, problems, moved = _agreed(algorithm, base, user, layers)
     problems = [*masked(user), *problems]
     if config is not None:
-        settings = Settings(kind, config, frozenset(translation.given), base)
+        settings = Settings(algorithm, config, frozenset(translation.given), base)
         for reason, path in dormant(settings):
             translation.inert.setdefault(reason, []).append(split_path(translation.typed_as(path)))
     said += notices.of(translation)
     if config is not None:
         said += told(moved, lambda key: f"{key}={shown(_value_of(config, key))}")
         said += [*_said_of_preset(preset, config, translation), *_complete(config, translation)]
-        problems += [*_needs_data(kind, config), *run.check(config)]
+        problems += [*_needs_data(algorithm, config), *run.check(config)]
     messages.raise_all(problems)
     assert config is not None
-    return Loaded(config, said, kind, SECRETS.learn(user, config.model_dump(warnings=False)))
+    return Loaded(config, said, algorithm, SECRETS.learn(user, config.model_dump(warnings=False)))
 
 
 def _agreed(
-    kind: Kind, base: dict[str, Any], user: dict[str, Any], layers: list[Layer]
+    algorithm: AlgorithmName, base: dict[str, Any], user: dict[str, Any], layers: list[Layer]
 ) -> tuple[Translation, AnyConfig | None, list[str], list[Follow]]:
     """The user's settings on top of the base, of which gives way what stands against them."""
     moved: dict[str, Follow] = {}
     lower = copy.deepcopy(base)
-    translation, config, problems = _validated(kind, lower, user, layers)
+    translation, config, problems = _validated(algorithm, lower, user, layers)
     for _ in range(ROUNDS):
         if config is None:
             break
-        settings = Settings(kind, config, frozenset(translation.given), base, frozenset(moved))
+        settings = Settings(algorithm, config, frozenset(translation.given), base, frozenset(moved))
         found = follow(settings)
         if not found:
             break
         for key, value, _ in found:
             put(lower, split_path(key), value)
         moved |= {item.key: item for item in found}
-        translation, config, problems = _validated(kind, lower, user, layers)
+        translation, config, problems = _validated(algorithm, lower, user, layers)
     return translation, config, problems, list(moved.values())
 
 
 def _validated(
-    kind: Kind, base: dict[str, Any], user: dict[str, Any], layers: list[Layer]
+    algorithm: AlgorithmName, base: dict[str, Any], user: dict[str, Any], layers: list[Layer]
 ) -> tuple[Translation, AnyConfig | None, list[str]]:
     """The typed configuration, or None and what is wrong."""
-    root = ROOTS[kind]
-    translation = Translation(kind, root, base, user, layers)
+    root = ROOTS[algorithm]
+    translation = Translation(algorithm, root, base, user, layers)
     tree = translation.run()
     problems = list(translation.problems)
     try:
@@ -157,13 +157,13 @@ def _value_of(config: AnyConfig, key: str) -> Any:
 
 
 def _user_layers(
-    kind: Kind, config_path: FilePath | str | None, texts: Sequence[str | overrides.Override]
+    algorithm: AlgorithmName, config_path: FilePath | str | None, texts: Sequence[str | overrides.Override]
 ) -> tuple[dict[str, Any], list[Layer], list[Path]]:
     """The user's tree, which layer sets which leaves, and what `~key` took away."""
     chain = files.chain(FilePath(config_path)) if config_path is not None else []
     user = files.merged(chain)
-    for section in METHODS.keys() & user.keys() - ROOTS[kind].model_fields.keys():
-        command = next(kind for kind in ROOTS if section_of(kind) == section)
+    for section in METHODS.keys() & user.keys() - ROOTS[algorithm].model_fields.keys():
+        command = next(algorithm for algorithm in ROOTS if section_of(algorithm) == section)
         where = config_path if config_path is not None else "this configuration"
         raise ConfigError(
             f"{where} is for {METHODS[section]} (its section `{section}`): run `hone {command}`"
@@ -183,7 +183,9 @@ def _user_layers(
     return user, [*layers, Layer("the command line", tuple(command_line))], removed
 
 
-def _recipe(kind: Kind, name: Any, first: Translation, *, rewarded: bool) -> tuple[dict[str, Any], list[str]]:
+def _recipe(
+    algorithm: AlgorithmName, name: Any, first: Translation, *, rewarded: bool
+) -> tuple[dict[str, Any], list[str]]:
     """What suits the embedded model, if the run is about one; its data only if the user gives none.
 
     Another model gets of it the data and the rewards that go with them, if the user says nothing of data but how much.
@@ -191,25 +193,27 @@ def _recipe(kind: Kind, name: Any, first: Translation, *, rewarded: bool) -> tup
     from hone import embedded  # the names of the embedded models live there; nothing heavy is imported
 
     own = isinstance(name, str) and embedded.is_embedded_model(name)
-    dataset = ("data", "dataset_name") if kind == "eval" else ("data", "train")
+    dataset = ("data", "dataset_name") if algorithm == "eval" else ("data", "train")
     has_data = any(path[: len(dataset)] == dataset and path[-1] == "dataset_name" for path in first.given)
     about_data = [path for path in first.given if path[:1] == ("data",)]
     if not own and any(path[-1] != "limit" for path in about_data):
         return {}, []
-    tree = files.merged(files.chain(FilePath(embedded.recipe(kind))))
+    tree = files.merged(files.chain(FilePath(embedded.recipe(algorithm))))
     if has_data:
         tree.pop("data", None)
     if own:
         return tree, []
-    brought = get(tree, ("data", "dataset_name") if kind == "eval" else ("data", "train", "dataset_name"))
+    brought = get(
+        tree, ("data", "dataset_name") if algorithm == "eval" else ("data", "train", "dataset_name")
+    )
     said = f"{'.'.join(dataset)} was not given: the embedded word problems ({brought}) are used"
     wanted = ("data",) if rewarded else ("data", "rewards")
     return {section: tree[section] for section in wanted if section in tree}, [said]
 
 
-def _preset(kind: Kind, first: Translation) -> dict[str, Any]:
+def _preset(algorithm: AlgorithmName, first: Translation) -> dict[str, Any]:
     """The settings of the method that `grpo.preset` names. Another name is the schema's to refuse."""
-    name = first.value_given(("grpo", "preset")) if kind == "grpo" else None
+    name = first.value_given(("grpo", "preset")) if algorithm == "grpo" else None
     if name not in get_args(Preset):
         return {}
     return files.read(FilePath(__file__).parents[1] / "presets" / f"{name}.yaml")
@@ -243,7 +247,7 @@ def _restore(base: dict[str, Any], schema: dict[str, Any], path: Path, first: Tr
     if found.what == "unknown":
         if first.spelled(path):
             return
-        raise ConfigError(keys.unknown(first.kind, path))
+        raise ConfigError(keys.unknown(first.algorithm, path))
     default = get(schema, path)
     if found.known == len(path) and found.field is not None and default is not None:
         put(base, path, default)
@@ -281,12 +285,12 @@ def _complete(config: AnyConfig, translation: Translation) -> list[str]:
     return said
 
 
-def _needs_data(kind: Kind, config: AnyConfig) -> list[str]:
-    key = "data.dataset_name" if kind == "eval" else "data.train.dataset_name"
+def _needs_data(algorithm: AlgorithmName, config: AnyConfig) -> list[str]:
+    key = "data.dataset_name" if algorithm == "eval" else "data.train.dataset_name"
     sources: Sequence[DatasetSource] = (
         [config.data] if isinstance(config, EvalConfig) else config.data.train or []
     )
-    model = ".".join(str(part) for part in MODEL[kind])
+    model = ".".join(str(part) for part in MODEL[algorithm])
     if not sources or any(source.dataset_name is None for source in sources):
         section = config.generation if isinstance(config, EvalConfig) else config.policy
         return [

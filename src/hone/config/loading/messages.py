@@ -76,7 +76,7 @@ def _sentence(item: dict[str, Any], translation: Translation, tree: Any) -> str:
     kind, context = item["type"], item.get("ctx", {})
     path = _place(item["loc"], tree)
     if kind == "extra_forbidden":
-        return keys.unknown(translation.kind, path)
+        return keys.unknown(translation.algorithm, path)
     if kind == "missing":
         return f"{translation.typed_as((*path, item['loc'][-1]))}: is required"
     name, value = translation.typed_as(path), shown(item["input"])

@@ -38,17 +38,17 @@ class Translation:
 
     def __init__(
         self,
-        kind: str,
+        algorithm: str,
         root: type[BaseModel],
         base: dict[str, Any],
         user: dict[str, Any],
         layers: list[Layer],
     ) -> None:
-        self.kind, self.root = kind, root
+        self.algorithm, self.root = algorithm, root
         self.problems: list[str] = []
         self.given: dict[Path, list[Given]] = {}
         self.inert: dict[str, list[Path]] = {}
-        self._spellings, self._rules = table(kind), rules(kind)
+        self._spellings, self._rules = table(algorithm), rules(algorithm)
         self._computed: list[Given] = []
         self._ruled: list[Path] = []
         self._foreign: list[Path] = []
@@ -107,7 +107,7 @@ class Translation:
         accepted = set(self._spellings) | {rule.pattern for rule in self._rules if "*" not in rule.pattern}
         for head, paths in unknown.items():
             path = paths[0] if len(set(paths)) == 1 else head
-            self.problems.append(keys.unknown(self.kind, path, accepted))
+            self.problems.append(keys.unknown(self.algorithm, path, accepted))
 
     def _expect_section(self, path: Path) -> None:
         value = get(self._tree, path)

@@ -16,8 +16,8 @@ from hone.config.schema.dpo import DPOConfig, DPOSection
 from hone.config.schema.environments import EnvConfig, EnvironmentConfig
 from hone.config.schema.evaluation import EvalConfig
 from hone.config.schema.grpo import GRPOConfig, GRPOSection
-from hone.config.schema.online import LossConfig, OnlineConfig, OnlineSection, RewardedConfig, RewardedSection
-from hone.config.schema.policy import GenerationConfig, PolicyConfig
+from hone.config.schema.model import GenerationConfig, ModelConfig
+from hone.config.schema.online import LossConfig, OnlineConfig, OnlineSection, RLConfig, RLSection
 from hone.config.schema.ppo import PPOConfig, PPOSection, ValueConfig, ValueLossConfig
 from hone.config.schema.rm import RMConfig, RMSection
 from hone.config.schema.run import (
@@ -63,18 +63,18 @@ __all__ = [
     "GenerationConfig",
     "LoggerConfig",
     "LossConfig",
+    "ModelConfig",
     "OnlineConfig",
     "OnlineSection",
     "PPOConfig",
     "PPOSection",
-    "PolicyConfig",
     "PreferenceDataConfig",
     "PreferenceEntry",
+    "RLConfig",
+    "RLSection",
     "RMConfig",
     "RMSection",
     "RewardFunctionConfig",
-    "RewardedConfig",
-    "RewardedSection",
     "RewardsConfig",
     "SFTConfig",
     "SFTSection",

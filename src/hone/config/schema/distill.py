@@ -8,8 +8,8 @@ from pydantic import Field
 
 from hone.config.paths import LocalName, LocalPath
 from hone.config.schema.base import ConfigModel, Count, Derived, Precision, derived, section
+from hone.config.schema.model import ModelConfig
 from hone.config.schema.online import OnlineConfig, OnlineOptimizerConfig, OnlinePolicyConfig, OnlineSection
-from hone.config.schema.policy import PolicyConfig
 from hone.config.schema.run import ClusterConfig, GRPOCheckpointingConfig
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -50,7 +50,7 @@ class DistillSection(OnlineSection):
         """Passes of the optimizer over each rollout."""
         return 1
 
-    def samples_itself(self, step: int) -> bool:
+    def is_on_policy_step(self, step: int) -> bool:
         """Whether the answers of a step, from 1, are the student's own."""
         share = self.on_policy_fraction
         return int(step * share + 1e-9) > int((step - 1) * share + 1e-9)
@@ -110,7 +110,7 @@ class TeacherConfig(ConfigModel):
     dynamic_batching: TeacherBatchingConfig = section(TeacherBatchingConfig)
     sequence_packing: TeacherPackingConfig = section(TeacherPackingConfig)
 
-    def as_policy(self, policy: PolicyConfig) -> PolicyConfig:
+    def as_model_config(self, policy: ModelConfig) -> ModelConfig:
         """The settings of a frozen model: these, and the policy's where it lies."""
         own = {name: getattr(self, name) for name in type(self).model_fields}
         for name in ("tokenizer", "dynamic_batching", "sequence_packing"):
@@ -132,7 +132,7 @@ class DistillClusterConfig(ClusterConfig):
     all on one machine; null: it lies on the policy's."""
 
     @property
-    def beside(self) -> int:
+    def reserved_devices(self) -> int:
         """The teacher's."""
         return self.teacher_devices or 0
 

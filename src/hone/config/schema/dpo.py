@@ -11,7 +11,7 @@ from typing_extensions import Self
 from hone.config.paths import LocalPath
 from hone.config.schema.base import ConfigModel, Count, Derived, derived, fill_derived, section
 from hone.config.schema.data import PreferenceDataConfig
-from hone.config.schema.policy import DynamicBatchingConfig, SequencePackingConfig
+from hone.config.schema.model import DynamicBatchingConfig, SequencePackingConfig
 from hone.config.schema.run import CheckpointingConfig, ClusterConfig, LoggerConfig
 from hone.config.schema.sft import SFTPolicyConfig, SupervisedSection
 

@@ -59,6 +59,6 @@ class EnvConfig(EnvironmentConfig):
         return dict(self.__pydantic_extra__ or {})
 
     @property
-    def given(self) -> bool:
+    def is_configured(self) -> bool:
         """Whether there is an environment for all prompts."""
         return bool(self.path or self.tools)

@@ -20,7 +20,7 @@ from hone.config.schema.base import (
 )
 from hone.config.schema.data import EvalDataConfig
 from hone.config.schema.environments import EnvConfig
-from hone.config.schema.policy import SamplingConfig, TokenizerConfig
+from hone.config.schema.model import SamplingConfig, TokenizerConfig
 from hone.config.schema.run import ClusterConfig, RewardsConfig
 
 

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from hone.config.schema.base import ConfigModel, section
-from hone.config.schema.online import RewardedConfig, RewardedSection
+from hone.config.schema.online import RLConfig, RLSection
 
 Preset = Literal[
     "grpo",
@@ -39,7 +39,7 @@ class GRPOEstimatorConfig(ConfigModel):
     """gdpo: a weight for each reward function, in the alphabetical order of their names; null: their own weights."""
 
 
-class GRPOSection(RewardedSection):
+class GRPOSection(RLSection):
     """Group relative policy optimization: rollouts, advantages, validation."""
 
     preset: Preset | None = None
@@ -62,7 +62,7 @@ class GRPOSection(RewardedSection):
         return self.num_updates_per_rollout
 
 
-class GRPOConfig(RewardedConfig):
+class GRPOConfig(RLConfig):
     """All settings of `hone grpo`."""
 
     grpo: GRPOSection = section(GRPOSection)

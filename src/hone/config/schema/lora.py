@@ -86,11 +86,11 @@ class LoraConfig(ConfigModel):
         return self.adalora.init_r if self.adalora.init_r is not None else self.dim + -(-self.dim // 2)
 
     @property
-    def moves_base(self) -> bool:
+    def modifies_base_weights(self) -> bool:
         """Whether what the adapters begin with is taken out of the base weights."""
         return (self.init_lora_weights or "").startswith(("pissa", "olora"))
 
     @property
-    def base_is_start(self) -> bool:
+    def base_is_initial_model(self) -> bool:
         """Whether the model without its adapters is the one that training begins with."""
-        return not self.moves_base and self.adapter_path is None
+        return not self.modifies_base_weights and self.adapter_path is None

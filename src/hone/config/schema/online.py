@@ -11,7 +11,7 @@ from hone.config.paths import LocalName
 from hone.config.schema.base import ConfigModel, Count, CountOrAll, Derived, derived, fill_derived, section
 from hone.config.schema.data import GRPODataConfig
 from hone.config.schema.environments import EnvConfig
-from hone.config.schema.policy import GenerationConfig, OptimizerConfig, PolicyConfig
+from hone.config.schema.model import GenerationConfig, ModelConfig, OptimizerConfig
 from hone.config.schema.run import ClusterConfig, GRPOCheckpointingConfig, LoggerConfig, RewardsConfig
 
 
@@ -87,7 +87,7 @@ class OnlineSection(ConfigModel):
         raise NotImplementedError
 
 
-class RewardedSection(OnlineSection):
+class RLSection(OnlineSection):
     """What a run says besides, whose rewards are trained on."""
 
     reward_scaling: RewardScalingConfig = section(RewardScalingConfig)
@@ -181,7 +181,7 @@ class OnlineOptimizerConfig(OptimizerConfig):
     """Arguments of the class: lr, weight_decay, betas, eps …"""
 
 
-class OnlinePolicyConfig(PolicyConfig):
+class OnlinePolicyConfig(ModelConfig):
     """The model that is trained, and how it samples."""
 
     model_name: LocalName = "hone/tiny-sft"
@@ -212,7 +212,7 @@ class OnlineConfig(ConfigModel):
         raise NotImplementedError
 
     @property
-    def referred(self) -> bool:
+    def uses_reference_model(self) -> bool:
         """Whether the model that the run began with is kept beside the policy."""
         return False
 
@@ -222,18 +222,18 @@ class OnlineConfig(ConfigModel):
         return self
 
 
-class RewardedConfig(OnlineConfig):
+class RLConfig(OnlineConfig):
     """The settings that every run has that learns from rewards: `hone grpo` and `hone ppo`."""
 
     loss_fn: LossConfig = section(LossConfig)
     env: EnvConfig = section(EnvConfig)
 
     @property
-    def loop(self) -> RewardedSection:
+    def loop(self) -> RLSection:
         """How long the run is, when it validates, what it draws with: the command's own section."""
         raise NotImplementedError
 
     @property
-    def referred(self) -> bool:
+    def uses_reference_model(self) -> bool:
         """Whether the model that the run began with is kept beside the policy."""
         return self.loss_fn.reference_policy_kl_penalty > 0

@@ -8,13 +8,13 @@ from pydantic import Field
 
 from hone.config.paths import LocalName, LocalPath
 from hone.config.schema.base import ConfigModel, Count, Derived, Precision, derived, section
-from hone.config.schema.online import RewardedConfig, RewardedSection
-from hone.config.schema.policy import (
+from hone.config.schema.model import (
     DynamicBatchingConfig,
+    ModelConfig,
     OptimizerConfig,
-    PolicyConfig,
     SequencePackingConfig,
 )
+from hone.config.schema.online import RLConfig, RLSection
 from hone.config.schema.run import GRPOCheckpointingConfig
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -45,7 +45,7 @@ class PPOEstimatorConfig(ConfigModel):
     """reinforce_plus_plus: take the group's mean off first (REINFORCE++-baseline)."""
 
 
-class PPOSection(RewardedSection):
+class PPOSection(RLSection):
     """Proximal policy optimization with a value model: rollouts, advantages, epochs, validation."""
 
     ppo_epochs: int = Field(4, ge=1)
@@ -120,10 +120,10 @@ class ValueOptimizerConfig(OptimizerConfig):
     """Arguments of the class: lr, weight_decay, betas, eps …"""
 
 
-class ValueConfig(PolicyConfig):
+class ValueConfig(ModelConfig):
     """The value model: what a state is worth. What is not given here is the policy's."""
 
-    scalar: ClassVar[bool] = True
+    has_scalar_head: ClassVar[bool] = True
     part: ClassVar[str] = "value"
 
     model_name: Derived[LocalName] = derived("${policy.model_name}")
@@ -168,7 +168,7 @@ class PPOCheckpointingConfig(GRPOCheckpointingConfig):
     """The run's folder. The same command again goes on from the newest checkpoint in it."""
 
 
-class PPOConfig(RewardedConfig):
+class PPOConfig(RLConfig):
     """All settings of `hone ppo`."""
 
     ppo: PPOSection = section(PPOSection)

@@ -31,7 +31,7 @@ class RMPolicyConfig(PairPolicyConfig):
     """The model that is trained: a language model, which gets a new head, or a reward model. Sizes of batches count
     pairs."""
 
-    scalar: ClassVar[bool] = True
+    has_scalar_head: ClassVar[bool] = True
 
 
 class RMCheckpointingConfig(DPOCheckpointingConfig):

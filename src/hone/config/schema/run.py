@@ -114,14 +114,16 @@ class ClusterConfig(ConfigModel):
     """Threads of torch; null: OMP_NUM_THREADS, else one for a model below 10 M parameters, else all cores."""
 
     @property
-    def beside(self) -> int:
+    def reserved_devices(self) -> int:
         """Devices that another model than the policy has for itself."""
         return 0
 
     @property
-    def several(self) -> bool:
+    def is_distributed(self) -> bool:
         """Whether more than one device is asked for."""
-        return (self.cpu_workers_per_node or self.gpus_per_node) * self.num_nodes > 1 or self.beside > 0
+        return (
+            self.cpu_workers_per_node or self.gpus_per_node
+        ) * self.num_nodes > 1 or self.reserved_devices > 0
 
 
 class RewardFunctionConfig(ConfigModel):

@@ -9,7 +9,7 @@ from typing_extensions import Self
 
 from hone.config.schema.base import ConfigModel, CountOrAll, fill_derived, section
 from hone.config.schema.data import DataConfig
-from hone.config.schema.policy import OptimizerConfig, PolicyConfig
+from hone.config.schema.model import ModelConfig, OptimizerConfig
 from hone.config.schema.run import CheckpointingConfig, ClusterConfig, LoggerConfig
 
 
@@ -52,7 +52,7 @@ class SFTOptimizerConfig(OptimizerConfig):
     """Arguments of the class: lr, weight_decay, betas, eps …"""
 
 
-class SFTPolicyConfig(PolicyConfig):
+class SFTPolicyConfig(ModelConfig):
     """The model that is trained."""
 
     disable_dropout: bool = False

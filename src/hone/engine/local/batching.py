@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from hone.config.schema import PolicyConfig
+from hone.config.schema import ModelConfig
 from hone.data import packing
 from hone.model.counter_rng import counted, key_of
 from hone.types import Batch, Sample, Totals
@@ -76,7 +76,7 @@ def units_of(samples: Sequence[Sample]) -> Rows:
     return list(units.values())
 
 
-def plan(samples: Sequence[Sample], policy: PolicyConfig, *, training: bool, share: bool) -> list[Rows]:
+def plan(samples: Sequence[Sample], policy: ModelConfig, *, training: bool, share: bool) -> list[Rows]:
     """Which samples go together. Changes speed and memory, never the result (beyond rounding)."""
     units = units_of(samples)
     pack, dynamic = policy.sequence_packing, policy.dynamic_batching
@@ -110,7 +110,7 @@ def padded(samples: Sequence[Sample], micros: Sequence[Rows]) -> int:
 
 
 def shares(
-    samples: Sequence[Sample], policy: PolicyConfig, count: int, *, training: bool, share: bool
+    samples: Sequence[Sample], policy: ModelConfig, count: int, *, training: bool, share: bool
 ) -> list[list[Rows]]:
     """The plan of each of `count` ranks, of equal cost as far as may be, and of equal length: collectives want every
     rank to take part in as many forwards as the busiest. A rank without samples left has micro-batches of no rows."""

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from hone.config.schema import PolicyConfig
+from hone.config.schema import ModelConfig
 from hone.engine.distributed.collectives import Ranks
 from hone.engine.distributed.heartbeat import beat
 from hone.engine.local import learner_state as weight_files
@@ -54,7 +54,7 @@ class LocalLearner:
     def __init__(
         self,
         model: PreTrainedModel | TokenScorer,
-        policy: PolicyConfig,
+        policy: ModelConfig,
         *,
         pad_token: int,
         temperature: float = 1.0,

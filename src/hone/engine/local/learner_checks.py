@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hone.config.schema import PolicyConfig
+from hone.config.schema import ModelConfig
 from hone.errors import ConfigError
 from hone.model.adapters import base_of
 from hone.model.balancing import Balance, coefficient_of
@@ -10,7 +10,7 @@ from hone.model.mesh import Mesh
 from hone.model.scorer import TokenScorer
 
 
-def check_packing(scorer: TokenScorer, policy: PolicyConfig) -> None:
+def check_packing(scorer: TokenScorer, policy: ModelConfig) -> None:
     """Raise ConfigError where packed samples would see each other."""
     if policy.sequence_packing.enabled and not scorer.supports_packing:
         raise ConfigError(
@@ -29,7 +29,7 @@ def check_one_piece(mesh: Mesh | None, setting: str, other: str) -> None:
         )
 
 
-def balance_of(scorer: TokenScorer, policy: PolicyConfig) -> Balance | None:
+def balance_of(scorer: TokenScorer, policy: ModelConfig) -> Balance | None:
     """The balancing loss of a mixture of experts, where it has any weight. Raises ConfigError where it cannot be."""
     weight = coefficient_of(base_of(scorer.model).config, policy.router_aux_loss_coef)
     if not weight:

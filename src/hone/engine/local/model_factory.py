@@ -7,7 +7,7 @@ from functools import partial
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hone.config.schema import ClusterConfig, PolicyConfig
+from hone.config.schema import ClusterConfig, ModelConfig
 from hone.engine.distributed.sharding import spread
 from hone.engine.local.learner import DTYPES
 from hone.errors import ConfigError
@@ -27,7 +27,7 @@ def place(model: torch.nn.Module, device: torch.device) -> None:
 
 
 def make_scorer(
-    policy: PolicyConfig,
+    policy: ModelConfig,
     tokenizer: PreTrainedTokenizerBase,
     seed: int,
     device: torch.device,
@@ -54,7 +54,7 @@ def make_scorer(
 
 
 def make_model(
-    policy: PolicyConfig,
+    policy: ModelConfig,
     tokenizer: PreTrainedTokenizerBase,
     seed: int,
     trained: bool,
@@ -71,7 +71,7 @@ def make_model(
             overrides=overrides,
             seed=seed,
             activation_checkpointing=checkpointing,
-            scalar=policy.scalar,
+            scalar=policy.has_scalar_head,
             quantization=four_bits(policy.lora, DTYPES[policy.precision]),
             trust_remote_code=policy.trust_remote_code,
         )
@@ -81,7 +81,7 @@ def make_model(
             overrides=overrides,
             activation_checkpointing=checkpointing,
             dtype=dtype,
-            scalar=policy.scalar,
+            scalar=policy.has_scalar_head,
             trust_remote_code=policy.trust_remote_code,
         )
     check_fit(model, tokenizer, policy)
@@ -98,7 +98,7 @@ def make_model(
 
 
 def check_start(
-    policy: PolicyConfig, tokenizer: PreTrainedTokenizerBase, cluster: ClusterConfig | None = None
+    policy: ModelConfig, tokenizer: PreTrainedTokenizerBase, cluster: ClusterConfig | None = None
 ) -> None:
     """Raise ModelError when the adapter to start from does not belong to the model, ConfigError when there is no device
     for a base in 4 bits, no module for new adapters, or no embedding for a token. No weight is read."""
@@ -112,7 +112,7 @@ def check_start(
     empty = empty_model(
         policy.model_name,
         overrides=policy.hf_config_overrides,
-        scalar=policy.scalar,
+        scalar=policy.has_scalar_head,
         trust_remote_code=policy.trust_remote_code,
     )
     check_fit(empty, tokenizer, policy)
@@ -122,7 +122,7 @@ def check_start(
         with_lora(empty, policy.lora)
 
 
-def check_fit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, policy: PolicyConfig) -> None:
+def check_fit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, policy: ModelConfig) -> None:
     check_length(policy, context_length(model))
     rows = len(model.get_input_embeddings().weight)  # type: ignore[arg-type]
     if len(tokenizer) > rows:

@@ -14,7 +14,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, SequentialLR
 
-from hone.config.schema import PolicyConfig
+from hone.config.schema import ModelConfig
 from hone.engine.distributed.collectives import whole
 from hone.errors import ConfigError
 
@@ -58,7 +58,7 @@ def _check_step(cls: Any, key: str) -> None:
         )
 
 
-def build_optimizer(policy: PolicyConfig, parameters: Iterable[nn.Parameter]) -> Optimizer:
+def build_optimizer(policy: ModelConfig, parameters: Iterable[nn.Parameter]) -> Optimizer:
     """`policy.optimizer.name` on all trainable parameters, all treated alike (weight decay on all, as upstream)."""
     cls = _class(policy.optimizer.name, "policy.optimizer.name", Optimizer)
     alike = by_mesh(parameter for parameter in parameters if parameter.requires_grad)
@@ -66,7 +66,7 @@ def build_optimizer(policy: PolicyConfig, parameters: Iterable[nn.Parameter]) ->
     return _make(cls, "policy.optimizer.kwargs", groups, **policy.optimizer.kwargs)
 
 
-def check_optimizer(policy: PolicyConfig) -> None:
+def check_optimizer(policy: ModelConfig) -> None:
     """Raise ConfigError for an optimizer or a schedule that cannot be made as configured."""
     build_scheduler(policy, build_optimizer(policy, [nn.Parameter(torch.zeros(1))]))
 
@@ -95,7 +95,7 @@ def clip_gradients(parameters: Iterable[nn.Parameter], limit: float | None) -> T
     return norm
 
 
-def build_scheduler(policy: PolicyConfig, optimizer: Optimizer) -> LRScheduler | None:
+def build_scheduler(policy: ModelConfig, optimizer: Optimizer) -> LRScheduler | None:
     """The list of `policy.scheduler`: one schedule, or several with the milestones between them; None is constant."""
     parts, milestones = [], []
     for entry in policy.scheduler or ():

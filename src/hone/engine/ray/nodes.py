@@ -42,7 +42,7 @@ def connect(cluster: ClusterConfig) -> bool:
     if address is None:
         from hone.engine.ray import local_cluster
 
-        ranks = (cluster.cpu_workers_per_node or 0) + cluster.beside
+        ranks = (cluster.cpu_workers_per_node or 0) + cluster.reserved_devices
         local_cluster.start(max(os.cpu_count() or 1, ranks, cluster.gpus_per_node))
         return True
     try:

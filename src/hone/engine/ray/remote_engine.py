@@ -49,7 +49,7 @@ def build_on_cluster(
             settled, choice = planner.resolve(config, shape, machine_of(config.cluster, nodes))
             layout = choice.layout
             check_mesh(settled, layout)
-            beside = config.cluster.beside
+            beside = config.cluster.reserved_devices
             sharers = layout.per_node + beside
             threads = threads_for(config.cluster.cpu_threads, shape.parameters, sharers=sharers)
             patience = config.cluster.worker_timeout_s
@@ -80,11 +80,11 @@ def build_on_cluster(
             f"{missing} of {config.cluster.num_nodes} machines are missing: going on with those left"
         )
     online = isinstance(config, OnlineConfig)
-    referred = isinstance(config, OnlineConfig) and config.referred
+    uses_reference_model = isinstance(config, OnlineConfig) and config.uses_reference_model
     return ClusterEngine(
         tokenizer,
         ClusterLearner(workers, "learner"),
-        ClusterLearner(workers, "reference") if referred else None,
+        ClusterLearner(workers, "reference") if uses_reference_model else None,
         ClusterGenerator(workers) if online else None,
         ClusterLearner(workers, "value") if value_settings(config) is not None else None,
         ClusterLearner(taught or workers, "teacher") if teacher_settings(config) is not None else None,

@@ -38,7 +38,7 @@ class EnvironmentPool:
     """Environments behind processes. Construct, `start`, use `acquire` and `call`, `close`."""
 
     def __init__(self, config: EnvConfig, log_path: str | Path | None = None) -> None:
-        named = {DEFAULT: config} if config.given else {}
+        named = {DEFAULT: config} if config.is_configured else {}
         self.configs = {**named, **config.named}
         self._handler, log = open_log(log_path if self.configs else None)
         self.servers = {name: EnvServer(name or "default", one, log) for name, one in self.configs.items()}

@@ -79,12 +79,12 @@ class SequencePackingConfig(TokenBudgetConfig):
     """Pack sequences, up to the budget of tokens. Without packing, completions of one prompt share it."""
 
 
-class PolicyConfig(ConfigModel):
+class ModelConfig(ConfigModel):
     """The model that is trained."""
 
     part: ClassVar[str] = "policy"
     """The section that these settings are, which is the model's name in a checkpoint."""
-    scalar: ClassVar[bool] = False
+    has_scalar_head: ClassVar[bool] = False
     """Whether its head says one number (a reward or value model) rather than what comes next."""
     sequences_per_unit: ClassVar[int] = 1
     """Sequences that sizes of batches count as one: 2 where they count pairs."""
