@@ -20,7 +20,7 @@ def work(ranks: int, folder: Path, steps: int, threads: int) -> None:
     from hone.engine import build
 
     if ranks == 1:  # one device is never worth Ray, but here it is what is measured
-        build.alone = lambda cluster: False  # type: ignore[assignment]
+        build.is_single_process = lambda cluster: False  # type: ignore[assignment]
     more = (f"cluster.cpu_workers_per_node={ranks}",) if ranks else ()
     sft_vs_trl.hone(folder, steps, threads, more)
 

@@ -9,7 +9,7 @@ from transformers import LlamaConfig
 
 from hone.config import SFTConfig
 from hone.model.model_size import model_size_of
-from hone.planning.hardware import GIB, Machine, machine_named
+from hone.planning.hardware import GIB, Hardware, hardware_named
 from hone.planning.planner import Choice, choose, more_devices
 
 TARGET = Path(__file__).resolve().parents[1] / "docs" / "planning.md"
@@ -58,26 +58,26 @@ def cell(choice: Choice | None) -> str:
     if choice is None or choice.fits is False:
         return "no"
     held = choice.taken.memory
-    host = f", host {held.host * choice.machine.per_node / GIB:,.0f} GiB a node" if held.host else ""
+    host = f", host {held.host * choice.hardware.per_node / GIB:,.0f} GiB a node" if held.host else ""
     return f"{held.peak / GIB:.0f} GiB{host}: {choice.taken}"
 
 
 def row(name: str) -> str:
     """One model on the devices that are often named for it."""
     kind, nodes, per_node = OFTEN_SAID[name]
-    machine: Machine = machine_named(kind, nodes=nodes, per_node=per_node)
+    hardware: Hardware = hardware_named(kind, nodes=nodes, per_node=per_node)
     shape = model_size_of(MODELS[name])
-    full, lora = choose(shape, config(), machine), choose(shape, config(lora=True), machine)
-    enough = full if not full.taken.memory.host else more_devices(shape, config(), machine, offload=False)
+    full, lora = choose(shape, config(), hardware), choose(shape, config(lora=True), hardware)
+    enough = full if not full.taken.memory.host else more_devices(shape, config(), hardware, offload=False)
     assert enough is not None
     states = 16 * shape.parameters / GIB
     cells = [
         f"{name} ({shape.parameters / 1e9:.1f}B)",
-        str(machine),
-        f"{states:,.0f} GiB, {states / machine.count:,.0f} each",
+        str(hardware),
+        f"{states:,.0f} GiB, {states / hardware.count:,.0f} each",
         cell(full),
         cell(lora),
-        f"{enough.machine}: {cell(enough)}",
+        f"{enough.hardware}: {cell(enough)}",
     ]
     return f"| {' | '.join(cells)} |"
 

@@ -228,7 +228,7 @@ class Scorer(Protocol):
 class Teacher(Protocol):
     """A model that says what it would have said."""
 
-    async def likeliest(self, samples: Sequence[Sample], k: int) -> list[tuple[Tensor, Tensor]]:
+    async def topk_logprobs(self, samples: Sequence[Sample], k: int) -> list[tuple[Tensor, Tensor]]:
         """The `k` likeliest tokens at each of a sample's targets, likeliest first: log-probabilities (fp32) and tokens,
         both [targets, k], for each sample."""
         ...

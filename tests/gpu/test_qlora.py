@@ -16,11 +16,11 @@ from hone.algorithms import sft
 from hone.config.schema import ClusterConfig
 from hone.engine.local.learner import LocalLearner
 from hone.engine.local.model_factory import check_start, make_model, place
-from hone.engine.local.reference import WithoutAdapters
+from hone.engine.local.reference import BaseModelScorer
 from hone.errors import ConfigError, ModelError
 from hone.export import convert
 from hone.model.quantized import four_bits, is_quantized
-from hone.planning.placement import check_several
+from hone.planning.placement import check_distributed
 
 pytest.importorskip("peft")
 FP4 = {"bnb_4bit_quant_type": "fp4", "bnb_4bit_use_double_quant": True}
@@ -106,7 +106,7 @@ def test_it_learns_resumes_to_the_bit_and_merges(
     if device == "cpu":
         return
     # What training is held to is the base in 4 bits.
-    reference = tiny.run(WithoutAdapters(learner).forward(tiny.make_samples(2)))
+    reference = tiny.run(BaseModelScorer(learner).forward(tiny.make_samples(2)))
     fresh = tiny.run(learner_of(policy, device).forward(tiny.make_samples(2)))
     for one, two in zip(reference, fresh, strict=True):
         torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-5)
@@ -139,4 +139,4 @@ def test_several_devices_are_refused() -> None:
     config = tiny.sft_config(lora={"enabled": True, "load_in_4bit": True})
     config.cluster = ClusterConfig(cpu_workers_per_node=2)
     with pytest.raises(ConfigError, match="load_in_4bit=true is for one device"):
-        check_several(config)
+        check_distributed(config)

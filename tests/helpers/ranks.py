@@ -15,22 +15,22 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from hone.engine.distributed.sharding import spread
+from hone.engine.distributed.sharding import shard_model
 from hone.model.mesh import Mesh, make_mesh
 from hone.model.scorer import TokenScorer
-from hone.planning.parallel_dims import Layout
+from hone.planning.parallel_dims import ParallelDims
 
 
-def layout(replicate: int = 1, shard: int = 1, context: int = 1, tensor: int = 1) -> Layout:
+def layout(replicate: int = 1, shard: int = 1, context: int = 1, tensor: int = 1) -> ParallelDims:
     """A mesh on one machine."""
-    return Layout(1, replicate * shard * context * tensor, replicate, shard, context, tensor)
+    return ParallelDims(1, replicate * shard * context * tensor, replicate, shard, context, tensor)
 
 
 MESHES = {"dp2": layout(shard=2), "tp2": layout(tensor=2), "dp3": layout(shard=3), "cp2": layout(context=2)}
 """What every algorithm is compared on."""
 
 
-def on_meshes(meshes: dict[str, Layout] = MESHES, quick: str | None = "dp2") -> pytest.MarkDecorator:
+def on_meshes(meshes: dict[str, ParallelDims] = MESHES, quick: str | None = "dp2") -> pytest.MarkDecorator:
     """A test on each mesh, as its argument `mesh`: all slow but the one called `quick`."""
     given = [
         pytest.param(mesh, id=name, marks=() if name == quick else pytest.mark.slow)
@@ -39,8 +39,11 @@ def on_meshes(meshes: dict[str, Layout] = MESHES, quick: str | None = "dp2") -> 
     return pytest.mark.parametrize("mesh", given)
 
 
-def on_ranks(shape: Layout | int, work: Callable[..., Any], *args: Any, seconds: float = 120) -> list[Any]:
-    """What `work(*args)` returns on each rank. With a Layout its first argument is the Mesh. Raises what a rank did."""
+def on_ranks(
+    shape: ParallelDims | int, work: Callable[..., Any], *args: Any, seconds: float = 120
+) -> list[Any]:
+    """What `work(*args)` returns on each rank. With ParallelDims its first argument is the Mesh.
+    Raises what a rank did."""
     world = shape if isinstance(shape, int) else shape.world
     context = multiprocessing.get_context("fork")
     with tempfile.TemporaryDirectory() as folder:
@@ -67,7 +70,12 @@ def on_ranks(shape: Layout | int, work: Callable[..., Any], *args: Any, seconds:
 
 
 def _rank(
-    rank: int, shape: Layout | int, store: str, answer: Path, work: Callable[..., Any], args: tuple[Any, ...]
+    rank: int,
+    shape: ParallelDims | int,
+    store: str,
+    answer: Path,
+    work: Callable[..., Any],
+    args: tuple[Any, ...],
 ) -> None:
     os.environ["LOCAL_RANK"] = str(rank)
     torch.set_num_threads(1)
@@ -95,4 +103,4 @@ def spread_tiny(mesh: Mesh, make: Callable[[], Any], **settings: Any) -> TokenSc
             return make()
 
     usual = {"device": torch.device("cpu"), "temperature": 1.0, "chunk_rows": None}
-    return spread(one, mesh, **usual | settings)
+    return shard_model(one, mesh, **usual | settings)

@@ -127,7 +127,9 @@ def samples_of(groups: Sequence[Group]) -> list[Sample]:
 
 async def teach(teacher: Teacher, samples: Sequence[Sample], k: int) -> None:
     """Give each sample the teacher's top k at its targets, as token columns."""
-    for sample, (logprobs_TK, tokens_TK) in zip(samples, await teacher.likeliest(samples, k), strict=True):
+    for sample, (logprobs_TK, tokens_TK) in zip(
+        samples, await teacher.topk_logprobs(samples, k), strict=True
+    ):
         sample.token_columns |= {"teacher_logprobs": logprobs_TK, "candidates": tokens_TK}
 
 

@@ -21,9 +21,9 @@ from hone.errors import HoneError, ModelError
 from hone.export import with_models_of_runs
 from hone.model.model_size import ModelSize, load_model_size
 from hone.planning.auxiliary_models import check_length, teacher_settings, value_settings
-from hone.planning.hardware import Machine, machine_here, machine_named
+from hone.planning.hardware import Hardware, hardware_here, hardware_named
 from hone.planning.memory_estimate import tokens
-from hone.planning.placement import alone, check_mesh, check_several
+from hone.planning.placement import check_distributed, check_mesh, is_single_process
 from hone.planning.plan_report import choice_lines, memory_lines
 from hone.planning.planner import choose, settled
 from hone.training import preflight
@@ -99,15 +99,15 @@ def sections(kind: str, loaded: Loaded, gpu: str | None = None) -> list[tuple[st
             shape = None if shape is None or taught is None else replace(shape, teacher=taught)
             parts.append(("teacher", told))
         parts.append(("devices", devices(config, shape, gpu)))
-        machine = planned_machine(config, gpu)
+        hardware = planned_hardware(config, gpu)
         if shape is None:
             parts.append(("memory", ["unknown without the model's config.json"]))
         else:
             check_length(policy, shape.context)
-            choice = choose(shape, config, machine)
-            if machine.count > 1 and (gpu is not None or not alone(config.cluster)):
-                check_several(config)
-                check_mesh(settled(config, choice.taken.settings), choice.layout)
+            choice = choose(shape, config, hardware)
+            if hardware.count > 1 and (gpu is not None or not is_single_process(config.cluster)):
+                check_distributed(config)
+                check_mesh(settled(config, choice.taken.settings), choice.dims)
             config = settled(config, choice.taken.settings)
             parts.append(("run as", choice_lines(choice)))
             parts.append(("memory", memory_lines(choice, shape, config)))
@@ -134,19 +134,19 @@ def model_shape(model: Any, *, scalar: bool = False) -> tuple[ModelSize | None, 
     ]
 
 
-def planned_machine(config: SFTConfig | OnlineConfig, gpu: str | None) -> Machine:
+def planned_hardware(config: SFTConfig | OnlineConfig, gpu: str | None) -> Hardware:
     """The devices to plan for: GPUs of a kind that was named, those here (any others being alike), or the CPU."""
     cluster = config.cluster
     nodes, per_node = cluster.num_nodes, cluster.gpus_per_node
     if gpu is not None:
-        return machine_named(gpu, nodes=nodes, per_node=max(per_node, 1))
+        return hardware_named(gpu, nodes=nodes, per_node=max(per_node, 1))
     if cluster.cpu_workers_per_node is not None:
-        return machine_here(nodes=nodes, per_node=cluster.cpu_workers_per_node, gpu=False)
+        return hardware_here(nodes=nodes, per_node=cluster.cpu_workers_per_node, gpu=False)
     if per_node and torch.cuda.is_available():
-        return machine_here(nodes=nodes, per_node=per_node, gpu=True)
+        return hardware_here(nodes=nodes, per_node=per_node, gpu=True)
     if nodes * per_node > 1:
-        return Machine("GPU", nodes, per_node)
-    return machine_here(gpu=False)
+        return Hardware("GPU", nodes, per_node)
+    return hardware_here(gpu=False)
 
 
 def devices(

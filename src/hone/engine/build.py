@@ -12,12 +12,12 @@ from transformers import PreTrainedTokenizerBase
 
 from hone.config import DistillConfig, EvalConfig, OnlineConfig, SFTConfig
 from hone.config.schema import ModelConfig
-from hone.engine.distributed.sharding import unspread_copy
+from hone.engine.distributed.sharding import unsharded_copy
 from hone.engine.local.generator import LocalGenerator
 from hone.engine.local.learner import DTYPES, LocalLearner
-from hone.engine.local.model_factory import check_start, make_model, make_scorer, place
+from hone.engine.local.model_factory import check_start, make_model, make_scorer, move_to
 from hone.engine.local.optimizer import check_optimizer
-from hone.engine.local.reference import WithoutAdapters
+from hone.engine.local.reference import BaseModelScorer
 from hone.engine.local.threads import set_threads
 from hone.engine.model_notices import model_notices
 from hone.model.loading import context_length, load_model, load_tokenizer, stop_tokens
@@ -25,14 +25,14 @@ from hone.model.mesh import Mesh, mesh_of_one
 from hone.model.model_size import ModelSize
 from hone.planning import planner
 from hone.planning.auxiliary_models import (
-    check_beside,
+    check_auxiliary_models,
     check_length,
     model_size_of_run,
     readable_tokens,
     teacher_settings,
     value_settings,
 )
-from hone.planning.placement import alone, check_several, device_of_this_process, machine_of
+from hone.planning.placement import check_distributed, device_of_this_process, hardware_of, is_single_process
 from hone.types import Generator, Scorer, Teacher, TrainedModel
 
 
@@ -84,7 +84,7 @@ class LocalEngine(Engine):
     """All of it in this process."""
 
     learner: LocalLearner
-    reference: LocalLearner | WithoutAdapters | None = None
+    reference: LocalLearner | BaseModelScorer | None = None
     generator: LocalGenerator | None = None
     value: LocalLearner | None = None
     teacher: LocalLearner | None = None
@@ -113,7 +113,7 @@ def check(config: SFTConfig | OnlineConfig, tokenizer: PreTrainedTokenizerBase) 
     policy = config.policy
     shape = model_size_of_run(config)
     check_length(policy, shape.context)
-    check_beside(config, shape, tokenizer)
+    check_auxiliary_models(config, shape, tokenizer)
     for settings in filter(None, (policy, value_settings(config))):
         check_optimizer(settings)
         check_start(settings, tokenizer, config.cluster)
@@ -136,15 +136,15 @@ def _built(
     config: SFTConfig | OnlineConfig, tokenizer: PreTrainedTokenizerBase, shape: ModelSize, recovering: bool
 ) -> Engine:
     """In this process or on a cluster."""
-    if alone(config.cluster):
-        settled, _ = planner.resolve(config, shape, machine_of(config.cluster))
+    if is_single_process(config.cluster):
+        settled, _ = planner.resolve(config, shape, hardware_of(config.cluster))
         device = device_of_this_process(config.cluster)
         offload = settled.policy.cpu_offload and device.type == "cuda"
         return build_here(settled, tokenizer, device, mesh_of_one(device.type) if offload else None)
     from hone.engine.ray.remote_engine import build_on_cluster
 
-    check_several(config)
-    machine_of(config.cluster)  # more GPUs than there are stop the run before Ray starts
+    check_distributed(config)
+    hardware_of(config.cluster)  # more GPUs than there are stop the run before Ray starts
     engine = build_on_cluster(config, tokenizer, shape, recovering=recovering)
     # This process's generators are saved, too, and starting Ray draws from them.
     seed_everything(config.loop.seed)
@@ -185,14 +185,14 @@ def build_here(
         engine.teacher.scorer.tokens = learner.model.config.get_text_config().vocab_size
     if config.uses_reference_model:
         engine.reference = (
-            WithoutAdapters(learner)
+            BaseModelScorer(learner)
             if policy.lora.enabled and policy.lora.base_is_initial_model
             else learner_of(policy, trained=False)
         )
     model = learner.model
     if mesh is not None:
         empty = make_model(policy, tokenizer, seed, True, False, DTYPES[policy.precision])
-        model = unspread_copy(empty, learner.model, device)
+        model = unsharded_copy(empty, learner.model, device)
     engine.generator = LocalGenerator(
         model,
         tokenizer,
@@ -263,7 +263,7 @@ def build_generator(config: EvalConfig, tokenizer: PreTrainedTokenizerBase) -> L
     generation = config.generation
     model = load_model(generation.model_name, trust_remote_code=generation.trust_remote_code).eval()
     set_threads(config.cluster.cpu_threads, model)
-    place(model, device_of_this_process(config.cluster))
+    move_to(model, device_of_this_process(config.cluster))
     device, dtype = model.device.type, DTYPES[generation.precision]
     limit = context_length(model)
     wanted = generation.max_model_len

@@ -82,17 +82,17 @@ class TokenScorer(nn.Module):
         self,
         input_ids: Tensor,
         position_ids: Tensor | None,
-        at_N: Tensor,
+        positions_N: Tensor,
         targets_N: Tensor,
         *,
         attention_mask: Tensor | None = None,
-        likeliest: int = 0,
+        topk_logprobs: int = 0,
         entropy: bool = False,
     ) -> Tensor:
-        """Log-probability of `targets_N`, each predicted from flat position `at_N` of `input_ids` [B, T], or the values
-        of these positions. -> [N] fp32.
+        """Log-probability of `targets_N`, each predicted from flat position `positions_N` of `input_ids` [B, T], or the
+        values of these positions. -> [N] fp32.
 
-        `targets_N` may be [N, K], several tokens at each position (`linear_logprobs`): [N, K]. With `likeliest` = k
+        `targets_N` may be [N, K], several tokens at each position (`linear_logprobs`): [N, K]. With `topk_logprobs` = k
         instead, without gradient, the k largest log-probabilities and behind them their tokens: [N, 2k]. With `entropy`
         that of the distribution at each position is one column more: [N, 2], or [N, K + 1].
 
@@ -104,32 +104,34 @@ class TokenScorer(nn.Module):
         """
         if self.mesh is not None and self.mesh.size("context") > 1:
             return self._by_parts(
-                input_ids, position_ids, at_N, targets_N, attention_mask, likeliest, entropy
+                input_ids, position_ids, positions_N, targets_N, attention_mask, topk_logprobs, entropy
             )
         if self.sequence_parallel:  # the model sees a part of the tokens and would count these
             if position_ids is not None and attention_mask is None:
                 attention_mask = visible(position_ids, 0, input_ids.shape[1])
             if position_ids is None:
                 position_ids = torch.arange(input_ids.shape[1], device=input_ids.device)[None]
-        return self._read(input_ids, position_ids, at_N, targets_N, attention_mask, likeliest, entropy)
+        return self._read(
+            input_ids, position_ids, positions_N, targets_N, attention_mask, topk_logprobs, entropy
+        )
 
     def _read(
         self,
         input_ids: Tensor,
         position_ids: Tensor | None,
-        at_N: Tensor,
+        positions_N: Tensor,
         targets_N: Tensor,
         attention_mask: Tensor | None,
-        likeliest: int,
+        topk_logprobs: int,
         entropy: bool,
     ) -> Tensor:
         if not self.plain_head and not self.scalar:
             logits = self.model(
                 input_ids=input_ids, position_ids=position_ids, attention_mask=attention_mask, use_cache=False
             ).logits
-            logits = logits.flatten(0, 1)[at_N].float() / self.temperature
-            if likeliest:
-                return _side_by_side(*logits[:, : self.tokens].log_softmax(-1).topk(likeliest, dim=-1))
+            logits = logits.flatten(0, 1)[positions_N].float() / self.temperature
+            if topk_logprobs:
+                return _side_by_side(*logits[:, : self.tokens].log_softmax(-1).topk(topk_logprobs, dim=-1))
             logprobs = logits.log_softmax(-1)
             found = logprobs.gather(1, targets_N if targets_N.dim() == 2 else targets_N[:, None])
             if not entropy:
@@ -141,17 +143,17 @@ class TokenScorer(nn.Module):
             parts = DTensor.from_local(hidden, self.mesh.weights["tensor"], [Shard(1)])
             hidden = parts.redistribute(placements=[Replicate()]).to_local()
         if self.scalar:
-            return scalar_head.values(self.model, hidden.flatten(0, 1)[at_N])
+            return scalar_head.values(self.model, hidden.flatten(0, 1)[positions_N])
         weight, vocabulary = self.model.get_output_embeddings().weight, None
         if isinstance(weight, DTensor):
             vocabulary = VocabularyShard(weight.device_mesh.get_group(), _first_row(weight))
             weight = weight.to_local()
-        hidden, temperature = hidden.flatten(0, 1)[at_N], self.temperature
-        if likeliest:
+        hidden, temperature = hidden.flatten(0, 1)[positions_N], self.temperature
+        if topk_logprobs:
             if self.tokens is not None:
                 weight = weight[: max(0, self.tokens - (vocabulary.start if vocabulary is not None else 0))]
             return _side_by_side(
-                *linear_topk(hidden, weight, likeliest, temperature=temperature, vocabulary=vocabulary)
+                *linear_topk(hidden, weight, topk_logprobs, temperature=temperature, vocabulary=vocabulary)
             )
         return linear_logprobs(
             hidden,
@@ -167,10 +169,10 @@ class TokenScorer(nn.Module):
         self,
         input_ids: Tensor,
         position_ids: Tensor | None,
-        at_N: Tensor,
+        positions_N: Tensor,
         targets_N: Tensor,
         attention_mask: Tensor | None,
-        likeliest: int,
+        topk_logprobs: int,
         entropy: bool,
     ) -> Tensor:
         """The model sees this context rank's part of every row; what is read is put together afterwards."""
@@ -185,12 +187,12 @@ class TokenScorer(nn.Module):
         else:
             mask = attention_mask[:, :, start : start + width]
         own = slice(start, start + width)
-        column_N = at_N % length
+        column_N = positions_N % length
         mine_N = (column_N >= start) & (column_N < start + width)
-        at_own = (at_N // length * width + column_N - start)[mine_N]
+        at_own = (positions_N // length * width + column_N - start)[mine_N]
         targets_own = targets_N[mine_N]
         read = self._read(
-            input_ids[:, own], position_ids[:, own], at_own, targets_own, mask, likeliest, entropy
+            input_ids[:, own], position_ids[:, own], at_own, targets_own, mask, topk_logprobs, entropy
         )
         return _PutTogether.apply(read, mine_N, self.mesh.group("context"))
 

@@ -70,7 +70,7 @@ def check_same_tokens(
         )
 
 
-def check_beside(
+def check_auxiliary_models(
     config: SFTConfig | OnlineConfig, shape: ModelSize, tokenizer: PreTrainedTokenizerBase
 ) -> None:
     """Raise ConfigError for a model that cannot stand beside the policy. No weight is read."""

@@ -34,7 +34,7 @@ between allocations."""
 
 
 @dataclass(frozen=True)
-class Machine:
+class Hardware:
     """`nodes` x `per_node` equal devices. `memory` of one device and `host` of one node in bytes, None: not known.
 
     `elastic`: memory that the operating system can stretch (a CPU's), where too much is slow rather than impossible.
@@ -62,19 +62,19 @@ class Machine:
         return (several if self.count > 1 else "") + self.device
 
 
-def machine_here(*, nodes: int = 1, per_node: int = 1, gpu: bool) -> Machine:
+def hardware_here(*, nodes: int = 1, per_node: int = 1, gpu: bool) -> Hardware:
     """`per_node` devices of each of `nodes` machines like this one: its GPU, or its CPU shared among them."""
     import torch
 
     host = host_memory()
     if gpu and torch.cuda.is_available():
         found = torch.cuda.get_device_properties(torch.cuda.current_device())
-        return Machine(found.name, nodes, per_node, found.total_memory, host)
+        return Hardware(found.name, nodes, per_node, found.total_memory, host)
     share = None if host is None else host // per_node
-    return Machine("CPU", nodes, per_node, share, host, elastic=True)
+    return Hardware("CPU", nodes, per_node, share, host, elastic=True)
 
 
-def machine_named(name: str, *, nodes: int, per_node: int) -> Machine:
+def hardware_named(name: str, *, nodes: int, per_node: int) -> Hardware:
     """GPUs that need not be here, by a name of `GPUS` or by their GiB. Raises ConfigError for neither."""
     names = {known.lower(): known for known in GPUS}
     known = names.get(name.lower())
@@ -89,7 +89,7 @@ def machine_named(name: str, *, nodes: int, per_node: int) -> Machine:
         raise ConfigError(
             f"--gpu {name}: {hint}Give the GiB of one GPU, such as --gpu 48, or one of {', '.join(GPUS)}"
         )
-    return Machine(known or f"{size:g} GiB GPU", nodes, per_node, int(size * GIB))
+    return Hardware(known or f"{size:g} GiB GPU", nodes, per_node, int(size * GIB))
 
 
 def host_memory() -> int | None:

@@ -13,7 +13,7 @@ from hone.config.schema.model import LoraConfig, ModelConfig, OptimizerConfig
 from hone.model.adapters import trained_settings
 from hone.model.linear_logprobs import ACCELERATOR_CHUNKS, CHUNK_ELEMENTS, KEEP_ELEMENTS
 from hone.model.model_size import Linear, ModelSize
-from hone.planning.parallel_dims import Layout
+from hone.planning.parallel_dims import ParallelDims
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 FP32 = 4
@@ -31,7 +31,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Memory:
+class MemoryEstimate:
     """Bytes of one device by kind; `host` is what the rank keeps in its machine's memory instead."""
 
     weights: int
@@ -77,20 +77,22 @@ class Memory:
         return "training" if self.peak > self.resident + self.cache or not self.cache else "generating"
 
 
-def memory(shape: ModelSize, config: SFTConfig | OnlineConfig, layout: Layout, settings: Settings) -> Memory:
-    """What each device of a layout holds. `policy`'s own values of what `settings` has are not looked at."""
-    held = _of_policy(shape, config, layout, settings)
+def estimate_memory(
+    shape: ModelSize, config: SFTConfig | OnlineConfig, dims: ParallelDims, settings: Settings
+) -> MemoryEstimate:
+    """What each device of a mesh holds. `policy`'s own values of what `settings` has are not looked at."""
+    held = _of_policy(shape, config, dims, settings)
     if (
         shape.teacher is not None
         and isinstance(config, DistillConfig)
         and not config.cluster.reserved_devices
     ):
-        return _with_teacher(held, shape.teacher, config, layout, settings)
+        return _with_teacher(held, shape.teacher, config, dims, settings)
     if shape.beside is None or not isinstance(config, PPOConfig):
         return held
     value = config.value
     own = replace(settings, micro_batch=value.train_micro_batch_size or settings.micro_batch)
-    beside = _of_policy(shape.beside, SFTConfig.model_construct(policy=value), layout, own)
+    beside = _of_policy(shape.beside, SFTConfig.model_construct(policy=value), dims, own)
     return replace(
         held,
         value=beside.resident,
@@ -100,8 +102,8 @@ def memory(shape: ModelSize, config: SFTConfig | OnlineConfig, layout: Layout, s
 
 
 def _with_teacher(
-    held: Memory, shape: ModelSize, config: DistillConfig, layout: Layout, settings: Settings
-) -> Memory:
+    held: MemoryEstimate, shape: ModelSize, config: DistillConfig, dims: ParallelDims, settings: Settings
+) -> MemoryEstimate:
     """The same with a frozen model beside it, of which no more than one layer computes at a time."""
     teacher = config.teacher.as_model_config(config.policy)
     own = replace(
@@ -109,14 +111,14 @@ def _with_teacher(
         micro_batch=teacher.logprob_batch_size or settings.micro_batch,
         activation_checkpointing=True,  # nothing is kept for a backward
     )
-    sharded = layout.world > 1 or settings.cpu_offload
+    sharded = dims.world > 1 or settings.cpu_offload
     reading = (
-        (_gathered(shape, layout, lora=True) if sharded else 0)
+        (_gathered(shape, dims, lora=True) if sharded else 0)
         + _cast(shape, BYTES[teacher.precision], own)
-        + _activations(replace(shape, layers=1), teacher, layout, own)
-        + _logits(shape, teacher, layout, own)
+        + _activations(replace(shape, layers=1), teacher, dims, own)
+        + _logits(shape, teacher, dims, own)
     )
-    weights = _share(FP32 * shape.parameters, layout.shard * layout.context * layout.tensor)
+    weights = _share(FP32 * shape.parameters, dims.shard * dims.context * dims.tensor)
     offload = settings.cpu_offload
     return replace(
         held,
@@ -127,36 +129,36 @@ def _with_teacher(
 
 
 def _of_policy(
-    shape: ModelSize, config: SFTConfig | OnlineConfig, layout: Layout, settings: Settings
-) -> Memory:
+    shape: ModelSize, config: SFTConfig | OnlineConfig, dims: ParallelDims, settings: Settings
+) -> MemoryEstimate:
     policy = config.policy
     lora = policy.lora.enabled
     adapters = adapter_parameters(shape, policy.lora) if lora else 0
     fixed = adapter_constants(shape, policy.lora) if lora else 0
-    ranks = layout.shard * layout.context * layout.tensor
+    ranks = dims.shard * dims.context * dims.tensor
     size = BYTES[policy.precision]
     trained = adapters if lora else shape.parameters
     weights = _share(FP32 * (shape.parameters + adapters + fixed) - _spared(shape, policy.lora), ranks)
     gradients = _share(FP32 * trained, ranks)
     states = _share(state_bytes(policy.optimizer) * trained, ranks)
     reference = generator = cache = 0
-    sharded = layout.world > 1 or settings.cpu_offload
+    sharded = dims.world > 1 or settings.cpu_offload
     if isinstance(config, OnlineConfig):
         if config.uses_reference_model and not (lora and policy.lora.base_is_initial_model):
             reference = _share(FP32 * shape.parameters, ranks)
         generator = size * shape.parameters if sharded else 0
         cache = cache_bytes(shape, config, shared=not sharded)
     offload = settings.cpu_offload
-    return Memory(
+    return MemoryEstimate(
         weights=0 if offload else weights,
         gradients=0 if offload else gradients,
         optimizer=0 if offload else states,
         reference=reference,
         generator=generator,
-        gathered=_gathered(shape, layout, lora=lora) if sharded else 0,
+        gathered=_gathered(shape, dims, lora=lora) if sharded else 0,
         cast=_cast(shape, size, settings),
-        activations=_activations(shape, policy, layout, settings),
-        logits=_logits(shape, policy, layout, settings),
+        activations=_activations(shape, policy, dims, settings),
+        logits=_logits(shape, policy, dims, settings),
         cache=cache,
         host=weights + gradients + states if offload else 0,
     )
@@ -229,12 +231,12 @@ def _share(total: int, ranks: int) -> int:
     return -(-total // ranks)
 
 
-def _gathered(shape: ModelSize, layout: Layout, *, lora: bool) -> int:
+def _gathered(shape: ModelSize, dims: ParallelDims, *, lora: bool) -> int:
     """Weights: a block that computes, the next one on its way, and what is outside of the blocks for the whole step.
     Gradients of a block and of the outside, before they are scattered."""
     weights = 2 * shape.block + shape.root
     gradients = 0 if lora else shape.block + shape.root
-    return _share(FP32 * (weights + gradients), layout.tensor)
+    return _share(FP32 * (weights + gradients), dims.tensor)
 
 
 def _cast(shape: ModelSize, size: int, settings: Settings) -> int:
@@ -248,7 +250,7 @@ def _cast(shape: ModelSize, size: int, settings: Settings) -> int:
     return _share(size * used, settings.tensor)
 
 
-def _activations(shape: ModelSize, policy: ModelConfig, layout: Layout, settings: Settings) -> int:
+def _activations(shape: ModelSize, policy: ModelConfig, dims: ParallelDims, settings: Settings) -> int:
     """What the backward needs of each layer, after Korthikanti et al. 2022 (arXiv 2205.05198) section 4.1, for the
     layers of today: no dropout, an MLP with a gate, an fp32 stream between the layers.
 
@@ -257,7 +259,7 @@ def _activations(shape: ModelSize, policy: ModelConfig, layout: Layout, settings
     twice, the MLP four vectors of its inner size.
     """
     size, h = BYTES[policy.precision], shape.hidden
-    here = _share(tokens(policy, settings.micro_batch), layout.context)
+    here = _share(tokens(policy, settings.micro_batch), dims.context)
     between = settings.tensor if settings.sequence_parallel else 1
     queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
     norms = 4 * FP32 * h // between
@@ -278,7 +280,7 @@ def _scores(shape: ModelSize, policy: ModelConfig, size: int) -> int:
     return shape.heads * policy.max_total_sequence_length * (size + FP32 + copies) + repeated
 
 
-def _logits(shape: ModelSize, policy: ModelConfig, layout: Layout, settings: Settings) -> int:
+def _logits(shape: ModelSize, policy: ModelConfig, dims: ParallelDims, settings: Settings) -> int:
     """As `model/linear_logprobs.py` computes them: a tile in fp32 and in the precision of the products, as many of
     them as it keeps on an accelerator, and the gradient of the whole matrix. A head that is not a plain matrix has
     all at once, a scalar one none."""
@@ -287,7 +289,7 @@ def _logits(shape: ModelSize, policy: ModelConfig, layout: Layout, settings: Set
     size = BYTES[policy.precision]
     product = 0 if size == FP32 else size
     width = _share(shape.vocabulary, settings.tensor)
-    elements = _share(tokens(policy, settings.micro_batch), layout.context) * width
+    elements = _share(tokens(policy, settings.micro_batch), dims.context) * width
     tile = 2 * elements if not shape.plain_head else min(CHUNK_ELEMENTS * ACCELERATOR_CHUNKS, elements)
     kept = min(elements, KEEP_ELEMENTS) if policy.logprob_chunk_size is None and shape.plain_head else 0
     gradient = 0 if policy.lora.enabled else width * shape.hidden

@@ -7,7 +7,7 @@ from math import prod
 
 
 @dataclass(frozen=True)
-class Layout:
+class ParallelDims:
     """Ranks (one process and device each) as a mesh: world = replicate x shard x context x tensor.
 
     `shard` ranks each hold a part of every weight (FSDP2), `replicate` such groups hold the same (HSDP; DDP is

@@ -10,8 +10,8 @@ from hone.errors import ConfigError
 from hone.model.loading import configured, resolve
 from hone.model.parallelize import check_parallel
 from hone.planning.auxiliary_models import teacher_settings, value_settings
-from hone.planning.hardware import Machine, machine_here
-from hone.planning.parallel_dims import Layout
+from hone.planning.hardware import Hardware, hardware_here
+from hone.planning.parallel_dims import ParallelDims
 
 
 def device_of_this_process(cluster: ClusterConfig) -> torch.device:
@@ -25,22 +25,22 @@ def device_of_this_process(cluster: ClusterConfig) -> torch.device:
     return torch.device("cpu")
 
 
-def alone(cluster: ClusterConfig) -> bool:
+def is_single_process(cluster: ClusterConfig) -> bool:
     """Whether this process is all that a run gets: it asks for one device, or for GPUs where there are none."""
     if not cluster.is_distributed or cluster.cpu_workers_per_node is not None:
         return not cluster.is_distributed
     return cluster.ray_address is None and not torch.cuda.is_available()
 
 
-def machine_of(cluster: ClusterConfig, nodes: int | None = None) -> Machine:
+def hardware_of(cluster: ClusterConfig, nodes: int | None = None) -> Hardware:
     """The devices of a run, on `nodes` machines in place of those that it asks for. Raises ConfigError for more GPUs
     than this machine has, where it is the only one."""
     gpu = cluster.gpus_per_node > 0 and cluster.cpu_workers_per_node is None
-    if alone(cluster):
-        return machine_here(gpu=gpu)
+    if is_single_process(cluster):
+        return hardware_here(gpu=gpu)
     nodes = nodes or cluster.num_nodes
     if not gpu:
-        return machine_here(nodes=nodes, per_node=cluster.cpu_workers_per_node or 1, gpu=False)
+        return hardware_here(nodes=nodes, per_node=cluster.cpu_workers_per_node or 1, gpu=False)
     wanted, there = cluster.gpus_per_node, torch.cuda.device_count()
     if (
         cluster.num_nodes == 1
@@ -57,11 +57,11 @@ def machine_of(cluster: ClusterConfig, nodes: int | None = None) -> Machine:
             f"cluster.gpus_per_node={there}, or cluster.cpu_workers_per_node={wanted} to try it on the CPU"
         )
     if not there:  # the GPUs are on other machines, of a kind not known yet
-        return Machine("GPU", nodes, wanted)
-    return machine_here(nodes=nodes, per_node=wanted, gpu=True)
+        return Hardware("GPU", nodes, wanted)
+    return hardware_here(nodes=nodes, per_node=wanted, gpu=True)
 
 
-def check_several(config: SFTConfig | OnlineConfig) -> None:
+def check_distributed(config: SFTConfig | OnlineConfig) -> None:
     """Raise ConfigError for settings that several ranks cannot have, whatever the model."""
     policy = config.policy
     if policy.precision == "float16":
@@ -78,7 +78,7 @@ def check_several(config: SFTConfig | OnlineConfig) -> None:
         )
 
 
-def check_mesh(config: SFTConfig | OnlineConfig, layout: Layout) -> None:
+def check_mesh(config: SFTConfig | OnlineConfig, dims: ParallelDims) -> None:
     """Raise ConfigError for a model that cannot be spread like this. Reads its config, not its weights."""
     beside = [value_settings(config), None if config.cluster.reserved_devices else teacher_settings(config)]
     for model in filter(None, (config.policy, *beside)):
@@ -93,7 +93,7 @@ def check_mesh(config: SFTConfig | OnlineConfig, layout: Layout) -> None:
                 model.hf_config_overrides,
                 trust_remote_code=model.trust_remote_code,
             ),
-            layout.axes,
+            dims.axes,
             sequence_parallel=config.policy.sequence_parallel,
             lora=model.lora.enabled,
         )
@@ -103,7 +103,7 @@ def placement_notices(config: SFTConfig | OnlineConfig | EvalConfig) -> list[str
     """What the config asks of a cluster that this process does not do. None of it changes a result beyond rounding."""
     cluster = config.cluster
     training = not isinstance(config, EvalConfig)
-    if training and not alone(cluster):
+    if training and not is_single_process(cluster):
         return []
     asked = [f"cluster.num_nodes={cluster.num_nodes}"] if cluster.num_nodes > 1 else []
     if cluster.gpus_per_node > 1:

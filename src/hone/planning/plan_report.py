@@ -14,12 +14,12 @@ SHOWN = 3
 
 def choice_lines(choice: Choice) -> list[str]:
     """How the run is done, what did not fit before, and what would where nothing does."""
-    layout = choice.layout
-    mesh = f" ({layout})" if layout.world > 1 else ""
+    dims = choice.dims
+    mesh = f" ({dims})" if dims.world > 1 else ""
     lines = [f"{choice.backend}{mesh}: {choice.taken}"]
     if choice.fits is False:
-        lines = [f"does not fit {choice.machine}; at least: {lines[0]}"]
-        if choice.machine.elastic:
+        lines = [f"does not fit {choice.hardware}; at least: {lines[0]}"]
+        if choice.hardware.elastic:
             lines.append("a run on a CPU is tried all the same: its memory can be swapped")
     refused = [candidate for candidate in choice.refused if candidate is not choice.taken]
     lines += [f"does not fit: {one}, {format_bytes(one.memory.peak)}" for one in refused[:SHOWN]]
@@ -33,16 +33,16 @@ def choice_lines(choice: Choice) -> list[str]:
 
 def memory_lines(choice: Choice, shape: ModelSize, config: SFTConfig | OnlineConfig) -> list[str]:
     """The most that is held at once, and what it is made of."""
-    machine, held = choice.machine, choice.taken.memory
-    where = f"on each of {machine.count} devices" if machine.count > 1 else f"on the {machine.device}"
-    room = "" if machine.room is None else f" of {format_bytes(machine.room)} that can be used"
+    hardware, held = choice.hardware, choice.taken.memory
+    where = f"on each of {hardware.count} devices" if hardware.count > 1 else f"on the {hardware.device}"
+    room = "" if hardware.room is None else f" of {format_bytes(hardware.room)} that can be used"
     lines = [f"{format_bytes(held.peak)} at most {where}{room}, in {held.phase}"]
     rows = [(name, size, why) for name, size, why in _kinds(choice, shape, config) if size]
     width = max(len(name) for name, _, _ in rows)
     lines += [f"  {name:<{width}} {format_bytes(size):>10}  {why}" for name, size, why in rows]
     if held.host:
-        node = held.host * machine.per_node
-        has = "" if machine.host is None else f" of {format_bytes(machine.host)}"
+        node = held.host * hardware.per_node
+        has = "" if hardware.host is None else f" of {format_bytes(hardware.host)}"
         lines.append(
             f"and in host memory {format_bytes(held.host)} a device, {format_bytes(node)} a machine{has}: weights, "
             "gradients, optimizer"
@@ -52,10 +52,10 @@ def memory_lines(choice: Choice, shape: ModelSize, config: SFTConfig | OnlineCon
 
 def _kinds(choice: Choice, shape: ModelSize, config: SFTConfig | OnlineConfig) -> list[tuple[str, int, str]]:
     """Name, bytes and arithmetic of each kind."""
-    policy, layout, held, settings = config.policy, choice.layout, choice.taken.memory, choice.taken.settings
-    ranks = layout.shard * layout.context * layout.tensor
+    policy, dims, held, settings = config.policy, choice.dims, choice.taken.memory, choice.taken.settings
+    ranks = dims.shard * dims.context * dims.tensor
     share = f" / {ranks} ranks" if ranks > 1 else ""
-    split = f" / {layout.tensor} tensor ranks" if layout.tensor > 1 else ""
+    split = f" / {dims.tensor} tensor ranks" if dims.tensor > 1 else ""
     all_of_it, trained = format_count(shape.parameters), format_count(shape.parameters)
     if policy.lora.enabled:
         trained = format_count(adapter_parameters(shape, policy.lora))
@@ -64,7 +64,7 @@ def _kinds(choice: Choice, shape: ModelSize, config: SFTConfig | OnlineConfig) -
     gradients = "" if policy.lora.enabled else f", and the gradients of {block} + {root}"
     size = BYTES[policy.precision]
     at_once = f"{tokens(policy, settings.micro_batch)} tokens at once"
-    at_once += f" / {layout.context} context ranks" if layout.context > 1 else ""
+    at_once += f" / {dims.context} context ranks" if dims.context > 1 else ""
     recomputed = ", one of them in full" if settings.activation_checkpointing else ""
     casts = f"{block} + the output layer" if settings.activation_checkpointing else "all matrices"
     rows = getattr(policy, "generation_batch_size", 0)

@@ -16,10 +16,9 @@ from hone.config.schema.base import fill_derived
 from hone.config.schema.model import ModelConfig
 from hone.errors import ConfigError
 from hone.model.model_size import ModelSize
-from hone.planning.hardware import Machine
-from hone.planning.memory_estimate import Memory, Settings, memory, tokens
-from hone.planning.parallel_dims import Layout
-from hone.units import GIB
+from hone.planning.hardware import GIB, Hardware
+from hone.planning.memory_estimate import MemoryEstimate, Settings, estimate_memory, tokens
+from hone.planning.parallel_dims import ParallelDims
 
 Config = TypeVar("Config", bound=SFTConfig | OnlineConfig)
 
@@ -37,8 +36,8 @@ class Candidate:
     """One way to run, and what each device would hold."""
 
     settings: Settings
-    layout: Layout
-    memory: Memory
+    dims: ParallelDims
+    memory: MemoryEstimate
 
     def __str__(self) -> str:
         s = self.settings
@@ -53,7 +52,7 @@ class Candidate:
 class Choice:
     """How a run is done. `fits` is None where the devices' memory is not known."""
 
-    machine: Machine
+    hardware: Hardware
     taken: Candidate
     """What was chosen; where nothing fits, what comes nearest to it."""
     fits: bool | None
@@ -63,30 +62,30 @@ class Choice:
     """Where nothing fits: changes with which it would."""
 
     @property
-    def layout(self) -> Layout:
+    def dims(self) -> ParallelDims:
         """The mesh."""
-        return self.taken.layout
+        return self.taken.dims
 
     @property
     def backend(self) -> str:
         """What PyTorch does with the weights."""
-        if self.layout.world == 1:
+        if self.dims.world == 1:
             return "FSDP2 (for the offload)" if self.taken.settings.cpu_offload else "one process"
-        spread = self.layout.shard * self.layout.context > 1
-        names = ["HSDP" if self.layout.replicate > 1 else "FSDP2"] if spread else []
-        names += ["DDP"] if not spread and self.layout.replicate > 1 else []
-        names += ["tensor parallel"] if self.layout.tensor > 1 else []
-        return " with ".join([*names, "context parallel"] if self.layout.context > 1 else names)
+        spread = self.dims.shard * self.dims.context > 1
+        names = ["HSDP" if self.dims.replicate > 1 else "FSDP2"] if spread else []
+        names += ["DDP"] if not spread and self.dims.replicate > 1 else []
+        names += ["tensor parallel"] if self.dims.tensor > 1 else []
+        return " with ".join([*names, "context parallel"] if self.dims.context > 1 else names)
 
     def short(self) -> str:
         """The sentence about what does not fit, and the nearest that would."""
-        need = f"{self.taken.memory.peak / GIB:.1f} GiB on each of {self.machine}"
-        if self.machine.room is not None:
-            need += f", of which {self.machine.room / GIB:.1f} GiB can be used"
-        if self.taken.memory.host and self.machine.host is not None:
+        need = f"{self.taken.memory.peak / GIB:.1f} GiB on each of {self.hardware}"
+        if self.hardware.room is not None:
+            need += f", of which {self.hardware.room / GIB:.1f} GiB can be used"
+        if self.taken.memory.host and self.hardware.host is not None:
             need += (
-                f", and {self.taken.memory.host * self.machine.per_node / GIB:.0f} GiB of the "
-                f"{self.machine.host / GIB:.0f} GiB of each machine's memory"
+                f", and {self.taken.memory.host * self.hardware.per_node / GIB:.0f} GiB of the "
+                f"{self.hardware.host / GIB:.0f} GiB of each machine's memory"
             )
         would = (
             "; or ".join(self.nearest) if self.nearest else "nothing that Hone can choose: a smaller model"
@@ -94,13 +93,13 @@ class Choice:
         return f"at least ({self.taken}) {need}. What would fit: {would}"
 
 
-def resolve(config: Config, shape: ModelSize, machine: Machine) -> tuple[Config, Choice]:
+def resolve(config: Config, shape: ModelSize, hardware: Hardware) -> tuple[Config, Choice]:
     """The configuration with a value for every key of `OPEN`, and why.
 
     Raises ConfigError, before any weight is loaded, where nothing fits (a CPU's memory is taken to stretch).
     """
-    choice = choose(shape, config, machine)
-    if choice.fits is False and not machine.elastic:
+    choice = choose(shape, config, hardware)
+    if choice.fits is False and not hardware.elastic:
         raise ConfigError(f"{config.policy.model_name} does not fit: it needs {choice.short()}")
     return settled(config, choice.taken.settings), choice
 
@@ -121,131 +120,131 @@ def settled(config: Config, settings: Settings) -> Config:
     return copy
 
 
-def choose(shape: ModelSize, config: SFTConfig | OnlineConfig, machine: Machine) -> Choice:
+def choose(shape: ModelSize, config: SFTConfig | OnlineConfig, hardware: Hardware) -> Choice:
     """The first candidate that fits. Raises ConfigError when the given sizes do not multiply out."""
-    found = _first(shape, config, machine)
-    return replace(found, nearest=nearest(shape, config, machine)) if found.fits is False else found
+    found = _first(shape, config, hardware)
+    return replace(found, nearest=nearest(shape, config, hardware)) if found.fits is False else found
 
 
-def _first(shape: ModelSize, config: SFTConfig | OnlineConfig, machine: Machine) -> Choice:
+def _first(shape: ModelSize, config: SFTConfig | OnlineConfig, hardware: Hardware) -> Choice:
     refused: list[Candidate] = []
-    for settings, layout in candidates(shape, config, machine):
-        candidate = Candidate(settings, layout, memory(shape, config, layout, settings))
-        if machine.room is None or _fits(candidate, machine):
-            known = None if machine.room is None else True
-            return Choice(machine, candidate, known, tuple(refused))
+    for settings, dims in candidates(shape, config, hardware):
+        candidate = Candidate(settings, dims, estimate_memory(shape, config, dims, settings))
+        if hardware.room is None or _fits(candidate, hardware):
+            known = None if hardware.room is None else True
+            return Choice(hardware, candidate, known, tuple(refused))
         refused.append(candidate)
     least = min(refused, key=lambda candidate: candidate.memory.peak)
-    return Choice(machine, least, False, tuple(refused))
+    return Choice(hardware, least, False, tuple(refused))
 
 
-def _fits(candidate: Candidate, machine: Machine) -> bool:
-    assert machine.room is not None
-    host = candidate.memory.host * machine.per_node
-    return candidate.memory.peak <= machine.room and (machine.host is None or host <= machine.host)
+def _fits(candidate: Candidate, hardware: Hardware) -> bool:
+    assert hardware.room is not None
+    host = candidate.memory.host * hardware.per_node
+    return candidate.memory.peak <= hardware.room and (hardware.host is None or host <= hardware.host)
 
 
 def candidates(
-    shape: ModelSize, config: SFTConfig | OnlineConfig, machine: Machine
-) -> Iterator[tuple[Settings, Layout]]:
+    shape: ModelSize, config: SFTConfig | OnlineConfig, hardware: Hardware
+) -> Iterator[tuple[Settings, ParallelDims]]:
     """What the configuration leaves open, the fewest changes first: as it is; activation checkpointing; smaller
     micro-batches; tensor parallelism inside a node; offload."""
     policy = config.policy
-    ways = tensor_sizes(shape, policy, machine)
-    fixed = machine.elastic or (policy.lora.enabled and policy.lora.load_in_4bit)
+    ways = tensor_sizes(shape, policy, hardware)
+    fixed = hardware.elastic or (policy.lora.enabled and policy.lora.load_in_4bit)
     offloads = _open(policy.cpu_offload, [False] if fixed else [False, True])
     checkpoints = _open(policy.activation_checkpointing, [False, True])
     for offload, tensor in product(offloads, ways):
-        layout = layout_for(policy, machine, tensor)
-        sizes = micro_batches(policy, layout, CPU_TOKENS if machine.elastic else GPU_TOKENS)
+        dims = parallel_dims_for(policy, hardware, tensor)
+        sizes = micro_batches(policy, dims, CPU_TOKENS if hardware.elastic else GPU_TOKENS)
         chosen = policy.tensor_parallel_size is None and tensor > 1
         rest = (tensor, shape.splits_sequence if chosen else policy.sequence_parallel, offload)
-        yield from ((Settings(sizes[0], checkpoint, *rest), layout) for checkpoint in checkpoints)
-        yield from ((Settings(size, checkpoints[-1], *rest), layout) for size in sizes[1:])
+        yield from ((Settings(sizes[0], checkpoint, *rest), dims) for checkpoint in checkpoints)
+        yield from ((Settings(size, checkpoints[-1], *rest), dims) for size in sizes[1:])
 
 
 def _open(given: bool | None, choices: list[bool]) -> list[bool]:
     return choices if given is None else [given]
 
 
-def micro_batches(policy: ModelConfig, layout: Layout, wanted: int) -> list[int]:
+def micro_batches(policy: ModelConfig, dims: ParallelDims, wanted: int) -> list[int]:
     """The given size, or those that can be chosen, largest first: they divide the global batch, and each rank has at
     least one of them. One only, where a budget of tokens was given."""
     if policy.train_micro_batch_size is not None:
         return [policy.train_micro_batch_size]
-    share = -(-policy.train_global_batch_size // layout.data)
+    share = -(-policy.train_global_batch_size // dims.data)
     unit = policy.sequences_per_unit * policy.max_total_sequence_length
     most = max(1, min(share, wanted // unit))
     sizes = [size for size in range(most, 0, -1) if policy.train_global_batch_size % size == 0]
     return sizes[:1] if tokens(policy, 1) == tokens(policy, 2) else sizes
 
 
-def tensor_sizes(shape: ModelSize, policy: ModelConfig, machine: Machine) -> list[int]:
+def tensor_sizes(shape: ModelSize, policy: ModelConfig, hardware: Hardware) -> list[int]:
     """The given size, or those that can be chosen: powers of two within a node that divide heads and vocabulary."""
     if policy.tensor_parallel_size is not None:
         return [policy.tensor_parallel_size]
     if not shape.splits or policy.lora.enabled:  # adapters are not spread
         return [1]
     outer = policy.context_parallel_size * policy.dp_replicate_size
-    sizes = [1, *(2**power for power in range(1, 11) if 2**power <= machine.per_node)]
-    divided = (shape.heads, shape.kv_heads, shape.vocabulary, machine.per_node)
+    sizes = [1, *(2**power for power in range(1, 11) if 2**power <= hardware.per_node)]
+    divided = (shape.heads, shape.kv_heads, shape.vocabulary, hardware.per_node)
     return [
         size
         for size in sizes
-        if not any(whole % size for whole in divided) and (size == 1 or machine.count % (size * outer) == 0)
+        if not any(whole % size for whole in divided) and (size == 1 or hardware.count % (size * outer) == 0)
     ]
 
 
-def layout_for(policy: ModelConfig, machine: Machine, tensor: int) -> Layout:
+def parallel_dims_for(policy: ModelConfig, hardware: Hardware, tensor: int) -> ParallelDims:
     """The mesh: what is not tensor, context or replicas is sharded. One device is one rank, whatever was asked for.
 
     Raises ConfigError for sizes that do not multiply out to the number of devices.
     """
-    if machine.count == 1:
-        return Layout()
+    if hardware.count == 1:
+        return ParallelDims()
     context, replicate = policy.context_parallel_size, policy.dp_replicate_size
-    if machine.count % (tensor * context * replicate):
+    if hardware.count % (tensor * context * replicate):
         raise ConfigError(
             f"policy.tensor_parallel_size={tensor}, policy.context_parallel_size={context} and "
-            f"policy.dp_replicate_size={replicate} do not multiply out to the {machine.count} devices of "
-            f"cluster.num_nodes={machine.nodes} and cluster.gpus_per_node={machine.per_node}: change one of them"
+            f"policy.dp_replicate_size={replicate} do not multiply out to the {hardware.count} devices of "
+            f"cluster.num_nodes={hardware.nodes} and cluster.gpus_per_node={hardware.per_node}: change one of them"
         )
-    shard = machine.count // (tensor * context * replicate)
-    return Layout(machine.nodes, machine.per_node, replicate, shard, context, tensor)
+    shard = hardware.count // (tensor * context * replicate)
+    return ParallelDims(hardware.nodes, hardware.per_node, replicate, shard, context, tensor)
 
 
-def nearest(shape: ModelSize, config: SFTConfig | OnlineConfig, machine: Machine) -> tuple[str, ...]:
+def nearest(shape: ModelSize, config: SFTConfig | OnlineConfig, hardware: Hardware) -> tuple[str, ...]:
     """Changes with which it would fit, each on its own: an open key, adapters, more devices of the same kind."""
     found = []
     given = [key for key in OPEN if getattr(config.policy, key) is not None]
     ways = [(key,) for key in given] + ([tuple(given)] if len(given) > 1 else [])
     for way in ways:
-        opened = _first(shape, _with(config, **dict.fromkeys(way)), machine)
+        opened = _first(shape, _with(config, **dict.fromkeys(way)), hardware)
         if opened.fits:
             keys = ", ".join(f"policy.{key}" for key in way)
             found.append(f"leave {keys} open (null): {_described(opened)}")
             break
     if not config.policy.lora.enabled:
         lora = config.policy.lora.model_copy(update={"enabled": True})
-        adapted = _first(shape, _with(config, lora=lora, tensor_parallel_size=1), machine)
+        adapted = _first(shape, _with(config, lora=lora, tensor_parallel_size=1), hardware)
         if adapted.fits:
             found.append(f"policy.lora.enabled=true: {_described(adapted)}")
-    if (more := more_devices(shape, config, machine)) is not None:
-        keys = f"cluster.num_nodes={more.machine.nodes} cluster.gpus_per_node={more.machine.per_node}"
-        found.append(f"{more.machine} ({keys}): {_described(more)}")
+    if (more := more_devices(shape, config, hardware)) is not None:
+        keys = f"cluster.num_nodes={more.hardware.nodes} cluster.gpus_per_node={more.hardware.per_node}"
+        found.append(f"{more.hardware} ({keys}): {_described(more)}")
     return tuple(found)
 
 
 def more_devices(
-    shape: ModelSize, config: SFTConfig | OnlineConfig, machine: Machine, *, offload: bool | None = None
+    shape: ModelSize, config: SFTConfig | OnlineConfig, hardware: Hardware, *, offload: bool | None = None
 ) -> Choice | None:
     """The smallest number of the same devices, up to 8 a node and then in more nodes, on which it fits, if any."""
     config = config if offload is None else _with(config, cpu_offload=offload)
-    nodes, per_node = machine.nodes, machine.per_node
+    nodes, per_node = hardware.nodes, hardware.per_node
     while nodes * per_node < LARGEST:
         nodes, per_node = (nodes, 2 * per_node) if 2 * per_node <= 8 else (2 * nodes, per_node)
         try:
-            found = _first(shape, config, replace(machine, nodes=nodes, per_node=per_node))
+            found = _first(shape, config, replace(hardware, nodes=nodes, per_node=per_node))
         except ConfigError:  # the given sizes do not multiply out to this number
             continue
         if found.fits:

@@ -19,9 +19,9 @@ pytest.importorskip("ray")
 from hone.config import load
 from hone.engine.distributed.worker import Worker
 from hone.engine.ray import local_cluster
-from hone.engine.ray.worker_group import PASSED_ON, SECRET, Workers
+from hone.engine.ray.worker_group import PASSED_ON, SECRET, WorkerGroup
 from hone.errors import ClusterError
-from hone.planning.parallel_dims import Layout
+from hone.planning.parallel_dims import ParallelDims
 
 PLANTED = "hf_" + "planted" * 5
 ASK = """
@@ -112,11 +112,11 @@ def test_what_a_rank_is_started_with_holds_no_secret(tmp_path: Path, monkeypatch
         monkeypatch.setenv(name, f"value of {name}")
     assert "HF_TOKEN" in SECRET
     config = load("sft", None, [f"checkpointing.checkpoint_dir={tmp_path}"]).config
-    started_with = Workers(config, Layout(1, 2, shard=2), threads=1, own=True)._environment()
+    started_with = WorkerGroup(config, ParallelDims(1, 2, shard=2), threads=1, own=True)._environment()
     assert {name: f"value of {name}" for name in PASSED_ON}.items() <= started_with.items()
     assert not set(SECRET) & set(started_with)
     monkeypatch.setenv("HF_ENDPOINT", "https://me:password@mirror")
-    workers = Workers(config, Layout(1, 2, shard=2), threads=1, own=True)
+    workers = WorkerGroup(config, ParallelDims(1, 2, shard=2), threads=1, own=True)
     assert "HF_ENDPOINT" not in workers._environment()
     assert workers._secret() == {"HF_TOKEN": "value of HF_TOKEN", "HF_ENDPOINT": "https://me:password@mirror"}
     monkeypatch.delenv("HF_TOKEN")

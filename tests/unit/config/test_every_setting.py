@@ -274,7 +274,7 @@ def test_each_of_upstreams_keys_has_an_effect_or_a_reason(
     """Set to another value it is refused, told, or changes our configuration."""
     monkeypatch.setattr(notices, "MANY", 10**6)
     path = save(upstream(kind), tmp_path)
-    base, silent = load(kind, path, []), []
+    base, dummy_samples = load(kind, path, []), []
     for place, value in paths_of(upstream(kind)):
         key = ".".join(map(str, place))
         if find(ROOTS[kind], place).what != "unknown" or key.startswith(("data.train", "data.validation")):
@@ -291,5 +291,5 @@ def test_each_of_upstreams_keys_has_an_effect_or_a_reason(
             continue
         told = any(key.rpartition(".")[2] in notice for notice in changed.notices)
         if not told and changed.config == base.config:
-            silent.append(key)
-    assert not silent
+            dummy_samples.append(key)
+    assert not dummy_samples

@@ -14,7 +14,7 @@ from tiny import PAD, make_learner, make_model, make_samples, run, sft_config
 from hone.algorithms import sft
 from hone.engine.local.adalora import RankSchedule
 from hone.engine.local.learner import LocalLearner
-from hone.engine.local.reference import WithoutAdapters
+from hone.engine.local.reference import BaseModelScorer
 from hone.errors import CheckpointError
 from hone.model.adapters import NAME, with_lora
 from hone.model.mesh import Mesh
@@ -74,7 +74,7 @@ def test_it_begins_as_the_base_and_trains_the_adapters_alone(kind: str) -> None:
     changed = {name for name, weight in learner.weights() if not torch.equal(weight, before[name])}
     assert changed
     assert all("lora_" in name for name in changed)
-    without = run(WithoutAdapters(learner).forward(samples))
+    without = run(BaseModelScorer(learner).forward(samples))
     same = all(torch.allclose(a, b, rtol=0, atol=2e-5) for a, b in zip(without, base, strict=True))
     assert (
         same == policy_of(kind).lora.base_is_initial_model

@@ -10,7 +10,7 @@ from ranks import layout, on_ranks, spread_tiny
 from tiny import EOS, PAD, make_learner, make_model, make_samples, make_tokenizer, run, sft_config
 
 from hone.algorithms import sft
-from hone.engine.distributed.sharding import unspread_copy
+from hone.engine.distributed.sharding import unsharded_copy
 from hone.engine.local import weight_sync
 from hone.engine.local.generator import LocalGenerator
 from hone.engine.local.learner import LocalLearner
@@ -117,7 +117,7 @@ def on_mesh(mesh: Mesh) -> tuple[list[int], list[bool]]:
     learner = LocalLearner(spread_tiny(mesh, make), policy, pad_token=PAD)
     with torch.device("meta"):
         empty = make()
-    generator = generator_of(unspread_copy(empty, learner.model, torch.device("cpu")))
+    generator = generator_of(unsharded_copy(empty, learner.model, torch.device("cpu")))
     sizes: list[int] = []
     real = weight_sync.whole
     weight_sync.whole = lambda tensor: (sizes.append(tensor.numel()), real(tensor))[

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hone.engine.local.learner import LocalLearner
 from hone.model.mesh import Mesh
-from hone.planning.parallel_dims import Layout
+from hone.planning.parallel_dims import ParallelDims
 from hone.types import Batch, LossOutput, Outputs, Sample, Totals
 
 K = 5
@@ -48,7 +48,7 @@ def agree(ours: list[tuple[Tensor, Tensor]], theirs: list[tuple[Tensor, Tensor]]
 def test_the_likeliest_are_those_of_the_models_logits(way: str, kind: str) -> None:
     samples = make_samples(7)
     learner = make_learner(make_model(kind), sft_config(**LAYOUTS[way]).policy)
-    agree(run(learner.likeliest(samples, K)), expected(samples, kind=kind))
+    agree(run(learner.topk_logprobs(samples, K)), expected(samples, kind=kind))
 
 
 def cross_entropy(outputs: Outputs, batch: Batch, totals: Totals) -> LossOutput:
@@ -105,11 +105,11 @@ def on_a_rank(mesh: Mesh) -> tuple[list[tuple[Tensor, Tensor]], dict[str, float]
     learner = LocalLearner(spread_tiny(mesh, make_model), sft_config().policy, pad_token=PAD)
     samples = make_samples(7)
     metrics = run(learner.forward_backward(with_candidates(samples), cross_entropy))
-    return run(learner.likeliest(samples, K)), metrics | run(learner.optim_step())
+    return run(learner.topk_logprobs(samples, K)), metrics | run(learner.optim_step())
 
 
 @pytest.mark.parametrize("mesh", [layout(shard=2), layout(tensor=2), layout(context=2)], ids=str)
-def test_ranks_agree_with_one_process(mesh: Layout) -> None:
+def test_ranks_agree_with_one_process(mesh: ParallelDims) -> None:
     samples = make_samples(7)
     learner = make_learner(make_model(), sft_config().policy)
     metrics = run(learner.forward_backward(with_candidates(samples), cross_entropy))

@@ -13,7 +13,7 @@ from hone.algorithms import distill
 from hone.config.schema import DistillConfig
 from hone.engine.local.learner import LocalLearner
 from hone.model.mesh import Mesh
-from hone.planning.parallel_dims import Layout
+from hone.planning.parallel_dims import ParallelDims
 from tests.unit.engine.test_scalar_parity import ADAMW, Trained, compare
 
 UPDATES = 6
@@ -47,7 +47,7 @@ def train(mesh: Mesh | None, way: dict[str, Any], loss: dict[str, Any]) -> Train
         samples = distill.samples_of(groups)
         history.append(run(distill.step(student, teacher, samples, config)))
     samples = distill.samples_of(make_groups([[None]], seed=99))
-    read = [values for values, _ in run(teacher.likeliest(samples, 6))]
+    read = [values for values, _ in run(teacher.topk_logprobs(samples, 6))]
     return history, {name: tensor.clone() for name, tensor in student.weights()}, read
 
 
@@ -61,7 +61,7 @@ def test_layouts(way: dict[str, Any]) -> None:
 
 
 @on_meshes()
-def test_ranks(mesh: Layout) -> None:
+def test_ranks(mesh: ParallelDims) -> None:
     way = WAYS["five at a time"]
     compare(one_process(), on_ranks(mesh, partial(train, way=way, loss=LOSSES["mixed"])))
 
@@ -70,5 +70,5 @@ def test_ranks(mesh: Layout) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS.keys())
 @on_meshes()
-def test_layouts_on_ranks(way: dict[str, Any], mesh: Layout) -> None:
+def test_layouts_on_ranks(way: dict[str, Any], mesh: ParallelDims) -> None:
     compare(one_process("jsd"), on_ranks(mesh, partial(train, way=way, loss=LOSSES["jsd"])))

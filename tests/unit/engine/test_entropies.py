@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hone.engine.local.learner import LocalLearner
 from hone.model.mesh import Mesh
-from hone.planning.parallel_dims import Layout
+from hone.planning.parallel_dims import ParallelDims
 from hone.types import Batch, LossOutput, Outputs, Totals
 
 LAYOUTS: dict[str, dict[str, Any]] = {
@@ -86,7 +86,7 @@ MESHES = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mesh", MESHES.values(), ids=MESHES.keys())
-def test_on_ranks(mesh: Layout) -> None:
+def test_on_ranks(mesh: ParallelDims) -> None:
     entropies, metrics, weights = on_mesh(None)
     for theirs in on_ranks(mesh, on_mesh):
         for ours, one in zip(entropies, theirs[0], strict=True):

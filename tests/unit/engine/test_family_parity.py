@@ -12,7 +12,7 @@ from tiny import PAD, grpo_config, make_groups, make_model, run
 from hone.algorithms import grpo
 from hone.engine.local.learner import LocalLearner
 from hone.model.mesh import Mesh
-from hone.planning.parallel_dims import Layout
+from hone.planning.parallel_dims import ParallelDims
 from tests.unit.engine.test_parity import ADAMW, UPDATES, Trained, compare
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -45,6 +45,6 @@ def train(mesh: Mesh | None, loss_fn: dict[str, Any]) -> Trained:
 @pytest.mark.slow
 @pytest.mark.parametrize("mesh", SHAPES.values(), ids=SHAPES.keys())
 @pytest.mark.parametrize("loss_fn", KINDS.values(), ids=KINDS.keys())
-def test_on_ranks(loss_fn: dict[str, Any], mesh: Layout) -> None:
+def test_on_ranks(loss_fn: dict[str, Any], mesh: ParallelDims) -> None:
     work = partial(train, loss_fn=loss_fn)
     compare(work(None), on_ranks(mesh, work))

@@ -15,8 +15,8 @@ def test_slab_cache_equals_the_dynamic_one() -> None:
     """Appending, growing past the room, and selecting rows: what a layer returns and holds is the same."""
     config = make_model("mistral").config
     config.sliding_window = None
-    slab, plain = kv_cache.slab_cache(config, room=4), DynamicCache(config=config)
-    assert all(isinstance(layer, kv_cache.SlabLayer) for layer in slab.layers)
+    slab, plain = kv_cache.preallocated_cache(config, room=4), DynamicCache(config=config)
+    assert all(isinstance(layer, kv_cache.PreallocatedLayer) for layer in slab.layers)
     generator = torch.Generator().manual_seed(0)
     rows = 3
     for step, new in enumerate([5, 1, 1, 1, 1, 1, 3, 1, 1]):  # the room of 4 is used up at the seventh
@@ -33,7 +33,7 @@ def test_slab_cache_equals_the_dynamic_one() -> None:
 
 
 def test_the_slab_is_written_in_place() -> None:
-    cache = kv_cache.slab_cache(make_model().config, room=8)
+    cache = kv_cache.preallocated_cache(make_model().config, room=8)
     first, _ = cache.update(torch.zeros(1, 2, 3, 8), torch.zeros(1, 2, 3, 8), 0)
     second, _ = cache.update(torch.ones(1, 2, 1, 8), torch.ones(1, 2, 1, 8), 0)
     assert first.data_ptr() == second.data_ptr()

@@ -14,11 +14,17 @@ from transformers import PreTrainedModel
 
 from hone.algorithms import sft
 from hone.config import SFTConfig
-from hone.engine.local.kv_cache import slab_cache
+from hone.engine.local.kv_cache import preallocated_cache
 from hone.model.mesh import Mesh
 from hone.model.model_size import ModelSize, model_size_of
-from hone.planning.memory_estimate import Memory, Settings, adapter_parameters, cache_bytes, memory
-from hone.planning.parallel_dims import Layout
+from hone.planning.memory_estimate import (
+    MemoryEstimate,
+    Settings,
+    adapter_parameters,
+    cache_bytes,
+    estimate_memory,
+)
+from hone.planning.parallel_dims import ParallelDims
 
 ADAMW = {"name": "torch.optim.AdamW", "kwargs": {"lr": 1e-3}}
 SGD = {"name": "torch.optim.SGD", "kwargs": {"lr": 1e-3, "momentum": 0.9}}
@@ -31,9 +37,11 @@ def shape(kind: str = "llama", **changes: Any) -> ModelSize:
 
 
 def held(
-    shape: ModelSize, config: Any = None, layout: Layout | None = None, settings: Settings | None = None
-) -> Memory:
-    return memory(shape, config or sft_config(), layout or Layout(), settings or Settings(micro_batch=1))
+    shape: ModelSize, config: Any = None, dims: ParallelDims | None = None, settings: Settings | None = None
+) -> MemoryEstimate:
+    return estimate_memory(
+        shape, config or sft_config(), dims or ParallelDims(), settings or Settings(micro_batch=1)
+    )
 
 
 def tensor_bytes(tensors: Any) -> int:
@@ -92,8 +100,8 @@ def local(tensor: torch.Tensor) -> torch.Tensor:
     ids=str,
 )
 @pytest.mark.slow
-def test_each_rank_holds_its_share(layout: Layout) -> None:
-    expected = held(shape(), layout=layout, settings=Settings(1, tensor=layout.tensor))
+def test_each_rank_holds_its_share(layout: ParallelDims) -> None:
+    expected = held(shape(), dims=layout, settings=Settings(1, tensor=layout.tensor))
     norms = (
         4 * 5 * 32 if layout.tensor > 1 else 0
     )  # two in each layer and the last one: tensor ranks all have them
@@ -107,12 +115,12 @@ def test_shards_and_offload_by_hand() -> None:
     parameters, block = 19_616, 2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 48 + 2 * 32
     root = 2 * 64 * 32 + 32
     assert (small.parameters, small.block, small.root, small.embedding) == (parameters, block, root, 64 * 32)
-    layout = Layout(nodes=2, per_node=4, replicate=2, shard=2, tensor=2)
-    spread = held(small, layout=layout, settings=Settings(1, tensor=2))
+    layout = ParallelDims(nodes=2, per_node=4, replicate=2, shard=2, tensor=2)
+    spread = held(small, dims=layout, settings=Settings(1, tensor=2))
     assert (spread.weights, spread.gradients, spread.optimizer) == (parameters, parameters, 2 * parameters)
     # fp32: two blocks and the root gathered, the gradients of one block and the root, all halved by tensor ranks
     assert spread.gathered == 4 * (2 * block + root + block + root) // 2
-    offloaded = held(small, layout=layout, settings=Settings(1, tensor=2, cpu_offload=True))
+    offloaded = held(small, dims=layout, settings=Settings(1, tensor=2, cpu_offload=True))
     assert offloaded.resident == 0
     assert offloaded.host == 16 * parameters // 4
     assert held(small).gathered == 0  # one process gathers nothing
@@ -123,7 +131,7 @@ def test_grpo_shares_weights_alone_and_copies_them_in_company() -> None:
     assert config.loss_fn.reference_policy_kl_penalty > 0
     alone = held(small, config)
     assert (alone.generator, alone.reference) == (0, 4 * small.parameters)
-    both = held(small, config, Layout(per_node=2, shard=2))
+    both = held(small, config, ParallelDims(per_node=2, shard=2))
     assert (both.generator, both.reference) == (2 * small.parameters, 2 * small.parameters)
     # layers x rows x tokens x key/value units, keys and values
     assert both.cache == 2 * 4 * 64 * (2 * 8) * (2 + 2)
@@ -137,7 +145,7 @@ def test_the_cache_of_a_model_that_generates(precision: str) -> None:
     config = grpo_config(
         policy={"precision": precision, "generation_batch_size": ROWS, "max_total_sequence_length": LENGTH}
     )
-    cache = slab_cache(model.config, room=0)
+    cache = preallocated_cache(model.config, room=0)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
         model(input_ids=torch.zeros(ROWS, LENGTH, dtype=torch.long), past_key_values=cache, use_cache=True)
     real = tensor_bytes(tensor for layer in cache.layers for tensor in (layer.keys, layer.values))
@@ -211,9 +219,9 @@ def test_ranks_share_activations() -> None:
     config = sized("bfloat16")
     small = shape(**WIDE)
     one = held(small, config, settings=Settings(ROWS)).activations
-    context = held(small, config, Layout(per_node=2, context=2), Settings(ROWS)).activations
+    context = held(small, config, ParallelDims(per_node=2, context=2), Settings(ROWS)).activations
     assert context == one // 2
-    tensor = Layout(per_node=2, tensor=2)
+    tensor = ParallelDims(per_node=2, tensor=2)
     plain = held(small, config, tensor, Settings(ROWS, tensor=2)).activations
     along = held(small, config, tensor, Settings(ROWS, tensor=2, sequence_parallel=True)).activations
     assert one // 2 < along < plain < one

@@ -14,7 +14,7 @@ from hone.algorithms import grpo, sft
 from hone.config.schema import GRPOConfig
 from hone.engine.local.learner import LocalLearner
 from hone.model.mesh import Mesh
-from hone.planning.parallel_dims import Layout
+from hone.planning.parallel_dims import ParallelDims
 
 ADAMW = {"name": "torch.optim.AdamW", "kwargs": {"lr": 1e-3, "weight_decay": 0.01, "eps": 1e-4}}
 """Adam divides a gradient by its own size. Where the terms of a sum cancel (a token's, over a group's advantages) that
@@ -100,14 +100,14 @@ def train_grpo(mesh: Mesh | None, policy: dict[str, Any]) -> Trained:
         for name, mesh in MESHES.items()
     ],
 )
-def test_sft(mesh: Layout) -> None:
+def test_sft(mesh: ParallelDims) -> None:
     policy = {"train_micro_batch_size": 2}
     compare(train_sft(None, "llama", policy), on_ranks(mesh, partial(train_sft, kind="llama", policy=policy)))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mesh", MESHES.values(), ids=MESHES.keys())
-def test_grpo(mesh: Layout) -> None:
+def test_grpo(mesh: ParallelDims) -> None:
     policy = {"train_micro_batch_size": 4}
     compare(train_grpo(None, policy), on_ranks(mesh, partial(train_grpo, policy=policy)))
 
@@ -118,14 +118,14 @@ FEW = {name: MESHES[name] for name in ("dp3", "cp2", "dp2 x tp2")}
 @pytest.mark.slow
 @pytest.mark.parametrize("mesh", FEW.values(), ids=FEW.keys())
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS.keys())
-def test_sft_in_every_way(way: dict[str, Any], mesh: Layout) -> None:
+def test_sft_in_every_way(way: dict[str, Any], mesh: ParallelDims) -> None:
     compare(train_sft(None, "llama", way), on_ranks(mesh, partial(train_sft, kind="llama", policy=way)))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mesh", FEW.values(), ids=FEW.keys())
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS.keys())
-def test_grpo_in_every_way(way: dict[str, Any], mesh: Layout) -> None:
+def test_grpo_in_every_way(way: dict[str, Any], mesh: ParallelDims) -> None:
     compare(train_grpo(None, way), on_ranks(mesh, partial(train_grpo, policy=way)))
 
 

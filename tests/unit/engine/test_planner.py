@@ -14,9 +14,9 @@ from transformers import LlamaConfig
 from hone.config import GRPOConfig, SFTConfig
 from hone.errors import ConfigError
 from hone.model.model_size import ModelSize, model_size_of
-from hone.planning.hardware import GIB, Machine, machine_here, machine_named
-from hone.planning.memory_estimate import Settings, memory
-from hone.planning.parallel_dims import Layout
+from hone.planning.hardware import GIB, Hardware, hardware_here, hardware_named
+from hone.planning.memory_estimate import Settings, estimate_memory
+from hone.planning.parallel_dims import ParallelDims
 from hone.planning.planner import OPEN, candidates, choose, micro_batches, resolve, tensor_sizes
 
 LLAMA = {"vocab_size": 32000, "max_position_embeddings": 4096}
@@ -60,8 +60,8 @@ def sft(**policy: Any) -> SFTConfig:
     return SFTConfig(policy={"max_total_sequence_length": 2048, **policy})
 
 
-def a100(nodes: int = 1, per_node: int = 1) -> Machine:
-    return machine_named("A100-80G", nodes=nodes, per_node=per_node)
+def a100(nodes: int = 1, per_node: int = 1) -> Hardware:
+    return hardware_named("A100-80G", nodes=nodes, per_node=per_node)
 
 
 @functools.cache
@@ -76,12 +76,12 @@ def test_parameters_are_as_published(name: str) -> None:
 
 def test_the_largest_is_planned_at_once() -> None:
     began = time.perf_counter()
-    choose(published("405B"), sft(), machine_named("H100-80G", nodes=4, per_node=8))
+    choose(published("405B"), sft(), hardware_named("H100-80G", nodes=4, per_node=8))
     assert time.perf_counter() - began < 2
 
 
-def order(shape: ModelSize, config: SFTConfig, machine: Machine) -> list[Settings]:
-    return [settings for settings, _ in candidates(shape, config, machine)]
+def order(shape: ModelSize, config: SFTConfig, hardware: Hardware) -> list[Settings]:
+    return [settings for settings, _ in candidates(shape, config, hardware)]
 
 
 def test_the_least_intrusive_comes_first() -> None:
@@ -101,9 +101,9 @@ def test_each_is_taken_when_those_before_it_do_not_fit() -> None:
     """A device that has room for one candidate, and less than those before it need."""
     shape, config = published("7B"), sft()
     for number, (settings, layout) in enumerate(candidates(shape, config, a100(per_node=2))):
-        need = memory(shape, config, layout, settings).peak
-        machine = replace(a100(per_node=2), memory=int(need / 0.92) + 2)
-        choice = choose(shape, config, machine)
+        need = estimate_memory(shape, config, layout, settings).peak
+        hardware = replace(a100(per_node=2), memory=int(need / 0.92) + 2)
+        choice = choose(shape, config, hardware)
         assert choice.fits
         assert len(choice.refused) <= number  # this one, or one before it that needs no more
         assert all(candidate.memory.peak > need for candidate in choice.refused)
@@ -118,7 +118,7 @@ def test_seven_billion_on_one_and_on_two() -> None:
     two = choose(published("7B"), sft(), a100(per_node=2))
     assert two.taken.settings == Settings(4, activation_checkpointing=True)
     assert two.taken.memory.resident == 8 * 6_738_415_616
-    assert (two.backend, two.layout) == ("FSDP2", Layout(per_node=2, shard=2))
+    assert (two.backend, two.dims) == ("FSDP2", ParallelDims(per_node=2, shard=2))
     adapted = choose(published("7B"), sft(lora={"enabled": True}), a100())
     assert not adapted.taken.settings.cpu_offload
     assert adapted.backend == "one process"
@@ -131,9 +131,9 @@ def test_what_is_given_is_obeyed() -> None:
         tensor_parallel_size=2,
         cpu_offload=False,
     )
-    machine = a100(per_node=8)
-    assert order(published("7B"), config, machine) == [Settings(2, tensor=2)]
-    resolved, choice = resolve(config, published("7B"), replace(machine, memory=None))
+    hardware = a100(per_node=8)
+    assert order(published("7B"), config, hardware) == [Settings(2, tensor=2)]
+    resolved, choice = resolve(config, published("7B"), replace(hardware, memory=None))
     assert choice.fits is None
     assert resolved.policy == config.policy.model_copy(update={"logprob_batch_size": 2})
 
@@ -172,23 +172,23 @@ def test_offload_needs_room_in_the_machine() -> None:
 
 
 def test_a_cpu_is_never_refused() -> None:
-    machine = Machine("CPU", memory=GIB, host=GIB, elastic=True)
-    resolved, choice = resolve(sft(), published("7B"), machine)
+    hardware = Hardware("CPU", memory=GIB, host=GIB, elastic=True)
+    resolved, choice = resolve(sft(), published("7B"), hardware)
     assert choice.fits is False
     assert not resolved.policy.cpu_offload
     assert resolved.policy.train_micro_batch_size == 1
-    small, choice = resolve(sft(), model_size_of(CONFIGS["llama"]()), machine)
+    small, choice = resolve(sft(), model_size_of(CONFIGS["llama"]()), hardware)
     assert choice.fits
     assert small.policy.train_micro_batch_size == 2  # 4096 tokens
     assert small.policy.logprob_batch_size == 2
 
 
 def test_a_micro_batch_divides_the_batch_and_leaves_each_rank_one() -> None:
-    wide = Layout(per_node=4, shard=4)
-    assert micro_batches(sft(train_global_batch_size=12).policy, Layout(), 8192) == [4, 3, 2, 1]
+    wide = ParallelDims(per_node=4, shard=4)
+    assert micro_batches(sft(train_global_batch_size=12).policy, ParallelDims(), 8192) == [4, 3, 2, 1]
     assert micro_batches(sft(train_global_batch_size=12).policy, wide, 8192) == [3, 2, 1]
     assert micro_batches(sft(train_global_batch_size=2).policy, wide, 8192) == [1]
-    assert micro_batches(sft(max_total_sequence_length=100_000).policy, Layout(), 8192) == [1]
+    assert micro_batches(sft(max_total_sequence_length=100_000).policy, ParallelDims(), 8192) == [1]
 
 
 def test_budgets_of_tokens_follow_the_micro_batch_or_are_obeyed() -> None:
@@ -198,7 +198,7 @@ def test_budgets_of_tokens_follow_the_micro_batch_or_are_obeyed() -> None:
     assert resolved.policy.sequence_packing.logprob_mb_tokens == 8192
     assert follows.policy.sequence_packing.train_mb_tokens is None  # the given configuration is left as it is
     given = sft(sequence_packing={"enabled": True, "train_mb_tokens": 5000})
-    assert len(micro_batches(given.policy, Layout(), 8192)) == 1  # smaller ones would change nothing
+    assert len(micro_batches(given.policy, ParallelDims(), 8192)) == 1  # smaller ones would change nothing
     resolved, choice = resolve(given, published("7B"), a100(per_node=2))
     assert resolved.policy.sequence_packing.train_mb_tokens == 5000
     assert (
@@ -223,7 +223,7 @@ def test_a_mesh_that_does_not_multiply_out() -> None:
     config = sft(context_parallel_size=3)
     with pytest.raises(ConfigError, match=r"policy.context_parallel_size=3 .* the 8 devices"):
         resolve(config, published("7B"), a100(per_node=8))
-    assert choose(published("7B"), config, a100()).layout == Layout()  # one device is one rank
+    assert choose(published("7B"), config, a100()).dims == ParallelDims()  # one device is one rank
 
 
 def test_the_built_in_generator_bounds_grpo() -> None:
@@ -236,14 +236,14 @@ def test_the_built_in_generator_bounds_grpo() -> None:
 
 
 def test_every_open_key_has_a_value_when_resolved() -> None:
-    resolved, _ = resolve(sft(), model_size_of(CONFIGS["llama"]()), machine_here(gpu=False))
+    resolved, _ = resolve(sft(), model_size_of(CONFIGS["llama"]()), hardware_here(gpu=False))
     assert all(getattr(resolved.policy, key) is not None for key in OPEN)
 
 
 def test_machines_by_name() -> None:
     assert str(a100(2, 8)) == "2 x 8 A100-80G"
-    assert machine_named("h100-80g", nodes=1, per_node=1).device == "H100-80G"
-    assert machine_named("48", nodes=1, per_node=1).memory == 48 * GIB
+    assert hardware_named("h100-80g", nodes=1, per_node=1).device == "H100-80G"
+    assert hardware_named("48", nodes=1, per_node=1).memory == 48 * GIB
     for wrong in ("A100-80GB", "-3", "fast"):
         with pytest.raises(ConfigError, match=r"--gpu .*Give the GiB of one GPU"):
-            machine_named(wrong, nodes=1, per_node=1)
+            hardware_named(wrong, nodes=1, per_node=1)

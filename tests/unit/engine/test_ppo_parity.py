@@ -14,7 +14,7 @@ from hone.algorithms import ppo
 from hone.config.schema import PPOConfig
 from hone.engine.local.learner import LocalLearner
 from hone.model.mesh import Mesh
-from hone.planning.parallel_dims import Layout
+from hone.planning.parallel_dims import ParallelDims
 from tests.unit.engine.test_scalar_parity import ADAMW, make_scalar
 
 STEPS = 5
@@ -73,7 +73,7 @@ def test_layouts(way: dict[str, Any]) -> None:
 
 
 @on_meshes(quick=None)
-def test_ranks(mesh: Layout) -> None:
+def test_ranks(mesh: ParallelDims) -> None:
     compare(one_process(), on_ranks(mesh, partial(train, way={"train_micro_batch_size": 2})))
 
 
@@ -81,5 +81,5 @@ def test_ranks(mesh: Layout) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS.keys())
 @on_meshes()
-def test_layouts_on_ranks(way: dict[str, Any], mesh: Layout) -> None:
+def test_layouts_on_ranks(way: dict[str, Any], mesh: ParallelDims) -> None:
     compare(one_process(), on_ranks(mesh, partial(train, way=way)))

@@ -13,7 +13,7 @@ from tiny import PAD, make_model, make_samples, run, sft_config
 from hone.algorithms import sft
 from hone.engine.local.learner import LocalLearner
 from hone.model.mesh import Mesh
-from hone.planning.parallel_dims import Layout
+from hone.planning.parallel_dims import ParallelDims
 
 ADAMW = {"name": "torch.optim.AdamW", "kwargs": {"lr": 1e-3, "weight_decay": 0.01, "eps": 1e-4}}
 SCHEDULE = {"name": "torch.optim.lr_scheduler.LinearLR", "kwargs": {"total_iters": 30}}
@@ -35,7 +35,7 @@ def leg(mesh: Mesh | None, folder: Path, number: int) -> list[float]:
     return losses
 
 
-def journey(folder: Path, meshes: list[Layout | None]) -> tuple[list[float], dict[str, Any]]:
+def journey(folder: Path, meshes: list[ParallelDims | None]) -> tuple[list[float], dict[str, Any]]:
     """Losses over all legs, and the weights after the last as one process reads them."""
     losses: list[float] = []
     for number, mesh in enumerate(meshes):
@@ -63,7 +63,9 @@ BOTH, REPLICAS = layout(shard=2, tensor=2), layout(replicate=2)
         ),
     ],
 )
-def test_the_losses_go_on_as_if_nothing_had_changed(meshes: list[Layout | None], tmp_path: Path) -> None:
+def test_the_losses_go_on_as_if_nothing_had_changed(
+    meshes: list[ParallelDims | None], tmp_path: Path
+) -> None:
     losses, weights = journey(tmp_path / "several", meshes)
     alone, expected = journey(tmp_path / "alone", [None] * len(meshes))
     assert losses == pytest.approx(alone, rel=1e-5, abs=1e-5)

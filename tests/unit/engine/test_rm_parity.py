@@ -13,7 +13,7 @@ from tiny import PAD, VOCABULARY, run, sft_config
 from hone.algorithms import rm
 from hone.engine.local.learner import LocalLearner
 from hone.model.mesh import Mesh
-from hone.planning.parallel_dims import Layout
+from hone.planning.parallel_dims import ParallelDims
 from hone.types import Sample
 from tests.unit.engine.test_scalar_parity import ADAMW, Trained, compare, make_scalar
 
@@ -69,7 +69,7 @@ def test_layouts(way: dict[str, Any]) -> None:
 
 
 @on_meshes()
-def test_ranks(mesh: Layout) -> None:
+def test_ranks(mesh: ParallelDims) -> None:
     compare(one_process(), on_ranks(mesh, partial(train, policy={"train_micro_batch_size": 2})))
 
 
@@ -77,7 +77,7 @@ def test_ranks(mesh: Layout) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS.keys())
 @on_meshes()
-def test_layouts_on_ranks(way: dict[str, Any], mesh: Layout) -> None:
+def test_layouts_on_ranks(way: dict[str, Any], mesh: ParallelDims) -> None:
     compare(one_process(), on_ranks(mesh, partial(train, policy=way)))
 
 

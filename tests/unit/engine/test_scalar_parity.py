@@ -19,8 +19,8 @@ from hone.model.adapters import with_lora
 from hone.model.attention import use_grouped_sdpa
 from hone.model.mesh import Mesh
 from hone.model.model_size import model_size_of
-from hone.planning.memory_estimate import Settings, memory
-from hone.planning.parallel_dims import Layout
+from hone.planning.memory_estimate import Settings, estimate_memory
+from hone.planning.parallel_dims import ParallelDims
 from hone.types import Batch, LossOutput, Outputs, Sample, Totals
 
 ADAMW = {"name": "torch.optim.AdamW", "kwargs": {"lr": 1e-3, "weight_decay": 0.01, "eps": 1e-4}}
@@ -128,7 +128,7 @@ def slow_but(names: tuple[str, ...], table: dict[str, Any]) -> list[Any]:
 
 
 @pytest.mark.parametrize("mesh", slow_but(QUICK, MESHES))
-def test_ranks(mesh: Layout) -> None:
+def test_ranks(mesh: ParallelDims) -> None:
     compare(train(None), on_ranks(mesh, train))
 
 
@@ -150,7 +150,7 @@ def test_completions_behind_one_prompt() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("mesh", [MESHES[name] for name in ("dp3", "cp2", "dp2 x tp2")], ids=str)
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS.keys())
-def test_layouts_on_ranks(way: dict[str, Any], mesh: Layout) -> None:
+def test_layouts_on_ranks(way: dict[str, Any], mesh: ParallelDims) -> None:
     compare(train(None), on_ranks(mesh, partial(train, policy=way)))
 
 
@@ -169,7 +169,7 @@ def test_sequence_parallel(kind: str) -> None:
 
 
 @pytest.mark.parametrize("mesh", [None, pytest.param(MESHES["dp2"], marks=pytest.mark.slow)], ids=str)
-def test_adapters_train_the_head_besides(mesh: Layout | None) -> None:
+def test_adapters_train_the_head_besides(mesh: ParallelDims | None) -> None:
     before = dict(make_scalar(lora=True).named_parameters())
     alone = train(None, lora=True)
     changed = {name for name, weight in alone[1].items() if not torch.equal(weight, before[name])}
@@ -225,7 +225,10 @@ def test_the_memory_plan_has_no_logits() -> None:
     shapes = {
         scalar: model_size_of(CONFIGS["llama"](num_labels=1), scalar=scalar) for scalar in (True, False)
     }
-    found = {scalar: memory(shape, config, Layout(), Settings(4)) for scalar, shape in shapes.items()}
+    found = {
+        scalar: estimate_memory(shape, config, ParallelDims(), Settings(4))
+        for scalar, shape in shapes.items()
+    }
     assert found[True].logits == 0
     assert found[False].logits > 0
     assert found[True].activations == found[False].activations

@@ -95,7 +95,9 @@ def test_the_prompt_is_laid_out_once() -> None:
     (row,) = rows
     assert micro.input_ids.shape == (1, row[0].prefix + sum(len(s) - s.prefix for s in row))
     # the first target of every completion is predicted from the last token of the one prompt
-    firsts = micro.at_N[torch.cat([torch.zeros(1, dtype=torch.long), micro.batch.lengths_S.cumsum(0)[:-1]])]
+    firsts = micro.positions_N[
+        torch.cat([torch.zeros(1, dtype=torch.long), micro.batch.lengths_S.cumsum(0)[:-1]])
+    ]
     assert firsts.tolist() == [row[0].prefix - 1] * len(row)
 
 

@@ -20,7 +20,7 @@ from hone.errors import ConfigError
 from hone.model.mesh import Mesh
 from hone.planning import planner
 from hone.planning.auxiliary_models import model_size_of_run
-from hone.planning.placement import alone, check_mesh, machine_of
+from hone.planning.placement import check_mesh, hardware_of, is_single_process
 from hone.types import Group, Prompt, Rollout, Sampling
 
 
@@ -81,7 +81,7 @@ def test_both_are_read_at_the_temperature_of_the_loss(folder: Path) -> None:
     for learner in (engine.learner, engine.teacher):
         with torch.no_grad():
             logits = learner.model(sample.tokens_T[None]).logits[0][at]
-        ((values, tokens),) = run(learner.likeliest([sample], VOCABULARY))
+        ((values, tokens),) = run(learner.topk_logprobs([sample], VOCABULARY))
         expected = (logits / 2).log_softmax(-1).gather(1, tokens)
         torch.testing.assert_close(values, expected, rtol=0, atol=1e-5)
 
@@ -169,7 +169,7 @@ def test_rows_that_the_student_lacks_are_not_taught(folder: Path, kind: str) -> 
     at = samples[0].loss_mask_T.nonzero().squeeze(1) - 1
     with torch.no_grad():
         logits = engine.teacher.model(samples[0].tokens_T[None]).logits[0][at]
-    values, tokens = run(engine.teacher.likeliest(samples, VOCABULARY))[0]
+    values, tokens = run(engine.teacher.topk_logprobs(samples, VOCABULARY))[0]
     assert int(tokens.max()) == VOCABULARY - 1
     expected = logits[:, :VOCABULARY].log_softmax(-1).gather(1, tokens)
     torch.testing.assert_close(values, expected, rtol=0, atol=1e-5)
@@ -184,7 +184,7 @@ def restricted(mesh: Mesh) -> list[Any]:
     learner = LocalLearner(
         scorer, config_of(Path("."), policy={"train_micro_batch_size": 2}).policy, pad_token=0
     )
-    return run(learner.likeliest(make_samples(3), 20))
+    return run(learner.topk_logprobs(make_samples(3), 20))
 
 
 def test_nor_where_the_head_is_spread_over_ranks() -> None:
@@ -201,11 +201,11 @@ def test_nor_where_the_head_is_spread_over_ranks() -> None:
 def test_a_teacher_on_devices_of_its_own_is_no_load_of_the_policys(folder: Path) -> None:
     config = config_of(folder)
     shape = model_size_of_run(config)
-    beside = planner.choose(shape, config, machine_of(config.cluster)).taken.memory
+    beside = planner.choose(shape, config, hardware_of(config.cluster)).taken.memory
     assert beside.teacher > 0
     config.cluster.cpu_workers_per_node, config.cluster.teacher_devices = 1, 2
-    assert not alone(config.cluster)
-    apart = planner.choose(shape, config, machine_of(config.cluster)).taken.memory
+    assert not is_single_process(config.cluster)
+    apart = planner.choose(shape, config, hardware_of(config.cluster)).taken.memory
     assert (apart.teacher, apart.teacher_reading) == (0, 0)
     assert apart.weights == beside.weights
 
@@ -216,4 +216,4 @@ def test_more_gpus_than_there_are(folder: Path, monkeypatch: pytest.MonkeyPatch)
     config = config_of(folder)
     config.cluster.gpus_per_node, config.cluster.teacher_devices = 1, 2
     with pytest.raises(ConfigError, match="teacher_devices=2: this machine has 2 GPUs"):
-        machine_of(config.cluster)
+        hardware_of(config.cluster)

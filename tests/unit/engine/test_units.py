@@ -13,7 +13,15 @@ from tiny import PAD, VOCABULARY, gradients, largest_gap, make_model, run, sft_c
 from torch.nn.functional import logsigmoid
 
 from hone.data.packing import SampleTooLongError, by_tokens
-from hone.engine.local.batching import plan, row_length, shared_atoms, shares, silent, totals_of, units_of
+from hone.engine.local.batching import (
+    count_totals,
+    dummy_samples,
+    plan,
+    plan_per_rank,
+    row_length,
+    shared_prefix_units,
+    units_of,
+)
 from hone.engine.local.learner import LocalLearner
 from hone.model.mesh import Mesh
 from hone.types import Batch, LossOutput, Outputs, Sample, Totals
@@ -114,7 +122,7 @@ def test_every_pair_is_planned_once_and_whole(way: dict[str, Any], share: bool, 
     samples = make_pairs(11)
     order = torch.randperm(11, generator=torch.Generator().manual_seed(1)).tolist()
     parted = [samples[2 * n] for n in order] + [samples[2 * n + 1] for n in order]  # sides far apart
-    plans = shares(parted, sft_config(**way).policy, count, training=True, share=share)
+    plans = plan_per_rank(parted, sft_config(**way).policy, count, training=True, share=share)
     micros = [[parted[i].unit for row in rows for i in row] for plan in plans for rows in plan]
     assert len({len(plan) for plan in plans}) == 1
     assert sorted(chain(*micros)) == sorted(sample.unit for sample in samples)
@@ -146,7 +154,7 @@ def test_a_pair_too_long_for_one_row_is_laid_out_apart() -> None:
     if lengths[0] == lengths[1]:
         samples[0].tokens_T = samples[0].tokens_T[:-1]
         samples[0].loss_mask_T = samples[0].loss_mask_T[:-1]
-    atoms = shared_atoms(samples, units_of(samples), 2, max(lengths) - 1)
+    atoms = shared_prefix_units(samples, units_of(samples), 2, max(lengths) - 1)
     assert sorted(len(atom.rows) for atom in atoms) == [1, 2]
     assert [i for atom in atoms for row in atom.rows for i in row] == [0, 1, 2, 3]
 
@@ -159,14 +167,14 @@ def test_by_tokens_counts_the_rows_of_a_unit() -> None:
 
 
 def test_totals_sum_every_sequence_column() -> None:
-    totals = totals_of(make_pairs(5))
+    totals = count_totals(make_pairs(5))
     assert totals.sums == {"weight": 2 * (0.25 + 1.25 + 2.25 + 3.25 + 0.25)}
     assert totals.sequences == 10
 
 
 def test_the_silent_unit_is_whole_and_weighs_nothing() -> None:
     samples = make_pairs(3)
-    unit = silent(samples)
+    unit = dummy_samples(samples)
     assert [len(unit), units_of(unit)] == [2, [[0, 1]]]
     assert [sample.num_targets for sample in unit] == [0, 0]
     assert [sample.sequence_columns for sample in unit] == [{"weight": 0.0}] * 2

@@ -20,27 +20,27 @@ class Ranks:
 
     def __init__(self, mesh: Mesh | None = None) -> None:
         self.mesh = mesh
-        self.number = mesh.rank("data") if mesh is not None else 0
-        self.count = mesh.size("data") if mesh is not None else 1
+        self.rank = mesh.rank("data") if mesh is not None else 0
+        self.size = mesh.size("data") if mesh is not None else 1
 
     @property
-    def first(self) -> bool:
+    def is_first(self) -> bool:
         """Whether this is the first of all ranks, who writes what is needed once."""
         return self.mesh is None or dist.get_rank() == 0
 
-    def total(self, own: Tensor) -> Tensor:
+    def all_reduce_sum(self, own: Tensor) -> Tensor:
         """The sum over the data axis, the same on every rank."""
-        if self.mesh is not None and self.count > 1:
+        if self.mesh is not None and self.size > 1:
             dist.all_reduce(own, group=self.mesh.group("data"))
         return own
 
-    def largest(self, own: Tensor) -> Tensor:
+    def all_reduce_max(self, own: Tensor) -> Tensor:
         """The largest over the data axis, element by element, the same on every rank."""
-        if self.mesh is not None and self.count > 1:
+        if self.mesh is not None and self.size > 1:
             dist.all_reduce(own, op=dist.ReduceOp.MAX, group=self.mesh.group("data"))
         return own
 
-    def share(self, wanted: Sequence[Any]) -> list[Any]:
+    def all_gather_objects(self, wanted: Sequence[Any]) -> list[Any]:
         """Everything that any rank of the mesh has, in the order of ranks."""
         if self.mesh is None:
             return list(wanted)
@@ -49,13 +49,13 @@ class Ranks:
         return [one for part in every for one in part]
 
 
-def whole(tensor: Tensor) -> Tensor:
+def full_tensor(tensor: Tensor) -> Tensor:
     """All of a tensor that may be spread over ranks, on every rank (who must all ask)."""
     full = getattr(tensor, "full_tensor", None)
     return tensor if full is None else full()
 
 
-def own_part(tensor: Tensor) -> Tensor:
+def local_tensor(tensor: Tensor) -> Tensor:
     """What this rank holds of a tensor that may be spread over ranks."""
     local = getattr(tensor, "to_local", None)
     return tensor if local is None else local()

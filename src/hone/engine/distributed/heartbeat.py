@@ -12,27 +12,27 @@ from dataclasses import dataclass
 
 
 @dataclass
-class Pulse:
+class Heartbeat:
     """`count` grows with every micro-batch, decoded token and file; `doing` says which verb it is for."""
 
     count: int = 0
     doing: str = "nothing"
 
 
-PULSE = Pulse()
+HEARTBEAT = Heartbeat()
 """This process's own."""
 
 
 @contextlib.contextmanager
 def doing(what: str) -> Iterator[None]:
     """Say what is being done in here."""
-    PULSE.doing = what
+    HEARTBEAT.doing = what
     try:
         yield
     finally:
-        PULSE.doing = "nothing"
+        HEARTBEAT.doing = "nothing"
 
 
 def beat() -> None:
     """Say that the work gets on."""
-    PULSE.count += 1
+    HEARTBEAT.count += 1

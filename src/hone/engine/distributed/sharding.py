@@ -24,8 +24,8 @@ from hone.model.scorer import TokenScorer
 FROM_FIRST = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
 
 
-def spread(
-    make: Callable[[bool], PreTrainedModel],
+def shard_model(
+    model_factory: Callable[[bool], PreTrainedModel],
     mesh: Mesh,
     device: torch.device,
     *,
@@ -34,16 +34,19 @@ def spread(
     sequence_parallel: bool = False,
     cpu_offload: bool = False,
 ) -> TokenScorer:
-    """A scorer whose model is spread over `mesh`. `make(with_weights)` gives the model in host memory or, without
-    weights, on the meta device. What fails on the first rank fails on all of them, with the same exception."""
-    first = dist.get_rank() == 0
+    """A scorer whose model is sharded over `mesh`.
+
+    `model_factory(with_weights)` returns the model in host memory or, without weights, on the meta device. An exception
+    on the first rank is raised on all ranks.
+    """
+    is_first = dist.get_rank() == 0
     model, failure = None, None
     weights: dict[str, Any] = {}
     buffers: dict[str, Tensor] = {}
     message: list[Any] = [None, None]
-    if first:
+    if is_first:
         try:
-            model = make(True)
+            model = model_factory(True)
             message = [capabilities_of(model), None]
             weights, buffers = dict(named_weights(model)), dict(model.named_buffers())
         except Exception as error:  # told to the other ranks, which would wait for ever, and raised
@@ -52,7 +55,7 @@ def spread(
     capabilities, reported = message
     if reported is not None:
         raise failure or reported
-    model = model if model is not None else make(False)
+    model = model if model is not None else model_factory(False)
     ties = tied_parameters(model)
     nn.Module.to(model, "meta")
     tie(model, ties)
@@ -66,16 +69,16 @@ def spread(
         for name, buffer in module.named_buffers(recurse=False):
             setattr(module, name, torch.empty_like(buffer, device=device))
     for name, buffer in model.named_buffers():
-        if first:
+        if is_first:
             buffer.copy_(buffers[name])
         dist.broadcast(buffer, src=0)
-    if first:
+    if is_first:
         weights |= {name: weights[names[0]] for names in ties for name in names[1:]}
     set_model_state_dict(model, weights, options=FROM_FIRST)
     return scorer
 
 
-def unspread_copy(empty: PreTrainedModel, like: PreTrainedModel, device: torch.device) -> PreTrainedModel:
+def unsharded_copy(empty: PreTrainedModel, like: PreTrainedModel, device: torch.device) -> PreTrainedModel:
     """All of a spread model on one device, for sampling: `empty` (on the meta device) with room for its weights, which
     `update_weights` brings, and its buffers, which do not change."""
     ties = tied_parameters(empty)
@@ -97,8 +100,8 @@ def tied_parameters(model: nn.Module) -> list[list[str]]:
 
 def tie(model: nn.Module, groups: list[list[str]]) -> None:
     """Let the names of each group stand for the first one's parameter. Moving a model to or from meta parts them."""
-    for first, *others in groups:
-        parameter = model.get_parameter(first)
+    for is_first, *others in groups:
+        parameter = model.get_parameter(is_first)
         for name in others:
             module, _, attribute = name.rpartition(".")
             setattr(model.get_submodule(module), attribute, parameter)

@@ -18,9 +18,9 @@ import torch.distributed as dist
 
 from hone.config import DistillConfig, OnlineConfig, SFTConfig
 from hone.engine.build import Engine, LocalTeacher, build_here, build_teacher, tokenizer_of
-from hone.engine.distributed.heartbeat import PULSE, doing
+from hone.engine.distributed.heartbeat import HEARTBEAT, doing
 from hone.model.mesh import communication, make_mesh
-from hone.planning.parallel_dims import Layout
+from hone.planning.parallel_dims import ParallelDims
 from hone.types import Completion, Generator, Prompt, Sampling
 from hone.version import __version__
 
@@ -57,7 +57,7 @@ class Worker:
         self.door = socket.create_server((host, 0), backlog=1024)
         return f"{host}:{self.door.getsockname()[1]}"
 
-    def join(self, address: str, layout: Layout, timeout_s: float) -> None:
+    def join(self, address: str, dims: ParallelDims, timeout_s: float) -> None:
         """Meet the other ranks."""
         host, _, port = address.rpartition(":")
         patience = timedelta(seconds=timeout_s)
@@ -65,7 +65,7 @@ class Worker:
         store = dist.TCPStore(
             host,
             int(port),
-            layout.world,
+            dims.world,
             self.rank == 0,
             timeout=patience,
             wait_for_workers=False,
@@ -75,22 +75,22 @@ class Worker:
             communication(),
             store=store,
             rank=self.rank,
-            world_size=layout.world,
+            world_size=dims.world,
             timeout=patience,
         )
 
-    def build(self, config: SFTConfig | OnlineConfig, layout: Layout) -> None:
+    def build(self, config: SFTConfig | OnlineConfig, dims: ParallelDims) -> None:
         """Load the run's models onto the mesh."""
         with doing("loading the model"):
             device = _device(config)
-            mesh = make_mesh(layout.axes, device.type)
+            mesh = make_mesh(dims.axes, device.type)
             self.engine = build_here(config, tokenizer_of(config), device, mesh)
 
-    def build_teacher(self, config: DistillConfig, layout: Layout, vocabulary: int) -> None:
+    def build_teacher(self, config: DistillConfig, dims: ParallelDims, vocabulary: int) -> None:
         """Load the teacher alone onto the mesh."""
         with doing("loading the teacher"):
             device = _device(config)
-            mesh = make_mesh(layout.axes, device.type)
+            mesh = make_mesh(dims.axes, device.type)
             self.engine = build_teacher(config, tokenizer_of(config), device, mesh, vocabulary=vocabulary)
 
     def call(self, part: str, verb: str, arguments: tuple[Any, ...], named: Mapping[str, Any]) -> Any:
@@ -126,7 +126,7 @@ class Worker:
 
     def pulse(self) -> tuple[int, str]:
         """The count of what has been done, and what is being done."""
-        return PULSE.count, PULSE.doing
+        return HEARTBEAT.count, HEARTBEAT.doing
 
     def stacks(self) -> str:
         """Where the working thread is, innermost call last."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from hone.engine.distributed.collectives import whole
+from hone.engine.distributed.collectives import full_tensor
 from hone.errors import CheckpointError
 from hone.model.adapters import NAME
 
@@ -37,7 +37,7 @@ class RankSchedule:
         Once per update, whatever the micro-batches: PEFT itself leaves it to a loss that Hone does not compute.
         """
         found = [(name, p) for name, p in self._adapters() if ".lora_A." in name or ".lora_B." in name]
-        values = [whole(p.detach()).clone().requires_grad_() for _, p in found]
+        values = [full_tensor(p.detach()).clone().requires_grad_() for _, p in found]
         total = torch.zeros((), device=values[0].device)
         with torch.enable_grad():
             for (name, _), value in zip(found, values, strict=True):
@@ -104,8 +104,8 @@ class _Whole:
         self.seen: list[tuple[str, Any]] = []
         for name, parameter in parameters:
             if isinstance(parameter, DTensor):
-                piece = whole(parameter.detach()).clone()
-                piece.grad = whole(parameter.grad) if parameter.grad is not None else None
+                piece = full_tensor(parameter.detach()).clone()
+                piece.grad = full_tensor(parameter.grad) if parameter.grad is not None else None
                 self.seen.append((name, piece))
             else:
                 self.seen.append((name, parameter))

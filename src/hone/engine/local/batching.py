@@ -31,7 +31,7 @@ WORTH_SHARING = 0.8
 
 @dataclass
 class MicroBatch:
-    """`input_ids` [B, T]; target n is token `batch.tokens_N[n]`, predicted from flat position `at_N[n]` of it.
+    """`input_ids` [B, T]; target n is token `batch.tokens_N[n]`, predicted from flat position `positions_N[n]` of it.
 
     `attention_mask` [B, 1, T, T] says what sees what, where causality and positions do not say it.
     """
@@ -39,7 +39,7 @@ class MicroBatch:
     input_ids: Tensor
     position_ids: Tensor | None
     attention_mask: Tensor | None
-    at_N: Tensor
+    positions_N: Tensor
     batch: Batch
     copies: Tensor
     """[B, T] of how many samples each token is: of several where they share a prompt, of none in padding."""
@@ -48,14 +48,14 @@ class MicroBatch:
 
 
 @dataclass
-class Atom:
+class MicroBatchUnit:
     """What stays together in a micro-batch: the rows of one unit, or one row of several units of one prompt."""
 
     rows: Rows
     units: int = 1
 
 
-def totals_of(samples: Sequence[Sample]) -> Totals:
+def count_totals(samples: Sequence[Sample]) -> Totals:
     """The denominators of a global batch, counted before any of it is computed."""
     counts = [sample.num_targets for sample in samples]
     columns = {name for sample in samples for name in sample.sequence_columns}
@@ -87,7 +87,7 @@ def plan(samples: Sequence[Sample], policy: ModelConfig, *, training: bool, shar
     size = (policy.train_micro_batch_size if training else policy.logprob_batch_size) or 1
     budget = dynamic.train_mb_tokens if training else dynamic.logprob_mb_tokens
 
-    def laid_out(atoms: Sequence[Atom]) -> list[Rows]:
+    def laid_out(atoms: Sequence[MicroBatchUnit]) -> list[Rows]:
         lengths = [max(row_length(samples, row) for row in atom.rows) for atom in atoms]
         if dynamic.enabled:
             rows_of = [len(atom.rows) for atom in atoms]
@@ -96,11 +96,11 @@ def plan(samples: Sequence[Sample], policy: ModelConfig, *, training: bool, shar
             micros = packing.fixed(lengths, max(1, size // max((atom.units for atom in atoms), default=1)))
         return [[row for number in micro for row in atoms[number].rows] for micro in micros]
 
-    apart = laid_out([Atom([[index] for index in unit]) for unit in units])
+    apart = laid_out([MicroBatchUnit([[index] for index in unit]) for unit in units])
     if not share:
         return apart
     most = len(units) if dynamic.enabled else size
-    together = laid_out(shared_atoms(samples, units, most, min(budget, LONGEST_SHARED)))
+    together = laid_out(shared_prefix_units(samples, units, most, min(budget, LONGEST_SHARED)))
     return together if padded(samples, together) <= WORTH_SHARING * padded(samples, apart) else apart
 
 
@@ -109,7 +109,7 @@ def padded(samples: Sequence[Sample], micros: Sequence[Rows]) -> int:
     return sum(len(rows) * max(row_length(samples, row) for row in rows) for rows in micros)
 
 
-def shares(
+def plan_per_rank(
     samples: Sequence[Sample], policy: ModelConfig, count: int, *, training: bool, share: bool
 ) -> list[list[Rows]]:
     """The plan of each of `count` ranks, of equal cost as far as may be, and of equal length: collectives want every
@@ -128,7 +128,7 @@ def shares(
     return [micros + [[] for _ in range(longest - len(micros))] for micros in plans]
 
 
-def silent(samples: Sequence[Sample]) -> list[Sample]:
+def dummy_samples(samples: Sequence[Sample]) -> list[Sample]:
     """What a rank without work computes: the shortest unit, without targets, so that it weighs nothing."""
     unit = min(units_of(samples), key=lambda unit: sum(len(samples[index]) for index in unit))
     return [
@@ -167,19 +167,21 @@ def _cost(samples: Sequence[Sample], part: Rows, share: bool) -> int:
     return sum(len(samples[index]) for index in indices)
 
 
-def shared_atoms(samples: Sequence[Sample], units: Rows, most: int, tokens: int) -> list[Atom]:
+def shared_prefix_units(
+    samples: Sequence[Sample], units: Rows, most: int, tokens: int
+) -> list[MicroBatchUnit]:
     """The units of each group together: at most `most` of them, and `tokens` tokens, in a row."""
-    atoms: list[Atom] = []
-    open_atoms: dict[str, Atom] = {}
+    atoms: list[MicroBatchUnit] = []
+    open_units: dict[str, MicroBatchUnit] = {}
     for unit in units:
         group = _group(samples, unit)
         if group is None or row_length(samples, unit) > tokens:
-            atoms.append(Atom([[index] for index in unit]))
+            atoms.append(MicroBatchUnit([[index] for index in unit]))
             continue
-        atom = open_atoms.get(group, Atom([[]], most))  # full: none is open
+        atom = open_units.get(group, MicroBatchUnit([[]], most))  # full: none is open
         joined = [*atom.rows[0], *unit]
         if atom.units >= most or row_length(samples, joined) > tokens:
-            atom = open_atoms[group] = Atom([list(unit)])
+            atom = open_units[group] = MicroBatchUnit([list(unit)])
             atoms.append(atom)
         else:
             atom.rows, atom.units = [joined], atom.units + 1
@@ -234,12 +236,12 @@ def collate(
             for name in samples[0].sequence_columns
         },
     )
-    at_N = torch.cat([place[target - 1] for target, place in zip(targets, where, strict=True)])
+    positions_N = torch.cat([place[target - 1] for target, place in zip(targets, where, strict=True)])
     return MicroBatch(
         input_ids=input_ids.to(device),
         position_ids=positions.to(device) if several else None,
         attention_mask=_mask(segments).to(device) if share and several else None,
-        at_N=at_N.to(device),
+        positions_N=positions_N.to(device),
         batch=batch,
         copies=torch.bincount(torch.cat(where), minlength=input_ids.numel())
         .reshape(input_ids.shape)

@@ -19,7 +19,7 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 from hone.engine.distributed.heartbeat import beat
 from hone.engine.local import kv_cache
 from hone.engine.local.learner_state import checksum, named_weights
-from hone.engine.local.sampling import Holding, sample, uniform
+from hone.engine.local.sampling import ConstraintTracker, sample, uniform
 from hone.engine.local.weight_sync import WeightStream
 from hone.errors import HoneError, ModelError
 from hone.model.adapters import base_of
@@ -164,7 +164,7 @@ class LocalGenerator:
         own = () if sampling.ignore_eos else self.stop_tokens
         stops = torch.tensor(sorted({*own, *sampling.stop_token_ids}), dtype=torch.long)
         stops = stops.to(self.model.device)
-        holding = Holding(sampling, stops, self.tokens)
+        holding = ConstraintTracker(sampling, stops, self.tokens)
         logits, cache, mask = self._prefill(prompts, rows, room=max(row.limit for row in rows))
         alive = list(rows)
         seeds = torch.tensor([row.seed for row in alive])  # on the CPU: Apple's GPU has no fp64
@@ -261,7 +261,7 @@ class LocalGenerator:
             ids[i, width - len(tokens) :] = torch.tensor(tokens)
             mask[i, width - len(tokens) :] = True
         ids, mask = ids.to(self.model.device), mask.to(self.model.device)
-        cache = kv_cache.slab_cache(self.model.config, room)
+        cache = kv_cache.preallocated_cache(self.model.config, room)
         positions = (mask.cumsum(1) - 1).clamp(min=0)
         logits = self._forward(ids, positions, mask, cache)
         owner = {tokens: i for i, tokens in enumerate(needed)}

@@ -16,7 +16,7 @@ from transformers.cache_utils import DynamicLayer
 from hone.model.quantized import is_quantized
 
 
-class SlabLayer(DynamicLayer):
+class PreallocatedLayer(DynamicLayer):
     """Full attention's cache: [batch, heads, length, dim], of which `length` grows inside a larger slab."""
 
     def __init__(self, room: int) -> None:
@@ -59,13 +59,15 @@ class SlabLayer(DynamicLayer):
         self._slabs = None
 
 
-def slab_cache(config: Any, room: int) -> DynamicCache:
+def preallocated_cache(config: Any, room: int) -> DynamicCache:
     """The cache that `transformers` would make for this model, its full-attention layers written in place.
 
     `room` is how many tokens a slab holds beyond those it starts with.
     """
     cache = DynamicCache(config=config)
-    cache.layers = [SlabLayer(room) if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    cache.layers = [
+        PreallocatedLayer(room) if type(layer) is DynamicLayer else layer for layer in cache.layers
+    ]
     return cache
 
 
@@ -85,18 +87,18 @@ def works(model: PreTrainedModel) -> bool:
     vocabulary = model.config.get_text_config().vocab_size
     text = (torch.arange(1, 6, device=model.device)[None] % vocabulary).expand(2, -1)
     try:
-        cache = slab_cache(model.config, room=1)
+        cache = preallocated_cache(model.config, room=1)
         model(input_ids=text[:, :4], past_key_values=cache, use_cache=True)
         select_rows(cache, torch.tensor([1], device=text.device))
         place = torch.tensor([[4]], device=text.device)
-        behind = model(
+        cached = model(
             input_ids=text[:1, 4:], position_ids=place, past_key_values=cache, use_cache=True
         ).logits
-        whole = model(input_ids=text[:1], use_cache=False).logits[:, -1:]
+        uncached = model(input_ids=text[:1], use_cache=False).logits[:, -1:]
     except torch.OutOfMemoryError:
         raise
     except (TypeError, ValueError, IndexError, AttributeError, RuntimeError):
         return False  # what a model makes of a cache that is not of its kind
-    if model.dtype != torch.float32 or is_quantized(model) or not torch.isfinite(whole).all():
+    if model.dtype != torch.float32 or is_quantized(model) or not torch.isfinite(uncached).all():
         return True
-    return torch.allclose(behind, whole, rtol=1e-2, atol=1e-2 * float(whole.abs().max()))
+    return torch.allclose(cached, uncached, rtol=1e-2, atol=1e-2 * float(uncached.abs().max()))

@@ -24,9 +24,9 @@ from hone.engine.distributed.collectives import Ranks
 from hone.engine.distributed.heartbeat import beat
 from hone.engine.local import learner_state as weight_files
 from hone.engine.local.adalora import RankSchedule
-from hone.engine.local.batching import MicroBatch, Rows, collate, shares, silent, totals_of
+from hone.engine.local.batching import MicroBatch, Rows, collate, count_totals, dummy_samples, plan_per_rank
 from hone.engine.local.learner_checks import balance_of, check_one_piece, check_packing
-from hone.engine.local.metric_sums import Sums
+from hone.engine.local.metric_sums import MetricSums
 from hone.engine.local.optimizer import build_optimizer, build_scheduler, clip_gradients
 from hone.engine.local.weight_sync import WeightStream
 from hone.errors import ModelError, TrainingError
@@ -96,10 +96,10 @@ class LocalLearner:
         model has a scalar head."""
         return self._of_all(samples, self._read)
 
-    async def likeliest(self, samples: Sequence[Sample], k: int) -> list[tuple[Tensor, Tensor]]:
+    async def topk_logprobs(self, samples: Sequence[Sample], k: int) -> list[tuple[Tensor, Tensor]]:
         """The `k` likeliest tokens at each of a sample's targets, likeliest first: log-probabilities (fp32) and tokens,
         both [targets, k], for each sample."""
-        found = self._of_all(samples, partial(self._read, likeliest=k), 2 * k)
+        found = self._of_all(samples, partial(self._read, topk_logprobs=k), 2 * k)
         return [(both[:, :k], both[:, k:].long()) for both in found]
 
     async def entropies(self, samples: Sequence[Sample]) -> list[Tensor]:
@@ -124,7 +124,7 @@ class LocalLearner:
                 parts = read(micro).split(micro.batch.lengths_S.tolist())
                 for index, part in zip((i for row in rows for i in row), parts, strict=bool(rows)):
                     values_N[starts[index] : starts[index + 1]] = part
-        found = list(self.ranks.total(values_N).cpu().split(counts))
+        found = list(self.ranks.all_reduce_sum(values_N).cpu().split(counts))
         bad = [sample.id for sample, read_T in zip(samples, found, strict=True) if read_T.isnan().any()]
         if bad and not self.scorer.scalar:
             raise ModelError(
@@ -141,7 +141,7 @@ class LocalLearner:
 
         Raises TrainingError, before any weight changes, when the loss is not finite.
         """
-        totals, sums, balance = totals_of(samples), Sums(), self.balance
+        totals, sums, balance = count_totals(samples), MetricSums(), self.balance
         counts = self._count_choices(samples) if balance is not None else None
         for rows in self._share(samples, training=True):
             beat()
@@ -172,12 +172,12 @@ class LocalLearner:
             with hearing(balance) as heard:
                 self._read(micro)
             counts += balance.counts(heard, micro.copies.flatten() * bool(rows))
-        return self.ranks.total(counts)
+        return self.ranks.all_reduce_sum(counts)
 
-    def _refuse(self, loss: float, sums: Sums) -> NoReturn:
+    def _refuse(self, loss: float, sums: MetricSums) -> NoReturn:
         """Undo the backward, and say in which samples the loss went wrong. The ranks come here together."""
         self.optimizer.zero_grad(set_to_none=True)
-        bad = self.ranks.share(sums.not_finite())
+        bad = self.ranks.all_gather_objects(sums.not_finite())
         where = f", in samples {', '.join(list(dict.fromkeys(chain(*bad)))[:4])}" if bad else ""
         raise TrainingError(
             f"loss is {loss} at update {self.updates + 1}{where}, of {self._named} and nothing was updated. Lower "
@@ -231,10 +231,10 @@ class LocalLearner:
 
     def _share(self, samples: Sequence[Sample], *, training: bool) -> list[Rows]:
         """This rank's micro-batches of a global batch."""
-        plans = shares(
-            samples, self.policy, self.ranks.count, training=training, share=self._uses_shared_prefix(samples)
+        plans = plan_per_rank(
+            samples, self.policy, self.ranks.size, training=training, share=self._uses_shared_prefix(samples)
         )
-        return plans[self.ranks.number]
+        return plans[self.ranks.rank]
 
     def _uses_shared_prefix(self, samples: Sequence[Sample]) -> bool:
         """Whether a row of several samples has their prompt once. Packed rows never do."""
@@ -244,7 +244,8 @@ class LocalLearner:
     def _collate(self, samples: Sequence[Sample], rows: Rows) -> MicroBatch:
         dynamic = self.policy.dynamic_batching
         return collate(
-            [[samples[index] for index in row] for row in rows] or [[sample] for sample in silent(samples)],
+            [[samples[index] for index in row] for row in rows]
+            or [[sample] for sample in dummy_samples(samples)],
             pad=self.pad_token,
             device=self.device,
             share=self._uses_shared_prefix(samples),
@@ -267,16 +268,21 @@ class LocalLearner:
         return Outputs(logprobs_N=read_N * math.nan, values_N=read_N)
 
     def _read(
-        self, micro: MicroBatch, targets: Tensor | None = None, *, likeliest: int = 0, entropy: bool = False
+        self,
+        micro: MicroBatch,
+        targets: Tensor | None = None,
+        *,
+        topk_logprobs: int = 0,
+        entropy: bool = False,
     ) -> Tensor:
         with self.autocast(), dropout.of_samples(micro.keys):
             return self.scorer(
                 micro.input_ids,
                 micro.position_ids,
-                micro.at_N,
+                micro.positions_N,
                 micro.batch.tokens_N if targets is None else targets,
                 attention_mask=micro.attention_mask,
-                likeliest=likeliest,
+                topk_logprobs=topk_logprobs,
                 entropy=entropy,
             )
 

@@ -24,7 +24,7 @@ from torch.distributed.checkpoint.state_dict import (
 
 from hone.checkpoint.random_state import random_state, restore_random_state
 from hone.checkpoint.safe_reader import Planner, Reader, own_error, read_state, understood
-from hone.engine.distributed.collectives import own_part
+from hone.engine.distributed.collectives import local_tensor
 from hone.engine.local.optimizer import build_optimizer, build_scheduler
 from hone.errors import CheckpointError, TrainingError
 from hone.model.adapters import NAME
@@ -95,14 +95,14 @@ def save(learner: LocalLearner, path: Path, *, with_optimizer: bool, wait: bool)
     for weights that are not finite: no run can go on from them, and they might take a good checkpoint's place.
     """
     ranks = learner.ranks
-    spoilt = not_finite((name, own_part(weight)) for name, weight in named_weights(learner.model))
-    if bad := ranks.share([spoilt] if spoilt is not None else []):
+    spoilt = not_finite((name, local_tensor(weight)) for name, weight in named_weights(learner.model))
+    if bad := ranks.all_gather_objects([spoilt] if spoilt is not None else []):
         spoilt = bad[0]
         raise TrainingError(
             f"weight {spoilt} holds nan or infinity after update {learner.updates}: nothing was saved. "
             "Lower policy.optimizer.kwargs.lr"
         )
-    if ranks.first:
+    if ranks.is_first:
         learner.model.config.save_pretrained(path / "model")
         if (adapters := getattr(learner.model, "peft_config", None)) is not None:
             adapters[NAME].save_pretrained(str(path / "model"))
@@ -113,7 +113,7 @@ def save(learner: LocalLearner, path: Path, *, with_optimizer: bool, wait: bool)
     states: dict[Path, dict[str, Any]] = {path / "weights": dict(kept_weights(learner.model))}
     if with_optimizer:
         (path / "optimizer").mkdir(parents=True, exist_ok=True)
-        if ranks.first:
+        if ranks.is_first:
             torch.save(_small_state(learner), path / "optimizer" / "schedule.pt")
         if ranks.mesh is not None:  # one process's generators are the run's own, which saves them
             own = {"ranks": dist.get_world_size(), "random": random_state()}
@@ -136,7 +136,7 @@ def save(learner: LocalLearner, path: Path, *, with_optimizer: bool, wait: bool)
 def _room_for_copies(states: Iterable[dict[str, Any]]) -> bool:
     """Whether this machine has memory for a copy of what its ranks (four or fewer of them, of this size) hold."""
     held = sum(
-        own_part(value).nbytes for state in states for value in state.values() if torch.is_tensor(value)
+        local_tensor(value).nbytes for state in states for value in state.values() if torch.is_tensor(value)
     )
     return 4 * held < psutil.virtual_memory().available
 

@@ -9,7 +9,7 @@ from hone.engine.distributed.collectives import Ranks
 from hone.types import LossOutput
 
 
-class Sums:
+class MetricSums:
     """Metrics of a global batch: parts are added, maxima compared. Nothing is moved to the host before the end."""
 
     def __init__(self) -> None:
@@ -27,10 +27,12 @@ class Sums:
 
     def metrics(self, ranks: Ranks) -> dict[str, float]:
         """Of all micro-batches of all ranks."""
-        values = ranks.total(torch.stack([value.float() for value in self._sums.values()])).tolist()
+        values = ranks.all_reduce_sum(torch.stack([value.float() for value in self._sums.values()])).tolist()
         found = dict(zip(self._sums, values, strict=True))
         if self._largest:
-            most = ranks.largest(torch.stack([value.float() for value in self._largest.values()])).tolist()
+            most = ranks.all_reduce_max(
+                torch.stack([value.float() for value in self._largest.values()])
+            ).tolist()
             found |= dict(zip(self._largest, most, strict=True))
         return found
 

@@ -8,7 +8,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hone.config.schema import ClusterConfig, ModelConfig
-from hone.engine.distributed.sharding import spread
+from hone.engine.distributed.sharding import shard_model
 from hone.engine.local.learner import DTYPES
 from hone.errors import ConfigError
 from hone.model.adapters import check_adapter, merged, with_lora
@@ -21,7 +21,7 @@ from hone.planning.auxiliary_models import check_length
 from hone.planning.placement import device_of_this_process
 
 
-def place(model: torch.nn.Module, device: torch.device) -> None:
+def move_to(model: torch.nn.Module, device: torch.device) -> None:
     """Move a model, in place."""
     model.to(device)
 
@@ -39,7 +39,7 @@ def make_scorer(
     """A model on this process's device, or spread over the mesh."""
     chunk = policy.logprob_chunk_size
     if mesh is not None:
-        return spread(
+        return shard_model(
             partial(make_model, policy, tokenizer, seed, trained),
             mesh,
             device,
@@ -49,7 +49,7 @@ def make_scorer(
             cpu_offload=bool(policy.cpu_offload),
         )
     model = make_model(policy, tokenizer, seed, trained, True)
-    place(model, device)
+    move_to(model, device)
     return TokenScorer(model, temperature=temperature, chunk_rows=chunk)
 
 

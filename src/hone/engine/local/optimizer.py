@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, SequentialLR
 
 from hone.config.schema import ModelConfig
-from hone.engine.distributed.collectives import whole
+from hone.engine.distributed.collectives import full_tensor
 from hone.errors import ConfigError
 
 SCHEDULE_EXAMPLE = "torch.optim.lr_scheduler.LinearLR"
@@ -76,8 +76,8 @@ def by_mesh(parameters: Iterable[nn.Parameter]) -> list[list[nn.Parameter]]:
     In one process there is one group."""
     groups: dict[Any, list[nn.Parameter]] = {}
     for parameter in parameters:
-        spread = (parameter.device_mesh, parameter.placements) if isinstance(parameter, DTensor) else None
-        groups.setdefault(spread, []).append(parameter)
+        sharding = (parameter.device_mesh, parameter.placements) if isinstance(parameter, DTensor) else None
+        groups.setdefault(sharding, []).append(parameter)
     return list(groups.values())
 
 
@@ -87,7 +87,7 @@ def clip_gradients(parameters: Iterable[nn.Parameter], limit: float | None) -> T
     A weight that several ranks hold counts once.
     """
     groups = by_mesh(parameter for parameter in parameters if parameter.grad is not None)
-    norms = [whole(get_total_norm([p.grad for p in group if p.grad is not None])) for group in groups]
+    norms = [full_tensor(get_total_norm([p.grad for p in group if p.grad is not None])) for group in groups]
     norm = torch.linalg.vector_norm(torch.stack(norms)) if len(norms) != 1 else norms[0]
     if limit is not None:
         for group in groups:

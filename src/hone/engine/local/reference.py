@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from hone.engine.local.learner import LocalLearner
 
 
-class WithoutAdapters:
+class BaseModelScorer:
     """The model that a learner's adapters were put on, as a scorer: the reference of LoRA, at no memory."""
 
     def __init__(self, learner: LocalLearner) -> None:

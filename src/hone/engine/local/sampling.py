@@ -22,7 +22,7 @@ def uniform(seeds_B: Tensor, positions_B: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Held:
+class LogitConstraints:
     """What holds for the next token of a batch's rows beside its settings."""
 
     seen_BV: Tensor | None = None
@@ -46,10 +46,10 @@ class Held:
         return logits_BV
 
 
-NOTHING = Held()
+UNCONSTRAINED = LogitConstraints()
 
 
-class Holding:
+class ConstraintTracker:
     """Keeps what holds for rows while they go on, one token a step. `ends` [E]: the tokens that end a row."""
 
     def __init__(self, sampling: Sampling, ends: Tensor, tokens: int | None = None) -> None:
@@ -64,9 +64,11 @@ class Holding:
                 seen_BV[row, list(prompt)] = True
             self.seen_BV = seen_BV.to(self.ends.device)
 
-    def at(self, step: int) -> Held:
+    def at(self, step: int) -> LogitConstraints:
         """What holds for the token of a step, from 0."""
-        return Held(self.seen_BV, self.ends if step < self.sampling.min_new_tokens else None, self.tokens)
+        return LogitConstraints(
+            self.seen_BV, self.ends if step < self.sampling.min_new_tokens else None, self.tokens
+        )
 
     def add(self, tokens_B: Tensor) -> None:
         """Every row goes on with its token."""
@@ -80,7 +82,7 @@ class Holding:
 
 
 def sample(
-    logits_BV: Tensor, draws_B: Tensor, sampling: Sampling, held: Held = NOTHING
+    logits_BV: Tensor, draws_B: Tensor, sampling: Sampling, held: LogitConstraints = UNCONSTRAINED
 ) -> tuple[Tensor, Tensor]:
     """Tokens [B] and their log-probabilities [B]: fp32, of softmax(logits / temperature), the model's own distribution.
     What is left out or moved by top-k, top-p, min-p, a penalty or `held` does not change them.

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from torch import Tensor, nn
 
-from hone.engine.distributed.collectives import Ranks, own_part, whole
+from hone.engine.distributed.collectives import Ranks, full_tensor, local_tensor
 from hone.engine.local.learner_state import checksum, named_weights
 
 
@@ -26,20 +26,20 @@ class WeightStream:
 
     def __iter__(self) -> Iterator[tuple[str, Tensor]]:
         for name, tensor in named_weights(self.model):
-            yield name, whole(tensor)
+            yield name, full_tensor(tensor)
 
     def trained(self) -> Iterator[tuple[str, Tensor]]:
         """Those that training changes."""
         for name, tensor in named_weights(self.model):
             if name in self.names:
-                yield name, whole(tensor)
+                yield name, full_tensor(tensor)
 
     def base(self) -> int:
         """A sum over the bits of this rank's parts of the others."""
         return checksum(
-            (name, own_part(t)) for name, t in named_weights(self.model) if name not in self.names
+            (name, local_tensor(t)) for name, t in named_weights(self.model) if name not in self.names
         )
 
     def agree(self, same: bool) -> bool:
         """Whether all ranks say so."""
-        return all(self.ranks.share([same]))
+        return all(self.ranks.all_gather_objects([same]))

@@ -22,7 +22,7 @@ except ImportError:
     ray = None  # type: ignore[assignment]
 
 
-class FewerMachines(Exception):
+class NodeLost(Exception):
     """A machine that was counted on has turned out to be gone."""
 
 

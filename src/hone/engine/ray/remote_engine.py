@@ -19,13 +19,13 @@ from hone.config import OnlineConfig, SFTConfig
 from hone.engine.build import Engine
 from hone.engine.local.threads import threads_for
 from hone.engine.ray import local_cluster
-from hone.engine.ray.nodes import FewerMachines, connect, usable_nodes, wait_for_nodes
-from hone.engine.ray.worker_group import Workers
+from hone.engine.ray.nodes import NodeLost, connect, usable_nodes, wait_for_nodes
+from hone.engine.ray.worker_group import WorkerGroup
 from hone.model.model_size import ModelSize
 from hone.planning import planner
 from hone.planning.auxiliary_models import teacher_settings, value_settings
-from hone.planning.parallel_dims import Layout
-from hone.planning.placement import check_mesh, machine_of
+from hone.planning.parallel_dims import ParallelDims
+from hone.planning.placement import check_mesh, hardware_of
 from hone.types import Completion, LossFn, Prompt, Sample, Sampling
 
 
@@ -42,38 +42,40 @@ def build_on_cluster(
     """
     own = connect(config.cluster)
     while True:
-        workers: Workers | None = None
-        taught: Workers | None = None
+        workers: WorkerGroup | None = None
+        teacher_workers: WorkerGroup | None = None
         try:
             nodes = wait_for_nodes(config.cluster, recovering=recovering)
-            settled, choice = planner.resolve(config, shape, machine_of(config.cluster, nodes))
-            layout = choice.layout
-            check_mesh(settled, layout)
+            settled, choice = planner.resolve(config, shape, hardware_of(config.cluster, nodes))
+            dims = choice.dims
+            check_mesh(settled, dims)
             beside = config.cluster.reserved_devices
-            sharers = layout.per_node + beside
+            sharers = dims.per_node + beside
             threads = threads_for(config.cluster.cpu_threads, shape.parameters, sharers=sharers)
             patience = config.cluster.worker_timeout_s
-            workers = Workers(settled, layout, threads=threads, own=own)
+            workers = WorkerGroup(settled, dims, threads=threads, own=own)
             workers.start()
-            workers.everyone("build", settled, layout, seconds=patience)
+            workers.call_all("build", settled, dims, seconds=patience)
             if beside:
-                together = Layout(1, beside, shard=beside)
-                taught = Workers(settled, together, threads=threads, own=False, title="teacher")
-                taught.start()
-                taught.everyone("build_teacher", settled, together, shape.vocabulary, seconds=patience)
+                together = ParallelDims(1, beside, shard=beside)
+                teacher_workers = WorkerGroup(settled, together, threads=threads, own=False, title="teacher")
+                teacher_workers.start()
+                teacher_workers.call_all(
+                    "build_teacher", settled, together, shape.vocabulary, seconds=patience
+                )
             break
-        except FewerMachines:  # one was counted that was dead already
-            for group in filter(None, (taught, workers)):
+        except NodeLost:  # one was counted that was dead already
+            for group in filter(None, (teacher_workers, workers)):
                 group.close(stay=True)
         except BaseException:
-            for group in filter(None, (taught, workers)):
+            for group in filter(None, (teacher_workers, workers)):
                 group.close()
             if workers is None and own:
                 local_cluster.stop()
             raise
-    notices = [f"{layout} on {nodes} machine{'s' if nodes > 1 else ''}; logs of the ranks: {workers.folder}"]
-    if taught is not None:
-        notices.append(f"the teacher on {taught.layout} of its own")
+    notices = [f"{dims} on {nodes} machine{'s' if nodes > 1 else ''}; logs of the ranks: {workers.folder}"]
+    if teacher_workers is not None:
+        notices.append(f"the teacher on {teacher_workers.dims} of its own")
     missing = config.cluster.num_nodes - nodes
     if missing:
         notices.append(
@@ -87,18 +89,20 @@ def build_on_cluster(
         ClusterLearner(workers, "reference") if uses_reference_model else None,
         ClusterGenerator(workers) if online else None,
         ClusterLearner(workers, "value") if value_settings(config) is not None else None,
-        ClusterLearner(taught or workers, "teacher") if teacher_settings(config) is not None else None,
-        ranks=layout.world,
+        ClusterLearner(teacher_workers or workers, "teacher")
+        if teacher_settings(config) is not None
+        else None,
+        ranks=dims.world,
         notices=notices,
         workers=workers,
-        taught=taught,
+        teacher_workers=teacher_workers,
     )
 
 
 class ClusterLearner:
     """A model on all ranks: the learner, its reference, a value model, a teacher; each by its name in the engine."""
 
-    def __init__(self, workers: Workers, part: str) -> None:
+    def __init__(self, workers: WorkerGroup, part: str) -> None:
         self.workers, self.part = workers, part
 
     async def forward(self, samples: Sequence[Sample]) -> list[torch.Tensor]:
@@ -109,9 +113,11 @@ class ClusterLearner:
         """As `LocalLearner.entropies`."""
         return await self._call("entropies", list(samples))
 
-    async def likeliest(self, samples: Sequence[Sample], k: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """As `LocalLearner.likeliest`."""
-        return await self._call("likeliest", list(samples), k)
+    async def topk_logprobs(
+        self, samples: Sequence[Sample], k: int
+    ) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """As `LocalLearner.topk_logprobs`."""
+        return await self._call("topk_logprobs", list(samples), k)
 
     async def forward_backward(self, samples: Sequence[Sample], loss: LossFn) -> dict[str, float]:
         """As `LocalLearner.forward_backward`."""
@@ -128,60 +134,60 @@ class ClusterLearner:
     def written(self) -> None:
         """As `LocalLearner.written`, of all ranks."""
         seconds = self.workers.config.cluster.worker_timeout_s
-        self.workers.everyone("written", self.part, seconds=seconds, thread="files")
+        self.workers.call_all("written", self.part, seconds=seconds, thread="files")
 
     async def load(self, path: Path) -> None:
         """Every rank reads its part, whatever mesh wrote it."""
         await self._call("load", path.resolve())
 
-    def weights(self) -> Workers:
+    def weights(self) -> WorkerGroup:
         """Where they are: they go from the ranks' learners to the ranks' generators, not through here."""
         return self.workers
 
     async def _call(self, verb: str, *arguments: Any, **named: Any) -> Any:
-        return (await self.workers.ask("call", self.part, verb, arguments, named))[0]
+        return (await self.workers.call_all_async("call", self.part, verb, arguments, named))[0]
 
 
 class ClusterGenerator:
     """A generator on every rank, each with all of the weights; prompts are shared out."""
 
-    def __init__(self, workers: Workers) -> None:
+    def __init__(self, workers: WorkerGroup) -> None:
         self.workers = workers
 
     async def generate(
         self, prompts: Sequence[Prompt], sampling: Sampling, *, count: int = 1
     ) -> list[list[Completion]]:
         """As `LocalGenerator.generate`: a completion is the same wherever it is sampled."""
-        shares = await self.workers.ask("generate", list(prompts), sampling, count)
+        shares = await self.workers.call_all_async("generate", list(prompts), sampling, count)
         return [shares[i % len(shares)][i // len(shares)] for i in range(len(prompts))]
 
-    async def update_weights(self, version: int, weights: Workers) -> None:
+    async def update_weights(self, version: int, weights: WorkerGroup) -> None:
         """As `LocalGenerator.update_weights`, on every rank."""
         assert weights is self.workers
-        await self.workers.ask("take_weights", version)
+        await self.workers.call_all_async("take_weights", version)
 
 
 @dataclass
 class ClusterEngine(Engine):
     """All of it on the ranks of a cluster."""
 
-    workers: Workers = field(kw_only=True)
-    taught: Workers | None = None
+    workers: WorkerGroup = field(kw_only=True)
+    teacher_workers: WorkerGroup | None = None
     """The teacher's, where it has devices of its own."""
 
     def close(self) -> None:
         """Stop the ranks."""
-        for group in filter(None, (self.taught, self.workers)):
+        for group in filter(None, (self.teacher_workers, self.workers)):
             group.close()
 
     def can_grow(self) -> bool:
         """Whether machines that are asked for, and were missing, have come."""
-        cluster, nodes = self.workers.config.cluster, self.workers.layout.nodes
+        cluster, nodes = self.workers.config.cluster, self.workers.dims.nodes
         return nodes < cluster.num_nodes and len(usable_nodes(cluster)) > nodes
 
     async def usage(self) -> dict[str, float]:
         """`host_memory_gib` and, on GPUs, `gpu_memory_gib` of the fullest rank, mean `gpu_utilization`."""
-        found = [one for one in await self.workers.ask("usage") if one]
+        found = [one for one in await self.workers.call_all_async("usage") if one]
         merged: dict[str, float] = {}
         for name in found[0] if found else ():
             values = [one[name] for one in found if name in one]

@@ -14,16 +14,16 @@ if ray is not None:
     from ray.exceptions import RayError
 
 if TYPE_CHECKING:
-    from hone.engine.ray.worker_group import Workers
+    from hone.engine.ray.worker_group import WorkerGroup
 
 LOOK_S = 5.0
 """Seconds between looks at the ranks' pulses, and what a rank has to answer."""
 
 
-class Watch:
+class Watchdog:
     """Tells a long piece of work from a hang, by the ranks' pulses."""
 
-    def __init__(self, workers: Workers, method: str, seconds: float) -> None:
+    def __init__(self, workers: WorkerGroup, method: str, seconds: float) -> None:
         self.workers, self.doing, self.seconds = workers, method, seconds
         self.counts: dict[int, int | None] = {}
         self.moved = time.monotonic()
@@ -58,7 +58,7 @@ async def answer_of(ref: Any) -> Any:
     return await asyncio.wrap_future(ref.future())
 
 
-def why(error: BaseException) -> str:
+def death_reason(error: BaseException) -> str:
     """The part of Ray's account of a death that says something."""
     text = " ".join(str(error).split())
     for mark in ("Worker exit detail:", "The actor is dead because"):
@@ -67,7 +67,7 @@ def why(error: BaseException) -> str:
     return text.split(" Some common causes")[0].rstrip(".") + " (killed, or out of memory?)"
 
 
-def is_about_touch(error: BaseException) -> bool:
+def is_communication_error(error: BaseException) -> bool:
     """Whether this is PyTorch's communication giving up, which has no exception of its own."""
     text = f"{type(error).__name__} {error}".lower()
     return isinstance(error, RuntimeError) and any(
@@ -79,7 +79,7 @@ def is_about_touch(error: BaseException) -> bool:
 _SIDE: list[asyncio.AbstractEventLoop] = []
 
 
-def side_loop() -> asyncio.AbstractEventLoop:
+def background_loop() -> asyncio.AbstractEventLoop:
     """An event loop on a thread of its own, for waiting on Ray from code that is and that is not async."""
     if not _SIDE:
         _SIDE.append(asyncio.new_event_loop())

@@ -18,10 +18,17 @@ from hone.config import OnlineConfig, SFTConfig
 from hone.config.secrets import SECRETS
 from hone.engine.distributed.worker import Worker
 from hone.engine.ray import local_cluster
-from hone.engine.ray.nodes import FewerMachines, ray, usable_nodes
-from hone.engine.ray.watchdog import LOOK_S, Watch, answer_of, is_about_touch, side_loop, why
+from hone.engine.ray.nodes import NodeLost, ray, usable_nodes
+from hone.engine.ray.watchdog import (
+    LOOK_S,
+    Watchdog,
+    answer_of,
+    background_loop,
+    death_reason,
+    is_communication_error,
+)
 from hone.errors import ClusterError, HoneError, TrainingError, WorkerLostError
-from hone.planning.parallel_dims import Layout
+from hone.planning.parallel_dims import ParallelDims
 from hone.version import __version__
 
 if ray is not None:
@@ -43,19 +50,19 @@ SECRET = ("HF_TOKEN",)
 LOOPBACK_DEVICE = "lo0" if sys.platform == "darwin" else "lo"
 
 
-class Workers:
+class WorkerGroup:
     """The ranks of a run, or of one of its models that has devices of its own, named in `title`."""
 
     def __init__(
         self,
         config: SFTConfig | OnlineConfig,
-        layout: Layout,
+        dims: ParallelDims,
         *,
         threads: int,
         own: bool,
         title: str = "",
     ) -> None:
-        self.config, self.layout, self.threads, self.own, self.title = config, layout, threads, own, title
+        self.config, self.dims, self.threads, self.own, self.title = config, dims, threads, own, title
         self.folder = Path(config.checkpointing.checkpoint_dir).resolve() / "workers"
         self.actors: list[Any] = []
         self.about: list[dict[str, Any]] = []
@@ -65,18 +72,18 @@ class Workers:
         """Start the ranks, let them say hello, and let them meet. Raises ClusterError for ranks that do not fit."""
         cluster = self.config.cluster
         gpus = 0 if cluster.cpu_workers_per_node is not None else 1
-        each = {"CPU": float(self.layout.per_node)}
+        each = {"CPU": float(self.dims.per_node)}
         if gpus:
-            each["GPU"] = float(self.layout.per_node)
+            each["GPU"] = float(self.dims.per_node)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.group = placement_group(
-            [dict(each) for _ in range(self.layout.nodes)],
-            strategy="STRICT_SPREAD" if self.layout.nodes > 1 else "PACK",
+            [dict(each) for _ in range(self.dims.nodes)],
+            strategy="STRICT_SPREAD" if self.dims.nodes > 1 else "PACK",
         )
         self._wait_for_room(each)
         remote = cast(Any, ray).remote(concurrency_groups={"control": 1, "files": 1})(Worker)
-        for rank in range(self.layout.world):
-            place = PlacementGroupSchedulingStrategy(self.group, rank // self.layout.per_node)
+        for rank in range(self.dims.world):
+            place = PlacementGroupSchedulingStrategy(self.group, rank // self.dims.per_node)
             self.actors.append(
                 remote.options(
                     num_cpus=1,
@@ -88,14 +95,14 @@ class Workers:
         sign = self.folder / f".sign_{uuid.uuid4().hex}"
         sign.touch()
         try:
-            self.about = self.everyone("hello", str(sign), self._secret(), seconds=START_S)
+            self.about = self.call_all("hello", str(sign), self._secret(), seconds=START_S)
         finally:
             sign.unlink(missing_ok=True)
         self._check_alike()
         address = ray.get(self.actors[0].address.remote(self.own), timeout=START_S)
         # Later than the watch, which says which rank it is that hangs.
         patience = 2 * cluster.worker_timeout_s + 60
-        self.everyone("join", address, self.layout, patience, seconds=START_S)
+        self.call_all("join", address, self.dims, patience, seconds=START_S)
 
     def _wait_for_room(self, each: dict[str, float]) -> None:
         """Until the machines give the ranks their places. Ray notices a machine's death after some 15 s."""
@@ -103,11 +110,11 @@ class Workers:
         deadline = time.monotonic() + seconds
         ready = self.group.ready()
         while not ray.wait([ready], timeout=1.0)[0]:
-            if len(usable_nodes(self.config.cluster)) < self.layout.nodes:
-                raise FewerMachines
+            if len(usable_nodes(self.config.cluster)) < self.dims.nodes:
+                raise NodeLost
             if time.monotonic() > deadline:
                 raise ClusterError(
-                    f"the Ray cluster has no room for {self.layout.nodes} x {each}: something else runs on it "
+                    f"the Ray cluster has no room for {self.dims.nodes} x {each}: something else runs on it "
                     f"(`ray status` tells). Waited {seconds:.0f} s"
                 )
 
@@ -150,16 +157,16 @@ class Workers:
                     "name a folder that all machines share"
                 )
 
-    def everyone(self, method: str, *arguments: Any, seconds: float, thread: str | None = None) -> list[Any]:
+    def call_all(self, method: str, *arguments: Any, seconds: float, thread: str | None = None) -> list[Any]:
         """Call a method of every rank, on a `thread` of its own if it has one, and wait for all answers."""
         return asyncio.run_coroutine_threadsafe(
-            self._settled(method, arguments, seconds, thread), side_loop()
+            self._settled(method, arguments, seconds, thread), background_loop()
         ).result()
 
-    async def ask(self, method: str, *arguments: Any) -> list[Any]:
+    async def call_all_async(self, method: str, *arguments: Any) -> list[Any]:
         """The same from within a running loop."""
         future = asyncio.run_coroutine_threadsafe(
-            self._settled(method, arguments, self.config.cluster.worker_timeout_s), side_loop()
+            self._settled(method, arguments, self.config.cluster.worker_timeout_s), background_loop()
         )
         return await asyncio.wrap_future(future)
 
@@ -171,7 +178,7 @@ class Workers:
         options = {"concurrency_group": thread} if thread is not None else {}
         refs = [getattr(actor, method).options(**options).remote(*sent) for actor in self.actors]
         answers = [asyncio.ensure_future(answer_of(ref)) for ref in refs]
-        watch = Watch(self, method, seconds)
+        watch = Watchdog(self, method, seconds)
         while True:
             done, waiting = await asyncio.wait(answers, timeout=LOOK_S, return_when=asyncio.FIRST_EXCEPTION)
             if any(answer.exception() is not None for answer in done):
@@ -207,9 +214,11 @@ class Workers:
                 )
         for rank, error in errors.items():
             if isinstance(error, RayActorError):
-                return WorkerLostError(f"{self.name(rank)} died: {why(error)}{self._last_lines(rank)}")
+                return WorkerLostError(
+                    f"{self.name(rank)} died: {death_reason(error)}{self._last_lines(rank)}"
+                )
         for rank, cause in causes.items():
-            if isinstance(cause, RayError) or is_about_touch(cause):
+            if isinstance(cause, RayError) or is_communication_error(cause):
                 text = (str(cause).strip() or repr(cause)).splitlines()[0]
                 return WorkerLostError(f"{self.name(rank)} lost touch with the others: {text}")
         return next(iter(errors.values()))
