@@ -73,7 +73,7 @@ docs: $(VENV)/.setup-docs ## the documentation as a site, in site/; its links ar
 
 package: setup ## the distribution, in dist/, checked; TAG=v1.2.3 compares its version with a tag
 	$(PIP) build twine
-	rm -rf dist
+	rm -rf dist build
 	$(BIN)/python -m build
 	$(BIN)/python -m twine check --strict dist/*
 	$(BIN)/python scripts/check_package.py $(if $(TAG),--tag $(TAG))

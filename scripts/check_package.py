@@ -1,4 +1,4 @@
-"""Check the distribution in dist/: its wheel holds every file of src/hone and has the version that the source has.
+"""Check the distribution in dist/: its wheel holds the files of src/hone, no others, and the source's version.
 
 `--tag v1.2.3` also compares that version with the tag of a release.
 """
@@ -23,9 +23,9 @@ def main() -> int:
     parser.add_argument("--tag", help="the tag of a release, v and the version")
     tag = parser.parse_args().tag
     (wheel,) = (ROOT / "dist").glob("*.whl")
-    problems = [
-        f"{wheel.name} lacks {name}" for name in sorted(sources() - set(zipfile.ZipFile(wheel).namelist()))
-    ]
+    packed = {name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("hone/")}
+    problems = [f"{wheel.name} lacks {name}" for name in sorted(sources() - packed)]
+    problems += [f"{wheel.name} has {name}, which src has not" for name in sorted(packed - sources())]
     if (printed := version_of(wheel)) != __version__:
         problems.append(f"{wheel.name} prints version {printed!r}; src/hone/version.py has {__version__}")
     if tag and tag != f"v{__version__}":
