@@ -45,7 +45,9 @@ def exists(name: str) -> bool:
         path = tuple((section_of(kind) if part == "LOOP" else part) for part in name.split("."))
         if keys.find(root, path).what != "unknown":
             return True
-        if any(alias == ".".join(path) or alias.startswith(f"{'.'.join(path)}.") for alias in aliases.table(kind)):
+        if any(
+            alias == ".".join(path) or alias.startswith(f"{'.'.join(path)}.") for alias in aliases.table(kind)
+        ):
             return True
         if any(matches(rule.pattern, path) for rule in upstream.rules(kind)):
             return True
