@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from hone.config.schema import SupervisedSection
-from hone.data.render_check import Tally
+from hone.data.render_check import FindingLog
 from hone.types import Sample, TrainedModel
 
 
@@ -21,7 +21,7 @@ class Data(Protocol):
     def epoch(self) -> int: ...
 
     @property
-    def tally(self) -> Tally: ...
+    def finding_log(self) -> FindingLog: ...
 
     @property
     def validation(self) -> list[Sample]: ...

@@ -8,6 +8,7 @@ place of the turn's content shows where it sits. When that fails too the answer 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Protocol
 
 import numpy as np
@@ -54,7 +55,10 @@ def _start(
         return len(asked)
     before = render(messages[:i])
     if whole.startswith(before):  # the turn lacks what the generation prompt opens, such as <think>
-        return common_length(asked, whole)
+        starts = [common_length(asked, whole)]
+        with suppress(DataError):  # a template may refuse content beside a call
+            starts.append(common_length(render(_probes(messages, i)[0]), whole))
+        return min(starts)  # the content may begin with letters that the opening has
     opening = asked[len(before) :] if asked.startswith(before) else ""
     content = common_length(whole, render(_probes(messages, i)[0]))
     return _behind_opening(whole[:content], opening, specials) if opening else None

@@ -15,7 +15,7 @@ from hone.data.chat import Encoder
 from hone.data.columns import Reading
 from hone.data.formats import Format, read_prompt_file
 from hone.data.mixture import Mixture
-from hone.data.render_check import Tally
+from hone.data.render_check import FindingLog
 from hone.data.rows import Row, Rows
 from hone.data.sources import holdout, key_of, load_rows
 from hone.errors import CheckpointError, ConfigError, DataError
@@ -183,9 +183,9 @@ class ResumableDataset:
         self._order = Mixture(lengths, _mixture_weights(training), shuffle, seed, max_epochs)
 
     @cached_property
-    def tally(self) -> Tally:
+    def finding_log(self) -> FindingLog:
         """What the rendering of rows does not say as the rows do."""
-        return Tally()
+        return FindingLog()
 
     @property
     def num_rows(self) -> int:

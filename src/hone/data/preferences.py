@@ -17,7 +17,7 @@ from hone.data.datasets import Dataset, ResumableDataset, encoder_of, load_datas
 from hone.data.length_filter import LengthScreen, batches, screen_rows
 from hone.data.preference_formats import PAIRS, REASONS, Comparison, Unusable
 from hone.data.preference_samples import StoredSides, joined
-from hone.data.render_check import Shapes
+from hone.data.render_check import ConversationKinds
 from hone.data.rows import Row
 from hone.errors import ConfigError, DataError
 from hone.types import Message, Sample
@@ -186,12 +186,12 @@ class PreferenceData(ResumableDataset):
         assert self.encoder.max_length is not None
         excluded: dict[int, str] = {}
 
-        shapes = Shapes()
+        kinds = ConversationKinds()
 
         def prompt_of(row: Row) -> str | Sequence[Message] | None:
             comparison = preference_formats.read(row, dataset.format)
             example = comparison.chosen
-            if example.tools or shapes.new([m for side in comparison.sides for m in side.messages]):
+            if example.tools or kinds.is_new([m for side in comparison.sides for m in side.messages]):
                 return None
             return example.messages[: example.num_prompt_messages] if example.messages else example.prompt
 
@@ -259,7 +259,7 @@ class PreferenceData(ResumableDataset):
                 dataset.refuse(index, error)
                 continue
             for side in rendered[index][1]:
-                self.tally.add(dataset.rows.where(index), side.findings)
+                self.finding_log.add(dataset.rows.where(index), side.findings)
         encoded = iter(self.encoder.tokenize([side for _, sides in rendered.values() for side in sides]))
         result: dict[int, StoredSides | None] = {}
         for index, (comparison, sides) in rendered.items():

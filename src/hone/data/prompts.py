@@ -13,7 +13,7 @@ from hone.data.chat import Encoder, Rendered
 from hone.data.datasets import Dataset, ResumableDataset, load_dataset, load_datasets
 from hone.data.formats import PromptText
 from hone.data.length_filter import LengthScreen, batches, screen_rows
-from hone.data.render_check import Shapes, Tally
+from hone.data.render_check import ConversationKinds, FindingLog
 from hone.data.rows import Row
 from hone.errors import DataError
 from hone.types import Message, Prompt, Sample
@@ -64,16 +64,16 @@ def build_prompts(config: Any, tokenizer: Any, refused: dict[str, str] | None = 
 def build_eval_prompts(config: Any, tokenizer: Any, notices: list[str] | None = None) -> list[Prompt]:
     """The problems of an evaluation, each `data.repeat` times; `notices` gets what their rendering does not say as the
     rows do. Raises as `build_prompts`."""
-    tally = Tally()
-    dataset, encoder = evaluation_dataset(config, tokenizer, tally)
-    prompts = _all_prompts([dataset], encoder, tally)
+    finding_log = FindingLog()
+    dataset, encoder = evaluation_dataset(config, tokenizer, finding_log)
+    prompts = _all_prompts([dataset], encoder, finding_log)
     if notices is not None:
-        notices += tally.fresh()
+        notices += finding_log.unreported()
     return prompts
 
 
 def evaluation_dataset(
-    config: Any, tokenizer: Any, tally: Tally, refused: dict[str, str] | None = None
+    config: Any, tokenizer: Any, finding_log: FindingLog, refused: dict[str, str] | None = None
 ) -> tuple[Dataset, Encoder]:
     """The dataset of an evaluation, checked, and what encodes its prompts. Raises as `build_prompts`."""
     encoder = Encoder(
@@ -84,7 +84,7 @@ def evaluation_dataset(
     longest = config.generation.max_model_len
     limit = _limit(config.data, longest, f"generation.max_model_len={longest}")
     dataset = load_dataset(config.data, "test", chat=encoder.chat, refused=refused)
-    _fit([dataset], encoder, limit, tally)
+    _fit([dataset], encoder, limit, finding_log)
     return dataset, encoder
 
 
@@ -111,9 +111,9 @@ class PromptData(ResumableDataset):
         self.encoder, self.limit, self.longest = encoder, limit, longest
         self._validation = validation
         self.counts = {"drawn": 0, "rows": sum(len(p.keep) for p in training)}
-        self.counts["dropped_rows"] = _fit(training, encoder, limit, self.tally)
+        self.counts["dropped_rows"] = _fit(training, encoder, limit, self.finding_log)
         self.counts["validation_rows"] = sum(len(p.keep) for p in validation)
-        self.counts["validation_dropped_rows"] = _fit(validation, encoder, limit, self.tally)
+        self.counts["validation_dropped_rows"] = _fit(validation, encoder, limit, self.finding_log)
         self.counts |= {"truncated": 0, "excluded": 0}
         super().__init__(training, shuffle=shuffle, seed=seed, max_epochs=max_epochs, may_change=may_change)
 
@@ -131,7 +131,7 @@ class PromptData(ResumableDataset):
             f"{self._training[d].label}:{row}@{epoch}.{first + k}" for k, (d, row, epoch) in enumerate(drawn)
         ]
         self.counts["drawn"] = self._order.draws
-        prompts = _prompts(asked, names, self.encoder, self.tally)
+        prompts = _prompts(asked, names, self.encoder, self.finding_log)
         for (dataset, row, _), prompt in zip(asked, prompts, strict=True):
             if len(prompt.tokens) > self.limit.tokens:  # the screen was wrong about a strange template
                 dataset.refuse(row, _too_long(len(prompt.tokens), self.limit))
@@ -155,7 +155,7 @@ class PromptData(ResumableDataset):
         encoder = replace(self.encoder, max_length=self.longest)
         rendered = [encoder.render(formats[prompt.dataset].supervised(prompt.row)) for prompt in prompts]
         for prompt, answer in zip(prompts, rendered, strict=True):
-            self.tally.add(f"the answer to {prompt.id}", answer.findings)
+            self.finding_log.add(f"the answer to {prompt.id}", answer.findings)
         samples = []
         for prompt, encoded in zip(prompts, encoder.tokenize(rendered), strict=True):
             self.counts["truncated"] += encoded.truncated
@@ -168,7 +168,7 @@ class PromptData(ResumableDataset):
     @cached_property
     def validation(self) -> list[Prompt]:
         """All held-out prompts, in order; encoded when first asked for."""
-        return _all_prompts(self._validation, self.encoder, self.tally)
+        return _all_prompts(self._validation, self.encoder, self.finding_log)
 
     def state_dict(self) -> dict[str, Any]:
         return self.position() | {"counts": {k: self.counts[k] for k in _SO_FAR}}
@@ -190,12 +190,12 @@ def _limit(data: Any, longest: int, reason: str) -> Limit:
     return Limit(longest - 1, f"{reason}, which also has to hold an answer", drop)
 
 
-def _fit(datasets: Sequence[Dataset], encoder: Encoder, limit: Limit, tally: Tally) -> int:
+def _fit(datasets: Sequence[Dataset], encoder: Encoder, limit: Limit, finding_log: FindingLog) -> int:
     """Check all rows of the datasets and take out those that are too long; how many that were. Refuses rows without a
     prompt, and those that are too long unless they are dropped. Raises DataError when none is left."""
     dropped = 0
     for dataset in datasets:
-        overlong = _overlong(dataset, encoder, limit.tokens, tally)
+        overlong = _overlong(dataset, encoder, limit.tokens, finding_log)
         if not limit.drop:
             others = len(overlong) - 1 if dataset.refused is None else 0
             for row, length in overlong.items():
@@ -218,20 +218,21 @@ def _too_long(length: int, limit: Limit, others: int = 0) -> DataError:
     )
 
 
-def _overlong(dataset: Dataset, encoder: Encoder, limit: int, tally: Tally) -> dict[int, int]:
+def _overlong(dataset: Dataset, encoder: Encoder, limit: int, finding_log: FindingLog) -> dict[int, int]:
     """Rows whose prompt is longer than `limit`, with their lengths."""
-    shapes = Shapes()
+    kinds = ConversationKinds()
 
     def read(row: Row) -> str | list[Message] | None:
         prompt = dataset.format.prompt(row)
-        return None if prompt.tools or shapes.new(prompt.content) else prompt.content
+        return None if prompt.tools or kinds.is_new(prompt.content) else prompt.content
 
     overlong: dict[int, int] = {}
     for chunk in batches(screen_rows(dataset, LengthScreen(encoder, limit + 1), read).all, _BATCH):
         rendered = {
             row: prompt
             for row, columns in chunk
-            if (prompt := _render(dataset, row, dataset.format.prompt(columns), encoder, tally)) is not None
+            if (prompt := _render(dataset, row, dataset.format.prompt(columns), encoder, finding_log))
+            is not None
         }
         lengths = [len(tokens) for tokens in encoder.encode_prompts(list(rendered.values()))]
         overlong |= {row: n for row, n in zip(rendered, lengths, strict=True) if n > limit}
@@ -239,7 +240,7 @@ def _overlong(dataset: Dataset, encoder: Encoder, limit: int, tally: Tally) -> d
 
 
 def _render(
-    dataset: Dataset, row: int, prompt: PromptText, encoder: Encoder, tally: Tally
+    dataset: Dataset, row: int, prompt: PromptText, encoder: Encoder, finding_log: FindingLog
 ) -> Rendered | None:
     """The text of a prompt; None for a row that is refused."""
     try:
@@ -247,23 +248,26 @@ def _render(
     except DataError as error:
         dataset.refuse(row, error)
         return None
-    tally.add(dataset.rows.where(row), rendered.findings)
+    finding_log.add(dataset.rows.where(row), rendered.findings)
     return rendered
 
 
 def _prompts(
-    asked: Sequence[tuple[Dataset, int, dict[str, Any]]], names: Sequence[str], encoder: Encoder, tally: Tally
+    asked: Sequence[tuple[Dataset, int, dict[str, Any]]],
+    names: Sequence[str],
+    encoder: Encoder,
+    finding_log: FindingLog,
 ) -> list[Prompt]:
     drawn = []
     for (dataset, row, columns), name in zip(asked, names, strict=True):
         prompt = dataset.format.prompt(columns)
-        if (text := _render(dataset, row, prompt, encoder, tally)) is not None:
+        if (text := _render(dataset, row, prompt, encoder, finding_log)) is not None:
             drawn.append((text, Prompt(name, (), prompt.content, columns, dataset.label, dataset.env)))
     tokens = encoder.encode_prompts([text for text, _ in drawn])
     return [replace(prompt, tokens=tuple(t)) for (_, prompt), t in zip(drawn, tokens, strict=True)]
 
 
-def _all_prompts(datasets: Sequence[Dataset], encoder: Encoder, tally: Tally) -> list[Prompt]:
+def _all_prompts(datasets: Sequence[Dataset], encoder: Encoder, finding_log: FindingLog) -> list[Prompt]:
     """Every row of the datasets in order, each as often as its dataset says."""
     prompts = []
     for dataset in datasets:
@@ -271,5 +275,5 @@ def _all_prompts(datasets: Sequence[Dataset], encoder: Encoder, tally: Tally) ->
         every = [(row, columns, k) for row, columns in dataset.kept() for k in times]
         asked = [(dataset, row, columns) for row, columns, _ in every]
         names = [f"{dataset.label}:{row}" + (f".{k}" if dataset.repeat > 1 else "") for row, _, k in every]
-        prompts += _prompts(asked, names, encoder, tally)
+        prompts += _prompts(asked, names, encoder, finding_log)
     return prompts

@@ -1,45 +1,55 @@
-"""Whether a rendered conversation says what its messages say, and trains on what it should.
+"""Check that a rendered conversation says what its messages say, and that the right parts of it are targets.
 
-Every message's text, reasoning and tool calls are looked for in what the chat template wrote, and in the stretches
-that are targets. A template that loses a message or a call would teach something else than the row says: that is
+Every message's text, reasoning and tool calls are looked for in what the chat template wrote, and in the spans that
+are targets. A template that loses a message or a call would teach something else than the row says: such a row is
 refused. What many templates do on purpose (leaving out the reasoning of earlier turns) is a `Finding`, which is counted
-and told.
+and reported.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from bisect import bisect
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import pairwise
+from math import inf
 from typing import Any
 
 from hone.chat_template import REASONING, garbled
-from hone.data.assistant_spans import Span
+from hone.data.assistant_spans import Span, joined
 from hone.errors import DataError
 from hone.types import Message
 
 _LONG = 24
-"""A text of so many characters does not stand twice in a rendering by chance."""
+"""A text of this many characters does not occur twice in a rendering by chance."""
+_WORDS = {
+    "dropped": "is left out",
+    "changed": "is written otherwise",
+    "doubled": "is written twice",
+    "untrained": "is not trained on",
+    "trained": "is trained on",
+}
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that the rendering of a row does not say, or train on, as the row does."""
+    """A difference between a row and its rendering, or its targets."""
 
     message: int
-    """Its index in the conversation that was rendered."""
+    """Index in the conversation that was rendered."""
     role: str
     part: str
     """`content`, `reasoning`, `tool call NAME`, `argument of tool call NAME`, `text beside a call`, `end of turn`,
     `end of text`, `definition of tools`."""
     what: str
-    """`dropped`; `changed`: only some of it is there; `doubled`; `untrained`: it is no target, and should be one;
-    `trained`: it is one, and should not be."""
+    """`dropped`; `changed`: only some of it is there; `doubled`; `untrained`: should be a target, and is not;
+    `trained`: is a target, and should not be."""
 
     @property
     def kind(self) -> str:
-        """What findings of many rows have in common."""
+        """The part and the difference, without the tool's name."""
         return f"{re.sub('tool call .*', 'tool call', self.part)} {self.what}"
 
     def __str__(self) -> str:
@@ -53,19 +63,18 @@ class Finding:
         return self.part == "content" and self.what == "dropped"
 
 
-_WORDS = {
-    "dropped": "is left out",
-    "changed": "is written otherwise",
-    "doubled": "is written twice",
-    "untrained": "is not trained on",
-    "trained": "is trained on",
-}
-
-
 @dataclass(frozen=True)
 class _Piece:
+    """One text of a message: its content, its reasoning, or the name, a key or a value of a tool call."""
+
     part: str
     text: str
+
+    def spellings(self) -> Iterator[str]:
+        """As it is; then as JSON text, which is how templates write tools' results and arguments of calls."""
+        yield self.text
+        if self.part != "reasoning":
+            yield from (json.dumps(self.text, ensure_ascii=ascii_only)[1:-1] for ascii_only in (False, True))
 
 
 def check(
@@ -76,71 +85,109 @@ def check(
     name: str,
     tools: Any = None,
 ) -> list[Finding]:
-    """What the rendering does not say as the messages do. `spans` are the characters of `text` that are targets,
-    `trained` the messages that should be. Raises DataError for what is lost; `name` is the tokenizer's."""
-    found = list(_findings(messages, text, spans, trained))
+    """Every difference between the messages and their rendering `text`.
+
+    `spans` are the characters of `text` that are targets, in order; `trained` the messages that should be targets.
+    Raises DataError for what is lost; `name` is how the message calls the tokenizer.
+    """
+    found = _findings(messages, _Rendering(text, spans), trained)
     for finding in found:
         if finding.fatal:
             raise DataError(_refusal(finding, name))
-    names = [t["function"]["name"] for t in tools or () if isinstance(t, Mapping) and "function" in t]
-    if any(tool not in text for tool in names):
+    functions = [tool.get("function") for tool in tools or () if isinstance(tool, Mapping)]
+    names = [function.get("name") for function in functions if isinstance(function, Mapping)]
+    if any(str(tool) not in text for tool in names):
         found.append(Finding(0, messages[0]["role"], "definition of tools", "dropped"))
     return found
 
 
-def _findings(
-    messages: Sequence[Message], text: str, spans: Sequence[Span], trained: Sequence[int]
-) -> Iterator[Finding]:
+@dataclass
+class _Rendering:
+    """A rendered conversation, searched for the pieces of its messages in order."""
+
+    text: str
+    spans: Sequence[Span]
+    """Its targets, in order."""
+    cursor: int = 0
+    """Where the last piece that was found ends."""
+    located: list[Span] = field(default_factory=list)
+    """Where pieces were found."""
+
+    def locate(self, piece: _Piece, own: Sequence[Span] | None) -> str | None:
+        """Find the next piece. -> what is wrong with it, or None. `own`: its turn's targets, if it should be one."""
+        if own is not None:
+            for span in own:
+                if at := self._find(piece, *span):
+                    return self._note(at)
+            at = self._find(piece, self.cursor, len(self.text))
+            return self._note(at, "untrained") if at else self._lost(piece, own)
+        at, is_target = self._find_outside_targets(piece, self.cursor)
+        if at:
+            return self._note(at)
+        if self.cursor:  # some templates put the system message further on
+            at, is_target = self._find_outside_targets(piece, 0)
+            if at:
+                self.located.append(at)
+                return None
+        return "trained" if is_target else self._lost(piece, [(0, len(self.text))])
+
+    def _note(self, at: Span, what: str | None = None) -> str | None:
+        self.located.append(at)
+        self.cursor = at[1]
+        return what
+
+    def _find(self, piece: _Piece, start: int, end: int) -> Span | None:
+        for spelling in piece.spellings():
+            if (at := self.text.find(spelling, start, end)) >= 0:
+                return at, at + len(spelling)
+        return None
+
+    def _find_outside_targets(self, piece: _Piece, start: int) -> tuple[Span | None, bool]:
+        """Where a piece stands that is no target, and whether it was met as a target before that."""
+        is_target = False
+        while at := self._find(piece, start, len(self.text)):
+            before = bisect(self.spans, (at[0], inf)) - 1
+            if before < 0 or at[0] >= self.spans[before][1]:
+                return at, is_target
+            is_target, start = True, self.spans[before][1]
+        return None, is_target
+
+    def _lost(self, piece: _Piece, within: Sequence[Span]) -> str:
+        """Whether all of a piece is lost, or some lines of it are there."""
+        region = "\n".join(self.text[start:end] for start, end in within).lower()
+        lines = [line.strip() for line in piece.text.lower().splitlines()]
+        return "changed" if any(line in region for line in lines if len(line) > 2) else "dropped"
+
+    def rest(self) -> str:
+        """What the template wrote beside the pieces that were found."""
+        taken = joined(sorted(self.located))
+        return "\0".join(self.text[a:b] for (_, a), (b, _) in pairwise([(0, 0), *taken, (len(self.text), 0)]))
+
+
+def _findings(messages: Sequence[Message], rendering: _Rendering, trained: Sequence[int]) -> list[Finding]:
+    spans = rendering.spans
     turns = {i: [spans[k]] if len(spans) == len(trained) else spans for k, i in enumerate(trained)}
-    cursor = 0
-    every = "\n".join(piece.text for message in messages for piece in pieces(message))
+    found: list[Finding] = []
+    written: list[tuple[int, _Piece]] = []
+    starts, firsts = [], []
     for i, message in enumerate(messages):
+        starts.append(rendering.cursor)
+        before = len(rendering.located)
         for piece in pieces(message):
-            what, cursor = _place(piece, text, cursor, spans, turns.get(i))
-            if what is None and len(piece.text) >= _LONG and text.count(piece.text) > every.count(piece.text):
-                what = "doubled"
-            if what is not None:
-                yield Finding(i, message["role"], piece.part, what)
-        yield from _garbled_calls(i, message, text, turns.get(i))
-
-
-def _place(
-    piece: _Piece, text: str, cursor: int, spans: Sequence[Span], own: Sequence[Span] | None
-) -> tuple[str | None, int]:
-    """What is wrong with a piece, and from where to look for the next. `own`: where its turn's targets are, if it is
-    trained on."""
-    if own is not None:
-        for start, end in own:
-            if (at := _find(piece, text, start, end)) >= 0:
-                return None, at
-        at = _find(piece, text, cursor, len(text))
-        return ("untrained", at) if at >= 0 else (_lost(piece, text, own), cursor)
-    first, begin = -1, cursor
-    while (at := _find(piece, text, begin, len(text))) >= 0:
-        if not any(start <= at < end for start, end in spans):
-            return None, at + len(piece.text)
-        first, begin = max(first, at), at + 1
-    if cursor:  # some templates put the system message further on
-        return _place(piece, text, 0, spans, None)[0], cursor
-    return ("trained" if first >= 0 else _lost(piece, text, [(0, len(text))])), cursor
-
-
-def _find(piece: _Piece, text: str, start: int, end: int) -> int:
-    at = text.find(piece.text, start, end)
-    if at >= 0 or piece.part == "reasoning":
-        return at
-    for ascii_only in (False, True):  # tools' results, and arguments of calls
-        quoted = json.dumps(piece.text, ensure_ascii=ascii_only)[1:-1]
-        if quoted != piece.text and (at := text.find(quoted, start, end)) >= 0:
-            return at
-    return -1
-
-
-def _lost(piece: _Piece, text: str, within: Sequence[Span]) -> str:
-    """Whether all of it is lost."""
-    region = "\n".join(text[start:end] for start, end in within).lower()
-    lines = [line.strip() for line in piece.text.lower().splitlines()]
-    return "changed" if any(line in region for line in lines if len(line) > 2) else "dropped"
+            if (what := rendering.locate(piece, turns.get(i))) is None:
+                written.append((i, piece))
+            else:
+                found.append(Finding(i, message["role"], piece.part, what))
+        firsts.append(min(rendering.located[before:], default=(len(rendering.text), 0))[0])
+    rest = rendering.rest()
+    for i, piece in written:
+        if len(piece.text) >= _LONG and piece.text in rest:
+            found.append(Finding(i, messages[i]["role"], piece.part, "doubled"))
+    for i, message in enumerate(messages):
+        if message.get("tool_calls"):
+            end = next((at for at in firsts[i + 1 :] if at >= starts[i]), len(rendering.text))
+            found += _garbled_calls(i, message, rendering.text[starts[i] : end])
+    return sorted(found, key=lambda finding: finding.message)
 
 
 def pieces(message: Message) -> list[_Piece]:
@@ -154,8 +201,7 @@ def pieces(message: Message) -> list[_Piece]:
             found.append(_Piece("reasoning", thought.strip().removeprefix("<think>").strip()))
             content = content.strip()
     calls = message.get("tool_calls") or []
-    part = "text beside a call" if calls else "content"
-    found.append(_Piece(part, content))
+    found.append(_Piece("text beside a call" if calls else "content", content))
     for call in calls:
         function = call["function"]
         label = f"tool call {function['name']}"
@@ -183,13 +229,17 @@ def _texts(value: Any) -> Iterator[str]:
         yield value.strip()
 
 
-def _garbled_calls(i: int, message: Message, text: str, own: Sequence[Span] | None) -> Iterator[Finding]:
-    for call in message.get("tool_calls") or []:
-        function = call["function"]
-        arguments = _object(function["arguments"])
-        written = "\n".join(text[start:end] for start, end in own or [(0, len(text))])
-        said = json.dumps(arguments)
-        if any(garbled(written, str(key)) and not garbled(said, str(key)) for key in arguments):
+def _garbled_calls(i: int, message: Message, written: str) -> Iterator[Finding]:
+    """The calls of message i whose arguments are not JSON in `written`, the part of the rendering between the messages
+    around it. Its content, which may quote JSON or Python, does not count."""
+    for piece in pieces(message):
+        if "tool call" not in piece.part:
+            written = written.replace(piece.text, "")
+    functions = [call["function"] for call in message["tool_calls"]]
+    given = json.dumps([_object(function["arguments"]) for function in functions])
+    for function in functions:
+        keys = map(str, _object(function["arguments"]))
+        if any(garbled(written, key) and not garbled(given, key) for key in keys):
             yield Finding(i, message["role"], f"tool call {function['name']}", "changed")
 
 
@@ -204,38 +254,40 @@ def _refusal(finding: Finding, name: str) -> str:
     )
 
 
-class Tally:
-    """The first finding of each kind among many rows, each told once."""
+class FindingLog:
+    """The first finding of each kind among many rows, each reported once."""
 
     def __init__(self) -> None:
         self._first: dict[str, str] = {}
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
 
-    def add(self, where: str, found: Sequence[Finding]) -> None:
-        """Take note of what was found in a row; `where` names it."""
+    def add(self, location: str, found: Sequence[Finding]) -> None:
+        """Record what was found in the row at `location`."""
         for finding in found:
-            self._first.setdefault(finding.kind, f"{where}: {finding}")
+            self._first.setdefault(finding.kind, f"{location}: {finding}")
 
-    def fresh(self) -> list[str]:
-        """A sentence for each kind that was not told yet."""
-        new = {kind: text for kind, text in self._first.items() if kind not in self._told}
-        self._told.update(new)
+    def unreported(self) -> list[str]:
+        """A sentence for each kind that was not reported yet."""
+        new = {kind: text for kind, text in self._first.items() if kind not in self._reported}
+        self._reported.update(new)
         return [f"{text}{_WHY.get(kind, '')}" for kind, text in new.items()]
 
 
-class Shapes:
-    """Which kinds of conversations were met: those whose messages have the same roles, keys and thoughts are alike to a
-    template. The first of each shows what a template does to them."""
+class ConversationKinds:
+    """Which kinds of conversations were met. To a template those are alike whose messages have the same roles and keys,
+    follow each other in the same ways, and hold thoughts or do not. The first of each kind shows what it does to them,
+    and whether it refuses them."""
 
     def __init__(self) -> None:
         self._met: set[Any] = set()
 
-    def new(self, messages: str | Sequence[Message]) -> bool:
-        """Whether the first conversation of its kind; a text is of no kind."""
+    def is_new(self, messages: str | Sequence[Message]) -> bool:
+        """Whether this is the first conversation of its kind; a text is of no kind."""
         if isinstance(messages, str) or not messages:
             return False
         thinking = any(m["role"] == "assistant" and "</think>" in text_of(m.get("content")) for m in messages)
-        kind = (frozenset((m["role"], *m) for m in messages), thinking, len(messages) > 3)
+        order = frozenset(pairwise([None, *(m["role"] for m in messages), None]))
+        kind = (order, frozenset((m["role"], *m) for m in messages), thinking, len(messages) > 3)
         if kind in self._met:
             return False
         self._met.add(kind)

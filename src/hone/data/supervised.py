@@ -14,7 +14,7 @@ from hone.data.chat import Encoded, Encoder, Rendered
 from hone.data.datasets import Dataset, ResumableDataset, encoder_of, load_datasets
 from hone.data.formats import Example
 from hone.data.length_filter import LengthScreen, Screened, all_cores, batches, screen_rows
-from hone.data.render_check import Shapes
+from hone.data.render_check import ConversationKinds
 from hone.data.rows import Row
 from hone.errors import DataError
 from hone.types import Message, Sample
@@ -71,7 +71,7 @@ class SupervisedData(ResumableDataset):
 
     A row without any target left (its prompt alone is as long as a sample may be) is excluded and counted.
     `counts` has, for the whole run so far, `drawn`, `truncated`, `excluded` and `altered` samples (whose rendering
-    differs from the row: `tally` says how); for the data, `rows`, `excluded_rows` and `validation_rows`.
+    differs from the row: `finding_log` says how); for the data, `rows`, `excluded_rows` and `validation_rows`.
     """
 
     def __init__(
@@ -141,14 +141,14 @@ class SupervisedData(ResumableDataset):
     def _check(self, dataset: Dataset) -> Screened:
         """Read all rows, refuse those that lack something; returns those maybe too long."""
         assert self.encoder.max_length is not None
-        screen, shapes = LengthScreen(self.encoder, self.encoder.max_length), Shapes()
+        screen, kinds = LengthScreen(self.encoder, self.encoder.max_length), ConversationKinds()
         read = dataset.format.supervised
-        return screen_rows(dataset, screen, lambda row: self._context(read(dataset.reading(row)), shapes))
+        return screen_rows(dataset, screen, lambda row: self._context(read(dataset.reading(row)), kinds))
 
-    def _context(self, example: Example, shapes: Shapes) -> str | Sequence[Message] | None:
+    def _context(self, example: Example, kinds: ConversationKinds) -> str | Sequence[Message] | None:
         """What comes before the first target; None when only encoding tells, or whether there is a target, and for the
         first row of its kind."""
-        if example.tools or not (example.messages or example.completion) or shapes.new(example.messages):
+        if example.tools or not (example.messages or example.completion) or kinds.is_new(example.messages):
             return None
         if not example.messages:
             return example.prompt
@@ -201,5 +201,5 @@ class SupervisedData(ResumableDataset):
             except DataError as error:
                 dataset.refuse(row, error)
                 continue
-            self.tally.add(dataset.rows.where(row), rendered[row].findings)
+            self.finding_log.add(dataset.rows.where(row), rendered[row].findings)
         return dict(zip(rendered, self.encoder.tokenize(list(rendered.values())), strict=True))

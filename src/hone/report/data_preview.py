@@ -14,7 +14,7 @@ from hone.data import build_preferences, build_prompts, build_supervised
 from hone.data.chat import Encoder
 from hone.data.datasets import Dataset, ResumableDataset
 from hone.data.prompts import evaluation_dataset
-from hone.data.render_check import Tally
+from hone.data.render_check import FindingLog
 from hone.data.row_preview import Look, look
 from hone.engine.build import tokenizer_of
 from hone.errors import DataError
@@ -97,7 +97,7 @@ def gather(
             view.left_out.setdefault(reason, []).append(dataset.rows.where(row))
         if view.trains and dataset.unread:
             view.unread.append(f"{dataset.rows.name}: {', '.join(dataset.unread)}")
-    view.altered = drawn.tally.fresh() if drawn is not None else []
+    view.altered = drawn.finding_log.unreported() if drawn is not None else []
     datasets = held if validation else training
     if validation and not held:
         raise DataError("there are no held-out rows: set data.validation or data.train.split_validation_size")
@@ -125,7 +125,7 @@ def _read(
             chat_template=config.tokenizer.chat_template,
             trust_remote_code=config.generation.trust_remote_code,
         )
-        dataset, encoder = evaluation_dataset(config, tokenizer, Tally(), refused)
+        dataset, encoder = evaluation_dataset(config, tokenizer, FindingLog(), refused)
         return encoder, [dataset], [], None
     data = BUILDERS[loaded.algorithm](config, tokenizer_of(config), refused)
     return data.encoder, data.training_datasets, data.validation_datasets, data

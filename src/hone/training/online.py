@@ -73,13 +73,13 @@ async def _train(loaded: Loaded, data: PromptData, parts: Engine, sampler: Rollo
         return run.summary()
     await sampler.generator.update_weights(run.step, parts.learner.weights())
     with run:
-        run.note_all(data.tally.fresh())
+        run.note_all(data.finding_log.unreported())
         if config.loop.val_at_start and run.step == 0:
             run.progress.doing("validating before the first step")
             run.log_before_training(await validate(sampler, data.validation, run, step=0))
         for step in run.steps():
             await one_step(step, parts, data, sampler, run)
-            run.note_all(data.tally.fresh())
+            run.note_all(data.finding_log.unreported())
         await run.finish()
     return run.summary()
 

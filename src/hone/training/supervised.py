@@ -57,7 +57,7 @@ async def _train(
     if run.finished:
         return run.summary()
     with run:
-        run.note_all([*method.notes(), *method.data.tally.fresh()])
+        run.note_all([*method.notes(), *method.data.finding_log.unreported()])
         said = False
         if section.val_at_start and run.step == 0:
             run.progress.doing("validating before the first step")
@@ -69,7 +69,7 @@ async def _train(
             if not samples:  # rows that are left out can end the last epoch sooner than their number says
                 break
             said = said or _say_truncated(run, method)
-            run.note_all(method.data.tally.fresh())
+            run.note_all(method.data.finding_log.unreported())
             metrics = method.describe(await method.step(learner, samples), samples)
             tokens = sum(len(sample) for sample in samples)
             metrics["tokens_per_s"] = tokens / (time.perf_counter() - started)

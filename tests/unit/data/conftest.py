@@ -6,7 +6,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from tests.unit.data.byte_level import TEXT, byte_level
+from tests.helpers.byte_level import TEXT, byte_level
 
 CHATML = (
     "{% for message in messages %}"

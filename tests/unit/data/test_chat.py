@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 
 from hone.data.assistant_spans import overlap
@@ -346,3 +348,12 @@ def test_tokens_with_empty_offsets_stand_behind_the_token_before():
     assert overlap(offsets, [(2, 4)]) == [False, True, True, False]
     assert overlap(offsets, [(3, 5)]) == [False, False, True, True]
     assert overlap([], [(0, 1)]) == []
+
+
+def test_an_answer_that_begins_like_the_generation_prompt_is_trained_from_its_first_character(chatml):
+    opening = "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n<think>\n' }}{% endif %}"
+    tokenizer = copy.copy(chatml)
+    tokenizer.chat_template = chatml.chat_template.partition("{% if add_generation_prompt")[0] + opening
+    messages = [{"role": "user", "content": "Bold?"}, {"role": "assistant", "content": "<th>yes</th>"}]
+    rendered = Encoder(tokenizer).render(Format().supervised({"messages": messages}))
+    assert [rendered.text[start:end] for start, end in rendered.spans] == ["<th>yes</th><|im_end|>"]

@@ -2,41 +2,19 @@
 
 from __future__ import annotations
 
-import copy
-
 import pytest
 
 from hone.data.chat import Encoder
 from hone.data.formats import Format, PromptText
 from hone.errors import DataError
+from tests.helpers.conversations import ANSWER, ASK, OBJECTS, RESULT, call, with_template
 
-ASK = {"role": "user", "content": "What is 2?"}
-ANSWER = {"role": "assistant", "content": "It is 12."}
-RESULT = {"role": "tool", "content": "the answer is 12"}
-CALLS = "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + (m.content or '') }}"
-OBJECTS = (
-    CALLS
-    + "{% for c in m.tool_calls or [] %}{{ '<call>' + c.function.name + ' ' + (c.function.arguments | tojson)"
-    " + '</call>' }}{% endfor %}{{ '<|im_end|>\n' }}{% endfor %}"
-)
-"""As Llama 3.1, GLM-4: arguments are an object; JSON text would be quoted again."""
 TEXTS = (
     "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}{% if m.role == 'assistant' and m.content is none %}"
     "{% for c in m.tool_calls %}{{ '<call>' + c.function.name + ' ' + c.function.arguments + '</call>' }}"
     "{% endfor %}{% else %}{{ m.content }}{% endif %}{{ '<|im_end|>\n' }}{% endfor %}"
 )
 """As DeepSeek-R1: arguments are text, and a call is only seen where the content beside it is null."""
-
-
-def call(arguments, **more):
-    calls = [{"type": "function", "function": {"name": "f", "arguments": arguments}}]
-    return {"role": "assistant", "content": None, "tool_calls": calls, **more}
-
-
-def with_template(tokenizer, template):
-    other = copy.copy(tokenizer)
-    other.chat_template = template
-    return other
 
 
 def text_of(tokenizer, messages):

@@ -1,4 +1,4 @@
-"""The entropy of a linear head against the full logits: value and gradient; on ranks see test_vocabulary."""
+"""The entropy of a linear head against the full logits: value and gradient; on ranks see test_vocabulary_shards."""
 
 from __future__ import annotations
 

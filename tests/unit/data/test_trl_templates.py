@@ -14,7 +14,7 @@ from hone.chat_template import turn_ends
 from hone.data.chat import Encoder
 from hone.data.formats import Format, PromptText
 from hone.errors import DataError
-from tests.unit.data.byte_level import byte_level
+from tests.helpers.byte_level import byte_level
 
 SPECIAL = re.compile(
     r"<\|[^|>\s'\"{}]+\|?>|<[^|>\s'\"{}]+\|>|<｜[^>]*>|<(?:start|end)_of_turn>|<end_of_utterance>|</s>"

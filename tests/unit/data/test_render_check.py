@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import copy
+import time
 
 import pytest
 
 from hone.data.chat import Encoder
 from hone.data.formats import Format, PromptText
-from hone.data.render_check import Tally
+from hone.data.render_check import FindingLog, check
 from hone.errors import DataError
-from tests.unit.data.test_messages import ANSWER, ASK, CALLS, RESULT, call, with_template
+from tests.helpers.conversations import ANSWER, ASK, CALLS, OBJECTS, RESULT, call, with_template
 
 MORE, FINAL = {"role": "user", "content": "Thanks!"}, {"role": "assistant", "content": "You are welcome."}
 TWO_TURNS = [ASK, ANSWER, MORE, FINAL]
@@ -143,11 +144,61 @@ def test_the_end_of_text_beside_a_call_that_is_left_out_is_told(chatml):
 
 def test_a_tally_says_each_kind_once_with_its_first_row(qwen3):
     talk = [ASK, {"role": "assistant", "content": "<think>hm</think>Yes."}, MORE, FINAL]
-    tally = Tally()
+    finding_log = FindingLog()
     for row in (3, 7):
-        tally.add(f"rows.jsonl, row {row}", rendered(qwen3, talk).findings)
-    (notice,) = tally.fresh()
+        finding_log.add(f"rows.jsonl, row {row}", rendered(qwen3, talk).findings)
+    (notice,) = finding_log.unreported()
     assert notice.startswith(
         "rows.jsonl, row 3: reasoning of message 1 (assistant) is left out by the chat template"
     )
-    assert tally.fresh() == []
+    assert finding_log.unreported() == []
+
+
+PYTHON, QUOTED = {**RESULT, "content": "{'city': 'Paris'}"}, {**RESULT, "content": '{"city": "Paris"}'}
+CALL_AND_RESULT = (
+    CALLS.replace("(m.content or '')", "(m.content | tojson if m.role == 'tool' else m.content or '')")
+    + "{% for c in m.tool_calls or [] %}{{ c.function | tojson }}{% endfor %}"
+    + TAIL
+)
+
+
+@pytest.mark.parametrize("result", [PYTHON, QUOTED])
+@pytest.mark.parametrize("template", [OBJECTS, CALL_AND_RESULT])
+def test_a_result_that_reads_like_a_garbled_call_does_not_make_the_call_one(chatml, template, result):
+    talk = [ASK, call({"city": "Paris"}), result, MORE]
+    Encoder(with_template(chatml, template)).render_prompt(PromptText(talk))
+    assert found(with_template(chatml, template), [*talk[:-1], ANSWER], only_unmask_final=True) == []
+
+
+def test_text_beside_a_call_may_quote_the_call(chatml):
+    talk = [ASK, call({"city": "Paris"}, content="I call f with {'city': 'Paris'}."), RESULT, ANSWER]
+    assert found(with_template(chatml, OBJECTS), talk) == []
+
+
+def test_definitions_of_tools_that_are_written_as_python_do_not_garble_a_call(chatml):
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"properties": {"city": {}}}}}
+    tokenizer = with_template(chatml, "{{ tools | string }}" + OBJECTS)
+    Encoder(tokenizer).render_prompt(PromptText([ASK, call({"city": "Paris"}), RESULT, MORE], tools=[tool]))
+
+
+@pytest.mark.parametrize("tool", [{"function": "f"}, {"function": {}}])
+def test_a_definition_that_is_none_stops_nothing(chatml, tool):
+    Encoder(chatml).render_prompt(PromptText([ASK], tools=[tool]))
+
+
+def test_a_long_conversation_is_checked_in_time_proportional_to_its_length():
+    def seconds(turns: int) -> float:
+        bodies = [f"{i} " + " ".join(f"word{i * j % 977}" for j in range(100)) for i in range(turns)]
+        messages = [
+            {"role": "assistant" if i % 2 else "user", "content": body} for i, body in enumerate(bodies)
+        ]
+        text, spans = "", []
+        for i, body in enumerate(bodies):
+            if i % 2:
+                spans.append((len(text), len(text) + len(body)))
+            text += body + "<|im_end|>\n"
+        start = time.process_time()
+        assert check(messages, text, spans, range(1, turns, 2), "it") == []
+        return time.process_time() - start
+
+    assert min(seconds(1600), seconds(1600)) < 20 * max(0.003, seconds(200))  # 64 times if it were quadratic

@@ -11,7 +11,7 @@ import pytest
 from hone.config.schema import DPOConfig, EvalConfig, GRPOConfig, SFTConfig
 from hone.data import build_eval_prompts, build_preferences, build_prompts, build_supervised
 from hone.errors import DataError
-from tests.unit.data.test_messages import CALLS, call, with_template
+from tests.helpers.conversations import CALLS, call, with_template
 
 ASK, MORE = {"role": "user", "content": "What is 2?"}, {"role": "user", "content": "Thanks!"}
 THOUGHT = {"role": "assistant", "content": "<think>\nhm\n</think>\n\nIt is 12."}
@@ -33,12 +33,12 @@ def section(rows: list[dict[str, Any]], folder: Path) -> dict[str, Any]:
 def test_sft(qwen3: Any, tmp_path: Path) -> None:
     rows = [{"messages": [ASK, PLAIN]}, THINKING, THINKING]
     data = build_supervised(SFTConfig.model_validate({"data": section(rows, tmp_path)}), qwen3)
-    (notice,) = data.tally.fresh()
+    (notice,) = data.finding_log.unreported()
     assert TOLD in notice
     assert "sft.only_unmask_final=true" in notice
     assert len(data.next(3)) == 3
     assert (data.counts["altered"], data.state_dict()["counts"]["altered"]) == (2, 2)
-    assert data.tally.fresh() == []
+    assert data.finding_log.unreported() == []
 
 
 def test_preferences(qwen3: Any, tmp_path: Path) -> None:
@@ -46,14 +46,14 @@ def test_preferences(qwen3: Any, tmp_path: Path) -> None:
     pair = {"chosen": [FINAL], "rejected": [PLAIN]}
     rows = [{"prompt": [ASK], **pair}, {"prompt": asked, **pair}]
     data = build_preferences(DPOConfig.model_validate({"data": section(rows, tmp_path)}), qwen3)
-    assert TOLD in data.tally.fresh()[0]
+    assert TOLD in data.finding_log.unreported()[0]
     assert len(data.next(2)) == 4
     assert data.counts["altered"] == 1
 
 
 def test_prompts_of_rl_and_of_an_evaluation(qwen3: Any, tmp_path: Path) -> None:
     data = section([{"prompt": [ASK]}, {"prompt": THINKING["messages"][:3]}], tmp_path)
-    assert TOLD in build_prompts(GRPOConfig.model_validate({"data": data}), qwen3).tally.fresh()[0]
+    assert TOLD in build_prompts(GRPOConfig.model_validate({"data": data}), qwen3).finding_log.unreported()[0]
     notices: list[str] = []
     one = {"data": {"dataset_name": data["train"]["dataset_name"]}}
     build_eval_prompts(EvalConfig.model_validate(one), qwen3, notices)
