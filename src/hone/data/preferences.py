@@ -191,7 +191,11 @@ class PreferenceData(ResumableDataset):
         def prompt_of(row: Row) -> str | Sequence[Message] | None:
             comparison = preference_formats.read(row, dataset.format)
             example = comparison.chosen
-            if example.tools or kinds.is_new([m for side in comparison.sides for m in side.messages]):
+            if (
+                example.tools
+                or example.template_kwargs
+                or kinds.is_new([m for side in comparison.sides for m in side.messages])
+            ):
                 return None
             return example.messages[: example.num_prompt_messages] if example.messages else example.prompt
 

@@ -224,7 +224,8 @@ def _overlong(dataset: Dataset, encoder: Encoder, limit: int, finding_log: Findi
 
     def read(row: Row) -> str | list[Message] | None:
         prompt = dataset.format.prompt(row)
-        return None if prompt.tools or kinds.is_new(prompt.content) else prompt.content
+        encode = prompt.tools or prompt.template_kwargs or kinds.is_new(prompt.content)
+        return None if encode else prompt.content
 
     overlong: dict[int, int] = {}
     for chunk in batches(screen_rows(dataset, LengthScreen(encoder, limit + 1), read).all, _BATCH):

@@ -148,7 +148,9 @@ class SupervisedData(ResumableDataset):
     def _context(self, example: Example, kinds: ConversationKinds) -> str | Sequence[Message] | None:
         """What comes before the first target; None when only encoding tells, or whether there is a target, and for the
         first row of its kind."""
-        if example.tools or not (example.messages or example.completion) or kinds.is_new(example.messages):
+        if example.tools or example.template_kwargs or not (example.messages or example.completion):
+            return None
+        if kinds.is_new(example.messages):
             return None
         if not example.messages:
             return example.prompt

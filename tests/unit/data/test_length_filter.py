@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from hone.config.schema import DPOConfig, SFTConfig
-from hone.data import build_preferences, build_supervised, length_filter
+from hone.config.schema import DPOConfig, GRPOConfig, SFTConfig
+from hone.data import build_preferences, build_prompts, build_supervised, length_filter
 from hone.data.chat import Encoder
 from hone.data.formats import Format
+from hone.errors import DataError
+from tests.helpers.conversations import with_template
 
 TEXTS = ["apples", "", "<|im_end|> as text", "漢字 é", "the answer is 12", "\n\n  x "] * 20
 
@@ -77,3 +79,44 @@ def test_what_is_left_out_is_what_encoding_every_row_leaves_out(kind, tmp_path, 
     drawn, again = screened.next(50), encoded.next(50)
     assert [sample.id for sample in drawn] == [sample.id for sample in again]
     assert all((a.tokens_T == b.tokens_T).all() for a, b in zip(drawn, again, strict=True))
+
+
+ALTERNATING = (
+    "{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('roles must alternate') }}{% endif %}"
+    "{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
+)
+
+
+@pytest.mark.parametrize("build", [build_supervised, build_prompts])
+def test_a_conversation_whose_roles_do_not_alternate_is_refused_before_the_first_step(
+    build, tmp_path, chatml
+):
+    ask, answer = {"role": "user", "content": "apples"}, {"role": "assistant", "content": "12"}
+    rows = [{"messages": [ask, answer]}] * 20 + [{"messages": [ask, ask, answer]}]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    root = SFTConfig if build is build_supervised else GRPOConfig
+    config = root(data={"train": {"dataset_name": str(path)}}, policy={"max_total_sequence_length": 256})
+    with pytest.raises(
+        DataError, match=r"row 20 \(line 21\): .*refuses the conversation: roles must alternate"
+    ):
+        build(config, with_template(chatml, ALTERNATING))
+
+
+@pytest.mark.parametrize("build", [build_supervised, build_prompts])
+def test_what_a_row_gives_the_template_counts_towards_its_length(build, tmp_path, chatml):
+    documents = "{% for d in documents or [] %}{{ d.text }}{% endfor %}"
+    ask = {"role": "user", "content": "apples"}
+    rows: list[dict] = [{"messages": [ask, {"role": "assistant", "content": "12"}]} for _ in range(9)]
+    rows[5]["chat_template_kwargs"] = {"documents": [{"text": "the answer is 12 " * 60}]}
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    root = SFTConfig if build is build_supervised else GRPOConfig
+    data = {"train": {"dataset_name": str(path)}, "overlong_prompts": "drop"}
+    built = build(
+        root(data=data, policy={"max_total_sequence_length": 100}),
+        with_template(chatml, documents + chatml.chat_template),
+    )
+    assert built.num_rows == 8
+    assert list(built.training_datasets[0].left_out) == [5]
