@@ -390,11 +390,20 @@ def _flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 TIMES = ("seconds", "tokens_per_s", "reward_workers", "gpu", "env_seconds")
 
 
+OWN_METRICS = ("held_out",)
+"""What reward functions of these tests report by `log_metric`."""
+
+
 def metric_rows(run: Path) -> list[dict[str, str]]:
-    """metrics.csv without what the clock decides."""
+    """metrics.csv without what the clock decides. Each metric has an entry in the catalogue, or is a user's own."""
+    from hone.tracking.catalogue import meaning
     from hone.tracking.metrics_csv import read_table
 
-    rows = read_table(run / "metrics.csv")[1]
+    columns, rows = read_table(run / "metrics.csv")
+    unknown = [
+        name for name in columns[1:] if meaning(name) is None and name.removeprefix("val_") not in OWN_METRICS
+    ]
+    assert not unknown, f"metrics without an entry in hone.tracking.catalogue: {unknown}"
     return [{k: v for k, v in sorted(row.items()) if not any(t in k for t in TIMES)} for row in rows]
 
 

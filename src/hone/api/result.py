@@ -157,7 +157,7 @@ class Result:
                 number(values[-1], line),
             )
             for line in summary_metrics(view.metrics())
-            if (values := view.values(line.lines[0][0])[1])
+            if (values := view.values(line.metrics[0].name)[1])
         ]
         cells = "".join(
             f"<tr><td style='text-align:left'>{html.escape(name)}</td><td>{first}</td><td>{last}</td></tr>"

@@ -24,7 +24,7 @@ def compare(console: Console, left: RunView, right: RunView) -> None:
     present = list(dict.fromkeys([*left.metrics(), *right.metrics()]))
     table = plain_table("metric", *(clean(f">{name}, {at}") for at in ("best", "last") for name in names))
     for line in summary_metrics(present):
-        values = [view.values(line.lines[0][0])[1] for view in (left, right)]
+        values = [view.values(line.metrics[0].name)[1] for view in (left, right)]
         if not any(values):
             continue
         best = max if line.better > 0 else min

@@ -25,7 +25,7 @@ def write_page(view: DataView, path: Path) -> Path:
 
 def page(view: DataView) -> str:
     """The page as text."""
-    assets = resources.files("hone.report") / "assets"
+    assets = resources.files(__package__) / "assets"
     style = "".join((assets / name).read_text(encoding="utf-8") for name in ("report.css", "data.css"))
     title = escape(f"data of {view.kind}: {view.model}")
     body = "".join(

@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import RenderableType
 from rich.text import Text
 
-from hone.report.panels import Panel
+from hone.tracking.catalogue import Panel
 from hone.units import format_percent
 
 BLOCKS = "▁▂▃▄▅▆▇█"
@@ -20,7 +20,7 @@ LONGEST = 6000
 
 def number(value: float, line: Panel) -> str:
     """A value as people read it: shares in percent."""
-    return format_percent(value) if line.share else f"{value:.4g}"
+    return format_percent(value) if line.percent else f"{value:.4g}"
 
 
 def course(values: Sequence[float], width: int = 20) -> str:

@@ -23,6 +23,7 @@ from hone.files import write_atomically
 from hone.report.panels import sections_of
 from hone.report.run_view import Record, RunView, open_run, settings_text
 from hone.report.samples import Gathered, gather, histograms
+from hone.tracking.catalogue import Panel
 
 MOST_BYTES = 4_500_000
 """Of the data in a page."""
@@ -53,7 +54,7 @@ def write_report(run: str | Path | RunView, file: Path | None = None) -> Path:
 def page(view: RunView) -> str:
     """The page as text."""
     data = _within_bounds(view)
-    assets = resources.files("hone.report") / "assets"
+    assets = resources.files(__package__) / "assets"
     style, script, body = (
         (assets / name).read_text(encoding="utf-8") for name in ("report.css", "report.js", "report.html")
     )
@@ -108,11 +109,17 @@ def _curves(view: RunView) -> dict[str, Any]:
         "steps": [row["step"] for row in rows],
         "metrics": {name: [row.get(name) for row in rows] for name in present},
         "last": {name: view.values(name)[1][-1] for name in present},
-        "sections": [[name, [panel.as_data() for panel in panels]] for name, panels in sections_of(present)],
+        "sections": [[name, list(map(_panel, panels))] for name, panels in sections_of(present)],
         "settings": settings_text(view)[:100_000],
         "changed": changed(view),
         "left_out": [f"each point of a curve is the mean of {means} steps"] if means > 1 else [],
     }
+
+
+def _panel(panel: Panel) -> dict[str, Any]:
+    """What the script draws of a panel."""
+    named = ("title", "lines", "unit", "percent", "from_zero", "stacked", "about")
+    return {name: getattr(panel, name) for name in named}
 
 
 def _thinned(rows: list[dict[str, float]]) -> tuple[list[dict[str, float]], int]:

@@ -83,14 +83,14 @@ def head(console: Console, view: RunView) -> None:
 
 def numbers(console: Console, view: RunView) -> None:
     """Every metric that is worth a line: at first, at its best, at last, and its course."""
-    lines = [line for line in summary_metrics(view.metrics()) if view.values(line.lines[0][0])[1]]
+    lines = [line for line in summary_metrics(view.metrics()) if view.values(line.metrics[0].name)[1]]
     if not lines:
         console.print(Text("nothing has been logged yet", style="dim"))
         return
     table = plain_table("metric", ">first", ">best", ">last", "course")
     still = []
     for line in lines:
-        _, values = view.values(line.lines[0][0])
+        _, values = view.values(line.metrics[0].name)
         if len(set(values)) == 1 and len(values) > 1:
             still.append(f"{line.title} {number(values[-1], line)}")
             continue

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hone.files import replacing
+from hone.tracking.catalogue import HELD_OUT, PANELS, Panel, reward_functions
 from hone.tracking.metrics_csv import read_table
 
 if TYPE_CHECKING:
@@ -24,6 +25,22 @@ INK, SOFT, GRID = "#1f2937", "#6b7280", "#e5e7eb"
 COLORS = (BLUE, ORANGE, GREEN, PURPLE, RED)
 
 
+ACCENT = {
+    "Gradient norm": PURPLE,
+    "Learning rate": GREEN,
+    "Completion length": GREEN,
+    "KL to the reference": RED,
+}
+ONLINE = (
+    *("Reward", "Accuracy", "Reward by function", "Completion length", "Entropy"),
+    *("KL to the reference", "Gradient norm", "Learning rate"),
+)
+SUPERVISED = (
+    *("Loss", "Pairs ranked right", "Accuracy", "Margin of the chosen answer"),
+    *("Learning rate", "Gradient norm"),
+)
+
+
 @dataclass(frozen=True)
 class Line:
     """A metric as a line: `noisy` ones are drawn raw and light under their smoothed mean."""
@@ -35,70 +52,33 @@ class Line:
     points: bool = False
 
 
-@dataclass(frozen=True)
-class Panel:
-    """One set of axes; it is drawn when at least one of its metrics has a value. `percent` holds while all of
-    the values are between 0 and 1."""
-
-    title: str
-    lines: tuple[Line, ...]
-    percent: bool = False
-    from_zero: bool = False
-
-
-LOSS = Panel(
-    "Loss", (Line("train_loss", "train"), Line("val_loss", "validation", ORANGE, noisy=False, points=True))
-)
-ACCURACY = Panel(
-    "Validation accuracy", (Line("val_accuracy", color=ORANGE, noisy=False, points=True),), percent=True
-)
-REWARD = Panel(
-    "Reward",
-    (Line("reward", "train"), Line("val_reward", "validation", ORANGE, noisy=False, points=True)),
-)
-RANKED = Panel(
-    "Pairs ranked right",
-    (
-        Line("reward_accuracy", "train"),
-        Line("val_reward_accuracy", "validation", ORANGE, noisy=False, points=True),
-    ),
-    percent=True,
-)
-MARGIN = Panel(
-    "Margin of the chosen answer",
-    (
-        Line("reward_margin", "train", PURPLE),
-        Line("val_reward_margin", "validation", ORANGE, noisy=False, points=True),
-    ),
-)
-NORM = Panel("Gradient norm", (Line("grad_norm", color=PURPLE),), from_zero=True)
-RATE = Panel("Learning rate", (Line("learning_rate", color=GREEN, noisy=False),), from_zero=True)
-LENGTH = Panel("Completion length (tokens)", (Line("completion_length", color=GREEN),), from_zero=True)
-KL = Panel("KL to the reference", (Line("kl", color=RED),), from_zero=True)
-ENTROPY = Panel(
-    "Entropy (nats per token)",
-    (Line("approx_entropy", "estimate", ORANGE), Line("entropy", "exact", BLUE)),
-    from_zero=True,
-)
-
 MOST_PANELS = 6
 
 
 def panels_of(columns: Sequence[str]) -> list[Panel]:
-    """The panels for a run with these metrics: reinforcement learning when there is a `reward`."""
-    if "reward" not in columns:
-        return [LOSS, RANKED, ACCURACY, MARGIN, RATE, NORM]
-    parts = sorted(name for name in columns if name.startswith("reward_") and name != "reward_std")
-    by_function = [Line(name, name[len("reward_") :], COLORS[i % 5]) for i, name in enumerate(parts)]
-    functions = [Panel("Reward by function", tuple(by_function))] if len(parts) > 1 else []
-    return [REWARD, ACCURACY, *functions, LENGTH, ENTROPY, KL, NORM, RATE]
+    """The panels of a run with these metrics: those of reinforcement learning if there is a `reward`."""
+    functions = reward_functions(columns)
+    known = {**PANELS, functions.title: functions} if len(functions.metrics) > 1 else PANELS
+    titles = ONLINE if "reward" in columns else SUPERVISED
+    found = (known[title].restricted(columns) for title in titles if title in known)
+    return [panel for panel in found if panel is not None]
+
+
+def lines_of(panel: Panel) -> list[Line]:
+    """A colour for each metric; held-out ones are points, which are not smoothed."""
+    colors = iter((ACCENT.get(panel.title, BLUE), *(color for color in COLORS if color != ORANGE), *COLORS))
+    return [
+        Line(name, label, ORANGE, noisy=False, points=True)
+        if name.startswith(HELD_OUT)
+        else Line(name, label, next(colors), noisy=not name.endswith("learning_rate"))
+        for name, label in panel.lines
+    ]
 
 
 def draw_curves(metrics_csv: Path, png: Path, title: str) -> bool:
     """Draw the curves of one run at 150 dpi; False, and no file, when there is nothing to draw yet."""
-    columns, data = load(metrics_csv)
-    panels = [panel for panel in panels_of(columns) if any(line.metric in data for line in panel.lines)]
-    panels = panels[:MOST_PANELS]
+    data = load(metrics_csv)
+    panels = panels_of(list(data))[:MOST_PANELS]
     if not panels:
         return False
     across = len(panels) if len(panels) <= 3 else math.ceil(len(panels) / 2)
@@ -128,7 +108,8 @@ def smoothed(values: Sequence[float], width: float) -> list[float]:
     return list((total / weight).tolist())
 
 
-def load(path: Path) -> tuple[list[str], dict[str, Series]]:
+def load(path: Path) -> dict[str, Series]:
+    """The metrics of a metrics.csv that have a finite value anywhere, in the order of its columns."""
     columns, rows = read_table(path)
     data: dict[str, Series] = {}
     for name in columns[1:]:
@@ -136,7 +117,7 @@ def load(path: Path) -> tuple[list[str], dict[str, Series]]:
         kept = [(step, value) for step, value in found if math.isfinite(value)]
         if kept:
             data[name] = ([step for step, _ in kept], [value for _, value in kept])
-    return columns, data
+    return data
 
 
 def _number(cell: str) -> float:
@@ -176,8 +157,8 @@ def style(axes: Axes, title: str) -> None:
 def draw_panel(axes: Axes, panel: Panel, data: dict[str, Series]) -> None:
     from matplotlib.ticker import PercentFormatter
 
-    style(axes, panel.title)
-    drawn = [line for line in panel.lines if line.metric in data]
+    style(axes, f"{panel.title} ({panel.unit})" if panel.unit else panel.title)
+    drawn = [line for line in lines_of(panel) if line.metric in data]
     together = [value for line in drawn for value in data[line.metric][1]]
     if panel.percent and not all(0 <= value <= 1 for value in together):
         panel = replace(panel, percent=False)

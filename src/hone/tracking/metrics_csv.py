@@ -9,14 +9,7 @@ from pathlib import Path
 
 from hone.errors import ConfigError
 from hone.files import with_file_name, write_atomically
-
-ALWAYS = ("train_loss", "val_loss", "reward_accuracy", "learning_rate", "gpu_utilization")
-"""Columns that every file has, blank where there is no value, so that scripts which draw them need no `if`."""
-HELD_OUT = "val_"
-"""What the names of held-out metrics begin with."""
-MEASURED_AT = "val_step"
-"""The step at which the held-out metrics of a row were measured. They stand in every row until they are measured
-again, since a plotting library draws no line through single values between blanks."""
+from hone.tracking.catalogue import ALWAYS, HELD_OUT, MEASURED_AT
 
 Row = dict[str, str]
 

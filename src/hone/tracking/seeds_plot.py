@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hone.tracking.catalogue import PANELS
 from hone.tracking.curves import (
     COLORS,
     INK,
-    LOSS,
     SOFT,
     Line,
-    Panel,
     Series,
     draw_line,
     draw_panel,
@@ -46,9 +46,9 @@ def draw_seeds(
     axes_list = list(figure.subplots(1, len(widths), width_ratios=widths, squeeze=False)[0])
     if sft_csv is not None:
         axes = axes_list.pop(0)
-        draw_panel(axes, Panel("SFT: loss", LOSS.lines, from_zero=True), load(sft_csv)[1])
+        draw_panel(axes, replace(PANELS["Loss"], title="SFT: loss", from_zero=True), load(sft_csv))
         axes.set_xlabel("step", fontsize=9, color=SOFT)
-    _draw_rewards(axes_list[0], [load(path)[1] for path in metrics_csvs], names)
+    _draw_rewards(axes_list[0], [load(path) for path in metrics_csvs], names)
     _draw_before_after(axes_list[1], before_after, names)
     save(figure, png)
 

@@ -18,6 +18,7 @@ from hone.config.metric_names import flat_metric
 from hone.config.paths import check_local
 from hone.config.schema import ROOTS
 from hone.errors import ConfigError
+from hone.tracking.catalogue import better
 from hone.tune.space import Parameter, grid, is_range, override, parameter
 
 KINDS = tuple(kind for kind in ROOTS if kind != "eval")
@@ -240,6 +241,8 @@ def _maximizes(loaded: Loaded[Any], name: str, direction: str | None) -> bool:
         return _one_of("direction", direction, ("min", "max")) == "max"
     if own is not None and flat_metric(name) == flat_metric(own):
         return bool(loaded.config.checkpointing.higher_is_better)
+    if sign := better(flat_metric(name)):
+        return sign > 0
     if "loss" in name or "error" in name:
         return False
     if "accuracy" in name or "reward" in name or "margin" in name:

@@ -17,8 +17,9 @@ from hone.cli import main
 from hone.errors import DataError
 from hone.report import draw_run, write_report
 from hone.report import page as report
-from hone.report.panels import UNSHOWN, sections_of
+from hone.report.panels import sections_of
 from hone.tracking import RunFolder
+from hone.tracking.catalogue import NOT_DRAWN
 from hone.tracking.metrics_csv import MetricTable
 from hone.tracking.run_info import write_end, write_start
 from hone.training.process import hold
@@ -170,7 +171,7 @@ def test_every_metric_has_a_place_once() -> None:
         "seconds",
     ]
     placed = [m for _, panels in sections_of(names) for panel in panels for m, _ in panel.lines]
-    assert sorted(placed) == sorted(set(names) - {"failed_timeout"} - UNSHOWN)
+    assert sorted(placed) == sorted(set(names) - {"failed_timeout"} - NOT_DRAWN)
 
 
 def test_the_page_is_written_where_it_is_asked_for_whole_or_not_at_all(

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from hone.tracking import draw_curves, draw_seeds
-from hone.tracking.curves import LOSS, NORM, Panel, draw_panel, limits, new_figure, panels_of, smoothed
+from hone.tracking.catalogue import PANELS, Panel
+from hone.tracking.curves import draw_panel, limits, new_figure, panels_of, smoothed
 from hone.tracking.metrics_csv import MetricTable
 
 
@@ -43,6 +44,7 @@ def shows(png: Path, *colours: tuple[int, int, int]) -> bool:
     return all((flat == red * 65536 + green * 256 + blue).any() for red, green, blue in colours)
 
 
+LOSS, NORM = PANELS["Loss"], PANELS["Gradient norm"]
 BLUE, ORANGE, GREEN = (37, 99, 235), (234, 88, 12), (5, 150, 105)
 
 
@@ -81,8 +83,8 @@ def test_seeds_are_drawn_beside_their_gains(tmp_path: Path) -> None:
 
 def test_panels_follow_the_metrics() -> None:
     assert panels_of(["train_loss"])[0].title == "Loss"
-    titles = [panel.title for panel in panels_of(["reward", "reward_a", "reward_b"])]
-    assert titles[:3] == ["Reward", "Validation accuracy", "Reward by function"]
+    titles = [panel.title for panel in panels_of(["reward", "reward_a", "reward_b", "completion_length"])]
+    assert titles[:3] == ["Reward", "Reward by function", "Completion length"]
     assert "Reward by function" not in [panel.title for panel in panels_of(["reward", "reward_a"])]
 
 

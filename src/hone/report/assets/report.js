@@ -56,11 +56,11 @@ function limits(values, panel) {
   const ordered = [...values].sort((a, b) => a - b);
   let low = ordered[0], high = ordered[ordered.length - 1];
   const usual = ordered[Math.floor(0.98 * (ordered.length - 1))];
-  if (!panel.stack && ordered.length >= 50 && usual > low && high > low + 3 * (usual - low)) high = low + 1.3 * (usual - low);
+  if (!panel.stacked && ordered.length >= 50 && usual > low && high > low + 3 * (usual - low)) high = low + 1.3 * (usual - low);
   const room = (high - low) * 0.06 || Math.abs(high) * 0.1 || 1;
-  if (low >= 0 && (panel.zero || panel.share)) low = 0; else low -= room;
+  if (low >= 0 && (panel.from_zero || panel.percent)) low = 0; else low -= room;
   high += room;
-  return [low, panel.share ? Math.min(high, 1.03) : high];
+  return [low, panel.percent ? Math.min(high, 1.03) : high];
 }
 
 // Axes: every chart has the run's steps below it, and the pointer marks the same step in all of them.
@@ -124,9 +124,9 @@ function curves(panel) {
   });
   const several = lines.length > 1;
   const draw = (box) => {
-    const all = panel.stack ? run.steps.map((_, at) => lines.reduce((sum, line) => sum + (run.metrics[line.metric][at] || 0), 0)) : lines.flatMap((line) => line.points.map(([, value]) => value));
+    const all = panel.stacked ? run.steps.map((_, at) => lines.reduce((sum, line) => sum + (run.metrics[line.metric][at] || 0), 0)) : lines.flatMap((line) => line.points.map(([, value]) => value));
     const [low, high] = limits(all, panel);
-    const drawn = frame(box, low, high, (value) => show(value, panel.share));
+    const drawn = frame(box, low, high, (value) => show(value, panel.percent));
     const { root, x, y } = drawn;
     const clip = `clip${charts.length}-${Math.random().toString(36).slice(2)}`;
     const window_ = svg("clipPath", { id: clip });
@@ -134,7 +134,7 @@ function curves(panel) {
     const group = svg("g", { "clip-path": `url(#${clip})` });
     root.append(window_, group);
     const path = (points, attributes) => group.append(svg("path", { d: points.map(([step, value], at) => `${at ? "L" : "M"}${x(step).toFixed(1)},${y(value).toFixed(1)}`).join(""), fill: "none", "stroke-linejoin": "round", ...attributes }));
-    if (panel.stack) {
+    if (panel.stacked) {
       const places = run.steps.map((_, at) => at).filter((at) => lines.some((line) => run.metrics[line.metric][at] !== null));
       let below = places.map(() => 0);
       for (const line of lines) {
@@ -158,7 +158,7 @@ function curves(panel) {
   };
   const read = (step) => lines.map(({ metric, label, place, points }) => {
     const value = step === null ? points[points.length - 1][1] : run.metrics[metric][run.steps.indexOf(step)];
-    return named(place, label, show(value, panel.share), several);
+    return named(place, label, show(value, panel.percent), several);
   });
   return chart(panel.title, panel.unit, panel.about, draw, read);
 }
@@ -258,14 +258,14 @@ function table(heads, rows, numbers) {
 // The page.
 const best = run.best ? `best checkpoint: step_${run.best.step} (${run.best.metric} ${show(run.best.value)})` : "";
 page.replaceChildren(el("header", {}, el("h1", {}, `${run.kind}: ${run.model}`), el("div", { class: "sub" }, `on ${run.data}, in ${run.folder}`), el("div", { class: "sub" }, [run.state, best, run.run_info.started ? `began ${run.run_info.started}` : ""].filter(Boolean).join(" · "))));
-const shares = new Set(run.sections.flatMap(([, panels]) => panels.filter((panel) => panel.share).flatMap((panel) => panel.lines.map(([metric]) => metric))));
+const shares = new Set(run.sections.flatMap(([, panels]) => panels.filter((panel) => panel.percent).flatMap((panel) => panel.lines.map(([metric]) => metric))));
 const telling = [["val_accuracy", "held-out accuracy"], ["val_reward_accuracy", "held-out pairs ranked right"], ["val_loss", "held-out loss"], ["val_reward", "held-out reward"], ["reward", "reward"], ["train_loss", "loss"], ["completion_length", "tokens per completion"], ["approx_entropy", "entropy, nats per token"], ["generation_mismatch", "generator against learner"], ["failed", "failed in the last step"], ["tokens_per_s", "tokens per second"], ["score", "score"]];
 page.append(el("div", { class: "tiles" }, ...telling.filter(([metric]) => metric in run.last).slice(0, 8).map(([metric, label]) => el("div", { class: "card tile" }, el("b", {}, show(run.last[metric], shares.has(metric))), el("span", {}, label)))));
 if (run.steps.length > 1) {
   const spread = run.rollouts ? run.rollouts.histograms.map((drawn) => histogram(drawn, run.rollouts.steps.map((step) => step.step))) : [];
   for (const [name, panels] of run.sections) {
     const flat = panels.filter((panel) => panel.lines.every(([metric]) => new Set(run.metrics[metric].filter((value) => value !== null).map((value) => value.toPrecision(5))).size === 1));
-    const still = flat.flatMap((panel) => panel.lines.map(([metric, label]) => el("span", { class: "chip", title: panel.about || panel.unit }, `${panel.title}${label ? `, ${label}` : ""}: ${show(run.last[metric], panel.share)}`)));
+    const still = flat.flatMap((panel) => panel.lines.map(([metric, label]) => el("span", { class: "chip", title: panel.about || panel.unit }, `${panel.title}${label ? `, ${label}` : ""}: ${show(run.last[metric], panel.percent)}`)));
     const moving = panels.filter((panel) => !flat.includes(panel)).map(curves);
     page.append(el("h2", {}, name), el("div", { class: "charts" }, ...moving, ...spread.splice(0)));
     if (still.length) page.append(el("div", { class: "chips still" }, el("span", { class: "soft" }, "the same at every step"), ...still));
