@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import os
 import signal
 import tempfile
@@ -20,13 +19,10 @@ from hone.config.loading.overrides import Override
 from hone.config.nested import Path as KeyPath
 from hone.errors import ConfigError, HoneError
 from hone.files import disk_full_message
+from hone.lazy import lazy
+from hone.registry import main_of
 from hone.training.process import check_writable, hold
 
-MODULES = {
-    **dict.fromkeys(("sft", "dpo", "rm"), "hone.training.supervised"),
-    **dict.fromkeys(("grpo", "ppo", "distill"), "hone.training.online"),
-    "eval": "hone.evaluation",
-}
 STANDS_FOR = "rows-in-memory.jsonl"
 
 
@@ -142,12 +138,12 @@ def work(kind: str, loaded: Loaded[Any]) -> dict[str, Any]:
     """Do what a command does, in this process, and leave the process as it was. Raises HoneError."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # as the command line does
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    start = importlib.import_module("hone.training.startup")
+    start = lazy("hone.training.startup")
     start.spare_the_hub(loaded)
     start.announce(kind, loaded)
     try:
         with as_it_was():
-            result: dict[str, Any] = importlib.import_module(MODULES[kind]).main(loaded)
+            result: dict[str, Any] = lazy(main_of(kind))(loaded)
     except OSError as error:
         if (message := disk_full_message(error)) is None:
             raise

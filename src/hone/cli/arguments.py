@@ -7,16 +7,10 @@ import difflib
 from typing import NoReturn
 
 from hone.errors import ConfigError
-
-KINDS = ("sft", "dpo", "rm", "grpo", "ppo", "distill", "eval")
+from hone.registry import specs
 
 ABOUT = {
-    "sft": "supervised fine-tuning",
-    "dpo": "learning from comparisons: DPO and its relatives",
-    "rm": "reward models: scores learned from comparisons, or from numbers",
-    "grpo": "reinforcement learning: GRPO and its relatives",
-    "ppo": "reinforcement learning with a value model: PPO",
-    "distill": "learning from a teacher's distribution, on the student's own answers or given ones",
+    **{name: spec.summary for name, spec in specs().items()},
     "eval": "score a model by sampling answers",
     "eval-rm": "measure how well a reward model ranks held-out pairs",
     "convert": "make a Hugging Face folder of a checkpoint",
@@ -27,6 +21,8 @@ ABOUT = {
     "config": "list the settings of a command, or explain one",
     "completion": "print a script with which the shell completes commands, keys and values",
 }
+KINDS = (*specs(), "eval")
+"""Commands that take a configuration."""
 
 OVERRIDES = """\
 overrides:

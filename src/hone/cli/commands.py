@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import importlib
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -14,10 +13,15 @@ from hone.cli.convert import convert
 from hone.cli.failures import reported
 from hone.cli.runs import of_some_kind, plan, run
 from hone.errors import ConfigError
+from hone.lazy import lazy
 from hone.version import __version__
 
-MODULES = {"eval-rm": "hone.evaluation.reward_model", "tune": "hone.tune.command", "show": "hone.cli.show"}
-"""Modules whose `command(parser, argv)` is the whole command."""
+MODULES = {
+    "eval-rm": "hone.evaluation.reward_model:command",
+    "tune": "hone.tune.command:command",
+    "show": "hone.cli.show:command",
+}
+"""Functions of `(parser, argv)` that are a whole command."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -76,20 +80,20 @@ def _overview() -> str:
 
 
 def _of_module(name: str, argv: list[str]) -> int:
-    command: Callable[..., int] = importlib.import_module(MODULES[name]).command
+    command: Callable[..., int] = lazy(MODULES[name])
     return command(parser_of(name), argv)
 
 
 def _show(argv: list[str]) -> int:
     if argv[:1] == ["data"]:
-        look: Callable[..., int] = importlib.import_module("hone.cli.show_data").command
+        look: Callable[..., int] = lazy("hone.cli.show_data:command")
         return look(parser_of("show"), argv[1:], of_some_kind)
     return _of_module("show", argv)
 
 
 def _doctor(argv: list[str]) -> int:
     parser_of("doctor").parse_args(argv)
-    return int(importlib.import_module("hone.cli.doctor").main())
+    return int(lazy("hone.cli.doctor:main")())
 
 
 def _config(argv: list[str]) -> int:
@@ -97,12 +101,12 @@ def _config(argv: list[str]) -> int:
     parser.add_argument("kind", choices=KINDS, help="the command whose settings to list")
     parser.add_argument("key", nargs="?", help="one setting or section: policy.optimizer")
     options = parser.parse_args(argv)
-    print(importlib.import_module("hone.config.explain").explained(options.kind, options.key))
+    print(lazy("hone.config.explain:explained")(options.kind, options.key))
     return 0
 
 
 def _completion(argv: list[str]) -> int:
     parser = parser_of("completion")
     parser.add_argument("shell", help="bash, zsh or fish")
-    print(importlib.import_module("hone.cli.completion").script(parser.parse_args(argv).shell))
+    print(lazy("hone.cli.completion:script")(parser.parse_args(argv).shell))
     return 0

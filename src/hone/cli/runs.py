@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -10,13 +9,8 @@ from typing import Any
 from hone.cli.arguments import KINDS, parser_of, with_config
 from hone.cli.failures import reported
 from hone.errors import ConfigError
-
-RUNS = {
-    **dict.fromkeys(("sft", "dpo", "rm"), "hone.training.supervised"),
-    **dict.fromkeys(("grpo", "ppo", "distill"), "hone.training.online"),
-    "eval": "hone.evaluation",
-}
-"""Module whose `main(loaded)` does the work."""
+from hone.lazy import lazy
+from hone.registry import main_of
 
 
 def run(kind: str, argv: list[str]) -> int:
@@ -27,7 +21,7 @@ def run(kind: str, argv: list[str]) -> int:
     loaded = _load(kind, options.config, options.overrides)
     if options.dry_run:
         return _planned(kind, loaded)
-    importlib.import_module("hone.training.startup").announce(kind, loaded)
+    lazy("hone.training.startup:announce")(kind, loaded)
     if kind != "eval" and loaded.config.cluster.is_distributed:
         from hone.training.supervisor import guarded
 
@@ -38,7 +32,7 @@ def run(kind: str, argv: list[str]) -> int:
 def _work(kind: str, loaded: Any, recovering: bool = False) -> int:
     """What a command is for."""
     arguments = {"recovering": True} if recovering else {}
-    result = importlib.import_module(RUNS[kind]).main(loaded, **arguments)
+    result = lazy(main_of(kind))(loaded, **arguments)
     if isinstance(result, dict) and "folder" in result:
         print(_ending(result))
     return 0
@@ -69,7 +63,7 @@ def plan(argv: list[str]) -> int:
 
 
 def _planned(kind: str, *arguments: Any) -> int:
-    return int(importlib.import_module("hone.cli.plan").main(kind, *arguments))
+    return int(lazy("hone.cli.plan:main")(kind, *arguments))
 
 
 def of_some_kind(config: str | None, overrides: list[str]) -> Any:
@@ -92,8 +86,8 @@ def _load(kind: str, config: str | None, overrides: list[str]) -> Any:
         if text.endswith((".yaml", ".yml")):
             raise ConfigError(f"{text!r} is not an override: a file of settings is given as --config {text}")
         raise ConfigError(f"{text!r} is not an override: write key=value, +key=value, ++key=value or ~key")
-    loaded = importlib.import_module("hone.config").load(kind, config, overrides)
-    start = importlib.import_module("hone.training.startup")
+    loaded = lazy("hone.config:load")(kind, config, overrides)
+    start = lazy("hone.training.startup")
     start.log_as_asked(loaded)
     start.spare_the_hub(loaded)
     return loaded

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from hone.cli.arguments import KINDS
 from hone.cli.show import console_of
 from hone.errors import ConfigError, DataError
 
-KINDS = ("sft", "dpo", "rm", "grpo", "ppo", "distill", "eval")
 EPILOG = """\
 examples:
   hone show data sft --config my.yaml                                    the first rows that the run draws

@@ -9,34 +9,23 @@ from pathlib import Path
 
 from hone.config.loading.files import chain
 from hone.errors import ConfigError
+from hone.registry import specs
 
-SECTIONS = {
-    "grpo": "grpo",
-    "loss_fn": "grpo",
-    "distillation": "distill",
-    "teacher": "distill",
-    "ppo": "ppo",
-    "value": "ppo",
-    "value_loss_fn": "ppo",
-    "eval": "eval",
-    "generation": "eval",
-    "sft": "sft",
-    "dpo": "dpo",
-    "rm": "rm",
-}
-"""Top-level sections that only one command has."""
+EVALUATION = ("eval", "generation")
+"""Top-level sections that only an evaluation has."""
 
 
 def infer_algorithm(config: str | None, overrides: Sequence[str]) -> str:
     """The command that a configuration is for, from its top-level sections; "sft" when nothing says.
 
-    What cannot be read counts as empty: loading it is what reports the error.
+    Online algorithms come first, the last of the registry before the first: their configurations may hold sections of
+    others. What cannot be read counts as empty: loading it is what reports the error.
     """
     names = {re.split(r"[.=\[]", text.lstrip("+~"), maxsplit=1)[0] for text in overrides}
     if config is not None:
         with contextlib.suppress(ConfigError):
             names |= {str(name) for _, tree in chain(Path(config)) for name in tree}
-    found = {SECTIONS[name] for name in names if name in SECTIONS}
-    return next(
-        (name for name in ("distill", "ppo", "grpo", "eval", "dpo", "rm", "sft") if name in found), "sft"
-    )
+    found = [spec for spec in specs().values() if names & {spec.section, *spec.sections}]
+    online = [spec.name for spec in reversed(found) if spec.loop == "online"]
+    evaluation = ["eval"] if names & {*EVALUATION} else []
+    return next(iter((*online, *evaluation, *(spec.name for spec in found))), next(iter(specs())))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-SECTIONS = {"distill": "distillation"}
-"""Where the section that says how long a run is has another name than its command."""
+from hone.registry import specs
 
 
 def section_of(algorithm: str) -> str:
     """The section of a command that says how long it is, when it validates and what it draws with."""
-    return SECTIONS.get(algorithm, algorithm)
+    spec = specs().get(algorithm)
+    return algorithm if spec is None else spec.section

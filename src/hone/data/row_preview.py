@@ -12,6 +12,7 @@ from hone.data.datasets import Dataset
 from hone.data.preference_formats import Unusable
 from hone.data.preference_samples import CHOSEN, REJECTED, StoredSides
 from hone.errors import DataError
+from hone.registry import rows_of
 
 _SHOWN = ("prompt", "messages", "conversations")
 """Columns that the tokens of a prompt show."""
@@ -96,17 +97,13 @@ def asked(encoder: Encoder, dataset: Dataset, row: int) -> Look:
     )
 
 
-LOOKS = {
-    **{"sft": supervised, "dpo": compared, "rm": compared},
-    **dict.fromkeys(("grpo", "ppo", "distill", "eval"), asked),
-}
-"""How to look at a row of each kind of run."""
+LOOKS = {"examples": supervised, "comparisons": compared, "prompts": asked}
 
 
 def look(kind: str, encoder: Encoder, dataset: Dataset, row: int) -> Look | None:
     """A row as a run of that kind has it; None for one that it refuses (`Dataset.refuse`)."""
     try:
-        return LOOKS[kind](encoder, dataset, row)
+        return LOOKS[rows_of(kind)](encoder, dataset, row)
     except DataError as error:
         dataset.refuse(row, error)
         return None

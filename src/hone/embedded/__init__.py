@@ -17,7 +17,8 @@ _HERE = Path(__file__).resolve().parent
 MODELS = {"hone/tiny": _HERE / "tiny", "hone/tiny-sft": _HERE / "tiny-sft"}
 """Folder of each embedded model, with config.json and tokenizer files; hone/tiny has no weights."""
 DATASETS = {"hone/word-problems": task.rows, comparisons.NAME: comparisons.rows}
-RECIPES = ("sft", "dpo", "rm", "grpo", "ppo", "distill", "eval")
+RECIPES = {path.stem: path for path in sorted((_HERE / "recipes").glob("*.yaml"))}
+"""File of settings that suit the tiny model, by command."""
 
 
 def is_embedded_model(name: str) -> bool:
@@ -48,4 +49,4 @@ def recipe(name: str) -> Path:
     """YAML file of the settings that suit the tiny model, by command. Raises ConfigError."""
     if name not in RECIPES:
         raise ConfigError(f"There is no embedded recipe '{name}'; there are {', '.join(RECIPES)}.")
-    return _HERE / "recipes" / f"{name}.yaml"
+    return RECIPES[name]

@@ -20,10 +20,12 @@ from hone.engine.build import tokenizer_of
 from hone.errors import DataError
 from hone.export import with_models_of_runs
 from hone.model.loading import load_tokenizer
+from hone.registry import Rows, rows_of
 
-BUILDERS: dict[str, Any] = {
-    **{"sft": build_supervised, "dpo": build_preferences, "rm": build_preferences},
-    **dict.fromkeys(("grpo", "ppo", "distill"), build_prompts),
+BUILDERS: dict[Rows, Any] = {
+    "examples": build_supervised,
+    "comparisons": build_preferences,
+    "prompts": build_prompts,
 }
 EXAMPLES = 5
 """Rows that are named for each reason."""
@@ -54,7 +56,7 @@ class DataView:
     @property
     def trains(self) -> bool:
         """Whether the rows have targets (and are no prompts)."""
-        return self.kind in ("sft", "dpo", "rm")
+        return rows_of(self.kind) != "prompts"
 
     @property
     def notes(self) -> list[tuple[str, list[str]]]:
@@ -127,7 +129,7 @@ def _read(
         )
         dataset, encoder = evaluation_dataset(config, tokenizer, FindingLog(), refused)
         return encoder, [dataset], [], None
-    data = BUILDERS[loaded.algorithm](config, tokenizer_of(config), refused)
+    data = BUILDERS[rows_of(loaded.algorithm)](config, tokenizer_of(config), refused)
     return data.encoder, data.training_datasets, data.validation_datasets, data
 
 

@@ -15,18 +15,17 @@ from typing import Any
 
 import yaml
 
-from hone.config.kinds import section_of
 from hone.config.loading import files
 from hone.config.metric_names import column_of
 from hone.config.paths import check_local
 from hone.config.secrets import SECRETS
 from hone.errors import ConfigError, DataError
 from hone.files import read_json_object
+from hone.registry import specs
 from hone.tracking.metrics_csv import read_table
 from hone.tracking.run_folder import RunFolder
 
 Record = dict[str, Any]
-KINDS = ("distill", "ppo", "grpo", "dpo", "rm", "sft")
 STEP = re.compile(r"step_(\d+)")
 MOST_BYTES = 64_000_000
 """Of one step's rollouts that are read."""
@@ -146,7 +145,7 @@ def open_run(path: str | Path) -> RunView:
     if not (folder / "config.yaml").is_file():
         raise DataError(_not_a_run(given, folder))
     config = SECRETS.hide_all(files.read(folder / "config.yaml"))
-    kind = next((kind for kind in KINDS if section_of(kind) in config), None)
+    kind = next((name for name, spec in reversed([*specs().items()]) if spec.section in config), None)
     if kind is None:
         raise ConfigError(
             f"{folder / 'config.yaml'} is not a run's: it has none of the sections of a command"

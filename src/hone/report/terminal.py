@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hone.errors import ConfigError, DataError
+from hone.registry import is_online, specs
 from hone.report.formatting import as_text, clean, course, number, spoken
 from hone.report.panels import summary_metrics
 from hone.report.run_view import Record, RunView
@@ -236,7 +237,7 @@ def _tally(records: Sequence[Record], step: int, title: str) -> str:
 def _nothing(view: RunView, what: str) -> str:
     if what == "validation":
         return f"{view.folder.path} has no held-out samples: the run has not validated (with rewards) so far"
-    if view.kind in ("sft", "dpo", "rm"):
+    if view.kind in specs() and not is_online(view.kind):
         return f"{view.folder.path} is a run of hone {view.kind}, which samples nothing: it has no rollouts"
     if (view.config.get("logger") or {}).get("log_rollouts") is False:
         return f"{view.folder.path} has no rollouts: the run has logger.log_rollouts=false"

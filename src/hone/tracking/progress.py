@@ -9,34 +9,13 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TextIO
 
 from hone.errors import visible
+from hone.registry import specs
 from hone.tracking.activity import QUIET_S, Activity
 from hone.units import format_count, format_duration
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
     from rich.progress import TaskID
-
-SHOWN: dict[str, tuple[tuple[str, str], ...]] = {
-    "sft": (("train_loss", "loss"), ("val_loss", "val loss")),
-    "dpo": (("train_loss", "loss"), ("reward_accuracy", "accuracy"), ("val_reward_accuracy", "val accuracy")),
-    "rm": (("train_loss", "loss"), ("reward_accuracy", "accuracy"), ("val_reward_accuracy", "val accuracy")),
-    "eval": (("accuracy", "accuracy"),),
-    "grpo": (("reward", "reward"), ("val_accuracy", "val accuracy"), ("val_reward", "val reward")),
-    "distill": (
-        ("policy_loss_total", "loss"),
-        ("completion_length", "length"),
-        ("val_accuracy", "val accuracy"),
-        ("val_reward", "val reward"),
-    ),
-    "ppo": (
-        ("reward", "reward"),
-        ("value_loss", "value loss"),
-        ("val_accuracy", "val accuracy"),
-        ("val_reward", "val reward"),
-    ),
-}
-"""For each kind of run: metric, and what the line calls it. A value stays shown until there is a newer
-one."""
 
 WINDOW = 20
 """Steps over which tokens/s and the time left are averaged."""
@@ -154,7 +133,8 @@ class Progress:
         return f"{shown}  {rate}" if shown else rate
 
     def _shown(self, metrics: Mapping[str, float]) -> str:
-        named = SHOWN.get(self.kind, SHOWN["sft"])
+        spec = specs().get(self.kind)
+        named = spec.metrics.progress if spec is not None else (("accuracy", "accuracy"),)
         if "val_accuracy" in metrics:  # the reward stands in for it where nothing says right or wrong
             named = tuple(pair for pair in named if pair[0] != "val_reward")
         return "  ".join(f"{label} {metrics[name]:.4g}" for name, label in named if name in metrics)

@@ -17,11 +17,13 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from hone import engine
-from hone.algorithms.registry import Method, method_of
+from hone.algorithms.supervised import Method
 from hone.checkpoint.checkpoints import Checkpoints
 from hone.config import DistillConfig, Loaded, OnlineConfig
 from hone.data import PromptData, build_prompts
 from hone.engine.build import tokenizer_of
+from hone.lazy import lazy
+from hone.registry import spec_of
 from hone.rollout.environments.episode import EpisodeRunner
 from hone.rollout.rewards.reward_pool import RewardPool
 from hone.rollout.sampler import open_episode_runner
@@ -47,7 +49,7 @@ def prepare(loaded: Loaded[Any]) -> tuple[PreTrainedTokenizerBase, Method]:
     check_run(loaded)
     tokenizer = tokenizer_of(loaded.config)
     with working("reading the data"):
-        method = method_of(loaded.algorithm, loaded.config, tokenizer)
+        method = lazy(spec_of(loaded.algorithm).build)(loaded.config, tokenizer)
     return tokenizer, method
 
 

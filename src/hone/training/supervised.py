@@ -1,4 +1,4 @@
-"""The supervised loop: examples -> loss -> optimizer step, for every method of `hone.algorithms.registry`."""
+"""The supervised loop: examples -> loss -> optimizer step, for every supervised algorithm of `hone.registry`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from hone import engine
-from hone.algorithms.registry import Method
+from hone.algorithms.supervised import Method
 from hone.config import Loaded
 from hone.engine import Engine
 from hone.export import with_models_of_runs

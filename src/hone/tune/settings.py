@@ -16,12 +16,12 @@ from hone.config import Loaded, load
 from hone.config.kinds import section_of
 from hone.config.metric_names import flat_metric
 from hone.config.paths import check_local
-from hone.config.schema import ROOTS
 from hone.errors import ConfigError
+from hone.registry import specs
 from hone.tracking.catalogue import better
 from hone.tune.space import Parameter, grid, is_range, override, parameter
 
-KINDS = tuple(kind for kind in ROOTS if kind != "eval")
+KINDS = tuple(specs())
 PRUNERS = ("median", "hyperband", "none")
 OWNED = (
     "checkpointing.checkpoint_dir",

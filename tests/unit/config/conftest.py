@@ -73,6 +73,7 @@ def recipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (folder / f"{kind}.yaml").write_text(text)
     module = types.ModuleType("hone.embedded")
     module.is_embedded_model = lambda name: name in ("hone/tiny", "hone/tiny-sft")  # type: ignore[attr-defined]
+    module.RECIPES = RECIPES  # type: ignore[attr-defined]
     module.recipe = lambda kind: folder / f"{kind}.yaml"  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "hone.embedded", module)
     monkeypatch.setattr(hone, "embedded", module, raising=False)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from hone.config.kinds import section_of
-from hone.config.schema import ROOTS, EnvironmentConfig, EvalConfig, RLConfig
+from hone.config.schema import EnvironmentConfig, EvalConfig, RLConfig, kind_of
 
 
 def turns(config: RLConfig | EvalConfig) -> Iterator[str]:
     """What is wrong with `env`, as sentences."""
-    key = section_of(next(kind for kind, root in ROOTS.items() if type(config) is root))
+    key = section_of(kind_of(config))
     count = (config.eval if isinstance(config, EvalConfig) else config.loop).max_rollout_turns
     env = config.env
     if count > 1 and not (env.is_configured or env.named):

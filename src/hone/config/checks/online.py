@@ -8,7 +8,6 @@ from pathlib import PurePath
 from hone.config.checks import losses
 from hone.config.kinds import section_of
 from hone.config.schema import (
-    ROOTS,
     DistillConfig,
     DPOConfig,
     EvalConfig,
@@ -18,13 +17,14 @@ from hone.config.schema import (
     RLConfig,
     RMConfig,
     SFTConfig,
+    kind_of,
 )
 from hone.config.schema.model import SamplingConfig
 
 
 def online(config: OnlineConfig) -> Iterator[str]:
     """Everything that is wrong with a run of the online loop, as sentences."""
-    kind = section_of(next(kind for kind, root in ROOTS.items() if type(config) is root))
+    kind = section_of(kind_of(config))
     yield from _rollouts(config, kind)
     if isinstance(config, RLConfig):
         yield from _rewards(config, kind)

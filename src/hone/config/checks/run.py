@@ -14,9 +14,7 @@ from hone.config.checks.preferences import REFERENCE_FREE, preferences
 from hone.config.compat.nemo_rl.rules import swapped
 from hone.config.kinds import section_of
 from hone.config.loading.layers import shown
-from hone.config.metric_names import METRICS
 from hone.config.schema import (
-    ROOTS,
     DPOConfig,
     EvalConfig,
     OnlineConfig,
@@ -24,9 +22,11 @@ from hone.config.schema import (
     RLConfig,
     RMConfig,
     SFTConfig,
+    kind_of,
 )
 from hone.config.schema.environments import EnvConfig
 from hone.config.schema.model import ModelConfig
+from hone.registry import spec_of
 
 
 def check(config: SFTConfig | DPOConfig | RMConfig | OnlineConfig | EvalConfig) -> list[str]:
@@ -133,7 +133,7 @@ def _optimizer(policy: ModelConfig) -> Iterator[str]:
 
 
 def _run(config: SFTConfig | DPOConfig | RMConfig | OnlineConfig) -> Iterator[str]:
-    kind, loop = next(kind for kind, root in ROOTS.items() if type(config) is root), config.loop
+    kind, loop = kind_of(config), config.loop
     own = section_of(kind)
     cluster, cores = config.cluster, os.cpu_count() or 1
     most = max(64, 8 * cores)
@@ -156,7 +156,7 @@ def _metric(config: SFTConfig | DPOConfig | RMConfig | OnlineConfig, kind: str, 
     if not colon or split not in ("val", "train"):
         yield f"checkpointing.metric_name={name}: write val:NAME or train:NAME; null keeps the newest"
         return
-    known = METRICS[kind][split]
+    known = getattr(spec_of(kind).metrics, split)
     plain = metric.removeprefix(f"{split}_") if isinstance(config, OnlineConfig) else metric
     if plain not in known and not plain.startswith("reward_"):
         near = difflib.get_close_matches(metric, known, 1, 0.4)

@@ -10,16 +10,15 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path as FilePath
-from typing import Any, Generic, Literal, TypeVar, get_args
+from typing import Any, Generic, TypeVar, get_args
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from hone.config import keys
 from hone.config.checks import online, run
 from hone.config.checks.unused import dormant
 from hone.config.checks.values import unsound
 from hone.config.dependent_defaults import ROUNDS, Follow, Settings, follow, told
-from hone.config.kinds import section_of
 from hone.config.loading import files, messages, notices, overrides
 from hone.config.loading.layers import Layer, shown
 from hone.config.loading.translation import Translation
@@ -27,35 +26,23 @@ from hone.config.nested import Path, dotted, drop, escape, get, leaves, merge, p
 from hone.config.schema import (
     ROOTS,
     DatasetSource,
-    DistillConfig,
-    DPOConfig,
     EvalConfig,
-    GRPOConfig,
     OnlineConfig,
-    PPOConfig,
-    RMConfig,
-    SFTConfig,
 )
 from hone.config.schema.grpo import Preset
 from hone.config.schema.run import RewardFunctionConfig
 from hone.config.secrets import SECRETS, masked, with_references
 from hone.errors import ConfigError
+from hone.registry import specs
 
-AlgorithmName = Literal["sft", "dpo", "rm", "grpo", "ppo", "distill", "eval"]
-AnyConfig = SFTConfig | DPOConfig | RMConfig | GRPOConfig | PPOConfig | DistillConfig | EvalConfig
-Config = TypeVar("Config", bound=AnyConfig)
-MODEL: dict[str, Path] = {
-    "sft": ("policy", "model_name"),
-    "dpo": ("policy", "model_name"),
-    "rm": ("policy", "model_name"),
-    "grpo": ("policy", "model_name"),
-    "ppo": ("policy", "model_name"),
-    "distill": ("policy", "model_name"),
-    "eval": ("generation", "model_name"),
-}
+AnyConfig = Any
+"""A root of `ROOTS`."""
+Config = TypeVar("Config", bound=BaseModel)
 
-METHODS = {"dpo": "DPO", "rm": "reward models", "ppo": "PPO", "distillation": "distillation"}
-"""Methods by the section that tells their files: one sentence, not a list of keys that the other command lacks."""
+
+def _model_of(algorithm: str) -> Path:
+    """The setting that names the model of a run."""
+    return ("generation" if algorithm == "eval" else "policy", "model_name")
 
 
 @dataclass
@@ -64,7 +51,7 @@ class Loaded(Generic[Config]):
 
     config: Config
     notices: list[str] = field(default_factory=list)
-    algorithm: AlgorithmName = "sft"
+    algorithm: str = "sft"
     references: dict[Path, str] = field(default_factory=dict)
     """What stays a reference to an environment variable when it is written down."""
 
@@ -81,7 +68,7 @@ class Loaded(Generic[Config]):
 
 
 def load(
-    algorithm: AlgorithmName,
+    algorithm: str,
     config_path: FilePath | str | None,
     overrides: Sequence[str | overrides.Override] = (),
 ) -> Loaded[Any]:
@@ -93,7 +80,7 @@ def load(
     root = ROOTS[algorithm]
     schema = keys.defaults(root)
     first = Translation(algorithm, root, schema, user, layers)
-    name = first.value_given(MODEL[algorithm])
+    name = first.value_given(_model_of(algorithm))
     recipe, said = _recipe(algorithm, name, first, rewarded="rewards" in user)
     preset = _preset(algorithm, first)
     base = merge(merge(schema, recipe), preset)
@@ -118,7 +105,7 @@ def load(
 
 
 def _agreed(
-    algorithm: AlgorithmName, base: dict[str, Any], user: dict[str, Any], layers: list[Layer]
+    algorithm: str, base: dict[str, Any], user: dict[str, Any], layers: list[Layer]
 ) -> tuple[Translation, AnyConfig | None, list[str], list[Follow]]:
     """The user's settings on top of the base, of which gives way what stands against them."""
     moved: dict[str, Follow] = {}
@@ -139,7 +126,7 @@ def _agreed(
 
 
 def _validated(
-    algorithm: AlgorithmName, base: dict[str, Any], user: dict[str, Any], layers: list[Layer]
+    algorithm: str, base: dict[str, Any], user: dict[str, Any], layers: list[Layer]
 ) -> tuple[Translation, AnyConfig | None, list[str]]:
     """The typed configuration, or None and what is wrong."""
     root = ROOTS[algorithm]
@@ -157,17 +144,17 @@ def _value_of(config: AnyConfig, key: str) -> Any:
 
 
 def _user_layers(
-    algorithm: AlgorithmName, config_path: FilePath | str | None, texts: Sequence[str | overrides.Override]
+    algorithm: str, config_path: FilePath | str | None, texts: Sequence[str | overrides.Override]
 ) -> tuple[dict[str, Any], list[Layer], list[Path]]:
     """The user's tree, which layer sets which leaves, and what `~key` took away."""
     chain = files.chain(FilePath(config_path)) if config_path is not None else []
     user = files.merged(chain)
-    for section in METHODS.keys() & user.keys() - ROOTS[algorithm].model_fields.keys():
-        command = next(algorithm for algorithm in ROOTS if section_of(algorithm) == section)
-        where = config_path if config_path is not None else "this configuration"
-        raise ConfigError(
-            f"{where} is for {METHODS[section]} (its section `{section}`): run `hone {command}`"
-        )
+    for spec in specs().values():
+        if spec.section in user.keys() - ROOTS[algorithm].model_fields.keys():
+            where = config_path if config_path is not None else "this configuration"
+            raise ConfigError(
+                f"{where} is for {spec.title} (its section `{spec.section}`): run `hone {spec.name}`"
+            )
     layers = [Layer(str(path), tuple(place for place, _ in leaves(tree))) for path, tree in chain]
     problems, command_line, removed = [], list[Path](), list[Path]()
     for text in texts:
@@ -184,7 +171,7 @@ def _user_layers(
 
 
 def _recipe(
-    algorithm: AlgorithmName, name: Any, first: Translation, *, rewarded: bool
+    algorithm: str, name: Any, first: Translation, *, rewarded: bool
 ) -> tuple[dict[str, Any], list[str]]:
     """What suits the embedded model, if the run is about one; its data only if the user gives none.
 
@@ -197,6 +184,8 @@ def _recipe(
     has_data = any(path[: len(dataset)] == dataset and path[-1] == "dataset_name" for path in first.given)
     about_data = [path for path in first.given if path[:1] == ("data",)]
     if not own and any(path[-1] != "limit" for path in about_data):
+        return {}, []
+    if algorithm not in embedded.RECIPES:
         return {}, []
     tree = files.merged(files.chain(FilePath(embedded.recipe(algorithm))))
     if has_data:
@@ -211,7 +200,7 @@ def _recipe(
     return {section: tree[section] for section in wanted if section in tree}, [said]
 
 
-def _preset(algorithm: AlgorithmName, first: Translation) -> dict[str, Any]:
+def _preset(algorithm: str, first: Translation) -> dict[str, Any]:
     """The settings of the method that `grpo.preset` names. Another name is the schema's to refuse."""
     name = first.value_given(("grpo", "preset")) if algorithm == "grpo" else None
     if name not in get_args(Preset):
@@ -285,12 +274,12 @@ def _complete(config: AnyConfig, translation: Translation) -> list[str]:
     return said
 
 
-def _needs_data(algorithm: AlgorithmName, config: AnyConfig) -> list[str]:
+def _needs_data(algorithm: str, config: AnyConfig) -> list[str]:
     key = "data.dataset_name" if algorithm == "eval" else "data.train.dataset_name"
     sources: Sequence[DatasetSource] = (
         [config.data] if isinstance(config, EvalConfig) else config.data.train or []
     )
-    model = ".".join(str(part) for part in MODEL[algorithm])
+    model = ".".join(str(part) for part in _model_of(algorithm))
     if not sources or any(source.dataset_name is None for source in sources):
         section = config.generation if isinstance(config, EvalConfig) else config.policy
         return [

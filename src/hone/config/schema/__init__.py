@@ -20,6 +20,7 @@ from hone.config.schema.model import GenerationConfig, ModelConfig
 from hone.config.schema.online import LossConfig, OnlineConfig, OnlineSection, RLConfig, RLSection
 from hone.config.schema.ppo import PPOConfig, PPOSection, ValueConfig, ValueLossConfig
 from hone.config.schema.rm import RMConfig, RMSection
+from hone.config.schema.roots import ROOTS, kind_of
 from hone.config.schema.run import (
     CheckpointingConfig,
     ClusterConfig,
@@ -28,18 +29,6 @@ from hone.config.schema.run import (
     RewardsConfig,
 )
 from hone.config.schema.sft import SFTConfig, SFTSection, SupervisedSection
-
-ROOTS: dict[
-    str, type[SFTConfig | DPOConfig | RMConfig | GRPOConfig | PPOConfig | DistillConfig | EvalConfig]
-] = {
-    "sft": SFTConfig,
-    "dpo": DPOConfig,
-    "rm": RMConfig,
-    "grpo": GRPOConfig,
-    "ppo": PPOConfig,
-    "distill": DistillConfig,
-    "eval": EvalConfig,
-}
 
 __all__ = [
     "ROOTS",
@@ -82,4 +71,5 @@ __all__ = [
     "TeacherConfig",
     "ValueConfig",
     "ValueLossConfig",
+    "kind_of",
 ]
