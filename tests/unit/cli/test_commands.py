@@ -44,7 +44,7 @@ class Module(ModuleType):
 class OneDevice(str):
     """Stands for what `load` returns: a configuration for one device."""
 
-    config = SimpleNamespace(cluster=SimpleNamespace(several=False))
+    config = SimpleNamespace(cluster=SimpleNamespace(is_distributed=False))
     kind = "sft"
 
 
