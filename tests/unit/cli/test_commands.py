@@ -35,7 +35,7 @@ class Module(ModuleType):
     def load(self, kind: Any, *arguments: Any, **options: Any) -> Any:
         found = self.record(kind, *arguments, **options)
         if isinstance(found, OneDevice):
-            found.kind = kind
+            found.algorithm = kind
         return found
 
     main = announce = spare_the_hub = log_as_asked = record
@@ -45,7 +45,7 @@ class OneDevice(str):
     """Stands for what `load` returns: a configuration for one device."""
 
     config = SimpleNamespace(cluster=SimpleNamespace(is_distributed=False))
-    kind = "sft"
+    algorithm = "sft"
 
 
 @pytest.fixture
