@@ -20,7 +20,9 @@ ALLOWED = (
     "hone.data",
 )
 STANDARD = ("__future__", "abc", "collections", "dataclasses", "functools", "pathlib", "typing", "math")
-FILES_OF_ITS_OWN = {"reference_logprobs.py": ("json", "os", "re", "sys", "zlib", "numpy", "hone.files", "hone.tracking")}
+FILES_OF_ITS_OWN = {
+    "reference_logprobs.py": ("json", "os", "re", "sys", "zlib", "numpy", "hone.files", "hone.tracking")
+}
 """Log-probabilities of the reference are kept in the run's folder."""
 
 
