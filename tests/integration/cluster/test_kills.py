@@ -12,18 +12,9 @@ from pathlib import Path
 
 import psutil
 import pytest
+from cluster_runs import MODELS, RANDOM, SEED, finish, output_of, processes_of, same_end, start
 
 from hone.config.kinds import section_of
-from tests.integration.cluster.test_faults import (
-    MODELS,
-    RANDOM,
-    SEED,
-    finish,
-    processes_of,
-    said,
-    same_end,
-    start,
-)
 
 KILLS = int(os.environ.get("HONE_KILLS", "1"))
 LONGEST_S = 20.0
@@ -91,4 +82,4 @@ def test_kills_at_random_moments(what: str, uninterrupted: tuple[str, Path], tmp
     assert kills, f"the run ended before it was killed (HONE_KILL_SEED={SEED})"
     print(f"{what}: {kills} kills, seed {SEED}")
     same_end(run, reference, STEPS, MODELS.get(kind, ("policy",)))
-    assert "Traceback" not in said(run)
+    assert "Traceback" not in output_of(run)

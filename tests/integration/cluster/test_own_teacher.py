@@ -5,17 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from cluster_runs import RANDOM, finish, output_of, processes_of, same_end, start, until_step
 from processes import metric_rows
-
-from tests.integration.cluster.test_faults import (
-    RANDOM,
-    finish,
-    processes_of,
-    said,
-    same_end,
-    start,
-    until_step,
-)
 
 STEPS = 12
 OWN = ("cluster.cpu_workers_per_node=1", "cluster.teacher_devices=1", f"distillation.max_num_steps={STEPS}")
@@ -32,7 +23,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_the_numbers_are_those_of_one_process(uninterrupted: Path, tmp_path: Path) -> None:
-    assert "the teacher on one rank of its own" in said(uninterrupted)
+    assert "the teacher on one rank of its own" in output_of(uninterrupted)
     assert (uninterrupted / "workers" / "teacher_rank_0.log").is_file()
     run = tmp_path / "run"
     finish(start(run, *HERE, kind="distill"), run)
@@ -54,6 +45,6 @@ def test_a_teacher_that_dies_is_named_and_replaced(uninterrupted: Path, tmp_path
     assert len(victims) == 1, workers
     victims[0].kill()
     finish(process, run)
-    assert f"teacher rank 0 (pid {victims[0].pid} on" in said(run)
-    assert "died" in said(run)
+    assert f"teacher rank 0 (pid {victims[0].pid} on" in output_of(run)
+    assert "died" in output_of(run)
     same_end(run, uninterrupted, STEPS)

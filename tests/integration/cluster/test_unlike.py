@@ -1,4 +1,4 @@
-"""Machines that cannot work together: said before a model loads."""
+"""Machines that cannot work together: the run stops before a model loads."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from cluster_runs import TWO_MACHINES, Machines, finish, output_of, start
 
 import hone
-from tests.integration.cluster.test_elastic import TWO_MACHINES, Machines
-from tests.integration.cluster.test_faults import finish, said, start
 
 
 def hidden(folder: Path) -> list[str]:
@@ -38,7 +37,7 @@ def test_another_version_of_hone(tmp_path: Path) -> None:
         finish(start(run, *TWO_MACHINES, f"cluster.ray_address={machines.address}"), run, code=1)
     finally:
         machines.close()
-    error = said(run).strip().splitlines()[-1]
+    error = output_of(run).strip().splitlines()[-1]
     assert error.startswith("error: rank 0 on ")
     assert f"has hone 0.0.7, this process {hone.__version__}: install the same version" in error
     assert not list(run.glob("step_*"))
@@ -55,5 +54,5 @@ def test_no_shared_folder(tmp_path: Path) -> None:
         finish(start(run, *TWO_MACHINES, f"cluster.ray_address={machines.address}"), run, code=1)
     finally:
         machines.close()
-    error = said(run).strip().splitlines()[-1]
+    error = output_of(run).strip().splitlines()[-1]
     assert f"does not see checkpointing.checkpoint_dir={run}: name a folder that all machines share" in error

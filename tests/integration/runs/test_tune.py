@@ -11,9 +11,8 @@ import time
 from pathlib import Path
 
 import pytest
+from cluster_runs import Machines
 from processes import ENVIRONMENT, command, hone, succeeded
-
-from tests.integration.cluster.test_elastic import Machines
 
 pytest.importorskip("optuna")
 pytestmark = pytest.mark.slow
