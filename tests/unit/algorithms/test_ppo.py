@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from parity import make_scalar
 from tiny import PAD, make_batch, make_groups, make_model, run
 from torch import Tensor
 
@@ -17,7 +18,6 @@ from hone.engine.local.learner import LocalLearner
 from hone.errors import TrainingError
 from hone.types import Group, Outputs, Sample, Totals
 from tests.unit.algorithms.test_grpo_step import Recorder
-from tests.unit.engine.test_scalar_parity import make_scalar
 
 PLAIN = {"normalize_advantages": False, "gae_lambda": 1.0}
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
+from families import BY_TOKENS, groups, model_of, weighted
 from ranks import layout, on_ranks, spread_tiny
 from transformers import PreTrainedModel
 
@@ -18,7 +19,6 @@ from hone.errors import ConfigError
 from hone.model import balancing
 from hone.model.adapters import with_lora
 from hone.model.mesh import Mesh
-from tests.unit.engine.test_layouts import BY_TOKENS, groups, model_of, weighted
 
 WEIGHT = 0.7
 LAYOUTS: dict[str, dict[str, Any]] = {

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 import pytest
+from parity import ADAMW, TrainedValues, compare_values
 from ranks import on_meshes, on_ranks, spread_tiny
 from tiny import PAD, WAYS, make_groups, make_model, run
 
@@ -14,7 +15,6 @@ from hone.config.schema import DistillConfig
 from hone.engine.local.learner import LocalLearner
 from hone.model.mesh import Mesh
 from hone.planning.parallel_dims import ParallelDims
-from tests.unit.engine.test_scalar_parity import ADAMW, Trained, compare
 
 UPDATES = 6
 LOSSES: dict[str, dict[str, Any]] = {
@@ -23,7 +23,7 @@ LOSSES: dict[str, dict[str, Any]] = {
 }
 
 
-def train(mesh: Mesh | None, way: dict[str, Any], loss: dict[str, Any]) -> Trained:
+def train(mesh: Mesh | None, way: dict[str, Any], loss: dict[str, Any]) -> TrainedValues:
     """Prompts that completions share, one of them left out, two updates a rollout."""
     shared = {"precision": "float32", "max_total_sequence_length": 64, "train_global_batch_size": 5}
     shared["train_micro_batch_size"] = (
@@ -51,19 +51,19 @@ def train(mesh: Mesh | None, way: dict[str, Any], loss: dict[str, Any]) -> Train
     return history, {name: tensor.clone() for name, tensor in student.weights()}, read
 
 
-def one_process(loss: str = "mixed") -> Trained:
+def one_process(loss: str = "mixed") -> TrainedValues:
     return train(None, WAYS["one at a time"], LOSSES[loss])
 
 
 @pytest.mark.parametrize("way", list(WAYS.values())[1:], ids=list(WAYS)[1:])
 def test_layouts(way: dict[str, Any]) -> None:
-    compare(one_process(), [train(None, way, LOSSES["mixed"])])
+    compare_values(one_process(), [train(None, way, LOSSES["mixed"])])
 
 
 @on_meshes()
 def test_ranks(mesh: ParallelDims) -> None:
     way = WAYS["five at a time"]
-    compare(one_process(), on_ranks(mesh, partial(train, way=way, loss=LOSSES["mixed"])))
+    compare_values(one_process(), on_ranks(mesh, partial(train, way=way, loss=LOSSES["mixed"])))
 
 
 @pytest.mark.long
@@ -71,4 +71,4 @@ def test_ranks(mesh: ParallelDims) -> None:
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS.keys())
 @on_meshes()
 def test_layouts_on_ranks(way: dict[str, Any], mesh: ParallelDims) -> None:
-    compare(one_process("jsd"), on_ranks(mesh, partial(train, way=way, loss=LOSSES["jsd"])))
+    compare_values(one_process("jsd"), on_ranks(mesh, partial(train, way=way, loss=LOSSES["jsd"])))

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
+from families import BY_TOKENS, groups, weighted
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
 from hone.algorithms.dpo import DPOLoss, Moments, loss_of
@@ -21,7 +22,6 @@ from hone.model.adapters import with_lora
 from hone.model.counter_rng import counted, key_of
 from hone.model.loading import _set_up
 from hone.types import Batch, LossOutput, Outputs, Sample, Totals
-from tests.unit.engine.test_layouts import BY_TOKENS, groups, weighted
 
 GPT2 = {
     "vocab_size": tiny.VOCABULARY,

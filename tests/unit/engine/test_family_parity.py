@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 import pytest
+from parity import ADAMW, UPDATES, Trained, compare
 from ranks import layout, on_ranks, spread_tiny
 from tiny import PAD, grpo_config, make_groups, make_model, run
 
@@ -13,7 +14,6 @@ from hone.algorithms import grpo
 from hone.engine.local.learner import LocalLearner
 from hone.model.mesh import Mesh
 from hone.planning.parallel_dims import ParallelDims
-from tests.unit.engine.test_parity import ADAMW, UPDATES, Trained, compare
 
 KINDS: dict[str, dict[str, Any]] = {
     "entropy bonus and quantile": {"entropy_coef": 0.1, "top_entropy_quantile": 0.4},

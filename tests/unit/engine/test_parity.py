@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 import pytest
-import torch
+from parity import ADAMW, UPDATES, Trained, compare
 from ranks import layout, on_ranks, spread_tiny
 from tiny import PAD, grpo_config, make_groups, make_model, make_samples, run, sft_config
 
@@ -16,10 +16,6 @@ from hone.engine.local.learner import LocalLearner
 from hone.model.mesh import Mesh
 from hone.planning.parallel_dims import ParallelDims
 
-ADAMW = {"name": "torch.optim.AdamW", "kwargs": {"lr": 1e-3, "weight_decay": 0.01, "eps": 1e-4}}
-"""Adam divides a gradient by its own size. Where the terms of a sum cancel (a token's, over a group's advantages) that
-makes a whole step of rounding noise, in one process with other micro-batches too; `eps` keeps such gradients small."""
-UPDATES = 20
 MESHES = {
     "one rank": layout(),
     "dp2": layout(shard=2),
@@ -37,7 +33,6 @@ WAYS: dict[str, dict[str, Any]] = {
     "packed": {"sequence_packing": {"enabled": True, "train_mb_tokens": 45}},
     "activations computed again": {"activation_checkpointing": True, "train_micro_batch_size": 4},
 }
-Trained = tuple[list[dict[str, float]], dict[str, torch.Tensor]]
 
 
 def train_sft(
@@ -56,23 +51,6 @@ def train_sft(
     learner = LocalLearner(model, config, pad_token=PAD)
     history = [run(sft.step(learner, make_samples(7, seed=update))) for update in range(UPDATES)]
     return history, {name: tensor.clone() for name, tensor in learner.weights()}
-
-
-def compare(one: Trained, several: list[Trained], tolerance: float = 1e-5) -> None:
-    for history, weights in several:
-        for ours, theirs in zip(history, one[0], strict=True):
-            assert ours.keys() == theirs.keys()
-            for name in ours:
-                # A clip that one token more or less passes moves the norm before it moves anything else.
-                near = 10 * tolerance if name == "grad_norm" else tolerance
-                assert ours[name] == pytest.approx(theirs[name], rel=near, abs=near), name
-        assert weights.keys() == one[1].keys()
-        for name, weight in weights.items():
-            torch.testing.assert_close(weight, one[1][name], rtol=0, atol=tolerance)
-    first = several[0]
-    for history, weights in several[1:]:
-        assert history == first[0], "ranks report different numbers"
-        assert all(torch.equal(weight, first[1][name]) for name, weight in weights.items())
 
 
 def train_grpo(mesh: Mesh | None, policy: dict[str, Any]) -> Trained:

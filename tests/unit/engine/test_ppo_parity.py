@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from parity import ADAMW, make_scalar
 from ranks import on_meshes, on_ranks, spread_tiny
 from tiny import PAD, WAYS, make_groups, make_model, run
 
@@ -15,13 +16,12 @@ from hone.config.schema import PPOConfig
 from hone.engine.local.learner import LocalLearner
 from hone.model.mesh import Mesh
 from hone.planning.parallel_dims import ParallelDims
-from tests.unit.engine.test_scalar_parity import ADAMW, make_scalar
 
 STEPS = 5
-Trained = tuple[list[dict[str, float]], list[dict[str, torch.Tensor]]]
+TrainedValues = tuple[list[dict[str, float]], list[dict[str, torch.Tensor]]]
 
 
-def train(mesh: Mesh | None, way: dict[str, Any]) -> Trained:
+def train(mesh: Mesh | None, way: dict[str, Any]) -> TrainedValues:
     """Two epochs of two minibatches on each of five rollouts, KL in the reward, one completion that failed."""
     shared = {"precision": "float32", "max_total_sequence_length": 64, "train_global_batch_size": 5}
     config = PPOConfig(
@@ -47,7 +47,7 @@ def train(mesh: Mesh | None, way: dict[str, Any]) -> Trained:
     return history, [{name: t.clone() for name, t in model.weights()} for model in (policy, value)]
 
 
-def compare(one: Trained, several: list[Trained], tolerance: float = 1e-5) -> None:
+def compare_values(one: TrainedValues, several: list[TrainedValues], tolerance: float = 1e-5) -> None:
     for history, models in several:
         for ours, theirs in zip(history, one[0], strict=True):
             assert ours.keys() == theirs.keys()
@@ -63,18 +63,18 @@ def compare(one: Trained, several: list[Trained], tolerance: float = 1e-5) -> No
         assert history == several[0][0], "ranks report different numbers"
 
 
-def one_process() -> Trained:
+def one_process() -> TrainedValues:
     return train(None, WAYS["one at a time"])
 
 
 @pytest.mark.parametrize("way", list(WAYS.values())[1:], ids=list(WAYS)[1:])
 def test_layouts(way: dict[str, Any]) -> None:
-    compare(one_process(), [train(None, way)])
+    compare_values(one_process(), [train(None, way)])
 
 
 @on_meshes(quick=None)
 def test_ranks(mesh: ParallelDims) -> None:
-    compare(one_process(), on_ranks(mesh, partial(train, way={"train_micro_batch_size": 2})))
+    compare_values(one_process(), on_ranks(mesh, partial(train, way={"train_micro_batch_size": 2})))
 
 
 @pytest.mark.long
@@ -82,4 +82,4 @@ def test_ranks(mesh: ParallelDims) -> None:
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS.keys())
 @on_meshes()
 def test_layouts_on_ranks(way: dict[str, Any], mesh: ParallelDims) -> None:
-    compare(one_process(), on_ranks(mesh, partial(train, way=way)))
+    compare_values(one_process(), on_ranks(mesh, partial(train, way=way)))

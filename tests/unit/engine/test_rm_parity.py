@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from parity import ADAMW, TrainedValues, compare_values, make_scalar
 from ranks import layout, on_meshes, on_ranks, spread_tiny
 from tiny import PAD, VOCABULARY, run, sft_config
 
@@ -15,7 +16,6 @@ from hone.engine.local.learner import LocalLearner
 from hone.model.mesh import Mesh
 from hone.planning.parallel_dims import ParallelDims
 from hone.types import Sample
-from tests.unit.engine.test_scalar_parity import ADAMW, Trained, compare, make_scalar
 
 UPDATES = 8
 WAYS: dict[str, dict[str, Any]] = {
@@ -48,7 +48,7 @@ def pairs(count: int, seed: int) -> list[Sample]:
     return samples
 
 
-def train(mesh: Mesh | None, policy: dict[str, Any], count: int = 5) -> Trained:
+def train(mesh: Mesh | None, policy: dict[str, Any], count: int = 5) -> TrainedValues:
     config = sft_config(**{"optimizer": ADAMW, **policy}).policy
     model = make_scalar() if mesh is None else spread_tiny(mesh, make_scalar)
     learner = LocalLearner(model, config, pad_token=PAD)
@@ -59,18 +59,18 @@ def train(mesh: Mesh | None, policy: dict[str, Any], count: int = 5) -> Trained:
     return history, {name: tensor.clone() for name, tensor in learner.weights()}, values
 
 
-def one_process() -> Trained:
+def one_process() -> TrainedValues:
     return train(None, {"train_micro_batch_size": 1})
 
 
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS.keys())
 def test_layouts(way: dict[str, Any]) -> None:
-    compare(one_process(), [train(None, way)])
+    compare_values(one_process(), [train(None, way)])
 
 
 @on_meshes()
 def test_ranks(mesh: ParallelDims) -> None:
-    compare(one_process(), on_ranks(mesh, partial(train, policy={"train_micro_batch_size": 2})))
+    compare_values(one_process(), on_ranks(mesh, partial(train, policy={"train_micro_batch_size": 2})))
 
 
 @pytest.mark.long
@@ -78,12 +78,14 @@ def test_ranks(mesh: ParallelDims) -> None:
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS.keys())
 @on_meshes()
 def test_layouts_on_ranks(way: dict[str, Any], mesh: ParallelDims) -> None:
-    compare(one_process(), on_ranks(mesh, partial(train, policy=way)))
+    compare_values(one_process(), on_ranks(mesh, partial(train, policy=way)))
 
 
 def test_more_ranks_than_pairs() -> None:
     alone = train(None, {"train_micro_batch_size": 1}, 1)
-    compare(alone, on_ranks(layout(shard=2), partial(train, policy={"train_micro_batch_size": 1}, count=1)))
+    compare_values(
+        alone, on_ranks(layout(shard=2), partial(train, policy={"train_micro_batch_size": 1}, count=1))
+    )
 
 
 def test_a_text_that_ends_in_padding_is_scored_where_transformers_scores_it() -> None:

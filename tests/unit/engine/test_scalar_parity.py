@@ -8,24 +8,19 @@ from typing import Any
 
 import pytest
 import torch
+from parity import ADAMW, TrainedValues, compare_values, make_scalar
 from ranks import layout, on_ranks, spread_tiny
 from tiny import CONFIGS, PAD, make_model, make_samples, run, sft_config
-from transformers import AutoModelForSequenceClassification
 
-from hone.config.schema.model import LoraConfig
 from hone.engine.local.learner import LocalLearner
 from hone.errors import TrainingError
-from hone.model.adapters import with_lora
-from hone.model.attention import use_grouped_sdpa
 from hone.model.mesh import Mesh
 from hone.model.model_size import model_size_of
 from hone.planning.memory_estimate import Settings, estimate_memory
 from hone.planning.parallel_dims import ParallelDims
 from hone.types import Batch, LossOutput, Outputs, Sample, Totals
 
-ADAMW = {"name": "torch.optim.AdamW", "kwargs": {"lr": 1e-3, "weight_decay": 0.01, "eps": 1e-4}}
 UPDATES = 10
-LORA = LoraConfig(enabled=True, dim=2)
 MESHES = {
     "dp2": layout(shard=2),
     "tp2": layout(tensor=2),
@@ -42,16 +37,6 @@ WAYS: dict[str, dict[str, Any]] = {
     "packed": {"sequence_packing": {"enabled": True, "train_mb_tokens": 45}},
     "activations computed again": {"activation_checkpointing": True, "train_micro_batch_size": 4},
 }
-Trained = tuple[list[dict[str, float]], dict[str, torch.Tensor], list[torch.Tensor]]
-
-
-def make_scalar(kind: str = "llama", seed: int = 0, lora: bool = False) -> Any:
-    torch.manual_seed(seed)
-    config = CONFIGS[kind](num_labels=1)
-    model = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
-    use_grouped_sdpa(model)
-    model.config.use_cache = False
-    return with_lora(model, LORA) if lora else model
 
 
 def value_loss(outputs: Outputs, batch: Batch, totals: Totals) -> LossOutput:
@@ -86,7 +71,7 @@ def train(
     group: bool = False,
     sequence_parallel: bool = False,
     folders: tuple[Path | None, Path | None] = (None, None),
-) -> Trained:
+) -> TrainedValues:
     config = sft_config(**{"optimizer": ADAMW, **(policy or {"train_micro_batch_size": 2})}).policy
 
     def make() -> Any:
@@ -109,19 +94,6 @@ def train(
     return history, {name: tensor.clone() for name, tensor in learner.weights()}, values
 
 
-def compare(one: Trained, several: list[Trained], tolerance: float = 1e-5) -> None:
-    for history, weights, values in several:
-        for ours, theirs in zip(history, one[0], strict=True):
-            for name in theirs:
-                near = 10 * tolerance if name == "grad_norm" else tolerance
-                assert ours[name] == pytest.approx(theirs[name], rel=near, abs=near), name
-        assert weights.keys() == one[1].keys()
-        for name, weight in weights.items():
-            torch.testing.assert_close(weight, one[1][name], rtol=0, atol=tolerance)
-        for ours, theirs in zip(values, one[2], strict=True):
-            torch.testing.assert_close(ours, theirs, rtol=0, atol=10 * tolerance)
-
-
 def slow_but(names: tuple[str, ...], table: dict[str, Any]) -> list[Any]:
     marks = {name: () if name in names else pytest.mark.slow for name in table}
     return [pytest.param(value, id=name, marks=marks[name]) for name, value in table.items()]
@@ -129,18 +101,18 @@ def slow_but(names: tuple[str, ...], table: dict[str, Any]) -> list[Any]:
 
 @pytest.mark.parametrize("mesh", slow_but(QUICK, MESHES))
 def test_ranks(mesh: ParallelDims) -> None:
-    compare(train(None), on_ranks(mesh, train))
+    compare_values(train(None), on_ranks(mesh, train))
 
 
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS.keys())
 def test_layouts(way: dict[str, Any]) -> None:
-    compare(train(None), [train(None, policy=way)])
+    compare_values(train(None), [train(None, policy=way)])
 
 
 def test_completions_behind_one_prompt() -> None:
     together = {"train_micro_batch_size": 4}
-    compare(train(None, group=False), [train(None, policy=together, group=False)])
-    compare(
+    compare_values(train(None, group=False), [train(None, policy=together, group=False)])
+    compare_values(
         train(None, policy={"train_micro_batch_size": 1}, group=True),
         [train(None, policy=together, group=True)],
     )
@@ -151,21 +123,21 @@ def test_completions_behind_one_prompt() -> None:
 @pytest.mark.parametrize("mesh", [MESHES[name] for name in ("dp3", "cp2", "dp2 x tp2")], ids=str)
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS.keys())
 def test_layouts_on_ranks(way: dict[str, Any], mesh: ParallelDims) -> None:
-    compare(train(None), on_ranks(mesh, partial(train, policy=way)))
+    compare_values(train(None), on_ranks(mesh, partial(train, policy=way)))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3", "mistral", "gemma2"])
 def test_tensor_parallel_by_family(kind: str) -> None:
     work = partial(train, kind=kind)
-    compare(work(None), on_ranks(layout(tensor=2), work))
+    compare_values(work(None), on_ranks(layout(tensor=2), work))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["llama", "qwen3"])
 def test_sequence_parallel(kind: str) -> None:
     work = partial(train, kind=kind, sequence_parallel=True)
-    compare(train(None, kind), on_ranks(layout(tensor=2), work))
+    compare_values(train(None, kind), on_ranks(layout(tensor=2), work))
 
 
 @pytest.mark.parametrize("mesh", [None, pytest.param(MESHES["dp2"], marks=pytest.mark.slow)], ids=str)
@@ -176,15 +148,17 @@ def test_adapters_train_the_head_besides(mesh: ParallelDims | None) -> None:
     assert all("lora_" in name or "score.modules_to_save" in name for name in changed)
     assert any("score.modules_to_save" in name for name in changed)
     if mesh is not None:
-        compare(alone, on_ranks(mesh, partial(train, lora=True)))
+        compare_values(alone, on_ranks(mesh, partial(train, lora=True)))
 
 
 @pytest.mark.slow
 def test_a_checkpoint_goes_on_on_another_mesh(tmp_path: Path) -> None:
     train(None, folders=(None, tmp_path / "1"))
     alone = train(None, folders=(tmp_path / "1", tmp_path / "2"))
-    compare(alone, on_ranks(MESHES["dp2"], partial(train, folders=(tmp_path / "1", tmp_path / "2r"))))
-    compare(train(None, folders=(tmp_path / "2", None)), [train(None, folders=(tmp_path / "2r", None))])
+    compare_values(alone, on_ranks(MESHES["dp2"], partial(train, folders=(tmp_path / "1", tmp_path / "2r"))))
+    compare_values(
+        train(None, folders=(tmp_path / "2", None)), [train(None, folders=(tmp_path / "2r", None))]
+    )
 
 
 def test_a_loss_of_log_probabilities_stops_at_once() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
+from families import EXPERTS, model_of
 from ranks import layout
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
@@ -17,7 +18,6 @@ from hone.engine.model_notices import model_notices
 from hone.errors import ConfigError
 from hone.model.adapters import with_lora
 from hone.planning.placement import check_mesh
-from tests.unit.engine.test_layouts import EXPERTS, model_of
 from tests.unit.export.test_adapter_export import exported, logits, policy_of, trained
 
 peft = pytest.importorskip("peft")
