@@ -11,7 +11,7 @@ from hone.data.chat import Encoder
 from hone.data.formats import PromptText
 from hone.model.loading import load_tokenizer
 from hone.rollout.prompt_prefix import prefills_of
-from hone.rollout.rewards.functions import BUILTIN
+from hone.rollout.rewards.functions.builtin import BUILTIN
 from hone.rollout.rewards.resolve import resolve_all
 from hone.rollout.rewards.reward_pool import RewardPool
 from hone.rollout.scoring import score_completions

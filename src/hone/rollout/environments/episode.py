@@ -19,12 +19,11 @@ from hone.data.chat import Encoder
 from hone.errors import DataError
 from hone.rollout.environments.episode_result import EpisodeResult
 from hone.rollout.environments.pool import EnvHandle, EnvironmentPool
-from hone.rollout.environments.processes import Raised
 from hone.rollout.environments.tool_calls import message_of
 from hone.rollout.environments.turn_tokens import TurnTokens
 from hone.rollout.generation_batcher import GenerationBatcher
 from hone.rollout.prompt_prefix import prefills_of
-from hone.rollout.rewards.worker_process import CallFailed
+from hone.rollout.workers.child_process import CallFailed, Raised
 from hone.types import Completion, Generator, Message, Prompt, Rollout, Sampling
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hone.errors import RewardError
+from hone.rollout.workers.failure_budget import FailureBudget
 from hone.types import Rollout
 
 
@@ -21,15 +22,12 @@ class EpisodeResult:
 
 
 def check_failures(results: Sequence[EpisodeResult], allowed: float) -> None:
-    """Raise RewardError when more than this part of the rollouts failed in their environments (one alone is not enough,
-    unless none is allowed)."""
-    failed = [one.rollout.failure for one in results if one.rollout.failure]
-    most = max(1, int(allowed * len(results))) if allowed > 0 and len(results) > 1 else allowed * len(results)
-    if len(failed) > most:
-        raise RewardError(
-            f"{len(failed)} of {len(results)} rollouts failed in their environment, more than "
-            f"rewards.max_failure_fraction={allowed:g} allows. The first: {failed[0]}"
-        )
+    """Raise RewardError where more than the fraction `allowed` failed in their environments (see FailureBudget)."""
+    failures = FailureBudget(allowed, len(results))
+    for number, one in enumerate(results):
+        if one.rollout.failure:
+            failures.add(number, one.rollout.failure, one.rollout.failure.split(":")[0])
+    failures.check("rollouts failed in their environment", "env.timeout_s")
 
 
 def add_rewards(results: Sequence[EpisodeResult], no_function_applies: str) -> None:

@@ -19,8 +19,7 @@ from typing import Any
 
 from hone.config.schema import EnvConfig
 from hone.rollout.environments.processes import EnvProcess, EnvServer
-from hone.rollout.rewards.reward_pool import open_log
-from hone.rollout.rewards.worker_process import CallFailed, Died
+from hone.rollout.workers.child_process import CallFailed, Died, open_log
 
 DEFAULT = ""
 """The environment of prompts that name none."""

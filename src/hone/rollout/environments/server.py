@@ -1,10 +1,10 @@
-"""Environment side: a process that imports a user's environment once, and forks a process for each rollout that runs.
+"""Environment side: a process that imports a user's environment once, and forks a process for each running rollout.
 
-A fork costs a millisecond and shares the host's memory, so hundreds of rollouts can each have a process that may be
-killed alone. Requests are pickles, replies JSON, both behind an 8-byte length, as in reward workers; a request to fork
-brings the new process its two files: its channel, and the pipe whose end tells it that the run is gone.
+A fork costs a millisecond and shares the server's memory, so hundreds of rollouts can each have a process that can be
+killed alone. Requests are pickles and replies JSON, as in reward workers. A request to fork carries two descriptors for
+the new process: its channel, and the pipe that closes when the run ends.
 
-Imports the standard library alone; tools' schemas are made in a fork of their own, since that imports transformers.
+Imports the standard library only. Schemas of tools are made in a fork, since that imports transformers.
 """
 
 from __future__ import annotations
@@ -16,25 +16,16 @@ import pickle
 import signal
 import socket
 import sys
-import traceback
 from collections.abc import Mapping
 from typing import Any
 
 from hone.rollout.environments.adapters import EnvironmentFactory, environment_factory
 from hone.rollout.environments.base import Unusable
 from hone.rollout.environments.session import Defect, Session
-from hone.rollout.workers.child_process import end_with_parent, limit
-from hone.rollout.workers.framing import LENGTH, REPLY_BYTES, exactly, receive, reply
+from hone.rollout.workers.framing import receive, receive_with_descriptors, send_json, send_reply
 from hone.rollout.workers.reaper import supervise
+from hone.rollout.workers.worker_protocol import REPLY_TOO_LONG, end_with_parent, exception_report, set_limits
 from hone.user_code import Missing, find
-
-_MAX_TEXT = 500  # characters of an exception's message
-_MAX_TRACEBACK = 8000
-_TOO_LONG = {
-    "raised": f"answered with more than {REPLY_BYTES:,} bytes",
-    "type": "OverflowError",
-    "traceback": "",
-}
 
 
 def main(channel_fd: int) -> None:
@@ -49,15 +40,15 @@ def main(channel_fd: int) -> None:
     factory: EnvironmentFactory | None = None
     limits: dict[str, Any] = {}
     while True:
-        header, fds, _, _ = socket.recv_fds(channel, LENGTH.size, 2)
-        message = exactly(channel, LENGTH.unpack(header)[0]) if len(header) == LENGTH.size else None
-        if message is None:
+        received = receive_with_descriptors(channel, 2)
+        if received is None:
             os._exit(0)
+        message, fds = received
         request = pickle.loads(message)
         if request["op"] == "load":
             factory, reply = _load(request)
             limits = request
-            _send(channel, reply)
+            send_reply(channel, reply, REPLY_TOO_LONG)
             continue
         assert factory is not None
         sys.stdout.flush()
@@ -67,11 +58,11 @@ def main(channel_fd: int) -> None:
             _child(fds, factory, limits)
         for fd in fds:
             os.close(fd)
-        _send(channel, {"ok": pid})
+        send_json(channel, {"ok": pid})
 
 
 def _child(fds: list[int], factory: EnvironmentFactory, limits: Mapping[str, Any]) -> None:
-    """A rollout's process: answers until its channel is closed; one rollout after another, each with a new instance."""
+    """A forked process: answers until its channel closes, one rollout after another, each with a new Session."""
     try:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         os.setsid()
@@ -79,7 +70,7 @@ def _child(fds: list[int], factory: EnvironmentFactory, limits: Mapping[str, Any
         os.close(fds[1])
         supervise()
         end_with_parent()
-        limit(limits["memory_limit_mb"])
+        set_limits(limits["memory_limit_mb"])
         channel = socket.socket(fileno=fds[0])
         session: Session | None = None
         while (message := receive(channel)) is not None:
@@ -89,16 +80,16 @@ def _child(fds: list[int], factory: EnvironmentFactory, limits: Mapping[str, Any
             try:
                 if session is None:
                     session = Session(factory(), limits["limit"])
-                found = getattr(session, request["op"])(*request["arguments"])
-                _send(channel, {"ok": found})
-            except BaseException as error:  # SystemExit too is an answer
-                _send(channel, _raised(error))
+                reply = {"ok": getattr(session, request["op"])(*request["arguments"])}
+            except BaseException as error:  # SystemExit too is a reply
+                reply = _failure(error)
+            send_reply(channel, reply, REPLY_TOO_LONG)
     finally:
         os._exit(0)
 
 
 def _load(request: Mapping[str, Any]) -> tuple[EnvironmentFactory | None, dict[str, Any]]:
-    """The factory, and what it is: {"ok": {"schemas", "name", "stateless"}}, or what is wrong."""
+    """The factory, and the reply: {"ok": {"schemas", "name", "stateless", "steps"}}, or what is wrong."""
     try:
         tools = [_found("tools", target) for target in request["tools"]]
         between = [(name, request[name]) for name in ("action", "observation") if request[name]]
@@ -110,14 +101,15 @@ def _load(request: Mapping[str, Any]) -> tuple[EnvironmentFactory | None, dict[s
         first = factory()
         schemas = getattr(first, "schemas", None)
         schemas = _in_a_fork(first.tools()) if schemas is None else schemas
-        told = {"schemas": schemas, "name": first.name, "stateless": first.stateless}
-        return factory, {"ok": told | {"steps": first.step is not None}}
+        steps = first.step is not None
+        described = {"schemas": schemas, "name": first.name, "stateless": first.stateless, "steps": steps}
+        return factory, {"ok": described}
     except Missing as error:
         return None, {"missing": str(error)}
     except Unusable as error:
         return None, {"defect": str(error)}
     except BaseException as error:
-        return None, _raised(error)
+        return None, _failure(error)
 
 
 def _found(setting: str, target: str) -> Any:
@@ -136,17 +128,17 @@ def _in_a_fork(tools: list[Any]) -> list[dict[str, Any]]:
     pid = os.fork()
     if pid == 0:
         try:
-            told = json.dumps(_schemas(tools))
+            schemas = json.dumps(_schemas(tools))
         except BaseException as error:
-            told = json.dumps(str(error))
+            schemas = json.dumps(str(error))
         with os.fdopen(into, "w") as file:
-            file.write(told)
+            file.write(schemas)
         os._exit(0)
     os.close(into)
     with os.fdopen(out) as file:
         found = json.loads(file.read() or '"the process that read the tools died"')
     if isinstance(found, str):
-        raise Unusable(f"has a tool that the model cannot be told of: {found}")
+        raise Unusable(f"has a tool without a usable signature or docstring: {found}")
     return found
 
 
@@ -156,15 +148,5 @@ def _schemas(tools: list[Any]) -> list[dict[str, Any]]:
     return [get_json_schema(tool) for tool in tools]
 
 
-def _raised(error: BaseException) -> dict[str, Any]:
-    if isinstance(error, Defect):
-        return {"defect": str(error)}
-    said = "".join(traceback.format_exception_only(type(error), error)).strip()[:_MAX_TEXT]
-    own = [f for f in traceback.extract_tb(error.__traceback__) if "/hone/rollout/" not in f.filename]
-    where = f" ({own[-1].filename}:{own[-1].lineno})" if own else ""
-    whole = "".join(traceback.format_exception(error))[-_MAX_TRACEBACK:]
-    return {"raised": said + where, "type": type(error).__name__, "traceback": whole}
-
-
-def _send(channel: socket.socket, answer: dict[str, Any]) -> None:
-    reply(channel, answer, _TOO_LONG)
+def _failure(error: BaseException) -> dict[str, Any]:
+    return {"defect": str(error)} if isinstance(error, Defect) else exception_report(error)

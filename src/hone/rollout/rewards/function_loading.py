@@ -1,32 +1,15 @@
-"""Worker side: find the function that a RewardSpec names, and learn what it takes.
-
-A function may say more of itself by attributes, as the built-in ones do:
-
-    any_of_columns    it needs at least one of these columns
-    prepare(**kwargs) is called when the function is loaded; the text that it returns, if any, is told to the user
-    seconds_each(**kwargs) seconds that each completion of a call may take, on top of the call's own
-"""
+"""Worker side: import the function that a RewardSpec names."""
 
 from __future__ import annotations
 
 import difflib
 import importlib
-import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from hone.rollout.rewards.function_signature import Unusable
 from hone.user_code import Missing, module_from_file
-
-PASSED = (
-    *("prompts", "completions", "completion_ids", "trainer_state", "log_metric", "log_extra"),
-    *("environments", "prefills"),
-)
-"""Arguments that are not columns of the data; a config entry's `kwargs` may not set them."""
-
-
-class Unusable(Exception):
-    """The target exists but is not a reward function; the message says why."""
 
 
 def load(target: str) -> Callable[..., Any]:
@@ -44,7 +27,11 @@ def load(target: str) -> Callable[..., Any]:
         module_name, _, name = target.rpartition(".")
         module = importlib.import_module(module_name)
     else:
-        module = importlib.import_module("hone.rollout.rewards.functions").BUILTIN
+        from hone.rollout.rewards.functions.builtin import (
+            BUILTIN,  # a worker of users' functions starts without them
+        )
+
+        module = BUILTIN
     found = module.get(name) if isinstance(module, dict) else getattr(module, name, None)
     if found is None:
         near = difflib.get_close_matches(name, list(vars(module)) if colon or "." in target else [], n=1)
@@ -53,89 +40,3 @@ def load(target: str) -> Callable[..., Any]:
     if not callable(found):
         raise Unusable(f"is a {type(found).__name__}, not a function")
     return found
-
-
-def instantiate(
-    found: Callable[..., Any], kwargs: Mapping[str, Any]
-) -> tuple[Callable[..., Any], dict[str, Any]]:
-    """The function to be called for rewards, and what it is given besides: a class, or a function that takes no
-    completions but makes one that does (such as TRL's `get_soft_overlong_punishment`), is called with `kwargs` first.
-
-    Raises Unusable, or what the call raises.
-    """
-    if not isinstance(found, type) and _takes_completions(found):
-        return found, dict(kwargs)
-    if isinstance(found, type):
-        if not any("__call__" in vars(base) for base in found.__mro__):
-            raise Unusable(
-                "is a class, not a function, and its instances cannot be called: give it "
-                "`__call__(self, completions, **columns)`"
-            )
-    elif not _could_make(found, kwargs):
-        return found, dict(kwargs)
-    try:
-        inspect.signature(found).bind(**kwargs)
-    except TypeError as error:
-        raise Unusable(f"is called with kwargs to make the reward function, but {error}") from error
-    function = found(**kwargs)
-    if isinstance(function, type) or not callable(function):
-        raise Unusable(f"returned a {type(function).__name__} for its kwargs, not a reward function")
-    return function, {}
-
-
-def _takes_completions(function: Callable[..., Any]) -> bool:
-    parameters = inspect.signature(function).parameters
-    return bool({"completions", "completion_ids"} & set(parameters)) or any(
-        p.kind is p.VAR_KEYWORD for p in parameters.values()
-    )
-
-
-def _could_make(function: Callable[..., Any], kwargs: Mapping[str, Any]) -> bool:
-    """Whether it takes nothing but what `kwargs` give it: what takes anything else wants to be given data."""
-    parameters = inspect.signature(function).parameters.values()
-    needed = {p.name for p in parameters if p.default is p.empty}
-    return bool(kwargs) and needed <= set(kwargs)
-
-
-def describe(function: Callable[..., Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """What the function takes, as {"accepts", "columns", "any_of"}.
-
-    accepts: the arguments it can be given, None for all (it has **kwargs). columns: those it cannot do
-    without.
-    any_of: it needs at least one of these columns. Raises Unusable when Hone could not call it.
-    """
-    parameters = inspect.signature(function).parameters.values()
-    named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-    if any(p.kind is p.POSITIONAL_ONLY and p.default is p.empty for p in parameters):
-        raise Unusable("has positional-only parameters; arguments are passed by keyword")
-    anything = any(p.kind is p.VAR_KEYWORD for p in parameters)
-    names = {p.name for p in named}
-    if not anything and not names & {"completions", "completion_ids"}:
-        raise Unusable("takes no `completions`: its signature must be f(prompts, completions, **columns)")
-    unknown = sorted(set(kwargs) - names)
-    if unknown and not anything:
-        raise Unusable(
-            f"has no argument {', '.join(unknown)} (given in kwargs); it takes {', '.join(sorted(names))}"
-        )
-    required = {p.name for p in named if p.default is p.empty} - set(PASSED) - set(kwargs)
-    if "environments" in {p.name for p in named if p.default is p.empty}:
-        raise Unusable(
-            "needs `environments`, which live in another process: have the environment put what it knows into its "
-            "own reward (docs/environments.md)"
-        )
-    any_of = getattr(function, "any_of_columns", ())
-    if hasattr(function, "any_of_columns") and kwargs.get("column"):
-        any_of = (kwargs["column"],)
-    return {
-        "accepts": None if anything else sorted(names),
-        "columns": sorted(required),
-        "any_of": list(any_of),
-        "asynchronous": is_async(function),
-        "seconds_each": float(function.seconds_each(**kwargs)) if hasattr(function, "seconds_each") else 0.0,
-    }
-
-
-def is_async(function: Callable[..., Any]) -> bool:
-    """Whether a call returns something to be awaited; also of an object with `async def __call__`."""
-    plain = inspect.unwrap(getattr(function, "func", function))  # functools.partial
-    return inspect.iscoroutinefunction(plain) or inspect.iscoroutinefunction(getattr(plain, "__call__", None))  # noqa: B004

@@ -17,8 +17,8 @@ from typing import Any
 from hone.config.reward_names import reward_name
 from hone.config.schedule import Between, points, value_at
 from hone.errors import ConfigError, RewardError
-from hone.rollout.rewards.function_loading import PASSED, Unusable
-from hone.rollout.rewards.functions import BUILTIN
+from hone.rollout.rewards.function_signature import PASSED, Unusable
+from hone.rollout.rewards.functions.builtin import BUILTIN
 
 _KEYS = ("name", "path", "weight", "weight_schedule", "kwargs", "datasets", "envs")
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import pickle
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from hone.errors import RewardError
 from hone.rollout.rewards.resolve import RewardSpec
+from hone.rollout.workers.failure_budget import FailureBudget
 
 NO_FUNCTION_APPLIES = "no reward function applies: all returned None"
 
@@ -73,10 +73,7 @@ class ScoringBatch:
         self.size = len(completions)
         self._rewards: dict[str, list[float | None]] = {spec.name: [None] * self.size for spec in specs}
         self._extra: list[dict[str, Any]] = [{} for _ in range(self.size)]
-        self._failures: dict[int, list[str]] = {}
-        self._kinds: Counter[str] = Counter()
-        self._first: str | None = None
-        self._max_failure_fraction = max_failure_fraction
+        self._failures = FailureBudget(max_failure_fraction, self.size)
 
     def rows(self, spec: RewardSpec) -> list[int]:
         """The completions that the function is to judge."""
@@ -122,47 +119,25 @@ class ScoringBatch:
 
     def fail(self, index: int, cause: str, kind: str | None = None, detail: str = "") -> None:
         """A completion failed; `kind` is the cause as counted. Raises RewardError past the bound."""
-        self._failures.setdefault(index, []).append(cause)
-        self._kinds[kind or cause] += 1
-        if self._first is None:
-            self._first = f"{cause}\n{detail}".rstrip()
-        self._check_bound()
+        self._failures.add(index, cause, kind, detail)
+        self._failures.check("completions could not be scored", "rewards.timeout_s")
 
     def scored(self) -> list[Scored]:
         """Everything, in order, once all functions have answered. Raises RewardError past the bound."""
         rows = [{spec.name: self._rewards[spec.name][i] for spec in self._specs} for i in range(self.size)]
         for i, rewards in enumerate(rows):
-            if i not in self._failures and all(
+            if i not in self._failures.causes and all(
                 rewards[spec.name] is None or not spec.counts for spec in self._specs
             ):
                 self.fail(i, NO_FUNCTION_APPLIES)
         return [self._one(i, rewards) for i, rewards in enumerate(rows)]
 
     def _one(self, index: int, rewards: dict[str, float | None]) -> Scored:
-        causes = self._failures.get(index)
+        causes = self._failures.causes.get(index)
         if causes:
             return Scored(rewards, None, "; ".join(causes), self._extra[index], self._weights)
         total = math.fsum(self._weights[name] * r for name, r in rewards.items() if r is not None)
         return Scored(rewards, total, None, self._extra[index], self._weights)
-
-    def _check_bound(self) -> None:
-        """One failure never stops a run by itself (unless the bound is 0, or it is the whole batch)."""
-        fraction = self._max_failure_fraction
-        allowed = math.floor(fraction * self.size)
-        if fraction > 0 and self.size > 1:
-            allowed = max(1, allowed)
-        if len(self._failures) <= allowed:
-            return
-        causes = "; ".join(f"{count} x {kind}" for kind, count in self._kinds.most_common(5))
-        raise RewardError(
-            f"at least {len(self._failures)} of {self.size} completions could not be scored, more than "
-            f"rewards.max_failure_fraction={fraction:g} allows: {causes}. "
-            f"Mend the function, or raise {self._bounds()}. The first: {self._first}"
-        )
-
-    def _bounds(self) -> str:
-        late = any(kind.startswith("timeout") for kind in self._kinds)
-        return "rewards.timeout_s or that bound" if late else "that bound"
 
 
 def _unpicklable(arguments: Mapping[str, Any]) -> str:

@@ -1,12 +1,10 @@
-"""The body of a reward worker: one process that loads reward functions and calls them when told to.
+"""The body of a reward worker: a process that loads reward functions and calls them on request.
 
-Started by process.py. Requests are pickles from the parent; replies are JSON, so that nothing a reward
-function returns can run code in the parent; both have an 8-byte length before them. Imports the standard
-library only.
+Requests are pickles from the parent. Replies are JSON, so that nothing a reward function returns can run code in the
+parent. Imports the standard library only.
 
-The process is the leader of its own session: Ctrl-C in the terminal does not reach it. It ends when the run is gone,
-even from inside a function that never returns: the kernel then signals the group (see `child.end_with_parent`). What
-its functions started ends with it, whatever session that is in (see `supervise`).
+The process ends with the run, even inside a function that never returns (worker_protocol.end_with_parent). What its
+functions started ends with it, in whatever session it runs (reaper.supervise).
 """
 
 from __future__ import annotations
@@ -16,51 +14,50 @@ import inspect
 import os
 import pickle
 import socket
-import traceback
 from collections.abc import Callable
-from types import SimpleNamespace, TracebackType
+from types import SimpleNamespace
 from typing import Any
 
 from hone.rollout.rewards import metrics, worker_settings
-from hone.rollout.rewards.function_loading import Unusable, describe, instantiate, load
-from hone.rollout.rewards.import_time import announce_imports
-from hone.rollout.workers.child_process import end_with_parent, limit
-from hone.rollout.workers.framing import REPLY_BYTES, receive, reply
+from hone.rollout.rewards.function_loading import load
+from hone.rollout.rewards.function_signature import Unusable, describe, instantiate
+from hone.rollout.workers.framing import receive, send_reply
+from hone.rollout.workers.import_time import announce_imports
 from hone.rollout.workers.reaper import supervise
+from hone.rollout.workers.worker_protocol import (
+    MAX_MESSAGE,
+    REPLY_TOO_LONG,
+    end_with_parent,
+    exception_report,
+    set_limits,
+)
 
-_MAX_TEXT = 500  # characters of an exception's message
-_MAX_TRACEBACK = 8000
-_TOO_LONG = {
-    "raised": f"what it returned and reported is longer than {REPLY_BYTES:,} bytes",
-    "type": "OverflowError",
-    "traceback": "",
-}
+Functions = dict[str, tuple[Callable[..., Any], dict[str, Any]]]
+"""The loaded functions with their kwargs, by the names of their specs."""
 
 
 class _Defect(Exception):
-    """The function returned something that is no list of rewards, whatever the sample."""
+    """The function returned something other than a list of rewards."""
 
 
-def main(channel_fd: int, signs_fd: int, memory_limit_mb: int | None) -> None:
-    """Serve requests on the socket `channel_fd` until the parent closes it; tell on `signs_fd` of what is imported."""
+def main(channel_fd: int, import_signals_fd: int, memory_limit_mb: int | None) -> None:
+    """Serve requests on the socket `channel_fd` until the parent closes it; announce imports on `import_signals_fd`."""
     supervise()
     end_with_parent()
-    limit(memory_limit_mb)
+    set_limits(memory_limit_mb)
     faulthandler.enable()
     channel = socket.socket(fileno=channel_fd)
     channel.set_inheritable(False)
-    os.set_inheritable(signs_fd, False)
-    announce_imports(signs_fd)
-    functions: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {}
+    os.set_inheritable(import_signals_fd, False)
+    announce_imports(import_signals_fd)
+    functions: Functions = {}
     while (message := receive(channel)) is not None:
-        reply(channel, _handle(message, functions), _TOO_LONG)
+        send_reply(channel, _handle(message, functions), REPLY_TOO_LONG)
     os._exit(0)
 
 
-def _handle(
-    message: bytes, functions: dict[str, tuple[Callable[..., Any], dict[str, Any]]]
-) -> dict[str, Any]:
-    """Answer one request. Whatever the function raises is an answer too, SystemExit included."""
+def _handle(message: bytes, functions: Functions) -> dict[str, Any]:
+    """The reply to one request. Whatever the function raises becomes a reply, SystemExit included."""
     file = None
     metrics.forget()
     try:
@@ -75,16 +72,16 @@ def _handle(
     except (Unusable, _Defect) as error:
         return {"defect": str(error)}
     except BaseException as error:
-        # Users' code raises what it likes, KeyboardInterrupt and SystemExit among it. None of it may end the worker:
-        # the pool is told, counts it against the completion, and raises RewardError past the bound.
-        return _raised(error, file)
+        # Users' code may raise anything, KeyboardInterrupt and SystemExit included. None of it may end the worker: the
+        # pool counts it against the completion, and raises RewardError past the bound.
+        report = exception_report(error, file)
+        report["raised"] += _advice(error)
+        return report | {"restart": isinstance(error, MemoryError)}
 
 
-def _load(
-    request: dict[str, Any], functions: dict[str, tuple[Callable[..., Any], dict[str, Any]]]
-) -> dict[str, Any]:
-    """Import a function, have it prepare itself, and say what it takes (see load.describe)."""
-    worker_settings.tell(request["settings"])
+def _load(request: dict[str, Any], functions: Functions) -> dict[str, Any]:
+    """Import a function, have it prepare itself, and describe what it takes (see function_signature.describe)."""
+    worker_settings.update(request["settings"])
     function, kwargs = instantiate(load(request["target"]), request["kwargs"])
     described = describe(function, kwargs) | {"pid": os.getpid()}
     if (prepare := getattr(function, "prepare", None)) is not None:
@@ -102,10 +99,10 @@ def _extra(count: int) -> dict[str, list[Any]]:
 
 
 def _file_of(function: Callable[..., Any]) -> str | None:
-    """Where it is written: of an object, its class."""
+    """The file of the function, or of the class of a callable object."""
     plain = inspect.unwrap(function)
-    written = plain if hasattr(plain, "__code__") else vars(type(plain)).get("__call__")
-    return getattr(getattr(written, "__code__", None), "co_filename", None)
+    called = plain if hasattr(plain, "__code__") else vars(type(plain)).get("__call__")
+    return getattr(getattr(called, "__code__", None), "co_filename", None)
 
 
 def _rewards(
@@ -135,11 +132,11 @@ def _rewards(
 
 
 def _number(reward: Any) -> float | dict[str, str] | None:
-    """A number or None; or, of an exception in its place, why this completion has none."""
+    """A number or None; for an exception in its place, the cause of the failure."""
     if reward is None:
         return None
     if isinstance(reward, BaseException):
-        return {"failed": str(reward)[:_MAX_TEXT] or type(reward).__name__, "kind": type(reward).__name__}
+        return {"failed": str(reward)[:MAX_MESSAGE] or type(reward).__name__, "kind": type(reward).__name__}
     if isinstance(reward, str | bytes) or not hasattr(reward, "__float__"):
         raise _Defect(
             f"returned {reward!r:.100} ({type(reward).__name__}) as a reward; expected a number or None"
@@ -156,36 +153,12 @@ def _run(awaitable: Any) -> Any:
     return asyncio.run(wait())
 
 
-def _raised(error: BaseException, file: str | None) -> dict[str, Any]:
-    """The exception as text, with the deepest line in the function's own file: where the user can mend it."""
-    frames = _own_frames(error.__traceback__)
-    stack = list(traceback.extract_tb(frames))
-    mendable = [frame for frame in stack if frame.filename == file] or stack
-    where = "".join(f" ({frame.filename}:{frame.lineno})" for frame in mendable[-1:])
-    text = "".join(traceback.format_exception(type(error), error, frames))
-    message = "".join(traceback.format_exception_only(type(error), error)).strip()
-    return {
-        "raised": message[:_MAX_TEXT] + where + _advice(error),
-        "type": type(error).__name__,
-        "traceback": text[-_MAX_TRACEBACK:],
-        "restart": isinstance(error, MemoryError),
-    }
-
-
 def _advice(error: BaseException) -> str:
-    """What to write instead where a function took TRL's one form of completions for the other."""
-    said = str(error)
-    if isinstance(error, TypeError) and said.startswith("string indices must be integers"):
+    """The correction for a function that expects text where completions are messages, or the reverse."""
+    message = str(error)
+    if isinstance(error, TypeError) and message.startswith("string indices must be integers"):
         return "; the prompts are plain text here, so each completion is a text: c, not c[0]['content']"
     wrong = ("expected string or bytes-like object, got 'list'", "'list' object has no attribute '")
-    if isinstance(error, TypeError | AttributeError) and said.startswith(wrong):
+    if isinstance(error, TypeError | AttributeError) and message.startswith(wrong):
         return "; the prompts are conversations here, so a completion's text is c[0]['content']"
     return ""
-
-
-def _own_frames(frames: TracebackType | None) -> TracebackType | None:
-    """The traceback without this file's frames at its top."""
-    first = frames
-    while first is not None and first.tb_frame.f_code.co_filename == __file__:
-        first = first.tb_next
-    return first or frames

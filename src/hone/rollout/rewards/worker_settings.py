@@ -1,4 +1,4 @@
-"""What a worker is told of the run: the limits of sandboxes. Set by the pool before a function is loaded."""
+"""Settings of the run that a worker's functions read: the limits of sandboxes."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Any
 
 from hone.rollout.sandbox import SandboxLimits
 
-_told: dict[str, Any] = {}
+_settings: dict[str, Any] = {}
 
 
-def tell(told: Mapping[str, Any]) -> None:
-    """Take over what the pool says."""
-    _told.update(told)
+def update(settings: Mapping[str, Any]) -> None:
+    """Take over the pool's settings, before a function is loaded."""
+    _settings.update(settings)
 
 
 def sandbox() -> SandboxLimits:
-    """`rewards.sandbox`, or the defaults where nobody has said anything."""
-    return SandboxLimits(**_told.get("sandbox", {}))
+    """`rewards.sandbox`, or the defaults outside of a pool."""
+    return SandboxLimits(**_settings.get("sandbox", {}))

@@ -15,7 +15,7 @@ from typing import Any
 
 from hone.rollout.sandbox.remote_object import Remote, RemoteCallable, later
 from hone.rollout.sandbox.values import TYPES, Seen, Values, builtin_exception, described
-from hone.rollout.workers.framing import BadFrame, parsed, receive, send
+from hone.rollout.workers.framing import FrameError, parse_object, receive, send
 
 _MOST_BYTES = 32 << 20
 _MAX_TEXT = 1000
@@ -146,8 +146,8 @@ class Link:
             body = receive(self._channel, _MOST_BYTES)
             if body is None:
                 raise self._gone("it is gone")
-            return parsed(body)
-        except (BadFrame, OSError) as error:
+            return parse_object(body)
+        except (FrameError, OSError) as error:
             raise self._gone(str(error)) from None
 
     def _gone(self, why: str) -> Lost:

@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from hone.rollout.sandbox.remote_link import Link
+from typing import Any, Protocol
 
 _SHOWN = ("__name__", "__qualname__", "__doc__", "__annotations__", "__dict__")
 _BINARY = (
@@ -23,6 +20,13 @@ _UNARY = (
     *("len", "iter", "next", "str", "repr", "int", "float", "complex", "index"),
     *("neg", "pos", "invert", "abs"),
 )
+
+
+class Link(Protocol):
+    """The connection to the other process (see remote_link.Link)."""
+
+    def ask(self, operation: str, *arguments: Any, **named: Any) -> Any:
+        """Have the other side apply an operation, and return its result."""
 
 
 class Remote:

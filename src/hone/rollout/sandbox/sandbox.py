@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
-import socket
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from types import TracebackType
 from typing import Any
 
-from hone.rollout.workers.framing import BadFrame, framed, parsed, receive
-from hone.user_code import search_path
+from hone.rollout.workers.child_process import ChildProcess
+from hone.rollout.workers.framing import FrameError, parse_object, receive, send_json
 
 _START_S, _GRACE_S = 60.0, 20.0
 _MAX_REPLY_BYTES = 16 << 20
@@ -23,10 +19,6 @@ _MAX_REPLY_BYTES = 16 << 20
 _OWN_WORDS = ("ok", "timeout", "memory", "processes", "output", "lost")
 LOST = "sandbox lost"
 """The cause where nobody knows what became of a program."""
-_BOOT = (
-    "import json, sys; options = json.loads(sys.argv[1]); sys.path[:] = options.pop('path'); "
-    "from hone.rollout.sandbox.server import main; main(**options)"
-)
 
 
 class Unsafe(Exception):
@@ -78,13 +70,17 @@ class Sandbox:
         """namespaces: False does without them even where they could be had."""
         self.limits = limits or SandboxLimits()
         self._namespaces = namespaces
-        self._process: subprocess.Popen[bytes] | None = None
-        self._channel: socket.socket | None = None
+        self._child: ChildProcess | None = None
         self._isolation = ""
+
+    @property
+    def pid(self) -> int | None:
+        """Process (and group) id of the server while it runs."""
+        return None if self._child is None else self._child.process.pid
 
     def start(self) -> str:
         """Start the server; what isolation is in force, in words. Raises Unsafe where that is less than asked."""
-        if self._process is None:
+        if self._child is None:
             self._start()
         return self._isolation
 
@@ -120,51 +116,33 @@ class Sandbox:
         for _ in range(2):
             try:
                 return _outcome(self._exchange(request, seconds + _GRACE_S), len(tests))
-            except (OSError, BadFrame) as error:  # a program without namespaces may have killed the server
+            except (OSError, FrameError) as error:  # a program without namespaces may have killed the server
                 problem = str(error)
                 self.close()
                 self.start()
         return Outcome(LOST, [False] * len(tests), detail=problem)
 
-    def close(self) -> None:
-        """End the server, and with it whatever it runs."""
-        process, channel = self._process, self._channel
-        self._process = self._channel = None
-        if channel is not None:
-            channel.close()
-        if process is not None:
-            try:
-                process.wait(_GRACE_S)
-            except subprocess.TimeoutExpired:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+    def close(self) -> str:
+        """End the server, and with it whatever it runs; the last of its output."""
+        child, self._child = self._child, None
+        if child is None:
+            return ""
+        child.channel.close()
+        return child.wait(_GRACE_S)
 
     def _start(self) -> None:
-        ours, theirs = socket.socketpair()
-        options = {
-            "channel_fd": theirs.fileno(),
-            "disk_mb": self.limits.disk_mb,
-            "memory_mb": self.limits.memory_mb,
-            "max_processes": self.limits.max_processes,
-            "namespaces": self._namespaces,
-            "path": search_path(),
-        }
-        with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", _BOOT, json.dumps(options), "hone-sandbox", str(os.getpid())],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(),),
-                start_new_session=True,
-                env={"PATH": os.defpath, "PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1"},
-            )
-        self._channel = ours
+        limits = self.limits
+        self._child = ChildProcess(
+            "hone.rollout.sandbox.server",
+            "hone-sandbox",
+            (limits.disk_mb, limits.memory_mb, limits.max_processes, self._namespaces),
+            environment={"PATH": os.defpath, "PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1"},
+        )
         try:
             hello = self._read(_START_S)
-        except (OSError, BadFrame) as error:
-            self.close()
-            raise Unsafe(f"the sandbox did not start: {error}") from error
+        except (OSError, FrameError) as error:
+            output = self.close()
+            raise Unsafe(f"the sandbox did not start: {error}\n{output}".rstrip()) from error
         if "says" in hello and self.limits.require_isolation and not hello["namespaces"]:
             self.close()
             raise Unsafe(
@@ -179,18 +157,18 @@ class Sandbox:
         self._isolation = hello["says"]
 
     def _exchange(self, request: dict[str, Any], timeout_s: float) -> dict[str, Any]:
-        assert self._channel is not None
-        self._channel.settimeout(timeout_s)
-        self._channel.sendall(framed(json.dumps(request).encode()))
+        assert self._child is not None
+        self._child.channel.settimeout(timeout_s)
+        send_json(self._child.channel, request)
         return self._read(timeout_s)
 
     def _read(self, timeout_s: float) -> dict[str, Any]:
-        assert self._channel is not None
-        self._channel.settimeout(timeout_s)
-        reply = receive(self._channel, _MAX_REPLY_BYTES + 8 * (self.limits.output_kb << 10))
+        assert self._child is not None
+        self._child.channel.settimeout(timeout_s)
+        reply = receive(self._child.channel, _MAX_REPLY_BYTES + 8 * (self.limits.output_kb << 10))
         if reply is None:
             raise ConnectionResetError("the server ended")
-        return parsed(reply)
+        return parse_object(reply)
 
     def __enter__(self) -> Sandbox:
         return self

@@ -22,7 +22,7 @@ from hone.rollout.sandbox.cgroup import ControlGroup
 from hone.rollout.sandbox.jail import Jail
 from hone.rollout.sandbox.memory_usage import Meter
 from hone.rollout.sandbox.watch import Watch
-from hone.rollout.workers.framing import framed, receive, send, send_json
+from hone.rollout.workers.framing import frame, receive, send, send_json
 from hone.rollout.workers.reaper import descendants
 
 _PRELOADED = (
@@ -129,7 +129,7 @@ class Watched:
         if "tests" in texts:
             ours, theirs = socket.socketpair()
             given |= {"calls": ours.detach(), "link": theirs.detach()}
-        message = framed(json.dumps(request | {"descriptors": list(given)}).encode())
+        message = frame(json.dumps(request | {"descriptors": list(given)}).encode())
         socket.send_fds(self._below, [message], list(given.values()))
         for descriptor in given.values():
             os.close(descriptor)

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 from hone.rollout.sandbox import judge, program
 from hone.rollout.sandbox.jail import Jail
-from hone.rollout.workers.framing import LENGTH, exactly, send_json
+from hone.rollout.workers.framing import receive_with_descriptors, send_json
 
 PROGRAM = ("stdin", "out", "err", "report", "source")
 """What a program is given, in this order; and where there are tests, its end of the link."""
@@ -108,9 +108,9 @@ def _keep(jail: Jail, request: Mapping[str, Any], descriptors: Mapping[str, int]
 
 
 def _request(channel: socket.socket) -> tuple[dict[str, Any], dict[str, int]] | None:
-    header, descriptors, _, _ = socket.recv_fds(channel, LENGTH.size, _MAX_DESCRIPTORS)
-    body = exactly(channel, LENGTH.unpack(header)[0]) if len(header) == LENGTH.size else None
-    if body is None:
+    received = receive_with_descriptors(channel, _MAX_DESCRIPTORS)
+    if received is None:
         return None
-    request = json.loads(body)
+    message, descriptors = received
+    request = json.loads(message)
     return request, dict(zip(request.get("descriptors", ()), descriptors, strict=True))

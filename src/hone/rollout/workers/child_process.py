@@ -1,44 +1,217 @@
-"""What every process has that answers requests for a run: its limits, and its end with the run.
+"""The parent's end of a child process: start it, call it within a time limit, kill it with all that it started.
 
-The standard library alone is imported: these processes start fast.
+The child runs `main` of a module on one end of a socket pair. It leads a session of its own: Ctrl-C in the terminal
+does not reach it. Its standard input is a pipe that closes when this process ends (worker_protocol.end_with_parent).
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
+import json
 import os
+import selectors
+import signal
+import socket
+import subprocess
 import sys
 import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hone.rollout.workers.framing import FrameError, FrameReader, frame, parse_object
+from hone.rollout.workers.import_time import Clock
+from hone.user_code import search_path
+
+if TYPE_CHECKING:
+    import logging
+    from logging.handlers import RotatingFileHandler
+
+_BOOT = (
+    "import importlib, json, sys; module, arguments, sys.path[:] = json.loads(sys.argv[1]); "
+    "importlib.import_module(module).main(*arguments)"
+)
+_TICK_S = 0.25  # how often a wait checks whether the process is alive
+_KILL_WAIT_S = 5.0
+_LOG_BYTES = 5_000_000  # of output kept on disk, twice over
+_TAIL_BYTES = 4000  # of output kept for messages
+ENDED = "process died"
+"""What `exchange` says of a process that closed its channel."""
 
 
-def end_with_parent() -> None:
-    """Standard input is a pipe on which the parent never writes: it closes when the parent dies.
+class CallFailed(Exception):
+    """A call without an answer. `kind` says what happened, `detail` is the last output or a traceback."""
 
-    On Linux the kernel signals our process group then (SIGIO, whose default action is to end a process),
-    which ends us even inside C code that holds the interpreter's lock. Elsewhere a thread waits for the end
-    of the pipe.
+    def __init__(self, kind: str, detail: str = "") -> None:
+        super().__init__(kind)
+        self.kind = kind
+        self.detail = detail
+
+
+class TimedOut(CallFailed):
+    """No answer within the limit; the process was killed."""
+
+
+class Died(CallFailed):
+    """The process ended during the call."""
+
+
+class Raised(CallFailed):
+    """The user's code raised; its process lives on."""
+
+
+class ChildProcess:
+    """A running child. `channel` is its socket; its output goes to `log` and is kept, up to a bound, for messages."""
+
+    def __init__(
+        self,
+        module: str,
+        title: str,
+        arguments: Sequence[Any] = (),
+        descriptors: Sequence[int] = (),
+        log: logging.Logger | None = None,
+        environment: dict[str, str] | None = None,
+    ) -> None:
+        """Run `module.main(descriptor of the channel, *arguments)`; `title` shows in the list of processes."""
+        self.channel, theirs = socket.socketpair()
+        boot = json.dumps([module, [theirs.fileno(), *arguments], search_path()])
+        with theirs:
+            self.process = subprocess.Popen(
+                [sys.executable, "-u", "-c", _BOOT, boot, title, str(os.getpid())],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                bufsize=0,
+                pass_fds=(theirs.fileno(), *descriptors),
+                start_new_session=True,
+                env=environment or _environment(),
+            )
+        self._log, self._tail = log, b""
+        self._reader = threading.Thread(target=self._read_output, daemon=True)
+        self._reader.start()
+
+    def alive(self) -> bool:
+        """Whether the process has not ended."""
+        return self.process.poll() is None
+
+    def stop(self) -> None:
+        """Have a supervised process (reaper.supervise) end with all that it started. Does not wait."""
+        if sys.platform == "linux":
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                self.process.terminate()
+        else:
+            self._kill_group()
+
+    def kill(self) -> str:
+        """End a supervised process now, wait for it, and return the last of its output."""
+        self.stop()
+        return self.wait()
+
+    def wait(self, patience_s: float = _KILL_WAIT_S) -> str:
+        """Wait for the end, kill the process group after `patience_s`, and return the last of the output."""
+        try:
+            self.process.wait(patience_s)
+        except subprocess.TimeoutExpired:
+            self._kill_group()
+            # A process that waits for a disk cannot be killed: it ends when it can.
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(_KILL_WAIT_S)
+        self._reader.join(_TICK_S)  # a process that escaped may hold the pipe open
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.channel.close()
+        return self._tail.decode(errors="replace").strip()
+
+    def exit_reason(self) -> str:
+        """How the process ended, from its exit status."""
+        code = self.process.returncode
+        if code is not None and code < 0:
+            with contextlib.suppress(ValueError):
+                return f"worker died with signal {-code} ({signal.Signals(-code).name})"
+        return f"worker exited with code {code}"
+
+    def _kill_group(self) -> None:
+        # Gone already: macOS reports EPERM for a zombie.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+
+    def _read_output(self) -> None:
+        """Runs in a thread until the last process that holds the pipe ends."""
+        assert self.process.stdout is not None
+        with contextlib.suppress(OSError, ValueError), self.process.stdout as stream:
+            while part := stream.read(1 << 16):
+                self._tail = (self._tail + part)[-_TAIL_BYTES:]
+                if self._log is not None:
+                    self._log.info(part.decode(errors="replace").rstrip("\n"))
+
+
+def exchange(
+    channel: socket.socket, message: bytes, clock: Clock, alive: Callable[[], bool] = lambda: True
+) -> dict[str, Any]:
+    """Send a message (none where it is empty) and receive one reply, a JSON object.
+
+    Raises TimedOut past `clock`, and Died at the end of the stream, for a reply that is not a JSON object, and where
+    nothing arrives and `alive` is False.
     """
-    lifeline = os.dup(0)
-    null = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(null, 0)
-    os.close(null)
-    if sys.platform == "linux":
-        fcntl.fcntl(lifeline, fcntl.F_SETOWN, -os.getpgrp())
-        fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
-    else:
-        threading.Thread(target=lambda: (os.read(lifeline, 1), os._exit(1)), daemon=True).start()
+    channel.setblocking(False)
+    unsent = memoryview(frame(message) if message else b"")
+    reader = FrameReader()
+    with selectors.DefaultSelector() as selector:
+        selector.register(channel, selectors.EVENT_READ | (selectors.EVENT_WRITE if unsent else 0))
+        while True:
+            clock.listen()
+            if (left := clock.left()) <= 0:
+                raise TimedOut(clock.verdict())
+            ready = selector.select(min(left, _TICK_S))
+            for _, events in ready:
+                try:
+                    if events & selectors.EVENT_WRITE and unsent:
+                        unsent = unsent[channel.send(unsent) :]
+                        if not unsent:
+                            selector.modify(channel, selectors.EVENT_READ)
+                    if events & selectors.EVENT_READ:
+                        _receive(channel, reader)
+                except BlockingIOError:
+                    continue
+                except (BrokenPipeError, ConnectionResetError):
+                    raise Died(ENDED) from None
+            if (reply := reader.message()) is not None:
+                return _parsed(reply)
+            if not ready and not alive():
+                raise Died(ENDED)
 
 
-def limit(memory_limit_mb: int | None) -> None:
-    """No core dumps; an address space as large as asked; and the first to be killed when memory runs out."""
-    import resource
+def _receive(channel: socket.socket, reader: FrameReader) -> None:
+    part = channel.recv(1 << 20)
+    if not part:
+        raise Died(ENDED)
+    try:
+        reader.add(part)
+    except FrameError as error:
+        raise Died(str(error)) from None
 
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    if sys.platform == "linux":
-        # /proc may be closed.
-        with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
-            file.write("1000")
-        if memory_limit_mb is not None:
-            size = memory_limit_mb * 1024 * 1024
-            resource.setrlimit(resource.RLIMIT_AS, (size, size))
+
+def _parsed(reply: bytes) -> dict[str, Any]:
+    try:
+        return parse_object(reply)
+    except FrameError as error:
+        raise Died(str(error)) from None
+
+
+def _environment() -> dict[str, str]:
+    """One thread for numerics in each worker, and the same order of sets in each, so that runs repeat."""
+    return {"OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0", "TOKENIZERS_PARALLELISM": "false", **os.environ}
+
+
+def open_log(path: str | Path | None) -> tuple[RotatingFileHandler | None, logging.Logger | None]:
+    """A log of at most 2 x _LOG_BYTES for the output of child processes."""
+    if path is None:
+        return None, None
+    import logging
+    from logging.handlers import RotatingFileHandler
+
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    handler = RotatingFileHandler(path, maxBytes=_LOG_BYTES, backupCount=1, delay=True, encoding="utf-8")
+    log = logging.Logger("hone.workers.output")
+    log.addHandler(handler)
+    return handler, log

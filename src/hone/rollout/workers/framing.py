@@ -1,6 +1,6 @@
-"""How messages travel between processes: a length in 8 bytes, then as many bytes. A length is believed up to a bound.
+"""Messages between processes: 8 bytes of length, then the message. Lengths above a bound are refused.
 
-The standard library alone is imported: the processes that use this start fast.
+Imports the standard library only: the processes that use it must start fast.
 """
 
 from __future__ import annotations
@@ -12,24 +12,24 @@ from typing import Any
 
 LENGTH = struct.Struct(">Q")
 REQUEST_BYTES = 4 << 30
-"""The longest request. The run makes them, of its own data."""
+"""The longest request. Requests come from the run itself."""
 REPLY_BYTES = 64 << 20
-"""The longest reply: those who make them run code that meets what models wrote."""
+"""The longest reply. Replies come from processes that run code on what models wrote."""
 
 
-class BadFrame(Exception):
-    """What arrived is no message; says why."""
+class FrameError(Exception):
+    """The received bytes are not a message; the text says why."""
 
 
-def framed(message: bytes, most: int = REQUEST_BYTES) -> bytes:
-    """A message as it is sent. Raises BadFrame for one that nobody would read."""
-    _check(len(message), most)
+def frame(message: bytes, max_bytes: int = REQUEST_BYTES) -> bytes:
+    """The message behind its length. Raises FrameError for one longer than `max_bytes`."""
+    _check(len(message), max_bytes)
     return LENGTH.pack(len(message)) + message
 
 
 def send(channel: socket.socket, message: bytes) -> None:
     """Send one message."""
-    channel.sendall(framed(message))
+    channel.sendall(frame(message))
 
 
 def send_json(channel: socket.socket, message: Any) -> None:
@@ -37,24 +37,31 @@ def send_json(channel: socket.socket, message: Any) -> None:
     send(channel, json.dumps(message).encode())
 
 
-def reply(channel: socket.socket, answer: dict[str, Any], too_long: dict[str, Any]) -> None:
-    """Send an answer as JSON; where it is too long to be read, another in its place."""
-    message = json.dumps(answer).encode()
+def send_reply(channel: socket.socket, reply: dict[str, Any], too_long: dict[str, Any]) -> None:
+    """Send a reply as JSON; `too_long` in its place where it exceeds REPLY_BYTES."""
+    message = json.dumps(reply).encode()
     send(channel, message if len(message) <= REPLY_BYTES else json.dumps(too_long).encode())
 
 
-def receive(channel: socket.socket, most: int = REQUEST_BYTES) -> bytes | None:
-    """The next message; None once the other side is gone. Raises BadFrame for one that is longer than `most` bytes."""
-    header = exactly(channel, LENGTH.size)
+def receive(channel: socket.socket, max_bytes: int = REQUEST_BYTES) -> bytes | None:
+    """The next message; None at the end of the stream. Raises FrameError for one longer than `max_bytes`."""
+    header = receive_exactly(channel, LENGTH.size)
     if header is None:
         return None
     size = LENGTH.unpack(header)[0]
-    _check(size, most)
-    return exactly(channel, size)
+    _check(size, max_bytes)
+    return receive_exactly(channel, size)
 
 
-def exactly(channel: socket.socket, size: int) -> bytes | None:
-    """So many bytes; None where the other side is gone before."""
+def receive_with_descriptors(channel: socket.socket, max_descriptors: int) -> tuple[bytes, list[int]] | None:
+    """The next message with the file descriptors sent along; None at the end of the stream."""
+    header, descriptors, _, _ = socket.recv_fds(channel, LENGTH.size, max_descriptors)
+    message = receive_exactly(channel, LENGTH.unpack(header)[0]) if len(header) == LENGTH.size else None
+    return None if message is None else (message, descriptors)
+
+
+def receive_exactly(channel: socket.socket, size: int) -> bytes | None:
+    """`size` bytes; None where the stream ends before."""
     data = bytearray()
     while len(data) < size:
         part = channel.recv(min(size - len(data), 1 << 20))
@@ -64,45 +71,42 @@ def exactly(channel: socket.socket, size: int) -> bytes | None:
     return bytes(data)
 
 
-class Inbox:
-    """One reply as it arrives, part by part."""
+class FrameReader:
+    """Assembles one reply from its parts."""
 
-    def __init__(self, most: int = REPLY_BYTES) -> None:
-        self._most = most
+    def __init__(self, max_bytes: int = REPLY_BYTES) -> None:
+        self._max_bytes = max_bytes
         self._data = bytearray()
 
     def add(self, part: bytes) -> None:
-        """Keep what has arrived. Raises BadFrame as soon as it is clear that it is no message."""
+        """Append received bytes. Raises FrameError as soon as they cannot be one message."""
         self._data += part
-        if len(self._data) >= LENGTH.size:
-            size = LENGTH.unpack_from(self._data)[0]
-            _check(size, self._most)
+        if (size := self._size()) is not None:
+            _check(size, self._max_bytes)
             if len(self._data) - LENGTH.size > size:
-                raise BadFrame("a reply goes on behind its end")
+                raise FrameError("a reply continues after its end")
 
     def message(self) -> bytes | None:
-        """The reply's bytes, once all are there."""
-        if len(self._data) < LENGTH.size or len(self._data) - LENGTH.size < LENGTH.unpack_from(self._data)[0]:
-            return None
-        return bytes(self._data[LENGTH.size :])
+        """The reply, once it is complete."""
+        size = self._size()
+        complete = size is not None and len(self._data) - LENGTH.size >= size
+        return bytes(self._data[LENGTH.size :]) if complete else None
 
-    def answer(self) -> dict[str, Any] | None:
-        """The reply, once it is there. Raises BadFrame for what is no JSON object."""
-        message = self.message()
-        return None if message is None else parsed(message)
+    def _size(self) -> int | None:
+        return LENGTH.unpack_from(self._data)[0] if len(self._data) >= LENGTH.size else None
 
 
-def parsed(message: bytes) -> dict[str, Any]:
-    """A message that is a JSON object. Raises BadFrame for anything else."""
+def parse_object(message: bytes) -> dict[str, Any]:
+    """A message that is a JSON object. Raises FrameError for anything else."""
     try:
         found = json.loads(message)
     except (ValueError, RecursionError) as error:
-        raise BadFrame(f"a reply is no JSON: {str(error)[:100]}") from error
+        raise FrameError(f"a reply is not JSON: {str(error)[:100]}") from error
     if not isinstance(found, dict):
-        raise BadFrame("a reply is no JSON object")
+        raise FrameError("a reply is not a JSON object")
     return found
 
 
-def _check(size: int, most: int) -> None:
-    if size > most:
-        raise BadFrame(f"a message of {size:,} bytes is longer than the {most:,} that are read")
+def _check(size: int, max_bytes: int) -> None:
+    if size > max_bytes:
+        raise FrameError(f"a message of {size:,} bytes exceeds the limit of {max_bytes:,}")

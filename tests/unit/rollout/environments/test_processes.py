@@ -28,7 +28,7 @@ async def main(pool):
     async with pool.acquire("") as handle, pool.acquire("") as idle:
         await pool.call(idle, "open", {"deed": "ok"}, [])
         await pool.call(handle, "open", {"deed": "hang"}, [])
-        print(*pool.pids(), pool.servers[""]._process.pid, flush=True)
+        print(*pool.pids(), pool.servers[""].pid, flush=True)
         await pool.call(handle, "act", {"role": "assistant", "content": "x"})
 
 with EnvironmentPool(EnvConfig(path=here("Hostile"), timeout_s=600.0)) as pool:

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from hone.errors import RewardError
-from hone.rollout.rewards.import_time import Clock
 from hone.rollout.rewards.resolve import resolve_all
 from hone.rollout.rewards.reward_pool import RewardPool, Scored
+from hone.rollout.workers.import_time import Clock
 
 FUNCTIONS = """
 import importlib, sys, threading, time

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from hone.rollout.rewards.functions import answer, exact, math, numeric
+from hone.rollout.rewards.functions.builtin import answer, exact, math, numeric
 
 # (completion, gold answer, verdict); None: the gold answer cannot be read, so the function does not apply
 ROWS: dict[str, list[tuple[str, str, int | None]]] = {

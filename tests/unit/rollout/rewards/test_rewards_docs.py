@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from hone.config.schema import RewardsConfig
-from hone.rollout.rewards.functions import BUILTIN
+from hone.rollout.rewards.functions.builtin import BUILTIN
 from hone.rollout.rewards.resolve import resolve_all
 
 PAGE = (Path(__file__).resolve().parents[4] / "docs" / "rewards.md").read_text()

@@ -210,8 +210,8 @@ def test_a_server_that_is_killed_is_replaced_and_the_program_run_again() -> None
         except Unsafe as error:
             pytest.skip(str(error))
         for _ in range(2):
-            assert box._process is not None
-            os.killpg(box._process.pid, 9)
+            assert box.pid is not None
+            os.killpg(box.pid, 9)
             assert box.run("print(1)").stdout == "1\n"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hone.rollout.rewards.function_loading import PASSED, Unusable
+from hone.rollout.rewards.function_signature import PASSED, Unusable
 from hone.rollout.rewards.text import gold_answer
 
 GOLD_COLUMNS = ("answer", "ground_truth", "solution", "expected_answer")

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hone.rollout.rewards.functions import BUILTIN, answer, format, length, math, numeric
+from hone.rollout.rewards.functions.builtin import BUILTIN, answer, format, length, math, numeric
 from hone.rollout.rewards.numerals import as_number, last_number
 from hone.rollout.rewards.text import answer_tag, boxed, gold_answer, text_of
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from hone.errors import RewardError
-from hone.rollout.rewards.functions import exact, json_schema, numeric, overlong, regex, repetition
-from hone.rollout.rewards.functions import format as form
+from hone.rollout.rewards.functions.builtin import exact, json_schema, numeric, overlong, regex, repetition
+from hone.rollout.rewards.functions.builtin import format as form
 from hone.rollout.rewards.resolve import resolve, resolve_all
 from hone.rollout.rewards.reward_pool import RewardPool
 from hone.rollout.rewards.text import fenced

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from hone.errors import RewardError
-from hone.rollout.rewards.functions import judge
+from hone.rollout.rewards.functions.builtin import judge
 from hone.rollout.rewards.resolve import resolve_all
 from hone.rollout.rewards.reward_pool import RewardPool
 

@@ -1,5 +1,7 @@
-"""What a function imports while it is called is loading, which has a limit of its own: the worker tells of it, and the
-parent's clock stands still meanwhile. The standard library alone is imported."""
+"""Imports during a call count against a limit of their own: the worker signals them, and the parent's clock pauses.
+
+Imports the standard library only.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,7 @@ _BEGINS, _ENDS = b"(", b")"
 
 
 def announce_imports(fd: int) -> None:
-    """Worker side: write a sign to `fd` when the import of something new begins, and another when it ends."""
+    """Worker side: write a byte to `fd` when the import of a new module begins, and another when it ends."""
     announced = _Announcer(fd).announced
     import_, import_module = builtins.__import__, importlib.import_module
 
@@ -38,7 +40,7 @@ def announce_imports(fd: int) -> None:
 
 
 class _Announcer:
-    """Counts how deep imports are in each other; the outermost is told of."""
+    """Counts nested imports; only the outermost is signalled."""
 
     def __init__(self, fd: int) -> None:
         self._fd, self._pid = fd, os.getpid()
@@ -63,39 +65,43 @@ class _Announcer:
 
 
 class Clock:
-    """Parent side: how long a call may still take. While the worker imports, that counts against `import_s` instead."""
+    """Parent side: how long a call may still take. Time that the worker spends on imports counts against `import_s`."""
 
     def __init__(
-        self, call_s: float, import_s: float, signs: int | None, now: Callable[[], float] = time.monotonic
+        self,
+        call_s: float,
+        import_s: float = 0.0,
+        signals: int | None = None,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`signs`: where the worker's signs come in, without blocking; None where none do."""
-        self._call_s, self._import_s, self._signs, self._now = call_s, import_s, signs, now
+        """`signals`: a non-blocking descriptor with the worker's signals; None without imports to wait for."""
+        self._call_s, self._import_s, self._signals, self._now = call_s, import_s, signals, now
         self._begun, self._imported = now(), 0.0
         self._since: float | None = None
         self.listen()
-        # What was told after the call before says nothing of this one.
+        # Signals from after the previous call say nothing of this one.
         self._since, self._imported = None, 0.0
 
     def listen(self) -> None:
-        """Take what the worker has told."""
-        signs = b""
-        if self._signs is not None:
+        """Read the worker's signals."""
+        signals = b""
+        if self._signals is not None:
             with contextlib.suppress(BlockingIOError):
-                signs = os.read(self._signs, 1 << 16)
-        for sign in signs:
-            if sign == _BEGINS[0]:
+                signals = os.read(self._signals, 1 << 16)
+        for signal in signals:
+            if signal == _BEGINS[0]:
                 self._since = self._now()
             elif self._since is not None:
                 self._imported, self._since = self._imported + self._now() - self._since, None
 
     def left(self) -> float:
-        """Seconds."""
+        """Seconds left."""
         if self._since is not None:
             return self._import_s - self._imported - (self._now() - self._since)
         return self._call_s - (self._now() - self._begun - min(self._imported, self._import_s))
 
     def verdict(self) -> str:
-        """What to say of a call that took too long."""
+        """The failure of a call that took too long."""
         if self._since is not None:
             return f"timeout after {self._import_s:g} s of imports"
         return f"timeout after {self._call_s:g} s"

@@ -1,0 +1,29 @@
+"""The built-in reward functions, by name.
+
+Each has TRL's signature, reads plain and conversational completions, and takes its options (the `kwargs` of a config
+entry) as named arguments with defaults. Attributes tell the pool more: `any_of_columns`, `required_options`, `alone`,
+`check`, `prepare` and `seconds_each` (see hone.rollout.rewards.function_signature). `judges` is False for a function
+that grades an answer or looks at its format, and does not decide whether it is right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from hone.rollout.rewards.functions.answers import answer, exact, math, numeric
+from hone.rollout.rewards.functions.code import code
+from hone.rollout.rewards.functions.format import format, regex
+from hone.rollout.rewards.functions.json_schema import json_schema
+from hone.rollout.rewards.functions.judge import judge
+from hone.rollout.rewards.functions.length import length, overlong, repetition
+from hone.rollout.rewards.functions.reward_model import reward_model
+
+BUILTIN: dict[str, Callable[..., list[Any]]] = {
+    function.__name__: function
+    for function in (
+        *(answer, code, exact, format, json_schema, judge, length, math),
+        *(numeric, overlong, regex, repetition, reward_model),
+    )
+}
+"""What a config entry may name without a path."""
