@@ -39,6 +39,7 @@ _CHOSEN = re.compile(
     r"(?:(?:option|choice) )?(?:\(([A-Ja-j])\)(?!\w).*|([A-J])(?:[.:)](?!\w).*| (?:because|since|as) .*)?)",
     re.DOTALL,
 )
+_NAMED_CHOICE = re.compile(r"(?<![\w)])\(([A-Ja-j])\)(?!\w)|(?<![\w(])([A-J])[.:)](?=\s+\S)")
 _BETWEEN_CHOICES = re.compile(r", (?:and )?| and |,")
 _EQUALS = re.compile(r"(?<![\\<>!:=])=(?!=)")
 _ARITHMETIC = re.compile(r"(?:[\d\s+\-*/^().,{}]|\\(?:d?frac|times|cdot|div|left|right|sqrt)(?![a-z]))+")
@@ -54,6 +55,7 @@ _JUXTAPOSED = re.compile(r"\d\s+\d")  # 2 1/2: a number to people, a product to 
 _NOT_GIVEN = ("nan", "n/a", "<na>", "null")
 _MAX_WORDS = 4  # a gold answer of more words is prose, which nothing can be compared with
 _MAX_NAME = 3  # letters that stand side by side may be a product: `xy`, but no longer ones
+_SHORT_WORDS = frozenset("all any both no odd off on red yes mon tue wed thu fri sat sun".split())
 
 
 def tidied(answer: str) -> str:
@@ -109,7 +111,8 @@ class Answer:
         """What is compared as text: words that can be no product of letters."""
         if _WORDS.fullmatch(self.plain) is None:
             return None
-        worded = self.plain != self.tidy or any(len(word) > _MAX_NAME for word in self.plain.split())
+        words = self.plain.casefold().split()
+        worded = self.plain != self.tidy or any(len(w) > _MAX_NAME or w in _SHORT_WORDS for w in words)
         return self.plain.casefold() if worded else None
 
     @cached_property
@@ -126,9 +129,12 @@ class Answer:
 
     @cached_property
     def chosen(self) -> frozenset[str]:
-        """The choices that it names, perhaps with what they stand for: `(C) 12`."""
+        """The choices that it names, perhaps with what they stand for: `(C) 12`. `(A) or (B)` names two."""
         one = _CHOSEN.fullmatch(self.plain)
-        return frozenset([(one[1] or one[2]).upper()]) if one else self.choices
+        if one is None:
+            return self.choices
+        others = (found[1] or found[2] for found in _NAMED_CHOICE.finditer(self.plain))
+        return frozenset(letter.upper() for letter in (one[1] or one[2], *others))
 
     @cached_property
     def parsed(self) -> list[Any]:
@@ -172,6 +178,9 @@ def same(given: Answer, gold: Answer) -> bool:
         return given.plain.casefold() == gold.plain.casefold()
     if not _EQUALS.search(gold.tidy) and not settles(given.tidy):
         return False
+    exact, about, approximate = (part.strip() for part in given.tidy.partition(r"\approx"))
+    if about and r"\approx" not in gold.tidy:  # `\pi \approx 3.14` gives both, which must agree
+        return _agree(exact, approximate) and (same(Answer(exact), gold) or same(Answer(approximate), gold))
     return verify(gold.parsed, given.parsed, timeout_seconds=None, allow_set_relation_comp=True)
 
 

@@ -73,8 +73,12 @@ def spelled_out(text: str) -> int | None:
     total = group = 0
     for word in words:
         if word in _SMALL:
-            group += _SMALL[word]
-        elif word == "hundred":
+            value = _SMALL[word]
+            taken = group % 100 if value >= 10 or group % 100 < 20 else group % 10
+            if taken or (value == 0 and len(words) > 1):
+                return None  # "five six" is two numbers
+            group += value
+        elif word == "hundred" and group < 100:
             group = max(group, 1) * 100
         elif word in _LARGE:
             total, group = total + max(group, 1) * _LARGE[word], 0

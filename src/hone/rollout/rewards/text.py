@@ -18,7 +18,7 @@ _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 _MAX_BOX = 10_000  # characters; what is longer is no answer
 _LAST_BOXES = 8  # those before are not looked at
 _BETWEEN = 40  # characters between two boxes that are one answer
-_SAID = re.compile(r"(?i)\banswers?\b[^\n:=]{0,40}?(?:\bis\b|\bare\b|[:=])[\s*:]*([^\n]+)")
+_SAID = re.compile(r"(?i)\banswers?\b[^\n:=]{0,40}?(?:\bis\b|\bare\b|[:=])[\s*:]*(?=([^\n]{1,1000}))")
 _SENTENCE_END = re.compile(r"[.;!?](?=\s|$)|,(?=\s+[a-zA-Z])")
 _THOUGHT = "</think>"
 
