@@ -111,7 +111,7 @@ def test_what_fails_costs_one_sample_with_its_cause(play: Play) -> None:
         "environment 'default' gave nan as a reward",
         "environment 'default' gave '1' as a reward; expected a number",
         "environment 'default' step returned 7; expected (observation, reward, done)",
-        "a message of 1,152,921,504,606,846,976 bytes is longer than the 67,108,864 that are read "
+        "a message of 1,152,921,504,606,846,976 bytes exceeds the limit of 67,108,864 "
         "in environment 'default'",
         None,
     ]

@@ -118,7 +118,7 @@ def test_what_json_cannot_hold_is_text(play: Play, kind: str) -> None:
 @pytest.mark.parametrize(
     ("env", "said"),
     [
-        ({"tools": [here("undocumented")]}, "cannot be told of"),
+        ({"tools": [here("undocumented")]}, "without a usable signature or docstring"),
         (
             {"tools": ["none.py:f"]},
             r"environment 'default': env.tools=none.py:f: there is no file .*/none.py$",

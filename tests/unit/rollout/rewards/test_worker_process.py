@@ -44,9 +44,9 @@ def test_what_a_killed_function_started_dies_with_it(start: str) -> None:
 @pytest.mark.parametrize(
     ("completion", "cause"),
     [
-        (f"reply {1 << 60}", "a message of 1,152,921,504,606,846,976 bytes is longer than the 67,108,864"),
-        ("reply 10", "a reply goes on behind its end"),
-        ("garble", "a reply is no JSON"),
+        (f"reply {1 << 60}", "a message of 1,152,921,504,606,846,976 bytes exceeds the limit of 67,108,864"),
+        ("reply 10", "a reply continues after its end"),
+        ("garble", "a reply is not JSON"),
         ("report", "raised what it returned and reported is longer than 67,108,864 bytes"),
     ],
 )
