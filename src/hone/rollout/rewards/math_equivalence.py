@@ -55,7 +55,26 @@ _JUXTAPOSED = re.compile(r"\d\s+\d")  # 2 1/2: a number to people, a product to 
 _NOT_GIVEN = ("nan", "n/a", "<na>", "null")
 _MAX_WORDS = 4  # a gold answer of more words is prose, which nothing can be compared with
 _MAX_NAME = 3  # letters that stand side by side may be a product: `xy`, but no longer ones
-_SHORT_WORDS = frozenset("all any both no odd off on red yes mon tue wed thu fri sat sun".split())
+_SHORT_WORDS = frozenset(
+    (
+        "all",
+        "any",
+        "both",
+        "no",
+        "odd",
+        "off",
+        "on",
+        "red",
+        "yes",
+        "mon",
+        "tue",
+        "wed",
+        "thu",
+        "fri",
+        "sat",
+        "sun",
+    )
+)
 
 
 def tidied(answer: str) -> str:

@@ -6,9 +6,11 @@ For each test a line of JSON is reported: `[number, passed, cause, what it said]
 
 from __future__ import annotations
 
+import ast
 import builtins
 import importlib
 import json
+import math
 import os
 import signal
 import socket
@@ -29,6 +31,9 @@ _ASKABLE = (
     *("isinstance", "eq", "ne", "lt", "le", "gt", "ge", "enter", "exit"),
 )
 """What a program may do with an object that a test has given it."""
+_NOT_CALLABLE = (eval, exec, compile, open, __import__, getattr, setattr, delattr, globals, locals, vars)
+"""Built-in functions that a program may not call in this process, even where a test passes them to it."""
+_MODULES = {name: name for name in (*SHARED_MODULES, "numpy", "pandas", "unittest")} | dict(_ALIASES)
 
 
 def run(jail: Jail, request: Mapping[str, Any], streams: list[int]) -> NoReturn:
@@ -47,6 +52,8 @@ def _may(link: Link, operation: str, arguments: list[Any]) -> None:
     own = arguments[1:2] if operation == "isinstance" else arguments[:1]
     if not own or not link.holds(own[0]):
         raise TypeError(f"{operation} is not for a program to ask")
+    if operation == "call" and any(own[0] is function for function in _NOT_CALLABLE):
+        raise TypeError(f"{own[0].__name__} is not for a program to call")
     if operation in ("getattr", "setattr"):
         name, kind = arguments[1], own[0] if isinstance(own[0], type) else type(own[0])
         if type(name) is not str or name.startswith("_") or kind.__module__ != "__main__":
@@ -61,6 +68,8 @@ class _Judge:
         self._names: dict[str, Any] = {"__name__": "__main__", "__builtins__": builtins}
         self._bound: dict[str, Any] = {}
         self._wanted: list[str] = []
+        self._compares = False
+        """Whether the tests use other names of the program than those of libraries."""
 
     def all(self) -> None:
         """Run them, each in the names that the program and the support have left."""
@@ -103,6 +112,7 @@ class _Judge:
         written = {name for code in codes for name in code.co_names}
         used = [name for name in offered if name in written and not name.startswith("__")]
         own = [name for name in used if not hasattr(builtins, name)]
+        self._compares = bool({*own} - {"isclose", *_MODULES})
         return own or used
 
     def _bind(self) -> None:
@@ -118,7 +128,8 @@ class _Judge:
         """What the program means by it, in a tuple. Modules are imported here, if they are what they are called."""
         how, value = self._link.ask("look", name)
         if how == "value" or isinstance(value, Remote):
-            return (value,)
+            real = self._library(name) if self._compares else None
+            return (value,) if real is None else (real,)
         if how == "from" and value in SHARED_MODULES:
             return (getattr(importlib.import_module(value), name),)
         if (
@@ -128,6 +139,33 @@ class _Judge:
         ):
             return (importlib.import_module(value),)
         return None
+
+    def _library(self, name: str) -> Any:
+        """What a name means in the standard library or NumPy, where the tests use it so. A program that defines its
+        own `math` or `isclose` would decide about itself."""
+        if name == "isclose":
+            return math.isclose
+        if name not in _MODULES:
+            return None
+        used = {
+            attribute for source in (self._support, *self._tests) for attribute in _attributes(source, name)
+        }
+        try:
+            module = importlib.import_module(_MODULES[name])
+        except ImportError:
+            return None
+        return module if used and all(hasattr(module, attribute) for attribute in used) else None
+
+
+def _attributes(source: str, name: str) -> Iterator[str]:
+    """The attributes of a name that a source uses; none where it has no syntax."""
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == name:
+            yield node.attr
 
 
 def _codes(source: str) -> Iterator[types.CodeType]:

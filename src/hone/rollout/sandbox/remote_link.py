@@ -75,6 +75,9 @@ class Link:
             error = self._exception(answer["e"], seen)
         except (ValueError, TypeError, KeyError, IndexError, OverflowError, ArithmeticError) as bad:
             raise ValueError(f"the answer is no value: {str(bad)[:_MAX_TEXT]}") from None
+        if isinstance(error, StopIteration | StopAsyncIteration) and operation != "next":
+            # It would end a loop of the test: `all(map(f, xs))` is True where f raises StopIteration.
+            raise RuntimeError(f"{operation} raised {type(error).__name__}") from error
         raise error
 
     def serve(self) -> None:

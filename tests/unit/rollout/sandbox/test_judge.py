@@ -352,6 +352,39 @@ def test_what_cannot_deceive_a_test(sandbox: Sandbox, kind: str) -> None:
     assert sandbox.run("def f(x): return x + 1", tests=STRICT[:-1]).passed == [True] * (len(STRICT) - 1)
 
 
+def test_a_program_cannot_stand_in_for_a_module_that_its_tests_use(sandbox: Sandbox) -> None:
+    tests = ["assert math.isclose(f(1), 2)", "assert isclose(f(1), 2)"]
+    fake = "class math:\n    isclose = staticmethod(lambda *a, **k: True)\n    twice = staticmethod(lambda x: 2 * x)\n"
+    fake += "isclose = math.isclose\ndef f(x): return "
+    assert sandbox.run(f"{fake}0", tests=tests).passed == [False] * 2
+    assert sandbox.run(f"{fake}x + 1", tests=tests).passed == [True] * 2
+    assert sandbox.run(f"{fake}0", tests=["assert math.twice(2) == 4 + f(1)"]).ok  # its own class `math`
+    honest = "import math\nfrom math import *\ndef f(x): return x + 1"
+    assert sandbox.run(honest, tests=tests).passed == [True] * 2
+    own = "def isclose(a, b): return a == b + 1"
+    assert sandbox.run(own, tests=["assert isclose(2, 1)"]).ok  # the function that was asked for
+
+
+def test_a_program_cannot_end_the_loop_of_a_test(sandbox: Sandbox) -> None:
+    tests = [
+        "assert all(map(lambda x: f(x) == x + 1, [1, 2]))",
+        "for got, want in zip(map(f, [1]), [2]): assert got == want",
+        "for got in iter(lambda: f(1), 2): assert got == 1",
+    ]
+    for raised in ("StopIteration", "type('S', (StopIteration,), {})"):
+        assert sandbox.run(f"def f(x): raise {raised}", tests=tests).passed == [False] * 3
+    source = "class I:\n    def __iter__(self): return self\n    def __next__(self): raise StopIteration"
+    assert (
+        sandbox.run(source, tests=["assert list(I()) == []", "assert next(I(), 5) == 5"]).passed == [True] * 2
+    )
+
+
+def test_a_program_cannot_call_what_would_run_its_text_in_the_judge(sandbox: Sandbox) -> None:
+    source = "def f(g, *a):\n    try: return g(*a)\n    except TypeError: return 'refused'"
+    tests = [f"assert f({name}, '1') == 'refused'" for name in ("eval", "exec", "open", "__import__")]
+    assert sandbox.run(source, tests=[*tests, "assert f(len, '1') == 1"]).passed == [True] * 5
+
+
 SPY = """
 def f(g):
     found = []

@@ -77,10 +77,8 @@ def code(
             rewards.append(None)
             outcomes.append(None)
             continue
-        if (found := _NEEDS_PROCESS.search("\n".join([tests.support, *tests.asserts]))) is not None:
-            rewards.append(
-                RuntimeError(f"its tests change the process ({found[0].strip()}), which is not the program's")
-            )
+        if problem := _problem(tests):
+            rewards.append(RuntimeError(problem))
             outcomes.append(None)
             continue
         cause, passed = _run(_program(prompt, text, row), tests)
@@ -91,6 +89,28 @@ def code(
         outcomes.append(cause)
     _report(outcomes, log_extra)
     return rewards
+
+
+def _problem(tests: Tests) -> str:
+    """Why the tests of a row cannot judge a program; empty where they can."""
+    if (found := _NEEDS_PROCESS.search("\n".join([tests.support, *tests.asserts]))) is not None:
+        return f"its tests change the process ({found[0].strip()}), which is not the program's"
+    if tests.asserts and all(map(_only_defines, tests.asserts)):
+        return "its tests call nothing: they only define functions or classes (is the column entry_point missing?)"
+    return ""
+
+
+def _only_defines(test: str) -> bool:
+    """Whether a test passes with any program: definitions and imports alone."""
+    try:
+        body = ast.parse(test).body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+    definitions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Import, ast.ImportFrom, ast.Pass)
+    return all(
+        isinstance(part, definitions) or (isinstance(part, ast.Expr) and isinstance(part.value, ast.Constant))
+        for part in body
+    )
 
 
 def _report(outcomes: list[str | None], log_extra: Callable[[str, list[Any]], None] | None) -> None:
@@ -148,7 +168,7 @@ def _defines(program: str, name: str) -> bool:
 def _tests(row: Mapping[str, Any], column: str | None, most: int | None, prompt: Any = "") -> Tests | None:
     name = column or next((name for name in TEST_COLUMNS if row.get(name) is not None), None)
     value = _parsed(row[name]) if name is not None else None
-    if value is None or value == [] or value == "":
+    if value is None or (isinstance(value, str) and not value.strip()):
         return None
     support = "\n".join(
         "\n".join(part) if isinstance(part, list) else str(part or "")
@@ -164,7 +184,9 @@ def _tests(row: Mapping[str, Any], column: str | None, most: int | None, prompt:
             value if isinstance(value, Mapping) else {"inputs": value, "outputs": _parsed(row.get("outputs"))}
         )
         value = [{"input": i, "output": o} for i, o in zip(both["inputs"], both["outputs"], strict=True)]
-    value = value[:most]
+    value = [each for each in value if not isinstance(each, str) or each.strip()][:most]
+    if not value:
+        return None
     if all(isinstance(each, str) for each in value):
         return Tests(list(value), support, support)
     return Tests(pairs=[(_text(each["input"]), _text(each["output"])) for each in value])

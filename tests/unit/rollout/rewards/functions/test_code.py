@@ -118,8 +118,24 @@ def test_input_and_output(row: dict) -> None:
 
 
 def test_rows_without_tests_do_not_apply() -> None:
-    scored = score(["code"], [RIGHT, RIGHT], {"test_list": [None, []]}, max_failure_fraction=1.0)
-    assert [one.rewards["code"] for one in scored] == [None, None]
+    for column, empty in (
+        ("test_list", [None, [], [""], ["", " \n"]]),
+        ("test", [None, "", " \n"]),
+        ("input_output", [{"inputs": [], "outputs": []}, '{"inputs": [], "outputs": []}']),
+    ):
+        scored = score(["code"], [RIGHT] * len(empty), {column: empty}, max_failure_fraction=1.0)
+        assert {one.rewards["code"] for one in scored} == {None}
+
+
+def test_tests_that_only_define_functions_are_a_failure_and_no_1() -> None:
+    tests = [
+        HUMANEVAL["test"],
+        f'"""Tests."""\nimport math\n{HUMANEVAL["test"]}',
+        f"{HUMANEVAL['test']}\ncheck(add)",
+    ]
+    scored = score(["code"], [WRONG] * 3, {"test": tests}, max_failure_fraction=1.0)
+    assert ["its tests call nothing" in (one.failure or "") for one in scored] == [True, True, False]
+    assert scored[2].reward == 0.0
 
 
 @pytest.mark.slow
