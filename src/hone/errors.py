@@ -44,6 +44,18 @@ class TrainingError(HoneError):
     """Training that cannot go on: a loss or gradient that is not finite."""
 
 
+class WeightSyncError(HoneError):
+    """A generator that cannot have the version of the weights that it is to sample from."""
+
+    def __init__(self, wanted: int, found: int | None, reason: str) -> None:
+        super().__init__(wanted, found, reason)
+        self.wanted, self.found, self.reason = wanted, found, reason
+
+    def __str__(self) -> str:
+        found = "no version" if self.found is None else f"version {self.found}"
+        return f"weights of version {self.wanted} were to be received, but there is {found}: {self.reason}"
+
+
 class ReportError(HoneError):
     """A picture or a page of a run that could not be made. The run itself is not touched by it."""
 

@@ -252,23 +252,19 @@ class Learner(Scorer, Protocol):
 
 
 class TrainedModel(Learner, Protocol):
-    """A learner that can be kept, and whose weights a generator can take."""
+    """A learner that can be saved."""
 
     async def save(self, path: Path, *, wait: bool = True) -> None:
         """Write the weights and the optimizer's state below `path`; without `wait` they are only taken, and written
         meanwhile."""
         ...
 
-    def written(self) -> None:
+    def wait_for_save(self) -> None:
         """Return when what was saved is on the disk. Raises what went wrong."""
         ...
 
     async def load(self, path: Path) -> None:
         """Restore what `save` wrote, bit for bit."""
-        ...
-
-    def weights(self) -> Any:
-        """What `Generator.update_weights` of the same engine takes."""
         ...
 
 
@@ -300,10 +296,6 @@ class Generator(Protocol):
         self, prompts: Sequence[Prompt], sampling: Sampling, *, count: int = 1
     ) -> list[list[Completion]]:
         """`count` completions of each prompt, in order."""
-        ...
-
-    async def update_weights(self, version: int, weights: Any) -> None:
-        """Sample from these weights from now on; raises HoneError when that is not what it then holds."""
         ...
 
 

@@ -234,9 +234,6 @@ class Scripted:
             done.append([Completion(tokens, (-1.0,) * len(tokens), "length" if cut else "stop", 0)])
         return done
 
-    async def update_weights(self, version: int, weights: Any) -> None:
-        raise AssertionError
-
 
 class Forgetful(Counter):
     """Begins otherwise each time."""

@@ -43,7 +43,7 @@ class Saved(Protocol):
         """Write the present state below `path`; without `wait` it is only taken, and written meanwhile."""
         ...
 
-    def written(self) -> None:
+    def wait_for_save(self) -> None:
         """Return when all that was saved is on the disk. Raises what went wrong."""
         ...
 
@@ -76,7 +76,7 @@ class Writing:
     def _complete(self) -> None:
         try:
             for part in self.parts.values():
-                part.written()
+                part.wait_for_save()
             write_manifest(self.aside)
             with self._lock:
                 if not self._given_up:

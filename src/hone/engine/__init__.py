@@ -1,5 +1,6 @@
-"""The machines under the verbs. `build` is the only place that knows which implementation a run gets."""
+"""Execution back ends; `build` picks one from the configuration."""
 
-from hone.engine.build import Engine, build, check
+from hone.engine.base import Engine
+from hone.engine.build import build, check
 
 __all__ = ["Engine", "build", "check"]

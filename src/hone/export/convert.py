@@ -17,10 +17,10 @@ from transformers import AutoConfig, GenerationConfig, PreTrainedModel, PreTrain
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.utils.logging import disable_progress_bar
 
+from hone.checkpoint.io import read_into, read_weights
 from hone.checkpoint.manifest import verify
 from hone.config.paths import check_local
 from hone.engine.local.learner import DTYPES
-from hone.engine.local.learner_state import fill, read_weights
 from hone.errors import CheckpointError, ConfigError
 from hone.export.adapter import adapted_model, base_in_full, save_adapter
 from hone.files import is_disk_full
@@ -145,7 +145,7 @@ def _trained_model(
             policy_folder / "model",
             settings,
         )
-        fill({name: p for name, p in model.named_parameters() if p.requires_grad}, weights)
+        read_into({name: p for name, p in model.named_parameters() if p.requires_grad}, weights)
         return model
     model = auto_class(has_scalar_head(config)).from_config(
         config, dtype=torch.float32, trust_remote_code=trust_remote_code

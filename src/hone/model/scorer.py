@@ -31,6 +31,7 @@ class TokenScorer(nn.Module):
         *,
         temperature: float = 1.0,
         chunk_rows: int | None = None,
+        vocabulary: int | None = None,
         known_capabilities: capabilities.Capabilities | None = None,
     ) -> None:
         super().__init__()
@@ -41,7 +42,7 @@ class TokenScorer(nn.Module):
         self.mesh: Mesh | None = None
         """Set when the model is spread over ranks (`hone.model.parallelize`), as is `sequence_parallel`."""
         self.sequence_parallel = False
-        self.tokens: int | None = None
+        self.vocabulary = vocabulary
         """Tokens from this number on are none of the likeliest, and have no probability beside them."""
         self.scalar = scalar_head.is_scalar(model)
         if known_capabilities is None:
@@ -131,7 +132,9 @@ class TokenScorer(nn.Module):
             ).logits
             logits = logits.flatten(0, 1)[positions_N].float() / self.temperature
             if topk_logprobs:
-                return _side_by_side(*logits[:, : self.tokens].log_softmax(-1).topk(topk_logprobs, dim=-1))
+                return _side_by_side(
+                    *logits[:, : self.vocabulary].log_softmax(-1).topk(topk_logprobs, dim=-1)
+                )
             logprobs = logits.log_softmax(-1)
             found = logprobs.gather(1, targets_N if targets_N.dim() == 2 else targets_N[:, None])
             if not entropy:
@@ -150,8 +153,10 @@ class TokenScorer(nn.Module):
             weight = weight.to_local()
         hidden, temperature = hidden.flatten(0, 1)[positions_N], self.temperature
         if topk_logprobs:
-            if self.tokens is not None:
-                weight = weight[: max(0, self.tokens - (vocabulary.start if vocabulary is not None else 0))]
+            if self.vocabulary is not None:
+                weight = weight[
+                    : max(0, self.vocabulary - (vocabulary.start if vocabulary is not None else 0))
+                ]
             return _side_by_side(
                 *linear_topk(hidden, weight, topk_logprobs, temperature=temperature, vocabulary=vocabulary)
             )

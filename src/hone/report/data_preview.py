@@ -16,7 +16,7 @@ from hone.data.datasets import Dataset, ResumableDataset
 from hone.data.prompts import evaluation_dataset
 from hone.data.render_check import FindingLog
 from hone.data.row_preview import Look, look
-from hone.engine.build import tokenizer_of
+from hone.engine.local.local_engine import tokenizer_of
 from hone.errors import DataError
 from hone.export import with_models_of_runs
 from hone.model.loading import load_tokenizer

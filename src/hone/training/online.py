@@ -71,7 +71,7 @@ async def _train(loaded: Loaded, data: PromptData, parts: Engine, sampler: Rollo
     _end_with_the_data(run, data, run.step)
     if run.finished:
         return run.summary()
-    await sampler.generator.update_weights(run.step, parts.learner.weights())
+    await parts.sync_weights(run.step)
     with run:
         run.note_all(data.finding_log.unreported())
         if config.loop.val_at_start and run.step == 0:
@@ -94,7 +94,7 @@ async def one_step(step: int, parts: Engine, data: PromptData, sampler: RolloutS
     else:
         metrics, tokens = await _learn_from_rollouts(step, parts, data, sampler, run, clock)
     _end_with_the_data(run, data, step)
-    await sampler.generator.update_weights(step, parts.learner.weights())
+    await parts.sync_weights(step)
     clock.lap("weight_sync")
     metrics |= {"epoch": float(data.epoch), **sampler.pool.metrics(taken=metrics)}
     metrics["policy_loss_total"] = metrics.pop("loss", 0.0)

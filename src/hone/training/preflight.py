@@ -21,7 +21,7 @@ from hone.algorithms.supervised import Method
 from hone.checkpoint.checkpoints import Checkpoints
 from hone.config import DistillConfig, Loaded, OnlineConfig
 from hone.data import PromptData, build_prompts
-from hone.engine.build import tokenizer_of
+from hone.engine.local.local_engine import tokenizer_of
 from hone.lazy import lazy
 from hone.registry import spec_of
 from hone.rollout.environments.episode import EpisodeRunner

@@ -14,10 +14,11 @@ from hone.engine.distributed.sharding import unsharded_copy
 from hone.engine.local import weight_sync
 from hone.engine.local.generator import LocalGenerator
 from hone.engine.local.learner import LocalLearner
-from hone.engine.local.learner_state import checksum
+from hone.engine.local.weight_sync import InProcessTransport
 from hone.errors import HoneError
 from hone.model.adapters import merged, with_lora
 from hone.model.mesh import Mesh
+from hone.model.weights import checksum
 from hone.types import Prompt, Sampling
 
 pytest.importorskip("peft")
@@ -41,17 +42,22 @@ def separate(policy: Any) -> tuple[LocalLearner, LocalGenerator]:
     return learner, generator_of(with_lora(make_model(seed=5), policy.lora, seed=5))
 
 
+def sync(transport: InProcessTransport, version: int) -> None:
+    run(transport.publish(version))
+    run(transport.receive(version))
+
+
 @pytest.fixture
 def sent(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The size of every tensor that is sent."""
     sizes: list[int] = []
-    real = weight_sync.whole
+    real = weight_sync.full_tensor
 
     def counted(tensor: torch.Tensor) -> torch.Tensor:
         sizes.append(tensor.numel())
         return real(tensor)
 
-    monkeypatch.setattr(weight_sync, "whole", counted)
+    monkeypatch.setattr(weight_sync, "full_tensor", counted)
     return sizes
 
 
@@ -64,14 +70,15 @@ def step(learner: LocalLearner, update: int) -> None:
 )
 def test_after_the_first_time_the_adapters_alone(lora: dict[str, Any], sent: list[int]) -> None:
     learner, generator = separate(policy_of(**lora))
-    run(generator.update_weights(0, learner.weights()))
+    transport = InProcessTransport(learner, generator)
+    sync(transport, 0)
     everything = sum(sent)
     assert everything == sum(tensor.numel() for tensor in learner.model.state_dict().values())
     trained = sum(p.numel() for p in learner.model.parameters() if p.requires_grad)
     for update in (1, 2):
         step(learner, update)
         sent.clear()
-        run(generator.update_weights(update, learner.weights()))
+        sync(transport, update)
         assert sum(sent) == trained < everything / 3
         assert generator.checksum() == checksum(learner.weights())
         assert generator.version == update
@@ -79,13 +86,14 @@ def test_after_the_first_time_the_adapters_alone(lora: dict[str, Any], sent: lis
 
 def test_a_base_that_is_no_longer_the_same_is_sent_again(sent: list[int]) -> None:
     learner, generator = separate(policy_of())
-    run(generator.update_weights(0, learner.weights()))
+    transport = InProcessTransport(learner, generator)
+    sync(transport, 0)
     everything = sum(sent)
     for model in (generator.model, learner.model):  # damaged here; loaded from a checkpoint there
         with torch.no_grad():
             next(model.parameters()).add_(1.0)
         sent.clear()
-        run(generator.update_weights(1, learner.weights()))
+        sync(transport, 1)
         assert sum(sent) == everything
         assert generator.checksum() == checksum(learner.weights())
 
@@ -93,19 +101,21 @@ def test_a_base_that_is_no_longer_the_same_is_sent_again(sent: list[int]) -> Non
 def test_all_weights_are_sent_when_all_are_trained(sent: list[int]) -> None:
     learner = make_learner(make_model())
     generator = generator_of(make_model(seed=5))
+    transport = InProcessTransport(learner, generator)
     for update in range(2):
         sent.clear()
-        run(generator.update_weights(update, learner.weights()))
+        sync(transport, update)
         assert sum(sent) == sum(tensor.numel() for tensor in learner.model.state_dict().values())
 
 
 def test_an_adapter_that_does_not_arrive_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     learner, generator = separate(policy_of())
-    run(generator.update_weights(0, learner.weights()))
+    transport = InProcessTransport(learner, generator)
+    sync(transport, 0)
     step(learner, 1)
-    monkeypatch.setattr(weight_sync.WeightStream, "trained", lambda self: iter(()))
+    monkeypatch.setattr(weight_sync.LearnerWeights, "trained", lambda self: iter(()))
     with pytest.raises(HoneError, match="version 1"):
-        run(generator.update_weights(1, learner.weights()))
+        sync(transport, 1)
 
 
 def on_mesh(mesh: Mesh) -> tuple[list[int], list[bool]]:
@@ -118,15 +128,15 @@ def on_mesh(mesh: Mesh) -> tuple[list[int], list[bool]]:
     with torch.device("meta"):
         empty = make()
     generator = generator_of(unsharded_copy(empty, learner.model, torch.device("cpu")))
+    transport = InProcessTransport(learner, generator)
     sizes: list[int] = []
-    real = weight_sync.whole
-    weight_sync.whole = lambda tensor: (sizes.append(tensor.numel()), real(tensor))[
-        1
-    ]  # this rank's own process
+    real = weight_sync.full_tensor
+    # This rank's own process.
+    weight_sync.full_tensor = lambda tensor: (sizes.append(tensor.numel()), real(tensor))[1]
     totals, same = [], []
     for update in range(3):
         sizes.clear()
-        run(generator.update_weights(update, learner.weights()))
+        sync(transport, update)
         totals.append(sum(sizes))
         same.append(generator.checksum() == checksum(learner.weights()))
         step(learner, update)

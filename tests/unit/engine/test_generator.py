@@ -21,8 +21,8 @@ from transformers import (
 
 from hone.algorithms import sft
 from hone.engine.local import generator as module
-from hone.engine.local.learner_state import checksum, named_weights
 from hone.errors import HoneError, ModelError
+from hone.model.weights import checksum, named_weights
 from hone.types import Completion, Prompt, Rollout, Sample, Sampling, sample_of
 from tests.unit.engine.generating import make_generator, make_prompts
 
@@ -129,7 +129,7 @@ def test_logprobs_follow_the_weights() -> None:
     learner, generator = make_learner(model, policy), make_generator(model)
     before = run(generator.generate(prompts, Sampling(8, seed=1)))
     run(sft.step(learner, [sample_of(Rollout(prompts[0], before[0][0], ""))]))
-    run(generator.update_weights(7, learner.weights()))
+    generator.load_weights(7, learner.weights())
     after = run(generator.generate(prompts, Sampling(8, seed=1)))
     assert after[0][0].version == 7
     assert after[0][0].logprobs != before[0][0].logprobs
@@ -141,12 +141,13 @@ def test_other_weights_than_the_learners_are_taken_or_refused_never_kept() -> No
     learner, generator = make_learner(make_model(seed=0)), make_generator(make_model(seed=1))
     weights = dict(learner.weights())
     name = "model.layers.1.mlp.up_proj.weight"
-    with pytest.raises(HoneError, match="does not hold the learner's weights of version 3"):
-        run(generator.update_weights(3, ((n, w) for n, w in weights.items() if n != name)))
+    with pytest.raises(HoneError, match=r"version 3 .* does not hold the learner's weights"):
+        generator.load_weights(3, ((n, w) for n, w in weights.items() if n != name))
     with pytest.raises(HoneError, match="no weight other"):
-        run(generator.update_weights(3, [("other", weights[name])]))
-    assert generator.version == 0
-    run(generator.update_weights(3, learner.weights()))
+        generator.load_weights(3, [("other", weights[name])])
+    with pytest.raises(HoneError, match="the last update of the generator's weights failed"):
+        run(generator.generate(make_prompts(), Sampling(4)))
+    generator.load_weights(3, learner.weights())
     assert generator.checksum() == checksum(learner.weights())
     assert all(torch.equal(w, weights[n]) for n, w in named_weights(generator.model))
 

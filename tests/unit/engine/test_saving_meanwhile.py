@@ -12,8 +12,8 @@ from ranks import layout, on_ranks, spread_tiny
 from tiny import PAD, make_model, make_samples, make_tokenizer, run, sft_config
 
 from hone.algorithms import sft
+from hone.checkpoint import io
 from hone.checkpoint.checkpoints import Checkpoints
-from hone.engine.local import learner_state
 from hone.engine.local.learner import LocalLearner
 from hone.errors import CheckpointError
 from hone.model.mesh import Mesh
@@ -40,13 +40,13 @@ def held(learner: LocalLearner) -> dict[str, torch.Tensor]:
 @pytest.fixture
 def gate(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     """Files are written only once it is open."""
-    opened, write = threading.Event(), learner_state._write
+    opened, write = threading.Event(), io._write
 
     def later(*arguments: Any) -> None:
         assert opened.wait(60)
         write(*arguments)
 
-    monkeypatch.setattr(learner_state, "_write", later)
+    monkeypatch.setattr(io, "_write", later)
     return opened
 
 
@@ -97,7 +97,7 @@ def test_a_failure_meanwhile_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyP
         raise OSError(28, "No space left on device")
 
     checkpoints, learner = checkpoints_of(tmp_path), trained_learner()
-    monkeypatch.setattr(learner_state, "_write", fail)
+    monkeypatch.setattr(io, "_write", fail)
     begin(checkpoints, 1, learner)
     with pytest.raises(CheckpointError, match="step_1: the disk is full"):
         checkpoints.settle()
@@ -107,11 +107,11 @@ def test_a_failure_meanwhile_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_without_room_for_a_copy_it_is_written_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(learner_state, "_room_for_copies", lambda states: False)
+    monkeypatch.setattr(io, "_has_room_for_copies", lambda states: False)
     learner = trained_learner()
     run(learner.save(tmp_path, wait=False))
     assert (tmp_path / "weights" / ".metadata").is_file()
-    learner.written()
+    learner.wait_for_save()
 
 
 def train_and_save(mesh: Mesh, folder: Path) -> dict[str, torch.Tensor]:
@@ -122,7 +122,7 @@ def train_and_save(mesh: Mesh, folder: Path) -> dict[str, torch.Tensor]:
     run(learner.save(folder, wait=False))
     for seed in (1, 2):
         run(sft.step(learner, make_samples(5, seed=seed)))
-    learner.written()
+    learner.wait_for_save()
     return before
 
 

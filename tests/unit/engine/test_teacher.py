@@ -14,8 +14,8 @@ from tiny import VOCABULARY, make_model, make_samples, make_tokenizer, run
 from hone.algorithms import distill
 from hone.config.schema import DistillConfig
 from hone.engine import build
-from hone.engine.build import LocalEngine
 from hone.engine.local.learner import LocalLearner
+from hone.engine.local.local_engine import LocalEngine
 from hone.errors import ConfigError
 from hone.model.mesh import Mesh
 from hone.planning import planner
@@ -179,8 +179,7 @@ def test_rows_that_the_student_lacks_are_not_taught(folder: Path, kind: str) -> 
 
 
 def restricted(mesh: Mesh) -> list[Any]:
-    scorer = spread_tiny(mesh, make_model)
-    scorer.tokens = 20  # the second rank has none of them
+    scorer = spread_tiny(mesh, make_model, vocabulary=20)  # the second rank has none of them
     learner = LocalLearner(
         scorer, config_of(Path("."), policy={"train_micro_batch_size": 2}).policy, pad_token=0
     )

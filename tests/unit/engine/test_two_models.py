@@ -11,7 +11,7 @@ from tiny import make_model, make_samples, make_tokenizer, run
 from hone.algorithms import sft
 from hone.config.schema import PPOConfig
 from hone.engine import build
-from hone.engine.build import LocalEngine
+from hone.engine.local.local_engine import LocalEngine
 from hone.export import convert
 from hone.types import Batch, LossOutput, Outputs, Totals
 

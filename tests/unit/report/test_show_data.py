@@ -14,7 +14,7 @@ from rich.console import Console
 from hone import cli
 from hone.config import load
 from hone.data import build_preferences, build_prompts, build_supervised
-from hone.engine.build import tokenizer_of
+from hone.engine.local.local_engine import tokenizer_of
 from hone.errors import DataError
 from hone.report.data_page import page
 from hone.report.data_preview import gather

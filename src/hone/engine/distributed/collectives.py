@@ -15,7 +15,7 @@ from torch import Tensor
 from hone.model.mesh import Mesh
 
 
-class Ranks:
+class RankGroup:
     """The data axis of a mesh. Without a mesh this process is all there is."""
 
     def __init__(self, mesh: Mesh | None = None) -> None:

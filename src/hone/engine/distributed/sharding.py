@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from transformers import PreTrainedModel
 
-from hone.engine.local.learner_state import named_weights
 from hone.model.capabilities import capabilities_of
 from hone.model.mesh import Mesh
 from hone.model.parallelize import parallelize
 from hone.model.scorer import TokenScorer
+from hone.model.weights import named_weights, tie, tied_parameters
 
 FROM_FIRST = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
 
@@ -31,6 +31,7 @@ def shard_model(
     *,
     temperature: float,
     chunk_rows: int | None,
+    vocabulary: int | None = None,
     sequence_parallel: bool = False,
     cpu_offload: bool = False,
 ) -> TokenScorer:
@@ -60,7 +61,11 @@ def shard_model(
     nn.Module.to(model, "meta")
     tie(model, ties)
     scorer = TokenScorer(
-        model, temperature=temperature, chunk_rows=chunk_rows, known_capabilities=capabilities
+        model,
+        temperature=temperature,
+        chunk_rows=chunk_rows,
+        vocabulary=vocabulary,
+        known_capabilities=capabilities,
     )
     parallelize(scorer, mesh, sequence_parallel=sequence_parallel, cpu_offload=cpu_offload)
     scorer.to_empty(device="cpu" if cpu_offload else device)
@@ -79,8 +84,8 @@ def shard_model(
 
 
 def unsharded_copy(empty: PreTrainedModel, like: PreTrainedModel, device: torch.device) -> PreTrainedModel:
-    """All of a spread model on one device, for sampling: `empty` (on the meta device) with room for its weights, which
-    `update_weights` brings, and its buffers, which do not change."""
+    """A model for sampling on one device: `empty` (on the meta device) with memory for its weights, which are received
+    later, and the buffers of the sharded model `like`, which do not change."""
     ties = tied_parameters(empty)
     empty.to_empty(device=device)
     tie(empty, ties)
@@ -88,20 +93,3 @@ def unsharded_copy(empty: PreTrainedModel, like: PreTrainedModel, device: torch.
     for name, buffer in empty.named_buffers():
         buffer.copy_(buffers[name])
     return empty.requires_grad_(False).eval()
-
-
-def tied_parameters(model: nn.Module) -> list[list[str]]:
-    """Names that stand for the same parameter, for each that has several."""
-    names: dict[int, list[str]] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        names.setdefault(id(parameter), []).append(name)
-    return [group for group in names.values() if len(group) > 1]
-
-
-def tie(model: nn.Module, groups: list[list[str]]) -> None:
-    """Let the names of each group stand for the first one's parameter. Moving a model to or from meta parts them."""
-    for is_first, *others in groups:
-        parameter = model.get_parameter(is_first)
-        for name in others:
-            module, _, attribute = name.rpartition(".")
-            setattr(model.get_submodule(module), attribute, parameter)

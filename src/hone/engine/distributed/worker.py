@@ -1,4 +1,4 @@
-"""One rank of a run: a process whose body is the in-process engine. It knows nothing of how it was started."""
+"""One rank of a run: a process whose body is the in-process engine. How it was started makes no difference to it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import resource
 import socket
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -17,17 +17,29 @@ import torch
 import torch.distributed as dist
 
 from hone.config import DistillConfig, OnlineConfig, SFTConfig
-from hone.engine.build import Engine, LocalTeacher, build_here, build_teacher, tokenizer_of
+from hone.engine.base import WeightTransport
 from hone.engine.distributed.heartbeat import HEARTBEAT, doing
+from hone.engine.local.local_engine import build_local, build_teacher, tokenizer_of
 from hone.model.mesh import communication, make_mesh
 from hone.planning.parallel_dims import ParallelDims
 from hone.types import Completion, Generator, Prompt, Sampling
 from hone.version import __version__
 
+VERBS: dict[str, Callable[..., Awaitable[Any]]] = {
+    "forward": lambda model, samples: model.forward(samples),
+    "entropies": lambda model, samples: model.entropies(samples),
+    "topk_logprobs": lambda model, samples, k: model.topk_logprobs(samples, k),
+    "forward_backward": lambda model, samples, loss: model.forward_backward(samples, loss),
+    "optim_step": lambda model: model.optim_step(),
+    "save": lambda model, path, wait: model.save(path, wait=wait),
+    "load": lambda model, path: model.load(path),
+}
+"""What `call` calls of a model."""
+
 
 class Worker:
-    """All methods are called one at a time, but for `pulse` and `stacks`, and `written`: those at any time, each of the
-    two sorts from a thread of its own."""
+    """Methods are called one at a time, except `heartbeat` and `stacks`, and `wait_for_save`: these at any time, each
+    of the two sorts on a thread of its own."""
 
     def __init__(self, rank: int, folder: str, log: str | None) -> None:
         self.rank = rank
@@ -35,12 +47,15 @@ class Worker:
             os.chdir(folder)  # relative paths mean what they mean where the command was typed
         if log is not None and os.path.isdir(os.path.dirname(log)):
             _write_to(log)
-        self.engine: Engine | LocalTeacher | None = None
-        self.door: socket.socket | None = None
+        self.models: dict[str, Any] = {}
+        """By role: learner, reference, value, teacher."""
+        self.generator: Generator | None = None
+        self.transport: WeightTransport | None = None
+        self.listener: socket.socket | None = None
 
-    def hello(self, sign: str | None, secret: Mapping[str, str]) -> dict[str, Any]:
-        """Who this is, and whether it sees the file `sign` in the run's folder. `secret`: variables of the environment
-        that nobody else is to see."""
+    def identify(self, sign: str | None, secret: Mapping[str, str]) -> dict[str, Any]:
+        """Host, process, versions, and whether the file `sign` in the run's folder is seen from here. `secret`:
+        environment variables that are not given to Ray."""
         os.environ.update(secret)
         return {
             "host": socket.gethostname(),
@@ -50,15 +65,14 @@ class Worker:
             "sees": sign is None or os.path.isfile(sign),
         }
 
-    def address(self, here: bool) -> str:
-        """Where the ranks may meet: a port of this machine, which listens on the address by which the others know it;
-        `here`: all are on this machine."""
+    def rendezvous(self, here: bool) -> str:
+        """An address at which the ranks can meet: a port of this node, on the loopback if all are `here`."""
         host = "127.0.0.1" if here else socket.gethostbyname(socket.gethostname())
-        self.door = socket.create_server((host, 0), backlog=1024)
-        return f"{host}:{self.door.getsockname()[1]}"
+        self.listener = socket.create_server((host, 0), backlog=1024)
+        return f"{host}:{self.listener.getsockname()[1]}"
 
     def join(self, address: str, dims: ParallelDims, timeout_s: float) -> None:
-        """Meet the other ranks."""
+        """Join the process group of all ranks."""
         host, _, port = address.rpartition(":")
         patience = timedelta(seconds=timeout_s)
         # PyTorch's own socket would listen on every address of the machine.
@@ -69,7 +83,7 @@ class Worker:
             self.rank == 0,
             timeout=patience,
             wait_for_workers=False,
-            master_listen_fd=None if self.door is None else self.door.detach(),
+            master_listen_fd=None if self.listener is None else self.listener.detach(),
         )
         dist.init_process_group(
             communication(),
@@ -84,59 +98,63 @@ class Worker:
         with doing("loading the model"):
             device = _device(config)
             mesh = make_mesh(dims.axes, device.type)
-            self.engine = build_here(config, tokenizer_of(config), device, mesh)
+            engine = build_local(config, tokenizer_of(config), device, mesh)
+        roles = {"learner": engine.learner, "reference": engine.reference, "value": engine.value}
+        self.models = {name: model for name, model in roles.items() if model is not None}
+        if engine.teacher is not None:
+            self.models["teacher"] = engine.teacher
+        self.generator, self.transport = engine.generator, engine.transport
 
     def build_teacher(self, config: DistillConfig, dims: ParallelDims, vocabulary: int) -> None:
         """Load the teacher alone onto the mesh."""
         with doing("loading the teacher"):
             device = _device(config)
             mesh = make_mesh(dims.axes, device.type)
-            self.engine = build_teacher(config, tokenizer_of(config), device, mesh, vocabulary=vocabulary)
+            teacher = build_teacher(config, tokenizer_of(config), device, mesh, vocabulary=vocabulary)
+        self.models = {"teacher": teacher}
 
-    def call(self, part: str, verb: str, arguments: tuple[Any, ...], named: Mapping[str, Any]) -> Any:
-        """A verb of a model, by its name in the engine. Every rank is called alike; the first answers for all."""
-        with doing(f"{part}.{verb}"):
-            result = asyncio.run(getattr(getattr(self.engine, part), verb)(*arguments, **named))
+    def call(self, role: str, verb: str, *arguments: Any) -> Any:
+        """A verb of a model. All ranks are called with the same arguments; the first one returns the result."""
+        with doing(f"{role}.{verb}"):
+            result = asyncio.run(_awaited(VERBS[verb](self.models[role], *arguments)))
         return result if self.rank == 0 else None
 
-    def written(self, part: str) -> None:
-        """Return when what a part's `save` was given is on the disk."""
-        getattr(self.engine, part).written()
+    def wait_for_save(self, role: str) -> None:
+        """Return when what `save` was given is on the disk."""
+        self.models[role].wait_for_save()
 
-    def take_weights(self, version: int) -> None:
-        """Give this rank's generator the learner's weights."""
-        with doing("generator.update_weights"):
-            asyncio.run(self._generator.update_weights(version, self._engine.learner.weights()))
+    def publish_weights(self, version: int) -> None:
+        """Make the learner's weights available as `version`."""
+        assert self.transport is not None
+        with doing("learner.publish_weights"):
+            asyncio.run(_awaited(self.transport.publish(version)))
+
+    def receive_weights(self, version: int) -> None:
+        """Give this rank's generator the weights that were published as `version`."""
+        assert self.transport is not None
+        with doing("generator.receive_weights"):
+            asyncio.run(_awaited(self.transport.receive(version)))
 
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling, count: int) -> list[list[Completion]]:
-        """This rank's share of the prompts, every `world`-th from its own number on."""
+        """Completions of every `world`-th prompt, from this rank's own number on."""
         own = prompts[self.rank :: dist.get_world_size()]
+        assert self.generator is not None
         with doing("generator.generate"):
-            return asyncio.run(self._generator.generate(own, sampling, count=count)) if own else []
+            return asyncio.run(self.generator.generate(own, sampling, count=count)) if own else []
 
-    @property
-    def _engine(self) -> Engine:
-        assert isinstance(self.engine, Engine)
-        return self.engine
-
-    @property
-    def _generator(self) -> Generator:
-        assert self._engine.generator is not None
-        return self._engine.generator
-
-    def pulse(self) -> tuple[int, str]:
-        """The count of what has been done, and what is being done."""
+    def heartbeat(self) -> tuple[int, str]:
+        """A count that grows with progress, and what is being done."""
         return HEARTBEAT.count, HEARTBEAT.doing
 
     def stacks(self) -> str:
-        """Where the working thread is, innermost call last."""
+        """The stack of the working thread, innermost call last."""
         own = sys._getframe()
         frames = [frame for frame in sys._current_frames().values() if frame is not own]
         inside = ["".join(traceback.format_stack(frame)[-6:]) for frame in frames]
         return next((text for text in inside if "hone" in text), inside[0] if inside else "")
 
     def usage(self) -> Mapping[str, float]:
-        """This process's memory and its GPU's load."""
+        """Memory of this process, memory and load of its GPU."""
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         found = {"host_memory_gib": peak / 2**20 if sys.platform != "darwin" else peak / 2**30}
         if torch.cuda.is_available():
@@ -144,6 +162,10 @@ class Worker:
             with contextlib.suppress(ImportError, RuntimeError):  # no NVML, or it refuses
                 found["gpu_utilization"] = float(torch.cuda.utilization())
         return found
+
+
+async def _awaited(result: Awaitable[Any]) -> Any:
+    return await result
 
 
 def _device(config: SFTConfig | OnlineConfig) -> torch.device:

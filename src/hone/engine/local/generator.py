@@ -18,14 +18,13 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from hone.engine.distributed.heartbeat import beat
 from hone.engine.local import kv_cache
-from hone.engine.local.learner_state import checksum, named_weights
 from hone.engine.local.sampling import ConstraintTracker, sample, uniform
-from hone.engine.local.weight_sync import WeightStream
-from hone.errors import HoneError, ModelError
+from hone.errors import HoneError, ModelError, WeightSyncError
 from hone.model.adapters import base_of
 from hone.model.attention import has_full_attention
 from hone.model.counter_rng import key_of
 from hone.model.loading import name_of
+from hone.model.weights import checksum, named_weights
 from hone.types import Completion, Prompt, Sampling
 
 COMPACT_BELOW = 0.8
@@ -68,10 +67,10 @@ class LocalGenerator:
         self.tokenizer = tokenizer
         self.stop_tokens = tuple(stop_tokens)
         self.context, self.max_rows, self.autocast = context, max_rows, autocast
-        self.version, self.tokens = 0, tokens
+        self.tokens = tokens
+        self.version: int | None = 0
+        """Of the weights; None after an update that failed, since they may be a mixture."""
         self._tried = False
-        self._base: tuple[int, int] | None = None
-        """Sums of the base weights below adapters when both sides were last seen to have the same."""
         # A ready-made mask [rows, 1, 1, length] is right where every layer sees all before it, and PyTorch's attention
         # reads it; else the model makes its own from the padding mask.
         self._plain_mask = has_full_attention(model.config) and "sdpa" in model.config._attn_implementation
@@ -79,7 +78,14 @@ class LocalGenerator:
     async def generate(
         self, prompts: Sequence[Prompt], sampling: Sampling, *, count: int = 1
     ) -> list[list[Completion]]:
-        """`count` completions of each prompt, in order. Raises HoneError for a prompt that is empty or too long."""
+        """`count` completions of each prompt, in order.
+
+        Raises HoneError for a prompt that is empty or too long, and after an update of the weights that failed.
+        """
+        if self.version is None:
+            raise HoneError(
+                "the last update of the generator's weights failed: it samples only after another one"
+            )
         rows = [
             self._row(prompt, p, prompt.number + c, sampling)
             for p, prompt in enumerate(prompts)
@@ -100,41 +106,40 @@ class LocalGenerator:
         done = [self._completion(row) for row in rows]
         return [done[p * count : (p + 1) * count] for p in range(len(prompts))]
 
-    async def update_weights(self, version: int, weights: Iterable[tuple[str, Tensor]]) -> None:
-        """Take the learner's weights: the same tensors, or copied into its own. Which it then holds is checked, never
-        assumed. Of a learner with adapters only these are asked for, once their base is here.
+    def load_weights(
+        self, version: int, weights: Iterable[tuple[str, Tensor]], *, partial: bool = False
+    ) -> None:
+        """Take these weights, all that there are or a `partial` set: the same tensors, or copied into its own.
 
-        Raises HoneError when what this generator would sample from is not what the learner has.
+        Raises WeightSyncError if it then holds others; until a later call succeeds it does not sample.
         """
-        adapted = weights if isinstance(weights, WeightStream) and weights.has_base else None
-        if adapted is not None and adapted.agree(self._base == self._bases(adapted)):
-            same = checksum(self._taken(adapted.trained())) == checksum(self._held(adapted, trained=True))
-        else:
-            same = checksum(self._taken(weights)) == self.checksum()
-        if not same:
-            raise HoneError(f"the generator does not hold the learner's weights of version {version}")
-        self._base = self._bases(adapted) if adapted is not None else None
+        before, self.version = self.version, None
+        taken: set[str] = set()
+        given = checksum(self._copied(version, before, weights, taken))
+        held = ((name, tensor) for name, tensor in named_weights(self.model) if not partial or name in taken)
+        if not taken or given != checksum(held):
+            raise WeightSyncError(version, before, "the generator does not hold the learner's weights")
         self.version = version
 
-    def _bases(self, weights: WeightStream) -> tuple[int, int]:
-        """What the learner, and what this generator, has below the adapters."""
-        return weights.base(), checksum(self._held(weights, trained=False))
-
-    def _held(self, weights: WeightStream, *, trained: bool) -> Iterator[tuple[str, Tensor]]:
-        return (pair for pair in named_weights(self.model) if (pair[0] in weights.names) == trained)
-
     @torch.no_grad()
-    def _taken(self, weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+    def _copied(
+        self, version: int, before: int | None, weights: Iterable[tuple[str, Tensor]], taken: set[str]
+    ) -> Iterator[tuple[str, Tensor]]:
         """The weights as they come, in this generator's precision, each put into its place."""
-        held = dict(named_weights(self.model))
+        own = dict(named_weights(self.model))
         for name, tensor in weights:
-            if name not in held:
-                raise HoneError(f"the generator has no weight {name}, which the learner has")
-            given = tensor.detach().to(held[name].device, held[name].dtype)
-            if given.data_ptr() != held[name].data_ptr():
-                held[name].copy_(given)
+            if name not in own:
+                raise WeightSyncError(version, before, f"the generator has no weight {name}")
+            given = tensor.detach().to(own[name].device, own[name].dtype)
+            if given.data_ptr() != own[name].data_ptr():
+                own[name].copy_(given)
+            taken.add(name)
             beat()
             yield name, given
+
+    def base_checksum(self, trained: set[str]) -> int:
+        """Over the bits of the weights that are not in `trained`."""
+        return checksum((n, tensor) for n, tensor in named_weights(self.model) if n not in trained)
 
     def checksum(self) -> int:
         """Over the bits of the weights that the next token would be sampled from."""
@@ -156,7 +161,7 @@ class LocalGenerator:
             tokens=tuple(row.tokens),
             logprobs=tuple(row.logprobs),
             finish="stop" if row.stopped else "length",
-            version=self.version,
+            version=self.version or 0,
         )
 
     @torch.inference_mode()

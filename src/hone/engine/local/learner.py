@@ -20,15 +20,15 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from hone.config.schema import ModelConfig
-from hone.engine.distributed.collectives import Ranks
+from hone.engine.distributed.collectives import RankGroup
 from hone.engine.distributed.heartbeat import beat
-from hone.engine.local import learner_state as weight_files
+from hone.engine.local import learner_state
 from hone.engine.local.adalora import RankSchedule
 from hone.engine.local.batching import MicroBatch, Rows, collate, count_totals, dummy_samples, plan_per_rank
 from hone.engine.local.learner_checks import balance_of, check_one_piece, check_packing
 from hone.engine.local.metric_sums import MetricSums
 from hone.engine.local.optimizer import build_optimizer, build_scheduler, clip_gradients
-from hone.engine.local.weight_sync import WeightStream
+from hone.engine.local.weight_sync import LearnerWeights
 from hone.errors import ModelError, TrainingError
 from hone.model import dropout
 from hone.model.adapters import base_of
@@ -59,13 +59,14 @@ class LocalLearner:
         pad_token: int,
         temperature: float = 1.0,
         frozen: bool = False,
+        save_optimizer: bool = True,
         seed: int = 0,
         scores_as_trained: bool = False,
     ) -> None:
         if not isinstance(model, TokenScorer):
             model = TokenScorer(model, temperature=temperature, chunk_rows=policy.logprob_chunk_size)
         self.scorer, self.model, self.policy, self.pad_token = model, model.model, policy, pad_token
-        self.ranks = Ranks(model.mesh)
+        self.ranks = RankGroup(model.mesh)
         self.device = self.scorer.device
         self.dtype = DTYPES[policy.precision]
         check_packing(self.scorer, policy)
@@ -80,7 +81,7 @@ class LocalLearner:
         self.updates = 0
         self._saving: Future[None] | None = None
         self.frozen = frozen
-        self.save_optimizer = not frozen
+        self.save_optimizer = save_optimizer and not frozen
         if frozen:
             self.model.requires_grad_(False).eval()
             return
@@ -212,22 +213,22 @@ class LocalLearner:
             self.scheduler.step()
         return metrics | ({"loss_scale": self.scaler.get_scale()} if self.scaler.is_enabled() else {})
 
-    def weights(self) -> WeightStream:
+    def weights(self) -> LearnerWeights:
         """Name and tensor of every weight, tied ones once. On a mesh every rank must go through them."""
-        return WeightStream(self.model, self.ranks)
+        return LearnerWeights(self.model, self.ranks)
 
     async def save(self, path: Path, *, wait: bool = True) -> None:
         """Write `weights/` and, where `save_optimizer` is set, `optimizer/` below `path`; without `wait` meanwhile."""
-        self._saving = weight_files.save(self, path, with_optimizer=self.save_optimizer, wait=wait)
+        self._saving = learner_state.save(self, path, with_optimizer=self.save_optimizer, wait=wait)
 
-    def written(self) -> None:
+    def wait_for_save(self) -> None:
         """Return when what was saved is on the disk. Raises what went wrong."""
         if self._saving is not None:
             self._saving.result()
 
     async def load(self, path: Path) -> None:
         """Restore what `save` wrote. Raises CheckpointError when it does not fit this model."""
-        weight_files.load(self, path, with_optimizer=not self.frozen)
+        learner_state.load(self, path, with_optimizer=not self.frozen)
 
     def _share(self, samples: Sequence[Sample], *, training: bool) -> list[Rows]:
         """This rank's micro-batches of a global batch."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hone.engine.distributed.collectives import Ranks
+from hone.engine.distributed.collectives import RankGroup
 from hone.types import LossOutput
 
 
@@ -25,7 +25,7 @@ class MetricSums:
         for name, part in result.largest.items():
             self._largest[name] = torch.maximum(self._largest[name], part) if name in self._largest else part
 
-    def metrics(self, ranks: Ranks) -> dict[str, float]:
+    def metrics(self, ranks: RankGroup) -> dict[str, float]:
         """Of all micro-batches of all ranks."""
         values = ranks.all_reduce_sum(torch.stack([value.float() for value in self._sums.values()])).tolist()
         found = dict(zip(self._sums, values, strict=True))

@@ -21,11 +21,6 @@ from hone.planning.auxiliary_models import check_length
 from hone.planning.placement import device_of_this_process
 
 
-def move_to(model: torch.nn.Module, device: torch.device) -> None:
-    """Move a model, in place."""
-    model.to(device)
-
-
 def make_scorer(
     policy: ModelConfig,
     tokenizer: PreTrainedTokenizerBase,
@@ -35,8 +30,9 @@ def make_scorer(
     *,
     temperature: float,
     trained: bool,
+    vocabulary: int | None = None,
 ) -> TokenScorer:
-    """A model on this process's device, or spread over the mesh."""
+    """A model on this process's device, or sharded over the mesh; `vocabulary` as in TokenScorer."""
     chunk = policy.logprob_chunk_size
     if mesh is not None:
         return shard_model(
@@ -45,12 +41,13 @@ def make_scorer(
             device,
             temperature=temperature,
             chunk_rows=chunk,
+            vocabulary=vocabulary,
             sequence_parallel=policy.sequence_parallel,
             cpu_offload=bool(policy.cpu_offload),
         )
     model = make_model(policy, tokenizer, seed, trained, True)
-    move_to(model, device)
-    return TokenScorer(model, temperature=temperature, chunk_rows=chunk)
+    torch.nn.Module.to(model, device)
+    return TokenScorer(model, temperature=temperature, chunk_rows=chunk, vocabulary=vocabulary)
 
 
 def make_model(

@@ -1,27 +1,27 @@
-"""A learner's weights on their way to a generator: all of them, or those alone that training changes."""
+"""The learner's weights, and how a generator of the same process gets them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Protocol
 
 from torch import Tensor, nn
 
-from hone.engine.distributed.collectives import Ranks, full_tensor, local_tensor
-from hone.engine.local.learner_state import checksum, named_weights
+from hone.engine.distributed.collectives import RankGroup, full_tensor, local_tensor
+from hone.errors import WeightSyncError
+from hone.model.weights import checksum, named_weights
 
 
-class WeightStream:
-    """Name and tensor of every weight, tied ones once; going through them, every rank of a mesh must take part.
+class LearnerWeights:
+    """Name and full tensor of every weight, tied ones once. To iterate is a collective: every rank of a mesh must.
 
-    With adapters most weights never change. A generator that has got them once is sent the adapters alone, as long as
-    neither side's base weights have changed: both are summed up each time, each where it lies, and only whether they
-    are as they were is said between the ranks.
+    With adapters most weights never change. Once a generator holds the base, the adapters alone are sent, as long as
+    neither side's base has changed: each rank sums up its own part, and the ranks agree whether it is as it was.
     """
 
-    def __init__(self, model: nn.Module, ranks: Ranks) -> None:
+    def __init__(self, model: nn.Module, ranks: RankGroup) -> None:
         self.model, self.ranks = model, ranks
-        self.names = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-        """Those that training changes."""
+        self.trained_names = {name for name, p in model.named_parameters() if p.requires_grad}
         self.has_base = any(not parameter.requires_grad for parameter in model.parameters())
 
     def __iter__(self) -> Iterator[tuple[str, Tensor]]:
@@ -29,17 +29,64 @@ class WeightStream:
             yield name, full_tensor(tensor)
 
     def trained(self) -> Iterator[tuple[str, Tensor]]:
-        """Those that training changes."""
+        """The weights that training changes."""
         for name, tensor in named_weights(self.model):
-            if name in self.names:
+            if name in self.trained_names:
                 yield name, full_tensor(tensor)
 
-    def base(self) -> int:
-        """A sum over the bits of this rank's parts of the others."""
-        return checksum(
-            (name, local_tensor(t)) for name, t in named_weights(self.model) if name not in self.names
-        )
+    def base_checksum(self) -> int:
+        """Of this rank's parts of the weights that training does not change."""
+        base = ((n, local_tensor(t)) for n, t in named_weights(self.model) if n not in self.trained_names)
+        return checksum(base)
 
-    def agree(self, same: bool) -> bool:
-        """Whether all ranks say so."""
+    def all_ranks(self, same: bool) -> bool:
+        """Whether it is true on all ranks."""
         return all(self.ranks.all_gather_objects([same]))
+
+
+class HasWeights(Protocol):
+    """A learner in this process."""
+
+    def weights(self) -> LearnerWeights: ...
+
+
+class LoadsWeights(Protocol):
+    """A generator in this process."""
+
+    def load_weights(
+        self, version: int, weights: Iterable[tuple[str, Tensor]], *, partial: bool = False
+    ) -> None: ...
+
+    def base_checksum(self, trained: set[str]) -> int: ...
+
+
+class InProcessTransport:
+    """Weights of a learner for a generator of the same process (on a mesh: of the same rank).
+
+    Nothing is kept between `publish` and `receive`: the learner must not be updated between them.
+    """
+
+    def __init__(self, learner: HasWeights, generator: LoadsWeights) -> None:
+        self.learner, self.generator = learner, generator
+        self.published: int | None = None
+        self._bases: tuple[int, int] | None = None
+        """Checksums of both sides' base weights when they were last seen to be the same."""
+
+    async def publish(self, version: int) -> None:
+        """The learner's weights are `version` now."""
+        self.published = version
+
+    async def receive(self, version: int) -> None:
+        """Give the generator the weights. Raises WeightSyncError, also when it then holds others."""
+        if self.published != version:
+            raise WeightSyncError(version, self.published, "the learner has published another version")
+        weights = self.learner.weights()
+        if not weights.has_base:
+            self.generator.load_weights(version, weights)
+            return
+        known = weights.all_ranks(self._bases == self._base_checksums(weights))
+        self.generator.load_weights(version, weights.trained() if known else weights, partial=known)
+        self._bases = self._base_checksums(weights)
+
+    def _base_checksums(self, weights: LearnerWeights) -> tuple[int, int]:
+        return weights.base_checksum(), self.generator.base_checksum(weights.trained_names)

@@ -17,8 +17,14 @@ from typing import Any
 
 import psutil
 
-from hone.engine.ray.nodes import ray
 from hone.errors import ClusterError
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # read when Ray is imported: it would report its use
+
+try:
+    import ray
+except ImportError:
+    ray = None  # type: ignore[assignment]
 
 ATTEMPTS = 3
 """Ray gives its raylet 30 s, which a busy machine may need for that alone."""

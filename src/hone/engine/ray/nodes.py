@@ -10,16 +10,12 @@ import time
 from typing import Any
 
 from hone.config.schema import ClusterConfig
+from hone.engine.ray import local_cluster
+from hone.engine.ray.local_cluster import ray
 from hone.errors import ClusterError, ConfigError, install_command
 
-# Read when Ray is imported. It would report its use.
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-
-try:
-    import ray
+if ray is not None:
     from ray.exceptions import RayError
-except ImportError:
-    ray = None  # type: ignore[assignment]
 
 
 class NodeLost(Exception):
@@ -40,8 +36,6 @@ def connect(cluster: ClusterConfig) -> bool:
     if address is not None and address != "auto":
         _check_answers(address)
     if address is None:
-        from hone.engine.ray import local_cluster
-
         ranks = (cluster.cpu_workers_per_node or 0) + cluster.reserved_devices
         local_cluster.start(max(os.cpu_count() or 1, ranks, cluster.gpus_per_node))
         return True

@@ -16,7 +16,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from hone.config import OnlineConfig, SFTConfig
-from hone.engine.build import Engine
+from hone.engine.base import Engine
 from hone.engine.local.threads import threads_for
 from hone.engine.ray import local_cluster
 from hone.engine.ray.nodes import NodeLost, connect, usable_nodes, wait_for_nodes
@@ -81,29 +81,26 @@ def build_on_cluster(
         notices.append(
             f"{missing} of {config.cluster.num_nodes} machines are missing: going on with those left"
         )
-    online = isinstance(config, OnlineConfig)
-    uses_reference_model = isinstance(config, OnlineConfig) and config.uses_reference_model
-    return ClusterEngine(
-        tokenizer,
-        ClusterLearner(workers, "learner"),
-        ClusterLearner(workers, "reference") if uses_reference_model else None,
-        ClusterGenerator(workers) if online else None,
-        ClusterLearner(workers, "value") if value_settings(config) is not None else None,
-        ClusterLearner(teacher_workers or workers, "teacher")
-        if teacher_settings(config) is not None
-        else None,
-        ranks=dims.world,
-        notices=notices,
-        workers=workers,
-        teacher_workers=teacher_workers,
+    engine = ClusterEngine(
+        tokenizer, ClusterLearner(workers, "learner"), ranks=dims.world, notices=notices, workers=workers
     )
+    engine.teacher_workers = teacher_workers
+    if value_settings(config) is not None:
+        engine.value = ClusterLearner(workers, "value")
+    if teacher_settings(config) is not None:
+        engine.teacher = ClusterLearner(teacher_workers or workers, "teacher")
+    if isinstance(config, OnlineConfig):
+        engine.generator, engine.transport = ClusterGenerator(workers), ClusterTransport(workers, workers)
+        if config.uses_reference_model:
+            engine.reference = ClusterLearner(workers, "reference")
+    return engine
 
 
 class ClusterLearner:
-    """A model on all ranks: the learner, its reference, a value model, a teacher; each by its name in the engine."""
+    """A model on all ranks of a group, by its role there: learner, reference, value, teacher."""
 
-    def __init__(self, workers: WorkerGroup, part: str) -> None:
-        self.workers, self.part = workers, part
+    def __init__(self, workers: WorkerGroup, role: str) -> None:
+        self.workers, self.role = workers, role
 
     async def forward(self, samples: Sequence[Sample]) -> list[torch.Tensor]:
         """As `LocalLearner.forward`."""
@@ -129,27 +126,23 @@ class ClusterLearner:
 
     async def save(self, path: Path, *, wait: bool = True) -> None:
         """Every rank writes its part below `path`, which all of them see."""
-        await self._call("save", path.resolve(), wait=wait)
+        await self._call("save", path.resolve(), wait)
 
-    def written(self) -> None:
-        """As `LocalLearner.written`, of all ranks."""
+    def wait_for_save(self) -> None:
+        """As `LocalLearner.wait_for_save`, on all ranks."""
         seconds = self.workers.config.cluster.worker_timeout_s
-        self.workers.call_all("written", self.part, seconds=seconds, thread="files")
+        self.workers.call_all("wait_for_save", self.role, seconds=seconds, thread="files")
 
     async def load(self, path: Path) -> None:
         """Every rank reads its part, whatever mesh wrote it."""
         await self._call("load", path.resolve())
 
-    def weights(self) -> WorkerGroup:
-        """Where they are: they go from the ranks' learners to the ranks' generators, not through here."""
-        return self.workers
-
-    async def _call(self, verb: str, *arguments: Any, **named: Any) -> Any:
-        return (await self.workers.call_all_async("call", self.part, verb, arguments, named))[0]
+    async def _call(self, verb: str, *arguments: Any) -> Any:
+        return (await self.workers.call_all_async("call", self.role, verb, *arguments))[0]
 
 
 class ClusterGenerator:
-    """A generator on every rank, each with all of the weights; prompts are shared out."""
+    """A generator on every rank, each with all weights; each samples for its part of the prompts."""
 
     def __init__(self, workers: WorkerGroup) -> None:
         self.workers = workers
@@ -161,10 +154,20 @@ class ClusterGenerator:
         shares = await self.workers.call_all_async("generate", list(prompts), sampling, count)
         return [shares[i % len(shares)][i // len(shares)] for i in range(len(prompts))]
 
-    async def update_weights(self, version: int, weights: WorkerGroup) -> None:
-        """As `LocalGenerator.update_weights`, on every rank."""
-        assert weights is self.workers
-        await self.workers.call_all_async("take_weights", version)
+
+class ClusterTransport:
+    """From the learner's ranks to the generator's ranks: the weights do not pass through this process."""
+
+    def __init__(self, learners: WorkerGroup, generators: WorkerGroup) -> None:
+        self.learners, self.generators = learners, generators
+
+    async def publish(self, version: int) -> None:
+        """On every rank of the learner."""
+        await self.learners.call_all_async("publish_weights", version)
+
+    async def receive(self, version: int) -> None:
+        """On every rank of the generator."""
+        await self.generators.call_all_async("receive_weights", version)
 
 
 @dataclass

@@ -1,52 +1,50 @@
-"""Waiting for the ranks' answers, and telling a long piece of work from a hang, a death from its echo."""
+"""Waiting for the ranks' answers; telling a long call from a hang, and the rank that died from those it took along."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
 import time
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from hone.engine.ray.nodes import ray
 
 if ray is not None:
     from ray.exceptions import RayError
 
-if TYPE_CHECKING:
-    from hone.engine.ray.worker_group import WorkerGroup
-
 LOOK_S = 5.0
-"""Seconds between looks at the ranks' pulses, and what a rank has to answer."""
+"""Seconds between two requests for heartbeats, and the time that a rank has to answer one."""
 
 
 class Watchdog:
-    """Tells a long piece of work from a hang, by the ranks' pulses."""
+    """Tells a long call from a hang by the ranks' heartbeats."""
 
-    def __init__(self, workers: WorkerGroup, method: str, seconds: float) -> None:
-        self.workers, self.doing, self.seconds = workers, method, seconds
+    def __init__(
+        self, actors: Sequence[Any], name: Callable[[int], str], method: str, seconds: float
+    ) -> None:
+        self.actors, self.name, self.doing, self.seconds = actors, name, method, seconds
         self.counts: dict[int, int | None] = {}
-        self.moved = time.monotonic()
+        self.last_progress = time.monotonic()
 
-    async def hung(self, waiting: Sequence[int]) -> str | None:
-        """Why this is a hang, once no rank that is waited for has got on for long enough."""
+    async def hang(self, waiting: Sequence[int]) -> str | None:
+        """The message of a hang, once no rank that is waited for has made progress for `seconds`; else None."""
         before, self.counts = self.counts, dict.fromkeys(waiting)
         for rank in waiting:
-            if (pulse := await self._control(rank, "pulse")) is not None:
-                self.counts[rank], self.doing = pulse
+            if (heartbeat := await self._control(rank, "heartbeat")) is not None:
+                self.counts[rank], self.doing = heartbeat
         if any(count is not None and count != before.get(rank) for rank, count in self.counts.items()):
-            self.moved = time.monotonic()
-        if time.monotonic() - self.moved < self.seconds:
+            self.last_progress = time.monotonic()
+        if time.monotonic() - self.last_progress < self.seconds:
             return None
-        # Who does not answer, else who is furthest behind: the others wait for it.
+        # The rank that does not answer, else the one furthest behind: the others wait for it.
         rank = min(waiting, key=lambda rank: -1 if (count := self.counts[rank]) is None else count)
         stack = await self._control(rank, "stacks")
         where = f"; it is here:\n{stack}" if stack else "; it does not answer"
-        return f"{self.workers.name(rank)} made no progress for {self.seconds:.0f} s in {self.doing}{where}"
+        return f"{self.name(rank)} made no progress for {self.seconds:.0f} s in {self.doing}{where}"
 
     async def _control(self, rank: int, method: str) -> Any:
-        actor = self.workers.actors[rank]
-        ref = getattr(actor, method).options(concurrency_group="control").remote()
+        ref = getattr(self.actors[rank], method).options(concurrency_group="control").remote()
         try:
             return await asyncio.wait_for(answer_of(ref), LOOK_S)
         except (TimeoutError, asyncio.TimeoutError, RayError):
@@ -54,12 +52,12 @@ class Watchdog:
 
 
 async def answer_of(ref: Any) -> Any:
-    """What a call comes back with."""
+    """The result of a remote call."""
     return await asyncio.wrap_future(ref.future())
 
 
 def death_reason(error: BaseException) -> str:
-    """The part of Ray's account of a death that says something."""
+    """The informative part of Ray's message about a dead actor."""
     text = " ".join(str(error).split())
     for mark in ("Worker exit detail:", "The actor is dead because"):
         if mark in text:
@@ -68,7 +66,7 @@ def death_reason(error: BaseException) -> str:
 
 
 def is_communication_error(error: BaseException) -> bool:
-    """Whether this is PyTorch's communication giving up, which has no exception of its own."""
+    """Whether PyTorch's communication failed, which has no exception type of its own."""
     text = f"{type(error).__name__} {error}".lower()
     return isinstance(error, RuntimeError) and any(
         word in text
@@ -80,7 +78,7 @@ _SIDE: list[asyncio.AbstractEventLoop] = []
 
 
 def background_loop() -> asyncio.AbstractEventLoop:
-    """An event loop on a thread of its own, for waiting on Ray from code that is and that is not async."""
+    """An event loop on a thread of its own, to wait for Ray from async and other code."""
     if not _SIDE:
         _SIDE.append(asyncio.new_event_loop())
         threading.Thread(target=_SIDE[0].run_forever, daemon=True, name="ray-answers").start()

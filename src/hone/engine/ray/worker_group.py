@@ -95,11 +95,11 @@ class WorkerGroup:
         sign = self.folder / f".sign_{uuid.uuid4().hex}"
         sign.touch()
         try:
-            self.about = self.call_all("hello", str(sign), self._secret(), seconds=START_S)
+            self.about = self.call_all("identify", str(sign), self._secret(), seconds=START_S)
         finally:
             sign.unlink(missing_ok=True)
         self._check_alike()
-        address = ray.get(self.actors[0].address.remote(self.own), timeout=START_S)
+        address = ray.get(self.actors[0].rendezvous.remote(self.own), timeout=START_S)
         # Later than the watch, which says which rank it is that hangs.
         patience = 2 * cluster.worker_timeout_s + 60
         self.call_all("join", address, self.dims, patience, seconds=START_S)
@@ -178,7 +178,7 @@ class WorkerGroup:
         options = {"concurrency_group": thread} if thread is not None else {}
         refs = [getattr(actor, method).options(**options).remote(*sent) for actor in self.actors]
         answers = [asyncio.ensure_future(answer_of(ref)) for ref in refs]
-        watch = Watchdog(self, method, seconds)
+        watchdog = Watchdog(self.actors, self.name, method, seconds)
         while True:
             done, waiting = await asyncio.wait(answers, timeout=LOOK_S, return_when=asyncio.FIRST_EXCEPTION)
             if any(answer.exception() is not None for answer in done):
@@ -186,11 +186,11 @@ class WorkerGroup:
                 raise self._cause(method, answers)
             if not waiting:
                 return [answer.result() for answer in answers]
-            hung = await watch.hung([rank for rank, answer in enumerate(answers) if not answer.done()])
-            if hung is not None:
+            hang = await watchdog.hang([rank for rank, answer in enumerate(answers) if not answer.done()])
+            if hang is not None:
                 for answer in answers:
                     answer.cancel()
-                raise WorkerLostError(hung)
+                raise WorkerLostError(hang)
 
     def _cause(self, method: str, answers: Sequence[asyncio.Future[Any]]) -> BaseException:
         """What to raise for what went wrong: what Hone itself raised, else the rank that died, else what is left."""

@@ -1,0 +1,167 @@
+"""The engine of one process: the whole of it, or on a mesh the part of one rank."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from hone.config import DistillConfig, OnlineConfig, SFTConfig
+from hone.config.schema import ModelConfig
+from hone.engine.base import Engine
+from hone.engine.distributed.sharding import unsharded_copy
+from hone.engine.local.generator import LocalGenerator
+from hone.engine.local.learner import DTYPES, LocalLearner
+from hone.engine.local.model_factory import make_model, make_scorer
+from hone.engine.local.threads import set_threads
+from hone.engine.local.weight_sync import InProcessTransport
+from hone.model.loading import load_tokenizer, stop_tokens
+from hone.model.mesh import Mesh
+from hone.planning.auxiliary_models import readable_tokens, teacher_settings, value_settings
+from hone.types import Sample
+
+
+class BaseModelScorer:
+    """A learner's model without its adapters: the reference of a policy with LoRA, which takes no memory of its own."""
+
+    def __init__(self, learner: LocalLearner) -> None:
+        self.learner = learner
+
+    async def forward(self, samples: Sequence[Sample]) -> list[Tensor]:
+        """Log-probabilities of each sample's targets under the base model."""
+        with self.learner.model.disable_adapter():  # type: ignore[operator]
+            return await self.learner.forward(samples)
+
+
+@dataclass
+class LocalEngine(Engine):
+    """All of it in this process."""
+
+    learner: LocalLearner
+    reference: LocalLearner | BaseModelScorer | None = None
+    generator: LocalGenerator | None = None
+    value: LocalLearner | None = None
+    teacher: LocalLearner | None = None
+
+
+def seed_everything(seed: int) -> None:
+    """Seed every global random generator: a checkpoint holds them all."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def tokenizer_of(config: SFTConfig | OnlineConfig) -> PreTrainedTokenizerBase:
+    """The run's tokenizer; the data is checked with it before any weight is loaded."""
+    policy = config.policy
+    return load_tokenizer(
+        policy.tokenizer.name,
+        chat_template=policy.tokenizer.chat_template,
+        trust_remote_code=policy.trust_remote_code,
+    )
+
+
+def temperature_of(config: SFTConfig | OnlineConfig) -> float:
+    """What divides logits before log-probabilities are taken: that of sampling, or of a comparison with a teacher."""
+    if isinstance(config, DistillConfig):
+        return config.loss_fn.temperature
+    return config.policy.generation.temperature if isinstance(config, OnlineConfig) else 1.0
+
+
+def build_local(
+    config: SFTConfig | OnlineConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    device: torch.device,
+    mesh: Mesh | None = None,
+) -> LocalEngine:
+    """Load the run's models and its generator onto `device`; on a mesh this rank's part of them."""
+    policy = config.policy
+    seed = config.loop.seed
+    seed_everything(seed + (mesh.rank("data") if mesh is not None else 0))
+    learner_of = partial(_learner, config, tokenizer, device, mesh)
+    learner = learner_of(policy)
+    if mesh is None:
+        set_threads(config.cluster.cpu_threads, learner.scorer)
+    engine = LocalEngine(tokenizer, learner)
+    if (settings := value_settings(config)) is not None:
+        engine.value = learner_of(settings)
+    if not isinstance(config, OnlineConfig):
+        return engine
+    here = mesh is None or not config.cluster.reserved_devices
+    if here and (settings := teacher_settings(config)) is not None:
+        vocabulary = learner.model.config.get_text_config().vocab_size
+        engine.teacher = learner_of(settings, trained=False, vocabulary=vocabulary)
+    if config.uses_reference_model:
+        engine.reference = (
+            BaseModelScorer(learner)
+            if policy.lora.enabled and policy.lora.base_is_initial_model
+            else learner_of(policy, trained=False)
+        )
+    model = learner.model
+    if mesh is not None:
+        empty = make_model(policy, tokenizer, seed, True, False, DTYPES[policy.precision])
+        model = unsharded_copy(empty, learner.model, device)
+    engine.generator = LocalGenerator(
+        model,
+        tokenizer,
+        stop_tokens=stop_tokens(model, tokenizer),
+        context=config.policy.max_total_sequence_length,
+        max_rows=config.policy.generation_batch_size,
+        autocast=learner.autocast,
+        tokens=readable_tokens(config),
+    )
+    engine.transport = InProcessTransport(learner, engine.generator)
+    return engine
+
+
+def build_teacher(
+    config: DistillConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    device: torch.device,
+    mesh: Mesh,
+    *,
+    vocabulary: int,
+) -> LocalLearner:
+    """This rank's part of a teacher on devices of its own, which scores tokens below `vocabulary` alone: embeddings of
+    one family may be padded to other sizes, and a token without a row in the student is not taught."""
+    settings = teacher_settings(config)
+    assert settings is not None
+    return _learner(config, tokenizer, device, mesh, settings, trained=False, vocabulary=vocabulary)
+
+
+def _learner(
+    config: SFTConfig | OnlineConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    device: torch.device,
+    mesh: Mesh | None,
+    settings: ModelConfig,
+    *,
+    trained: bool = True,
+    vocabulary: int | None = None,
+) -> LocalLearner:
+    """One of the run's models."""
+    scorer = make_scorer(
+        settings,
+        tokenizer,
+        config.loop.seed,
+        device,
+        mesh,
+        temperature=temperature_of(config),
+        trained=trained,
+        vocabulary=vocabulary,
+    )
+    return LocalLearner(
+        scorer,
+        settings,
+        pad_token=tokenizer.pad_token_id,
+        frozen=not trained,
+        save_optimizer=config.checkpointing.save_optimizer,
+        seed=config.loop.seed,
+        scores_as_trained=isinstance(config, OnlineConfig),
+    )

@@ -1,0 +1,177 @@
+"""Weights between processes, as files in a folder that both sides see; on one node, in shared memory.
+
+    FOLDER/v7/manifest.json        version, checksum, names by bucket, tied names, the version that holds the base
+    FOLDER/v7/0.safetensors ...    buckets of tensors
+
+A version is written aside and renamed, so that it is complete or not there. With adapters, a version whose base weights
+are those of an earlier one holds the adapters alone, and names the earlier one, which is kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from hone.engine.local.weight_sync import LearnerWeights, LoadsWeights
+from hone.errors import WeightSyncError
+from hone.files import read_json_object, write_json
+from hone.model.weights import checksum, tied_parameters
+
+BUCKET_BYTES = 1 << 28
+SHARED_MEMORY = Path("/dev/shm")
+
+
+def shared_folder(run_folder: Path) -> Path:
+    """A folder for the weights of this user's run: in shared memory where the system has it, else in the run's own.
+
+    It is the same one after a restart, so that nothing is left behind. Raises PermissionError if it is another user's.
+    """
+    run_folder = run_folder.resolve()
+    name = hashlib.sha256(str(run_folder).encode()).hexdigest()[:16]
+    folder = SHARED_MEMORY / f"hone-{name}" if SHARED_MEMORY.is_dir() else run_folder / "weights"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if folder.stat().st_uid != os.getuid():
+        raise PermissionError(f"{folder} belongs to another user")
+    return folder
+
+
+@dataclass(frozen=True)
+class Publication:
+    """One published version: iterate for (name, tensor) in the learner's order, on the CPU."""
+
+    folder: Path
+    version: int
+    base: int
+    """The version that holds all weights: itself, or an earlier one of which this has the trained ones anew."""
+    checksum: int
+    buckets: list[list[str]] = field(repr=False)
+    """Names of the tensors in each file."""
+    ties: list[list[str]]
+    """Names of the same parameter, the first of which is sent: a receiver that does not tie them needs all."""
+
+    @classmethod
+    def open(cls, folder: Path, version: int) -> Publication:
+        """The version's manifest. Raises WeightSyncError if it is not there."""
+        path = folder / f"v{version}"
+        manifest = read_json_object(path / "manifest.json")
+        if manifest.get("version") != version:
+            there = [int(p.name[1:]) for p in folder.glob("v*") if p.name[1:].isdigit()]
+            raise WeightSyncError(version, max(there, default=None), f"{path} is not published")
+        return cls(folder=path, **manifest)
+
+    def verify(self) -> None:
+        """Raise WeightSyncError unless the files hold what was published."""
+        if checksum(self) != self.checksum:
+            raise WeightSyncError(
+                self.version, self.version, f"{self.folder} holds other weights than published"
+            )
+
+    def __iter__(self) -> Iterator[tuple[str, Tensor]]:
+        for number, names in enumerate(self.buckets):
+            file = self.folder / f"{number}.safetensors"
+            try:
+                with safe_open(file, framework="pt") as stored:
+                    for name in names:
+                        yield name, stored.get_tensor(name)
+            except (OSError, SafetensorError) as error:
+                raise WeightSyncError(self.version, self.version, f"{file} is incomplete: {error}") from error
+
+
+class FilePublisher:
+    """The learner's side. On a mesh every rank publishes, and the first one writes."""
+
+    def __init__(
+        self,
+        weights: Callable[[], LearnerWeights],
+        folder: Path,
+        *,
+        dtype: torch.dtype | None = None,
+        bucket_bytes: int = BUCKET_BYTES,
+    ) -> None:
+        self.weights, self.folder, self.dtype, self.bucket_bytes = weights, folder, dtype, bucket_bytes
+        self._base: tuple[int, int] | None = None
+        """The version that holds all weights, and the checksum of this rank's part of its base."""
+
+    async def publish(self, version: int) -> None:
+        """Write the learner's weights as `version`, floating-point ones in `dtype`; remove older versions."""
+        weights = self.weights()
+        base = weights.base_checksum()
+        same = self._base is not None and self._base[1] == base
+        partial = weights.has_base and weights.all_ranks(same)
+        if not partial or self._base is None:
+            self._base = version, base
+        stream = weights.trained() if partial else iter(weights)
+        if not weights.ranks.is_first:
+            for _ in stream:  # a collective
+                pass
+            return
+        aside, final = self.folder / f".writing_v{version}", self.folder / f"v{version}"
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+        buckets: list[list[str]] = []
+        total = checksum(self._written(stream, aside, buckets))
+        manifest = Publication(aside, version, self._base[0], total, buckets, tied_parameters(weights.model))
+        write_json(aside / "manifest.json", {k: v for k, v in asdict(manifest).items() if k != "folder"})
+        shutil.rmtree(final, ignore_errors=True)
+        os.replace(aside, final)
+        for old in self.folder.glob("v*"):
+            if old.name not in (final.name, f"v{self._base[0]}"):
+                shutil.rmtree(old, ignore_errors=True)
+
+    def _written(
+        self, stream: Iterable[tuple[str, Tensor]], folder: Path, buckets: list[list[str]]
+    ) -> Iterator[tuple[str, Tensor]]:
+        """The weights as they are written, in files of about `bucket_bytes`."""
+        bucket: dict[str, Tensor] = {}
+
+        def write() -> None:
+            save_file(bucket, folder / f"{len(buckets)}.safetensors")
+            buckets.append(list(bucket))
+            bucket.clear()
+
+        for name, tensor in stream:
+            floating = tensor.is_floating_point()
+            tensor = tensor.detach().to("cpu", self.dtype if floating else None).contiguous()
+            bucket[name] = tensor
+            yield name, tensor
+            if sum(one.nbytes for one in bucket.values()) >= self.bucket_bytes:
+                write()
+        if bucket:
+            write()
+
+
+class FileReceiver:
+    """The generator's side, in any process that sees the folder."""
+
+    def __init__(self, generator: LoadsWeights, folder: Path) -> None:
+        self.generator, self.folder = generator, folder
+        self._base: int | None = None
+
+    async def receive(self, version: int) -> None:
+        """Load a published version after its files were verified: one that is refused changes nothing."""
+        publication = Publication.open(self.folder, version)
+        partial = publication.base != version
+        parts = [publication]
+        if partial and publication.base != self._base:
+            parts.insert(0, Publication.open(self.folder, publication.base))
+        for part in parts:
+            part.verify()
+        for part in parts:
+            self.generator.load_weights(part.version, part, partial=part is publication and partial)
+        self._base = publication.base
+
+
+class FileTransport:
+    """Both sides in one process, for a generator with a model of its own."""
+
+    def __init__(self, publisher: FilePublisher, receiver: FileReceiver) -> None:
+        self.publish, self.receive = publisher.publish, receiver.receive
