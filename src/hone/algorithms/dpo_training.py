@@ -109,7 +109,7 @@ class DPO(Method):
         return super().describe(metrics, samples) | {"units": float(len({sample.unit for sample in samples}))}
 
     def left_out(self) -> str:
-        return self.data.left_out()
+        return self.data.excluded_notice()
 
     def notes(self) -> list[str]:
         single = "kto" in self.settings.preference_loss and not self.data.paired

@@ -46,4 +46,4 @@ class RM(Method):
         return super().describe(metrics, samples) | {"units": float(len({sample.unit for sample in samples}))}
 
     def left_out(self) -> str:
-        return self.data.left_out()
+        return self.data.excluded_notice()

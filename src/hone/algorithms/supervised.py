@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from hone.config.schema import SupervisedSection
-from hone.data.render_check import FindingLog
+from hone.data.finding_log import FindingLog
 from hone.types import Sample, TrainedModel
 
 

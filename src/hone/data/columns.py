@@ -35,14 +35,14 @@ WEIGHTS = ("weight", "train", "loss")
 """Keys by which a message says whether it is trained on: OpenAI's, axolotl's, ms-swift's."""
 
 
-class Reading(Mapping[str, Any]):
+class TrackedRow(Mapping[str, Any]):
     """A row that notes which of its columns are read: `row[column]` reads, `row.get(column)` only looks."""
 
-    def __init__(self, row: Mapping[str, Any], noted: set[str]) -> None:
-        self.row, self.noted = row, noted
+    def __init__(self, row: Mapping[str, Any], columns_read: set[str]) -> None:
+        self.row, self.columns_read = row, columns_read
 
     def __getitem__(self, column: str) -> Any:
-        self.noted.add(column)
+        self.columns_read.add(column)
         return self.row[column]
 
     def get(self, column: str, default: Any = None) -> Any:

@@ -12,7 +12,7 @@ import datasets.exceptions
 
 from hone.data import arrow_tables
 from hone.data.rows import ColumnRows, Row, Rows
-from hone.data.sources import choose_split, key_of
+from hone.data.splits import choose_split, key_of
 from hone.errors import DataError
 
 _SHORT_NAMES: dict[str, tuple[str, str | None, str | None]] = {

@@ -1,4 +1,4 @@
-"""Which rows are too long, told without encoding all of them."""
+"""Find the rows that are too long without encoding all of them."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _AHEAD = 4
 """Chunks that are read while the tokens of earlier ones are counted."""
 _PARALLEL = "TOKENIZERS_PARALLELISM"
 _MARGIN = 16
-"""Tokens of slack for what tokenising in datasets and a template's special cases may add."""
+"""Tokens of slack for what tokenising in parts and a template's special cases may add."""
 
 
-class LengthScreen:
-    """Tells cheaply which texts are surely shorter than `limit` tokens, so that few have to be encoded to know.
+class LengthEstimator:
+    """Bounds the tokens of texts cheaply, so that few have to be encoded to compare them with `limit`.
 
-    No tokenizer makes more tokens of a text than it has bytes; where that does not decide, the contents are
-    tokenised without rendering the template, whose share is measured once, generously.
+    No tokenizer makes more tokens of a text than it has bytes. Where that does not decide, the contents are tokenised
+    without the template, whose part is measured once and bounded from above.
     """
 
     def __init__(self, encoder: Encoder, limit: int) -> None:
@@ -43,8 +43,8 @@ class LengthScreen:
             except (ConfigError, DataError):
                 self.around += limit  # a template that wants more than this message says so at a real row
 
-    def fits(self, content: str | Sequence[Message]) -> bool:
-        """Whether the text, or the conversation, is surely shorter than the limit: by its bytes."""
+    def surely_shorter(self, content: str | Sequence[Message]) -> bool:
+        """Whether the bytes of the text, or the conversation, show that it is shorter than the limit."""
         if isinstance(content, str):
             return len(content.encode()) + _MARGIN < self.limit
         size = 0
@@ -54,106 +54,105 @@ class LengthScreen:
             size += len(message["content"].encode()) + self.around
         return size < self.limit
 
-    def fit_tokenised(self, contents: Sequence[str | Sequence[Message]]) -> list[bool | None]:
-        """The same by the number of tokens, for many together; False for what is surely not shorter, None for what only
-        encoding tells."""
+    def compare_tokens(self, contents: Sequence[str | Sequence[Message]]) -> list[bool | None]:
+        """The same by the number of tokens, for many together. True: shorter; False: not shorter; None: only encoding
+        tells."""
         plain = [c if isinstance(c, str) else "\n".join(str(m["content"]) for m in c) for c in contents]
         return [
-            self._judged(content, count)
+            self._compare(content, count)
             for content, count in zip(contents, self.encoder.count_tokens(plain), strict=True)
         ]
 
-    def _judged(self, content: str | Sequence[Message], count: int) -> bool | None:
+    def _compare(self, content: str | Sequence[Message], count: int) -> bool | None:
         if isinstance(content, str):
-            short, asked = count + _MARGIN < self.limit, True
-            least = count - _MARGIN
+            most, least = count + _MARGIN, count - _MARGIN
+        elif all(len(m) == 2 for m in content):
+            most = count + self.around * len(content)
+            least = count - _MARGIN * len(content) if all(map(_is_written, content)) else 0
         else:
-            plain = all(len(m) == 2 for m in content)
-            short = plain and count + self.around * len(content) < self.limit
-            asked = plain and all(map(_is_kept, content))
-            least = count - _MARGIN * len(content)
-        return True if short else False if asked and least >= self.limit else None
+            return None
+        return True if most < self.limit else False if least >= self.limit else None
 
 
-def _is_kept(message: Message) -> bool:
+def _is_written(message: Message) -> bool:
     """Whether a template writes all of a message: some leave out an assistant's thoughts, and white space around."""
     return message["role"] in ("system", "user") and message["content"] == message["content"].strip()
 
 
 @dataclass
-class Screened:
-    """What is known of a dataset's rows that are not surely short enough, in order."""
+class LengthCheck:
+    """The rows of a dataset that are not surely short enough, in order."""
 
-    unsure: list[tuple[int, Row]] = field(default_factory=list)
+    uncertain: list[tuple[int, Row]] = field(default_factory=list)
     """Rows that have to be encoded to know."""
-    long: list[tuple[int, Row]] = field(default_factory=list)
+    too_long: list[tuple[int, Row]] = field(default_factory=list)
     """Rows that are surely too long."""
 
     @property
     def all(self) -> list[tuple[int, Row]]:
         """Both."""
-        return sorted([*self.unsure, *self.long], key=lambda pair: pair[0])
+        return sorted([*self.uncertain, *self.too_long], key=lambda pair: pair[0])
 
 
-_Read = list[tuple[int, Row, str | Sequence[Message]]]
+_Undecided = list[tuple[int, Row, str | Sequence[Message]]]
 
 
-def screen_rows(
-    dataset: Dataset, screen: LengthScreen, read: Callable[[Row], str | Sequence[Message] | None]
-) -> Screened:
-    """Read every row, and tell which of them may be too long.
+def check_lengths(
+    dataset: Dataset, estimator: LengthEstimator, read: Callable[[Row], str | Sequence[Message] | None]
+) -> LengthCheck:
+    """Read every row, and find those that may be too long.
 
-    `read` gives the text in question; None: only encoding tells. The first row is always among the unsure ones: it
-    shows whether the template works at all. Tokens are counted on all cores while the next rows are read. Rows for
-    which `read` raises DataError are refused (`Dataset.refuse`).
+    `read` gives the text whose length counts; None: only encoding tells. The first row is always among the uncertain
+    ones: it shows whether the template works at all. Tokens are counted on all cores while the next rows are read. Rows
+    for which `read` raises DataError are invalid (`Dataset.report_invalid`).
     """
-    found = Screened()
-    waiting: deque[tuple[_Read, Future[list[bool | None]]]] = deque()
-    with all_cores(), ThreadPoolExecutor(1) as pool:
-        for chunk in batches(dataset.kept(), _CHUNK):
-            left = _undecided(dataset, screen, read, chunk, found)
-            waiting.append((left, pool.submit(screen.fit_tokenised, [content for _, _, content in left])))
+    found = LengthCheck()
+    waiting: deque[tuple[_Undecided, Future[list[bool | None]]]] = deque()
+    with parallel_tokenizers(), ThreadPoolExecutor(1) as pool:
+        for chunk in batched(dataset.indexed_rows(), _CHUNK):
+            left = _undecided(dataset, estimator, read, chunk, found)
+            waiting.append((left, pool.submit(estimator.compare_tokens, [content for _, _, content in left])))
             if len(waiting) > _AHEAD:
-                _settle(*waiting.popleft(), found)
+                _collect(*waiting.popleft(), found)
         while waiting:
-            _settle(*waiting.popleft(), found)
-    found.unsure.sort(key=lambda pair: pair[0])
+            _collect(*waiting.popleft(), found)
+    found.uncertain.sort(key=lambda pair: pair[0])
     return found
 
 
 def _undecided(
     dataset: Dataset,
-    screen: LengthScreen,
+    estimator: LengthEstimator,
     read: Callable[[Row], str | Sequence[Message] | None],
     chunk: Sequence[tuple[int, Row]],
-    found: Screened,
-) -> _Read:
+    found: LengthCheck,
+) -> _Undecided:
     """The rows that their bytes do not decide; those that only encoding tells of go into `found`."""
-    left: _Read = []
+    left: _Undecided = []
     for row, columns in chunk:
         try:
             content = read(columns)
         except DataError as error:
-            dataset.refuse(row, error)
+            dataset.report_invalid(row, error)
             continue
-        if content is None or not found.unsure:
-            found.unsure.append((row, columns))
-        elif not screen.fits(content):
+        if content is None or not found.uncertain:
+            found.uncertain.append((row, columns))
+        elif not estimator.surely_shorter(content):
             left.append((row, columns, content))
     return left
 
 
-def _settle(left: _Read, counted: Future[list[bool | None]], found: Screened) -> None:
-    for (row, columns, _), fits in zip(left, counted.result(), strict=True):
-        if fits is None:
-            found.unsure.append((row, columns))
-        elif not fits:
-            found.long.append((row, columns))
+def _collect(left: _Undecided, counted: Future[list[bool | None]], found: LengthCheck) -> None:
+    for (row, columns, _), shorter in zip(left, counted.result(), strict=True):
+        if shorter is None:
+            found.uncertain.append((row, columns))
+        elif not shorter:
+            found.too_long.append((row, columns))
 
 
 @contextmanager
-def all_cores() -> Iterator[None]:
-    """Let tokenizers use all cores. Otherwise the command forbids it, since a process that forks meanwhile may hang."""
+def parallel_tokenizers() -> Iterator[None]:
+    """Let tokenizers use all cores. Elsewhere the command forbids it, since a process that forks meanwhile may hang."""
     before = os.environ.get(_PARALLEL)
     os.environ[_PARALLEL] = "true"
     try:
@@ -164,7 +163,7 @@ def all_cores() -> Iterator[None]:
             os.environ[_PARALLEL] = before
 
 
-def batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
+def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
     """Lists of `size` items, the last one shorter."""
     batch: list[T] = []
     for item in items:

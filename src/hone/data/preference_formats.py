@@ -3,7 +3,7 @@
 | columns | meaning |
 |---|---|
 | `prompt`, `chosen`, `rejected` | all text, taken literally; or messages (TRL's explicit prompt) |
-| `chosen`, `rejected` | both sides whole, text or messages: the prompt is what they have in common (TRL's implicit
+| `chosen`, `rejected` | both responses whole, text or messages: the prompt is what they have in common (TRL's implicit
   prompt; Tulu 3, whose `prompt` repeats the first message; HH-RLHF's `\\n\\nHuman:` dialogues) |
 | `question` (`instruction`, `query` …), or `conversations`, beside them | the prompt, as a user said it |
 | `context`, `response1`, `response2`, `overall_preference` | HelpSteer3; a negative preference is for the first |
@@ -30,11 +30,9 @@ from hone.errors import DataError
 from hone.types import Message
 
 REASONS = ("identical", "tie", "prompts_differ", "null_prompt", "empty_prompt", "truncated")
-"""Why a row is left out: both sides are the same; nobody preferred one; no common prompt, and no column for one, or one
-that is null; nothing asked; a side of which nothing is left within the longest sequence."""
+"""Why a row is left out: both responses are the same; nobody preferred one; no common prompt, and no column for one, or
+one that is null; nothing asked; a response of which nothing is left within the longest sequence."""
 _ASSISTANT, _HUMAN = "\n\nAssistant:", "\n\nHuman:"
-
-
 LABEL_COLUMNS = ("label", "kto_tag")
 SCORE_COLUMNS = (("chosen_score", "rejected_score"), ("score_chosen", "score_rejected"))
 CONVERSATIONS = ("conversations", "messages")
@@ -43,17 +41,17 @@ LABELS = "single answers with a 'label'"
 SCORES = "single answers with a 'score'"
 
 
-class Unusable(DataError):
-    """A row that is well formed, and that nothing can be learned from: counted, by `reason`."""
+class UnusableRow(DataError):
+    """A well-formed row that nothing can be learned from: counted, by `reason`."""
 
-    def __init__(self, reason: str) -> None:
+    def __init__(self, reason: str, text: str = "") -> None:
         assert reason in REASONS
         self.reason = reason
-        super().__init__(reason.replace("_", " "))
+        super().__init__(text or reason.replace("_", " "))
 
 
 @dataclass(frozen=True)
-class Comparison:
+class PreferenceRow:
     """What a row says. `rejected` is None for one answer alone, which `desirable` judges, or `score`."""
 
     chosen: Example
@@ -70,13 +68,13 @@ class Comparison:
         return LABELS if self.score is None else SCORES
 
     @property
-    def sides(self) -> list[Example]:
+    def responses(self) -> list[Example]:
         """Both answers, or the one."""
         return [self.chosen] if self.rejected is None else [self.chosen, self.rejected]
 
 
-def read(row: Mapping[str, Any], form: Format) -> Comparison:
-    """Read a row. Raises Unusable, or DataError naming its columns and those that would do."""
+def read(row: Mapping[str, Any], form: Format) -> PreferenceRow:
+    """Read a row. Raises UnusableRow, or DataError naming its columns and those that would do."""
     if form.chosen_key or form.rejected_key or form.input_key:
         return _named(row, form)
     if columns.has(row, "chosen", "rejected"):
@@ -87,10 +85,14 @@ def read(row: Mapping[str, Any], form: Format) -> Comparison:
         return _ranked(row, form)
     for label in LABEL_COLUMNS:
         if columns.has(row, label) and (answer := _single(row, form)):
-            return Comparison(answer, desirable=columns.truth(row, label, "whether the answer is desirable"))
+            return PreferenceRow(
+                answer, desirable=columns.truth(row, label, "whether the answer is desirable")
+            )
     if columns.has(row, "prompt", "completion", "score"):
         score = columns.number(row, "score", "how good the answer is")
-        return Comparison(_side(row, form, _prompt(row["prompt"]), _answer(row["completion"])), score=score)
+        return PreferenceRow(
+            _response(row, form, _prompt(row["prompt"]), _answer(row["completion"])), score=score
+        )
     raise DataError(
         f"it has the columns {columns.listed(row)}, and none of what comparisons are read from: 'chosen' and "
         "'rejected' (with or without 'prompt'); 'prompt', 'completion' and 'label' (or 'score'); 'context' and "
@@ -99,7 +101,7 @@ def read(row: Mapping[str, Any], form: Format) -> Comparison:
     )
 
 
-def _named(row: Mapping[str, Any], form: Format) -> Comparison:
+def _named(row: Mapping[str, Any], form: Format) -> PreferenceRow:
     names = (form.input_key or "prompt", form.chosen_key or "chosen", form.rejected_key or "rejected")
     if missing := [name for name in names[1:] if row.get(name) is None]:
         raise DataError(columns.no_column(row, missing))
@@ -122,8 +124,8 @@ def _asked(row: Mapping[str, Any], form: Format) -> Any:
     """The prompt of a row with `chosen` and `rejected`; None where they hold it themselves."""
     if columns.has(row, "prompt"):
         return row["prompt"]
-    sides = (row["chosen"], row["rejected"])
-    answers = [s if isinstance(s, str) else _answer(s) for s in sides]
+    responses = (row["chosen"], row["rejected"])
+    answers = [s if isinstance(s, str) else _answer(s) for s in responses]
     if any(a.startswith(_HUMAN) if isinstance(a, str) else _begins_with_question(a) for a in answers):
         return None
     for column in columns.QUESTIONS:
@@ -142,28 +144,28 @@ def _begins_with_question(answer: list[Message]) -> bool:
     return any(m["role"] == "user" for m in answer)
 
 
-def _helpsteer(row: Mapping[str, Any], form: Format) -> Comparison:
+def _helpsteer(row: Mapping[str, Any], form: Format) -> PreferenceRow:
     preference = columns.number(row, "overall_preference", "which answer is better")
     if not preference:
-        raise Unusable("tie")
-    sides = (row["response1"], row["response2"])
-    chosen, rejected = sides if preference < 0 else sides[::-1]
+        raise UnusableRow("tie")
+    responses = (row["response1"], row["response2"])
+    chosen, rejected = responses if preference < 0 else responses[::-1]
     return _pair(row, form, row["context"], chosen, rejected, margin=abs(preference))
 
 
-def _ranked(row: Mapping[str, Any], form: Format) -> Comparison:
+def _ranked(row: Mapping[str, Any], form: Format) -> PreferenceRow:
     ranked = sorted(row["completions"], key=lambda entry: entry["rank"])
     if len(ranked) < 2:
         raise DataError("column 'completions' needs two completions, each with a 'rank' and a 'completion'")
     if ranked[0]["rank"] == ranked[-1]["rank"]:
-        raise Unusable("tie")
+        raise UnusableRow("tie")
     return _pair(row, form, row["context"], ranked[0]["completion"], ranked[-1]["completion"])
 
 
 def _single(row: Mapping[str, Any], form: Format) -> Example | None:
     """One prompt and its answer; None where the row has none."""
     if columns.has(row, "prompt", "completion"):
-        return _side(row, form, _prompt(row["prompt"]), _answer(row["completion"]))
+        return _response(row, form, _prompt(row["prompt"]), _answer(row["completion"]))
     if any(columns.has(row, *pair) for pair in columns.PAIRS):
         return form.supervised(row)
     for column in CONVERSATIONS:
@@ -182,26 +184,26 @@ def _pair(
     rejected: Any,
     *,
     margin: float | None = None,
-) -> Comparison:
+) -> PreferenceRow:
     chosen, rejected = _answer(chosen), _answer(rejected)
     if isinstance(chosen, str) != isinstance(rejected, str):
         raise DataError("the chosen and the rejected answer must both be text, or both be lists of messages")
     if chosen == rejected:
-        raise Unusable("identical")
+        raise UnusableRow("identical")
     if isinstance(chosen, str) and isinstance(rejected, str):
         if prompt is None:
             prompt, chosen, rejected = _split_text(row, chosen, rejected)
     elif not isinstance(chosen, str) and not isinstance(rejected, str):
         prompt, chosen, rejected = _split_messages(row, prompt, chosen, rejected)
     prompt = _prompt(prompt)
-    return Comparison(
-        _side(row, form, prompt, chosen),
-        _side(row, form, prompt, rejected),
+    return PreferenceRow(
+        _response(row, form, prompt, chosen),
+        _response(row, form, prompt, rejected),
         margin=_margin(row) if margin is None else margin,
     )
 
 
-def _side(
+def _response(
     row: Mapping[str, Any], form: Format, prompt: str | list[Message], answer: str | list[Message]
 ) -> Example:
     if isinstance(prompt, str) and isinstance(answer, str):
@@ -221,11 +223,11 @@ def _answer(value: Any) -> str | list[Message]:
 
 
 def _prompt(value: Any) -> str | list[Message]:
-    """The prompt as text or messages. Raises Unusable where it asks nothing."""
+    """The prompt as text or messages. Raises UnusableRow where it asks nothing."""
     prompt = value if isinstance(value, str) or not value else columns.messages({"prompt": value}, "prompt")
     asked = prompt if isinstance(prompt, str) else "".join(str(m["content"]) for m in prompt or ())
     if not asked.strip():
-        raise Unusable("empty_prompt")
+        raise UnusableRow("empty_prompt")
     return prompt
 
 
@@ -236,6 +238,8 @@ def _split_text(row: Mapping[str, Any], chosen: str, rejected: str) -> tuple[str
     front of the first word that differs, so that neither side begins within a word.
     """
     shared = chosen[: common_length(chosen, rejected)]
+    if (null := _nothing_shared(row)).reason == "null_prompt" and not chosen.startswith(_HUMAN):
+        raise null  # what both begin with is no prompt where there is a column for one
     if chosen.startswith(_HUMAN):
         at = shared.rfind(_ASSISTANT)
         at = at + len(_ASSISTANT) if at >= 0 else 0
@@ -252,8 +256,8 @@ def _split_text(row: Mapping[str, Any], chosen: str, rejected: str) -> tuple[str
 def _split_messages(
     row: Mapping[str, Any], prompt: Any, chosen: list[Message], rejected: list[Message]
 ) -> tuple[Any, list[Message], list[Message]]:
-    """The messages that both sides begin with, and the rest of each. A prompt that is given as messages, and that the
-    sides do not repeat, is the prompt."""
+    """The messages that both responses begin with, and the rest of each. A prompt that is given as messages, and that
+    the responses do not repeat, is the prompt."""
     if prompt is not None and not isinstance(prompt, str):
         asked = columns.messages({"prompt": prompt}, "prompt")
         if chosen[: len(asked)] != asked or rejected[: len(asked)] != asked:
@@ -268,10 +272,12 @@ def _split_messages(
     return chosen[:shared], chosen[shared:], rejected[shared:]
 
 
-def _nothing_shared(row: Mapping[str, Any]) -> Unusable:
-    """Why a row is left out whose sides begin with no prompt in common."""
-    null = any(row.get(c, "") is None for c in ("prompt", *columns.QUESTIONS, *CONVERSATIONS))
-    return Unusable("null_prompt" if null else "prompts_differ")
+def _nothing_shared(row: Mapping[str, Any]) -> UnusableRow:
+    """Why a row is left out whose responses begin with no prompt in common."""
+    for column in ("prompt", *columns.QUESTIONS, *CONVERSATIONS):
+        if row.get(column, "") is None:
+            return UnusableRow("null_prompt", f"without a prompt ('{column}' is null)")
+    return UnusableRow("prompts_differ")
 
 
 def _margin(row: Mapping[str, Any]) -> float:

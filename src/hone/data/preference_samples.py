@@ -1,4 +1,4 @@
-"""An encoded comparison: the tokens of its sides, and the samples that they are."""
+"""An encoded preference row: the tokens of its responses, and the samples that they are."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 from hone.data.assistant_spans import common_length
 from hone.data.chat import Encoded
-from hone.data.preference_formats import Comparison, Unusable
+from hone.data.preference_formats import PreferenceRow, UnusableRow
 from hone.types import Sample
 
 CHOSEN, REJECTED, MISMATCHED = "chosen", "rejected", "mismatched"
@@ -18,43 +18,42 @@ CHOSEN, REJECTED, MISMATCHED = "chosen", "rejected", "mismatched"
 
 
 @dataclass(frozen=True)
-class StoredSides:
-    """An encoded row, kept small: the tokens and targets of its one or two sides."""
+class EncodedPreference:
+    """The tokens and targets of a row's one or two responses, each behind the prompt, kept small."""
 
     tokens: list[np.ndarray]
     masks: list[np.ndarray]
     prefix: int
-    """Tokens of the prompt, which the sides have in common."""
+    """Tokens of the prompt, which the responses share."""
     labels: tuple[str, ...]
     margin: float
     truncated: bool
     altered: bool = False
-    """The rendering of a side does not say, or train on, all that the row says."""
     score: float | None = None
 
     @classmethod
-    def of(cls, row: Comparison, sides: Sequence[Encoded]) -> StoredSides:
-        """Raises Unusable for sides that truncation left nothing of, or made the same."""
-        if not all(side.has_target for side in sides):
-            raise Unusable("truncated")
-        first = min(side.mask.index(True) for side in sides)
-        if len(sides) == 2:
-            if sides[0].tokens == sides[1].tokens:
-                raise Unusable("identical")
-            first = min(first, common_length(sides[0].tokens, sides[1].tokens))
+    def of(cls, row: PreferenceRow, responses: Sequence[Encoded]) -> EncodedPreference:
+        """Raises UnusableRow for responses that truncation left nothing of, or made the same."""
+        if not all(response.has_target for response in responses):
+            raise UnusableRow("truncated")
+        first = min(response.mask.index(True) for response in responses)
+        if len(responses) == 2:
+            if responses[0].tokens == responses[1].tokens:
+                raise UnusableRow("identical")
+            first = min(first, common_length(responses[0].tokens, responses[1].tokens))
         return cls(
-            [np.array(side.tokens, dtype=np.int32) for side in sides],
-            [np.array(side.mask, dtype=bool) for side in sides],
+            [np.array(response.tokens, dtype=np.int32) for response in responses],
+            [np.array(response.mask, dtype=bool) for response in responses],
             first,
-            (CHOSEN, REJECTED) if len(sides) == 2 else (CHOSEN if row.desirable else REJECTED,),
+            (CHOSEN, REJECTED) if len(responses) == 2 else (CHOSEN if row.desirable else REJECTED,),
             row.margin,
-            any(side.truncated for side in sides),
-            any(side.findings for side in sides),
+            any(response.truncated for response in responses),
+            any(response.findings for response in responses),
             row.score,
         )
 
     def samples(self, name: str) -> list[Sample]:
-        """The sides, as a unit."""
+        """The responses, as one unit."""
         scored = {"score": self.score} if self.score is not None else {}
         return [
             Sample(
@@ -73,11 +72,11 @@ class StoredSides:
         return sum(map(len, self.tokens))
 
 
-def joined(sample: Sample, other: Sample, most: int | None) -> Sample:
-    """A sample's prompt with another's answer, cut to `most` tokens."""
-    blank = torch.zeros(sample.prefix, dtype=torch.bool)
+def with_other_response(sample: Sample, other: Sample, max_length: int | None) -> Sample:
+    """A sample's prompt with another's response, cut to `max_length` tokens."""
+    no_targets = torch.zeros(sample.prefix, dtype=torch.bool)
     return Sample(
         f"{sample.unit}:{MISMATCHED}",
-        torch.cat([sample.tokens_T[: sample.prefix], other.tokens_T[other.prefix :]])[:most],
-        torch.cat([blank, other.loss_mask_T[other.prefix :]])[:most],
+        torch.cat([sample.tokens_T[: sample.prefix], other.tokens_T[other.prefix :]])[:max_length],
+        torch.cat([no_targets, other.loss_mask_T[other.prefix :]])[:max_length],
     )

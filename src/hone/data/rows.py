@@ -19,7 +19,7 @@ class Rows(Sequence[Row]):
     def get(self, index: int) -> Row:
         raise NotImplementedError
 
-    def where(self, index: int) -> str:
+    def location(self, index: int) -> str:
         """How a message names one row."""
         return f"{self.name}, row {index}"
 
@@ -48,9 +48,9 @@ class ListRows(Rows):
     def get(self, index: int) -> Row:
         return self.rows[index]
 
-    def where(self, index: int) -> str:
+    def location(self, index: int) -> str:
         line = f" (line {self.lines[index]})" if self.lines is not None else ""
-        return super().where(index) + line
+        return super().location(index) + line
 
 
 class ColumnRows(Rows):
@@ -82,8 +82,8 @@ class Subset(Rows):
     def get(self, index: int) -> Row:
         return self.rows.get(int(self.indices[index]))
 
-    def where(self, index: int) -> str:
-        return self.rows.where(int(self.indices[index]))
+    def location(self, index: int) -> str:
+        return self.rows.location(int(self.indices[index]))
 
 
 class Chain(Rows):
@@ -106,9 +106,9 @@ class Chain(Rows):
         part, inner = self._locate(index)
         return part.get(inner)
 
-    def where(self, index: int) -> str:
+    def location(self, index: int) -> str:
         part, inner = self._locate(index)
-        return part.where(inner)
+        return part.location(inner)
 
     def __iter__(self) -> Iterator[Row]:
         return chain.from_iterable(self.parts)

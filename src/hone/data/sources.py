@@ -7,20 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from hone.data import custom_datasets, files
-from hone.data.mixture import permutation
 from hone.data.rows import ListRows, Rows
+from hone.data.splits import choose_split, key_of, select_range
 from hone.errors import DataError
 from hone.user_code import is_code
 
-_SPLIT = re.compile(r"([\w.\-]+)(?:\[(-?\d+%?)?:(-?\d+%?)?\])?")
 _HUB_NAME = re.compile(r"[\w.\-]+(/[\w.\-]+)?")
-_PREFERRED = {
-    "train": ("train",),
-    "validation": ("validation", "valid", "val", "dev", "test"),
-    "test": ("test", "validation", "train"),
-}
-_SPLIT_STREAM = 0x5B117
-"""Keeps the train/validation division apart from the shuffling of epochs under the same seed."""
 
 
 def load_rows(entry: Any, *, kind: str) -> Rows:
@@ -49,25 +41,6 @@ def load_rows(entry: Any, *, kind: str) -> Rows:
     return rows
 
 
-def holdout(length: int, size: float, seed: int) -> tuple[list[int], list[int]]:
-    """Divide rows into (training, validation) indices, each in file order; at least one is held out.
-
-    `size` is a share of the rows. Raises DataError when nothing would be left to train on.
-    """
-    held = max(1, round(length * size))
-    if held >= length:
-        raise DataError(
-            f"split_validation_size={size} sets {held} of {length} rows aside and leaves none to train on"
-        )
-    order = permutation(length, seed, _SPLIT_STREAM).tolist()
-    return sorted(order[held:]), sorted(order[:held])
-
-
-def key_of(kind: str) -> str:
-    """The section of the configuration that messages name."""
-    return "data" if kind == "test" else f"data.{kind}"
-
-
 def _load(path: str, subset: str | None, split: str | None, limit: int | None, kind: str) -> Rows:
     from hone.embedded import dataset_rows, is_embedded_dataset
 
@@ -86,7 +59,7 @@ def _load(path: str, subset: str | None, split: str | None, limit: int | None, k
 def _from_files(path: str, subset: str | None, split: str | None, kind: str) -> Rows:
     if files.data_suffix(path):
         rows = files.read_file(path)
-        return _cut(rows, split) if split and "[" in split else rows
+        return select_range(rows, split) if split and "[" in split else rows
     path = f"{path.rstrip('/')}/{subset}" if subset else path
     if not files.is_remote(path):
         if not Path(path).exists():
@@ -97,7 +70,7 @@ def _from_files(path: str, subset: str | None, split: str | None, kind: str) -> 
             from hone.data import hub
 
             saved = hub.load_saved(path, split, kind)
-            return _cut(saved, split) if split else saved
+            return select_range(saved, split) if split else saved
     found = files.list_folder(path)
     if not found:
         raise DataError(
@@ -108,45 +81,4 @@ def _from_files(path: str, subset: str | None, split: str | None, kind: str) -> 
     splits = files.files_by_split(path, found)
     name = choose_split(path, sorted(splits), split, kind)
     rows = files.read_files(splits[name], f"{path} ({name})")
-    return _cut(rows, split) if split else rows
-
-
-def choose_split(path: str, available: list[str], wanted: str | None, kind: str) -> str:
-    """The name of the split to use. Raises DataError that lists those there are."""
-    if wanted is not None:
-        name = _parse_split(wanted)[0]
-        if name in available:
-            return name
-        raise DataError(
-            f"{key_of(kind)}: {path} has no split '{name}'; it has {', '.join(available)}. "
-            f"Set {key_of(kind)}.split to one of these"
-        )
-    if len(available) == 1:
-        return available[0]
-    for name in _PREFERRED.get(kind, ()):
-        if name in available:
-            return name
-    raise DataError(
-        f"{key_of(kind)}: {path} has the splits {', '.join(available)}; choose one: {key_of(kind)}.split=…"
-    )
-
-
-def _parse_split(split: str) -> tuple[str, str | None, str | None]:
-    match = _SPLIT.fullmatch(split.strip())
-    if not match:
-        raise DataError(
-            f"split '{split}' is not understood; write a name or a range: train, train[:1000], train[90%:]"
-        )
-    return match[1], match[2], match[3]
-
-
-def _cut(rows: Rows, split: str) -> Rows:
-    """Apply the range of a split such as train[10%:500]."""
-
-    def at(mark: str | None) -> int | None:
-        if mark is None:
-            return None
-        return round(len(rows) * int(mark[:-1]) / 100) if mark.endswith("%") else int(mark)
-
-    _, start, stop = _parse_split(split)
-    return rows if start is None and stop is None else rows[at(start) : at(stop)]
+    return select_range(rows, split) if split else rows

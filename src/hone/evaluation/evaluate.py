@@ -79,7 +79,9 @@ async def prepared(config: EvalConfig, *, load_models: bool = True) -> AsyncIter
         pool.start(activity.begin)
     with contextlib.closing(pool), open_episode_runner(config, tokenizer) as episodes:
         notices = [text] if (text := end_notice(tokenizer)) else []
-        prompts = build_eval_prompts(config, tokenizer, notices)
+        data = build_eval_prompts(config, tokenizer)
+        prompts = data.all_prompts(data.training_datasets)
+        notices += data.finding_log.unreported()
         pool.check_columns(sorted({name for prompt in prompts for name in prompt.row}))
         own_metrics.check(own, [*FOUND, *prompts[0].row], "eval.metrics")
         yield Prepared(tokenizer, prompts, pool, episodes, own, notices)

@@ -17,6 +17,7 @@ from hone.algorithms.rm import ranking_of
 from hone.config.schema import PreferenceEntry
 from hone.data.datasets import load_dataset
 from hone.data.preferences import PreferenceData
+from hone.data.resumable import DrawSettings
 from hone.embedded import comparisons
 from hone.errors import DataError
 from hone.evaluation import own_metrics
@@ -133,12 +134,12 @@ def evaluate(
     """The report, and each pair's scores. Raises DataError for data without pairs."""
     encoder = scorer.encoder
     encoder.max_length = scorer.max_length
-    part = load_dataset(entry, "test", chat=encoder.chat)
+    dataset = load_dataset(entry, "test", chat=encoder.chat)
     if limit is not None:
-        part.keep = part.keep[:limit]
-    data = PreferenceData([part], [], encoder, shuffle=False, max_epochs=1)
+        dataset.indices = dataset.indices[:limit]
+    data = PreferenceData([dataset], [], encoder, DrawSettings(shuffle=False, max_epochs=1))
     if not data.paired:
-        raise DataError(f"{part.rows.name} has {data.kind}: a ranking is measured on pairs")
+        raise DataError(f"{dataset.rows.name} has {data.kind}: a ranking is measured on pairs")
     rows: list[dict[str, Any]] = []
     with Progress(data.num_rows, "eval", 0) as progress:
         while samples := data.next(CHUNK):

@@ -7,14 +7,14 @@ from html import escape
 from importlib import resources
 from pathlib import Path
 
-from hone.data.row_preview import Look, Piece, Side
+from hone.data.row_preview import RowPreview, SequencePreview, TokenPiece
 from hone.files import write_atomically
 from hone.report.data_preview import DataView
 from hone.report.data_terminal import described
 from hone.report.formatting import as_text
 
 MOST_PIECES = 20_000
-"""Tokens of a side that the page holds."""
+"""Tokens of a sequence that the page holds."""
 
 
 def write_page(view: DataView, path: Path) -> Path:
@@ -73,24 +73,27 @@ def _card(title: str, lines: list[str]) -> str:
     return f'<div class="card"><h3>{escape(title[:1].upper() + title[1:])}</h3>{text}</div>'
 
 
-def _row(view: DataView, row: Look) -> str:
-    left_out = f'<span class="chip warn">left out: {escape(row.left_out)}</span>' if row.left_out else ""
-    sides = "".join(_side(side, trains=view.trains) for side in row.sides)
-    facts = "".join(
+def _row(view: DataView, row: RowPreview) -> str:
+    left_out = f'<span class="chip warn">left out: {escape(row.excluded)}</span>' if row.excluded else ""
+    sequences = "".join(_sequence(sequence, trains=view.trains) for sequence in row.sequences)
+    values = "".join(
         f"<tr><td>{escape(str(name))}</td><td>{escape(as_text(value)[:2000])}</td></tr>"
-        for name, value in row.facts.items()
+        for name, value in row.values.items()
     )
-    table = f"<table>{facts}</table>" if facts else ""
-    return f'<div class="card row"><h3>{escape(row.where)}</h3>{left_out}<div class="two">{sides}</div>{table}</div>'
+    table = f"<table>{values}</table>" if values else ""
+    title = f"<h3>{escape(row.location)}</h3>{left_out}"
+    return f'<div class="card row">{title}<div class="two">{sequences}</div>{table}</div>'
 
 
-def _side(side: Side, *, trains: bool) -> str:
-    name = f'<span class="chip {_tone(side.name)}">{escape(side.name)}</span> ' if side.name else ""
-    found = "".join(f'<span class="chip warn">{escape(finding)}</span>' for finding in side.findings)
-    tokens = "".join(map(_token, side.pieces[:MOST_PIECES]))
-    more = len(side.pieces) - MOST_PIECES
+def _sequence(sequence: SequencePreview, *, trains: bool) -> str:
+    name = (
+        f'<span class="chip {_tone(sequence.name)}">{escape(sequence.name)}</span> ' if sequence.name else ""
+    )
+    found = "".join(f'<span class="chip warn">{escape(finding)}</span>' for finding in sequence.findings)
+    tokens = "".join(map(_token, sequence.pieces[:MOST_PIECES]))
+    more = len(sequence.pieces) - MOST_PIECES
     tokens += f" [… {more} tokens]" if more > 0 else "" if trains else '<span class="soft">▶</span>'
-    length = escape(described(side, trains=trains))
+    length = escape(described(sequence, trains=trains))
     return (
         f'<div><div class="chips">{name}<span class="chip">{length}</span>{found}</div>'
         f'<div class="tokens">{tokens}</div></div>'
@@ -101,7 +104,7 @@ def _tone(name: str) -> str:
     return {"chosen": "good", "rejected": "bad"}.get(name, "")
 
 
-def _token(piece: Piece) -> str:
+def _token(piece: TokenPiece) -> str:
     kinds = ["t", *(["on"] if piece.target else []), *(["special"] if piece.special else [])]
     ids = " ".join(map(str, piece.ids))
     text = escape(piece.text).replace("\n", '<span class="end">↵</span>\n')

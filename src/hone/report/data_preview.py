@@ -10,12 +10,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hone.config import EvalConfig, Loaded
-from hone.data import build_preferences, build_prompts, build_supervised
-from hone.data.chat import Encoder
-from hone.data.datasets import Dataset, ResumableDataset
-from hone.data.prompts import evaluation_dataset
-from hone.data.render_check import FindingLog
-from hone.data.row_preview import Look, look
+from hone.data import PromptData, build_eval_prompts, build_preferences, build_prompts, build_supervised
+from hone.data.datasets import Dataset
+from hone.data.resumable import ResumableDataset
+from hone.data.row_preview import RowPreview
 from hone.engine.local.local_engine import tokenizer_of
 from hone.errors import DataError
 from hone.export import with_models_of_runs
@@ -47,16 +45,13 @@ class DataView:
     """Columns that are not read, by dataset."""
     altered: list[str] = field(default_factory=list)
     """What the rendering of some row does not say as the row does."""
-    rows: list[Look] = field(default_factory=list)
+    rows: list[RowPreview] = field(default_factory=list)
+    trains: bool = True
+    """Whether the rows have targets (and are no prompts)."""
     chosen: str = ""
     """Which rows these are."""
     refused: dict[str, str] = field(default_factory=dict)
     """Rows that a run stops at, by their places: why."""
-
-    @property
-    def trains(self) -> bool:
-        """Whether the rows have targets (and are no prompts)."""
-        return rows_of(self.kind) != "prompts"
 
     @property
     def notes(self) -> list[tuple[str, list[str]]]:
@@ -86,40 +81,40 @@ def gather(
     loaded = with_models_of_runs(loaded, only_described=True)
     view = DataView(loaded.algorithm, _model(loaded.config), [])
     try:
-        encoder, training, held, drawn = _read(loaded, view.refused)
+        data = _read(loaded, view.refused)
     except DataError as error:
         if not view.refused:
             raise
         view.datasets = [str(error)]
         return view
+    training, held = data.training_datasets, data.validation_datasets
+    view.trains = not isinstance(data, PromptData)
     view.datasets += [_counted(p, "") for p in training]
     view.datasets += [_counted(p, "held out: ") for p in held]
     for dataset in (*training, *held):
-        for row, reason in dataset.left_out.items():
-            view.left_out.setdefault(reason, []).append(dataset.rows.where(row))
+        for row, reason in dataset.excluded.items():
+            view.left_out.setdefault(reason, []).append(dataset.rows.location(row))
         if view.trains and dataset.unread:
             view.unread.append(f"{dataset.rows.name}: {', '.join(dataset.unread)}")
-    view.altered = drawn.finding_log.unreported() if drawn is not None else []
+    view.altered = data.finding_log.unreported()
     datasets = held if validation else training
     if validation and not held:
         raise DataError("there are no held-out rows: set data.validation or data.train.split_validation_size")
     if rows:
         chosen, view.chosen = [_named(datasets, row) for row in rows], "the rows asked for"
-    elif validation or drawn is None:
-        chosen = [(dataset, row) for dataset in datasets for row in dataset.keep][:count]
-        view.chosen = "the first held-out rows" if validation else "the first rows"
+    elif validation:
+        chosen = [(dataset, row) for dataset in datasets for row in dataset.indices][:count]
+        view.chosen = "the first held-out rows"
     else:
-        chosen, view.chosen = drawn.first(count), "the first rows that the run draws"
-    looks = [look(loaded.algorithm, encoder, dataset, row) for dataset, row in chosen]
-    view.rows = [seen for seen in looks if seen is not None]
-    asked = [dataset.rows.where(row) for dataset, row in chosen]
+        chosen, view.chosen = data.first_rows(count), "the first rows that the run draws"
+    previews = [data.preview(dataset, row) for dataset, row in chosen]
+    view.rows = [preview for preview in previews if preview is not None]
+    asked = [dataset.rows.location(row) for dataset, row in chosen]
     view.refused = {place: view.refused[place] for place in asked if place in view.refused} | view.refused
     return view
 
 
-def _read(
-    loaded: Loaded[Any], refused: dict[str, str]
-) -> tuple[Encoder, Sequence[Dataset], Sequence[Dataset], ResumableDataset | None]:
+def _read(loaded: Loaded[Any], refused: dict[str, str]) -> ResumableDataset:
     config = loaded.config
     if isinstance(config, EvalConfig):
         tokenizer = load_tokenizer(
@@ -127,10 +122,9 @@ def _read(
             chat_template=config.tokenizer.chat_template,
             trust_remote_code=config.generation.trust_remote_code,
         )
-        dataset, encoder = evaluation_dataset(config, tokenizer, FindingLog(), refused)
-        return encoder, [dataset], [], None
-    data = BUILDERS[rows_of(loaded.algorithm)](config, tokenizer_of(config), refused)
-    return data.encoder, data.training_datasets, data.validation_datasets, data
+        return build_eval_prompts(config, tokenizer, refused)
+    data: ResumableDataset = BUILDERS[rows_of(loaded.algorithm)](config, tokenizer_of(config), refused)
+    return data
 
 
 def _model(config: Any) -> str:
@@ -138,8 +132,8 @@ def _model(config: Any) -> str:
 
 
 def _counted(dataset: Dataset, prefix: str) -> str:
-    left_out = f", {len(dataset.left_out)} left out" if dataset.left_out else ""
-    return f"{prefix}{dataset.rows.name}: {len(dataset.keep)} of {len(dataset.rows)} rows{left_out}"
+    left_out = f", {len(dataset.excluded)} left out" if dataset.excluded else ""
+    return f"{prefix}{dataset.rows.name}: {len(dataset.indices)} of {len(dataset.rows)} rows{left_out}"
 
 
 def _named(datasets: Sequence[Dataset], named: str) -> tuple[Dataset, int]:

@@ -7,7 +7,7 @@ from itertools import groupby
 from rich.console import Console
 from rich.text import Text
 
-from hone.data.row_preview import Look, Piece, Side
+from hone.data.row_preview import RowPreview, SequencePreview, TokenPiece
 from hone.report.data_preview import DataView
 from hone.report.formatting import as_text, clean
 
@@ -47,29 +47,29 @@ def legend(view: DataView, *, colours: bool) -> Text:
     return Text.assemble(("learned from", TARGET), ", ", ("context", CONTEXT), ", ", ("special", SPECIAL))
 
 
-def _row(console: Console, view: DataView, row: Look) -> None:
-    console.rule(Text(clean(row.where)), align="left", style=CONTEXT)
-    if row.left_out:
-        console.print(Text(clean(f"left out: {row.left_out}"), style="bold yellow"))
-    for side in row.sides:
-        title = f"{side.name}: " if side.name else ""
-        console.print(Text(clean(f"{title}{described(side, trains=view.trains)}"), style="cyan"))
-        console.print(drawn(side.pieces, colours=coloured(console)))
-        for finding in side.findings:
+def _row(console: Console, view: DataView, row: RowPreview) -> None:
+    console.rule(Text(clean(row.location)), align="left", style=CONTEXT)
+    if row.excluded:
+        console.print(Text(clean(f"left out: {row.excluded}"), style="bold yellow"))
+    for sequence in row.sequences:
+        title = f"{sequence.name}: " if sequence.name else ""
+        console.print(Text(clean(f"{title}{described(sequence, trains=view.trains)}"), style="cyan"))
+        console.print(drawn(sequence.pieces, colours=coloured(console)))
+        for finding in sequence.findings:
             console.print(Text(clean(f"! {finding}"), style="yellow"))
-    for name, value in row.facts.items():
+    for name, value in row.values.items():
         console.print(Text.assemble((clean(f"{name}: "), "cyan"), clean(as_text(value))))
 
 
-def described(side: Side, *, trains: bool) -> str:
+def described(sequence: SequencePreview, *, trains: bool) -> str:
     """How long a sequence is."""
     if not trains:
-        return f"{side.num_tokens} tokens"
-    cut = ", cut" if side.truncated else ""
-    return f"{side.num_tokens} tokens, {side.num_targets} learned from{cut}"
+        return f"{sequence.num_tokens} tokens"
+    cut = ", cut" if sequence.truncated else ""
+    return f"{sequence.num_tokens} tokens, {sequence.num_targets} learned from{cut}"
 
 
-def drawn(pieces: list[Piece], *, colours: bool) -> Text:
+def drawn(pieces: list[TokenPiece], *, colours: bool) -> Text:
     """The tokens as text, whose targets can be told."""
     text = Text()
     for target, run in groupby(pieces, key=lambda piece: piece.target):

@@ -117,7 +117,7 @@ async def _learn_from_rollouts(
         wanted = DynamicSamplingSpec.of(config.loop, grpo.weight_of(config))
         # Every step before has learnt something, so a first one that does not has left the weights as they were.
         filled = await sample_informative_groups(
-            data.next, sample, wanted, last=lambda: data.over and step > 1
+            data.next, sample, wanted, last=lambda: data.exhausted and step > 1
         )
         groups, chosen, counts = filled.drawn, filled.groups, filled.metrics()
     else:
@@ -150,7 +150,7 @@ async def _learn_from_answers(
 
 def _end_with_the_data(run: Run, data: PromptData, step: int) -> None:
     """Dynamic sampling may draw the last prompt steps before they were counted on."""
-    if data.over:
+    if data.exhausted:
         run.total_steps = min(run.total_steps, step)
 
 

@@ -14,7 +14,7 @@ from hone.config.schema import EvalConfig, GRPOConfig, SFTConfig
 from hone.data import build_eval_prompts, build_prompts, build_supervised
 from hone.data.chat import Encoder
 from hone.data.formats import PromptText
-from hone.data.length_filter import LengthScreen
+from hone.data.length_filter import LengthEstimator
 from hone.errors import ConfigError, DataError
 
 WORDS = ("apples", "France", "Mia", "think")
@@ -185,7 +185,8 @@ def test_only_unmask_final_and_the_seeds_template(tmp_path, plain):
 
 def test_evaluation_prompts(file, chatml):
     section = {"dataset_name": file, "limit": 3, "repeat": 2}
-    prompts = build_eval_prompts(EvalConfig.model_validate({"data": section}), chatml)
+    data = build_eval_prompts(EvalConfig.model_validate({"data": section}), chatml)
+    prompts = data.all_prompts(data.training_datasets)
     assert [p.id for p in prompts] == ["rows:0.0", "rows:0.1", "rows:1.0", "rows:1.1", "rows:2.0", "rows:2.1"]
     assert prompts[4].row == ROWS[2]
 
@@ -267,8 +268,8 @@ def test_the_length_screen_never_lets_a_long_one_pass(name, request):
         texts = [" ".join(words[: generator.randint(1, 40)]) for _ in range(generator.randint(1, 3))]
         content = [{"role": "user", "content": t} for t in texts] if encoder.chat else texts[0]
         length = len(encoder.encode_prompts([encoder.render_prompt(PromptText(content))])[0])
-        screen = LengthScreen(encoder, generator.randint(8, 400))
-        judged = screen.fits(content) or screen.fit_tokenised([content])[0]
+        screen = LengthEstimator(encoder, generator.randint(8, 400))
+        judged = screen.surely_shorter(content) or screen.compare_tokens([content])[0]
         assert judged is None or judged == (length < screen.limit)
         decided.append(judged)
     assert min(decided.count(True), decided.count(False)) > (20 if encoder.chat else 5)

@@ -63,17 +63,17 @@ def test_what_is_left_out_is_what_encoding_every_row_leaves_out(kind, tmp_path, 
     screened = build(config, chatml)
     assert os.environ["TOKENIZERS_PARALLELISM"] == "false"
 
-    class Undecided(length_filter.LengthScreen):
-        def fits(self, content):
+    class Undecided(length_filter.LengthEstimator):
+        def surely_shorter(self, content):
             return False
 
-        def fit_tokenised(self, contents):
+        def compare_tokens(self, contents):
             return [None for _ in contents]
 
     for module in ("supervised", "preferences"):
-        monkeypatch.setattr(f"hone.data.{module}.LengthScreen", Undecided)
+        monkeypatch.setattr(f"hone.data.{module}.LengthEstimator", Undecided)
     encoded = build(config, chatml)
-    assert screened.training_datasets[0].left_out == encoded.training_datasets[0].left_out
+    assert screened.training_datasets[0].excluded == encoded.training_datasets[0].excluded
     assert 100 < screened.num_rows < 300
     assert dict(screened.counts) == dict(encoded.counts)
     drawn, again = screened.next(50), encoded.next(50)
@@ -119,4 +119,4 @@ def test_what_a_row_gives_the_template_counts_towards_its_length(build, tmp_path
         with_template(chatml, documents + chatml.chat_template),
     )
     assert built.num_rows == 8
-    assert list(built.training_datasets[0].left_out) == [5]
+    assert list(built.training_datasets[0].excluded) == [5]

@@ -165,8 +165,9 @@ def test_what_cannot_be_learned_from_is_counted_with_its_reason(chatml: Any, tmp
     assert {name: count for name, count in reasons.items() if count} == dict.fromkeys(
         (f"excluded_{reason}" for reason in why), 1
     )
-    assert data.left_out() == (
-        "6 of 8 rows are left out: 1 identical, 1 tie, 1 prompts differ, 1 null prompt, 1 empty prompt, 1 truncated"
+    assert data.excluded_notice() == (
+        "6 of 8 rows are left out: 1 identical, 1 tie, 1 prompts differ, 1 without a prompt ('prompt' is null), "
+        "1 empty prompt, 1 truncated"
     )
 
 
@@ -175,10 +176,11 @@ def test_a_prompt_that_is_null_is_named_where_the_sides_hold_none(
     column: str, chatml: Any, tmp_path: Path
 ) -> None:
     rows = [
-        {column: None, "chosen": "4", "rejected": "5"},
+        {column: None, "chosen": "It is 4", "rejected": "It is 5"},
         {column: None, "chosen": [GOOD], "rejected": [BAD]},
     ]
-    with pytest.raises(DataError, match=r"can be learned from \(2 null prompt\): look at its columns"):
+    why = rf"can be learned from \(2 without a prompt \('{column}' is null\)\): look at its columns"
+    with pytest.raises(DataError, match=why):
         data_of(rows, chatml, tmp_path)
     whole = {column: None, "chosen": [ASK, GOOD], "rejected": [ASK, BAD]}
     assert said(data_of([whole], chatml, tmp_path), chatml) == ANSWERS

@@ -250,7 +250,7 @@ def test_a_row_is_the_same_whatever_holds_it(shape, write, chatml, tmp_path, mon
         if isinstance(wanted, Example):
             read = [Format().supervised(row)]
         else:
-            read = preference_formats.read(row, Format()).sides
+            read = preference_formats.read(row, Format()).responses
         for example, right in zip(read, [wanted] if isinstance(wanted, Example) else wanted, strict=True):
             assert example == right
             assert encoder.encode(example) == encoder.encode(right)

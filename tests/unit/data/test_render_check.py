@@ -8,8 +8,9 @@ import time
 import pytest
 
 from hone.data.chat import Encoder
+from hone.data.finding_log import FindingLog
 from hone.data.formats import Format, PromptText
-from hone.data.render_check import FindingLog, check
+from hone.data.render_check import check
 from hone.errors import DataError
 from tests.helpers.conversations import ANSWER, ASK, CALLS, OBJECTS, RESULT, call, with_template
 

@@ -54,10 +54,8 @@ def test_preferences(qwen3: Any, tmp_path: Path) -> None:
 def test_prompts_of_rl_and_of_an_evaluation(qwen3: Any, tmp_path: Path) -> None:
     data = section([{"prompt": [ASK]}, {"prompt": THINKING["messages"][:3]}], tmp_path)
     assert TOLD in build_prompts(GRPOConfig.model_validate({"data": data}), qwen3).finding_log.unreported()[0]
-    notices: list[str] = []
     one = {"data": {"dataset_name": data["train"]["dataset_name"]}}
-    build_eval_prompts(EvalConfig.model_validate(one), qwen3, notices)
-    assert TOLD in notices[0]
+    assert TOLD in build_eval_prompts(EvalConfig.model_validate(one), qwen3).finding_log.unreported()[0]
 
 
 def test_a_row_that_a_template_loses_is_refused_before_the_first_step(chatml: Any, tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from hone.data.sources import holdout, load_rows
+from hone.data.sources import load_rows
+from hone.data.splits import holdout
 from hone.errors import DataError
 
 ROWS = [{"question": f"q{i}", "answer": str(i)} for i in range(10)]
@@ -100,7 +101,7 @@ def test_a_folder_by_split(tmp_path):
     train = load(tmp_path)
     assert list(train) == ROWS[:8]
     assert train[5] == ROWS[5]
-    assert "train-00001-of-00002.jsonl, row 1 (line 2)" in train.where(5)
+    assert "train-00001-of-00002.jsonl, row 1 (line 2)" in train.location(5)
     assert list(load(tmp_path, "validation")) == list(load(tmp_path, split="validation")) == ROWS[8:]
     with pytest.raises(DataError, match=r"no split 'test'; it has train, validation. Set data.train.split"):
         load(tmp_path, split="test")

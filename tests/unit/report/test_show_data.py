@@ -48,9 +48,9 @@ def arguments(kind: str, folder: Path) -> list[str]:
 def shown(loaded: Any, **options: Any) -> list[tuple[list[int], list[bool]]]:
     view = gather(loaded, **{"count": 5, **options})
     return [
-        ([i for p in side.pieces for i in p.ids], [p.target for p in side.pieces for _ in p.ids])
+        ([i for p in sequence.pieces for i in p.ids], [p.target for p in sequence.pieces for _ in p.ids])
         for row in view.rows
-        for side in row.sides
+        for sequence in row.sequences
     ]
 
 
@@ -139,7 +139,7 @@ def test_rows_that_are_not_there(tmp_path: Path) -> None:
 
 def test_an_evaluation_and_held_out_prompts() -> None:
     view = gather(load("eval", None, ["data.limit=4"]), count=2)
-    assert [row.where for row in view.rows] == [
+    assert [row.location for row in view.rows] == [
         "hone/word-problems (test), row 0",
         "hone/word-problems (test), row 1",
     ]
@@ -149,7 +149,7 @@ def test_an_evaluation_and_held_out_prompts() -> None:
         for key in ("dataset_name=hone/word-problems", "limit=4")
     ]
     view = gather(load("grpo", None, few), count=1, validation=True)
-    assert view.rows[0].where == "hone/word-problems (validation), row 0"
+    assert view.rows[0].location == "hone/word-problems (validation), row 0"
 
 
 REFUSED = {

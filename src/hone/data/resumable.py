@@ -1,0 +1,252 @@
+"""Training rows in a resumable order, checked before the first step, and held-out rows: what all kinds of data share.
+
+Rows are rendered and tokenised when they are first drawn, so that the first step comes soon.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from math import ceil
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
+
+from hone.data.chat import Encoder
+from hone.data.datasets import Dataset
+from hone.data.finding_log import FindingLog
+from hone.data.length_filter import batched
+from hone.data.mixture import Draw, Mixture
+from hone.data.row_preview import RowPreview
+from hone.data.rows import Row
+from hone.errors import CheckpointError, DataError
+from hone.types import Sample
+
+BATCH = 256
+"""Rows that are tokenised together."""
+_CACHED_TOKENS = 1 << 26
+"""Encoded rows are kept up to this many tokens (5 bytes each): later epochs then cost nothing."""
+
+
+@dataclass(frozen=True)
+class DrawSettings:
+    """In which order rows are drawn, and for how long."""
+
+    shuffle: bool = True
+    seed: int = 0
+    max_epochs: int | None = None
+    may_change: bool = False
+    """A run may go on with other rows than it began with."""
+
+    @classmethod
+    def of(cls, config: Any) -> DrawSettings:
+        """Those of a run, from `config.data` and the algorithm's own section."""
+        loop, may_change = config.loop, config.checkpointing.allow_config_change
+        return cls(config.data.shuffle, loop.seed, loop.max_num_epochs, may_change)
+
+
+class ResumableDataset(ABC):
+    """`counts` has, for the whole run so far, the counts of `RUN_COUNTS`; for the data, `rows` and whatever a subclass
+    counts of them. `finding_log` has what the rendering of rows does not say as the rows do."""
+
+    RUN_COUNTS: ClassVar[tuple[str, ...]]
+    """Counts of the run so far, which a checkpoint keeps."""
+
+    def __init__(
+        self,
+        training: Sequence[Dataset],
+        validation: Sequence[Dataset],
+        encoder: Encoder,
+        settings: DrawSettings,
+    ) -> None:
+        self.training_datasets, self.validation_datasets = training, validation
+        self.encoder, self.settings = encoder, settings
+        self.finding_log = FindingLog()
+        self.counts: dict[str, int] = defaultdict(int, dict.fromkeys(("drawn", *self.RUN_COUNTS), 0))
+        self.counts["rows"] = sum(len(dataset.indices) for dataset in training)
+        self.counts["validation_rows"] = sum(len(dataset.indices) for dataset in validation)
+        self._check_rows()
+        self._order = self._new_order()
+
+    @abstractmethod
+    def _check_rows(self) -> None:
+        """Read every row, and exclude those that cannot be used. Raises DataError for invalid rows, and where none is
+        left."""
+
+    def _new_order(self) -> Mixture:
+        """The order of this run, with nothing drawn yet."""
+        datasets, settings = self.training_datasets, self.settings
+        lengths = [len(dataset.indices) for dataset in datasets]
+        weights = [dataset.weight for dataset in datasets] if len(datasets) > 1 else None
+        return Mixture(lengths, weights, settings.shuffle, settings.seed, settings.max_epochs)
+
+    @property
+    def num_rows(self) -> int:
+        """Training rows that are drawn: all but those held out or excluded."""
+        return self._order.epoch_length
+
+    @property
+    def epoch(self) -> int:
+        """Whole epochs drawn."""
+        return self._order.epoch
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether every row of every epoch was drawn."""
+        epochs = self.settings.max_epochs
+        return epochs is not None and self._order.draws >= epochs * self.num_rows
+
+    def total_steps(self, batch: int) -> int:
+        """Steps until the epochs are over; the last batch may be smaller. Batches run over epoch borders."""
+        assert self.settings.max_epochs is not None, "a run without a number of epochs has no total"
+        return ceil(self.settings.max_epochs * self.num_rows / batch)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "order": self._order.state_dict(),
+            "content": [dataset.digest for dataset in self.training_datasets],
+            "counts": {name: self.counts[name] for name in self.RUN_COUNTS},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where the state was taken. Raises CheckpointError when the rows are others than then."""
+        self._order.load_state_dict(state["order"])
+        content = state.get("content", [None] * len(self.training_datasets))  # older checkpoints have none
+        for dataset, then in zip(self.training_datasets, content, strict=True):
+            if then not in (None, dataset.digest) and not self.settings.may_change:
+                raise CheckpointError(
+                    f"the checkpoint was written with other data: {dataset.rows.name} has as many rows as then, but "
+                    "their content differs. Bring the old file back, start a new run in another "
+                    "checkpointing.checkpoint_dir, or set checkpointing.allow_config_change=true to go on with these "
+                    "rows"
+                )
+        self.counts |= state.get("counts", {})  # which older checkpoints of GRPO do not have
+
+    def first_rows(self, n: int) -> list[tuple[Dataset, int]]:
+        """The datasets and rows of the first n draws of a run; nothing is drawn by it."""
+        datasets = self.training_datasets
+        return [(datasets[d], datasets[d].indices[i]) for d, i, _ in self._new_order().next(n)]
+
+    def preview(self, dataset: Dataset, row: int) -> RowPreview | None:
+        """A row as training has it; None for an invalid one (`Dataset.report_invalid`)."""
+        try:
+            return self._preview(dataset, row)
+        except DataError as error:
+            dataset.report_invalid(row, error)
+            return None
+
+    @abstractmethod
+    def _preview(self, dataset: Dataset, row: int) -> RowPreview: ...
+
+    def unread_columns(self) -> list[str]:
+        """A sentence for each dataset that has columns which training does not use."""
+        notices = []
+        for dataset in self.training_datasets:
+            if names := dataset.unread:
+                more = f" and {len(names) - 20} more" if len(names) > 20 else ""
+                notices.append(
+                    f"{dataset.rows.name}: columns that are not read: {', '.join(names[:20])}{more}"
+                )
+        return notices
+
+    def _check_learnable(self, longest: int | None) -> None:
+        """Raise DataError where all rows were drawn, and nothing could be learned from any."""
+        if self.counts["excluded"] == self.counts["drawn"] >= self.num_rows:
+            names = ", ".join(dataset.rows.name for dataset in self.training_datasets)
+            raise DataError(
+                f"none of the {self.num_rows} rows of {names} can be learned from: within "
+                f"policy.max_total_sequence_length={longest} tokens nothing of their answers is left, or both "
+                "answers of every pair are the same"
+            )
+
+
+class EncodedRow(Protocol):
+    """A row as tokens, kept small."""
+
+    @property
+    def truncated(self) -> bool: ...
+    @property
+    def altered(self) -> bool:
+        """The rendering does not say, or train on, all that the row says."""
+
+    def samples(self, name: str) -> list[Sample]:
+        """What is learned from; none where truncation left no target."""
+
+    def __len__(self) -> int:
+        """Tokens."""
+
+
+R = TypeVar("R", bound=EncodedRow)
+
+
+class LabelledData(ResumableDataset, Generic[R]):
+    """Rows that hold what is learned: drawn as samples, encoded once."""
+
+    RUN_COUNTS = ("drawn", "truncated", "excluded", "altered")
+    _VALIDATION = ""
+    """What the ids of held-out samples begin with."""
+
+    @abstractmethod
+    def _encode(self, dataset: Dataset, rows: Sequence[tuple[int, Row]]) -> Mapping[int, R | None]:
+        """Rows rendered one by one and tokenised together. None for one that nothing is left of; invalid ones are not
+        among them."""
+
+    def next(self, n: int) -> list[Sample]:
+        """The samples of the next n rows; fewer at the end of the last epoch, then none."""
+        samples: list[Sample] = []
+        while not samples and (draws := self._order.next(n)):
+            for name, encoded in self._drawn(draws):
+                self.counts["drawn"] += 1
+                samples += self._counted(encoded, name, "")
+            self._check_learnable(self.encoder.max_length)
+        return samples
+
+    @cached_property
+    def validation(self) -> list[Sample]:
+        """All held-out samples, in order; encoded when first asked for. `counts` says what was excluded."""
+        samples: list[Sample] = []
+        for dataset in self.validation_datasets:
+            for chunk in batched(dataset.indexed_rows(), BATCH):
+                for row, encoded in self._encode(dataset, chunk).items():
+                    name = f"{self._VALIDATION}{dataset.label}:{row}"
+                    samples += self._counted(encoded, name, "validation_")
+        return samples
+
+    def _counted(self, encoded: R | None, name: str, prefix: str) -> list[Sample]:
+        samples = encoded.samples(name) if encoded is not None else []
+        self.counts[f"{prefix}excluded"] += not samples
+        self.counts[f"{prefix}truncated"] += encoded is not None and encoded.truncated
+        self.counts[f"{prefix}altered"] += encoded is not None and encoded.altered
+        return samples
+
+    def _drawn(self, draws: Sequence[Draw]) -> list[tuple[str, R | None]]:
+        """The id and the encoded row of each draw."""
+        datasets = self.training_datasets
+        rows = [(d, datasets[d].indices[i], epoch) for d, i, epoch in draws]
+        encoded = self._encoded({(d, row) for d, row, _ in rows})
+        return [(f"{datasets[d].label}:{row}@{epoch}", encoded[d, row]) for d, row, epoch in rows]
+
+    @cached_property
+    def _cache(self) -> dict[tuple[int, int], R | None]:
+        """Encoded rows by (dataset, row), while there is room."""
+        return {}
+
+    def _encoded(self, wanted: set[tuple[int, int]]) -> dict[tuple[int, int], R | None]:
+        """The (dataset, row)s encoded: from the cache, or together."""
+        found = {key: self._cache[key] for key in wanted & self._cache.keys()}
+        missing = sorted(wanted - found.keys())
+        for d in sorted({d for d, _ in missing}):
+            dataset, rows = self.training_datasets[d], [row for at, row in missing if at == d]
+            encoded = self._encode(dataset, [(row, dataset.rows[row]) for row in rows])
+            new = {(d, row): each for row, each in encoded.items()}
+            found |= new
+            self._remember(new)
+        return found
+
+    def _remember(self, new: Mapping[tuple[int, int], R | None]) -> None:
+        if self._cached_tokens < _CACHED_TOKENS:
+            self._cache.update(new)
+            self._cached_tokens += sum(len(each) for each in new.values() if each is not None)
+
+    _cached_tokens = 0
