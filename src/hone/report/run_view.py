@@ -167,6 +167,8 @@ def _evaluation(folder: Path) -> RunView:
     except ValueError as error:
         raise DataError(f"{folder / 'report.json'} is damaged: {error}") from error
     numbers = {name: float(value) for name, value in report.items() if isinstance(value, int | float)}
+    if "truncated" in numbers:  # a count there, a share among a run's metrics
+        numbers["truncated"] /= max(1.0, numbers["prompts"] * numbers["tests_per_prompt"])
     view = RunView(RunFolder(folder), "eval", report, list(numbers), [{"step": 0.0, **numbers}])
     if (folder / "samples.jsonl").is_file():
         view.samples = {"rollouts": {}, "validation": {0: folder / "samples.jsonl"}}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rich.console import Console, Group, RenderableType
 from rich.panel import Panel as Box
@@ -41,6 +41,8 @@ class Wanted:
 def show(console: Console, view: RunView, wanted: Wanted) -> None:
     """The run's state and numbers, then rollouts. Raises DataError for a step or prompt that is not there."""
     asked = wanted.anything or wanted.what == "validation"
+    if view.kind == "eval":  # whose samples are all held out
+        wanted = replace(wanted, what="validation")
     if not asked:
         head(console, view)
         numbers(console, view)

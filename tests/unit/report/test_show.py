@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -145,6 +146,13 @@ def test_where_hone_eval_saved_can_be_shown(tmp_path: Path, shown) -> None:  # t
     text = shown(tmp_path)
     assert text.startswith("eval: m on d")
     assert "step 0: 2 held-out samples, mean reward 0.5" in text
+    assert "the worst 1" in shown(tmp_path, "--worst", 1)
+
+
+def test_an_evaluation_shows_which_share_of_the_answers_was_cut_off(tmp_path: Path, shown) -> None:  # type: ignore[no-untyped-def]
+    counted = {"model": "m", "dataset": "d", "prompts": 12, "tests_per_prompt": 2, "truncated": 6}
+    (tmp_path / "report.json").write_text(json.dumps(counted))
+    assert "25%" in shown(tmp_path)
 
 
 def test_what_a_reward_function_told_is_shown(tmp_path: Path, shown) -> None:  # type: ignore[no-untyped-def]
