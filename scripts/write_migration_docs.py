@@ -1,4 +1,4 @@
-"""Write the tables of docs/coming-from/ from the accepted spellings; `--check` fails when they are out of date."""
+"""Write the tables of docs/coming-from/ from the accepted names; `--check` fails when they are out of date."""
 
 from __future__ import annotations
 
@@ -10,13 +10,10 @@ from typing import Any
 
 import yaml
 
-from hone.config import keys
-from hone.config.alias import Spelling
-from hone.config.compat.nemo_rl import aliases, upstream
-from hone.config.compat.nemo_rl.rules import Rule
-from hone.config.compat.trl import aliases as short_names
-from hone.config.kinds import section_of
-from hone.config.schema import ROOTS
+from hone.config import dialects, keys
+from hone.config.alias import Alias, KeyRule
+from hone.config.compat import nemo_rl
+from hone.config.schema import ROOTS, section_of
 from hone.config.schema.base import derived_expression
 
 FOLDER = Path(__file__).resolve().parents[1] / "docs" / "coming-from"
@@ -111,27 +108,26 @@ def default(kind: str, key: str) -> str:
 
 
 def accepted() -> str:
-    """Spellings of NeMo RL and NeMo that are read as a key of ours."""
-    found: dict[str, tuple[Spelling, list[str]]] = {}
+    """Names of NeMo RL and NeMo that are read as a key of ours."""
+    found: dict[str, tuple[Alias, list[str]]] = {}
     for kind in TRAINING:
-        short = {spelling.path for spelling in short_names.common(kind)}
-        for path, spelling in aliases.table(kind).items():
-            if path not in short and not path.startswith("value."):
-                found.setdefault(general(kind, path), (spelling, []))[1].append(kind)
+        for alias in nemo_rl.aliases(kind):
+            if not alias.path.startswith("value."):
+                found.setdefault(general(kind, alias.path), (alias, []))[1].append(kind)
     rows = []
-    for path, (spelling, kinds) in sorted(found.items()):
-        ours = specific(kinds, *(general(kinds[0], key) for key in spelling.to))
-        rows.append((code(*specific(kinds, path)), code(*ours) + (" (computed)" if spelling.compute else "")))
+    for path, (alias, kinds) in sorted(found.items()):
+        ours = specific(kinds, *(general(kinds[0], key) for key in alias.to))
+        rows.append((code(*specific(kinds, path)), code(*ours) + (" (computed)" if alias.compute else "")))
     return table(("NeMo RL, NeMo", "Hone"), rows)
 
 
-def rules() -> list[tuple[str, Rule]]:
+def rules() -> list[tuple[str, KeyRule]]:
     """The rules of all commands, each once, without those that `value` and `generation` share with `policy`."""
-    found: dict[tuple[str, bool], tuple[Rule, list[str]]] = {}
+    found: dict[tuple[str, bool], tuple[KeyRule, list[str]]] = {}
     for kind in ROOTS:
-        for rule in upstream.rules(kind):
-            if rule.off is None and not rule.pattern.startswith(("value.", "generation.", "vllm_")):
-                key = (general(kind, rule.pattern), rule.only is not None)
+        for rule in nemo_rl.rules(kind):
+            if rule.while_off is None and not rule.pattern.startswith(("value.", "generation.")):
+                key = (general(kind, rule.pattern), rule.allowed is not None)
                 found.setdefault(key, (rule, []))[1].append(kind)
     return [
         (specific(kinds, key)[0], rule)
@@ -143,8 +139,8 @@ def refused() -> str:
     """Keys that only some values may have, by reason."""
     rows: dict[tuple[str, str], list[str]] = {}
     for name, rule in rules():
-        if rule.only is not None and not rule.reason.startswith(("expected", "this is `hone")):
-            values = "depends" if callable(rule.only) else code(*dict.fromkeys(map(shown, rule.only)))
+        if rule.allowed is not None and not rule.reason.startswith(("expected", "this is `hone")):
+            values = "depends" if callable(rule.allowed) else code(*dict.fromkeys(map(shown, rule.allowed)))
             rows.setdefault((values, rule.reason), []).append(name)
     return table(
         ("NeMo RL", "only with", "because; what to do"),
@@ -156,7 +152,7 @@ def ignored() -> str:
     """Keys without effect, by reason."""
     by_reason: dict[str, list[str]] = {}
     for name, rule in rules():
-        if rule.only is None and rule.at is None:
+        if rule.allowed is None and rule.ignored_at is None:
             by_reason.setdefault(rule.reason, []).append(name)
     return table(("because", "NeMo RL"), ((reason, code(*theirs)) for reason, theirs in by_reason.items()))
 
@@ -165,9 +161,9 @@ def names() -> str:
     """Short names and TRL's, by key of ours."""
     rows: dict[tuple[str, ...], tuple[list[str], list[str]]] = {}
     for kind in TRAINING:
-        for spelling in short_names.common(kind):
-            theirs, kinds = rows.setdefault(tuple(general(kind, key) for key in spelling.to), ([], []))
-            theirs += [spelling.path] if spelling.path not in theirs else []
+        for alias in dialects.short(kind):
+            theirs, kinds = rows.setdefault(tuple(general(kind, key) for key in alias.to), ([], []))
+            theirs += [alias.path] if alias.path not in theirs else []
             kinds += [kind] if kind not in kinds else []
     return table(
         ("TRL, and short names", "Hone", "commands"),
@@ -181,7 +177,7 @@ def names() -> str:
 def instead() -> str:
     """Names that are refused, by what to write in their place."""
     by_text: dict[str, list[str]] = {}
-    for name, text in short_names.INSTEAD.items():
+    for name, text in dialects.replacements().items():
         by_text.setdefault(text, []).append(name)
     return table(("TRL", "write"), ((code(*theirs), text) for text, theirs in by_text.items()))
 
@@ -201,7 +197,7 @@ def trl_defaults() -> str:
     """TRL's defaults beside ours."""
     rows = []
     for kind, name, value in TRL_DEFAULTS:
-        ours = next(spelling.to for spelling in short_names.common(kind) if spelling.path == name)
+        ours = dialects.aliases(kind)[name].to
         rows.append((code(f"hone {kind}"), code(name), shown(value), default(kind, ours[0]), code(ours[0])))
     return table(("command", "TRL", "its default", "Hone's", "setting"), rows)
 

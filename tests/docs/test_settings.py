@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hone.config.compat.nemo_rl.rules import matches
 
 from hone.config import keys
 from hone.config.compat.nemo_rl import aliases, upstream
-from hone.config.compat.nemo_rl.rules import matches
-from hone.config.kinds import section_of
 from hone.config.schema import ROOTS
+from hone.config.schema.roots import section_of
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 PAGES = sorted(page for page in DOCS.rglob("*.md") if page.name != "configuration.md")

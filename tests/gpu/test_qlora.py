@@ -10,13 +10,13 @@ import pytest
 import tiny
 import torch
 import yaml
+from hone.engine.local.reference import BaseModelScorer
 from transformers import AutoModelForCausalLM
 
 from hone.algorithms import sft
 from hone.config.schema import ClusterConfig
 from hone.engine.local.learner import LocalLearner
 from hone.engine.local.model_factory import check_start, make_model, place
-from hone.engine.local.reference import BaseModelScorer
 from hone.errors import ConfigError, ModelError
 from hone.export import convert
 from hone.model.quantized import four_bits, is_quantized

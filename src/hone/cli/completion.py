@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from hone import embedded
 from hone.cli.arguments import ABOUT
-from hone.config.compat.trl.aliases import common
+from hone.config import dialects
 from hone.config.keys import all_keys
 from hone.config.schema import ROOTS
 from hone.errors import ConfigError
@@ -33,7 +33,7 @@ def script(shell: str) -> str:
 def keys_of(kind: str) -> list[str]:
     """Every key and short name that a command takes, and the learning rate, which is below a free mapping."""
     names = [key for key, _, _ in all_keys(ROOTS[kind])]
-    names += [spelling.path for spelling in common(kind)]
+    names += [alias.path for alias in dialects.short(kind)]
     names += [] if kind == "eval" else ["policy.optimizer.kwargs.lr", "policy.optimizer.kwargs.weight_decay"]
     return sorted(set(names))
 
@@ -47,9 +47,9 @@ def values() -> dict[str, tuple[str, ...]]:
                 found[key] = tuple(dict.fromkeys((*found.get(key, ()), *choices)))
             elif key.endswith("model_name"):
                 found[key] = tuple(embedded.MODELS)
-        for spelling in common(kind):
-            if spelling.to[0] in found and spelling.value is None and spelling.compute is None:
-                found.setdefault(spelling.path, found[spelling.to[0]])
+        for alias in dialects.short(kind):
+            if alias.to[0] in found and alias.value is None and alias.compute is None:
+                found.setdefault(alias.path, found[alias.to[0]])
     return found
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 
-from hone.config import keys
-from hone.config.compat.nemo_rl.aliases import table
+from hone.config import dialects, keys
 from hone.config.nested import dotted, split_path
 from hone.config.reference_table import markdown_table
 from hone.errors import ConfigError
@@ -19,10 +18,10 @@ def explained(algorithm: str, wanted: str | None) -> str:
         return _text(rows)
     if found := _below(rows, wanted):
         return _text(found)
-    if (spelling := table(algorithm).get(wanted)) is not None:
-        read = [_text(_at(rows, key)) for key in spelling.to]
-        return f"{wanted} is read as {', '.join(spelling.to)}\n\n" + "\n\n".join(read)
-    raise ConfigError(keys.unknown(algorithm, split_path(wanted), table(algorithm)))
+    if (alias := dialects.aliases(algorithm).get(wanted)) is not None:
+        read = [_text(_at(rows, key)) for key in alias.to]
+        return f"{wanted} is read as {', '.join(alias.to)}\n\n" + "\n\n".join(read)
+    raise ConfigError(keys.unknown(algorithm, split_path(wanted), dialects.aliases(algorithm)))
 
 
 Row = tuple[str, str, str]

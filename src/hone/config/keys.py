@@ -11,22 +11,22 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from hone.config.compat.trl import aliases
+from hone.config import dialects
 from hone.config.nested import Path, dotted, without_places
 from hone.config.schema import ROOTS
 from hone.config.schema.base import derived_expression
 
 
-def section_of(annotation: Any) -> tuple[type[BaseModel] | None, bool]:
+def submodel(annotation: Any) -> tuple[type[BaseModel] | None, bool]:
     """(model, is it a list of them) that a field holds, or (None, False) for a plain value."""
     origin = get_origin(annotation)
     if origin is Annotated:
-        return section_of(get_args(annotation)[0])
+        return submodel(get_args(annotation)[0])
     if origin in (Union, UnionType):
-        found = [section_of(part) for part in get_args(annotation)]
+        found = [submodel(part) for part in get_args(annotation)]
         return next((item for item in found if item[0] is not None), (None, False))
     if origin is list:
-        return section_of(get_args(annotation)[0])[0], True
+        return submodel(get_args(annotation)[0])[0], True
     is_model = isinstance(annotation, type) and issubclass(annotation, BaseModel)
     return (annotation, False) if is_model else (None, False)
 
@@ -53,7 +53,7 @@ def find(root: type[BaseModel], path: Path) -> Found:
             model, field = model.named_entries, None  # type: ignore[attr-defined]
             continue
         field = model.model_fields[part]
-        inner, is_list = section_of(field.annotation)
+        inner, is_list = submodel(field.annotation)
         if inner is None or (is_list and depth == len(path) - 1):
             return Found("key", depth + 1, model, field)
         model = inner
@@ -81,7 +81,7 @@ def all_keys(
 ) -> Iterator[tuple[str, FieldInfo, type[BaseModel]]]:
     """(dotted key, field, its section) of every leaf, in the schema's order."""
     for name, field in root.model_fields.items():
-        inner, is_list = section_of(field.annotation)
+        inner, is_list = submodel(field.annotation)
         if inner is None or is_list:
             yield ".".join((*prefix, name)), field, root
         if inner is not None:
@@ -92,7 +92,7 @@ def defaults(root: type[BaseModel]) -> dict[str, Any]:
     """The schema's defaults as a tree, derived ones as interpolations."""
     tree: dict[str, Any] = {}
     for name, field in root.model_fields.items():
-        inner, is_list = section_of(field.annotation)
+        inner, is_list = submodel(field.annotation)
         if inner is not None and not is_list:
             tree[name] = defaults(inner)
         else:
@@ -108,8 +108,8 @@ def _suggestion(algorithm: str, path: Path, also: Collection[str]) -> Path | Non
     valid = [tuple(key.split(".")) for key, _, _ in all_keys(root)]
     typed = without_places(path)
     in_list = len(typed) < len(path)  # of entries, whose keys no short name is for
-    if not in_list and (common := aliases.meant(algorithm, typed[-1])) is not None:
-        by_name = tuple(common.split("."))
+    if not in_list and (alias := dialects.aliases(algorithm).get(typed[-1])) is not None:
+        by_name = tuple(alias.to[0].split("."))
         own = (typed[0], *by_name[1:])
         return own if len(typed) > 1 and find(root, own).what == "key" else by_name
     same = [key for key in valid if key[-1] == typed[-1]]
@@ -155,7 +155,7 @@ def _with_places(names: tuple[str, ...], path: Path) -> Path:
 
 def unknown(algorithm: str, path: Path, also: Collection[str] = ()) -> str:
     """The sentence about a key that is not there; `also` holds accepted spellings."""
-    if (other := aliases.INSTEAD.get(str(without_places(path)[-1]))) is not None:
+    if (other := dialects.replacements().get(str(without_places(path)[-1]))) is not None:
         return f"unknown key {dotted(path)}: write {other}"
     meant = _suggestion(algorithm, path, also)
     if meant is not None and meant != path:

@@ -124,3 +124,16 @@ def escape(value: Any) -> Any:
     if isinstance(value, str) and "${" in value:
         return re.sub(r"(\\*)\$\{", lambda found: found.group(1) * 2 + "\\${", value)
     return value
+
+
+def same(value: Any, other: Any) -> bool:
+    """Equal, and not merely as 1 and True are."""
+    return bool(value == other) and isinstance(value, bool) == isinstance(other, bool)
+
+
+def shown(value: Any) -> str:
+    """A value as YAML writes it, shortened."""
+    text = (
+        {True: "true", False: "false", None: "null"}[value] if isinstance(value, bool | None) else str(value)
+    )
+    return text if len(text) <= 80 else f"{text[:77]}…"

@@ -21,8 +21,8 @@ from hone.checkpoint.checkpoints import Checkpoints, Saved
 from hone.checkpoint.random_state import random_state, restore_random_state
 from hone.checkpoint.safe_reader import understood
 from hone.config import Loaded, OnlineConfig, SFTConfig
-from hone.config.kinds import section_of
 from hone.config.resume_compat import GOAL_KEYS
+from hone.config.schema.roots import section_of
 from hone.engine import Engine
 from hone.errors import HoneError, Interrupted, TrainingError, WorkerLostError
 from hone.planning.placement import placement_notices

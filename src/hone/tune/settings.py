@@ -13,9 +13,9 @@ from typing import Any
 import yaml
 
 from hone.config import Loaded, load
-from hone.config.kinds import section_of
 from hone.config.metric_names import flat_metric
 from hone.config.paths import check_local
+from hone.config.schema import section_of
 from hone.errors import ConfigError
 from hone.registry import specs
 from hone.tracking.catalogue import better

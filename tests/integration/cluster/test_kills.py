@@ -14,7 +14,7 @@ import psutil
 import pytest
 from cluster_runs import MODELS, RANDOM, SEED, finish, output_of, processes_of, same_end, start
 
-from hone.config.kinds import section_of
+from hone.config.schema.roots import section_of
 
 KILLS = int(os.environ.get("HONE_KILLS", "1"))
 LONGEST_S = 20.0

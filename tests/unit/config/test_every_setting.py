@@ -9,17 +9,18 @@ from typing import Any
 import pytest
 
 from hone.config import load
-from hone.config.checks.unused_table import TABLE
+from hone.config.checks.unused_table import TABLE, UnusedUnless
 from hone.config.keys import all_keys, find
-from hone.config.kinds import section_of
 from hone.config.loading import files, notices
 from hone.config.nested import leaves as paths_of
 from hone.config.nested import split_path
 from hone.config.schema import ROOTS
+from hone.config.schema.roots import section_of
 from hone.errors import ConfigError
-from tests.unit.config.reads import SOURCE, Leaf, leaves, unread
-from tests.unit.config.test_following import _other
-from tests.unit.config.test_upstream import HEADINGS, save, upstream
+from tests.helpers import setting_reads
+from tests.helpers.nemo_rl_configs import HEADINGS, nemo_rl_config, save
+from tests.helpers.other_values import other_value
+from tests.helpers.setting_reads import SOURCE, Leaf, leaves, unread
 
 ELSEWHERE: dict[str, tuple[str, str]] = {
     # read in ways that the search does not see: the file, and what is in it
@@ -56,13 +57,13 @@ ELSEWHERE: dict[str, tuple[str, str]] = {
     },
     "EnvironmentConfig.timeout_s": (
         "rollout/environments/pool.py",
-        "place.seat.call, op, arguments, place.host.config.timeout_s",
+        "handle.process.call, op, arguments, handle.server.config.timeout_s",
     ),
-    "GRPOSection.preset": ("config/loading/load.py", 'first.value_given(("grpo", "preset"))'),
+    "GRPOSection.preset": ("config/loading/base.py", 'first.value_given(("grpo", "preset"))'),
     # accepted with one value alone, or ignored with a reason that is printed
-    "LoraConfig.match_all_linear": ("config/checks/adapters.py", "match_all_linear=false and"),
-    "ModelConfig.pipeline_parallel_size": ("config/checks/run.py", "policy.pipeline_parallel_size > 1"),
-    "SamplingConfig.backend": ("config/loading/load.py", "there is no vLLM in this "),
+    "LoraConfig.match_all_linear": ("config/checks/models.py", "match_all_linear=false and"),
+    "ModelConfig.pipeline_parallel_size": ("config/checks/models.py", "model.pipeline_parallel_size > 1"),
+    "SamplingConfig.backend": ("config/loading/load.py", "there is no vLLM in this version"),
 }
 """Each was looked at. One that is read in the plain way has no place here: the test says so."""
 
@@ -89,7 +90,7 @@ def test_a_setting_that_nobody_reads_is_found(monkeypatch: pytest.MonkeyPatch) -
     """Also one with a name that others have: `weight`, `backend`."""
     made = {Leaf("SFTSection", "speed_up"): "sft.speed_up", Leaf("SFTSection", "backend"): "sft.backend"}
     known = Leaf("SFTSection", "only_unmask_final")
-    monkeypatch.setattr("reads.leaves", lambda: made | {known: "sft.only_unmask_final"})
+    monkeypatch.setattr(setting_reads, "leaves", lambda: made | {known: "sft.only_unmask_final"})
     assert set(unread()) == made.keys()
 
 
@@ -97,7 +98,7 @@ def test_the_walk_has_all_keys() -> None:
     assert len(leaves()) > 250
 
 
-ASLEEP: dict[str, list[str]] = {
+MAKES_UNUSED: dict[str, list[str]] = {
     "there is no validation": ["data.validation=null"],
     "no metric ranks the checkpoints": ["checkpointing.metric_name=null"],
     "the adapter of policy.lora.adapter_path has its own": ["policy.lora.adapter_path=x"],
@@ -110,7 +111,7 @@ ASLEEP: dict[str, list[str]] = {
     "only the estimator gae reads it": ["ppo.adv_estimator.name=rloo"],
     "only the estimator gae has a value model": ["ppo.adv_estimator.name=rloo"],
 }
-"""What puts the keys of a reason to sleep, where the recipes do not."""
+"""What makes the keys of a reason unused, where the recipes do not."""
 
 
 def _value(config: Any, key: str) -> Any:
@@ -125,7 +126,7 @@ def _told(kind: Any, key: str, given: list[str]) -> list[str]:
     field = find(ROOTS[kind], split_path(key)).field
     base = load(kind, None, given).config
     default = field.get_default(call_default_factory=True) if field is not None else None
-    other = _other(field, _value(base, key) if default is None else default)
+    other = other_value(field, _value(base, key) if default is None else default)
     other = {"kwargs": {"a": 1}, "target_modules": ["q"]}.get(
         key.rpartition(".")[2], "text" if other is None else other
     )
@@ -136,19 +137,24 @@ def _told(kind: Any, key: str, given: list[str]) -> list[str]:
     return [notice for notice in load(kind, None, [*given, f"{key}={text}"]).notices if name in notice]
 
 
-SLEEPING = [
+def commands(entry: UnusedUnless) -> list[str]:
+    """The commands whose configurations an entry is for."""
+    return [kind for kind, root in ROOTS.items() if issubclass(root, entry.configs)]
+
+
+UNUSED = [
     (kind, pattern.format(section=section_of(kind)), entry.reason)
     for entry in TABLE
-    for kind in entry.kinds[:1]
+    for kind in commands(entry)[:1]
     for pattern in entry.keys
     if not pattern.endswith(".*")
 ]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "key", "reason"), SLEEPING)
+@pytest.mark.parametrize(("kind", "key", "reason"), UNUSED)
 def test_what_is_not_read_as_the_others_stand_is_told(kind: Any, key: str, reason: str) -> None:
-    given = [text.format(section=section_of(kind)) for text in ASLEEP.get(reason, [])]
+    given = [text.format(section=section_of(kind)) for text in MAKES_UNUSED.get(reason, [])]
     said = _told(kind, key, given)
     reason = reason.format(section=section_of(kind))
     assert any(reason in notice or (reason.endswith(" is off") and "is off" in notice) for notice in said), (
@@ -237,7 +243,7 @@ def test_a_key_that_one_choice_reads_is_in_the_table() -> None:
     patterns = {
         pattern.format(section=section_of(kind))
         for entry in TABLE
-        for kind in entry.kinds
+        for kind in commands(entry)
         for pattern in entry.keys
     }
     missing = {
@@ -273,9 +279,9 @@ def test_each_of_upstreams_keys_has_an_effect_or_a_reason(
 ) -> None:
     """Set to another value it is refused, told, or changes our configuration."""
     monkeypatch.setattr(notices, "MANY", 10**6)
-    path = save(upstream(kind), tmp_path)
-    base, dummy_samples = load(kind, path, []), []
-    for place, value in paths_of(upstream(kind)):
+    path = save(nemo_rl_config(kind), tmp_path)
+    base, without_effect = load(kind, path, []), []
+    for place, value in paths_of(nemo_rl_config(kind)):
         key = ".".join(map(str, place))
         if find(ROOTS[kind], place).what != "unknown" or key.startswith(("data.train", "data.validation")):
             continue
@@ -291,5 +297,5 @@ def test_each_of_upstreams_keys_has_an_effect_or_a_reason(
             continue
         told = any(key.rpartition(".")[2] in notice for notice in changed.notices)
         if not told and changed.config == base.config:
-            dummy_samples.append(key)
-    assert not dummy_samples
+            without_effect.append(key)
+    assert not without_effect

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from hone.config.schema.dpo import DPOSection
+from hone.config.schema import DPOConfig
 
 REFERENCE_FREE = frozenset({"simpo", "orpo", "cpo"})
 """Losses that compare with no reference."""
@@ -24,8 +24,9 @@ READS: dict[str, frozenset[str]] = {
 """Which losses read a setting that not all do."""
 
 
-def preferences(dpo: DPOSection) -> Iterator[str]:
+def preferences(config: DPOConfig) -> Iterator[str]:
     """Everything that is wrong in the section `dpo`, as sentences."""
+    dpo = config.dpo
     names = dpo.preference_loss.keys()
     shown = ", ".join(names)
     if not names:
@@ -55,3 +56,13 @@ def preferences(dpo: DPOSection) -> Iterator[str]:
                 "dpo.sft_loss_weight=0 leaves out: set dpo.sft_loss_weight=1"
                 + (" and dpo.sft_average_log_probs=true" if name == "orpo" else "")
             )
+
+
+def dropout(config: DPOConfig) -> Iterator[str]:
+    """Dropout in a policy that is compared with a reference, which has none."""
+    if not config.policy.disable_dropout and config.dpo.preference_loss.keys() - REFERENCE_FREE:
+        yield (
+            "policy.disable_dropout=false: the reference's log-probabilities are computed once and without dropout, so "
+            "that the policy's would not compare with them; set it to true, or dpo.preference_loss to one of "
+            f"{', '.join(sorted(REFERENCE_FREE))}"
+        )

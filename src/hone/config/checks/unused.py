@@ -1,7 +1,7 @@
-"""Settings that were given and change nothing as the others stand. Each is told with the reason; none is silent.
+"""Settings that were given and have no effect, given the others. The user is told of each, with the reason.
 
-A key in a section that is not `enabled` is dormant by itself; the table says the others, by what has to hold for them
-to be read. `tests/unit/config/test_every_setting.py` holds that nothing is missing here.
+A key in a section that is not `enabled` is unused by itself; the table lists the others, with the condition under which
+they are read. `tests/unit/config/test_every_setting.py` checks that nothing is missing here.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from hone.config.checks.unused_table import TABLE, Dormant
-from hone.config.dependent_defaults import Settings
+from hone.config.checks.unused_table import TABLE, UnusedUnless
+from hone.config.dependent_defaults.settings import Settings
 from hone.config.nested import Path, dotted, without_places
 from hone.config.schema.base import derived_expression, fill_derived
 
@@ -20,7 +20,7 @@ KEPT = ("checkpointing.checkpoint_dir", "checkpointing.checkpoint_must_save_by")
 """Keys that are read although their section is not enabled."""
 
 
-def dormant(s: Settings) -> Iterator[tuple[str, Path]]:
+def unused(s: Settings) -> Iterator[tuple[str, Path]]:
     """(reason, path) of every given setting that differs from the schema's default and is not read."""
     for path in sorted(s.paths, key=dotted):
         reason = _reason(s, path)
@@ -33,12 +33,12 @@ def _reason(s: Settings, path: Path) -> str | None:
     if (switch := _switch(s.config, path)) is not None and key not in KEPT:
         return f"{switch} is off"
     for entry in TABLE:
-        if s.algorithm in entry.kinds and _names(entry, key, s.section) and not entry.active(s):
+        if isinstance(s.config, entry.configs) and _names(entry, key, s.section) and not entry.condition(s):
             return entry.reason.format(section=s.section)
     return None
 
 
-def _names(entry: Dormant, key: str, section: str) -> bool:
+def _names(entry: UnusedUnless, key: str, section: str) -> bool:
     patterns = [pattern.format(section=section) for pattern in entry.keys]
     return any(key == name or key.startswith(f"{name.removesuffix('.*')}.") for name in patterns)
 

@@ -1,240 +1,220 @@
-"""Which settings are read only where others say so. See `dormant`."""
+"""Which settings are read only where others say so. See `unused`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import UnionType
 
-from hone.config.checks.online import validates
-from hone.config.dependent_defaults import Settings
+from hone.config.checks.run import validates
+from hone.config.dependent_defaults.settings import Settings
+from hone.config.schema import (
+    EvalConfig,
+    GRPOConfig,
+    OnlineConfig,
+    PPOConfig,
+    RLConfig,
+    SupervisedConfig,
+    TrainingConfig,
+)
+
+Condition = Callable[[Settings], bool]
 
 
 @dataclass(frozen=True)
-class Dormant:
-    """Keys that nothing reads while `active` is false. `{section}` is the run's own; `.*` is all below."""
+class UnusedUnless:
+    """Keys that nothing reads unless `condition` holds. `{section}` is the run's own; `.*` is all below."""
 
     keys: tuple[str, ...]
-    active: Callable[[Settings], bool]
+    condition: Condition
     reason: str
-    kinds: tuple[str, ...]
+    configs: type | UnionType
 
 
-def _on(key: str) -> Callable[[Settings], bool]:
+def _on(key: str) -> Condition:
     return lambda s: bool(s[key.format(section=s.section)])
 
 
-def _is(key: str, *values: object) -> Callable[[Settings], bool]:
-    return lambda s: s[key.format(section=s.section)] in values
+def _estimator(*names: str) -> Condition:
+    return lambda s: s[f"{s.section}.adv_estimator.name"] in names
 
 
 def _never(s: Settings) -> bool:
     return False
 
 
-def _clips(s: Settings) -> bool:
-    return not (s["loss_fn.use_sapo"] or s["loss_fn.disable_ppo_ratio"])
-
-
 def _validates(s: Settings) -> bool:
     return validates(s.config)
 
 
-def _several(s: Settings) -> bool:
-    return bool(s.config.cluster.is_distributed)
+def _below(head: str, *keys: str) -> tuple[str, ...]:
+    return tuple(f"{head}.{key}" for key in keys)
 
 
-def _answered(s: Settings) -> bool:
-    return bool(s.config.env.is_configured or s.config.env.named)
+CLUSTER = _below("cluster", "max_restarts", "worker_timeout_s", "node_wait_s", "ray_address")
 
 
-def _critic(s: Settings) -> bool:
-    return s.config.critic is not None
-
-
-SUPERVISED = ("sft", "dpo", "rm")
-ONLINE = ("grpo", "ppo", "distill")
-REWARDED = ("grpo", "ppo")
-_NAME = "{section}.adv_estimator.name"
-_LORA_OF_ADAPTER = ("dim", "alpha", "use_rslora", "use_dora", "target_modules")
-_ENV = (
-    *("kwargs", "num_workers", "timeout_s", "load_timeout_s", "memory_limit_mb"),
-    *("max_observation_chars", "reward_weight", "max_wait_s"),
-)
-
-
-def _adapters(model: str, kinds: tuple[str, ...]) -> tuple[Dormant, ...]:
+def _adapters(model: str, configs: type | UnionType) -> tuple[UnusedUnless, ...]:
     head = f"{model}.lora"
     return (
-        Dormant(
-            (f"{head}.bnb_4bit_quant_type", f"{head}.bnb_4bit_use_double_quant"),
+        UnusedUnless(
+            _below(head, "bnb_4bit_quant_type", "bnb_4bit_use_double_quant"),
             _on(f"{head}.load_in_4bit"),
             f"{head}.load_in_4bit is off",
-            kinds,
+            configs,
         ),
-        Dormant(
-            tuple(f"{head}.{key}" for key in _LORA_OF_ADAPTER),
+        UnusedUnless(
+            _below(head, "dim", "alpha", "use_rslora", "use_dora", "target_modules"),
             lambda s: s[f"{head}.adapter_path"] is None,
             f"the adapter of {head}.adapter_path has its own",
-            kinds,
+            configs,
         ),
     )
 
 
-TABLE: tuple[Dormant, ...] = (
-    Dormant(
-        ("logger.wandb.*",),
-        _on("logger.wandb_enabled"),
-        "logger.wandb_enabled is off",
-        (*SUPERVISED, *ONLINE),
+def _only_for(configs: type | UnionType, estimators: tuple[str, ...], *keys: str) -> UnusedUnless:
+    """Settings that some estimators of advantages read."""
+    names = " and ".join(estimators)
+    verb = "read" if len(estimators) > 1 else "reads"
+    reason = f"only the estimator{'s' if len(estimators) > 1 else ''} {names} {verb} it"
+    return UnusedUnless(keys, _estimator(*estimators), reason, configs)
+
+
+TABLE: tuple[UnusedUnless, ...] = (
+    UnusedUnless(
+        ("logger.wandb.*",), _on("logger.wandb_enabled"), "logger.wandb_enabled is off", TrainingConfig
     ),
-    Dormant(
-        ("logger.mlflow.*",),
-        _on("logger.mlflow_enabled"),
-        "logger.mlflow_enabled is off",
-        (*SUPERVISED, *ONLINE),
+    UnusedUnless(
+        ("logger.mlflow.*",), _on("logger.mlflow_enabled"), "logger.mlflow_enabled is off", TrainingConfig
     ),
-    Dormant(
+    UnusedUnless(
         ("checkpointing.higher_is_better",),
         lambda s: s["checkpointing.metric_name"] is not None,
         "no metric ranks the checkpoints",
-        (*SUPERVISED, *ONLINE),
+        TrainingConfig,
     ),
-    Dormant(
-        tuple(f"{{section}}.{key}" for key in ("val_batches", "val_global_batch_size")),
+    UnusedUnless(
+        _below("{section}", "val_batches", "val_global_batch_size"),
         _validates,
         "there is no validation",
-        SUPERVISED,
+        SupervisedConfig,
     ),
-    Dormant(
+    UnusedUnless(
         (
-            *(f"{{section}}.{key}" for key in ("val_start_at", "max_val_samples", "val_batch_size")),
+            *_below("{section}", "val_start_at", "max_val_samples", "val_batch_size"),
             "{section}.val_num_generations_per_prompt",
-            *(f"policy.generation.val_{key}" for key in ("temperature", "top_p", "top_k", "min_p")),
+            *_below("policy.generation", "val_temperature", "val_top_p", "val_top_k", "val_min_p"),
             "policy.generation.val_repetition_penalty",
             "logger.num_val_samples_to_print",
         ),
         _validates,
         "there is no validation",
-        ONLINE,
+        OnlineConfig,
     ),
-    Dormant(
-        ("data.overlong_prompts",), _never, "a row that is too long stops the run and is named", SUPERVISED
+    UnusedUnless(
+        ("data.overlong_prompts",),
+        _never,
+        "a row that is too long stops the run and is named",
+        SupervisedConfig,
     ),
-    Dormant(
+    UnusedUnless(
         ("logger.log_rollouts", "logger.num_val_samples_to_print"),
         _never,
         "nothing is sampled, in training or in validation",
-        SUPERVISED,
+        SupervisedConfig,
     ),
-    Dormant(("data.add_eos",), _never, "what a model sampled is trained on as it is", REWARDED),
-    Dormant(
-        tuple(f"cluster.{key}" for key in ("max_restarts", "worker_timeout_s", "node_wait_s", "ray_address")),
-        _several,
-        "one device is asked for",
-        (*SUPERVISED, *ONLINE),
+    UnusedUnless(("data.add_eos",), _never, "what a model sampled is trained on as it is", RLConfig),
+    UnusedUnless(
+        CLUSTER, lambda s: bool(s.config.cluster.is_distributed), "one device is asked for", TrainingConfig
     ),
-    Dormant(
-        tuple(f"cluster.{key}" for key in ("max_restarts", "worker_timeout_s", "node_wait_s", "ray_address")),
-        _never,
-        "an evaluation is one process",
-        ("eval",),
-    ),
-    *_adapters("policy", (*SUPERVISED, *ONLINE)),
-    *_adapters("value", ("ppo",)),
-    Dormant(
+    UnusedUnless(CLUSTER, _never, "an evaluation is one process", EvalConfig),
+    *_adapters("policy", TrainingConfig),
+    *_adapters("value", PPOConfig),
+    UnusedUnless(
         ("data.train.seed",),
         lambda s: any(entry.split_validation_size for entry in s.config.data.train or ()),
         "no rows are set aside by split_validation_size",
-        (*SUPERVISED, *ONLINE),
+        TrainingConfig,
     ),
-    Dormant(
-        tuple(f"data.validation.{key}" for key in ("seed", "weight", "split_validation_size")),
+    UnusedUnless(
+        _below("data.validation", "seed", "weight", "split_validation_size"),
         _never,
         "all rows of data.validation are validated on",
-        (*SUPERVISED, *ONLINE),
+        TrainingConfig,
     ),
-    Dormant(
-        ("generation.top_p", "generation.top_k", "generation.min_p"),
+    UnusedUnless(
+        _below("generation", "top_p", "top_k", "min_p"),
         _on("generation.temperature"),
         "generation.temperature=0 takes the likeliest token",
-        ("eval",),
+        EvalConfig,
     ),
-    Dormant(
-        tuple(f"policy.generation.val_{key}" for key in ("top_p", "top_k", "min_p")),
+    UnusedUnless(
+        _below("policy.generation", "val_top_p", "val_top_k", "val_min_p"),
         _on("policy.generation.val_temperature"),
         "policy.generation.val_temperature=0 takes the likeliest token",
-        ONLINE,
+        OnlineConfig,
     ),
-    Dormant(
-        tuple(f"env.{key}" for key in _ENV),
-        _answered,
+    UnusedUnless(
+        (
+            *_below("env", "kwargs", "num_workers", "timeout_s", "load_timeout_s", "memory_limit_mb"),
+            *_below("env", "max_observation_chars", "reward_weight", "max_wait_s"),
+        ),
+        lambda s: bool(s.config.env.is_configured or s.config.env.named),
         "there is no env.path and no env.tools",
-        (*REWARDED, "eval"),
+        RLConfig | EvalConfig,
     ),
-    Dormant(
-        ("loss_fn.sapo_temperature_pos", "loss_fn.sapo_temperature_neg"),
+    UnusedUnless(
+        _below("loss_fn", "sapo_temperature_pos", "sapo_temperature_neg"),
         _on("loss_fn.use_sapo"),
         "loss_fn.use_sapo is off",
-        REWARDED,
+        RLConfig,
     ),
-    Dormant(
-        ("loss_fn.ratio_clip_min", "loss_fn.ratio_clip_max"),
-        _clips,
+    UnusedUnless(
+        _below("loss_fn", "ratio_clip_min", "ratio_clip_max"),
+        lambda s: not (s["loss_fn.use_sapo"] or s["loss_fn.disable_ppo_ratio"]),
         "the loss that is chosen clips no ratio",
-        REWARDED,
+        RLConfig,
     ),
-    Dormant(
+    UnusedUnless(
         (
-            *(
-                "loss_fn.reference_policy_kl_type",
-                "loss_fn.kl_input_clamp_value",
-                "loss_fn.kl_output_clamp_value",
-            ),
-            *("loss_fn.use_on_policy_kl_approximation", "loss_fn.use_bias_correction_kl"),
+            *_below("loss_fn", "reference_policy_kl_type", "kl_input_clamp_value", "kl_output_clamp_value"),
+            *_below("loss_fn", "use_on_policy_kl_approximation", "use_bias_correction_kl"),
         ),
         _on("loss_fn.reference_policy_kl_penalty"),
         "loss_fn.reference_policy_kl_penalty is 0",
-        REWARDED,
+        RLConfig,
     ),
-    Dormant(
+    UnusedUnless(
         ("loss_fn.truncated_importance_sampling_ratio_min",),
         _on("loss_fn.use_importance_sampling_correction"),
         "loss_fn.use_importance_sampling_correction is off",
-        REWARDED,
+        RLConfig,
     ),
-    Dormant(
+    UnusedUnless(
         ("{section}.dynamic_sampling_max_gen_batches",),
         _on("{section}.use_dynamic_sampling"),
         "{section}.use_dynamic_sampling is off",
-        REWARDED,
+        RLConfig,
     ),
-    Dormant(
-        ("grpo.normalize_rewards", "grpo.use_leave_one_out_baseline"),
-        _is(_NAME, "grpo", "gdpo"),
-        "only the estimators grpo and gdpo read it",
+    _only_for(
+        GRPOConfig, ("grpo", "gdpo"), *_below("grpo", "normalize_rewards", "use_leave_one_out_baseline")
+    ),
+    _only_for(RLConfig, ("reinforce_plus_plus",), "{section}.adv_estimator.minus_baseline"),
+    _only_for(
+        PPOConfig,
         ("grpo",),
+        *_below("ppo.adv_estimator", "normalize_rewards", "use_leave_one_out_baseline"),
     ),
-    Dormant(
-        ("{section}.adv_estimator.minus_baseline",),
-        _is(_NAME, "reinforce_plus_plus"),
-        "only the estimator reinforce_plus_plus reads it",
-        REWARDED,
+    _only_for(
+        PPOConfig,
+        ("gae",),
+        *_below("ppo.adv_estimator", "gae_gamma", "gae_lambda", "gae_lambda_value", "gae_lambda_policy"),
+        *_below("ppo.adv_estimator", "length_adaptive_alpha", "normalize_advantages"),
     ),
-    Dormant(
-        ("ppo.adv_estimator.normalize_rewards", "ppo.adv_estimator.use_leave_one_out_baseline"),
-        _is(_NAME, "grpo"),
-        "only the estimator grpo reads it",
-        ("ppo",),
+    UnusedUnless(
+        ("value.*", "value_loss_fn.*"),
+        lambda s: s.config.critic is not None,
+        "only the estimator gae has a value model",
+        PPOConfig,
     ),
-    Dormant(
-        (
-            *(f"ppo.adv_estimator.{key}" for key in ("gae_gamma", "gae_lambda", "gae_lambda_value")),
-            *(f"ppo.adv_estimator.{key}" for key in ("gae_lambda_policy", "length_adaptive_alpha")),
-            "ppo.adv_estimator.normalize_advantages",
-        ),
-        _is(_NAME, "gae"),
-        "only the estimator gae reads it",
-        ("ppo",),
-    ),
-    Dormant(("value.*", "value_loss_fn.*"), _critic, "only the estimator gae has a value model", ("ppo",)),
 )

@@ -15,7 +15,7 @@ FREE = ("stop_strings",)
 """Settings whose text is a model's, not a person's."""
 
 
-def unsound(tree: Any, path: Path = ()) -> Iterator[str]:
+def invalid_values(tree: Any, path: Path = ()) -> Iterator[str]:
     """A sentence for each key or value."""
     if isinstance(tree, dict):
         for key, value in tree.items():
@@ -23,10 +23,10 @@ def unsound(tree: Any, path: Path = ()) -> Iterator[str]:
             if visible(str(key)) != str(key):
                 yield f"{dotted(where)}: the name holds a control character, or is not UTF-8"
             else:
-                yield from unsound(value, where)
+                yield from invalid_values(value, where)
     elif isinstance(tree, list):
         for place, item in enumerate(tree):
-            yield from unsound(item, (*path, place))
+            yield from invalid_values(item, (*path, place))
     elif isinstance(tree, str) and visible(line_ends(tree)) != line_ends(tree) and not set(path) & set(FREE):
         yield f"{dotted(path)}={tree[:40]}: the text holds a control character, or is not UTF-8"
     elif isinstance(tree, str) and tree.count("${") > MOST_REFERENCES:

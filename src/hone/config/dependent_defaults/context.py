@@ -7,11 +7,11 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from hone.config.dependent_defaults.settings import Follow, Settings
+from hone.config.dependent_defaults.settings import Adjustment, Settings
 from hone.config.schema import EvalConfig
 
 
-def context(s: Settings) -> Iterator[Follow]:
+def context(s: Settings) -> Iterator[Adjustment]:
     """GPT-2 has 1024 positions: a default of 2048 is not held against who names it."""
     if isinstance(s.config, EvalConfig):
         model, longest, changed = "generation.model_name", "generation.max_model_len", {}
@@ -22,7 +22,7 @@ def context(s: Settings) -> Iterator[Follow]:
         return
     limit = changed.get("max_position_embeddings") or positions(s[model])
     if isinstance(limit, int) and 2 <= limit < s[longest]:
-        yield Follow(longest, limit, model)
+        yield Adjustment(longest, limit, model)
 
 
 def positions(name: str) -> int | None:

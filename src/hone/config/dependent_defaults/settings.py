@@ -1,39 +1,39 @@
-"""The settings that rules look at, and what a rule says."""
+"""The settings that rules look at, and what a rule returns."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from hone.config.kinds import section_of
 from hone.config.nested import MISSING, Path, get, split_path
+from hone.config.schema.roots import own_section
 
 
-class Follow(NamedTuple):
-    """A setting that was not given, what it becomes, and the given one that it follows."""
+class Adjustment(NamedTuple):
+    """A setting that was not given, its new value, and the given setting that it has to agree with."""
 
     key: str
     value: Any
-    after: str
+    cause: str
 
 
 @dataclass(frozen=True)
 class Settings:
     """The settings of a run as they stand, and which of them were given."""
 
-    algorithm: str
     config: Any
     paths: frozenset[Path]
     base: dict[str, Any]
     """What a recipe, a preset and the schema say."""
-    moved: frozenset[str] = frozenset()
-    """Keys that follow something already."""
+    adjusted: frozenset[str] = frozenset()
+    """Keys that were adjusted already."""
 
-    @property
+    @functools.cached_property
     def section(self) -> str:
         """The run's own section."""
-        return section_of(self.algorithm)
+        return own_section(self.config)
 
     def __getitem__(self, key: str) -> Any:
         value = self.config
@@ -45,17 +45,17 @@ class Settings:
         """Whether the user gave it, in any spelling."""
         return split_path(key) in self.paths
 
-    def stands(self, key: str) -> bool:
-        """Whether it was given, or follows something that was."""
-        return self.given(key) or key in self.moved
+    def is_fixed(self, key: str) -> bool:
+        """Whether it was given, or was adjusted to something that was."""
+        return self.given(key) or key in self.adjusted
 
-    def below(self, key: str) -> list[str]:
+    def given_below(self, key: str) -> list[str]:
         """The given keys of a section."""
         head = split_path(key)
         return [".".join(map(str, path)) for path in self.paths if path[: len(head)] == head != path]
 
     def default(self, key: str) -> Any:
-        """What it was before anything followed."""
+        """What it was before any adjustment."""
         value = get(self.base, split_path(key))
         return None if value is MISSING else value
 
@@ -68,7 +68,7 @@ class Settings:
         return type(owner).model_fields[name].get_default(call_default_factory=True)
 
 
-Rule = Callable[[Settings], Iterator[Follow]]
+Rule = Callable[[Settings], Iterator[Adjustment]]
 
 
 def models(s: Settings) -> tuple[str, ...]:

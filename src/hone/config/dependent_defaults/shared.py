@@ -5,33 +5,33 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from hone.config.dependent_defaults.settings import Follow, Settings, divisor, models, nearest_multiple
+from hone.config.dependent_defaults.settings import Adjustment, Settings, divisor, models, nearest_multiple
 from hone.config.schema import OnlineConfig
 
 
-def micro_batches(s: Settings) -> Iterator[Follow]:
+def micro_batches(s: Settings) -> Iterator[Adjustment]:
     for model in models(s):
         whole, micro = f"{model}.train_global_batch_size", f"{model}.train_micro_batch_size"
         size, part = s[whole], s[micro]
         if part is None or size % part == 0:
             continue
         if not s.given(micro):
-            yield Follow(micro, divisor(size, part), whole)
+            yield Adjustment(micro, divisor(size, part), whole)
         elif not isinstance(s.config, OnlineConfig):  # there it is a divisor of the rollout, too
-            yield Follow(whole, nearest_multiple(size, part), micro)
+            yield Adjustment(whole, nearest_multiple(size, part), micro)
 
 
-def layouts(s: Settings) -> Iterator[Follow]:
+def layouts(s: Settings) -> Iterator[Adjustment]:
     """A micro-batch is filled in one way."""
     for model in models(s):
         keys = [f"{model}.{way}.enabled" for way in ("dynamic_batching", "sequence_packing")]
         if all(s[key] for key in keys):
             for key, other in (keys, keys[::-1]):
                 if s.given(other):
-                    yield Follow(key, False, other)
+                    yield Adjustment(key, False, other)
 
 
-def budgets(s: Settings) -> Iterator[Follow]:
+def budgets(s: Settings) -> Iterator[Adjustment]:
     """A budget of tokens holds the longest sequence (the longest pair)."""
     for model in models(s):
         longest, unit = f"{model}.max_total_sequence_length", s[model].sequences_per_unit
@@ -39,34 +39,34 @@ def budgets(s: Settings) -> Iterator[Follow]:
             for key in ("train_mb_tokens", "logprob_mb_tokens") if s[f"{model}.{way}.enabled"] else ():
                 budget = f"{model}.{way}.{key}"
                 if s.given(budget) and s[budget] is not None and s[budget] < s[longest] * unit:
-                    yield Follow(longest, max(2, s[budget] // unit), budget)
+                    yield Adjustment(longest, max(2, s[budget] // unit), budget)
 
 
-def adapters(s: Settings) -> Iterator[Follow]:
+def adapters(s: Settings) -> Iterator[Adjustment]:
     for model in models(s):
         head = f"{model}.lora"
-        given = [key for key in s.below(head) if key != f"{head}.enabled"]
+        given = [key for key in s.given_below(head) if key != f"{head}.enabled"]
         if asked := sorted(key for key in given if s[key] not in (None, False, [])):
-            yield Follow(f"{head}.enabled", True, asked[0])
+            yield Adjustment(f"{head}.enabled", True, asked[0])
         if s[f"{head}.target_modules"] and s[f"{head}.match_all_linear"]:
-            yield Follow(f"{head}.match_all_linear", False, f"{head}.target_modules")
+            yield Adjustment(f"{head}.match_all_linear", False, f"{head}.target_modules")
         start, rank = f"{head}.adalora.init_r", f"{head}.dim"
         if s[f"{head}.adalora.enabled"] and s.given(start) and s[start] is not None and s[start] <= s[rank]:
-            yield Follow(rank, max(1, s[start] * 2 // 3), start)
+            yield Adjustment(rank, max(1, s[start] * 2 // 3), start)
 
 
-def turns(s: Settings) -> Iterator[Follow]:
+def turns(s: Settings) -> Iterator[Adjustment]:
     """An environment answers between turns."""
     turns = f"{s.section}.max_rollout_turns"
     if s.config.env.is_configured and s[turns] == 1:
-        yield Follow(turns, 4, "env.path" if s["env.path"] else "env.tools")
+        yield Adjustment(turns, 4, "env.path" if s["env.path"] else "env.tools")
 
 
-def evaluation(s: Settings) -> Iterator[Follow]:
+def evaluation(s: Settings) -> Iterator[Adjustment]:
     """k answers are drawn of those of a problem, which differ."""
     k, count, temperature = "eval.k_value", "eval.num_tests_per_prompt", "generation.temperature"
     if s[k] > s[count] or (s["eval.metric"] == "cons@k" and s[count] % s[k]):
-        yield Follow(count, s[k] * math.ceil(s[count] / s[k]), k)
-        yield Follow(k, divisor(s[count], s[k]), count)
+        yield Adjustment(count, s[k] * math.ceil(s[count] / s[k]), k)
+        yield Adjustment(k, divisor(s[count], s[k]), count)
     if s[count] > 1 and s[temperature] == 0:
-        yield Follow(temperature, 0.6, count)
+        yield Adjustment(temperature, 0.6, count)

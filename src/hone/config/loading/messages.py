@@ -9,9 +9,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from hone.config import keys
-from hone.config.loading.layers import shown
 from hone.config.loading.translation import Translation
-from hone.config.nested import MISSING, Path, get
+from hone.config.nested import MISSING, Path, get, shown
 from hone.config.schema import lora, run
 from hone.errors import ConfigError
 
@@ -78,8 +77,8 @@ def _sentence(item: dict[str, Any], translation: Translation, tree: Any) -> str:
     if kind == "extra_forbidden":
         return keys.unknown(translation.algorithm, path)
     if kind == "missing":
-        return f"{translation.typed_as((*path, item['loc'][-1]))}: is required"
-    name, value = translation.typed_as(path), shown(item["input"])
+        return f"{translation.as_written((*path, item['loc'][-1]))}: is required"
+    name, value = translation.as_written(path), shown(item["input"])
     if kind == "literal_error":
         names = re.findall(r"'([^']*)'", context["expected"])
         near = difflib.get_close_matches(str(item["input"]), names, 1)

@@ -1,4 +1,4 @@
-"""Short sentences about what was read as what, and what was ignored."""
+"""Sentences that tell the user which names were read as which of our keys, and what was ignored."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ MANY = 4
 """More keys of a section than this are counted, not listed."""
 
 
-def of(translation: Translation) -> list[str]:
+def translation_notices(translation: Translation) -> list[str]:
     """All notices of a translation."""
-    return [*_spellings(translation), *_inert(translation)]
+    return [*_aliases(translation), *_ignored(translation)]
 
 
-def _spellings(translation: Translation) -> list[str]:
+def _aliases(translation: Translation) -> list[str]:
     read: dict[tuple[str, str], list[tuple[str, str]]] = {}
     for target, candidates in translation.given.items():
         for given in candidates:
-            if given.spelling is not None and given.path != target:
+            if given.alias is not None and given.path != target:
                 pair = (str(given.path[-1]), str(target[-1]))
                 read.setdefault((dotted(given.path[:-1]), dotted(target[:-1])), []).append(pair)
     found = []
@@ -32,14 +32,14 @@ def _spellings(translation: Translation) -> list[str]:
     return found
 
 
-def _inert(translation: Translation) -> list[str]:
-    told, off = [], []
-    for reason, paths in translation.inert.items():
+def _ignored(translation: Translation) -> list[str]:
+    others, off = [], []
+    for reason, paths in translation.ignored.items():
         if reason.endswith(" is off"):
             off.append(_named(paths))
         else:
-            told.append(f"ignored {_named(paths)}: {reason}")
-    return [*told, f"ignored, for what they belong to is off: {', '.join(off)}"] if off else told
+            others.append(f"ignored {_named(paths)}: {reason}")
+    return [*others, f"ignored, for what they belong to is off: {', '.join(off)}"] if off else others
 
 
 def _named(paths: list[Path]) -> str:

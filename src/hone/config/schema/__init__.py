@@ -20,7 +20,14 @@ from hone.config.schema.model import GenerationConfig, ModelConfig
 from hone.config.schema.online import LossConfig, OnlineConfig, OnlineSection, RLConfig, RLSection
 from hone.config.schema.ppo import PPOConfig, PPOSection, ValueConfig, ValueLossConfig
 from hone.config.schema.rm import RMConfig, RMSection
-from hone.config.schema.roots import ROOTS, kind_of
+from hone.config.schema.roots import (
+    ROOTS,
+    SupervisedConfig,
+    TrainingConfig,
+    algorithm_of,
+    own_section,
+    section_of,
+)
 from hone.config.schema.run import (
     CheckpointingConfig,
     ClusterConfig,
@@ -67,9 +74,13 @@ __all__ = [
     "RewardsConfig",
     "SFTConfig",
     "SFTSection",
+    "SupervisedConfig",
     "SupervisedSection",
     "TeacherConfig",
+    "TrainingConfig",
     "ValueConfig",
     "ValueLossConfig",
-    "kind_of",
+    "algorithm_of",
+    "own_section",
+    "section_of",
 ]

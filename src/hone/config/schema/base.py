@@ -13,7 +13,9 @@ from pydantic import (
     Field,
     ValidatorFunctionWrapHandler,
     WrapValidator,
+    model_validator,
 )
+from typing_extensions import Self
 
 import hone.config.interpolation  # noqa: F401  (registers mul, add, div, max)
 from hone.config.nested import escape
@@ -103,3 +105,12 @@ def fill_derived(root: BaseModel) -> None:
     resolved = OmegaConf.create(tree)
     for owner, path, _ in missing:
         setattr(owner, path[-1], OmegaConf.select(resolved, ".".join(path)))
+
+
+class RunConfig(ConfigModel):
+    """All settings of one command; derived ones are filled in once the whole is valid."""
+
+    @model_validator(mode="after")
+    def _fill(self) -> Self:
+        fill_derived(self)
+        return self

@@ -5,11 +5,10 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
-from pydantic import BeforeValidator, Field, model_validator
-from typing_extensions import Self
+from pydantic import BeforeValidator, Field
 
 from hone.config.paths import LocalPath
-from hone.config.schema.base import ConfigModel, Count, Derived, derived, fill_derived, section
+from hone.config.schema.base import Count, Derived, RunConfig, derived, section
 from hone.config.schema.data import PreferenceDataConfig
 from hone.config.schema.model import DynamicBatchingConfig, SequencePackingConfig
 from hone.config.schema.run import CheckpointingConfig, ClusterConfig, LoggerConfig
@@ -136,7 +135,7 @@ class DPOCheckpointingConfig(CheckpointingConfig):
     """What the best are chosen by: `val:NAME` or `train:NAME`; null: the newest are kept."""
 
 
-class DPOConfig(ConfigModel):
+class DPOConfig(RunConfig):
     """All settings of `hone dpo`."""
 
     policy: PairPolicyConfig = section(PairPolicyConfig)
@@ -150,8 +149,3 @@ class DPOConfig(ConfigModel):
     def loop(self) -> DPOSection:
         """How long the run is, when it validates, what it draws with: the section of the command's own name."""
         return self.dpo
-
-    @model_validator(mode="after")
-    def _fill(self) -> Self:
-        fill_derived(self)
-        return self

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
-from typing_extensions import Self
+from pydantic import Field
 
 from hone.config.paths import LocalName, LocalPath
 from hone.config.schema.base import (
@@ -14,8 +13,8 @@ from hone.config.schema.base import (
     CountOrAll,
     Derived,
     Precision,
+    RunConfig,
     derived,
-    fill_derived,
     section,
 )
 from hone.config.schema.data import EvalDataConfig
@@ -75,7 +74,7 @@ class EvalGenerationConfig(SamplingConfig):
     """Longest answer; a prompt leaves at most max_model_len minus its own length."""
 
 
-class EvalConfig(ConfigModel):
+class EvalConfig(RunConfig):
     """All settings of `hone eval`."""
 
     eval: EvalSection = section(EvalSection)
@@ -85,8 +84,3 @@ class EvalConfig(ConfigModel):
     rewards: RewardsConfig = section(RewardsConfig)
     env: EnvConfig = section(EnvConfig)
     cluster: ClusterConfig = section(ClusterConfig)
-
-    @model_validator(mode="after")
-    def _fill(self) -> Self:
-        fill_derived(self)
-        return self

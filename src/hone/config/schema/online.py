@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
-from typing_extensions import Self
+from pydantic import Field
 
 from hone.config.paths import LocalName
-from hone.config.schema.base import ConfigModel, Count, CountOrAll, Derived, derived, fill_derived, section
+from hone.config.schema.base import ConfigModel, Count, CountOrAll, Derived, RunConfig, derived, section
 from hone.config.schema.data import GRPODataConfig
 from hone.config.schema.environments import EnvConfig
 from hone.config.schema.model import GenerationConfig, ModelConfig, OptimizerConfig
@@ -196,7 +195,7 @@ class OnlinePolicyConfig(ModelConfig):
     generation: GenerationConfig = section(GenerationConfig)
 
 
-class OnlineConfig(ConfigModel):
+class OnlineConfig(RunConfig):
     """The settings that every run of the online loop has."""
 
     policy: OnlinePolicyConfig = section(OnlinePolicyConfig)
@@ -215,11 +214,6 @@ class OnlineConfig(ConfigModel):
     def uses_reference_model(self) -> bool:
         """Whether the model that the run began with is kept beside the policy."""
         return False
-
-    @model_validator(mode="after")
-    def _fill(self) -> Self:
-        fill_derived(self)
-        return self
 
 
 class RLConfig(OnlineConfig):

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from pydantic import Field, model_validator
-from typing_extensions import Self
+from pydantic import Field
 
 from hone.config.paths import LocalPath
-from hone.config.schema.base import ConfigModel, fill_derived, section
+from hone.config.schema.base import RunConfig, section
 from hone.config.schema.data import PreferenceDataConfig
 from hone.config.schema.dpo import DPOCheckpointingConfig, PairPolicyConfig
 from hone.config.schema.run import ClusterConfig, LoggerConfig
@@ -41,7 +40,7 @@ class RMCheckpointingConfig(DPOCheckpointingConfig):
     """The run's folder. The same command again goes on from the newest checkpoint in it."""
 
 
-class RMConfig(ConfigModel):
+class RMConfig(RunConfig):
     """All settings of `hone rm`."""
 
     policy: RMPolicyConfig = section(RMPolicyConfig)
@@ -55,8 +54,3 @@ class RMConfig(ConfigModel):
     def loop(self) -> RMSection:
         """How long the run is, when it validates, what it draws with: the section of the command's own name."""
         return self.rm
-
-    @model_validator(mode="after")
-    def _fill(self) -> Self:
-        fill_derived(self)
-        return self

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import Field, model_validator
-from typing_extensions import Self
+from pydantic import Field
 
-from hone.config.schema.base import ConfigModel, CountOrAll, fill_derived, section
+from hone.config.schema.base import ConfigModel, CountOrAll, RunConfig, section
 from hone.config.schema.data import DataConfig
 from hone.config.schema.model import ModelConfig, OptimizerConfig
 from hone.config.schema.run import CheckpointingConfig, ClusterConfig, LoggerConfig
@@ -60,7 +59,7 @@ class SFTPolicyConfig(ModelConfig):
     optimizer: SFTOptimizerConfig = section(SFTOptimizerConfig)
 
 
-class SFTConfig(ConfigModel):
+class SFTConfig(RunConfig):
     """All settings of `hone sft`."""
 
     policy: SFTPolicyConfig = section(SFTPolicyConfig)
@@ -74,8 +73,3 @@ class SFTConfig(ConfigModel):
     def loop(self) -> SFTSection:
         """How long the run is, when it validates, what it draws with: the section of the command's own name."""
         return self.sft
-
-    @model_validator(mode="after")
-    def _fill(self) -> Self:
-        fill_derived(self)
-        return self

@@ -1,0 +1,8 @@
+"""Names of NeMo RL, NeMo and its tutorials."""
+
+from __future__ import annotations
+
+from hone.config.compat.nemo_rl.renamed import aliases
+from hone.config.compat.nemo_rl.unsupported import REPLACEMENTS, rules
+
+__all__ = ["REPLACEMENTS", "aliases", "rules"]

@@ -1,61 +1,30 @@
-"""Spellings that mean something only together with other keys, such as `trainer.accumulate_grad_batches`.
-
-Each function gets the value as the user wrote it and a `Context`, and returns our keys with the values to
-set. A ValueError says why it cannot be done.
-"""
+"""Keys of NeMo RL and NeMo that mean something only together with other keys, such as
+`trainer.accumulate_grad_batches`. Each function gets the value as the user wrote it and a `Context`."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
-from hone.config.compat.nemo_rl.rules import swapped
-from hone.config.kinds import section_of
+from hone.config.alias import Compute, Context, NoEffect, count
 from hone.config.nested import MISSING
+from hone.config.short_names import batch_size
 
-
-class Context(Protocol):
-    """What a computed spelling may look at."""
-
-    section: str
-    """The run's own section."""
-
-    def ours(self, key: str) -> Any:
-        """Our key's value as it stands, defaults included."""
-
-    def written(self, key: str) -> Any:
-        """The value of a key as the user spelled it, or MISSING."""
-
-    def given(self, key: str) -> bool:
-        """Whether the user gave our key, in any spelling, in the same layer or a later one."""
-
-
-class Inert(Exception):
-    """A computed spelling that sets nothing as the others stand, and why."""
-
-
-Compute = Callable[[Any, Context], dict[str, Any]]
-ONLINE = ("grpo", "ppo", "distillation")
-"""Sections of the online loop: their batches count completions, which reward functions score."""
-
-
-def _count(value: Any, what: str) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"expected a number of {what}, at least 1")
-    return value
+Computed = dict[str, tuple[tuple[str, ...], Compute]]
+"""By path: what an alias sets, for the reader, and how."""
+GLOBAL_BATCH = "policy.train_global_batch_size"
 
 
 def _accumulate(value: Any, context: Context) -> dict[str, Any]:
     """Global batch = micro-batch × accumulation × data-parallel devices, unless the global batch is given."""
-    steps = _count(value, "micro-batches")
-    if context.given("policy.train_global_batch_size"):
-        raise Inert("policy.train_global_batch_size is given")
+    steps = count(value, "micro-batches")
+    if context.given(GLOBAL_BATCH):
+        raise NoEffect(f"{GLOBAL_BATCH} is given")
     devices = max(1, context.ours("cluster.gpus_per_node")) * context.ours("cluster.num_nodes")
-    for kind in ("tensor", "context", "pipeline"):
-        devices //= context.ours(f"policy.{kind}_parallel_size") or 1
+    for dimension in ("tensor", "context", "pipeline"):
+        devices //= context.ours(f"policy.{dimension}_parallel_size") or 1
     micro = context.ours("policy.train_micro_batch_size") or 1  # as Lightning has it
-    return {"policy.train_global_batch_size": micro * steps * max(1, devices)}
+    return {GLOBAL_BATCH: micro * steps * max(1, devices)}
 
 
 def _accelerator(value: Any, context: Context) -> dict[str, Any]:
@@ -66,37 +35,29 @@ def _accelerator(value: Any, context: Context) -> dict[str, Any]:
     raise ValueError("expected one of gpu, cuda, mps, cpu, auto")
 
 
+def _is_all(value: Any) -> bool:
+    """Whether Lightning reads the number as a share, all of it: 1.0, and not 1."""
+    return isinstance(value, float) and value == 1.0
+
+
 def _limit_train(value: Any, context: Context) -> dict[str, Any]:
     """So many batches of each epoch."""
-    if value == 1.0 and isinstance(value, float):
+    if _is_all(value):
         return {}
     key = f"{context.section}.max_num_steps"
     epochs = context.ours(f"{context.section}.max_num_epochs") or 1
-    steps, known = _count(value, "batches") * epochs, context.ours(key)
+    steps, known = count(value, "batches") * epochs, context.ours(key)
     return {key: steps if known is None else min(steps, known)}
 
 
 def _limit_validation(value: Any, context: Context) -> dict[str, Any]:
     if value == 0:
         raise ValueError(f"to turn validation off set {context.section}.val_period=0 and val_at_start=false")
-    whole = value == 1.0 and isinstance(value, float)
-    if context.section not in ONLINE:
-        return {f"{context.section}.val_batches": -1 if whole else _count(value, "batches")}
-    batches = None if whole else _count(value, "batches") * context.ours(f"{context.section}.val_batch_size")
-    return {f"{context.section}.max_val_samples": batches}
-
-
-def batch_size(value: Any, context: Context) -> dict[str, Any]:
-    """Sequences per step. In the online loop these are completions: prompts × completions of each."""
-    size = _count(value, "sequences")
-    result = {"policy.train_global_batch_size": size}
-    prompts = f"{context.section}.num_prompts_per_step"
-    if context.section in ONLINE and not context.given(prompts):
-        group = context.ours(f"{context.section}.num_generations_per_prompt")
-        if size % group:
-            raise ValueError(f"is not a multiple of the {group} completions of each prompt")
-        result[prompts] = size // group
-    return result
+    batches = None if _is_all(value) else count(value, "batches")
+    size = context.ours(f"{context.section}.val_batch_size")
+    if size is None:  # the supervised loop counts batches, the online one problems
+        return {f"{context.section}.val_batches": -1 if batches is None else batches}
+    return {f"{context.section}.max_val_samples": None if batches is None else batches * size}
 
 
 def _lora_targets(value: Any, context: Context) -> dict[str, Any]:
@@ -121,7 +82,7 @@ def _peft_scheme(value: Any, context: Context) -> dict[str, Any]:
 
 def _reward_weight(which: str) -> Compute:
     def compute(value: Any, context: Context) -> dict[str, Any]:
-        """Set the weight of the function in the list that it is about, or put it there."""
+        """Set the weight of the function in the list, or add the function."""
         functions = [
             {"name": entry} if isinstance(entry, str) else entry
             for entry in copy.deepcopy(context.ours("rewards.functions"))
@@ -139,42 +100,33 @@ def _reward_weight(which: str) -> Compute:
     return compute
 
 
-_LOOP: dict[str, tuple[tuple[str, ...], Compute]] = {
-    "trainer.accelerator": (("cluster.gpus_per_node",), _accelerator),
-    "trainer.accumulate_grad_batches": (("policy.train_global_batch_size",), _accumulate),
-    "training.batch_size": (("policy.train_global_batch_size",), batch_size),
-    "model.peft.peft_scheme": (("policy.lora.enabled",), _peft_scheme),
-    "model.peft.lora_tuning.target_modules": (("policy.lora.target_modules",), _lora_targets),
-}
-_REWARDS: dict[str, tuple[tuple[str, ...], Compute]] = {
-    "rewards.accuracy_weight": (("rewards.functions",), _reward_weight("accuracy")),
-    "rewards.format_weight": (("rewards.functions",), _reward_weight("format")),
-}
-
-
-def computed(kind: str) -> dict[str, tuple[tuple[str, ...], Compute]]:
-    """Computed spellings of a kind of run, by path."""
-    loop = section_of(kind)
-    limit = f"{loop}.max_val_samples" if loop in ONLINE else f"{loop}.val_batches"
+def computed(section: str, *, online: bool) -> Computed:
+    """Computed aliases of a training command, by path."""
+    limit = f"{section}.max_val_samples" if online else f"{section}.val_batches"
+    rewards: Computed = {
+        f"rewards.{which}_weight": (("rewards.functions",), _reward_weight(which))
+        for which in ("accuracy", "format")
+    }
     return {
-        **_LOOP,
-        "trainer.limit_train_batches": ((f"{loop}.max_num_steps",), _limit_train),
+        "trainer.accelerator": (("cluster.gpus_per_node",), _accelerator),
+        "trainer.accumulate_grad_batches": ((GLOBAL_BATCH,), _accumulate),
+        "trainer.limit_train_batches": ((f"{section}.max_num_steps",), _limit_train),
         "trainer.limit_val_batches": ((limit,), _limit_validation),
-        **(_REWARDS if loop in ONLINE else {}),
+        "training.batch_size": ((GLOBAL_BATCH,), batch_size),
+        "model.peft.peft_scheme": (("policy.lora.enabled",), _peft_scheme),
+        "model.peft.lora_tuning.target_modules": (("policy.lora.target_modules",), _lora_targets),
+        **(rewards if online else {}),
     }
 
 
-_MEGATRON = "policy.megatron_cfg"
-
-
 def _written(context: Context, key: str, default: Any) -> Any:
-    value = context.written(f"{_MEGATRON}.{key}")
+    value = context.written(f"policy.megatron_cfg.{key}")
     return default if value is MISSING or value is None else value
 
 
 def _betas(value: Any, context: Context) -> dict[str, Any]:
     if _written(context, "optimizer.optimizer", "adam") != "adam":
-        raise Inert("the optimizer is not Adam")
+        raise NoEffect("the optimizer is not Adam")
     betas = [_written(context, f"optimizer.adam_beta{n}", default) for n, default in ((1, 0.9), (2, 0.999))]
     return {"policy.optimizer.kwargs.betas": betas}
 
@@ -184,61 +136,38 @@ def _schedule(value: Any, context: Context) -> dict[str, Any]:
     lr = context.ours("policy.optimizer.kwargs.lr")
     start, end = (_written(context, key, 0.0) for key in ("scheduler.lr_warmup_init", "optimizer.min_lr"))
     warm, total = (_written(context, f"scheduler.{key}", 0) for key in ("lr_warmup_iters", "lr_decay_iters"))
-    style = _written(context, "scheduler.lr_decay_style", "constant")
-    module = "torch.optim.lr_scheduler"
+    style, steps = _written(context, "scheduler.lr_decay_style", "constant"), max(1, total - warm)
+    kwargs: dict[str, Any]
     if style == "constant":
-        decay = {"name": f"{module}.ConstantLR", "kwargs": {"factor": 1.0, "total_iters": 10**10}}
+        name, kwargs = "ConstantLR", {"factor": 1.0, "total_iters": 10**10}
     elif style == "cosine":
-        decay = {
-            "name": f"{module}.CosineAnnealingLR",
-            "kwargs": {"T_max": max(1, total - warm), "eta_min": end},
-        }
+        name, kwargs = "CosineAnnealingLR", {"T_max": steps, "eta_min": end}
     elif style == "linear":
-        kwargs = {"start_factor": 1.0, "end_factor": end / lr, "total_iters": max(1, total - warm)}
-        decay = {"name": f"{module}.LinearLR", "kwargs": kwargs}
+        name, kwargs = "LinearLR", {"start_factor": 1.0, "end_factor": end / lr, "total_iters": steps}
     else:
         raise ValueError("supported are constant, cosine and linear: write the schedule as policy.scheduler")
+    module = "torch.optim.lr_scheduler"
+    decay = {"name": f"{module}.{name}", "kwargs": kwargs}
     if not warm:
         return {"policy.scheduler": None if style == "constant" else [decay]}
     ramp = {"start_factor": max(start / lr, 1e-8), "end_factor": 1.0, "total_iters": warm}
-    phases = [{"name": f"{module}.LinearLR", "kwargs": ramp}, decay, {"milestones": [warm]}]
-    return {"policy.scheduler": phases}
-
-
-def megatron_computed() -> dict[str, tuple[tuple[str, ...], Compute]]:
-    """Keys of `policy.megatron_cfg` that only mean something together."""
-    betas, schedule = ("policy.optimizer.kwargs.betas",), ("policy.scheduler",)
     return {
-        "optimizer.adam_beta1": (betas, _betas),
-        "optimizer.adam_beta2": (betas, _betas),
-        "optimizer.min_lr": (schedule, _schedule),
-        "scheduler.lr_decay_style": (schedule, _schedule),
-        "scheduler.lr_decay_iters": (schedule, _schedule),
-        "scheduler.lr_warmup_iters": (schedule, _schedule),
-        "scheduler.lr_warmup_init": (schedule, _schedule),
+        "policy.scheduler": [{"name": f"{module}.LinearLR", "kwargs": ramp}, decay, {"milestones": [warm]}]
     }
 
 
-class _ValueView:
-    """A context in which the value model's section stands in the policy's place."""
-
-    def __init__(self, context: Context) -> None:
-        self._context, self.section = context, context.section
-
-    def ours(self, key: str) -> Any:
-        return self._context.ours(swapped(key))
-
-    def written(self, key: str) -> Any:
-        return self._context.written(swapped(key))
-
-    def given(self, key: str) -> bool:
-        return self._context.given(swapped(key))
-
-
-def compute_of_value(compute: Compute) -> Compute:
-    """A computed spelling of the policy's, for the value model."""
-
-    def of_value(value: Any, context: Context) -> dict[str, Any]:
-        return {swapped(key): result for key, result in compute(value, _ValueView(context)).items()}
-
-    return of_value
+def megatron_computed() -> Computed:
+    """Keys of `policy.megatron_cfg` that only mean something together."""
+    return {
+        **dict.fromkeys(
+            ("optimizer.adam_beta1", "optimizer.adam_beta2"), (("policy.optimizer.kwargs.betas",), _betas)
+        ),
+        **dict.fromkeys(
+            (
+                "optimizer.min_lr",
+                *(f"scheduler.{key}" for key in ("lr_decay_style", "lr_decay_iters")),
+                *(f"scheduler.{key}" for key in ("lr_warmup_iters", "lr_warmup_init")),
+            ),
+            (("policy.scheduler",), _schedule),
+        ),
+    }

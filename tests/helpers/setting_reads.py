@@ -16,12 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hone.config import kinds
-from hone.config.keys import all_keys, section_of
-from hone.config.schema import ROOTS
+from hone.config.keys import all_keys, submodel
+from hone.config.schema import ROOTS, section_of
 from hone.config.schema.base import derived_expression
 
-SOURCE = Path(__file__).resolve().parents[3] / "src" / "hone"
+SOURCE = Path(__file__).resolve().parents[2] / "src" / "hone"
 NO_EFFECT = (
     "config",
     "cli/plan.py",
@@ -41,7 +40,7 @@ NO_EFFECT = (
 
 def section_of_kind(root: type[Any]) -> str:
     """The run's own section of a root."""
-    return kinds.section_of(next(kind for kind, model in ROOTS.items() if model is root))
+    return section_of(next(kind for kind, model in ROOTS.items() if model is root))
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,7 @@ class Sections:
             if hasattr(base, "model_fields"):
                 self.classes[base.__name__] = base
         for name, field in model.model_fields.items():
-            inner, _ = section_of(field.annotation)
+            inner, _ = submodel(field.annotation)
             if inner is not None:
                 self.of_key[name].add(inner.__name__)
                 self._walk(inner)

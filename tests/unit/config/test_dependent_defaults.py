@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any
 
-import annotated_types
 import pytest
 
 from hone.config import load
@@ -14,6 +13,7 @@ from hone.config.keys import all_keys
 from hone.config.loading import files
 from hone.config.schema import ROOTS
 from hone.errors import ConfigError
+from tests.helpers.other_values import other_value
 
 
 def value(config: Any, key: str) -> Any:
@@ -218,40 +218,6 @@ REFUSED = {
 """Settings that are refused by themselves, by the words of the error: no other setting is held against them."""
 
 
-def _other(field: Any, now: Any) -> Any:
-    """Another value than `now` that the field may have, or None where a number or a choice would be guessing."""
-    hints, types, choices = [field.annotation], set[Any](), list[Any]()
-    while hints:
-        hint = hints.pop()
-        if get_origin(hint) is Literal:
-            choices += [choice for choice in get_args(hint) if choice != now]
-        elif get_origin(hint) is not None:
-            types.add(get_origin(hint))
-            hints += get_args(hint)
-        else:
-            types.add(hint)
-    if {list, dict} & types or str in types:
-        return None
-    if choices or bool in types:
-        return choices[0] if choices else not now
-    low = max((getattr(m, "ge", getattr(m, "gt", 0)) for m in field.metadata if _is_low(m)), default=0)
-    top = min(
-        (getattr(m, "le", getattr(m, "lt", 10**9)) for m in field.metadata if _is_top(m)), default=10**9
-    )
-    if int in types and float not in types:
-        return now + 1 if isinstance(now, int) and now > 0 else max(low, 4)
-    more = (now or low or 1.5) * 1.5
-    return more if more < top else (now or 0) * 0.5 + top * 0.4
-
-
-def _is_low(item: Any) -> bool:
-    return isinstance(item, annotated_types.Ge | annotated_types.Gt)
-
-
-def _is_top(item: Any) -> bool:
-    return isinstance(item, annotated_types.Le | annotated_types.Lt)
-
-
 def _each_alone() -> Iterator[tuple[str, str]]:
     seen = set()
     for kind, root in ROOTS.items():
@@ -262,7 +228,7 @@ def _each_alone() -> Iterator[tuple[str, str]]:
             if key.startswith("rewards.functions") or (key, owner) in seen:
                 continue
             seen.add((key, owner))
-            other = _other(field, value(resolved, key))
+            other = other_value(field, value(resolved, key))
             if other is not None:
                 yield kind, f"{key}={files.dump(other).splitlines()[0]}"
 

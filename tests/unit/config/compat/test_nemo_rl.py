@@ -8,79 +8,13 @@ from typing import Any
 import pytest
 
 from hone.config import load
-from hone.config.loading import files
-from hone.config.nested import put, split_path
 from hone.errors import ConfigError
-
-KEYS = Path(__file__).resolve().parents[4] / "shared" / "spec" / "config-keys.txt"
-REPLACED = {
-    "sft": {
-        "policy.model_name": "models/llama",
-        "data.train.dataset_name": "train.jsonl",
-        "data.validation.dataset_name": "validation.jsonl",
-        "policy.tokenizer.chat_template": "{{ messages[0]['content'] }}",  # cut short in the list of keys
-    },
-    "rm": {
-        "policy.model_name": "models/llama",
-        "data.train.dataset_name": "train.jsonl",
-        "data.validation.dataset_name": "validation.jsonl",
-        "policy.tokenizer.chat_template": "{{ messages[0]['content'] }}",
-    },
-    "dpo": {"policy.model_name": "models/llama"},
-    "grpo": {"policy.model_name": "models/qwen", "data.train.dataset_name": "train.jsonl"},
-    "ppo": {
-        "policy.model_name": "models/qwen",
-        "data.train.dataset_name": "train.jsonl",
-        "data.validation.dataset_name": "validation.jsonl",
-    },
-    "distill": {
-        "policy.model_name": "models/qwen-small",
-        "teacher.model_name": "models/qwen",
-        "data.train.dataset_name": "train.jsonl",
-        "data.validation.dataset_name": "validation.jsonl",
-    },
-    "eval": {"generation.model_name": "models/qwen", "data.dataset_name": "test.jsonl"},
-}
-HEADINGS = {
-    "sft": "sft.yaml",
-    "dpo": "dpo.yaml",
-    "rm": "rm.yaml",
-    "grpo": "grpo_math_1B.yaml",
-    "ppo": "ppo_math_1B.yaml",
-    "distill": "distillation_math.yaml",
-    "eval": "evals/eval.yaml",
-}
-
-
-def upstream(kind: str) -> dict[str, Any]:
-    """Upstream's file as a tree, with names of models and data replaced."""
-    if not KEYS.exists():
-        pytest.skip("the list of upstream's keys is not here")
-    tree: dict[str, Any] = {}
-    inside = False
-    for line in KEYS.read_text().splitlines():
-        if line.startswith("#####"):
-            inside = line.split()[1] == HEADINGS[kind]
-        elif inside and line.strip():
-            key, _, text = line.partition(": ")
-            replaced = REPLACED[kind].get(key)
-            if key in ("policy.scheduler", "teacher.scheduler") and not text.endswith(
-                "]"
-            ):  # cut short in the list of keys
-                text = text.rstrip(" ,") + ", {milestones: [50]}]"
-            put(tree, split_path(key), replaced if replaced is not None else files.parse(text))
-    return tree
-
-
-def save(tree: dict[str, Any], folder: Path) -> Path:
-    path = folder / "upstream.yaml"
-    path.write_text(files.dump(tree))
-    return path
+from tests.helpers.nemo_rl_configs import nemo_rl_config, save
 
 
 @pytest.mark.parametrize("kind", ["sft", "dpo", "rm", "grpo", "ppo", "distill", "eval"])
 def test_the_file_loads_and_reloads(kind: Any, tmp_path: Path) -> None:
-    tree = upstream(kind)
+    tree = nemo_rl_config(kind)
     loaded = load(kind, save(tree, tmp_path), [])
     resolved = tmp_path / "resolved.yaml"
     resolved.write_text(loaded.to_yaml())
@@ -88,7 +22,7 @@ def test_the_file_loads_and_reloads(kind: Any, tmp_path: Path) -> None:
 
 
 def test_grpo_values(tmp_path: Path) -> None:
-    loaded = load("grpo", save(upstream("grpo"), tmp_path), [])
+    loaded = load("grpo", save(nemo_rl_config("grpo"), tmp_path), [])
     config = loaded.config
     assert config.grpo.num_prompts_per_step == 32
     assert config.policy.optimizer.kwargs == {
@@ -111,7 +45,7 @@ def test_grpo_values(tmp_path: Path) -> None:
 
 
 def test_ppo_values(tmp_path: Path) -> None:
-    loaded = load("ppo", save(upstream("ppo"), tmp_path), [])
+    loaded = load("ppo", save(nemo_rl_config("ppo"), tmp_path), [])
     config = loaded.config
     assert (config.ppo.ppo_epochs, config.ppo.policy_training_start_step) == (4, 0)
     estimator = config.ppo.adv_estimator
@@ -139,7 +73,7 @@ def test_value_settings_in_upstreams_spelling(tmp_path: Path) -> None:
         "value.megatron_cfg.activation_checkpointing=true",
         "policy.dtensor_cfg.lora_cfg.enabled=true",
     ]
-    config = load("ppo", save(upstream("ppo"), tmp_path), overrides).config
+    config = load("ppo", save(nemo_rl_config("ppo"), tmp_path), overrides).config
     kwargs = config.value.optimizer.kwargs
     assert (kwargs["lr"], kwargs["betas"], kwargs["weight_decay"]) == (2e-6, [0.9, 0.95], 0.1)
     assert config.value.scheduler[0].kwargs["total_iters"] == 10
@@ -149,7 +83,7 @@ def test_value_settings_in_upstreams_spelling(tmp_path: Path) -> None:
 
 
 def test_distillation_values(tmp_path: Path) -> None:
-    loaded = load("distill", save(upstream("distill"), tmp_path), [])
+    loaded = load("distill", save(nemo_rl_config("distill"), tmp_path), [])
     config = loaded.config
     assert (config.loss_fn.kl_type, config.loss_fn.mixed_kl_weight, config.loss_fn.zero_outside_topk) == (
         *("mixed", 0.5),
@@ -182,7 +116,7 @@ def test_distillation_values(tmp_path: Path) -> None:
 
 
 def test_dpo_values(tmp_path: Path) -> None:
-    config = load("dpo", save(upstream("dpo"), tmp_path), []).config
+    config = load("dpo", save(nemo_rl_config("dpo"), tmp_path), []).config
     assert (config.dpo.reference_policy_kl_penalty, config.dpo.preference_loss) == (0.05, {"sigmoid": 1.0})
     assert (config.dpo.preference_loss_weight, config.dpo.sft_loss_weight) == (1, 0)
     assert config.dpo.sft_average_log_probs is False
@@ -193,7 +127,7 @@ def test_dpo_values(tmp_path: Path) -> None:
 
 
 def test_sft_values(tmp_path: Path) -> None:
-    config = load("sft", save(upstream("sft"), tmp_path), []).config
+    config = load("sft", save(nemo_rl_config("sft"), tmp_path), []).config
     assert config.sft.max_num_steps == 60
     assert config.logger.wandb.name == "sft-dev-train.jsonl"
     assert config.policy.optimizer.kwargs["foreach"] is False
@@ -201,7 +135,7 @@ def test_sft_values(tmp_path: Path) -> None:
 
 
 def test_rm_values(tmp_path: Path) -> None:
-    loaded = load("rm", save(upstream("rm"), tmp_path), [])
+    loaded = load("rm", save(nemo_rl_config("rm"), tmp_path), [])
     config = loaded.config
     assert config.rm.reward_model_type == "bradley_terry"
     assert config.rm.center_rewards_coefficient is None
@@ -213,7 +147,7 @@ def test_rm_values(tmp_path: Path) -> None:
 
 
 def test_a_regression_head_in_upstreams_spelling(tmp_path: Path) -> None:
-    path = save(upstream("rm"), tmp_path)
+    path = save(nemo_rl_config("rm"), tmp_path)
     config = load("rm", path, ["policy.reward_model_cfg.reward_model_type=regression"]).config
     assert config.rm.reward_model_type == "regression"
     with pytest.raises(ConfigError, match=r"policy\.reward_model_cfg\.enabled.*hone rm"):
@@ -226,7 +160,7 @@ def test_a_command_line_in_other_spellings_wins_over_the_file(tmp_path: Path) ->
         "model.tensor_model_parallel_size=2",
         "policy.max_total_sequence_length=64",
     ]
-    config = load("sft", save(upstream("sft"), tmp_path), overrides).config
+    config = load("sft", save(nemo_rl_config("sft"), tmp_path), overrides).config
     assert config.sft.max_num_epochs == 3
     assert config.policy.tensor_parallel_size == 2
     assert config.data.max_input_seq_length == 64
@@ -240,7 +174,7 @@ def test_megatron_settings_count_when_megatron_is_on(tmp_path: Path) -> None:
         "policy.megatron_cfg.optimizer.lr=1e-5",
         "policy.megatron_cfg.fp8_cfg.enabled=false",
     ]
-    config = load("sft", save(upstream("sft"), tmp_path), overrides).config
+    config = load("sft", save(nemo_rl_config("sft"), tmp_path), overrides).config
     assert config.policy.tensor_parallel_size == 4
     assert config.policy.optimizer.kwargs["lr"] == 1e-5
     assert config.policy.optimizer.kwargs["betas"] == [0.9, 0.98]
@@ -333,7 +267,7 @@ def test_each_active_key_that_is_unsupported_is_refused_by_name(
 ) -> None:
     switch = ["policy.megatron_cfg.enabled=true"] if kind == "sft" else []
     with pytest.raises(ConfigError) as caught:
-        load(kind, save(upstream(kind), tmp_path), switch + [override for override, _ in refused])
+        load(kind, save(nemo_rl_config(kind), tmp_path), switch + [override for override, _ in refused])
     lines = str(caught.value).splitlines()
     for override, reason in refused:
         key = override.partition("=")[0]
@@ -370,13 +304,13 @@ def test_each_active_key_that_is_unsupported_is_refused_by_name(
 )
 def test_refused_by_itself(kind: Any, override: str, said: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=said):
-        load(kind, save(upstream(kind), tmp_path), [override])
+        load(kind, save(nemo_rl_config(kind), tmp_path), [override])
 
 
 def test_an_unknown_key_below_a_section_that_is_off_is_inert_and_below_one_that_is_on_an_error(
     tmp_path: Path,
 ) -> None:
-    path = save(upstream("sft"), tmp_path)
+    path = save(nemo_rl_config("sft"), tmp_path)
     load("sft", path, ["+policy.megatron_cfg.brand_new=1"])
     with pytest.raises(ConfigError, match=r"policy\.dtensor_cfg\.brand_new"):
         load("sft", path, ["+policy.dtensor_cfg.brand_new=1"])

@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 from hone.api.arguments import settings_of
-from hone.config import load
-from hone.config.compat.trl.aliases import INSTEAD, common
+from hone.config import dialects, load
 from hone.config.explain import explained
 from hone.config.keys import find
 from hone.config.nested import split_path
@@ -81,10 +80,10 @@ def test_it_is_said_what_they_were_read_as() -> None:
 
 @pytest.mark.parametrize("kind", ROOTS)
 def test_every_name_has_a_key_of_ours(kind: Any) -> None:
-    for spelling in common(kind):
-        for key in spelling.to:
-            assert find(ROOTS[kind], split_path(key)).what == "key", (spelling.path, key)
-        assert spelling.path not in ROOTS[kind].model_fields
+    for alias in dialects.short(kind):
+        for key in alias.to:
+            assert find(ROOTS[kind], split_path(key)).what == "key", (alias.path, key)
+        assert alias.path not in ROOTS[kind].model_fields
 
 
 MEANT = [
@@ -111,7 +110,7 @@ def test_a_suggestion_goes_by_meaning(kind: Any, text: str, said: str) -> None:
 
 def test_what_to_write_instead_is_no_accepted_name() -> None:
     for kind in ROOTS:
-        assert not INSTEAD.keys() & {spelling.path for spelling in common(kind)}
+        assert not dialects.replacements().keys() & {alias.path for alias in dialects.short(kind)}
 
 
 def test_config_explains_a_short_name() -> None:

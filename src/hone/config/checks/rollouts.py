@@ -1,0 +1,187 @@
+"""Settings of rollouts that cannot work together: their size, sampling, environments, rewards; and of evaluations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import PurePath
+
+from hone.config.checks.models import not_a_multiple
+from hone.config.checks.run import validates
+from hone.config.schema import EnvironmentConfig, EvalConfig, OnlineConfig, RLConfig
+from hone.config.schema.environments import EnvConfig
+from hone.config.schema.model import SamplingConfig
+from hone.config.schema.roots import own_section
+
+
+def environment_names(config: OnlineConfig | EvalConfig) -> list[str]:
+    """All `env_name`s of the data."""
+    if isinstance(config, EvalConfig):
+        return [config.data.env_name] if config.data.env_name is not None else []
+    entries = [*(config.data.train or []), *(config.data.validation or [])]
+    return sorted({entry.env_name for entry in entries if entry.env_name is not None})
+
+
+def environments(config: OnlineConfig | EvalConfig) -> Iterator[str]:
+    """Environments that data name, and turns that something answers."""
+    known = config.env.named if isinstance(config, RLConfig | EvalConfig) else {}
+    for name in environment_names(config):
+        if name not in EnvConfig.not_entries and name not in known:
+            there = f"; there are {', '.join(known)}" if known else ""
+            yield (
+                f"env_name={name}: there is no env.{name}.path or env.{name}.tools that says what it is{there}. "
+                "Completions alone are scored by your own rewards.functions"
+            )
+    if isinstance(config, RLConfig | EvalConfig):
+        yield from _turns(config)
+
+
+def _turns(config: RLConfig | EvalConfig) -> Iterator[str]:
+    key, env = f"{own_section(config)}.max_rollout_turns", config.env
+    count = (config.eval if isinstance(config, EvalConfig) else config.loop).max_rollout_turns
+    if count > 1 and not (env.is_configured or env.named):
+        yield (
+            f"{key}={count} needs an environment that answers between turns: give env.tools or env.path, or set it to 1"
+        )
+    if env.is_configured and count == 1:
+        yield (
+            f"{key}=1 leaves an environment no turn to answer: set it to how often the model may speak, such as 4"
+        )
+    yield from _environment("env", env, named=False)
+    for name, one in env.named.items():
+        yield from _environment(f"env.{name}", one, named=True)
+
+
+def _environment(key: str, config: EnvironmentConfig, *, named: bool) -> Iterator[str]:
+    if named and not (config.path or config.tools):
+        yield f"{key} is no environment: give {key}.path or {key}.tools"
+    if (config.action is None) != (config.observation is None):
+        yield f"{key}.action and {key}.observation go together: both are for a client of OpenEnv"
+    elif config.action is not None and config.path is None:
+        yield f"{key}.action is for a client of OpenEnv: name it in {key}.path"
+
+
+def rollouts(config: OnlineConfig) -> Iterator[str]:
+    """Sizes, turns and the goal of a run."""
+    loop, policy, section = config.loop, config.policy, own_section(config)
+    rollout = loop.num_prompts_per_step * loop.num_generations_per_prompt
+    if rollout % policy.train_global_batch_size:
+        yield (
+            f"{section}.num_prompts_per_step={loop.num_prompts_per_step} × {section}.num_generations_per_prompt="
+            f"{loop.num_generations_per_prompt} = {rollout} completions cannot be divided into optimizer steps of "
+            f"policy.train_global_batch_size={policy.train_global_batch_size}: set it to {rollout} or a divisor of it"
+        )
+    if loop.max_rollout_turns != 1 and not isinstance(config, RLConfig):
+        yield f"{section}.max_rollout_turns={loop.max_rollout_turns}: there are no environments here; set it to 1"
+    metric, threshold = f"{section}.stop_at_validation_metric", f"{section}.stop_at_validation_threshold"
+    if (loop.stop_at_validation_metric is None) != (loop.stop_at_validation_threshold is None):
+        yield f"{metric} and {threshold} go together: set both"
+    elif loop.stop_at_validation_metric is not None and not validates(config):
+        yield (
+            f"{metric}={loop.stop_at_validation_metric} needs validation, but there is none: give "
+            f"data.validation.dataset_name and {section}.val_period"
+        )
+
+
+def rewards(config: RLConfig) -> Iterator[str]:
+    """Rewards that are learnt from."""
+    loop, policy, section = config.loop, config.policy, own_section(config)
+    scale, shape = loop.reward_scaling, loop.reward_shaping
+    if scale.enabled and scale.source_min >= scale.source_max:
+        yield (
+            f"{section}.reward_scaling.source_min={scale.source_min} is not below "
+            f"{section}.reward_scaling.source_max={scale.source_max}"
+        )
+    yield from _dynamic_sampling(config)
+    if shape.enabled and shape.overlong_buffer_length > shape.max_response_length:
+        yield (
+            f"{section}.reward_shaping.overlong_buffer_length={shape.overlong_buffer_length} is more than "
+            f"{section}.reward_shaping.max_response_length={shape.max_response_length}: lower it"
+        )
+    yield from _function_scopes(config)
+    rewarded = config.env.path or any(one.path for one in config.env.named.values())
+    if not config.rewards.functions and not rewarded and set(environment_names(config)) <= {"math"}:
+        yield (
+            "rewards.functions is empty, so nothing says which completions are good: list functions, such as "
+            "rewards.functions='[{name: math}]' (or data.default.env_name=math)"
+        )
+    if policy.generation.temperature == 0:
+        yield (
+            "policy.generation.temperature=0 gives every completion of a group the same tokens, so there is nothing to "
+            "learn from: set it to 1.0 (policy.generation.val_temperature=0 is for validation)"
+        )
+    if policy.generation.repetition_penalty != 1:
+        yield (
+            f"policy.generation.repetition_penalty={policy.generation.repetition_penalty:g} samples from probabilities "
+            "that the learner does not have, so its gradient would be of another policy: set it to 1.0 "
+            "(policy.generation.val_repetition_penalty is for validation)"
+        )
+
+
+def _dynamic_sampling(config: RLConfig) -> Iterator[str]:
+    """What dynamic sampling needs, and what needs dynamic sampling."""
+    loop, section = config.loop, own_section(config)
+    if loop.use_dynamic_sampling and loop.num_generations_per_prompt == 1:
+        yield (
+            f"{section}.use_dynamic_sampling=true leaves out groups whose rewards are equal, but a group is one "
+            f"completion: set {section}.num_generations_per_prompt to 2 or more"
+        )
+    if loop.batch_multiplier != 1 and not loop.use_dynamic_sampling:
+        yield (
+            f"{section}.batch_multiplier={loop.batch_multiplier:g} is for dynamic sampling: set it to 1, or "
+            f"{section}.use_dynamic_sampling to true"
+        )
+
+
+def _function_scopes(config: RLConfig) -> Iterator[str]:
+    """Reward functions for datasets or environments that no data has: they would never be called, without a word."""
+    entries = [*(config.data.train or []), *(config.data.validation or [])]
+    names = {entry.dataset_name for entry in entries if entry.dataset_name is not None}
+    files = {PurePath(name) for name in names if PurePath(name).suffix or name.startswith("/")}
+    datasets = names | {path.name.split(".")[0] for path in files}
+    for number, function in enumerate(config.rewards.functions):
+        for key, given, known in (
+            ("datasets", function.datasets, sorted(datasets)),
+            ("envs", function.envs, environment_names(config)),
+        ):
+            for name in given or ():
+                if name not in known:
+                    yield (
+                        f"rewards.functions.{number}.{key} names '{name}', which no data has: "
+                        f"there is {', '.join(known) or 'none'}"
+                    )
+
+
+def policy_sampling(config: OnlineConfig) -> Iterator[str]:
+    """How completions are drawn in training."""
+    return _sampling(config.policy.generation, "policy.generation")
+
+
+def _sampling(generation: SamplingConfig, head: str) -> Iterator[str]:
+    if any(not text for text in generation.stop_strings or ()):
+        yield f"{head}.stop_strings holds an empty text, which every completion has: remove it"
+    if any(token < 0 for token in generation.stop_token_ids or ()):
+        yield f"{head}.stop_token_ids={generation.stop_token_ids}: ids of tokens are not negative"
+    if generation.min_new_tokens > generation.max_new_tokens:
+        yield (
+            f"{head}.min_new_tokens={generation.min_new_tokens} is more than {head}.max_new_tokens="
+            f"{generation.max_new_tokens}: lower it"
+        )
+
+
+def evaluation(config: EvalConfig) -> Iterator[str]:
+    """What is measured, and how answers are drawn."""
+    settings, generation = config.eval, config.generation
+    count, k = settings.num_tests_per_prompt, settings.k_value
+    yield from _sampling(generation, "generation")
+    if k > count:
+        yield (
+            f"eval.k_value={k} is more than eval.num_tests_per_prompt={count}: sample at least k answers for each "
+            "problem"
+        )
+    elif settings.metric == "cons@k" and count % k:
+        yield not_a_multiple("eval.num_tests_per_prompt", count, "eval.k_value", k)
+    if count > 1 and generation.temperature == 0:
+        yield (
+            f"eval.num_tests_per_prompt={count} with generation.temperature=0 gives the same answer every time: set a "
+            "temperature such as 0.6, or num_tests_per_prompt to 1"
+        )

@@ -1,0 +1,286 @@
+"""NeMo RL's keys that Hone does not have: ignored ones, and those that may only have their neutral value."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from hone.config.alias import KeyRule, Switch, allowed, ignored
+from hone.config.compat.nemo_rl import megatron
+from hone.config.compat.nemo_rl.megatron import EMPTY, ENGINE, ENV_VARS, EXPERTS, NONE, OFF
+from hone.config.compat.nemo_rl.switches import DTENSOR, LORA, rules_of_value
+from hone.config.schema import (
+    ROOTS,
+    DistillConfig,
+    EvalConfig,
+    OnlineConfig,
+    PPOConfig,
+    RLConfig,
+    RMConfig,
+    section_of,
+)
+
+REPLACEMENTS: dict[str, str] = {}
+SPEED = "changes speed alone"
+SAMPLED = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+DTENSOR_CFG = "policy.dtensor_cfg"
+
+
+def _dropout_before(value: Any, ours: Callable[[str], Any]) -> bool:
+    return value == "pre" or ours("policy.lora.dropout") == 0
+
+
+_DTENSOR = [
+    KeyRule(f"{DTENSOR_CFG}.enabled", ENGINE, ignored_at=(False,)),
+    allowed(f"{DTENSOR_CFG}.enabled", (True, False), "expected true or false"),
+    KeyRule(f"{DTENSOR_CFG}.**", f"{DTENSOR.key} is off", while_off=DTENSOR),
+    *ignored(ENGINE, f"{DTENSOR_CFG}._v2"),
+    allowed(f"{DTENSOR_CFG}.env_vars", EMPTY, ENV_VARS),
+    allowed(f"{DTENSOR_CFG}.env_vars.*", ("", None), ENV_VARS),
+    *ignored("the allocator's cache is PyTorch's own affair", f"{DTENSOR_CFG}.clear_cache_every_n_steps"),
+    allowed(f"{DTENSOR_CFG}.custom_parallel_plan", NONE, "Hone chooses the plan; set it to null"),
+    allowed(f"{DTENSOR_CFG}.automodel_kwargs", EMPTY, "Hone loads models with transformers; set it to {}"),
+    allowed(f"{DTENSOR_CFG}.automodel_kwargs.**", EMPTY, "Hone loads models with transformers; remove it"),
+    KeyRule(f"{DTENSOR_CFG}.lora_cfg.**", "the adapter is off", while_off=LORA),
+    allowed(
+        f"{DTENSOR_CFG}.lora_cfg.dropout_position",
+        _dropout_before,
+        "dropout is on the adapter's input; set it to pre",
+    ),
+    *ignored("how adapters are computed, not what", f"{DTENSOR_CFG}.lora_cfg.use_triton"),
+]
+
+_POLICY = [
+    allowed("policy.draft.enabled", OFF, "Hone has no draft model; set it to false"),
+    *ignored("policy.draft.enabled is off", "policy.draft.**"),
+    allowed("policy.offload_optimizer_for_logprob", OFF, "use policy.cpu_offload"),
+    allowed("policy.sequence_packing.microbatch_order", ("packer",), "micro-batches keep the packer's order"),
+    *ignored(SPEED, "policy.tokenizer.use_fastokens", "tokenizer.use_fastokens"),
+    *ignored(SPEED, "policy.make_sequence_length_divisible_by"),
+    *ignored(
+        "samples are packed by best-fit decreasing, and packed rows are not padded: the result is the same",
+        "policy.sequence_packing.algorithm",
+        "policy.sequence_packing.sequence_length_round",
+    ),
+    *ignored("rows are prepared when they are drawn, in this process", "data.num_workers"),
+    *ignored("the opening of a turn is never trained on", "data.add_generation_prompt"),
+]
+
+VLLM_TUNING = """
+async_engine gpu_memory_utilization enforce_eager use_tqdm use_deep_gemm num_last_layers_in_bf16
+num_first_layers_in_bf16 enable_vllm_metrics_logger vllm_metrics_logger_interval http_refit_api_key_env_var
+http_refit_server_port zmq_refit_server_port reset_encoder_cache_after_weight_update distributed_executor_backend
+"""
+
+
+def _generation(head: str) -> list[KeyRule]:
+    """`policy.generation` of training, `generation` of evaluation."""
+    vllm, kwargs = f"{head}.vllm_cfg", f"{head}.vllm_kwargs"
+    switch = Switch(f"{head}.backend", on=("vllm",))
+    shared, one_process = "generation shares the learner's devices", "one process needs no ports or transport"
+    one_device = "each generator runs on one device; set it to 1"
+    return [
+        allowed(f"{head}.colocated.enabled", (True,), f"{shared}; set it to true"),
+        *ignored(shared, f"{head}.colocated.resources.**"),
+        *ignored(one_process, f"{head}.port_range_low", f"{head}.port_range_high"),
+        *ignored(one_process, f"{head}.refit_transport", f"{head}.refit_cfg.**"),
+        *ignored("for quantized models", f"{head}.real_quant_export_cpu_offload"),
+        *ignored("the backend is not Megatron", f"{head}.mcore_generation_config.**"),
+        *ignored("the backend is not SGLang", f"{head}.sglang_cfg.**", f"{head}.sglang_kwargs.**"),
+        KeyRule(f"{vllm}.**", "the backend is not vLLM", while_off=switch),
+        KeyRule(f"{kwargs}.**", "the backend is not vLLM", while_off=switch),
+        allowed(kwargs, EMPTY, "arguments for vLLM are not passed on; set it to {}"),
+        allowed(f"{kwargs}.**", EMPTY, "arguments for vLLM are not passed on; remove it"),
+        allowed(f"{vllm}.kv_cache_dtype", ("auto",), "the cache has the model's precision; set it to auto"),
+        allowed(f"{vllm}.logprobs_mode", ("processed_logprobs",), "set it to processed_logprobs"),
+        allowed(f"{vllm}.expert_parallel_size", (1,), EXPERTS),
+        allowed(f"{vllm}.tensor_parallel_size", (1,), one_device),
+        allowed(f"{vllm}.pipeline_parallel_size", (1,), one_device),
+        *(_generation_of_policy(vllm) if head == "policy.generation" else ()),
+        *ignored(
+            "vLLM's own tuning, which changes speed alone", *(f"{vllm}.{key}" for key in VLLM_TUNING.split())
+        ),
+    ]
+
+
+def _generation_of_policy(vllm: str) -> list[KeyRule]:
+    return [
+        allowed(
+            f"{vllm}.precision",
+            lambda value, ours: value == ours("policy.precision"),
+            "the generator has policy.precision; set it to ${policy.precision}",
+        ),
+        allowed(
+            f"{vllm}.max_model_len",
+            lambda value, ours: value == ours("policy.max_total_sequence_length"),
+            "is policy.max_total_sequence_length; set that, or this to ${policy.max_total_sequence_length}",
+        ),
+    ]
+
+
+def _rl(section: str) -> list[KeyRule]:
+    """Commands that learn from rewards."""
+    asynchronous = f"{section}.async_{section}"
+    other = "this command does not distil"
+    return [
+        allowed(
+            f"{section}.seq_logprob_error_threshold", NONE, "no sequence is left out by it; set it to null"
+        ),
+        allowed(
+            f"{section}.invalid_tool_call_advantage", NONE, "errors are told to the model; set it to null"
+        ),
+        allowed(
+            f"{section}.malformed_thinking_advantage",
+            NONE,
+            "use the reward function `format`; set it to null",
+        ),
+        allowed(f"{asynchronous}.enabled", OFF, "rollouts and training take turns; set it to false"),
+        *ignored(f"{asynchronous}.enabled is off", f"{asynchronous}.**"),
+        allowed("reward_penalties.token_ids", EMPTY, "write it as a reward function"),
+        allowed(
+            "reward_penalties.*", OFF, "write it as a reward function, such as `format`; set it to false"
+        ),
+        allowed("data_plane.enabled", OFF, "Hone has no separate data plane; set it to false"),
+        *ignored("data_plane.enabled is off", "data_plane.**"),
+        allowed("on_policy_distillation", EMPTY, f"{other}; set it to null"),
+        allowed("on_policy_distillation.**", NONE, f"{other}; remove it"),
+    ]
+
+
+_ENV = allowed(
+    "env.math.math_verify_impl",
+    ("hf_math_verify", "dapo_math_verify"),
+    "answers are checked with math-verify; remove it",
+)
+_FORMATS = ("sft_processor", "math_hf_data_processor", "math_data_processor", None)
+_PROCESSOR = "the format of rows is found from their columns; remove it"
+_PORTS = "one process needs no ports or segments"
+_AROUND = [
+    *(
+        allowed(f"data.{part}processor", _FORMATS, _PROCESSOR)
+        for part in ("", "train.", "validation.", "default.")
+    ),
+    allowed("data.use_multiple_dataloader", OFF, "datasets are mixed by their weight; set it to false"),
+    allowed("checkpointing.save_consolidated", OFF, "use `hone convert` after the run; set it to false"),
+    *ignored(
+        "checkpoints are PyTorch's; `hone convert` writes safetensors", "checkpointing.model_save_format"
+    ),
+    allowed("logger.swanlab_enabled", OFF, "there is no SwanLab logger; set it to false"),
+    *ignored("logger.swanlab_enabled is off", "logger.swanlab.**"),
+    *ignored("TensorBoard's files lie in the run's folder", "logger.tensorboard", "logger.tensorboard.**"),
+    *ignored("GPUs are looked at once per step", "logger.gpu_monitoring.**"),
+    *ignored("there are no such tables", "logger.wandb.log_nemo_gym_full_result_tables"),
+    *ignored(
+        _PORTS,
+        *(f"cluster.{key}" for key in ("master_port_range_low", "master_port_range_high", "segment_size")),
+    ),
+    allowed("checkpoint.save_last", (True,), "the newest checkpoint is always kept; set it to true"),
+    allowed(
+        "checkpoint.resume.enabled",
+        (True,),
+        "a run goes on by itself; for a new one set another checkpoint_dir",
+    ),
+    allowed(
+        "checkpoint.resume.resume_from_checkpoint",
+        ("auto", None),
+        "a run goes on from its own folder: set checkpointing.checkpoint_dir to it",
+    ),
+    allowed("model.architecture", ("transformer",), "the model's own config.json says it; remove it"),
+]
+
+
+def _method(algorithm: str) -> KeyRule:
+    def is_this(value: Any, ours: Callable[[str], Any]) -> bool:
+        return isinstance(value, str) and value.lower() == algorithm
+
+    return allowed("training.method", is_this, f"this is `hone {algorithm}`")
+
+
+_RM = [
+    allowed("policy.reward_model_cfg.enabled", (True,), "this is `hone rm`; set it to true"),
+    allowed("policy.activation_checkpointing_enabled", OFF, "use policy.activation_checkpointing"),
+]
+_SKIP_REFERENCE = "ppo.skip_reference_policy_logprobs_calculation"
+
+
+def _not_needed(value: Any, ours: Callable[[str], Any]) -> bool:
+    return not value or not ours("loss_fn.reference_policy_kl_penalty")
+
+
+_PPO = [
+    *ignored("only gdpo reads it", "ppo.adv_estimator.reward_weights"),
+    KeyRule(
+        _SKIP_REFERENCE,
+        "they are computed where loss_fn.reference_policy_kl_penalty needs them",
+        ignored_at=(False,),
+    ),
+    allowed(
+        _SKIP_REFERENCE,
+        _not_needed,
+        "the penalty loss_fn.reference_policy_kl_penalty needs them; set it to false, or the penalty to 0",
+    ),
+    allowed(
+        "value.reward_model_cfg.enabled", (True,), "a value model has a head of one number; set it to true"
+    ),
+    allowed(
+        "value.reward_model_cfg.reward_model_type",
+        ("regression",),
+        "a value model learns numbers; set it to regression",
+    ),
+    *ignored("the value model reads the policy's tokens", "value.tokenizer.**"),
+    *rules_of_value([*megatron.RULES, *_DTENSOR, *_POLICY]),
+]
+
+
+def _same_temperature(value: Any, ours: Callable[[str], Any]) -> bool:
+    return value == (ours("loss_fn.temperature") or ours("policy.generation.temperature"))
+
+
+_OF_TEACHER = {
+    "the teacher reads the student's tokens": "tokenizer.**",
+    "the teacher does not generate": "generation.** generation_batch_size",
+    "the teacher is not trained": "train_global_batch_size train_micro_batch_size max_grad_norm optimizer.** "
+    "scheduler offload_optimizer_for_logprob dynamic_batching.train_mb_tokens sequence_packing.train_mb_tokens",
+    SPEED: "make_sequence_length_divisible_by sequence_packing.algorithm sequence_packing.microbatch_order "
+    "sequence_packing.sequence_length_round",
+    "the teacher lies on the policy's devices, spread as the policy is": "dtensor_cfg.** megatron_cfg.**",
+}
+"""Why keys of `teacher` are ignored, and which."""
+_DISTILL = [
+    allowed(
+        "teacher.generation.temperature",
+        _same_temperature,
+        "both are compared at loss_fn.temperature; set that, or this to the same",
+    ),
+    allowed("teacher.dtensor_cfg.cpu_offload", OFF, "use policy.cpu_offload, which is for both"),
+    allowed("teacher.dtensor_cfg.custom_parallel_plan", NONE, "Hone chooses the plan; set it to null"),
+    allowed("teacher.megatron_cfg.fp8_cfg.enabled", OFF, "the teacher computes in teacher.precision"),
+    allowed("teacher.dtensor_cfg.lora_cfg.enabled", OFF, "merge the teacher's adapter into it first"),
+    *(
+        rule
+        for reason, keys in _OF_TEACHER.items()
+        for rule in ignored(reason, *(f"teacher.{key}" for key in keys.split()))
+    ),
+]
+
+
+def rules(algorithm: str) -> list[KeyRule]:
+    """All rules for a configuration of this command."""
+    root = ROOTS[algorithm]
+    if issubclass(root, EvalConfig):
+        validation = (f"generation.val_{key}" for key in SAMPLED)
+        return [
+            *_generation("generation"),
+            *ignored("an evaluation is no validation", *validation),
+            *_POLICY,
+            _ENV,
+            *_AROUND,
+        ]
+    own: list[KeyRule] = []
+    if issubclass(root, OnlineConfig):
+        own += [*_generation("policy.generation"), _ENV]
+    if issubclass(root, RLConfig):
+        own += _rl(section_of(algorithm))
+    for kind, further in ((RMConfig, _RM), (PPOConfig, _PPO), (DistillConfig, _DISTILL)):
+        own += further if issubclass(root, kind) else []
+    return [*megatron.RULES, *_DTENSOR, *_POLICY, *own, *_AROUND, _method(algorithm)]

@@ -1,0 +1,129 @@
+"""TRL's arguments, with those of transformers, PEFT and other trainers, as top-level names: `learning_rate=1e-4`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hone.config.alias import Alias, Context, KeyRule, allowed, choice, ignored
+from hone.config.schema import ROOTS, EvalConfig, OnlineConfig, section_of
+
+TRAINING: dict[str, str] = {
+    "learning_rate": "policy.optimizer.kwargs.lr",
+    **dict.fromkeys(
+        ("max_seq_length", "max_seq_len", "sequence_len", "cutoff_len"), "policy.max_total_sequence_length"
+    ),
+    "gradient_checkpointing": "policy.activation_checkpointing",
+    "num_train_epochs": "{section}.max_num_epochs",
+    "eval_steps": "{section}.val_period",
+    "save_steps": "checkpointing.save_period",
+    "save_total_limit": "checkpointing.keep_top_k",
+    "model_name_or_path": "policy.model_name",
+    "train_dataset": "data.train.dataset_name",
+    "eval_dataset": "data.validation.dataset_name",
+    "lora_r": "policy.lora.dim",
+    "lora_target_modules": "policy.lora.target_modules",
+    "logging_dir": "logger.log_dir",
+}
+"""Of every training command."""
+SAMPLING: dict[str, str] = {
+    "num_generations": "{section}.num_generations_per_prompt",
+    "max_completion_length": "policy.generation.max_new_tokens",
+    "log_completions": "logger.log_rollouts",
+    "reward_funcs": "rewards.functions",
+}
+"""Of commands that sample."""
+CLIPPED: dict[str, str] = {
+    **dict.fromkeys(("beta", "kl_coef"), "loss_fn.reference_policy_kl_penalty"),
+    "epsilon": "loss_fn.ratio_clip_min,loss_fn.ratio_clip_max",
+    "epsilon_high": "loss_fn.ratio_clip_max",
+    "use_bias_correction_kl": "loss_fn.use_bias_correction_kl",
+    "delta": "loss_fn.ratio_clip_c",
+}
+OF: dict[str, dict[str, str]] = {
+    "dpo": {
+        "beta": "dpo.reference_policy_kl_penalty",
+        "loss_type": "dpo.preference_loss",
+        "label_smoothing": "dpo.label_smoothing",
+    },
+    "rm": {"center_rewards_coefficient": "rm.center_rewards_coefficient"},
+    "grpo": {**CLIPPED, "num_iterations": "grpo.num_updates_per_rollout"},
+    "ppo": {**CLIPPED, "num_ppo_epochs": "ppo.ppo_epochs", "vf_coef": "value_loss_fn.scale"},
+    "distill": {
+        **dict.fromkeys(("teacher_model", "teacher_model_name_or_path"), "teacher.model_name"),
+        "lmbda": "distillation.on_policy_fraction",
+    },
+}
+"""Of one command."""
+BATCH = "policy.train_global_batch_size=N (samples an update) and policy.train_micro_batch_size=M (of them at a time)"
+SCHEDULE = "policy.scheduler=[{name: torch.optim.lr_scheduler.…, kwargs: {…}}] (docs/configuration.md)"
+REPLACEMENTS: dict[str, str] = {
+    **dict.fromkeys(
+        ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"), BATCH
+    ),
+    **dict.fromkeys(("lr_scheduler_type", "lr_scheduler", "warmup_steps", "warmup_ratio"), SCHEDULE),
+    **dict.fromkeys(("logging_steps", "logging_strategy"), "nothing: every step is logged"),
+    **dict.fromkeys(("eval_strategy", "evaluation_strategy"), "eval_steps=N; 0 for none"),
+    "save_strategy": "save_steps=N, or checkpointing.enabled=false",
+    "resume_from_checkpoint": "nothing: the same command goes on where its folder stands",
+    "scale_rewards": "grpo.normalize_rewards",
+    "ref_model": "nothing: the model that the run begins with is the reference",
+    "peft_config": "policy.lora.dim=16 policy.lora.alpha=32 (docs/adapters.md)",
+    "assistant_only_loss": "nothing: assistant turns alone are trained on; sft.only_unmask_final for the last",
+    "reward_weights": "rewards.functions=[{name: NAME, weight: 0.5}]",
+    **dict.fromkeys(("deepspeed", "fsdp"), "nothing: FSDP spreads a model over cluster.gpus_per_node GPUs"),
+}
+"""Names that mean something else here, and what to write."""
+
+_TRACKERS = {"wandb": "logger.wandb_enabled", "mlflow": "logger.mlflow_enabled", "tensorboard": ""}
+
+
+def _report_to(value: Any, context: Context) -> dict[str, Any]:
+    names = value if isinstance(value, list) else [value]
+    if any(name not in (*_TRACKERS, "none", "all", None) for name in names):
+        raise ValueError(f"expected some of {', '.join(_TRACKERS)}, or none")
+    found: dict[str, Any] = {_TRACKERS[name]: True for name in names if _TRACKERS.get(name)}
+    return found if "tensorboard" in names else {**found, "logger.tensorboard_enabled": False}
+
+
+def _flag(what: str, on: str, off: str) -> Any:
+    """True and false as two values of one of our keys."""
+    translate = choice(what, {"true": on, "false": off})
+    return lambda value: translate(str(value).lower())
+
+
+def aliases(algorithm: str) -> list[Alias]:
+    """TRL's names that a command takes."""
+    root = ROOTS[algorithm]
+    if issubclass(root, EvalConfig):
+        return [Alias("model_name_or_path", ("generation.model_name",))]
+    online = issubclass(root, OnlineConfig)
+    names = {**TRAINING, **(SAMPLING if online else {}), **OF.get(algorithm, {})}
+    found = [
+        Alias(
+            name,
+            tuple(key.format(section=section_of(algorithm)).split(",")),
+            beats=("epsilon",) if name == "epsilon_high" else (),
+        )
+        for name, key in names.items()
+    ]
+    found += [
+        Alias("bf16", ("policy.precision",), _flag("expected one of", "bfloat16", "float32")),
+        Alias("fp16", ("policy.precision",), _flag("expected one of", "float16", "float32")),
+        Alias("report_to", ("logger.wandb_enabled",), compute=_report_to),
+    ]
+    if online:
+        found.append(Alias("use_vllm", ("policy.generation.backend",), _flag("expected", "vllm", "builtin")))
+    return found
+
+
+def rules(algorithm: str) -> list[KeyRule]:
+    """TRL's settings of vLLM, of commands that sample."""
+    if not issubclass(ROOTS[algorithm], OnlineConfig):
+        return []
+    return [
+        allowed("vllm_mode", ("colocate",), "generation shares the learner's devices; set it to colocate"),
+        *ignored(
+            "vLLM's own tuning, which changes speed alone",
+            *("vllm_gpu_memory_utilization", "vllm_tensor_parallel_size", "vllm_enable_sleep_mode"),
+        ),
+    ]

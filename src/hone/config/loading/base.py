@@ -1,0 +1,91 @@
+"""What a user's settings lie on: the schema's defaults, the recipe of an embedded model, a preset."""
+
+from __future__ import annotations
+
+from pathlib import Path as FilePath
+from typing import Any, get_args
+
+from hone.config import keys
+from hone.config.loading import files
+from hone.config.loading.translation import Translation
+from hone.config.nested import Path, drop, get, merge, put
+from hone.config.schema.grpo import Preset
+from hone.errors import ConfigError
+
+
+def model_key(algorithm: str) -> Path:
+    """The key of the name of the model that a run is about."""
+    return ("generation" if algorithm == "eval" else "policy", "model_name")
+
+
+def preset(first: Translation) -> dict[str, Any]:
+    """The settings of the method that `grpo.preset` names. Another name is the schema's to refuse."""
+    name = first.value_given(("grpo", "preset")) if first.algorithm == "grpo" else None
+    if name not in get_args(Preset):
+        return {}
+    return files.read(FilePath(__file__).parents[1] / "presets" / f"{name}.yaml")
+
+
+def base_tree(
+    first: Translation, preset_tree: dict[str, Any], removed: list[Path], *, rewarded: bool
+) -> tuple[dict[str, Any], list[str]]:
+    """The lower layers as one tree, and notices. `removed`: keys that the command line takes away (`~key`)."""
+    schema = keys.defaults(first.root)
+    recipe, notices = _recipe(first, rewarded=rewarded)
+    base = merge(merge(schema, recipe), preset_tree)
+    for part in ("policy", "value"):
+        _trim_optimizer(base, first, part)
+    for path in removed:
+        _restore(base, schema, path, first)
+    return base, notices
+
+
+def _recipe(first: Translation, *, rewarded: bool) -> tuple[dict[str, Any], list[str]]:
+    """What suits the embedded model, if the run is about one; its data only if the user gives none.
+
+    Another model gets of it the data and the rewards that go with them, if the user says nothing of data but how much.
+    """
+    from hone import embedded  # the names of the embedded models are there; nothing heavy is imported
+
+    name = first.value_given(model_key(first.algorithm))
+    own = isinstance(name, str) and embedded.is_embedded_model(name)
+    dataset = ("data",) if first.algorithm == "eval" else ("data", "train")
+    has_data = any(path[: len(dataset)] == dataset and path[-1] == "dataset_name" for path in first.given)
+    about_data = [path for path in first.given if path[:1] == ("data",)]
+    if not own and any(path[-1] != "limit" for path in about_data):
+        return {}, []
+    if first.algorithm not in embedded.RECIPES:
+        return {}, []
+    tree = files.merged(files.chain(FilePath(embedded.recipe(first.algorithm))))
+    if has_data:
+        tree.pop("data", None)
+    if own:
+        return tree, []
+    key = ".".join(dataset) if len(dataset) > 1 else "data.dataset_name"
+    brought = get(tree, (*dataset, "dataset_name"))
+    wanted = ("data",) if rewarded else ("data", "rewards")
+    notice = f"{key} was not given: the embedded word problems ({brought}) are used"
+    return {section: tree[section] for section in wanted if section in tree}, [notice]
+
+
+def _trim_optimizer(base: dict[str, Any], first: Translation, part: str) -> None:
+    """Another optimizer class than the default's does not get the default's betas and eps."""
+    path = (part, "optimizer", "name")
+    if path not in first.given or first.value_given(path) == get(base, path):
+        return
+    kwargs = get(base, (*path[:-1], "kwargs"))
+    put(base, (*path[:-1], "kwargs"), {key: kwargs[key] for key in ("lr", "weight_decay") if key in kwargs})
+
+
+def _restore(base: dict[str, Any], schema: dict[str, Any], path: Path, first: Translation) -> None:
+    """`~key`: back to the schema's default, or gone where the schema does not name the key."""
+    found = keys.find(first.root, path)
+    if found.what == "unknown":
+        if first.is_foreign(path):
+            return
+        raise ConfigError(keys.unknown(first.algorithm, path))
+    default = get(schema, path)
+    if found.known == len(path) and found.field is not None and default is not None:
+        put(base, path, default)
+    else:
+        drop(base, path)
