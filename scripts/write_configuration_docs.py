@@ -11,28 +11,30 @@ from hone.config.schema import ROOTS
 TARGET = Path(__file__).resolve().parents[1] / "docs" / "configuration.md"
 INTRODUCTION = """# Every setting
 
-`hone config COMMAND [KEY]` prints the same. This page is written from the schema by
-`python scripts/write_configuration_docs.py`.
+`hone config COMMAND [KEY]` prints the same. This page is written from the schema by `python
+scripts/write_configuration_docs.py`.
 
-Settings come from `--config FILE` and from `key=value` after it. Sections and keys have NeMo RL's names. Keys that NeMo RL
-repeats for each back end, and the spellings of NeMo's tutorials, are accepted too; the run says how it read them. The
-defaults are for a model of your own; the embedded models `hone/tiny` and `hone/tiny-sft` come with a recipe
-(`src/hone/embedded/recipes/`).
+Settings come from `--config FILE` and from `key=value` after it. Sections and keys have NeMo RL's names. Keys that
+NeMo RL repeats for each back end, and the spellings of NeMo's tutorials, are accepted too; the run says how it read
+them. The defaults are for a model of your own; the embedded models `hone/tiny` and `hone/tiny-sft` come with a
+recipe (`src/hone/embedded/recipes/`).
 
 Short names work everywhere, in files, on the command line and in Python: `lr`, `epochs`, `batch_size`, `max_steps`,
-`model`, `output_dir`, and TRL's (`learning_rate`, `num_generations`, `beta`). `data.train=rows.jsonl` names a dataset,
-and `rewards.functions=[math,my.py:fn]` functions. `source <(hone completion bash)` completes commands, keys and values
-(also for zsh and fish). `examples/aliases.sh` has short commands such as `nemo-sft-1b`.
+`model`, `output_dir`, and TRL's (`learning_rate`, `num_generations`, `beta`). `data.train=rows.jsonl` names a
+dataset, and `rewards.functions=[math,my.py:fn]` functions. `source <(hone completion bash)` completes commands,
+keys and values (also for zsh and fish). `examples/aliases.sh` has short commands such as `nemo-sft-1b`.
 
 **No setting is silently without effect.** A setting that the others make irrelevant (`logger.wandb.name` without
-`logger.wandb_enabled`), and one that only NeMo RL has, is either ignored with a line that says why (at the start, in
-`hone plan` and in `run.json`) or refused. For example, this version has no vLLM: with `policy.generation.backend=vllm` a
-line says that the built-in generator samples instead, from the same distribution.
+`logger.wandb_enabled`), and one that only NeMo RL has, is either ignored with a line that says why (at the start,
+in `hone plan` and in `run.json`) or refused. For example, this version has no vLLM: with
+`policy.generation.backend=vllm` a line says that the built-in generator samples instead, from the same
+distribution.
 
-**Defaults follow what you give.** A value of yours takes precedence over those of a recipe, a preset and the schema, and
-they adapt to it: `hone sft policy.train_global_batch_size=8` has micro-batches of 8, whatever the recipe says, and the
-run says so. Only two values that you give can contradict each other; the error names both. A setting that matters only for
-one choice selects this choice (`policy.lora.dim=16` LoRA, `dpo.simpo_gamma=1` SimPO), unless you give the choice too.
+**Defaults follow what you give.** A value of yours takes precedence over those of a recipe, a preset and the
+schema, and they adapt to it: `hone sft policy.train_global_batch_size=8` has micro-batches of 8, whatever the
+recipe says, and the run says so. Only two values that you give can contradict each other; the error names both. A
+setting that matters only for one choice selects this choice (`policy.lora.dim=16` LoRA, `dpo.simpo_gamma=1` SimPO),
+unless you give the choice too.
 
 `NEMO_LOG_LEVEL=DEBUG` prints the resolved settings, every step's metrics and the libraries' logs.
 
