@@ -7,12 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hone.config.compat.nemo_rl.rules import matches
 
-from hone.config import keys
-from hone.config.compat.nemo_rl import aliases, upstream
-from hone.config.schema import ROOTS
-from hone.config.schema.roots import section_of
+from hone.config import dialects, keys
+from hone.config.schema import ROOTS, section_of
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 PAGES = sorted(page for page in DOCS.rglob("*.md") if page.name != "configuration.md")
@@ -46,10 +43,11 @@ def exists(name: str) -> bool:
         if keys.find(root, path).what != "unknown":
             return True
         if any(
-            alias == ".".join(path) or alias.startswith(f"{'.'.join(path)}.") for alias in aliases.table(kind)
+            alias == ".".join(path) or alias.startswith(f"{'.'.join(path)}.")
+            for alias in dialects.aliases(kind)
         ):
             return True
-        if any(matches(rule.pattern, path) for rule in upstream.rules(kind)):
+        if any(rule.matches(path) for rule in dialects.rules(kind)):
             return True
     return False
 
