@@ -26,7 +26,7 @@ from hone.rollout.environments.episode import EpisodeRunner
 from hone.rollout.environments.episode_result import episode_metrics
 from hone.rollout.rewards.reward_pool import RewardPool
 from hone.rollout.sampler import open_episode_runner, score_episodes
-from hone.rollout.scoring import open_reward_pool, scored_groups
+from hone.rollout.scoring import open_reward_pool, score_completions
 from hone.tracking import Activity, Progress, working, write_rollouts
 from hone.training.process import check_could_write, check_writable, run_async
 from hone.types import Group, Prompt, Sampling
@@ -149,7 +149,7 @@ async def _answered(
                 new = await score_episodes(chunk, results, pool, config.rewards)
             else:
                 completions = await generator.generate(chunk, sampling, count=tests)
-                new = await scored_groups(chunk, completions, tokenizer, pool)
+                new = await score_completions(chunk, completions, tokenizer, pool)
             groups += new
             tokens = sum(len(rollout.completion.tokens) for group in new for rollout in group.rollouts)
             done = {"accuracy": score(groups, "pass@k", 1)}

@@ -1,4 +1,4 @@
-"""Rollouts: reward functions in killable workers, and completions collected into scored groups.
+"""Rollouts: completions are sampled, scored by reward functions or environments in killable processes, and grouped.
 
-Imports nothing: the reward workers pass through here and must start in a fraction of a second.
+This file imports nothing: reward workers import it and must start in a fraction of a second.
 """

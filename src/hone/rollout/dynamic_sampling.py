@@ -1,14 +1,14 @@
-"""Dynamic sampling (DAPO, arXiv 2503.14476 eq. 11): prompts are drawn until enough of their groups can be learnt from.
+"""Dynamic sampling (DAPO, arXiv 2503.14476, eq. 11): prompts are drawn until enough groups are informative.
 
-A group all of whose rewards are equal has advantages of zero: it costs a place in the batch and teaches nothing. Such
-groups are left out, and further prompts drawn in their place, a batch at a time:
+A group whose rewards are all equal has zero advantages. Such groups are left out, and more prompts are drawn in their
+place, one batch at a time:
 
-    first batch     the groups that are wanted, times `batch_multiplier`
-    further ones    what is missing over the share that was kept so far, at most as many as the first
+    first batch      `groups` x `batch_multiplier` prompts
+    later batches    missing groups / fraction kept so far, at most as many as the first
 
-What comes is a function of the data's order and of the rewards alone, and the position in the data is a count of draws:
-a run that is killed draws the same prompts again. Groups beyond those wanted are thrown away (by the next step they
-would be of older weights). All of this is counted.
+The result depends on the order of the data and on the rewards only, and the data position counts draws: a killed run
+draws the same prompts again. Surplus groups are discarded, since the next step has newer weights. All of this is
+counted in metrics.
 """
 
 from __future__ import annotations
@@ -23,72 +23,69 @@ from hone.errors import TrainingError
 from hone.types import Group, Prompt, Rollout
 
 Weight = Callable[[Rollout, str], float]
-"""What a reward of a rollout, by its name, counts."""
+"""(rollout, name of a reward) -> weight of that reward."""
 GroupKind = Literal["informative", "all_right", "all_wrong", "all_failed"]
 
 
 @dataclass(frozen=True)
 class DynamicSamplingSpec:
-    """How much a step is to have, and what may be spent on it."""
+    """How many groups a step needs, and how many batches it may sample."""
 
     groups: int
     max_batches: int
     multiplier: float = 1.0
     weight: Weight | None = None
-    """Where rewards are learnt from one by one (gdpo): what each counts. Equal sums of unequal rewards can then be
-    learnt from, and differences in one of weight 0 cannot. None: their sum is learnt from."""
+    """For algorithms that normalize each reward on its own (GDPO): groups with equal sums of unequal rewards are
+    informative, and differences in a reward of weight 0 are not. None: only the sum counts."""
 
     @classmethod
     def of(cls, loop: RLSection, weight: Weight | None) -> DynamicSamplingSpec:
-        """As a run's settings have it."""
+        """From the settings of a run."""
         most = loop.dynamic_sampling_max_gen_batches
         return cls(loop.num_prompts_per_step, most, loop.batch_multiplier, weight)
 
     @property
     def batch(self) -> int:
-        """Prompts of a batch at most."""
+        """The largest number of prompts in a batch."""
         return max(self.groups, round(self.groups * self.multiplier))
 
 
 @dataclass
 class DynamicSamplingResult:
-    """The groups of a step. `rollout.excluded` of those that are not trained on says why."""
+    """The groups of a step. `rollout.excluded` says why a rollout is not trained on."""
 
     groups: list[Group] = field(default_factory=list)
-    """To train on: as many as wanted, unless the batches or the data ended before."""
+    """To train on; fewer than asked for where the batches or the data ran out."""
     drawn: list[Group] = field(default_factory=list)
-    """All that were sampled, in order."""
+    """All sampled groups, in order."""
     batches: int = 0
     counts: dict[GroupKind, int] = field(default_factory=dict)
     missing: int = 0
     surplus: int = 0
 
     def metrics(self) -> dict[str, float]:
-        """What dynamic sampling cost."""
+        """Counts of batches and groups."""
         rewards = [r.reward for group in self.groups for r in group.rollouts if r.reward is not None]
         return {
             "dynamic_sampling_num_gen_batches": float(self.batches),
             "dynamic_sampling_num_discarded_valid_samples": float(self.surplus),
             "groups_drawn": float(len(self.drawn)),
             "groups_missing": float(self.missing),
-            **{
-                f"groups_{kind}": float(self.counts.get(kind, 0))
-                for kind in ("all_right", "all_wrong", "all_failed")
-            },
+            "groups_all_right": float(self.counts.get("all_right", 0)),
+            "groups_all_wrong": float(self.counts.get("all_wrong", 0)),
+            "groups_all_failed": float(self.counts.get("all_failed", 0)),
             "filtered_reward": sum(rewards) / len(rewards) if rewards else float("nan"),
         }
 
     def summary(self) -> str:
-        """What came instead of groups to learn from, and which reward functions told nothing apart."""
-        found = ", ".join(
-            f"{self.counts.get(kind, 0)} {kind.replace('_', ' ')}" for kind in ("all_right", "all_wrong")
-        )
-        failed = self.counts.get("all_failed", 0)
-        return f"{found}{f', {failed} failed' if failed else ''}{describe_constant_rewards(self.drawn)}"
+        """Counts of the uninformative groups, and reward functions that were constant."""
+        right, wrong, failed = (self.counts.get(kind, 0) for kind in ("all_right", "all_wrong", "all_failed"))
+        counts = f"{right} all right, {wrong} all wrong" + (f", {failed} failed" if failed else "")
+        return counts + describe_constant_rewards(self.drawn)
 
 
 def describe_constant_rewards(groups: Sequence[Group]) -> str:
-    """ "; reward function 'f' is 0 for all 64 completions" of each that never gave two values; empty without any."""
+    """For each reward function with one value only: "; reward function 'f' is 0 for all 64 completions"."""
     judged: dict[str, list[float]] = {}
     for rollout in (rollout for group in groups for rollout in group.rollouts):
         for name, value in rollout.rewards.items():
@@ -102,11 +99,9 @@ def describe_constant_rewards(groups: Sequence[Group]) -> str:
 
 
 def classify_group(group: Group, weight: Weight | None = None) -> GroupKind:
-    """Whether there is something to learn from a group: its rewards differ, and so do those that a function gave (what
-    only a penalty on length tells apart is not what dynamic sampling is for). `weight`: see DynamicSamplingSpec.
-
-    Else whether it is all right (see Rollout.right) or all wrong.
-    """
+    """Informative where the rewards differ, and the functions' own rewards too (a difference by length penalty alone
+    does not count). Otherwise all right (see Rollout.right), all wrong or all failed. `weight`: see
+    DynamicSamplingSpec."""
     scored = [rollout for rollout in group.rollouts if rollout.reward is not None]
     if not scored:
         return "all_failed"
@@ -122,52 +117,50 @@ def classify_group(group: Group, weight: Weight | None = None) -> GroupKind:
 async def sample_informative_groups(
     draw: Callable[[int], Sequence[Prompt]],
     sample: Callable[[Sequence[Prompt]], Awaitable[list[Group]]],
-    wanted: DynamicSamplingSpec,
+    spec: DynamicSamplingSpec,
     last: Callable[[], bool] = lambda: False,
 ) -> DynamicSamplingResult:
-    """Draw prompts and sample for them until `wanted.groups` groups can be learnt from, the batches are spent, or there
-    are no more prompts. `draw` gives fewer prompts than asked for, then none, at the end of the data. `last` says then
-    whether a step may have no groups, as the last of a run that has learnt before.
+    """Draw prompts and sample for them until `spec.groups` groups are informative, or batches or prompts run out.
 
-    Raises TrainingError where the batches, or the data, are spent without one group to learn from.
+    `draw` returns fewer prompts than asked for, then none, at the end of the data. `last` says whether a step may have
+    no groups (the last step of a run that has trained before). Raises TrainingError without one informative group.
     """
-    found = DynamicSamplingResult()
+    result = DynamicSamplingResult()
     kept: list[Group] = []
-    while len(kept) < wanted.groups and found.batches < wanted.max_batches:
-        prompts = draw(_next_batch(len(kept), len(found.drawn), wanted))
+    while len(kept) < spec.groups and result.batches < spec.max_batches:
+        prompts = draw(_next_batch(len(kept), len(result.drawn), spec))
         if not prompts:
             break
-        found.batches += 1
+        result.batches += 1
         for group in await sample(prompts):
-            kind = classify_group(group, wanted.weight)
-            found.counts[kind] = found.counts.get(kind, 0) + 1
-            found.drawn.append(group)
+            kind = classify_group(group, spec.weight)
+            result.counts[kind] = result.counts.get(kind, 0) + 1
+            result.drawn.append(group)
             if kind == "informative":
                 kept.append(group)
             else:
                 _exclude(group, kind)
     if not kept and not last():
-        every = "" if found.batches == wanted.max_batches else ", all the data,"
+        every = "" if result.batches == spec.max_batches else ", all the data,"
         raise TrainingError(
-            f"no group of {len(found.drawn)} in {found.batches} batches{every} has unequal rewards "
-            f"({found.summary()}): "
-            "nothing can be learnt from them. Give prompts that are neither too easy nor too hard, raise "
-            "num_generations_per_prompt or dynamic_sampling_max_gen_batches, or stop earlier with "
+            f"no group of {len(result.drawn)} in {result.batches} batches{every} has unequal rewards "
+            f"({result.summary()}): nothing can be learnt from them. Give prompts that are neither too easy nor too "
+            "hard, raise num_generations_per_prompt or dynamic_sampling_max_gen_batches, or stop earlier with "
             "stop_at_validation_metric"
         )
-    found.groups, beyond = kept[: wanted.groups], kept[wanted.groups :]
+    result.groups, beyond = kept[: spec.groups], kept[spec.groups :]
     for group in beyond:
         _exclude(group, "surplus")
-    found.surplus = sum(len(group.rollouts) for group in beyond)
-    found.missing = wanted.groups - len(found.groups)
-    return found
+    result.surplus = sum(len(group.rollouts) for group in beyond)
+    result.missing = spec.groups - len(result.groups)
+    return result
 
 
-def _next_batch(kept: int, drawn: int, wanted: DynamicSamplingSpec) -> int:
+def _next_batch(kept: int, drawn: int, spec: DynamicSamplingSpec) -> int:
     if not drawn or not kept:
-        return wanted.batch
-    missing = wanted.groups - kept
-    return min(wanted.batch, math.ceil(missing * drawn / kept))
+        return spec.batch
+    missing = spec.groups - kept
+    return min(spec.batch, math.ceil(missing * drawn / kept))
 
 
 def _exclude(group: Group, why: str) -> None:

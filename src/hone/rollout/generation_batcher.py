@@ -1,13 +1,13 @@
-"""The generator as rollouts of many turns see it: each asks for its own next turn, and those that wait go together.
+"""Batches the turns that concurrent multi-turn rollouts ask for.
 
     async with GenerationBatcher(generator, sampling, max_wait_s=1.0) as batcher:
-        async with batcher.participate():            # a rollout that lives
-            completion = await batcher.generate(prompt)   # a stream so far; `prompt.id` names the turn, not the batch
+        async with batcher.participate():                 # one running rollout
+            completion = await batcher.generate(prompt)   # `prompt.id` names the rollout's turn
 
-The generator starts when it is free and every rollout that lives waits for it; those whose environments take longer
-than `max_wait_s` are not waited for, and join a later batch. What a row is sampled with depends on its prompt's id and
-number alone, so tokens are the same however rows meet; log-probabilities are to the last bit, too, when the same rows
-meet, which they do as long as no environment is slower than `max_wait_s` (None: all are waited for).
+A batch starts when the generator is free and every running rollout waits for it. Rollouts whose environments take
+longer than `max_wait_s` are not waited for; they join a later batch (None: all are waited for). Sampling depends on a
+prompt's id and number only, so tokens do not depend on the batch. Log-probabilities are the same to the last bit where
+the same rows share a batch, which holds while no environment is slower than `max_wait_s`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from hone.types import Completion, Generator, Prompt, Sampling
 
 @dataclass
 class GenerationBatcher:
-    """Gathers the turns that rollouts ask for."""
+    """Collects the turns that rollouts ask for into batches."""
 
     generator: Generator
     sampling: Sampling
@@ -44,7 +44,7 @@ class GenerationBatcher:
 
     @contextlib.asynccontextmanager
     async def participate(self) -> AsyncIterator[None]:
-        """While a rollout lives: the others' turns wait for it to ask, or to end."""
+        """Within this context, batches wait for the rollout to ask or to end."""
         self._active += 1
         try:
             yield
@@ -66,7 +66,7 @@ class GenerationBatcher:
             self._waiting = []
             try:
                 done = await self.generator.generate([prompt for prompt, _ in batch], self.sampling)
-            except BaseException as error:  # to whoever asked: it comes out of their `generate`
+            except BaseException as error:  # it is raised by each waiting `generate`
                 for _, future in batch:
                     if not future.done():
                         future.set_exception(error)
@@ -78,7 +78,7 @@ class GenerationBatcher:
                     future.set_result(completions[0])
 
     async def _gather(self) -> None:
-        """Until something waits, and then until all that live do, or for `max_wait_s`."""
+        """Wait for a first request, then until every running rollout has asked, at most `max_wait_s`."""
         while not self._waiting:
             self._changed.clear()
             await self._changed.wait()

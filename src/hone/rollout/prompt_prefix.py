@@ -1,4 +1,4 @@
-"""What a prompt begins of its answer: `<think>` that a chat template writes, or words that the model goes on from."""
+"""The beginning of the answer that a prompt contains: a template's `<think>`, or an assistant message to continue."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hone.types import Prompt
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_TAIL = 48  # tokens from the end of a prompt in which what it began is looked for
+_TAIL = 48  # tokens at the end of a prompt that are searched
 _BEGUN = re.compile(r"(?:^|[\n>\]:])[ \t]*((?:<(?P<tag>[A-Za-z_]+)>|\[THINK\]|<\|START_THINKING\|>)\s*)$")
 _EMPTY_THOUGHT = re.compile(r"<think>\s*</think>\s*$")
 _FENCE = re.compile(r"(?<![^\n])```[\w+-]*\n$")
@@ -20,7 +20,7 @@ _ROLES = ("assistant", "model", "bot", "system", "user", "s", "bos")
 
 
 def prefills_of(prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """What each prompt began of its answer, as it is written there; mostly nothing."""
+    """The beginning of the answer in each prompt, verbatim; mostly empty."""
     tails = tokenizer.batch_decode([list(prompt.tokens[-_TAIL:]) for prompt in prompts])
     return [_begun(prompt, tail) for prompt, tail in zip(prompts, tails, strict=True)]
 
@@ -28,13 +28,13 @@ def prefills_of(prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerBase) -
 def _begun(prompt: Prompt, tail: str) -> str:
     content = prompt.content
     if not isinstance(content, str) and content and content[-1].get("role") == "assistant":
-        said = content[-1].get("content")
-        return said if isinstance(said, str) else ""
+        text = content[-1].get("content")
+        return text if isinstance(text, str) else ""
     return begun_at(tail)
 
 
 def begun_at(tail: str) -> str:
-    """What the end of a prompt's text begins of the answer."""
+    """The beginning of the answer at the end of a prompt's text."""
     for pattern in (_EMPTY_THOUGHT, _FENCE, _BOX):
         if found := pattern.search(tail):
             return found[0]

@@ -1,4 +1,4 @@
-"""What a batch of rollouts was like, as metrics."""
+"""Metrics of a batch of rollouts."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ from hone.types import Group, Rollout
 
 
 def describe(groups: Sequence[Group]) -> dict[str, float]:
-    """What a batch of rollouts was like. Failures and exclusions are counted, never folded into a reward.
+    """Metrics of a batch of rollouts. Failures and exclusions are counted, never folded into a reward.
 
-    `accuracy` is there only where what is asked about the answers is right or wrong; the mean of every reward function
-    is `reward_NAME`, whatever it says.
+    `reward_NAME` is the mean of a reward function. `accuracy` is there only where answers are judged right or wrong.
     """
     rollouts = [rollout for group in groups for rollout in group.rollouts]
     scored = [rollout for rollout in rollouts if rollout.reward is not None]
@@ -25,7 +24,7 @@ def describe(groups: Sequence[Group]) -> dict[str, float]:
         "excluded": float(sum(r.excluded is not None for r in rollouts)),
         **episode_metrics(rollouts),
     }
-    if not scored and not any(r.failure for r in rollouts):  # nobody asked what they are worth
+    if not scored and not any(r.failure for r in rollouts):  # no rewards in this run
         return metrics
     metrics |= {
         "reward": _mean([r.reward for r in scored if r.reward is not None]),
@@ -42,8 +41,8 @@ def describe(groups: Sequence[Group]) -> dict[str, float]:
 
 
 def accuracy(rollouts: Sequence[Rollout]) -> float | None:
-    """The share of the judged answers that are right; None where that is not what is said of them: where nothing judges
-    answers, or gives other numbers than 1 for right and 0 (or -1) for wrong."""
+    """The fraction of the judged answers that are right. None where nothing judges answers, or where the judging
+    function returns other numbers than 1 for right and 0 (or -1) for wrong."""
     judged = [value for rollout in rollouts if (value := rollout.judgement) is not None]
     found = set(judged)
     if not judged or not (found <= {0.0, 1.0} or found <= {-1.0, 1.0}):

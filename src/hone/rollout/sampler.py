@@ -1,4 +1,4 @@
-"""Where the groups of the online loop come from: prompts are sampled for, and what comes back is scored."""
+"""Samples completions or episodes for prompts and scores them: the source of groups of the online loop."""
 
 from __future__ import annotations
 
@@ -15,13 +15,7 @@ from hone.rollout.environments.episode_result import EpisodeResult, add_rewards,
 from hone.rollout.environments.pool import EnvironmentPool
 from hone.rollout.rewards.reward_pool import RewardPool
 from hone.rollout.rewards.scoring_batch import NO_FUNCTION_APPLIES
-from hone.rollout.scoring import (
-    apply_reward_shaping,
-    score_completions,
-    score_rollouts,
-    scored_groups,
-    unscored_groups,
-)
+from hone.rollout.scoring import apply_reward_shaping, score_completions, score_rollouts
 from hone.types import Generator, Group, Prompt, Sampling
 
 if TYPE_CHECKING:
@@ -30,46 +24,48 @@ if TYPE_CHECKING:
 
 @dataclass
 class RolloutSampler:
-    """Samples with one generator and scores with one pool, as one configuration says."""
+    """Samples completions with the generator and scores them, as the configuration says."""
 
     generator: Generator
     tokenizer: PreTrainedTokenizerBase
     pool: RewardPool
     config: OnlineConfig
     episodes: EpisodeRunner | None = None
-    """What plays rollouts with their environments, if there are any."""
+    """Runs rollouts with environments, where the configuration has any."""
 
     async def sample(
         self, prompts: Sequence[Prompt], *, lap: Callable[[str], None] = lambda part: None
     ) -> list[Group]:
-        """A group for each prompt, to learn from; scored where rewards are learnt from. `lap` is told of each part that
-        is done: `generation` (with environments), `reward`. Raises RewardError (see RewardPool.score)."""
-        config = self.config
-        sampling, count = sampling_of(config), config.loop.num_generations_per_prompt
-        if self.episodes is not None and isinstance(config, RLConfig):
-            results = await self.episodes.run(prompts, self.generator, sampling, count)
-            lap("generation")
-            groups = await score_episodes(prompts, results, self.pool, config.rewards)
-            apply_reward_shaping([rollout for group in groups for rollout in group.rollouts], config)
+        """A group to train on for each prompt, with rewards where the algorithm uses them. `lap` is called as each part
+        ends: `generation` (with environments), `reward`. Raises RewardError (see RewardPool.score)."""
+        pool = self.pool if isinstance(self.config, RLConfig) else None
+        count = self.config.loop.num_generations_per_prompt
+        groups = await self._groups(prompts, sampling_of(self.config), count, pool, lap)
+        apply_reward_shaping(groups, self.config)
+        if pool is not None:
             lap("reward")
-            return groups
-        completions = await self.generator.generate(prompts, sampling, count=count)
-        lap("generation")
-        if not isinstance(config, RLConfig):
-            return unscored_groups(prompts, completions, self.tokenizer, config)
-        groups = await score_completions(prompts, completions, self.tokenizer, self.pool, config)
-        lap("reward")
         return groups
 
     async def validate(self, prompts: Sequence[Prompt]) -> list[Group]:
-        """A group for each held-out prompt, with rewards as the functions gave them."""
-        sampling = sampling_of(self.config, validation=True)
+        """A group for each validation prompt, with rewards as the functions returned them."""
         count = self.config.loop.val_num_generations_per_prompt
-        if self.episodes is not None:
+        return await self._groups(prompts, sampling_of(self.config, validation=True), count, self.pool)
+
+    async def _groups(
+        self,
+        prompts: Sequence[Prompt],
+        sampling: Sampling,
+        count: int,
+        pool: RewardPool | None,
+        lap: Callable[[str], None] = lambda part: None,
+    ) -> list[Group]:
+        if self.episodes is not None and pool is not None:
             results = await self.episodes.run(prompts, self.generator, sampling, count)
-            return await score_episodes(prompts, results, self.pool, self.config.rewards)
+            lap("generation")
+            return await score_episodes(prompts, results, pool, self.config.rewards)
         completions = await self.generator.generate(prompts, sampling, count=count)
-        return await scored_groups(prompts, completions, self.tokenizer, self.pool)
+        lap("generation")
+        return await score_completions(prompts, completions, self.tokenizer, pool)
 
 
 async def score_episodes(
@@ -98,8 +94,9 @@ async def score_episodes(
 def open_episode_runner(
     config: OnlineConfig | EvalConfig, tokenizer: PreTrainedTokenizerBase, log_path: str | Path | None = None
 ) -> Iterator[EpisodeRunner | None]:
-    """The environments that a configuration has, checked with its chat template; None without any. What they print goes
-    beside `log_path`. Raises ConfigError for what is no environment, or a template that cannot write what one needs."""
+    """The environments of a configuration, checked with its chat template; None without any. Their output goes to
+    environments.log beside `log_path`. Raises ConfigError for a target that is not an environment, or a template that
+    cannot write an environment's messages."""
     if not isinstance(config, RLConfig | EvalConfig) or not (config.env.is_configured or config.env.named):
         yield None
         return
@@ -110,15 +107,15 @@ def open_episode_runner(
         turns, context = config.loop.max_rollout_turns, config.policy.max_total_sequence_length
         kwargs = config.policy.tokenizer.chat_template_kwargs
     encoder = Encoder(tokenizer, add_bos=config.data.add_bos, template_kwargs=kwargs or {})
-    beside = Path(log_path).with_name("environments.log") if log_path is not None else None
-    with EnvironmentPool(config.env, beside) as pool:
+    log = Path(log_path).with_name("environments.log") if log_path is not None else None
+    with EnvironmentPool(config.env, log) as pool:
         episodes = EpisodeRunner(pool, encoder, turns, context, config.env.max_wait_s)
         episodes.check()
         yield episodes
 
 
 def sampling_of(config: OnlineConfig, *, validation: bool = False) -> Sampling:
-    """How rollouts (or validation samples) are drawn."""
+    """The sampling parameters of rollouts, or of validation samples."""
     g = config.policy.generation
     return Sampling(
         max_new_tokens=g.max_new_tokens,

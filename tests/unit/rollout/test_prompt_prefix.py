@@ -6,7 +6,6 @@ import asyncio
 
 import pytest
 
-from hone.config.schema import GRPOConfig
 from hone.data.chat import Encoder
 from hone.data.formats import PromptText
 from hone.model.loading import load_tokenizer
@@ -71,7 +70,7 @@ def test_format_and_answers_are_judged_with_what_the_prompt_began(plain) -> None
     entries = ["format", "answer", {"name": "own", "path": "regex", "kwargs": {"pattern": "^<think>\n2"}}]
     with RewardPool(resolve_all(entries), num_workers=1) as pool:
         prompt = prompt_of(tokenizer, [ASKED])
-        [group] = asyncio.run(score_completions([prompt], [completions], tokenizer, pool, GRPOConfig()))
+        [group] = asyncio.run(score_completions([prompt], [completions], tokenizer, pool))
     assert [rollout.rewards for rollout in group.rollouts] == [
         {"format": 1.0, "answer": 1.0, "own": 1.0},
         {"format": 0.0, "answer": 1.0, "own": 0.0},

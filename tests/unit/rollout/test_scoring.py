@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 from hone.config.schema import GRPOConfig
 from hone.rollout.rewards.resolve import resolve_all
 from hone.rollout.rewards.reward_pool import RewardPool
-from hone.rollout.scoring import columns_of, score_completions
+from hone.rollout.scoring import apply_reward_shaping, columns_of, score_completions
 from hone.types import Completion, Group, Prompt
 from tests.helpers.pool_helpers import FUNCTIONS, SEEDS
 
@@ -35,7 +35,9 @@ def run(
 ) -> list[Group]:
     cfg = GRPOConfig.model_validate({"grpo": grpo})
     with RewardPool(resolve_all(entries), num_workers=1) as pool:
-        return asyncio.run(score_completions(prompts, completions, tokenizer, pool, cfg))
+        groups = asyncio.run(score_completions(prompts, completions, tokenizer, pool))
+    apply_reward_shaping(groups, cfg)
+    return groups
 
 
 def test_groups_rewards_and_exclusions(tokenizer: PreTrainedTokenizerFast) -> None:

@@ -128,12 +128,7 @@ class _Episode:
     """A rollout while it lasts."""
 
     def __init__(
-        self,
-        runner: EpisodeRunner,
-        name: str,
-        prompt: Prompt,
-        batcher: GenerationBatcher,
-        handle: EnvHandle,
+        self, runner: EpisodeRunner, name: str, prompt: Prompt, batcher: GenerationBatcher, handle: EnvHandle
     ) -> None:
         self.runner, self.name, self.prompt = runner, name, prompt
         self.batcher, self.handle = batcher, handle

@@ -59,10 +59,7 @@ class Values:
     `theirs` makes something of one that stayed there."""
 
     def __init__(
-        self,
-        own: Callable[[Any], list[Any]],
-        mine: Callable[[int], Any],
-        theirs: Callable[[list[Any]], Any],
+        self, own: Callable[[Any], list[Any]], mine: Callable[[int], Any], theirs: Callable[[list[Any]], Any]
     ) -> None:
         self._own, self._mine, self._theirs = own, mine, theirs
 

@@ -10,10 +10,7 @@ from hone.rollout.rewards.text import text_of
 
 
 def length(
-    completions: Sequence[Any],
-    completion_ids: Sequence[Sequence[int]],
-    target: int = 100,
-    **columns: Any,
+    completions: Sequence[Any], completion_ids: Sequence[Sequence[int]], target: int = 100, **columns: Any
 ) -> list[float | None]:
     """How near the completion's length is to `target` tokens: 0 at the target, falling linearly to -1."""
     return [max(-1.0, -abs(len(ids) - target) / target) for ids in completion_ids]
