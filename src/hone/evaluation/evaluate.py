@@ -25,11 +25,11 @@ from hone.planning.placement import placement_notices
 from hone.rollout.environments.episode import EpisodeRunner
 from hone.rollout.environments.episode_result import episode_metrics
 from hone.rollout.rewards.reward_pool import RewardPool
-from hone.rollout.sampler import open_episode_runner, score_episodes
+from hone.rollout.sampler import open_episode_runner, sampling_from, score_episodes
 from hone.rollout.scoring import open_reward_pool, score_completions
 from hone.tracking import Activity, Progress, working, write_rollouts
 from hone.training.process import check_could_write, check_writable, run_async
-from hone.types import Group, Prompt, Sampling
+from hone.types import Group, Prompt
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -137,7 +137,7 @@ async def _answered(
 ) -> list[Group]:
     """Every prompt sampled and scored, some at a time."""
     groups: list[Group] = []
-    tests, sampling = config.eval.num_tests_per_prompt, sampling_of(config)
+    tests, sampling = config.eval.num_tests_per_prompt, sampling_from(config.generation, config.eval.seed)
     size = config.generation.num_prompts_per_step or max(1, config.generation.batch_size // tests)
     if episodes is not None:
         episodes.context = min(episodes.context, generator.context)
@@ -155,24 +155,6 @@ async def _answered(
             done = {"accuracy": score(groups, "pass@k", 1)}
             progress.update(start + len(chunk), done, tokens)
     return groups
-
-
-def sampling_of(config: EvalConfig) -> Sampling:
-    """How answers are drawn."""
-    g = config.generation
-    return Sampling(
-        max_new_tokens=g.max_new_tokens,
-        temperature=g.temperature,
-        top_p=g.top_p,
-        top_k=g.top_k,
-        stop_token_ids=tuple(g.stop_token_ids or ()),
-        stop_strings=tuple(g.stop_strings or ()),
-        seed=config.eval.seed,
-        min_p=g.min_p,
-        repetition_penalty=g.repetition_penalty,
-        min_new_tokens=g.min_new_tokens,
-        ignore_eos=g.ignore_eos,
-    )
 
 
 def report_of(groups: Sequence[Group], config: EvalConfig) -> dict[str, Any]:

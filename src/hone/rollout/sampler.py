@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hone.config.schema import EvalConfig, OnlineConfig, RewardsConfig, RLConfig
 from hone.data.chat import Encoder
@@ -116,17 +116,18 @@ def open_episode_runner(
 
 def sampling_of(config: OnlineConfig, *, validation: bool = False) -> Sampling:
     """The sampling parameters of rollouts, or of validation samples."""
-    g = config.policy.generation
+    return sampling_from(config.policy.generation, config.loop.seed, "val_" if validation else "")
+
+
+def sampling_from(generation: Any, seed: int, prefix: str = "") -> Sampling:
+    """The sampling parameters of a `generation` section; `prefix` of those that validation has for itself."""
+    names = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
     return Sampling(
-        max_new_tokens=g.max_new_tokens,
-        temperature=g.val_temperature if validation else g.temperature,
-        top_p=g.val_top_p if validation else g.top_p,
-        top_k=g.val_top_k if validation else g.top_k,
-        stop_token_ids=tuple(g.stop_token_ids or ()),
-        stop_strings=tuple(g.stop_strings or ()),
-        seed=config.loop.seed,
-        min_p=g.val_min_p if validation else g.min_p,
-        repetition_penalty=g.val_repetition_penalty if validation else g.repetition_penalty,
-        min_new_tokens=g.min_new_tokens,
-        ignore_eos=g.ignore_eos,
+        max_new_tokens=generation.max_new_tokens,
+        stop_token_ids=tuple(generation.stop_token_ids or ()),
+        stop_strings=tuple(generation.stop_strings or ()),
+        seed=seed,
+        min_new_tokens=generation.min_new_tokens,
+        ignore_eos=generation.ignore_eos,
+        **{name: getattr(generation, prefix + name) for name in names},
     )

@@ -42,4 +42,4 @@ def test_a_column_of_the_runs_own_is_not_overwritten(place: Path, name: str) -> 
     functions = f"rewards.functions=[{{path: told.py:named, kwargs: {{name: {name}}}}}]"
     ended = hone(*GRPO, functions, "grpo.max_num_steps=1", f"checkpointing.checkpoint_dir={name}", cwd=place)
     assert ended.code == 1
-    assert f"log_metric('{name}', …), but '{name}' is a column of the run's own" in ended.err
+    assert f"log_metric('{name}', …), but '{name}' is a column of the run" in ended.err

@@ -7,8 +7,6 @@ from typing import Any
 import pytest
 
 from hone.config import load
-from hone.evaluation.evaluate import sampling_of as of_evaluation
-from hone.rollout.sampler import sampling_of as of_rollouts
 from hone.types import Sampling
 
 GIVEN = ("top_k=0", "min_p=0.1", "min_tokens=3", "ignore_eos=true", "max_new_tokens=20")
@@ -25,15 +23,17 @@ def differing(sampling: Sampling, expected: dict[str, Any]) -> dict[str, Any]:
 def test_of_rollouts_and_of_validation(kind: Any) -> None:
     settings = [f"policy.generation.{one}" for one in (*GIVEN, "val_repetition_penalty=1.3", "val_min_p=0.2")]
     config = load(kind, None, settings).config
-    assert not differing(of_rollouts(config), {**SEEN, "repetition_penalty": 1.0})
+    assert not differing(sampling_of(config), {**SEEN, "repetition_penalty": 1.0})
     held_out = {**SEEN, "repetition_penalty": 1.3, "min_p": 0.2}
-    assert not differing(of_rollouts(config, validation=True), held_out)
+    assert not differing(sampling_of(config, validation=True), held_out)
 
 
 def test_of_an_evaluation() -> None:
     settings = [f"generation.{one}" for one in (*GIVEN, "repetition_penalty=1.3")]
     config = load("eval", None, settings).config
-    assert not differing(of_evaluation(config), {**SEEN, "repetition_penalty": 1.3})
+    assert not differing(
+        sampling_from(config.generation, config.eval.seed), {**SEEN, "repetition_penalty": 1.3}
+    )
 
 
 def test_validation_samples_as_training_does_unless_it_is_told() -> None:
@@ -41,10 +41,10 @@ def test_validation_samples_as_training_does_unless_it_is_told() -> None:
         "distill", None, ["policy.generation.min_p=0.1", "policy.generation.repetition_penalty=1.1"]
     ).config
     expected = {"min_p": 0.1, "repetition_penalty": 1.1}
-    assert not differing(of_rollouts(config), expected)
-    assert not differing(of_rollouts(config, validation=True), expected)
+    assert not differing(sampling_of(config), expected)
+    assert not differing(sampling_of(config, validation=True), expected)
 
 
 def test_the_preset_and_the_default_leave_all_of_it_off() -> None:
     off = {"top_k": None, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0, "min_new_tokens": 0}
-    assert not differing(of_rollouts(load("grpo", None, ["grpo.preset=dapo"]).config), off)
+    assert not differing(sampling_of(load("grpo", None, ["grpo.preset=dapo"]).config), off)

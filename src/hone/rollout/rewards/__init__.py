@@ -1,12 +1,12 @@
 """Reward functions with TRL's signature, run in worker processes that can be killed.
 
-    functions/     the built-in functions            resolve.py   config entry -> RewardSpec
-    worker.py      the body of a worker process      process.py   the parent's end of one worker
-    lanes.py       which worker is asked what        batch.py     one batch being scored
-    pool.py        RewardPool: scores a batch
+    resolve.py         config entry -> RewardSpec    reward_pool.py     RewardPool: scores a batch
+    functions/         the built-in functions        scoring_batch.py   one batch while it is scored
+    worker.py          the body of a worker process  worker_process.py  the parent's end of one worker
+    worker_pool.py     workers and their threads
 
-A reward function is `f(prompts, completions, **columns) -> list[float | None]`. `log_metric` and `log_extra`
-are what TRL passes under those names; a function may also import them from here.
+A reward function is `f(prompts, completions, **columns) -> list[float | None]`. `log_metric` and `log_extra` are the
+functions that TRL passes under these names; they can also be imported from here.
 """
 
 from __future__ import annotations

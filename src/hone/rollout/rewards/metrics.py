@@ -1,4 +1,4 @@
-"""What a reward function reports beside its rewards: numbers, which the pool averages, and columns of the rollouts."""
+"""Numbers and columns that reward functions report besides their rewards."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ RESERVED = frozenset(
         *("cut_observations", "out_of_turns", "env_seconds"),
     )
 )
-"""Names of a run's own columns, which a function's metric may not have."""
+"""Columns of the run itself. A function's metric cannot take these names."""
 RESERVED_PREFIXES = ("reward_", "val_", "failed_", "seconds_", "weight_", "workers_", "gpu_")
-_MAX_TEXT = 2000  # characters of a value that is no plain number or truth
+_MAX_TEXT = 2000  # characters of a value that is not a number or a boolean
 _columns: dict[str, list[Any]] = {}
 _pending: dict[str, list[float]] = {}
 
@@ -25,8 +25,8 @@ def log_metric(name: str, value: float) -> None:
 
 
 def column_of(name: str, function: str) -> str | None:
-    """The column of what a function reports under a name; None for a name of the run's own. `accuracy`, which
-    functions written for TRL report, is `accuracy_FUNCTION`."""
+    """The metrics column for a name that a function reports; None for a reserved name. `accuracy`, which functions
+    written for TRL report, becomes `accuracy_FUNCTION`."""
     if name == "accuracy":
         return f"accuracy_{function}"
     return None if name in RESERVED or name.startswith(RESERVED_PREFIXES) else name
@@ -57,7 +57,7 @@ def drain_columns(count: int) -> dict[str, list[Any]]:
 
 
 def forget() -> None:
-    """What was reported by a call that did not end well says nothing."""
+    """Discard the reports of a call that failed."""
     _columns.clear()
     _pending.clear()
 

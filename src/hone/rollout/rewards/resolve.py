@@ -1,7 +1,7 @@
 """From a config entry {name, path, weight, kwargs, …} to a RewardSpec that a worker can load.
 
-Users' modules are never imported here: importing them may hang, crash or claim a GPU. `RewardPool.start`
-has a worker do it, before any model is loaded. What can be known without importing is checked here.
+Users' modules are not imported here, since that may hang, crash or claim a GPU: a worker imports them
+(`RewardPool.start`), before any model is loaded. All that can be checked without an import is checked here.
 """
 
 from __future__ import annotations
@@ -25,32 +25,32 @@ _KEYS = ("name", "path", "weight", "weight_schedule", "kwargs", "datasets", "env
 
 @dataclass(frozen=True)
 class RewardSpec:
-    """A reward function by where it is found; picklable."""
+    """A reward function, named by its location. Picklable."""
 
     name: str
-    """Names it in metrics and messages; unique in a run."""
+    """Its name in metrics and messages; unique in a run."""
     target: str
     """A built-in's name, `pkg.module.function`, or `/abs/path/file.py:function`."""
     weight: float = 1.0
-    """The constant, or the first of a schedule."""
+    """The weight, or the first of a schedule."""
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     weights: tuple[tuple[int, float], ...] = ()
-    """Points of a weight that changes; empty for a constant."""
+    """(step, weight) points of a schedule; empty for a constant weight."""
     between: Between = "linear"
     datasets: tuple[str, ...] | None = None
     envs: tuple[str, ...] | None = None
 
     def weight_at(self, step: int | None) -> float:
-        """Its weight once `step` optimizer steps are done; None: at the end."""
+        """The weight after `step` optimizer steps; None: at the end."""
         return value_at(self.weights, step, self.between) if self.weights else self.weight
 
     @property
     def counts(self) -> bool:
-        """Whether it ever has a weight, so that what it says is a judgement."""
+        """Whether its weight is ever other than 0."""
         return bool(self.weight) or any(value for _, value in self.weights)
 
     def applies(self, dataset: str, env: str) -> bool:
-        """Whether rows of this dataset and environment are its own to judge."""
+        """Whether it scores rows of this dataset and environment."""
         labels = {dataset, dataset.rpartition("#")[0]}  # the second dataset of one name is NAME#2
         return (self.datasets is None or bool(labels & set(self.datasets))) and (
             self.envs is None or env in self.envs
@@ -58,17 +58,17 @@ class RewardSpec:
 
     @property
     def judges(self) -> bool:
-        """Whether it says that an answer is right, rather than grades it or looks at its form."""
+        """Whether it decides if an answer is right, rather than grades it or checks its format."""
         return getattr(BUILTIN.get(self.target), "judges", True)
 
     @property
     def label(self) -> str:
-        """`name`, with the place where it is defined when the name does not say it."""
+        """Its name in messages, with its location where that differs."""
         return f"'{self.name}'" if self.target == self.name else f"'{self.name}' ({self.target})"
 
     @property
     def alone(self) -> bool:
-        """Whether it holds something so large that one process runs it, on whole batches."""
+        """Whether one process of its own runs it, on whole batches (it holds a model, or mostly waits)."""
         return getattr(BUILTIN.get(self.target), "alone", False)
 
 
@@ -167,7 +167,7 @@ def _between(between: Any, target: str) -> Between:
 
 
 def _names(names: Any, key: str, target: str) -> tuple[str, ...] | None:
-    """Datasets and environments by their short names: a file's is its stem."""
+    """Names of datasets or environments, with the stems of file names added."""
     if names is None:
         return None
     if isinstance(names, str) or not names or not all(isinstance(name, str) for name in names):
@@ -179,7 +179,7 @@ def _names(names: Any, key: str, target: str) -> tuple[str, ...] | None:
 
 
 def _check_builtin_options(spec: RewardSpec) -> None:
-    """A built-in takes any column as **columns: without this, a mistyped option would vanish."""
+    """Check kwargs: a built-in takes any name as **columns, so a mistyped option would have no effect."""
     parameters = inspect.signature(BUILTIN[spec.target]).parameters.values()
     options = {p.name for p in parameters if p.default is not p.empty} - set(PASSED)
     unknown = sorted(set(spec.kwargs) - options)
@@ -188,9 +188,7 @@ def _check_builtin_options(spec: RewardSpec) -> None:
         raise RewardError(f"reward {spec.label} has no option {', '.join(unknown)}; its options: {takes}")
     for name, value in spec.kwargs.items():
         if isinstance(value, float) and not math.isfinite(value):
-            raise RewardError(
-                f"reward {spec.label}: {name}={value} is no number to work with: give a finite one"
-            )
+            raise RewardError(f"reward {spec.label}: {name}={value} is not a finite number")
     check = getattr(BUILTIN[spec.target], "check", None)
     try:
         if check is not None:

@@ -4,12 +4,11 @@
         pool.check_columns(dataset_columns)                                 # a missing column stops here
         scored = await pool.score(prompts, completions, {"answer": [...]})  # one Scored for each completion
 
-A function is called on chunks of the batch, in parallel. A chunk whose call times out, crashes or raises is
-called again one completion at a time, each in a worker that is killed and replaced if it hangs or dies:
-exactly the guilty completions fail, each with its cause, and the others keep their rewards. A function
-therefore sees a chunk, never surely the whole batch; chunks do not split the `group_size` completions of one
-prompt, but a retry does. A function that stands `alone` (a reward model, a judge) and one that is async have a worker
-each to themselves, which gets the whole batch. The pool is bound to no event loop.
+A function is called on chunks of the batch, in parallel. A chunk whose call times out, crashes or raises is called
+again one completion at a time, each in a worker that is killed and replaced if it hangs or dies. So only the
+completions at fault fail, each with its cause. A function may therefore see a part of the batch: chunks keep the
+`group_size` completions of a prompt together, a retry does not. A function that stands `alone` (a reward model, a
+judge) and an async one have a worker of their own, which gets the whole batch. The pool is not bound to an event loop.
 """
 
 from __future__ import annotations
@@ -20,7 +19,6 @@ from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from hone.errors import RewardError
@@ -35,13 +33,13 @@ from hone.rollout.workers.child_process import CallFailed, TimedOut, open_log
 __all__ = ["RewardPool", "Scored"]
 
 _MIN_CHUNK = 8
-"""Completions; below it a call's own cost (0.2 ms) and a worker's start (0.1 s) outweigh the gain."""
+"""Completions. For fewer, the cost of a call (0.2 ms) and of a worker's start (0.1 s) outweighs the gain."""
 _MODEL_CALL_S = 600.0
 _MODEL_LOAD_S = 1800.0  # a large model comes from a slow disk or over the network
 
 
 class RewardPool:
-    """Reward functions behind worker processes. Construct, `start`, `score` any number of times, `close`."""
+    """Reward functions in worker processes. Construct, `start`, `score` any number of times, `close`."""
 
     def __init__(
         self,
@@ -54,14 +52,12 @@ class RewardPool:
         log_path: str | Path | None = None,
         sandbox: SandboxLimits | None = None,
     ) -> None:
-        """num_workers: None for one a core, 8 at most. timeout_s bounds one call.
-
-        memory_limit_mb bounds a worker's address space (Linux; but for a reward model). What functions print goes to
-        `log_path`, if given. sandbox: for functions that run programs.
-        """
+        """num_workers: None for one per core, at most 8. timeout_s bounds one call. memory_limit_mb bounds a worker's
+        address space (Linux; not of a reward model). log_path: for the functions' output. sandbox: for functions that
+        run programs."""
         self.specs = list(specs)
         self.notes: list[str] = []
-        """What functions have to say when they are loaded, for the user to read."""
+        """Messages that functions returned when they were loaded, for the user."""
         self._max_failure_fraction = max_failure_fraction
         self._num_workers = num_workers or min(8, os.cpu_count() or 1)
         self._log_handler, self._log = open_log(log_path)
@@ -75,8 +71,8 @@ class RewardPool:
         self._progress = TrainingProgress()
 
     def start(self, doing: Callable[[str], None] = lambda text: None) -> RewardPool:
-        """Have a worker import every function; `doing` is told of each as it begins. Raises RewardError for one that is
-        no reward function."""
+        """Have a worker import every function; `doing` is called before each. Raises RewardError for what is no reward
+        function."""
         try:
             for spec in self.specs:
                 doing(f"loading reward {spec.label}")
@@ -92,12 +88,12 @@ class RewardPool:
         return self
 
     def at(self, step: int | None, max_steps: int | None = None) -> None:
-        """From now on, batches are scored as `step` optimizer steps being done: weights may change, and functions are
-        told (`trainer_state`)."""
+        """Score the following batches as after `step` optimizer steps: weights may change, and functions receive the
+        step (`trainer_state`)."""
         self._progress = TrainingProgress(step, max_steps)
 
     def close(self) -> None:
-        """Kill every worker, whatever it is doing. The pool cannot be used again."""
+        """Kill every worker. The pool cannot be used again."""
         pools = self._pools()
         for pool in pools:
             pool.kill()
@@ -107,7 +103,7 @@ class RewardPool:
             self._log_handler.close()
 
     def check_columns(self, columns: Iterable[str]) -> None:
-        """Raises RewardError when the data lacks a column that a function cannot do without."""
+        """Raise RewardError where the data lacks a column that a function needs."""
         have = sorted(set(columns) - {"prompts", "completions"})
         for spec in self.specs:
             described = self._described[spec.name]
@@ -132,12 +128,10 @@ class RewardPool:
     ) -> list[Scored]:
         """Score each completion by every function.
 
-        prompts, completions: text, or messages ([{"role": "assistant", "content": …}]) for conversational
-        data.
-        columns: a list with one entry for each completion, `completion_ids` (token ids) among them where
-        wanted. sources: the dataset and the environment of each completion's row. Raises RewardError when a
-        function is defective (wrong number of rewards, no numbers, a missing column) or when more completions
-        fail than max_failure_fraction allows.
+        prompts, completions: text, or messages ([{"role": "assistant", "content": …}]) for conversational data.
+        columns: lists with one value for each completion, `completion_ids` (token ids) among them. sources: the dataset
+        and the environment of each completion's row. Raises RewardError when a function is defective (wrong number of
+        rewards, not numbers, a missing column) or when more completions fail than max_failure_fraction allows.
         """
         bound, progress = self._max_failure_fraction, self._progress
         batch = ScoringBatch(self.specs, prompts, completions, columns, bound, sources, progress)
@@ -155,16 +149,15 @@ class RewardPool:
         return batch.scored()
 
     def worker_pids(self) -> list[int]:
-        """Process ids of the workers that run now; each leads a process group of its own."""
+        """Process ids of the running workers; each leads a process group of its own."""
         workers = [worker for pool in self._pools() for worker in pool.workers]
         return [worker.pid for worker in workers if worker.pid is not None]
 
     def metrics(self, taken: Iterable[str] = ()) -> dict[str, float]:
-        """Since the last call: the means of what functions reported by `log_metric`,
-        `workers_retried` (calls of one completion after the call of its chunk failed) and
-        `workers_killed` (or found dead); and `weight_NAME` of each function whose weight changes.
+        """Since the last call: the means of what functions reported with `log_metric`; `workers_retried` (calls on one
+        completion after a chunk failed); `workers_killed` (or found dead); `weight_NAME` of each scheduled weight.
 
-        Raises RewardError for a name of the functions' that is among `taken`: a column has one meaning."""
+        Raises RewardError where a function reported a name in `taken`, the columns of the run."""
         for name in sorted(self._metrics.keys() & set(taken)):
             raise RewardError(f"a reward function {reserved(name)}")
         means = {name: sum(values) / len(values) for name, values in self._metrics.items()}
@@ -175,7 +168,7 @@ class RewardPool:
         return means | counts | {f"weight_{s.name}": s.weight_at(step) for s in self.specs if s.weights}
 
     async def _chunk(self, batch: ScoringBatch, spec: RewardSpec, indices: Sequence[int]) -> bool:
-        """Score some completions by one function; True if the call timed out."""
+        """Score some completions with one function; True if the call timed out."""
         reply = await self._call(batch, spec, indices)
         timed_out = isinstance(reply, TimedOut)
         if self._accept(batch, spec, indices, reply):
@@ -186,21 +179,21 @@ class RewardPool:
         self._counts["retried"] += len(indices)
         guilty = await _all([self._chunk(batch, spec, [i]) for i in indices])
         if timed_out and not any(guilty):
-            # Merely slow: smaller calls, not the time limit again at every step.
+            # Slow, not hanging: make smaller calls from now on.
             self._chunk_limit[spec.name] = max(1, len(indices) // 2)
         return timed_out
 
     async def _call(self, batch: ScoringBatch, spec: RewardSpec, indices: Sequence[int]) -> Reply:
-        """One call in whichever worker is free: its reply, or how it failed."""
+        """One call in a free worker: its reply, or how it failed."""
         request = batch.request(spec, self._described[spec.name]["accepts"], indices)
         pools = self._dedicated.get(spec.name, self._shared)
         if not spec.alone and len(indices) == 1:
-            # Of an async function, one by one: in as many workers as there are.
+            # A retry of an async function: spread over all workers.
             pools = self._shared
         return await asyncio.wrap_future(pools.submit(spec, request, len(indices)))
 
     def _accept(self, batch: ScoringBatch, spec: RewardSpec, indices: Sequence[int], reply: Reply) -> bool:
-        """Record a good reply; False for a failed one. Raises RewardError for a defect."""
+        """Record a reply; False for a failed call. Raises RewardError for a defect."""
         if isinstance(reply, CallFailed):
             self._counts["killed"] += 1
             return False
@@ -225,7 +218,7 @@ class RewardPool:
             batch.fail(index, f"reward '{spec.name}' raised {reply['raised']}", kind, reply["traceback"])
 
     def _chunk_size(self, spec: RewardSpec, size: int, group_size: int) -> int:
-        """A worker's share of the batch, in whole groups, unless calls of that size have timed out before."""
+        """A worker's share of the batch, in whole groups; less where calls of that size have timed out."""
         size = max(1, size)
         if spec.name in self._dedicated:
             return self._chunk_limit.get(spec.name, size)
@@ -234,7 +227,7 @@ class RewardPool:
         return min(whole_groups, self._chunk_limit.get(spec.name, whole_groups))
 
     def _dedicated_pool(self, spec: RewardSpec) -> WorkerPool:
-        """Of a function that stands alone: it has its own idea of how long a call may take, and no limit on memory."""
+        """The worker of a function that stands alone: with a time limit of its own, and no limit on memory."""
         seconds = float(spec.kwargs.get("timeout_s", _MODEL_CALL_S))
         limits = replace(
             self._limits,
@@ -250,30 +243,23 @@ class RewardPool:
     def __enter__(self) -> RewardPool:
         return self.start()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     async def __aenter__(self) -> RewardPool:
         return self.start()
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *error: object) -> None:
         self.close()
 
 
 def reserved(name: str) -> str:
-    """What is wrong with a metric's name that the run has itself."""
-    return (
-        f"calls log_metric('{name}', …), but '{name}' is a column of the run's own: give it another name, such as "
-        f"'own_{name}'"
-    )
+    """The message for a metric's name that the run uses itself."""
+    return f"calls log_metric('{name}', …), but '{name}' is a column of the run: use another name, such as 'own_{name}'"
 
 
 async def _all(coroutines: Iterable[Coroutine[Any, Any, bool]]) -> list[bool]:
-    """Run them together; at the first error, cancel those that have not begun and raise it."""
+    """Run them concurrently; at the first error, cancel the rest and raise it."""
     tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
     try:
         return await asyncio.gather(*tasks)

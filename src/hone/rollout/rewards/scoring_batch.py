@@ -1,4 +1,4 @@
-"""One batch while it is scored: what is sent, what came back, and what failed with which cause."""
+"""One batch while it is scored: requests, rewards as they arrive, and failures with their causes."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ NO_FUNCTION_APPLIES = "no reward function applies: all returned None"
 
 @dataclass
 class Scored:
-    """The scores of one completion. `reward is None` means that it failed, with `failure` as the cause."""
+    """The scores of one completion. `reward` is None where scoring failed; `failure` is the cause."""
 
     rewards: dict[str, float | None] = field(default_factory=dict)
-    """By function: None where it said "does not apply", and where it failed."""
+    """By function; None where the function does not apply or failed."""
     reward: float | None = None
-    """Sum of weight x reward over the functions that apply."""
+    """The sum of weight x reward over the functions that apply."""
     failure: str | None = None
     extra: dict[str, Any] = field(default_factory=dict)
-    """What functions reported of it by `log_extra`, by column."""
+    """Values that functions reported with `log_extra`, by column."""
     weights: dict[str, float] = field(default_factory=dict, compare=False)
     """The weight of each function in the sum. A batch has them in common, so they are not compared."""
 
 
 @dataclass(frozen=True)
 class TrainingProgress:
-    """Where in training a batch is scored: functions are told, and weights may depend on it."""
+    """The point of training at which a batch is scored. Functions receive it, and weights may depend on it."""
 
     step: int | None = None
     """Optimizer steps done; None outside of training."""
     max_steps: int | None = None
 
     def state(self) -> dict[str, Any]:
-        """As the attributes of `trainer_state`."""
+        """The attributes of `trainer_state`."""
         return {
             "global_step": self.step or 0,
             "max_steps": self.max_steps if self.max_steps is not None else -1,
@@ -47,7 +47,7 @@ class TrainingProgress:
 
 
 class ScoringBatch:
-    """Completions with their columns, and the rewards as they come in."""
+    """Completions with their columns, and the rewards received so far."""
 
     def __init__(
         self,
@@ -76,13 +76,13 @@ class ScoringBatch:
         self._failures = FailureBudget(max_failure_fraction, self.size)
 
     def rows(self, spec: RewardSpec) -> list[int]:
-        """The completions that the function is to judge."""
+        """Indices of the completions that the function scores."""
         if self._sources is None:
             return list(range(self.size))
         return [i for i, source in enumerate(self._sources) if spec.applies(*source)]
 
     def request(self, spec: RewardSpec, accepts: list[str] | None, indices: Sequence[int]) -> bytes:
-        """The call of `spec` on some completions, pickled. Raises RewardError for a column that cannot be."""
+        """The pickled call of `spec` on some completions. Raises RewardError for a column that cannot be pickled."""
         wanted = (
             self._columns if accepts is None else {k: v for k, v in self._columns.items() if k in accepts}
         )
@@ -102,8 +102,8 @@ class ScoringBatch:
             raise RewardError(f"reward {spec.label}: column '{column}' cannot be pickled: {error}") from error
 
     def record(self, spec: RewardSpec, indices: Sequence[int], reply: Mapping[str, Any]) -> None:
-        """Keep what the function returned. A reward that is not finite fails its completion, and so does an exception
-        in a reward's place."""
+        """Record what the function returned. A reward that is not finite fails its completion, and so does an
+        exception in its place."""
         for column, values in reply["extra"].items():
             for i, value in zip(indices, values, strict=True):
                 self._extra[i][column] = value
@@ -118,12 +118,12 @@ class ScoringBatch:
                 self.fail(i, f"reward '{spec.name}' returned {what}")
 
     def fail(self, index: int, cause: str, kind: str | None = None, detail: str = "") -> None:
-        """A completion failed; `kind` is the cause as counted. Raises RewardError past the bound."""
+        """Record a failure; `kind` is the cause as counted. Raises RewardError past the bound."""
         self._failures.add(index, cause, kind, detail)
         self._failures.check("completions could not be scored", "rewards.timeout_s")
 
     def scored(self) -> list[Scored]:
-        """Everything, in order, once all functions have answered. Raises RewardError past the bound."""
+        """All scores, in order, once every function has replied. Raises RewardError past the bound."""
         rows = [{spec.name: self._rewards[spec.name][i] for spec in self._specs} for i in range(self.size)]
         for i, rewards in enumerate(rows):
             if i not in self._failures.causes and all(

@@ -21,13 +21,13 @@ class WorkerPool:
 
     def __init__(self, num_workers: int, limits: Limits, log: logging.Logger | None) -> None:
         self.workers: Sequence[WorkerProcess] = [WorkerProcess(limits, log) for _ in range(num_workers)]
-        self._idle: queue.LifoQueue[WorkerProcess] = queue.LifoQueue()  # the warm ones first
+        self._idle: queue.LifoQueue[WorkerProcess] = queue.LifoQueue()  # started workers first
         for worker in reversed(self.workers):
             self._idle.put(worker)
         self._threads = ThreadPoolExecutor(num_workers, thread_name_prefix="hone-reward")
 
     def submit(self, spec: RewardSpec, request: bytes, count: int) -> Future[Reply]:
-        """Have whichever worker is free score `count` completions."""
+        """Have a free worker score `count` completions."""
 
         def work() -> Reply:
             worker = self._idle.get_nowait()  # as many threads as workers: one is free
