@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from hone.config import load
+from hone.rollout.sampler import sampling_from, sampling_of
 from hone.types import Sampling
 
 GIVEN = ("top_k=0", "min_p=0.1", "min_tokens=3", "ignore_eos=true", "max_new_tokens=20")
