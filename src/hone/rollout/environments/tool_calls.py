@@ -22,10 +22,10 @@ _THOUGHTS = (
     ("<|channel>thought", "<channel|>"),
 )
 TURN_ENDS = (
-    *("<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|eot|>", "<|end|>", "<|return|>", "<|call|>", "</s>"),
-    *("<|end_of_text|>", "<|endoftext|>", "<end_of_turn>", "<turn|>", "<|tool_response>", "<|observation|>"),
-    *("<|user|>", "<｜end▁of▁sentence｜>", "<|END_OF_TURN_TOKEN|>"),
-)
+    "<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|eot|>", "<|end|>", "<|return|>", "<|call|>", "</s>",
+    "<|end_of_text|>", "<|endoftext|>", "<end_of_turn>", "<turn|>", "<|tool_response>", "<|observation|>",
+    "<|user|>", "<｜end▁of▁sentence｜>", "<|END_OF_TURN_TOKEN|>",
+)  # fmt: skip
 """Tokens with which models end a turn, or hand it to a tool."""
 _TAIL = 32  # tokens of a prompt in which it may open a thought
 

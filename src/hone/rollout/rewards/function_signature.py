@@ -14,24 +14,20 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 PASSED = (
-    *("prompts", "completions", "completion_ids", "trainer_state", "log_metric", "log_extra"),
-    *("environments", "prefills"),
-)
-"""Arguments that are not columns of the data; a config entry's `kwargs` may not set them."""
+    "prompts", "completions", "completion_ids", "trainer_state", "log_metric", "log_extra", "environments", "prefills",
+)  # fmt: skip
+"""Arguments that Hone passes. They are not columns of the data, and `kwargs` cannot set them."""
 
 
 class Unusable(Exception):
-    """The target exists but is not a reward function; the message says why."""
+    """The target is not a usable reward function; the message says why."""
 
 
 def instantiate(
     found: Callable[..., Any], kwargs: Mapping[str, Any]
 ) -> tuple[Callable[..., Any], dict[str, Any]]:
-    """The function to be called for rewards, and what it is given besides: a class, or a function that takes no
-    completions but makes one that does (such as TRL's `get_soft_overlong_punishment`), is called with `kwargs` first.
-
-    Raises Unusable, or what the call raises.
-    """
+    """The function to call for rewards, and its kwargs. A class, or a function that returns a reward function (such as
+    TRL's `get_soft_overlong_punishment`), is called with `kwargs` first. Raises Unusable, or what the call raises."""
     if not isinstance(found, type) and _takes_completions(found):
         return found, dict(kwargs)
     if isinstance(found, type):
@@ -45,7 +41,7 @@ def instantiate(
     try:
         inspect.signature(found).bind(**kwargs)
     except TypeError as error:
-        raise Unusable(f"is called with kwargs to make the reward function, but {error}") from error
+        raise Unusable(f"is called with kwargs to create the reward function, but {error}") from error
     function = found(**kwargs)
     if isinstance(function, type) or not callable(function):
         raise Unusable(f"returned a {type(function).__name__} for its kwargs, not a reward function")
@@ -60,19 +56,16 @@ def _takes_completions(function: Callable[..., Any]) -> bool:
 
 
 def _could_make(function: Callable[..., Any], kwargs: Mapping[str, Any]) -> bool:
-    """Whether it takes nothing but what `kwargs` give it: what takes anything else wants to be given data."""
+    """Whether `kwargs` give all that it needs: a function that needs more expects data."""
     parameters = inspect.signature(function).parameters.values()
     needed = {p.name for p in parameters if p.default is p.empty}
     return bool(kwargs) and needed <= set(kwargs)
 
 
 def describe(function: Callable[..., Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """What the function takes, as {"accepts", "columns", "any_of"}.
-
-    accepts: the arguments it can be given, None for all (it has **kwargs). columns: those it cannot do
-    without.
-    any_of: it needs at least one of these columns. Raises Unusable when Hone could not call it.
-    """
+    """What the function takes: `accepts`, its arguments (None: any, it has **kwargs); `columns`, the data columns that
+    it needs; `any_of`, columns of which it needs one; `asynchronous`; `seconds_each`. Raises Unusable where Hone could
+    not call it."""
     parameters = inspect.signature(function).parameters.values()
     named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     if any(p.kind is p.POSITIONAL_ONLY and p.default is p.empty for p in parameters):
@@ -89,8 +82,8 @@ def describe(function: Callable[..., Any], kwargs: Mapping[str, Any]) -> dict[st
     required = {p.name for p in named if p.default is p.empty} - set(PASSED) - set(kwargs)
     if "environments" in {p.name for p in named if p.default is p.empty}:
         raise Unusable(
-            "needs `environments`, which live in another process: have the environment put what it knows into its "
-            "own reward (docs/environments.md)"
+            "needs `environments`, which run in another process: let the environment compute that part of the "
+            "reward (docs/environments.md)"
         )
     any_of = getattr(function, "any_of_columns", ())
     if hasattr(function, "any_of_columns") and kwargs.get("column"):
@@ -105,6 +98,6 @@ def describe(function: Callable[..., Any], kwargs: Mapping[str, Any]) -> dict[st
 
 
 def is_async(function: Callable[..., Any]) -> bool:
-    """Whether a call returns something to be awaited; also of an object with `async def __call__`."""
+    """Whether a call returns an awaitable; also for an object with `async def __call__`."""
     plain = inspect.unwrap(getattr(function, "func", function))  # functools.partial
     return inspect.iscoroutinefunction(plain) or inspect.iscoroutinefunction(getattr(plain, "__call__", None))  # noqa: B004

@@ -1,9 +1,9 @@
-r"""Is an answer the gold one, as mathematics? math-verify compares; here is what must be settled before it is asked.
+r"""Mathematical equivalence of an answer and the gold answer: by math-verify, after cases that it gets wrong.
 
-tidied      characters and LaTeX that change nothing, as math-verify reads them: −5, ½, x², 1\,000, 1e3, **5**
-numbers     are compared exactly where both are numbers, in words too (forty-two)
-words       names and choices are compared as text: math-verify reads them as products of letters
-equations   `x = 5` says what x is; `3x = 18` leaves it open, and `2 + 2 = 5` is wrong
+normalize   −5, ½, x², 1\,000, 1e3 and **5** become LaTeX that math-verify parses
+numbers     compared exactly where both are numbers, also in words (forty-two)
+words       names and choices are compared as text: math-verify parses them as products of letters
+equations   `x = 5` determines x; `3x = 18` does not, and `2 + 2 = 5` is wrong; in `a \approx b` both sides must agree
 """
 
 from __future__ import annotations
@@ -49,36 +49,17 @@ _LAST_FORMULA = re.compile(
 _LAST_LINE = re.compile(
     r"(?:^|\n)[ *]*(?:(?:so|then|thus|hence|therefore),? )?(\d[^\n=a-zA-Z]{0,200}=[^\n=a-zA-Z]{1,200})$", re.I
 )
-MAX_ANSWER = 500  # characters: no gold answer is as long
-_MAX_DEPTH = 30  # brackets in brackets, on which a parser may spend minutes
-_JUXTAPOSED = re.compile(r"\d\s+\d")  # 2 1/2: a number to people, a product to a parser
+MAX_ANSWER = 500  # characters; longer gold answers are not readable
+_MAX_DEPTH = 30  # of nested brackets, on which a parser may spend minutes
+_JUXTAPOSED = re.compile(r"\d\s+\d")  # 2 1/2: a mixed number to people, a product to the parser
 _NOT_GIVEN = ("nan", "n/a", "<na>", "null")
-_MAX_WORDS = 4  # a gold answer of more words is prose, which nothing can be compared with
-_MAX_NAME = 3  # letters that stand side by side may be a product: `xy`, but no longer ones
-_SHORT_WORDS = frozenset(
-    (
-        "all",
-        "any",
-        "both",
-        "no",
-        "odd",
-        "off",
-        "on",
-        "red",
-        "yes",
-        "mon",
-        "tue",
-        "wed",
-        "thu",
-        "fri",
-        "sat",
-        "sun",
-    )
-)
+_MAX_WORDS = 4  # a gold answer of more words is prose and not readable
+_MAX_NAME = 3  # up to so many adjacent letters may be a product, as in `xy`
+_SHORT_WORDS = re.compile("all|any|both|no|odd|off|on|red|yes|mon|tue|wed|thu|fri|sat|sun")
 
 
-def tidied(answer: str) -> str:
-    """An answer without dress, in characters that math-verify reads."""
+def normalized(answer: str) -> str:
+    """The answer without markup, in LaTeX that math-verify parses."""
     answer = with_plain_minus(answer).strip().strip("*`").strip()
     answer = _VULGAR.sub(lambda m: " " + unicodedata.normalize("NFKC", m[0]), answer)
     answer = re.sub(f"[{_RAISED}]+", lambda m: f"^{{{m[0].translate(_RAISED_AS)}}}", answer)
@@ -104,18 +85,18 @@ def _repeating(decimal: re.Match[str]) -> str:
 
 @dataclass(frozen=True)
 class Answer:
-    """One answer, and what it can be read as."""
+    """One answer, and the ways in which it can be read."""
 
     raw: str
 
     @cached_property
-    def tidy(self) -> str:
-        return tidied(self.raw)
+    def normalized(self) -> str:
+        return normalized(self.raw)
 
     @cached_property
     def plain(self) -> str:
-        r"""Without `\text{…}` around its words, nor white space that says nothing."""
-        return " ".join(_TEXT.sub(r"\1", self.tidy).split()).strip("\"' ")
+        r"""Without `\text{…}` around words and without redundant white space."""
+        return " ".join(_TEXT.sub(r"\1", self.normalized).split()).strip("\"' ")
 
     @cached_property
     def number(self) -> Fraction | None:
@@ -127,11 +108,13 @@ class Answer:
 
     @cached_property
     def words(self) -> str | None:
-        """What is compared as text: words that can be no product of letters."""
+        """Its words, where they cannot be a product of letters; they are compared as text."""
         if _WORDS.fullmatch(self.plain) is None:
             return None
         words = self.plain.casefold().split()
-        worded = self.plain != self.tidy or any(len(w) > _MAX_NAME or w in _SHORT_WORDS for w in words)
+        worded = self.plain != self.normalized or any(
+            len(w) > _MAX_NAME or _SHORT_WORDS.fullmatch(w) for w in words
+        )
         return self.plain.casefold() if worded else None
 
     @cached_property
@@ -142,7 +125,7 @@ class Answer:
 
     @cached_property
     def choices(self) -> frozenset[str]:
-        """The letters, if it is nothing but letters that name choices."""
+        """The letters, where it consists of choice letters only."""
         found = [_CHOICE.fullmatch(part) for part in _BETWEEN_CHOICES.split(self.plain)]
         return frozenset((one[1] or one[2]).upper() for one in found if one) if all(found) else frozenset()
 
@@ -157,16 +140,16 @@ class Answer:
 
     @cached_property
     def parsed(self) -> list[Any]:
-        """As math-verify reads it. Its own time limits are off: they would turn "took too long" into "wrong"."""
+        """As math-verify parses it. Its time limits are off: they would turn "took too long" into "wrong"."""
         from math_verify import parse
 
-        if not self.tidy or _depth(self.tidy) > _MAX_DEPTH:
+        if not self.normalized or _depth(self.normalized) > _MAX_DEPTH:
             return []
-        return parse(rf"\boxed{{{self.tidy}}}", parsing_timeout=None)
+        return parse(rf"\boxed{{{self.normalized}}}", parsing_timeout=None)
 
     @property
     def readable(self) -> bool:
-        """Whether anything can be compared with it."""
+        """Whether other answers can be compared with it."""
         if (
             len(self.raw) > MAX_ANSWER
             or self.plain.casefold() in _NOT_GIVEN
@@ -177,7 +160,7 @@ class Answer:
 
 
 def _depth(text: str) -> int:
-    """How deep brackets stand in brackets, whether or not they are closed."""
+    """The depth of nested brackets, closed or not."""
     depth = deepest = 0
     for character in text:
         depth = max(0, depth + (character in "([{") - (character in ")]}"))
@@ -195,10 +178,10 @@ def same(given: Answer, gold: Answer) -> bool:
         return given.chosen == gold.choices
     if gold.words is not None or given.words is not None:
         return given.plain.casefold() == gold.plain.casefold()
-    if not _EQUALS.search(gold.tidy) and not settles(given.tidy):
+    if not _EQUALS.search(gold.normalized) and not settles(given.normalized):
         return False
-    exact, about, approximate = (part.strip() for part in given.tidy.partition(r"\approx"))
-    if about and r"\approx" not in gold.tidy:  # `\pi \approx 3.14` gives both, which must agree
+    exact, about, approximate = (part.strip() for part in given.normalized.partition(r"\approx"))
+    if about and r"\approx" not in gold.normalized:  # `\pi \approx 3.14` gives both, which must agree
         return _agree(exact, approximate) and (same(Answer(exact), gold) or same(Answer(approximate), gold))
     return verify(gold.parsed, given.parsed, timeout_seconds=None, allow_set_relation_comp=True)
 
@@ -208,7 +191,11 @@ def same_in_text(text: str, gold: Answer) -> bool:
     from math_verify import parse, verify
 
     last = _LAST_FORMULA.search(text) or _LAST_LINE.search(text)
-    if last and not _EQUALS.search(gold.tidy) and not settles(tidied(next(filter(None, last.groups())))):
+    if (
+        last
+        and not _EQUALS.search(gold.normalized)
+        and not settles(normalized(next(filter(None, last.groups()))))
+    ):
         return False
     text = _EXPONENT.sub(lambda m: rf"{m[1]} \times 10^{{{m[2]}}}", with_plain_minus(text))
     if _depth(text) > _MAX_DEPTH:
@@ -217,7 +204,7 @@ def same_in_text(text: str, gold: Answer) -> bool:
 
 
 def _equal(given: Answer, gold: Answer) -> bool:
-    """As numbers; 50 %, 50 and 0.5 are one where only one of both says that it is percent."""
+    """As numbers. Where only one of both has a percent sign, 50 %, 50 and 0.5 are equal."""
     mine, right = given.number, gold.number
     assert mine is not None
     assert right is not None
@@ -227,10 +214,10 @@ def _equal(given: Answer, gold: Answer) -> bool:
 
 
 def settles(answer: str) -> bool:
-    """Whether an answer that is an equation says what something is. True for what is no equation.
+    """Whether an equation determines a value. True for an answer without `=`.
 
-    Arithmetic must be true (but for rounding), and one unknown must stand alone: `3x = 18` does not say
-    what x is, but `m + n = 113` says what was asked for.
+    Arithmetic must be true up to rounding, and a single unknown must stand alone: `3x = 18` does not determine x, but
+    `m + n = 113` determines what was asked for.
     """
     sides = [side.strip() for side in _EQUALS.split(answer)]
     if len(sides) < 2:
@@ -257,8 +244,8 @@ def _agree(left: str, right: str) -> bool:
     try:
         mine, given = float(Answer(left).parsed[0]), float(Answer(right).parsed[0])
     except (TypeError, ValueError, IndexError, OverflowError):
-        return True  # not arithmetic after all
+        return True  # not arithmetic
     decimals = re.fullmatch(r"-?[\d,]*\.(\d+)", right)
     if decimals is not None:
         return abs(mine - given) <= 0.5000001 * 10.0 ** -len(decimals[1])
-    return not mine.is_integer() and given.is_integer() and abs(mine - given) < 1  # rounded, up or down
+    return not mine.is_integer() and given.is_integer() and abs(mine - given) < 1  # rounded up or down

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-RESERVED = frozenset(
-    (
-        *("step", "epoch", "reward", "accuracy", "samples", "truncated", "excluded", "failed"),
-        *("completion_length", "equal_groups", "seconds", "tokens_per_s", "learning_rate", "loss"),
-        *("train_loss", "val_loss", "policy_loss_total", "turns", "tool_calls", "tool_failures"),
-        *("cut_observations", "out_of_turns", "env_seconds"),
-    )
-)
+RESERVED = frozenset((
+    "step", "epoch", "reward", "accuracy", "samples", "truncated", "excluded", "failed", "completion_length",
+    "equal_groups", "seconds", "tokens_per_s", "learning_rate", "loss", "train_loss", "val_loss", "policy_loss_total",
+    "turns", "tool_calls", "tool_failures", "cut_observations", "out_of_turns", "env_seconds",
+))  # fmt: skip
 """Columns of the run itself. A function's metric cannot take these names."""
 RESERVED_PREFIXES = ("reward_", "val_", "failed_", "seconds_", "weight_", "workers_", "gpu_")
 _MAX_TEXT = 2000  # characters of a value that is not a number or a boolean

@@ -1,4 +1,4 @@
-"""Numbers as people and models write them, read exactly. All scans are linear."""
+"""Parses numbers as people and models write them, exactly. All scans are linear."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from fractions import Fraction
 
 _MINUS = str.maketrans(dict.fromkeys("\u2212\u2010\u2011\u2012\u2013\ufe63\uff0d", "-"))
-"""Minus as typesetters and models write it: the sign itself, hyphens, the dash of a number's width."""
+"""Variants of the minus sign: U+2212, hyphens, the figure dash."""
 _SPACES = re.compile(r"\\[,!;:]|\{,\}|[\u00a0\u2007\u2009\u202f]")
 _NUMBER = re.compile(
     r"(?<![\w.])(?:(?<!\))[-+])?(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d{1,4}(?!\w))?"
@@ -18,10 +18,9 @@ _MAX_DIGITS = 200  # a completion may be one long number; int() is quadratic in 
 _MAX_EXPONENT = 400
 
 _ONES = [
-    *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"),
-    *("ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen"),
-    *("eighteen", "nineteen"),
-]
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
+    "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
+]  # fmt: skip
 _TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
 _SMALL = {word: i for i, word in enumerate(_ONES)} | {word: 20 + 10 * i for i, word in enumerate(_TENS)}
 _LARGE = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
@@ -34,9 +33,9 @@ def with_plain_minus(text: str) -> str:
 
 
 def as_number(text: str) -> Fraction | None:
-    r"""The exact value of `72`, `-1,234.50`, `$72.`, `-$5`, `50%` (read as 50), `3/4`, `1 1/2`, `1e3`; None for else.
+    r"""The exact value of `72`, `-1,234.50`, `$72.`, `-$5`, `50%` (as 50), `3/4`, `1 1/2`, `1e3`; None for other text.
 
-    Thousands may be set apart as LaTeX has it (`1{,}234`, `1\,234`), and a minus may be U+2212.
+    Thousands may be separated as in LaTeX (`1{,}234`, `1\,234`), and a minus may be U+2212.
     """
     if len(text) > 2 * _MAX_DIGITS:
         return None
@@ -64,7 +63,7 @@ def last_number(text: str) -> Fraction | None:
 
 
 def spelled_out(text: str) -> int | None:
-    """The value of a number in English words, such as `forty-two` or `one hundred and five`; None for anything else."""
+    """The value of a number in English words, such as `forty-two` or `one hundred and five`; None for other text."""
     words = text.casefold().replace("-", " ").replace(",", " ").split()
     negative = words[:1] in (["minus"], ["negative"])
     words = [word for word in words[negative:] if word != "and"]

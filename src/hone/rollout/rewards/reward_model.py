@@ -1,6 +1,6 @@
-"""Scores of texts by a reward model: ours, or any `AutoModelForSequenceClassification` with one label.
+"""Scores texts with a reward model: Hone's, or any `AutoModelForSequenceClassification` with one label.
 
-The model's own forward is used, padded, so that encoders and decoders of any make score as their authors meant.
+It calls the model's own forward on padded batches, so encoders and decoders score as in transformers.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ Content = str | Sequence[Message]
 class RewardModel:
     """Holds a reward model and its tokenizer.
 
-    `template`: the chat template for conversations, as a Jinja text or the path of a file that holds one; None: the
-    tokenizer's own. `trust_remote_code`: run the code that the model's folder brings. Raises ModelError for what is no
-    reward model, before any weight is loaded.
+    `template`: the chat template for conversations, as Jinja text or the path of its file; None: the tokenizer's own.
+    `trust_remote_code`: run code from the model's folder. Raises ModelError for a model that is not a reward model,
+    before any weight is loaded.
     """
 
     def __init__(
@@ -68,10 +68,10 @@ class RewardModel:
         self.max_length = min(max_length or limit or 1 << 30, limit or 1 << 30)
 
     def score(self, prompts: Sequence[Content], completions: Sequence[Content]) -> list[float]:
-        """A number for each completion of its prompt: both text, or both messages. Raises ValueError for one that is
-        longer than the model can read."""
+        """The score of each completion with its prompt, each text or messages. Raises ValueError for one that exceeds
+        the model's context."""
         pairs = list(zip(prompts, completions, strict=True))
-        # An encoder has its own way with two texts.
+        # An encoder joins two texts in its own way.
         if self.tokenizer.cls_token_id is not None and not self.encoder.chat:
             texts = [(_text(prompt), _text(completion)) for prompt, completion in pairs]
             return self.score_tokens(self.tokenizer(texts, verbose=False)["input_ids"] if texts else [])
@@ -79,7 +79,7 @@ class RewardModel:
         return self.score_tokens([encoded.tokens for encoded in self.encoder.tokenize(rendered)])
 
     def score_tokens(self, rows: Sequence[Sequence[int]]) -> list[float]:
-        """A number for each sequence of tokens, in order; sequences of similar length are computed together."""
+        """The score of each token sequence, in order; sequences of similar length share a batch."""
         longest = max(map(len, rows), default=0)
         if longest > self.max_length:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""Reading answers out of text: completions, and gold columns of several conventions. All scans are linear."""
+"""Extracts answers from completions and from gold columns of several conventions. All scans are linear."""
 
 from __future__ import annotations
 
@@ -18,46 +18,45 @@ _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 _MAX_BOX = 10_000  # characters; what is longer is no answer
 _LAST_BOXES = 8  # those before are not looked at
 _BETWEEN = 40  # characters between two boxes that are one answer
-_SAID = re.compile(r"(?i)\banswers?\b[^\n:=]{0,40}?(?:\bis\b|\bare\b|[:=])[\s*:]*(?=([^\n]{1,1000}))")
+_STATED = re.compile(r"(?i)\banswers?\b[^\n:=]{0,40}?(?:\bis\b|\bare\b|[:=])[\s*:]*(?=([^\n]{1,1000}))")
 _SENTENCE_END = re.compile(r"[.;!?](?=\s|$)|,(?=\s+[a-zA-Z])")
 _THOUGHT = "</think>"
 
 
 def text_of(completion: str | list[dict[str, Any]]) -> str:
-    """The text of a completion: itself, or the content of the assistant's last message when it is conversational (an
-    environment may have had the last word)."""
+    """The text of a completion: itself, or the content of the last assistant message where it is conversational."""
     if isinstance(completion, str):
         return completion
-    said = [message for message in completion if message.get("role") == "assistant"] or completion
-    content = said[-1].get("content") if said else ""
+    messages = [message for message in completion if message.get("role") == "assistant"] or completion
+    content = messages[-1].get("content") if messages else ""
     if isinstance(content, list):
         return "".join(part.get("text") or "" for part in content if isinstance(part, dict))
     return content or ""
 
 
 def texts_of(completions: Sequence[Any], prefills: Sequence[str] | None = None) -> list[str]:
-    """The text of each completion, behind what the prompt began of it, such as `<think>`."""
-    begun = prefills if prefills is not None else [""] * len(completions)
-    return [prefill + text_of(completion) for prefill, completion in zip(begun, completions, strict=True)]
+    """The text of each completion, after its prefill (the beginning that the prompt contains, such as `<think>`)."""
+    prefills = prefills if prefills is not None else [""] * len(completions)
+    return [prefill + text_of(completion) for prefill, completion in zip(prefills, completions, strict=True)]
 
 
 def answers_of(completions: Sequence[Any], prefills: Sequence[str] | None = None) -> list[str]:
-    """As `texts_of`, without thoughts: what stands behind the last `</think>`."""
+    """As `texts_of`, after the last `</think>`."""
     return [after_thought(text) for text in texts_of(completions, prefills)]
 
 
 def answer_tag(text: str) -> str | None:
-    """What stands in the last `<answer>…</answer>`, stripped; None without one."""
+    """The content of the last `<answer>…</answer>`, stripped; None without one."""
     end = text.rfind("</answer>")
     start = text.rfind("<answer>", 0, end) if end >= 0 else -1
     return text[start + len("<answer>") : end].strip() if start >= 0 else None
 
 
 def boxed(text: str) -> str | None:
-    r"""What stands in the last `\boxed{…}` (or `\fbox{…}`, `\boxed 5`), with its braces balanced.
+    r"""The content of the last `\boxed{…}` (or `\fbox{…}`, `\boxed 5`), with balanced braces.
 
-    Boxes that follow each other with no more than "and", "or" or a comma between them are one answer: `3, 4`. None
-    without a box, and where the last one never ends.
+    Boxes separated by "and", "or" or a comma only are one answer: `3, 4`. None without a box, and where the last one is
+    not closed.
     """
     boxes = _boxes(text)
     if not boxes or boxes[-1] is None:
@@ -72,13 +71,12 @@ def boxed(text: str) -> str | None:
 
 
 def has_box(text: str) -> bool:
-    """Whether a box begins, though it may not end."""
+    """Whether a box is opened, closed or not."""
     return _BOX.search(text) is not None
 
 
 def _boxes(text: str) -> list[tuple[int, int, str] | None]:
-    """The last boxes: where each begins and ends, and what is in it; None for one that never ends. An inner box alone
-    counts where one stands in another."""
+    """The last boxes as (start, end, content); None for an unclosed one. Of nested boxes only the inner counts."""
     starts = list(_BOX.finditer(text))[-_LAST_BOXES:]
     found: list[tuple[int, int, str] | None] = []
     for here, following in zip(starts, [*starts[1:], None], strict=False):
@@ -94,7 +92,7 @@ def _boxes(text: str) -> list[tuple[int, int, str] | None]:
 
 
 def _closing(text: str, start: int) -> int | None:
-    """Behind the brace that closes the one at `start`; None without one. Braces behind a backslash are text."""
+    """The index after the brace that closes the one at `start`; None without one. `\\{` is text."""
     depth = 0
     for brace in _BRACE.finditer(text, start, start + _MAX_BOX):
         depth += (brace[0] == "{") - (brace[0] == "}")
@@ -104,19 +102,19 @@ def _closing(text: str, start: int) -> int | None:
 
 
 def after_thought(text: str) -> str:
-    """What stands behind the last `</think>`; all of the text without one."""
+    """The text after the last `</think>`; all of it without one."""
     return text.rpartition(_THOUGHT)[2]
 
 
-def said_answer(text: str) -> str | None:
-    """What follows the last `####` (where that is no heading), or the last "the answer is" to the end of the sentence;
-    None without."""
+def stated_answer(text: str) -> str | None:
+    """What follows the last `####` (unless it is a heading), or the last "the answer is", to the end of the sentence;
+    None without either."""
     if "####" in text:
         line, more, _ = text.rpartition("####")[2].strip().partition("\n")
         if not more or as_number(line) is not None:
             return line.strip()
     last = None
-    for last in _SAID.finditer(text):  # noqa: B007
+    for last in _STATED.finditer(text):  # noqa: B007
         pass
     if last is None:
         return None
@@ -124,10 +122,8 @@ def said_answer(text: str) -> str | None:
 
 
 def gold_answer(gold: object) -> str | None:
-    r"""The final answer in a gold column: after GSM8K's `####`, in `<answer>`, in `\boxed{}`, or all of it.
-
-    None when there is none: an empty or missing value, NaN, or one that is not text or a number.
-    """
+    r"""The answer in a gold column: after GSM8K's `####`, in `<answer>`, in `\boxed{}`, or all of it. None for an empty
+    or missing value, NaN, and values that are neither text nor numbers."""
     if isinstance(gold, bool) or not isinstance(gold, str | numbers.Real | Decimal):
         return None
     if not isinstance(gold, str) and not math.isfinite(gold):
@@ -142,7 +138,7 @@ def gold_answer(gold: object) -> str | None:
 
 
 def same_answer(given: str, gold: str) -> bool:
-    """Equal as numbers where both are numbers; else equal as text, ignoring case and runs of white space."""
+    """Equal as numbers where both are numbers; else as text, ignoring case and runs of white space."""
     given_number, gold_number = as_number(given), as_number(gold)
     if given_number is not None and gold_number is not None:
         return given_number == gold_number

@@ -27,9 +27,9 @@ from hone.rollout.sandbox.remote_object import Remote
 SUPPORT = -2
 _ALIASES = {("np", "numpy"), ("pd", "pandas"), ("dt", "datetime")}
 _ASKABLE = (
-    *("call", "getattr", "setattr", "getitem", "setitem", "len", "iter", "next", "bool", "str", "repr"),
-    *("isinstance", "eq", "ne", "lt", "le", "gt", "ge", "enter", "exit"),
-)
+    "call", "getattr", "setattr", "getitem", "setitem", "len", "iter", "next", "bool", "str", "repr",
+    "isinstance", "eq", "ne", "lt", "le", "gt", "ge", "enter", "exit",
+)  # fmt: skip
 """What a program may do with an object that a test has given it."""
 _NOT_CALLABLE = (eval, exec, compile, open, __import__, getattr, setattr, delattr, globals, locals, vars)
 """Built-in functions that a program may not call in this process, even where a test passes them to it."""

@@ -22,9 +22,9 @@ from hone.rollout.sandbox.remote_link import OPERATIONS, Link, Lost
 _MAX_DETAIL = 300
 _MAX_NAMES = 2000
 SHARED_MODULES = (
-    *("bisect", "cmath", "collections", "copy", "datetime", "decimal", "fractions", "functools", "heapq"),
-    *("itertools", "json", "math", "operator", "random", "re", "statistics", "string", "typing"),
-)
+    "bisect", "cmath", "collections", "copy", "datetime", "decimal", "fractions", "functools", "heapq",
+    "itertools", "json", "math", "operator", "random", "re", "statistics", "string", "typing",
+)  # fmt: skip
 """Whose names mean the same to a program and to its tests, which may use what only the program has imported."""
 
 

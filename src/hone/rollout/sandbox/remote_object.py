@@ -12,14 +12,12 @@ from typing import Any, Protocol
 
 _SHOWN = ("__name__", "__qualname__", "__doc__", "__annotations__", "__dict__")
 _BINARY = (
-    *("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul"),
-    *("and", "or", "xor", "lshift", "rshift"),
-)
+    "add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and", "or", "xor", "lshift", "rshift",
+)  # fmt: skip
 _COMPARED = ("lt", "le", "gt", "ge")
 _UNARY = (
-    *("len", "iter", "next", "str", "repr", "int", "float", "complex", "index"),
-    *("neg", "pos", "invert", "abs"),
-)
+    "len", "iter", "next", "str", "repr", "int", "float", "complex", "index", "neg", "pos", "invert", "abs",
+)  # fmt: skip
 
 
 class Link(Protocol):

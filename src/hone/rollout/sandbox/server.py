@@ -26,9 +26,9 @@ from hone.rollout.workers.framing import frame, receive, send, send_json
 from hone.rollout.workers.reaper import descendants
 
 _PRELOADED = (
-    *("bisect", "collections", "copy", "datetime", "decimal", "fractions", "functools", "hashlib", "heapq"),
-    *("io", "itertools", "json", "math", "operator", "random", "re", "statistics", "string", "typing"),
-)
+    "bisect", "collections", "copy", "datetime", "decimal", "fractions", "functools", "hashlib", "heapq", "io",
+    "itertools", "json", "math", "operator", "random", "re", "statistics", "string", "typing",
+)  # fmt: skip
 _TAIL = 2000
 _JUDGE_BYTES, _SPARE_BYTES = 32 << 20, 64 << 20
 """What the judge may hold beside the program; and what the kernel is asked to allow beyond all that is asked for."""

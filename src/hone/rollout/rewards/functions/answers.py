@@ -1,4 +1,4 @@
-"""Is the answer right? By text, by number, or as mathematics. A row without a readable gold answer gets None."""
+"""Rewards for right answers: as text, as a number, or as mathematics. None for rows without a readable gold answer."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 from hone.rollout.rewards.functions.common import GOLD_COLUMNS, BadOption, golds
 from hone.rollout.rewards.math_equivalence import MAX_ANSWER, Answer, same, same_in_text
 from hone.rollout.rewards.numerals import as_number, last_number
-from hone.rollout.rewards.text import answer_tag, answers_of, boxed, has_box, said_answer, same_answer
+from hone.rollout.rewards.text import answer_tag, answers_of, boxed, has_box, same_answer, stated_answer
 
 _PLAIN_TAIL = 1000  # characters of an untagged completion in which `math` looks for the answer
 _PLAIN_ANSWER = re.compile(
     r"(-?\$?[\d.,/]*\d%?)(?: [^\W\d_]+){1,3}|([-\d.,/\s]*\d,?\s+(?:and|or)\s+[-\d.,/]*\d)"
 )
-"""What may follow "the answer is": a number with its unit, or some numbers."""
+"""What may follow "the answer is": a number with its unit, or several numbers."""
 _EXTRACT = ("all", "answer", "boxed", "last_line")
 
 
@@ -41,7 +41,7 @@ def exact(
     prefills: Sequence[str] | None = None,
     **columns: Any,
 ) -> list[float | None]:
-    r"""1 if the completion is the gold answer, character by character but for white space and thoughts, else 0.
+    r"""1 if the completion is the gold answer, character by character except for white space and thoughts, else 0.
 
     extract: which part of the completion: `all`, `answer` (the last `<answer>…</answer>`), `boxed` (the last
     `\boxed{…}`) or `last_line`.
@@ -66,7 +66,7 @@ def numeric(
 ) -> list[float | None]:
     """1 if the last number of the completion equals the gold number, else 0. None if the gold has none.
 
-    tolerance, relative_tolerance: the larger of the two, the latter times the gold number, is how far it may be off.
+    The allowed difference is the larger of tolerance and relative_tolerance x |gold|.
     """
     _check_numeric(tolerance=tolerance, relative_tolerance=relative_tolerance)
     rewards: list[float | None] = []
@@ -92,9 +92,9 @@ def math(
     r"""1 if the completion's answer is the gold one as mathematics (numbers, LaTeX, sets, intervals, words, …), else 0.
 
     The answer is the last `<answer>…</answer>`, else the last `\boxed{…}`, else what follows `####` or "the answer
-    is", else the last expression in the text; what stands before `</think>` is not read. None for a gold answer that
-    cannot be read (prose, nothing). math-verify's own time limits are off, because they would turn "took too long" into
-    "wrong"; the worker's limit reports it as a failure. What counts as equal: `hone.rollout.rewards.math_equivalence`.
+    is", else the last expression in the text; text before `</think>` is ignored. None for a gold answer that is not
+    readable (prose, empty). math-verify's own time limits are off, because they would turn "took too long" into
+    "wrong"; the worker's limit makes it a failure. For what counts as equal see math_equivalence.py.
     """
     read = [None if gold is None else Answer(_inner(gold)) for gold in golds(column, columns)]
     return [
@@ -108,27 +108,27 @@ def _is_right(text: str, gold: Answer) -> bool:
     given = boxed(text) if given is None else given
     if given is not None:
         return 0 < len(given) <= MAX_ANSWER and same(Answer(_inner(given)), gold)
-    if has_box(text):  # one that never ends: the answer was cut off
+    if has_box(text):  # it is not closed: the answer was cut off
         return False
     tail = text[-_PLAIN_TAIL:]
-    said = said_answer(tail) or ""
-    plain = _PLAIN_ANSWER.fullmatch(said)
-    answer = Answer((plain[1] or plain[2]) if plain else said)
+    stated = stated_answer(tail) or ""
+    plain = _PLAIN_ANSWER.fullmatch(stated)
+    answer = Answer((plain[1] or plain[2]) if plain else stated)
     if plain or answer.number is not None or (answer.plain and (gold.words is not None or gold.choices)):
         return same(answer, gold)
     return same_in_text(tail, gold)
 
 
 def _inner(text: str) -> str:
-    """The answer in a text that may have a sentence around it, as a gold column and `<answer>` may."""
+    """The answer inside a sentence, as gold columns and `<answer>` may have it."""
     inner = boxed(text)
     if inner is None:
-        inner = said_answer(text)
+        inner = stated_answer(text)
     return inner or text
 
 
 def _prepare_math(column: str | None = None) -> None:
-    """Half a second, which no completion is to pay for with its time limit."""
+    """Import math-verify (half a second) before the first call, so that it does not count against its time limit."""
     import math_verify  # noqa: F401
 
 
@@ -153,7 +153,7 @@ def _part(text: str, extract: str) -> str | None:
 
 _functions: tuple[Any, ...] = (answer, exact, numeric, math)
 for _function in _functions:
-    _function.any_of_columns = GOLD_COLUMNS  # checked before any completion is scored
+    _function.any_of_columns = GOLD_COLUMNS
 exact.check = _check_exact  # type: ignore[attr-defined]
 numeric.check = _check_numeric  # type: ignore[attr-defined]
 math.prepare = _prepare_math  # type: ignore[attr-defined]

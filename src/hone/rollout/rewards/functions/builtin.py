@@ -1,7 +1,7 @@
 """The built-in reward functions, by name.
 
 Each has TRL's signature, reads plain and conversational completions, and takes its options (the `kwargs` of a config
-entry) as named arguments with defaults. Attributes tell the pool more: `any_of_columns`, `required_options`, `alone`,
+entry) as named arguments with defaults. Attributes tell the pool more: `any_of_columns`, `alone`,
 `check`, `prepare` and `seconds_each` (see hone.rollout.rewards.function_signature). `judges` is False for a function
 that grades an answer or looks at its format, and does not decide whether it is right.
 """
@@ -19,11 +19,8 @@ from hone.rollout.rewards.functions.judge import judge
 from hone.rollout.rewards.functions.length import length, overlong, repetition
 from hone.rollout.rewards.functions.reward_model import reward_model
 
-BUILTIN: dict[str, Callable[..., list[Any]]] = {
-    function.__name__: function
-    for function in (
-        *(answer, code, exact, format, json_schema, judge, length, math),
-        *(numeric, overlong, regex, repetition, reward_model),
-    )
-}
+_FUNCTIONS: tuple[Callable[..., list[Any]], ...] = (
+    answer, code, exact, format, json_schema, judge, length, math, numeric, overlong, regex, repetition, reward_model,
+)  # fmt: skip
+BUILTIN = {function.__name__: function for function in _FUNCTIONS}
 """What a config entry may name without a path."""

@@ -1,9 +1,9 @@
-"""Does the program pass its tests? It runs in a sandbox (`hone.rollout.sandbox`), one in each worker.
+"""Rewards for programs that pass tests. Programs run in a sandbox (hone.rollout.sandbox), one for each worker.
 
-Tests that are Python run in another process than the program (`hone.rollout.sandbox.judge`); those that need the
-program's own process fail the completion. A program that hangs, crashes or asks for too much is wrong: a 0. What
-became of each is kept with the rollout (`code_outcome`); metrics are the shares that passed, ran out of time, or were
-ended by another limit.
+Python tests run in another process than the program (sandbox/judge.py). Tests that need the program's own process, or
+that call nothing, make the completion fail. A program that hangs, crashes or exceeds a limit is wrong: its reward is 0.
+The outcome is kept with the rollout (`code_outcome`); metrics are the fractions that passed, timed out, or exceeded
+another limit.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from hone.rollout.rewards.text import answer_tag, answers_of, fenced
 from hone.rollout.sandbox import LOST, Outcome, Sandbox, Unsafe
 
 TEST_COLUMNS = ("test", "tests", "test_list", "test_cases", "input_output", "inputs")
-"""Where the tests of a row are looked for when the option `column` is not given."""
+"""Columns searched for the tests of a row where the option `column` is not given."""
 _NEEDS_PROCESS = re.compile(
     r"\bsys\.(stdin|stdout|stderr|argv)\s*=[^=]|\bredirect_std(out|err)\b|\bbuiltins\.\w+\s*=[^=]|\bmonkeypatch\b"
     r"|\b(mock\.)?patch(\.(object|dict))?\(|\bcapsys\b"
 )
-"""What tests do to the process that they run in, so that the program sees it."""
+"""Tests that change the process they run in for the program to see."""
 _SETUP_COLUMNS = ("test_setup_code", "test_imports")
 _KILLED = ("signal", "output", "memory", "processes", "MemoryError", "exit", "lost")
 _RESERVE_S = 1.0
@@ -38,13 +38,13 @@ _RESERVE_S = 1.0
 
 @dataclass
 class Tests:
-    """The tests of one row: Python that must not raise, or inputs with the outputs that are expected."""
+    """The tests of one row: Python that must not raise, or inputs with expected outputs."""
 
     asserts: list[str] = field(default_factory=list)
     support: str = ""
     """Run after the program and before the asserts: imports, a `check` function."""
     setup: str = ""
-    """Run before the program, too, which may use it."""
+    """Also run before the program, which may use it."""
     pairs: list[tuple[str, str]] = field(default_factory=list)
 
 
@@ -142,7 +142,7 @@ def _run(program: str, tests: Tests) -> tuple[str, list[bool]]:
 
 
 def _lines(text: str) -> list[str]:
-    """Output as compared: white space at the ends of lines, and of the whole, says nothing."""
+    """Output as compared: without white space at the ends of lines and of the text."""
     return [line.rstrip() for line in text.strip().splitlines()]
 
 
@@ -158,7 +158,7 @@ def _program(prompt: Any, text: str, row: Mapping[str, Any]) -> str:
 
 
 def _defines(program: str, name: str) -> bool:
-    """Whether a name is given a meaning at the left margin: what is further in belongs to something else."""
+    """Whether a name is defined at the top level."""
     name = re.escape(name)
     return (
         re.search(rf"^(?:(?:async +)?def +|class +){name}\b|^{name} *[:=]", program, re.MULTILINE) is not None
@@ -193,8 +193,8 @@ def _tests(row: Mapping[str, Any], column: str | None, most: int | None, prompt:
 
 
 def _given(prompt: Any, entry: str) -> str:
-    """What a prompt that is Python defines beside the function that it asks for: where tests use it, they use the
-    prompt's, whatever the program makes of it."""
+    """What a Python prompt defines besides the requested function: tests use the prompt's definitions, not the
+    program's."""
     if not (isinstance(prompt, str) and _defines(prompt, entry)):
         return ""
     try:
@@ -206,7 +206,7 @@ def _given(prompt: Any, entry: str) -> str:
 
 
 def _parsed(value: Any) -> Any:
-    """A column may hold lists and mappings as JSON."""
+    """The value of a column; lists and mappings may be JSON."""
     if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
         try:
             return json.loads(value)
@@ -222,14 +222,14 @@ def _text(value: Any) -> str:
 
 @functools.cache
 def sandbox() -> Sandbox:
-    """The one of this process, with the limits of `rewards.sandbox`."""
+    """The sandbox of this process, with the limits of `rewards.sandbox`."""
     box = Sandbox(worker_settings.sandbox())
     atexit.register(box.close)
     return box
 
 
 def _prepare(**options: Any) -> str:
-    """Start the sandbox when the run starts; what is in force is told to the user."""
+    """Start the sandbox when the run starts; the message says what isolation is in force."""
     try:
         return f"generated code runs apart: {sandbox().start()}"
     except Unsafe as error:

@@ -1,4 +1,4 @@
-"""What several built-in functions share: gold answers, and what they say of options that cannot be."""
+"""Gold answers, rows, and the error for bad options: shared by the built-in functions."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from hone.rollout.rewards.function_signature import PASSED, Unusable
 from hone.rollout.rewards.text import gold_answer
 
 GOLD_COLUMNS = ("answer", "ground_truth", "solution", "expected_answer")
-"""Where the gold answer is looked for when the option `column` is not given: the first that the data has."""
+"""Columns searched for the gold answer where the option `column` is not given."""
 
 
 class BadOption(Unusable):
-    """An option that a function cannot work with; the message names it and what it takes."""
+    """An invalid option; the message names it and its valid values."""
 
 
 def golds(column: str | None, columns: dict[str, Any]) -> list[str | None]:
@@ -27,6 +27,6 @@ def golds(column: str | None, columns: dict[str, Any]) -> list[str | None]:
 
 
 def rows_of(columns: dict[str, Any], count: int) -> list[dict[str, Any]]:
-    """The columns of the data, row by row, without what every function is passed besides."""
+    """The data columns, row by row, without the arguments that Hone passes."""
     data = {name: values for name, values in columns.items() if name not in PASSED}
     return [{name: values[i] for name, values in data.items()} for i in range(count)]

@@ -1,4 +1,4 @@
-"""Has the completion the form that was asked for?"""
+"""Rewards for the format of a completion."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def format(
 ) -> list[float | None]:
     """1 if all of it is `<think>…</think>` then `<answer>…</answer>`, each tag exactly once, else 0.
 
-    What the prompt began of the answer belongs to it: a template may open the thought itself.
+    A prefill belongs to the completion: a template may open the thought itself.
 
     pattern: a regular expression that the whole completion must match instead (`.` matches line ends too).
     """
@@ -44,7 +44,7 @@ def regex(
 
     pattern: the expression, or `column`: the column that holds one for each row (None: does not apply).
     mode: `search` (anywhere), `match` (from the beginning) or `fullmatch`. flags: of `i`, `m`, `s`, `x`, `a`, as
-    in `(?i)`. An expression that takes for ever is ended by the worker's limit, and counted as a failure.
+    in `(?i)`. An expression that does not end runs into the worker's time limit, which is a failure.
     """
     _check_regex(pattern, column, mode, flags)
     patterns = [pattern] * len(completions) if column is None else columns[column]
@@ -85,7 +85,7 @@ def _compiled(pattern: str, flags: str) -> re.Pattern[str]:
             pattern, functools.reduce(lambda all_, each: all_ | _FLAGS[each], flags, re.RegexFlag(0))
         )
     except (re.error, RecursionError, OverflowError) as error:
-        raise BadOption(f"pattern {pattern!r:.200} is no regular expression: {error}") from error
+        raise BadOption(f"pattern {pattern!r:.200} is not a regular expression: {error}") from error
 
 
 def _well_formed(text: str) -> bool:
@@ -99,4 +99,4 @@ format.check = _check_format  # type: ignore[attr-defined]
 format.judges = False  # type: ignore[attr-defined]
 regex.check = _check_regex  # type: ignore[attr-defined]
 regex.judges = False  # type: ignore[attr-defined]
-regex.any_of_columns = ()  # type: ignore[attr-defined]  # none, but for kwargs.column
+regex.any_of_columns = ()  # type: ignore[attr-defined]  # only kwargs.column

@@ -1,4 +1,4 @@
-"""Is it JSON, and does it satisfy a schema?"""
+"""Rewards for JSON that satisfies a schema."""
 
 from __future__ import annotations
 
@@ -25,10 +25,9 @@ def json_schema(
 ) -> list[float | None]:
     """1 if the completion is JSON that satisfies a JSON Schema, `valid_json` if it is merely JSON, else 0.
 
-    The JSON is the last fenced block, else what stands in `<answer>…</answer>`, else the whole completion, each behind
-    `</think>` if there is one.
-    schema: the schema, or the path of a file that holds it; or `column`: the column with one for each row (as a
-    mapping or as text; None: does not apply). References out of the schema are never fetched.
+    The JSON is the last fenced block, else the content of `<answer>…</answer>`, else the whole completion, each after
+    `</think>` if there is one. schema: the schema, or the path of its file; or column: the column with a schema for
+    each row (as a mapping or as text; None: does not apply). External references are never fetched.
     """
     if column is None and schema is None:
         _check(schema, column)
@@ -51,16 +50,16 @@ def _judged(text: str, validator: Any, valid_json: float) -> float:
     try:
         value = json.loads(found, parse_constant=_refuse) if len(found) <= _MAX_TEXT else _refuse("length")
         return 1.0 if validator.is_valid(value) else valid_json
-    except (ValueError, RecursionError):  # no JSON, a number of 10,000 digits, brackets without end
+    except (ValueError, RecursionError):  # not JSON, a number of 10,000 digits, endless brackets
         return 0.0
 
 
 def _refuse(constant: str) -> Any:
-    raise ValueError(f"{constant} is no JSON")
+    raise ValueError(f"{constant} is not JSON")
 
 
 def _text_of_schema(schema: Any) -> str:
-    """The schema as text, which is what a cache can be asked with."""
+    """The schema as text, the key of the cache."""
     if isinstance(schema, str) and schema.endswith(".json"):
         try:
             return Path(schema).read_text(encoding="utf-8")
@@ -71,7 +70,7 @@ def _text_of_schema(schema: Any) -> str:
 
 @functools.lru_cache(1024)
 def _validator(schema: str) -> Any:
-    """Raises BadOption for what is no JSON Schema."""
+    """The compiled schema. Raises BadOption for what is not a JSON Schema."""
     try:
         import jsonschema
         from referencing import Registry
@@ -82,14 +81,14 @@ def _validator(schema: str) -> Any:
         kind = jsonschema.validators.validator_for(parsed, default=jsonschema.Draft202012Validator)
         kind.check_schema(parsed)
     except (ValueError, RecursionError, jsonschema.SchemaError) as error:
-        said = getattr(error, "message", None) or str(error)
-        raise BadOption(f"schema {schema:.100} is no JSON Schema: {said}") from error
+        reason = getattr(error, "message", None) or str(error)
+        raise BadOption(f"schema {schema:.100} is not a JSON Schema: {reason}") from error
     return kind(parsed, registry=Registry())
 
 
 def _check(schema: Any = None, column: str | None = None, valid_json: float = 0.0) -> None:
     if isinstance(valid_json, str | bool) or not isinstance(valid_json, int | float):
-        raise BadOption(f"valid_json={valid_json} is no number")
+        raise BadOption(f"valid_json={valid_json} is not a number")
     if (schema is None) == (column is None):
         raise BadOption(
             "needs kwargs.schema (a schema or its file) or kwargs.column (where each row has one)"
@@ -100,4 +99,4 @@ def _check(schema: Any = None, column: str | None = None, valid_json: float = 0.
 
 json_schema.check = _check  # type: ignore[attr-defined]
 json_schema.judges = False  # type: ignore[attr-defined]
-json_schema.any_of_columns = ()  # type: ignore[attr-defined]  # none, but for kwargs.column
+json_schema.any_of_columns = ()  # type: ignore[attr-defined]  # only kwargs.column

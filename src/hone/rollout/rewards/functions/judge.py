@@ -1,13 +1,14 @@
-"""A language model as judge, behind any endpoint that speaks OpenAI's chat completions.
+"""A language model as judge, behind any endpoint with OpenAI's chat completions API.
 
-One process asks for all completions of a batch, so many at once as `max_concurrency`. A completion that the judge
-cannot be brought to score fails with the cause, and nothing else does. Standard library only.
+One process sends the requests of a batch, `max_concurrency` at a time. A completion without a score fails with the
+cause; the others keep their scores. Imports the standard library only.
 """
 
 from __future__ import annotations
 
 import email.utils
 import http.client
+import inspect
 import json
 import os
 import random
@@ -19,7 +20,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 from hone.rollout.rewards.functions.common import GOLD_COLUMNS, BadOption, rows_of
@@ -38,36 +39,17 @@ Reference, if there is one:
 
 How good is the answer, from 0 (useless) to 10 (perfect)? End your reply with a line of this form:
 Score: <number>"""
-_AGAIN = (408, 409, 425, 429, 500, 502, 503, 504)
+_RETRIED = (408, 409, 425, 429, 500, 502, 503, 504)
 _MAX_WAIT_S = 60.0
 _MAX_REPLY = 4_000_000  # bytes
 
 
 class JudgeError(Exception):
-    """A completion that was not judged, and why."""
+    """The judge gave no score; the message says why."""
 
 
-class Down(JudgeError):
-    """The judge did not answer at all."""
-
-
-@dataclass(frozen=True)
-class _Options:
-    base_url: str | None = None
-    model: str | None = None
-    template: str = TEMPLATE
-    score_pattern: str = r"[Ss]core:\s*\**\s*(-?\d+(?:\.\d+)?)"
-    min_score: float = 0.0
-    max_score: float = 10.0
-    normalize: bool = True
-    api_key_env: str | None = None
-    max_concurrency: int = 8
-    max_retries: int = 4
-    request_timeout_s: float = 60.0
-    timeout_s: float = 600.0
-    temperature: float = 0.0
-    max_tokens: int = 512
-    extra_body: dict[str, Any] | None = None
+class EndpointDown(JudgeError):
+    """The endpoint does not answer."""
 
 
 def judge(
@@ -76,7 +58,7 @@ def judge(
     base_url: str | None = None,
     model: str | None = None,
     template: str = TEMPLATE,
-    score_pattern: str = _Options.score_pattern,
+    score_pattern: str = r"[Ss]core:\s*\**\s*(-?\d+(?:\.\d+)?)",
     min_score: float = 0.0,
     max_score: float = 10.0,
     normalize: bool = True,
@@ -90,36 +72,35 @@ def judge(
     extra_body: dict[str, Any] | None = None,
     **columns: Any,
 ) -> list[Any]:
-    """What a model says of each completion: its score, as a number from 0 to 1.
+    """The score that a judge model gives each completion, normalized to 0 … 1.
 
     base_url, model: the endpoint (`http://host:8000/v1`) and the model's name there. template: the question, with
-    `{prompt}`, `{completion}` and any column in braces, `{answer}` being the gold answer if the data has one.
+    `{prompt}`, `{completion}` and any column in braces; `{answer}` is the gold answer if the data has one.
     score_pattern: finds the score (its first group) in the reply; the last match counts. min_score, max_score: its
-    range, outside which a reply is not taken; `normalize` maps it to 0 … 1. api_key_env: the environment variable
-    that holds the key, which is sent and never written anywhere. 429 and 5xx are tried again `max_retries` times, as
-    late as `Retry-After` says or after pauses that double; `timeout_s` bounds the whole batch.
+    range; replies outside of it are failures; `normalize` maps it to 0 … 1. api_key_env: the environment variable that
+    holds the key, which is sent and never written. 429 and 5xx are retried `max_retries` times, after `Retry-After` or
+    after pauses that double; `timeout_s` bounds the whole batch.
     """
-    given = {name: value for name, value in locals().items() if name in _Options.__dataclass_fields__}
-    asked = _Judge(_Options(**given))
-    rows = [
-        {
-            **row,
-            "prompt": _prompt_text(prompt),
-            "completion": text_of(completion),
-            "answer": next((row[name] for name in GOLD_COLUMNS if row.get(name) is not None), ""),
-        }
-        for prompt, completion, row in zip(
-            prompts, completions, rows_of(columns, len(completions)), strict=True
-        )
-    ]
+    given = {name: value for name, value in locals().items() if name in _defaults()}
+    client = _Judge(SimpleNamespace(**given))
+    rows = rows_of(columns, len(completions))
+    for row, prompt, completion in zip(rows, prompts, completions, strict=True):
+        gold = next((row[name] for name in GOLD_COLUMNS if row.get(name) is not None), "")
+        row |= {"prompt": _prompt_text(prompt), "completion": text_of(completion), "answer": gold}
     with ThreadPoolExecutor(max(1, min(max_concurrency, len(rows)))) as threads:
-        return list(threads.map(asked.score, rows))
+        return list(threads.map(client.score, rows))
+
+
+def _defaults() -> dict[str, Any]:
+    """The options of `judge` with their defaults."""
+    parameters = inspect.signature(judge).parameters.values()
+    return {p.name: p.default for p in parameters if p.default is not p.empty}
 
 
 class _Judge:
-    """One batch's questions: its deadline, and whether the judge is there at all."""
+    """The requests of one batch: their deadline, and whether the endpoint answers."""
 
-    def __init__(self, options: _Options) -> None:
+    def __init__(self, options: SimpleNamespace) -> None:
         _check(**options.__dict__)
         self._options = options
         self._deadline = time.monotonic() + 0.95 * options.timeout_s - 1
@@ -138,14 +119,14 @@ class _Judge:
     def _read(self, reply: str) -> float:
         o = self._options
         if "<think>" in reply and "</think>" not in reply:
-            raise JudgeError("judge did not come to the end of its thoughts: raise max_tokens")
+            raise JudgeError("judge did not finish its thoughts: raise max_tokens")
         found = re.findall(o.score_pattern, after_thought(reply)[-20_000:])
         if not found:
             raise JudgeError(f"judge gave no score: {reply[-200:]!r}")
         try:
             value = float(found[-1] if isinstance(found[-1], str) else found[-1][0])
         except ValueError as error:
-            raise JudgeError(f"judge gave no number as score: {found[-1]!r:.100}") from error
+            raise JudgeError(f"judge gave a score that is not a number: {found[-1]!r:.100}") from error
         if not o.min_score <= value <= o.max_score:
             raise JudgeError(
                 f"judge gave a score out of range: {value:g}, not {o.min_score:g} to {o.max_score:g}"
@@ -153,20 +134,20 @@ class _Judge:
         return (value - o.min_score) / (o.max_score - o.min_score) if o.normalize else value
 
     def _answer(self, question: str) -> str:
-        """The judge's reply, however often it takes to get one. Raises JudgeError."""
+        """The judge's reply, after retries. Raises JudgeError."""
         pause, tries = 0.5, 0
         while True:
             if self._down is not None:
                 raise self._down
             try:
                 reply = self._ask(question)
-            except _Later as later:
+            except _Retry as retry:
                 tries += 1
-                wait = later.wait if later.wait is not None else pause * (0.5 + random.random())
+                wait = retry.wait if retry.wait is not None else pause * (0.5 + random.random())
                 if tries > self._options.max_retries:
-                    raise self._gave_up(later, f"after {tries} tries") from later
+                    raise self._gave_up(retry, f"after {tries} tries") from retry
                 if wait > _MAX_WAIT_S or time.monotonic() + wait > self._deadline:
-                    raise self._gave_up(later, f"and there is no time to wait {wait:.0f} s") from later
+                    raise self._gave_up(retry, f"and there is no time to wait {wait:.0f} s") from retry
                 time.sleep(wait)
                 pause = min(pause * 2, _MAX_WAIT_S)
                 continue
@@ -174,11 +155,11 @@ class _Judge:
                 self._in_a_row = 0
             return reply
 
-    def _gave_up(self, later: _Later, why: str) -> JudgeError:
-        """Once as many in a row as are asked at a time had no answer, the rest are not asked."""
-        error = (Down if later.down else JudgeError)(f"judge {later} ({why})")
+    def _gave_up(self, retry: _Retry, why: str) -> JudgeError:
+        """The error after the last try. After `max_concurrency` failures in a row no more requests are sent."""
+        error = (EndpointDown if retry.down else JudgeError)(f"judge {retry} ({why})")
         with self._lock:
-            self._in_a_row += later.down
+            self._in_a_row += retry.down
             if self._in_a_row >= self._options.max_concurrency:
                 self._down = error
         return error
@@ -187,7 +168,7 @@ class _Judge:
         o = self._options
         left = self._deadline - time.monotonic()
         if left <= 0:
-            raise JudgeError(f"judge was not asked: kwargs.timeout_s={o.timeout_s:g} was up")
+            raise JudgeError(f"judge was not asked: kwargs.timeout_s={o.timeout_s:g} had passed")
         body = {
             "model": o.model,
             "messages": [{"role": "user", "content": question}],
@@ -204,19 +185,19 @@ class _Judge:
             with urllib.request.urlopen(request, timeout=min(o.request_timeout_s, left)) as response:
                 return _content(response.read(_MAX_REPLY))
         except urllib.error.HTTPError as error:
-            said = f"answered {error.code} {error.reason}"
-            if error.code in _AGAIN:
-                raise _Later(said, _retry_after(error.headers.get("Retry-After")), down=False) from error
-            raise JudgeError(f"judge {said}: {_said(error)}") from error
+            status = f"answered {error.code} {error.reason}"
+            if error.code in _RETRIED:
+                raise _Retry(status, _retry_after(error.headers.get("Retry-After")), down=False) from error
+            raise JudgeError(f"judge {status}: {_body(error)}") from error
         except (OSError, http.client.HTTPException) as error:
             reason = getattr(error, "reason", error)
-            raise _Later(
+            raise _Retry(
                 f"at {_host(url)} does not answer: {reason or type(error).__name__}", None, down=True
             ) from error
 
 
-class _Later(Exception):
-    """Worth trying again, `wait` seconds later if the judge said when."""
+class _Retry(Exception):
+    """A failure worth a retry, after `wait` seconds where the endpoint says so."""
 
     def __init__(self, what: str, wait: float | None, *, down: bool) -> None:
         super().__init__(what)
@@ -234,7 +215,7 @@ def _content(body: bytes) -> str:
     return content
 
 
-def _said(error: urllib.error.HTTPError) -> str:
+def _body(error: urllib.error.HTTPError) -> str:
     try:
         return error.read(300).decode(errors="replace")
     except (OSError, http.client.HTTPException):
@@ -242,7 +223,7 @@ def _said(error: urllib.error.HTTPError) -> str:
 
 
 def _retry_after(value: str | None) -> float | None:
-    """Seconds, from a number of them or a date (RFC 9110, 10.2.3)."""
+    """The seconds of a Retry-After header, a number or a date (RFC 9110, 10.2.3)."""
     if value is None:
         return None
     try:
@@ -261,7 +242,7 @@ def _host(url: str) -> str:
 
 
 def _filled(template: str, row: dict[str, Any]) -> str:
-    """Names in braces that the row has; other braces stay, as in JSON or LaTeX."""
+    """The template with the row's columns in place of their names in braces; other braces stay (JSON, LaTeX)."""
     return re.sub(r"\{(\w+)\}", lambda found: str(row.get(found[1], found[0])), template)
 
 
@@ -272,17 +253,17 @@ def _prompt_text(prompt: Any) -> str:
 
 
 def _check(**options: Any) -> None:
-    o = _Options(**options)
+    o = SimpleNamespace(**_defaults() | options)
     if not o.base_url or not o.model:
         raise BadOption("needs kwargs.base_url (such as http://localhost:8000/v1) and kwargs.model")
     if not o.base_url.startswith(("http://", "https://")):
-        raise BadOption(f"base_url={o.base_url} is no address: it begins with http:// or https://")
+        raise BadOption(f"base_url={o.base_url} is not a URL that begins with http:// or https://")
     if "{completion}" not in o.template:
         raise BadOption("template has no {completion}, so the judge would not see it")
     try:
         groups = re.compile(o.score_pattern).groups
     except re.error as error:
-        raise BadOption(f"score_pattern is no regular expression: {error}") from error
+        raise BadOption(f"score_pattern is not a regular expression: {error}") from error
     if groups < 1:
         raise BadOption(f"score_pattern={o.score_pattern} needs a group (…) around the number")
     if o.min_score >= o.max_score:

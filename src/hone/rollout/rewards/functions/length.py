@@ -1,4 +1,4 @@
-"""How long, and how repetitive?"""
+"""Rewards for length and repetition."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hone.rollout.rewards.text import text_of
 def length(
     completions: Sequence[Any], completion_ids: Sequence[Sequence[int]], target: int = 100, **columns: Any
 ) -> list[float | None]:
-    """How near the completion's length is to `target` tokens: 0 at the target, falling linearly to -1."""
+    """-|length - target| / target, at least -1: 0 at `target` tokens, falling linearly."""
     return [max(-1.0, -abs(len(ids) - target) / target) for ids in completion_ids]
 
 
@@ -47,8 +47,8 @@ def repetition(
     unit: str = "tokens",
     **columns: Any,
 ) -> list[float | None]:
-    """`max_penalty` (not above 0) times the part of the completion's n-grams that repeat an earlier one; 0 for a
-    completion shorter than one n-gram. Appendix C.2 of arXiv 2502.03373.
+    """`max_penalty` (not above 0) times the fraction of n-grams that repeat an earlier one; 0 for a completion shorter
+    than one n-gram. Appendix C.2 of arXiv 2502.03373.
 
     unit: n-grams of `tokens`, or of `words` (without regard to case).
     """
@@ -77,7 +77,9 @@ def _check_overlong(
     if not 0 <= buffer_length <= max_length:
         raise BadOption(f"buffer_length={buffer_length} must lie between 0 and max_length={max_length}")
     if penalty < 0:
-        raise BadOption(f"penalty={penalty} is negative, which would reward length: it is what is taken away")
+        raise BadOption(
+            f"penalty={penalty} is negative, which would reward length: give the amount to subtract"
+        )
 
 
 def _check_repetition(ngram_size: int = 3, max_penalty: float = -1.0, unit: str = "tokens") -> None:

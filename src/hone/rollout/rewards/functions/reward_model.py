@@ -1,12 +1,15 @@
-"""A reward model. The model itself is in `hone.rollout.rewards.reward_model`, imported only where it runs."""
+"""A reward model as a reward function. The model is loaded in its worker only."""
 
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
 from hone.rollout.rewards.functions.common import BadOption
+
+_OPTIONS = ("template", "batch_size", "max_length", "precision", "device", "trust_remote_code")
 
 
 def reward_model(
@@ -22,9 +25,9 @@ def reward_model(
     timeout_s: float = 600.0,
     **columns: Any,
 ) -> list[float | None]:
-    """What a reward model says of the prompt with its completion (see `hone.rollout.rewards.reward_model`).
+    """The score of a reward model for the prompt with its completion (see hone.rollout.rewards.reward_model).
 
-    It runs in one process, which holds the model, and is given the whole batch; `timeout_s` bounds that call.
+    One process holds the model and gets the whole batch; `timeout_s` bounds that call.
     """
     held = _held(model, template, batch_size, max_length, precision, device, trust_remote_code)
     return [*held.score(prompts, completions)]
@@ -32,15 +35,8 @@ def reward_model(
 
 def _prepare(model: str | None = None, timeout_s: float = 600.0, **options: Any) -> None:
     """Load the model when the run starts, not when the first completion is scored."""
-    settings = {
-        "template": None,
-        "batch_size": 16,
-        "max_length": None,
-        "precision": "float32",
-        "device": None,
-        "trust_remote_code": False,
-    }
-    _held(model, *(settings | options).values())
+    defaults = {name: p.default for name, p in inspect.signature(reward_model).parameters.items()}
+    _held(model, *(options.get(name, defaults[name]) for name in _OPTIONS))
 
 
 @functools.cache
@@ -51,9 +47,8 @@ def _held(model: str | None, *options: Any) -> Any:
 
     if model is None:
         raise BadOption("needs kwargs.model: the name or folder of a reward model")
-    names = ("template", "batch_size", "max_length", "precision", "device", "trust_remote_code")
     try:
-        return RewardModel(model, **dict(zip(names, options, strict=True)))
+        return RewardModel(model, **dict(zip(_OPTIONS, options, strict=True)))
     except HoneError as error:
         raise BadOption(f"cannot be used: {error}") from error
 

@@ -120,7 +120,7 @@ def test_what_a_judge_thinks_is_no_verdict(server: Judge) -> None:
     texts = ["<think>Score: 2</think> Score: 7", "<think>Score: 9, or", "<think>Score: 9</think> well"]
     found = judge([""] * 3, texts, **options(server))
     assert found[0] == 0.7
-    assert str(found[1]) == "judge did not come to the end of its thoughts: raise max_tokens"
+    assert str(found[1]) == "judge did not finish its thoughts: raise max_tokens"
     assert str(found[2]).startswith("judge gave no score")
 
 
