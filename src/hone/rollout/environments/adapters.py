@@ -1,4 +1,4 @@
-"""Environment side: the kinds of environments that there are, each behind `reset`, `step`, `tools`, `finish`.
+"""Environment side: adapters that give each kind of environment the methods `reset`, `step`, `tools`, `finish`.
 
     UserEnvironment   a class with reset(row) and step(message); see base.py
     ToolEnvironment   functions alone
@@ -6,7 +6,7 @@
     VerifiersAdapter  an environment of `verifiers` before its version 1: setup_state, env_response, a rubric
     OpenEnvAdapter    a client of an OpenEnv server, with `action(message)` and `observation(result)` beside it
 
-Which one a target is, is seen from the attributes that it has (`environment_factory`).
+`environment_factory` chooses by the attributes of the target.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from hone.rollout.environments.base import Message, Unusable
 from hone.rollout.environments.session import Tool, usable_tools
 
 EnvironmentFactory = Callable[[], Any]
-"""Makes what answers one rollout."""
+"""Creates the environment of one rollout."""
 
 
 class ToolEnvironment:
-    """Functions alone: the rollout ends with the first message that calls none."""
+    """Tools without an environment: the rollout ends with the first message that calls none."""
 
     step: Any = None
     name = ""
@@ -43,7 +43,7 @@ class ToolEnvironment:
 
 
 class UserEnvironment(ToolEnvironment):
-    """A class of the user's with `reset` and `step`."""
+    """A user's class with `reset` and `step`."""
 
     stateless = False
 
@@ -60,12 +60,12 @@ class UserEnvironment(ToolEnvironment):
 
 
 class TrlEnvironment(ToolEnvironment):
-    """TRL's: public methods other than `reset` and `get_reward` are tools."""
+    """TRL's environments: public methods except `reset` and `get_reward` are tools."""
 
     stateless = False
 
     def __init__(self, environment: Any, tools: Sequence[Tool]) -> None:
-        # Looked for on the class: looking on the instance would run its properties.
+        # From the class: reading attributes of the instance would run its properties.
         names = [name for name, _ in inspect.getmembers(type(environment), inspect.isfunction)]
         public = [name for name in names if not name.startswith("_") and name not in ("reset", "get_reward")]
         super().__init__([*tools, *(getattr(environment, name) for name in public)])
@@ -81,9 +81,8 @@ class TrlEnvironment(ToolEnvironment):
 class OpenEnvAdapter(ToolEnvironment):
     """A client of an OpenEnv server: `reset()` and `step(action)` give a result with observation, reward and done.
 
-    Two functions of the user's stand between it and text: `action(message)`, the action that the model's message means,
-    and `observation(result)`, the text that it is told. A message that `action` refuses (ValueError) is answered with
-    what it said, and the server is not asked.
+    Two functions of the user convert: `action(message)` to an action, and `observation(result)` to text for the model.
+    Where `action` raises ValueError, its message is the observation, and the server is not called.
     """
 
     stateless = False
@@ -117,21 +116,23 @@ class OpenEnvAdapter(ToolEnvironment):
 def environment_factory(
     found: Any, kwargs: Mapping[str, Any], tools: Sequence[Any], openenv: tuple[Any, Any] | None
 ) -> EnvironmentFactory:
-    """What makes the environment of one rollout. Raises Unusable when the target is none."""
+    """A function that creates the environment of one rollout. Raises Unusable for an unusable target."""
     functions = usable_tools(tools)
     if found is None:
         return lambda: ToolEnvironment(functions)
     if not callable(found):
-        raise Unusable(f"is a {type(found).__name__}; expected a class or a function that makes environments")
+        raise Unusable(
+            f"is a {type(found).__name__}; expected a class or a function that creates environments"
+        )
     if openenv is not None:
         return lambda: OpenEnvAdapter(found(**kwargs), *openenv)
     first = found(**kwargs)
     if hasattr(first, "env_response") or hasattr(first, "rubric"):
         from hone.rollout.environments.verifiers_adapter import VerifiersAdapter
 
-        return lambda: VerifiersAdapter(first)  # one holds the data of all rollouts; its state is a rollout's
+        return lambda: VerifiersAdapter(first)  # shared: the adapter holds the rollout's state
     if not callable(getattr(first, "reset", None)):
-        raise Unusable(f"makes a {type(first).__name__}, which has no method reset")
+        raise Unusable(f"creates a {type(first).__name__}, which has no method reset")
     wrap = UserEnvironment if callable(getattr(first, "step", None)) else TrlEnvironment
     usable_tools(wrap(first, functions).tools())
-    return lambda: wrap(found(**kwargs), functions)  # `first` was made in another process than rollouts have
+    return lambda: wrap(found(**kwargs), functions)  # `first` belongs to the server's process

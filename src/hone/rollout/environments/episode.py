@@ -1,10 +1,10 @@
-"""One rollout of many turns: the model speaks, its environment answers, until one is done or a limit is reached.
+"""Multi-turn rollouts: the model and the environment take turns until the environment is done or a limit is reached.
 
-    stream = prompt | generated | the environment's tokens | generated | …
+    tokens = prompt | generated | environment's tokens | generated | …
 
-Generated tokens are kept as they came; `Completion.mask` marks them, and the others' log-probabilities are 0. A rollout
-ends when its environment says so (`stop`), when the model has spoken `max_turns` times (`turns`), or when the tokens of
-a turn or of the whole sequence are used up (`length`). No keys and values are kept between turns: each is a prompt.
+Generated tokens are never re-encoded. `Completion.mask` marks them; the log-probabilities of other tokens are 0. A
+rollout ends when its environment is done (`stop`), after `max_turns` turns of the model (`turns`), or when the token
+limit of a turn or of the sequence is reached (`length`). The KV cache is not kept between turns.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from hone.types import Completion, Generator, Message, Prompt, Rollout, Sampling
 
 @dataclass
 class Stream:
-    """What followed the prompt so far."""
+    """The tokens after the prompt so far."""
 
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
@@ -37,21 +37,21 @@ class Stream:
     version: int = 0
 
     def generated(self, completion: Completion) -> None:
-        """Take what the model sampled."""
+        """Append the model's turn."""
         if not self.tokens:
             self.version = completion.version
         self.tokens += completion.tokens
         self.logprobs += completion.logprobs
         self.mask += [True] * len(completion.tokens)
 
-    def told(self, tokens: Sequence[int]) -> None:
-        """Take what the environment said."""
+    def observed(self, tokens: Sequence[int]) -> None:
+        """Append the tokens of the environment's messages."""
         self.tokens += tokens
         self.logprobs += [0.0] * len(tokens)
         self.mask += [False] * len(tokens)
 
     def completion(self, finish: Literal["stop", "length", "turns"]) -> Completion:
-        """All of it."""
+        """The finished completion."""
         mask = None if all(self.mask) else tuple(self.mask)
         return Completion(tuple(self.tokens), tuple(self.logprobs), finish, self.version, mask)
 
@@ -64,10 +64,10 @@ class EpisodeRunner:
     encoder: Encoder
     max_turns: int
     context: int
-    """Tokens of a whole sequence."""
+    """The most tokens of a sequence, prompt included."""
     max_wait_s: float | None = 1.0
     notices: list[str] = field(default_factory=list)
-    """What to tell the user, once checked."""
+    """Messages for the user, set by `check`."""
 
     def __post_init__(self) -> None:
         self._turn_tokens = {
@@ -76,17 +76,16 @@ class EpisodeRunner:
         }
 
     def check(self) -> None:
-        """Raise ConfigError for a chat template that cannot write what the environments need, before anything is
-        trained."""
+        """Raise ConfigError for a chat template that cannot write the environments' messages."""
         for name, turn_tokens in self._turn_tokens.items():
-            told = self.pool.described(name)
-            roles = (["tool"] if told["schemas"] else []) + (["user"] if told["steps"] else [])
+            described = self.pool.described(name)
+            roles = (["tool"] if described["schemas"] else []) + (["user"] if described["steps"] else [])
             self.notices += [text for text in turn_tokens.check(roles) if text not in self.notices]
 
     async def run(
         self, prompts: Sequence[Prompt], generator: Generator, sampling: Sampling, count: int
     ) -> list[list[EpisodeResult]]:
-        """`count` rollouts of each prompt, in order. Raises DataError for a prompt that is no conversation."""
+        """`count` rollouts of each prompt, in order. Raises DataError for a prompt that is not a conversation."""
         async with GenerationBatcher(generator, sampling, self.max_wait_s) as batcher:
             tasks = [
                 [asyncio.ensure_future(self._one(replace(prompt, number=c), batcher)) for c in range(count)]
@@ -102,7 +101,7 @@ class EpisodeRunner:
                 raise
         groups = [[task.result() for task in group] for group in tasks]
         for group in groups:
-            _apart(group)
+            _separate_prompts(group)
         return groups
 
     async def _one(self, prompt: Prompt, batcher: GenerationBatcher) -> EpisodeResult:
@@ -125,7 +124,7 @@ class EpisodeRunner:
 
 
 class _Episode:
-    """A rollout while it lasts."""
+    """One running rollout."""
 
     def __init__(
         self, runner: EpisodeRunner, name: str, prompt: Prompt, batcher: GenerationBatcher, handle: EnvHandle
@@ -137,11 +136,11 @@ class _Episode:
         self.stats = {"turns": 0.0, "tool_calls": 0.0, "tool_failures": 0.0, "cut": 0.0, "env_seconds": 0.0}
 
     async def run(self) -> EpisodeResult:
-        """From the prompt to the end."""
-        told = self.runner.pool.described(self.name)
+        """Run the rollout to its end."""
+        own_name = self.runner.pool.described(self.name)["name"]
         result = EpisodeResult(
             Rollout(self.prompt, self.stream.completion("stop"), ""),
-            told["name"] and (told["name"] if self.name == "" else self.name),
+            own_name and (self.name or own_name),
             weight=self.handle.server.config.reward_weight,
         )
         rollout, finish = result.rollout, "stop"
@@ -164,7 +163,7 @@ class _Episode:
         return result
 
     async def _begin(self) -> None:
-        """Let the environment begin; the prompt with what it says and with its tools."""
+        """Open the environment; add its messages and tools to the prompt."""
         content = [dict(message) for message in self.prompt.content]  # type: ignore[arg-type]
         opened = await self._call("open", dict(self.prompt.row), content)
         if opened["append"]:
@@ -180,14 +179,14 @@ class _Episode:
         self.prompt = replace(self.prompt, content=content, tokens=tokens)
 
     async def _converse(self) -> str:
-        """All turns; how it ended."""
+        """Run all turns; the reason for the end."""
         for turn in range(self.runner.max_turns):
             before = (*self.prompt.tokens, *self.stream.tokens)
             asked = replace(self.prompt, id=f"{self.prompt.id}/{turn}" if turn else self.prompt.id)
             completion = await self.batcher.generate(replace(asked, tokens=before, row={}))
             self.stream.generated(completion)
             self.stats["turns"] += 1
-            message = self._said(completion, before)
+            message = self._message_of(completion, before)
             self.messages.append(message)
             if completion.finish == "length":
                 return "length"
@@ -200,11 +199,11 @@ class _Episode:
             tokens = self.turn_tokens.between(answer["messages"], completion.tokens[-1])
             if len(before) + len(completion.tokens) + len(tokens) >= self.runner.context:
                 return "length"
-            self.stream.told(tokens)
+            self.stream.observed(tokens)
             self.messages += answer["messages"]
         raise AssertionError("a rollout has at least one turn")
 
-    def _said(self, completion: Completion, before: Sequence[int]) -> Message:
+    def _message_of(self, completion: Completion, before: Sequence[int]) -> Message:
         tokens = list(completion.tokens)
         if tokens and tokens[-1] in self.turn_tokens.ends:
             tokens.pop()
@@ -218,7 +217,7 @@ class _Episode:
         return message if message.get("tool_calls") else {**message, "content": text}
 
     async def _answer(self, message: Message) -> dict[str, Any]:
-        """What the environment answers. A tool function that does not is an error that the model is told of."""
+        """The environment's answer. A tool function that hangs or dies is reported to the model as an error."""
         try:
             answer = await self._call("act", message)
             for name, count in answer["counts"].items():
@@ -232,13 +231,13 @@ class _Episode:
             self.stats["tool_calls"] += len(calls)
             self.stats["tool_failures"] += len(calls)
             content = str({"error": failed.kind})
-            told = [
+            results = [
                 {"role": "tool", "name": call["function"]["name"], "content": content}
                 | ({"tool_call_id": call["id"]} if call.get("id") else {})
                 for call in calls
             ]
-            await self._call("open", {}, [])  # in another process
-            return {"messages": told, "done": False}
+            await self._call("open", {}, [])  # in a new process
+            return {"messages": results, "done": False}
 
     async def _call(self, op: str, *arguments: Any) -> Any:
         started = time.perf_counter()
@@ -249,11 +248,11 @@ class _Episode:
 
 
 class _TooLong(Exception):
-    """A prompt that leaves no room for an answer."""
+    """The prompt leaves no room for an answer."""
 
 
-def _apart(group: Sequence[EpisodeResult]) -> None:
-    """Rollouts whose environments began otherwise share no prompt: their samples are told apart by their ids."""
+def _separate_prompts(group: Sequence[EpisodeResult]) -> None:
+    """Give rollouts ids of their own where their environments changed the prompt in different ways."""
     if len({result.rollout.prompt.tokens for result in group}) > 1:
         for result in group:
             prompt = result.rollout.prompt

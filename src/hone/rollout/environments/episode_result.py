@@ -1,4 +1,4 @@
-"""What became of rollouts with environments: which failed, what they are worth, what was counted."""
+"""Results of rollouts with environments: failures, rewards and metrics."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from hone.types import Rollout
 
 @dataclass
 class EpisodeResult:
-    """A rollout that has ended, and what its environment says it is worth."""
+    """A finished rollout and its environment's reward."""
 
     rollout: Rollout
     environment: str = ""
-    """The name of the environment's reward; empty where there is no environment."""
+    """The name of the environment's reward; empty without an environment."""
     reward: float | None = None
     weight: float = 1.0
 
@@ -31,8 +31,7 @@ def check_failures(results: Sequence[EpisodeResult], allowed: float) -> None:
 
 
 def add_rewards(results: Sequence[EpisodeResult], no_function_applies: str) -> None:
-    """Join each environment's own reward to what reward functions said of the same rollout. Raises RewardError for two
-    of one name."""
+    """Add each environment's reward to those of the reward functions. Raises RewardError for two of the same name."""
     for one in results:
         rollout = one.rollout
         if not one.environment or (rollout.failure and rollout.failure != no_function_applies):
@@ -53,7 +52,7 @@ def add_rewards(results: Sequence[EpisodeResult], no_function_applies: str) -> N
 
 
 def episode_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
-    """What environments counted: means over the rollouts that had one, sums of what went wrong and of seconds."""
+    """Metrics of rollouts with environments: means over those rollouts, and sums of failures and seconds."""
     had = [rollout for rollout in rollouts if rollout.stats]
     if not had:
         return {}

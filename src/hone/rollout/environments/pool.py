@@ -1,11 +1,11 @@
-"""EnvironmentPool: the environments of a configuration, and the processes that rollouts have them in.
+"""EnvironmentPool: the environments of a configuration, and the processes that run them for rollouts.
 
-    with EnvironmentPool(config.env, log) as pool:                # a wrong environment stops here
-        async with pool.acquire(name) as process:                       # a process of one's own for one rollout
-            await pool.call(process, "open", row, prompt)
+    with EnvironmentPool(config.env, log) as pool:          # an unusable environment stops here
+        async with pool.acquire(name) as handle:            # a process for one rollout
+            await pool.call(handle, "open", row, prompt)
 
-A rollout keeps its process until it ends; `num_workers` of an environment bounds how many live at once. A process whose
-call hangs or that dies is killed and replaced: that call alone fails.
+A rollout keeps its process until it ends; `num_workers` of an environment bounds the number of processes. A process
+that hangs or dies during a call is killed and replaced: only that call fails.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from hone.rollout.environments.processes import EnvProcess, EnvServer
 from hone.rollout.workers.child_process import CallFailed, Died, open_log
 
 DEFAULT = ""
-"""The environment of prompts that name none."""
+"""The name of the environment for prompts that name none."""
 
 
 class EnvHandle:
-    """Where one rollout's environment runs: a process, or, once that is gone, nothing."""
+    """The process of one rollout's environment; None before the first call."""
 
     def __init__(self, server: EnvServer, process: EnvProcess | None) -> None:
         self.server, self.process = server, process
@@ -34,7 +34,7 @@ class EnvHandle:
 
 
 class EnvironmentPool:
-    """Environments behind processes. Construct, `start`, use `acquire` and `call`, `close`."""
+    """Environments in processes. Construct, `start`, use `acquire` and `call`, `close`."""
 
     def __init__(self, config: EnvConfig, log_path: str | Path | None = None) -> None:
         named = {DEFAULT: config} if config.is_configured else {}
@@ -43,8 +43,8 @@ class EnvironmentPool:
         self.servers = {name: EnvServer(name or "default", one, log) for name, one in self.configs.items()}
         self._idle: dict[str, list[EnvProcess]] = {name: [] for name in self.servers}
         self._processes: set[EnvProcess] = set()
-        most = sum(one.num_workers for one in self.configs.values())
-        self._threads = ThreadPoolExecutor(max(1, most), thread_name_prefix="hone-environment")
+        capacity = sum(one.num_workers for one in self.configs.values())
+        self._threads = ThreadPoolExecutor(max(1, capacity), thread_name_prefix="hone-environment")
         self._capacity: dict[str, asyncio.Semaphore] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -52,7 +52,7 @@ class EnvironmentPool:
         return bool(self.servers)
 
     def start(self) -> EnvironmentPool:
-        """Import every environment. Raises ConfigError for what is none, or has tools that cannot be described."""
+        """Import every environment. Raises ConfigError for one that is unusable, or whose tools cannot be described."""
         try:
             for server in self.servers.values():
                 server.start()
@@ -62,18 +62,18 @@ class EnvironmentPool:
         return self
 
     def name_for(self, env: str) -> str | None:
-        """Which environment a prompt's `env` means; None: it has none."""
+        """The name of the environment for a prompt's `env`; None without one."""
         if env in self.servers:
             return env
         return DEFAULT if DEFAULT in self.servers and env not in EnvConfig.not_entries else None
 
     def described(self, name: str) -> Mapping[str, Any]:
-        """What an environment is: `schemas` of its tools, its `name`, whether it is `stateless`."""
+        """`schemas` of an environment's tools, its `name`, whether it is `stateless`, and whether it `steps`."""
         return self.servers[name].described
 
     @contextlib.asynccontextmanager
     async def acquire(self, name: str) -> AsyncIterator[EnvHandle]:
-        """A process for one rollout, as soon as one is free."""
+        """A process for one rollout, once the capacity allows it."""
         if self._loop is not asyncio.get_running_loop():
             self._loop = asyncio.get_running_loop()
             self._capacity = {n: asyncio.Semaphore(one.num_workers) for n, one in self.configs.items()}
@@ -84,12 +84,12 @@ class EnvironmentPool:
                 yield handle
             finally:
                 if handle.process is not None and handle.calling:
-                    handle.process.close()  # the rollout was given up while it was asked
+                    handle.process.close()  # the rollout was cancelled during a call
                 elif handle.process is not None and handle.process.open:
                     self._idle[name].append(handle.process)
 
     async def call(self, handle: EnvHandle, op: str, *arguments: Any) -> Any:
-        """One call of a rollout's environment. Raises CallFailed; after TimedOut or Died its process is gone."""
+        """Call a rollout's environment. Raises CallFailed; after TimedOut or Died the process is gone."""
         if handle.process is None or not handle.process.open:
             if op != "open" and not handle.server.described["stateless"]:
                 raise Died("process died")
@@ -105,7 +105,7 @@ class EnvironmentPool:
         return found
 
     async def _run(self, function: Any, *arguments: Any) -> Any:
-        def work() -> Any:  # a CallFailed is handed on as a value: an exception would keep frames alive
+        def work() -> Any:  # a CallFailed is returned: as an exception it would keep frames alive
             try:
                 return function(*arguments)
             except CallFailed as failed:
@@ -117,7 +117,7 @@ class EnvironmentPool:
         return found
 
     def pids(self) -> list[int]:
-        """Process ids of the rollouts' processes that live now."""
+        """Process ids of the rollouts' processes."""
         return [process.pid for process in self._processes if process.open]
 
     def close(self) -> None:

@@ -1,7 +1,7 @@
-"""Environment side: one rollout's environment, whatever its kind, behind three calls: open, act, finish.
+"""Environment side: one rollout's environment behind three calls: open, act, finish.
 
-What the model called is run here. A tool that raises, is not there, or is called wrongly gives its error to the model,
-as `{'error': …}`; all else that raises fails the rollout. Replies are plain JSON values.
+Tool calls run here. A tool that raises, does not exist or is called wrongly returns its error to the model, as
+`{'error': …}`; other exceptions fail the rollout. Replies are JSON values.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from typing import Any
 from hone.rollout.environments.base import Message, Unusable
 
 Tool = Callable[..., Any]
-_MAX_ERROR = 2000  # characters of an exception that the model is told
+_MAX_ERROR = 2000  # characters of an exception in a message to the model
 
 
 class Defect(Exception):
-    """The environment returned what is no observation, reward or prompt."""
+    """The environment returned something other than an observation, reward or prompt."""
 
 
 class Session:
-    """One rollout. `kind` is an adapter (see adapters.py)."""
+    """One rollout. `environment` is an adapter (see adapters.py)."""
 
-    def __init__(self, kind: Any, limit: int) -> None:
-        """`limit`: characters of one observation or tool result; what is longer is cut."""
-        self.kind, self.limit = kind, limit
+    def __init__(self, environment: Any, limit: int) -> None:
+        """`limit`: characters of one observation or tool result; longer ones are cut."""
+        self.environment, self.limit = environment, limit
         self.tools: dict[str, Tool] = {}
         self.reward: float | None = None
         self.counts = {"tool_calls": 0, "tool_failures": 0, "cut": 0}
@@ -35,8 +35,8 @@ class Session:
 
     def open(self, row: Mapping[str, Any], prompt: list[Message]) -> dict[str, Any]:
         """Begin with a row of the data: {"append": text or None, "messages": [...]}."""
-        observed = self._wait(self.kind.reset(dict(row), prompt))
-        self.tools = {tool.__name__: tool for tool in self.kind.tools()}
+        observed = self._wait(self.environment.reset(dict(row), prompt))
+        self.tools = {tool.__name__: tool for tool in self.environment.tools()}
         if isinstance(observed, str):
             return {"append": self._cut(observed), "messages": []}
         return {"append": None, "messages": self._messages(observed)}
@@ -50,31 +50,31 @@ class Session:
 
     def _act(self, message: Message) -> tuple[list[Message], bool]:
         calls = message.get("tool_calls") or []
-        if calls and not getattr(self.kind, "calls_itself", False):
+        if calls and not getattr(self.environment, "calls_itself", False):
             return self._run(calls), False
-        if self.kind.step is None:
+        if self.environment.step is None:
             return [], True
         self.counts["tool_calls"] += len(calls)
-        observation, reward, done = _reply(self._wait(self.kind.step(message)))
+        observation, reward, done = _reply(self._wait(self.environment.step(message)))
         if reward is not None:
             self.reward = (self.reward or 0.0) + _number(reward)
         return self._messages(observation), bool(done)
 
     def finish(self, messages: list[Message]) -> dict[str, Any]:
         """The rollout has ended: {"reward": number or None}. `messages` followed the prompt."""
-        final = self._wait(self.kind.finish(messages))
+        final = self._wait(self.environment.finish(messages))
         if final is not None:
             self.reward = (self.reward or 0.0) + _number(final)
         return {"reward": self.reward}
 
     def _run(self, calls: Sequence[Mapping[str, Any]]) -> list[Message]:
-        """The results of all calls of one message, in its order; async tools run beside each other."""
+        """The results of all calls of one message, in order; async tools run concurrently."""
         results: list[Any] = []
         for call in calls:
             self.counts["tool_calls"] += 1
             try:
                 results.append(self._begin(call))
-            except (Exception, SystemExit) as error:  # whatever a tool raises is told to the model
+            except (Exception, SystemExit) as error:  # the model gets it as the tool's result
                 results.append(self._failed(error))
         waiting = [i for i, result in enumerate(results) if inspect.isawaitable(result)]
         if waiting:
@@ -82,7 +82,7 @@ class Session:
                 if isinstance(found, BaseException) and not isinstance(found, Exception):
                     raise found
                 results[i] = self._failed(found) if isinstance(found, Exception) else found
-        return [self._told(call, result) for call, result in zip(calls, results, strict=True)]
+        return [self._result(call, result) for call, result in zip(calls, results, strict=True)]
 
     def _begin(self, call: Mapping[str, Any]) -> Any:
         if call.get("error"):
@@ -97,14 +97,14 @@ class Session:
         self.counts["tool_failures"] += 1
         return {"error": str(error)[:_MAX_ERROR] or type(error).__name__}
 
-    def _told(self, call: Mapping[str, Any], result: Any) -> Message:
-        """A tool's result as the model is told it: its text as TRL writes it, the texts of content blocks joined."""
+    def _result(self, call: Mapping[str, Any], result: Any) -> Message:
+        """The message with a tool's result: its text as in TRL; the texts of content blocks are joined."""
         if isinstance(result, list) and result and all(isinstance(p, dict) and "type" in p for p in result):
             result = "".join(str(part.get("text", "")) for part in result)
-        told = {"role": "tool", "name": call["function"]["name"], "content": self._cut(_text(result))}
+        message = {"role": "tool", "name": call["function"]["name"], "content": self._cut(_text(result))}
         if call.get("id"):
-            told["tool_call_id"] = call["id"]
-        return told
+            message["tool_call_id"] = call["id"]
+        return message
 
     def _messages(self, observation: Any) -> list[Message]:
         if observation is None:
@@ -118,7 +118,7 @@ class Session:
         messages = []
         for message in observation:
             if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
-                raise Defect(f"answered with {message!r:.100}, which is no message with role and content")
+                raise Defect(f"answered with {message!r:.100}, which is not a message with role and content")
             messages.append(
                 {
                     "role": message["role"],
@@ -135,7 +135,7 @@ class Session:
         return text[: self.limit] + " […]"
 
     def _wait(self, found: Any) -> Any:
-        """The value of what may be awaitable, on one loop for the whole rollout."""
+        """The value, awaited if necessary on one event loop for the whole rollout."""
         if not inspect.isawaitable(found):
             return found
         if self._loop is None:
@@ -152,7 +152,7 @@ async def _gather(found: Sequence[Any]) -> list[Any]:
 
 
 def _text(content: Any) -> str:
-    """As text that JSON and a tokenizer can hold."""
+    """Text that JSON and a tokenizer accept (no lone surrogates)."""
     return str(content).encode("utf-8", "replace").decode()
 
 
@@ -173,11 +173,11 @@ def _number(reward: Any) -> float:
 
 
 def usable_tools(tools: Sequence[Any]) -> list[Tool]:
-    """The tools, once each is a function with a name of its own. Raises Unusable."""
+    """The tools. Raises Unusable unless each is a function with a unique name."""
     names: list[str] = []
     for tool in tools:
         if isinstance(tool, type) or not callable(tool) or not hasattr(tool, "__name__"):
-            raise Unusable(f"has {tool!r:.80} among its tools, which is no function")
+            raise Unusable(f"has {tool!r:.80} among its tools, which is not a function")
         if tool.__name__ in names:
             raise Unusable(f"has two tools called {tool.__name__}")
         names.append(tool.__name__)

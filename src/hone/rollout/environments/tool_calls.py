@@ -1,8 +1,8 @@
-"""What a model said, as a message with its tool calls.
+"""Parses a model's turn into a message with tool calls.
 
-The tokenizer's own `response_template` says how, where it has one (transformers 5). Else the forms of `tool_formats`
-are read, in what stands behind the model's thoughts: a call that it only thought of is none. A call that begins and
-cannot be read is a call still: `error` says why, and the model is told; those beside it are run.
+The tokenizer's `response_template` is used where it has one (transformers 5). Otherwise the formats of tool_formats.py
+are tried on the text after the model's thoughts: a call inside a thought does not count. A call that cannot be parsed
+has an `error`, which the model receives as its result; the other calls run.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hone.rollout.environments.tool_formats import find
-from hone.rollout.environments.tool_reading import Found, Malformed, values
+from hone.rollout.environments.tool_reading import Malformed, ParsedCall, values
 from hone.rollout.prompt_prefix import begun_at
 from hone.types import Message
 
@@ -26,15 +26,15 @@ TURN_ENDS = (
     "<|end_of_text|>", "<|endoftext|>", "<end_of_turn>", "<turn|>", "<|tool_response>", "<|observation|>",
     "<|user|>", "<｜end▁of▁sentence｜>", "<|END_OF_TURN_TOKEN|>",
 )  # fmt: skip
-"""Tokens with which models end a turn, or hand it to a tool."""
-_TAIL = 32  # tokens of a prompt in which it may open a thought
+"""Tokens that end a model's turn or hand over to a tool."""
+_TAIL = 32  # tokens at the end of a prompt that may open a thought
 
 
 def message_of(
     tokenizer: Any, text: str, tokens: Sequence[int], prefix: Sequence[int], schemas: list[Any]
 ) -> Message:
-    """The assistant's message. `text` is what `tokens` say, with special tokens; what ends the turn is no part of it.
-    `prefix`: the tokens before. Without `schemas` nothing is a call."""
+    """The assistant's message. `text`: the decoded `tokens`, with special tokens; `prefix`: the tokens before. The
+    token that ends the turn is left out. Without `schemas` there are no calls."""
     if not schemas:
         return {"role": "assistant", "content": text}
     if getattr(tokenizer, "response_template", None) is not None:
@@ -55,7 +55,7 @@ def message_of(
 
 
 def types_of(schemas: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Of each tool: the JSON Schemas of its parameters."""
+    """The JSON Schemas of each tool's parameters."""
     functions = [schema["function"] for schema in schemas]
     return {f["name"]: dict((f.get("parameters") or {}).get("properties") or {}) for f in functions}
 
@@ -71,13 +71,13 @@ def without_end(text: str) -> str:
 
 
 def _behind_thoughts(text: str, before: str) -> int:
-    """Where the last thought ends; the text's end where it does not. `before`: what the text goes on from."""
+    """Where the last thought ends; the end of the text for an open one. `before`: the text before it."""
     start, begun = 0, begun_at(before).strip()
-    for opened, closed in _THOUGHTS:
-        last_open, last_closed = text.rfind(opened), text.rfind(closed)
+    for start_tag, end_tag in _THOUGHTS:
+        last_open, last_closed = text.rfind(start_tag), text.rfind(end_tag)
         if last_closed >= 0 and last_closed > last_open:
-            start = max(start, last_closed + len(closed))
-        elif last_open >= 0 or begun == opened:
+            start = max(start, last_closed + len(end_tag))
+        elif last_open >= 0 or begun == start_tag:
             return len(text)
     return start
 
@@ -85,13 +85,15 @@ def _behind_thoughts(text: str, before: str) -> int:
 def _by_template(
     tokenizer: Any, tokens: Sequence[int], prefix: Sequence[int], schemas: list[Any]
 ) -> Message | None:
-    """As the tokenizer reads it; None where it cannot."""
+    """The message parsed by the tokenizer; None where it cannot."""
     try:
         message = tokenizer.parse_response(list(tokens), prefix=list(prefix), tools=schemas)
         if not isinstance(message, dict):
             return None
         found = [call.get("function", call) for call in message.get("tool_calls") or []]
-        calls = [_call(Found(call["name"], call.get("arguments", call.get("parameters")))) for call in found]
+        calls = [
+            _call(ParsedCall(call["name"], call.get("arguments", call.get("parameters")))) for call in found
+        ]
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
     kept = {k: v for k, v in message.items() if k != "tool_calls"}
@@ -99,8 +101,8 @@ def _by_template(
     return kept | ({"tool_calls": calls} if calls else {})
 
 
-def _call(found: Found) -> dict[str, Any]:
-    """A call as chat templates take it."""
+def _call(found: ParsedCall) -> dict[str, Any]:
+    """The call in the form of chat templates."""
     arguments, error = found.arguments, found.error
     if error is None and isinstance(arguments, str):
         try:
@@ -109,7 +111,7 @@ def _call(found: Found) -> dict[str, Any]:
             error = str(malformed)
     arguments = {} if arguments is None else arguments
     if error is None and not isinstance(arguments, dict):
-        error = f"the arguments of {found.name} are no JSON object"
+        error = f"the arguments of {found.name} are not a JSON object"
     call: dict[str, Any] = {"type": "function", "function": {"name": found.name, "arguments": arguments}}
     if error is not None:
         call = {"type": "function", "function": {"name": found.name, "arguments": {}}, "error": error}

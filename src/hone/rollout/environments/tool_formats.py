@@ -1,4 +1,4 @@
-r"""The forms in which models write tool calls. Each is a reader of text that begins at its mark; all scans are linear.
+r"""The formats of tool calls, and a reader for each. A reader gets the text from its mark on; scans are linear.
 
 <tool_call>{"name": …, "arguments": {…}}</tool_call>                Hermes, Qwen, Granite
 <tool_call><function=f><parameter=x>1</parameter></function>…       Qwen 3.5, Qwen Coder, Nemotron
@@ -23,14 +23,20 @@ import re
 from collections.abc import Iterator
 
 from hone.rollout.environments.tool_markup import INVOKE, functions, invokes, tagged
-from hone.rollout.environments.tool_reading import Found, Reader, Types, json_arguments, json_calls
+from hone.rollout.environments.tool_reading import (
+    ParameterSchemas,
+    ParsedCall,
+    Reader,
+    json_arguments,
+    json_calls,
+)
 
-_MAX_PYTHON = 100_000  # characters: what reads Python takes memory for each
+_MAX_PYTHON = 100_000  # characters; the parser needs memory for each
 _RECIPIENT = re.compile(r"to=functions\.([\w.-]+)[^\n]{0,80}?<\|message\|>")
 
 
-def find(text: str, types: Types) -> tuple[int, list[Found]] | None:
-    """Where the calls begin and what they are; None for a text without one."""
+def find(text: str, types: ParameterSchemas) -> tuple[int, list[ParsedCall]] | None:
+    """Where the calls begin, and the calls; None for a text without any."""
     marks = [(at, reader) for mark, reader in _MARKED if (at := text.find(mark)) >= 0]
     marks += [(m.start(), reader) for mark, reader in _PATTERNS if (m := mark.search(text))]
     if marks:
@@ -42,21 +48,21 @@ def find(text: str, types: Types) -> tuple[int, list[Found]] | None:
     return None
 
 
-# ---- the makers' own
+# ---- formats with a mark
 
 
-def _mistral(text: str, types: Types) -> Iterator[Found]:
+def _mistral(text: str, types: ParameterSchemas) -> Iterator[ParsedCall]:
     for part in text.split("[TOOL_CALLS]")[1:]:
         head, separated, arguments = part.partition("[ARGS]")
         if separated:
             name, _, id = head.partition("[CALL_ID]")
             call = json_arguments(name, arguments)
-            yield Found(call.name, call.arguments, id.strip() or None, call.error)
+            yield ParsedCall(call.name, call.arguments, id.strip() or None, call.error)
         else:
             yield from json_calls(part)
 
 
-def _python_tag(text: str, types: Types) -> Iterator[Found]:
+def _python_tag(text: str, types: ParameterSchemas) -> Iterator[ParsedCall]:
     rest = text.removeprefix("<|python_tag|>").strip()
     if rest.startswith(("{", "[{")):
         yield from json_calls(rest)
@@ -64,73 +70,73 @@ def _python_tag(text: str, types: Types) -> Iterator[Found]:
         yield from _python_calls(f"[{rest}]")
 
 
-def _python_list(text: str, types: Types) -> Iterator[Found]:
+def _python_list(text: str, types: ParameterSchemas) -> Iterator[ParsedCall]:
     for part in text.split("<|tool_call_start|>")[1:]:
-        body, closed, _ = part.partition("<|tool_call_end|>")
+        body, ended, _ = part.partition("<|tool_call_end|>")
         body = body.strip()
-        if not closed and not body.endswith("]"):
-            yield Found(error="a tool call has no <|tool_call_end|>")
+        if not ended and not body.endswith("]"):
+            yield ParsedCall(error="a tool call has no <|tool_call_end|>")
         elif body.startswith(("{", "[{")):
             yield from json_calls(body)
         else:
             yield from _python_calls(body)
 
 
-def _python_calls(text: str) -> Iterator[Found]:
-    """`[f(x=1), g()]`: read, never run."""
+def _python_calls(text: str) -> Iterator[ParsedCall]:
+    """`[f(x=1), g()]`: parsed, never run."""
     if len(text) > _MAX_PYTHON:
-        yield Found(error="a tool call is too long")
+        yield ParsedCall(error="a tool call is too long")
         return
     try:
         tree = ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        yield Found(error=f"a tool call cannot be read: {str(error)[:200]}")
+        yield ParsedCall(error=f"a tool call cannot be read: {str(error)[:200]}")
         return
     for node in tree.elts if isinstance(tree, ast.List | ast.Tuple) else [tree]:
         yield _python_call(node)
 
 
-def _python_call(node: ast.expr) -> Found:
+def _python_call(node: ast.expr) -> ParsedCall:
     if not isinstance(node, ast.Call) or node.args or any(k.arg is None for k in node.keywords):
-        return Found(error="a tool call needs a name and arguments by keyword")
+        return ParsedCall(error="a tool call needs a name and arguments by keyword")
     name = ast.unparse(node.func).removesuffix(".call")
     try:
-        return Found(name, {str(k.arg): ast.literal_eval(k.value) for k in node.keywords})
+        return ParsedCall(name, {str(k.arg): ast.literal_eval(k.value) for k in node.keywords})
     except (ValueError, TypeError, RecursionError, MemoryError):
-        return Found(name, error=f"an argument of {name} is no plain value")
+        return ParsedCall(name, error=f"an argument of {name} is not a literal")
 
 
-def _gemma(text: str, types: Types) -> Iterator[Found]:
+def _gemma(text: str, types: ParameterSchemas) -> Iterator[ParsedCall]:
     for part in text.split("<|tool_call>")[1:]:
         body = part.partition("<tool_call|>")[0]
         name, opened, arguments = body.strip().removeprefix("call:").partition("{")
         if not (opened and arguments.rstrip().endswith("}")):
-            yield Found(name.strip() or "unknown", error="a tool call has no <tool_call|>")
+            yield ParsedCall(name.strip() or "unknown", error="a tool call has no <tool_call|>")
             continue
         yield json_arguments(name, "{" + _gemma_json(arguments))
 
 
 def _gemma_json(text: str) -> str:
-    """Quotes are a token of their own, and keys have none."""
+    """JSON from Gemma's form, where quotes are a special token and keys are unquoted."""
     parts = text.split('<|"|>')
     parts[::2] = [re.sub(r"([{,]|^)\s*([\w.$-]+)\s*:", r'\1"\2":', part) for part in parts[::2]]
     parts[1::2] = [json.dumps(part) for part in parts[1::2]]
     return "".join(parts)
 
 
-def _harmony(text: str, types: Types) -> Iterator[Found]:
+def _harmony(text: str, types: ParameterSchemas) -> Iterator[ParsedCall]:
     for match in _RECIPIENT.finditer(text):
         body = text[match.end() :]
         ends = [at for end in ("<|call|>", "<|end|>", "<|start|>") if (at := body.find(end)) >= 0]
         yield json_arguments(match[1], body[: min(ends, default=len(body))])
 
 
-def _deepseek(text: str, types: Types) -> Iterator[Found]:
+def _deepseek(text: str, types: ParameterSchemas) -> Iterator[ParsedCall]:
     for part in text.split("<｜tool▁call▁begin｜>")[1:]:
         name, separated, body = part.partition("<｜tool▁sep｜>")
         body = body.partition("<｜tool▁call▁end｜>")[0]
         if not separated:
-            yield Found(error="a tool call has no <｜tool▁sep｜>")
+            yield ParsedCall(error="a tool call has no <｜tool▁sep｜>")
         elif name.strip() == "function":
             name, _, body = body.strip().partition("\n")
             yield json_arguments(name, body)
@@ -138,48 +144,48 @@ def _deepseek(text: str, types: Types) -> Iterator[Found]:
             yield json_arguments(name, body)
 
 
-def _kimi(text: str, types: Types) -> Iterator[Found]:
+def _kimi(text: str, types: ParameterSchemas) -> Iterator[ParsedCall]:
     for part in text.split("<|tool_call_begin|>")[1:]:
         id, separated, body = part.partition("<|tool_call_argument_begin|>")
         name = id.strip().removeprefix("functions.").rpartition(":")[0]
         if not (separated and name):
-            yield Found(error="a tool call has no <|tool_call_argument_begin|>")
+            yield ParsedCall(error="a tool call has no <|tool_call_argument_begin|>")
             continue
         call = json_arguments(name, body.partition("<|tool_call_end|>")[0])
-        yield Found(call.name, call.arguments, id.strip(), call.error)
+        yield ParsedCall(call.name, call.arguments, id.strip(), call.error)
 
 
 def _behind(mark: str) -> Reader:
-    """JSON behind a mark that may come again."""
+    """A reader of JSON after each occurrence of a mark."""
 
-    def read(text: str, types: Types) -> Iterator[Found]:
+    def read(text: str, types: ParameterSchemas) -> Iterator[ParsedCall]:
         for part in text.split(mark)[1:]:
             yield from json_calls(part)
 
     return read
 
 
-# ---- without a mark: the whole of the message
+# ---- formats without a mark: the whole message
 
 
-def _bare_json(text: str, types: Types) -> Iterator[Found]:
+def _bare_json(text: str, types: ParameterSchemas) -> Iterator[ParsedCall]:
     if text.startswith(("{", "[{")) and text.endswith(("}", "]")) and '"name"' in text:
         found = list(json_calls(text))
         if any(call.name in types or _has_arguments(call) for call in found):
             yield from found
 
 
-def _has_arguments(call: Found) -> bool:
+def _has_arguments(call: ParsedCall) -> bool:
     return call.error is None and isinstance(call.arguments, dict)
 
 
-def _bare_python(text: str, types: Types) -> Iterator[Found]:
+def _bare_python(text: str, types: ParameterSchemas) -> Iterator[ParsedCall]:
     begins = re.match(r"\[\s*([\w.]+)\s*\(", text)
     if begins and begins[1] in types and text.endswith("]"):
         yield from _python_calls(text)
 
 
-def _bare_name(text: str, types: Types) -> Iterator[Found]:
+def _bare_name(text: str, types: ParameterSchemas) -> Iterator[ParsedCall]:
     name, _, rest = text.partition("\n")
     if name.strip() in types and rest.lstrip().startswith("{"):
         yield json_arguments(name, rest)

@@ -1,4 +1,4 @@
-"""Tool calls between tags, as many models write them: the arguments are text, or JSON."""
+"""Tool calls between tags; the arguments are text or JSON."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterator, Sequence
 
 from hone.rollout.environments.tool_reading import (
-    Found,
     Malformed,
-    Types,
+    ParameterSchemas,
+    ParsedCall,
     json_arguments,
     json_calls,
     typed,
@@ -21,19 +21,19 @@ _PARAMETER = re.compile(r'<[^\s<>/]{0,40}parameter name="([^"<>]{1,200})"[^<>]{0
 _PARAMETER_END = re.compile(r"</[^\s<>]{0,40}parameter>")
 
 
-def tagged(text: str, types: Types) -> Iterator[Found]:
-    """`<tool_call>…</tool_call>`, whatever stands in it."""
+def tagged(text: str, types: ParameterSchemas) -> Iterator[ParsedCall]:
+    """`<tool_call>…</tool_call>` with any content."""
     for body in text.split("<tool_call>")[1:]:
-        body, closed, _ = body.partition("</tool_call>")
+        body, ended, _ = body.partition("</tool_call>")
         inner = body.strip()
         if inner.startswith(("<function=", "<function name=")):
             yield from functions(inner, types)
         elif "<arg_key>" in inner or re.fullmatch(r"[\w.-]+", inner):
             yield _with_keys(inner, types)
-        elif closed or _is_whole(inner):
+        elif ended or _is_whole(inner):
             yield from json_calls(inner)
         else:
-            yield Found(error="a tool call has no </tool_call>")
+            yield ParsedCall(error="a tool call has no </tool_call>")
 
 
 def _is_whole(text: str) -> bool:
@@ -43,64 +43,64 @@ def _is_whole(text: str) -> bool:
         return False
 
 
-def functions(text: str, types: Types) -> Iterator[Found]:
-    """`<function=f>…</function>`, with parameters or with JSON in it."""
+def functions(text: str, types: ParameterSchemas) -> Iterator[ParsedCall]:
+    """`<function=f>…</function>` with parameters or JSON."""
     for part in re.split(r"<function(?:=| name=)", text)[1:]:
         name, opened, rest = part.partition(">")
         name = name.strip().strip("\"'")
-        body, closed, _ = rest.partition("</function>")
+        body, ended, _ = rest.partition("</function>")
         if not opened:
-            yield Found(error="a tool call's <function=…> is not closed")
+            yield ParsedCall(error="a tool call's <function=…> is not closed")
         elif body.strip().startswith("{"):
             yield json_arguments(name, body)
-        elif not closed and "</parameter>" not in body:
-            yield Found(name, error="a tool call has no </function>")
+        elif not ended and "</parameter>" not in body:
+            yield ParsedCall(name, error="a tool call has no </function>")
         else:
             yield _with_parameters(name, re.split(r"<parameter(?:=| name=)", body)[1:], types)
 
 
-def _with_parameters(name: str, parts: Sequence[str], types: Types) -> Found:
+def _with_parameters(name: str, parts: Sequence[str], types: ParameterSchemas) -> ParsedCall:
     pairs = []
     for part in parts:
         key, opened, rest = part.partition(">")
-        value, closed, _ = rest.partition("</parameter>")
-        if not (opened and closed):
-            return Found(name, error=f"a parameter of {name} is not closed")
+        value, ended, _ = rest.partition("</parameter>")
+        if not (opened and ended):
+            return ParsedCall(name, error=f"a parameter of {name} is not closed")
         pairs.append((key.strip().strip("\"'"), value.removeprefix("\n").removesuffix("\n")))
     return typed(name, pairs, types)
 
 
-def _with_keys(text: str, types: Types) -> Found:
+def _with_keys(text: str, types: ParameterSchemas) -> ParsedCall:
     name, *parts = text.split("<arg_key>")
     pairs = []
     for part in parts:
-        key, closed, rest = part.partition("</arg_key>")
-        value, ended, _ = rest.partition("<arg_value>")[2].partition("</arg_value>")
-        if not (closed and ended):
-            return Found(name.strip(), error=f"an argument of {name.strip()} is not closed")
+        key, key_end, rest = part.partition("</arg_key>")
+        value, value_end, _ = rest.partition("<arg_value>")[2].partition("</arg_value>")
+        if not (key_end and value_end):
+            return ParsedCall(name.strip(), error=f"an argument of {name.strip()} is not closed")
         pairs.append((key.strip(), value))
     return typed(name.strip(), pairs, types)
 
 
-def invokes(text: str, types: Types) -> Iterator[Found]:
-    """`<invoke name="f">`, with any prefix before `invoke` and `parameter`."""
+def invokes(text: str, types: ParameterSchemas) -> Iterator[ParsedCall]:
+    """`<invoke name="f">` with any prefix before `invoke` and `parameter`."""
     starts = [*INVOKE.finditer(text)]
     for here, following in zip(starts, [*starts[1:], None], strict=True):
         body = text[here.end() : following.start() if following else len(text)]
         ended = _INVOKED.search(body)
         if ended is None:
-            yield Found(here[1], error=f"the call of {here[1]} is not closed")
+            yield ParsedCall(here[1], error=f"the call of {here[1]} is not closed")
             continue
         yield _with_named_parameters(here[1], body[: ended.start()], types)
 
 
-def _with_named_parameters(name: str, body: str, types: Types) -> Found:
+def _with_named_parameters(name: str, body: str, types: ParameterSchemas) -> ParsedCall:
     pairs = []
     starts = [*_PARAMETER.finditer(body)]
     for here, following in zip(starts, [*starts[1:], None], strict=True):
         part = body[here.end() : following.start() if following else len(body)]
         ended = _PARAMETER_END.search(part)
         if ended is None:
-            return Found(name, error=f"a parameter of {name} is not closed")
+            return ParsedCall(name, error=f"a parameter of {name} is not closed")
         pairs.append((here[1], part[: ended.start()]))
     return typed(name, pairs, types)

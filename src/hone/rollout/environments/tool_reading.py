@@ -1,4 +1,4 @@
-"""A tool call as it was written, and the JSON that most are written in."""
+"""Tool calls as models write them, and the JSON that most formats use."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any
 
 
 class Malformed(ValueError):
-    """A tool call that cannot be read; the message is for the model."""
+    """A tool call that cannot be parsed; the message is for the model."""
 
 
 @dataclass(frozen=True)
-class Found:
-    """A call as it was written; `error` says why it cannot be read."""
+class ParsedCall:
+    """A tool call as written; `error` says why it cannot be parsed."""
 
     name: str = "unknown"
     arguments: Any = field(default_factory=dict)
@@ -23,55 +23,57 @@ class Found:
     error: str | None = None
 
 
-Types = Mapping[str, Mapping[str, Any]]
-"""Of each tool: its parameters' JSON Schemas."""
-Reader = Callable[[str, Types], Iterator[Found]]
+ParameterSchemas = Mapping[str, Mapping[str, Any]]
+"""Tool -> parameter -> JSON Schema."""
+Reader = Callable[[str, ParameterSchemas], Iterator[ParsedCall]]
 _SPACES = re.compile(r"[\s;,]*")
 _DECODER = json.JSONDecoder()
 
 
 def values(text: str) -> Iterator[Any]:
-    """The JSON values that stand side by side, lists opened. Raises Malformed."""
+    """Adjacent JSON values, lists flattened. Raises Malformed."""
     at, first = 0, True
     while True:
-        at = _SPACES.match(text, at).end()  # type: ignore[union-attr]  # it matches everywhere
+        at = _SPACES.match(text, at).end()  # type: ignore[union-attr]  # it always matches
         if not first and (at == len(text) or text[at] not in "{["):
             return
         try:
             value, at = _DECODER.raw_decode(text, at)
         except (ValueError, RecursionError) as error:
-            raise Malformed(f"a tool call is no JSON: {str(error)[:200]}") from None
+            raise Malformed(f"a tool call is not JSON: {str(error)[:200]}") from None
         first = False
         yield from value if isinstance(value, list) else [value]
 
 
-def json_calls(text: str) -> Iterator[Found]:
-    """Calls as JSON, as many as there are; what follows a broken one is lost, and that is told."""
+def json_calls(text: str) -> Iterator[ParsedCall]:
+    """Calls as JSON. After a malformed one the rest is skipped; its `error` says so."""
     try:
         for value in values(text):
             yield _named(value)
     except Malformed as error:
-        yield Found(error=str(error))
+        yield ParsedCall(error=str(error))
 
 
-def _named(value: Any) -> Found:
+def _named(value: Any) -> ParsedCall:
     if isinstance(value, dict) and isinstance(value.get("function"), dict):
         value = {**value["function"], "id": value.get("id")}
     name = value.get("name", value.get("tool_name")) if isinstance(value, dict) else None
     if not isinstance(name, str):
-        return Found(error="a tool call needs a name and arguments")
+        return ParsedCall(error="a tool call needs a name and arguments")
     ids = value.get("id", value.get("tool_call_id"))
-    return Found(name, value.get("arguments", value.get("parameters")), ids if isinstance(ids, str) else None)
+    return ParsedCall(
+        name, value.get("arguments", value.get("parameters")), ids if isinstance(ids, str) else None
+    )
 
 
-def json_arguments(name: str, text: str) -> Found:
-    """A call whose arguments alone are JSON."""
+def json_arguments(name: str, text: str) -> ParsedCall:
+    """A call with a plain name and JSON arguments."""
     try:
-        return Found(name.strip(), next(values(_unfenced(text))))
+        return ParsedCall(name.strip(), next(values(_unfenced(text))))
     except Malformed as error:
-        return Found(name.strip() or "unknown", error=str(error))
+        return ParsedCall(name.strip() or "unknown", error=str(error))
     except StopIteration:  # an empty list
-        return Found(name.strip())
+        return ParsedCall(name.strip())
 
 
 def _unfenced(text: str) -> str:
@@ -79,10 +81,10 @@ def _unfenced(text: str) -> str:
     return text.removeprefix("```json").removeprefix("```").strip()
 
 
-def typed(name: str, pairs: Sequence[tuple[str, str]], types: Types) -> Found:
-    """A call whose arguments were written as text: JSON, but for what the tool takes as text."""
+def typed(name: str, pairs: Sequence[tuple[str, str]], types: ParameterSchemas) -> ParsedCall:
+    """A call with arguments as text: parsed as JSON, except parameters of type string."""
     schemas = types.get(name, {})
-    return Found(name, {key: _value(text, schemas.get(key)) for key, text in pairs})
+    return ParsedCall(name, {key: _value(text, schemas.get(key)) for key, text in pairs})
 
 
 def _value(text: str, schema: Any) -> Any:

@@ -1,9 +1,8 @@
-"""The tokens between a model's turns: what the chat template writes behind one message and before the next.
+"""The tokens between a model's turns: what the chat template writes after one turn and before the next.
 
-A rollout is one stream: prompt, what the model generated, what the environment said, what the model generated … What
-was generated is never written again. The text between is taken from the template's rendering of a conversation in which
-a mark stands for what the model said: all behind the end of that turn, up to where the next begins. So a template may
-even write earlier turns otherwise once others follow (as those do that leave thoughts out); this is found, and told.
+Generated tokens are never re-encoded. The text between turns is cut out of the template's rendering of a conversation
+with a marker in place of the model's turn: from the end of that turn to the opening of the next. A template may
+therefore render earlier turns differently once others follow (many drop thoughts); `check` warns of it.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from hone.types import Message
 
 _MARK, _THOUGHT, _TURN = "honemark", "honethought", "honeturn"
 _HAND_OVER = ("<|eom_id|>", "<|call|>", "<|observation|>", "<|user|>", "<|tool_response>")
-"""Tokens with which models end a turn that waits for a tool. Some are what the next message begins with."""
+"""Tokens that end a turn which waits for a tool. Some of them open the next message."""
 _OPENERS = ("<|observation|>", "<|user|>", "<|tool_response>")
 _ASKED: Message = {"role": "user", "content": "?"}
 _FIX = "Give one that does in policy.tokenizer.chat_template (tokenizer.chat_template for `hone eval`)"
@@ -31,29 +30,29 @@ _FIX = "Give one that does in policy.tokenizer.chat_template (tokenizer.chat_tem
 
 @dataclass
 class TurnTokens:
-    """What one tokenizer's chat template writes, with the tools of one environment."""
+    """The chat template of one tokenizer with the tools of one environment."""
 
     encoder: Encoder
     schemas: list[dict[str, Any]] = field(default_factory=list)
 
     def prompt(self, content: str | list[Message], template_kwargs: Any = None) -> list[int]:
-        """The tokens that the first turn continues. Raises DataError."""
+        """The prompt tokens before the first turn. Raises DataError."""
         rendered = self.encoder.render_prompt(
             PromptText(content, self.schemas or None, template_kwargs or {})
         )
         return self.encoder.encode_prompts([rendered])[0]
 
     def between(self, messages: Sequence[Message], last: int) -> list[int]:
-        """The tokens of an environment's messages, from behind the token `last` that the model's turn ended with to the
-        opening of its next turn. A turn that another token (or a stop string) ended is ended first."""
-        end, text = self._behind_turn(messages)
+        """The tokens of an environment's messages, after the last token of the model's turn (`last`) and up to the
+        opening of its next turn. A turn cut by another token or a stop string is closed first."""
+        end, text = self._after_turn(messages)
         if last not in self.ends or (end in _OPENERS and end != self.ends[last]):
             return self.encoder.tokens_of(end + text)
         return self.encoder.tokens_of(text, behind=self.ends[last])
 
     @cached_property
     def ends(self) -> dict[int, str]:
-        """The tokens that end a turn of the model's, as the template and the tokenizer say."""
+        """The tokens that end a model's turn, from the template and the tokenizer: id -> text."""
         tokenizer = self.encoder.tokenizer
         handing = [text for text in _HAND_OVER if text in tokenizer.get_added_vocab()]
         stops = self.encoder.features(self.schemas or None).stops
@@ -62,15 +61,15 @@ class TurnTokens:
 
     @cached_property
     def _end(self) -> str | None:
-        """The special token with which the template ends a turn of the model's, if it does."""
+        """The special token that the template writes at the end of a model's turn, if any."""
         text = self._render([_ASKED, {"role": "assistant", "content": _TURN}], generation=False)
         run = special_run(text.rpartition(_TURN)[2] if _TURN in text else "", self.encoder.specials)
         stops = self.encoder.features(self.schemas or None).stops
         return next((special for special in run if special in stops), run[0] if run else None)
 
     def check(self, roles: Sequence[str]) -> list[str]:
-        """Raise ConfigError for a template that cannot write what the environment needs; what else to tell the user.
-        `roles`: of the messages that will come."""
+        """Raise ConfigError for a template that cannot write the environment's messages; return warnings for the user.
+        `roles`: of the environment's messages."""
         for schema in self.schemas:
             name = schema["function"]["name"]
             if name not in self._render([_ASKED], generation=True):
@@ -81,20 +80,20 @@ class TurnTokens:
             self._check_call(schema)
         for role in roles:
             message = {"role": role, "content": _MARK + role} | ({"name": "tool"} if role == "tool" else {})
-            if _MARK + role not in self._behind_turn([message])[1]:
+            if _MARK + role not in self._after_turn([message])[1]:
                 raise ConfigError(
                     f"the chat template of {self.encoder.name} leaves out messages with the role `{role}`. {_FIX}"
                 )
         return self._rewrites(roles)
 
     def _rewrites(self, roles: Sequence[str]) -> list[str]:
-        """Whether earlier turns are written otherwise once others follow."""
-        said = {"role": "assistant", "content": f"<think>\n{_THOUGHT}\n</think>\n\n{_MARK}"}
-        before = self._render([_ASKED, said], generation=False).rstrip()
+        """A warning where the template renders earlier turns differently once others follow."""
+        turn = {"role": "assistant", "content": f"<think>\n{_THOUGHT}\n</think>\n\n{_MARK}"}
+        before = self._render([_ASKED, turn], generation=False).rstrip()
         for role in roles:
             if role == "tool":
                 continue
-            after = self._render([_ASKED, said, {"role": role, "content": "!"}], generation=True)
+            after = self._render([_ASKED, turn, {"role": role, "content": "!"}], generation=True)
             if not after.startswith(before):
                 return [
                     f"the chat template of {self.encoder.name} writes earlier turns otherwise once others follow (most "
@@ -104,7 +103,7 @@ class TurnTokens:
         return []
 
     def _check_call(self, schema: Mapping[str, Any]) -> None:
-        """Raise ConfigError unless a call that the template writes is the call that Hone reads."""
+        """Raise ConfigError unless Hone parses a call that the template writes."""
         name, parameters = schema["function"]["name"], schema["function"].get("parameters") or {}
         function = {"name": name, "arguments": example_of({"type": "object", **parameters})}
         turn = {"role": "assistant", "content": "", "tool_calls": [_called(function, 0)]}
@@ -124,9 +123,9 @@ class TurnTokens:
                 f"{text[len(begun) :]!r:.300}, in which Hone does not find the call. {_FIX}"
             )
 
-    def _behind_turn(self, messages: Sequence[Message]) -> tuple[str, str]:
-        """The token that ends the turn before the messages (or begins them, where nothing ends it), and what the
-        template writes from there to the opening of the next turn. Raises ConfigError, DataError."""
+    def _after_turn(self, messages: Sequence[Message]) -> tuple[str, str]:
+        """The token that ends the turn before the messages (or begins them, where nothing ends it), and the template's
+        text from there to the opening of the next turn. Raises ConfigError, DataError."""
         answers = [message for message in messages if message["role"] == "tool"]
         functions = [{"name": m.get("name") or _TURN, "arguments": {_TURN: _TURN}} for m in answers]
         calls = [_called(function, i) for i, function in enumerate(functions)]
@@ -136,7 +135,7 @@ class TurnTokens:
             for message in messages
         ]
         turn: Message = {"role": "assistant", "content": _TURN}
-        # Some templates want a call for each result, and leave out the content beside calls, or move it.
+        # Some templates need a call for each result, and leave out or move the content of a turn with calls.
         if answers:
             turn |= {"content": "", "tool_calls": calls}
         text = self._render([_ASKED, turn, *messages], generation=True)
@@ -169,7 +168,7 @@ def _called(function: dict[str, Any], index: int) -> dict[str, Any]:
 
 
 def example_of(schema: Mapping[str, Any]) -> Any:
-    """A value that a JSON Schema of a tool's parameter allows."""
+    """An example value for the JSON Schema of a parameter."""
     if schema.get("enum"):
         return schema["enum"][0]
     for choice in (schema.get("anyOf") or schema.get("oneOf") or [])[:1]:

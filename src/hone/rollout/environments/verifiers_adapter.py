@@ -1,8 +1,8 @@
-"""Environment side: environments of `verifiers` before its version 1 (MultiTurnEnv, ToolEnv, what derives from them).
+"""Environment side: environments of `verifiers` before version 1 (MultiTurnEnv, ToolEnv and subclasses).
 
-`verifiers` calls the model; here the model calls the environment. So the environment's own `rollout` runs, with
-a client that hands each request out and waits for what the model says: its turns, tools, stop conditions and state are
-its own. In the end its rubric scores the rollout, alone: functions over whole groups see a group of one.
+In `verifiers` the environment calls the model. So its own `rollout` runs here, with a client that passes each request
+on and waits for the model's message; turns, tools, stop conditions and state are the environment's. Its rubric scores
+the rollout by itself: functions over groups see a group of one.
 
     env.path=my_env.py:load_environment
     data.train.dataset_name=hone.rollout.environments.verifiers_adapter.rows
@@ -22,31 +22,31 @@ from hone.user_code import find
 
 
 class VerifiersAdapter:
-    """One rollout in such an environment."""
+    """One rollout in an environment of `verifiers`."""
 
     stateless = False
     calls_itself = True
-    """It runs the tools that the model calls."""
+    """The environment runs the tools itself."""
 
     def __init__(self, environment: Any) -> None:
         self.environment, self.name = environment, type(environment).__name__
         self.state: Any = None
         self.seen = 0
-        self.asked: asyncio.Queue[list[Any]] = asyncio.Queue()
-        self.said: asyncio.Queue[Any] = asyncio.Queue()
+        self.requests: asyncio.Queue[list[Any]] = asyncio.Queue()
+        self.replies: asyncio.Queue[Any] = asyncio.Queue()
         self.rollout: asyncio.Task[Any] | None = None
 
     @property
     def schemas(self) -> list[dict[str, Any]]:
-        """Of the environment's tools, as chat templates take them."""
+        """The schemas of the environment's tools, in the form of chat templates."""
         return [{"type": "function", "function": _function(t)} for t in self.environment.tool_defs or []]
 
     def tools(self) -> list[Tool]:
-        """None that are called here."""
+        """None: the environment runs its tools itself."""
         return []
 
     async def reset(self, row: dict[str, Any], prompt: list[Message]) -> Any:
-        """Begin the environment's rollout. Its first request is the prompt, with what it adds behind."""
+        """Start the environment's rollout. Its first request is the prompt and the messages that it adds."""
         given = {"example_id": 0, **row, "prompt": prompt}
         self.rollout = asyncio.ensure_future(
             self.environment.rollout(given, client=_client(self), model="hone", sampling_args={})
@@ -58,8 +58,8 @@ class VerifiersAdapter:
         return [_plain(message) for message in messages[len(prompt) :]]
 
     async def step(self, message: Message) -> Any:
-        """Hand the model's message in; what the environment asks next, or that it is done."""
-        await self.said.put(_response(message))
+        """Pass the model's message on; the environment's next messages, or that it is done."""
+        await self.replies.put(_response(message))
         messages = await self._next()
         if messages is None:
             return None, None, True
@@ -67,7 +67,7 @@ class VerifiersAdapter:
         return [_plain(one) for one in new], None, False
 
     async def finish(self, messages: list[Message]) -> Any:
-        """The rubric's reward. A rollout that a limit ended is scored as far as it came."""
+        """The rubric's reward. A rollout that a limit ended is scored as it is."""
         assert self.rollout is not None
         if not self.rollout.done():
             self.rollout.cancel()
@@ -79,28 +79,28 @@ class VerifiersAdapter:
         return self.state["reward"]
 
     async def _next(self) -> list[Any] | None:
-        """The messages that the model is asked to continue; None when the rollout has ended."""
+        """The messages of the next request; None when the rollout has ended."""
         assert self.rollout is not None
-        asked = asyncio.ensure_future(self.asked.get())
-        await asyncio.wait([asked, self.rollout], return_when=asyncio.FIRST_COMPLETED)
-        if asked.done():
-            return asked.result()
-        asked.cancel()
+        request = asyncio.ensure_future(self.requests.get())
+        await asyncio.wait([request, self.rollout], return_when=asyncio.FIRST_COMPLETED)
+        if request.done():
+            return request.result()
+        request.cancel()
         self.state = self.rollout.result()
         return None
 
 
-def _client(outside: VerifiersAdapter) -> Any:
-    """A client of `verifiers` that asks whoever is outside."""
+def _client(adapter: VerifiersAdapter) -> Any:
+    """A client of `verifiers` that passes requests to the adapter."""
     from verifiers.clients.client import Client
 
-    class Outside(Client):
+    class PassingClient(Client):
         async def get_response(
             self, prompt: Any, model: str, sampling_args: Any, tools: Any = None, **more: Any
         ) -> Any:
-            outside.state = more["state"]
-            await outside.asked.put(list(prompt))
-            return await outside.said.get()
+            adapter.state = more["state"]
+            await adapter.requests.put(list(prompt))
+            return await adapter.replies.get()
 
         def _unused(self, *given: Any, **more: Any) -> Any:
             raise NotImplementedError
@@ -108,20 +108,20 @@ def _client(outside: VerifiersAdapter) -> Any:
         setup_client = to_native_tool = to_native_prompt = get_native_response = _unused
         raise_from_native_response = from_native_response = close = _unused
 
-    return Outside(None)
+    return PassingClient(None)
 
 
 def _response(message: Message) -> Any:
     from verifiers.types import Response, ResponseMessage
 
     typed = _typed(message)
-    said = ResponseMessage(
+    reply = ResponseMessage(
         content=typed.content,
         tool_calls=typed.tool_calls,
         finish_reason="tool_calls" if typed.tool_calls else "stop",
         is_truncated=False,
     )
-    return Response(id="hone", created=0, model="hone", message=said)
+    return Response(id="hone", created=0, model="hone", message=reply)
 
 
 def _typed(message: Message) -> Any:
@@ -156,7 +156,7 @@ def _function(tool: Any) -> dict[str, Any]:
 
 
 def rows(path: str, split: str = "train", **kwargs: Any) -> list[dict[str, Any]]:
-    """The data that an environment brings, for `dataset_name`: `path` makes the environment, with `kwargs`."""
+    """The environment's dataset, for `dataset_name`. `path` creates the environment, with `kwargs`."""
     environment = find(path)(**kwargs)
     data = environment.get_dataset() if split == "train" else environment.get_eval_dataset()
     return [dict(row) for row in data]

@@ -54,7 +54,7 @@ def test_a_thought_calls_nothing_and_a_broken_call_takes_no_other_with_it(play: 
     said = call("add", a=1, b=1) + "<tool_call>{'name'}</tool_call>" + call("add", a=2, b=2)
     [[played]] = play(SHARED, once(said), [asking("?")])
     first, broken, last = told(played)
-    assert (first, last, "is no JSON" in broken) == ("2", "4", True)
+    assert (first, last, "is not JSON" in broken) == ("2", "4", True)
     assert (played.rollout.stats["tool_calls"], played.rollout.stats["tool_failures"]) == (3, 1)
 
 
@@ -65,11 +65,11 @@ def test_a_thought_calls_nothing_and_a_broken_call_takes_no_other_with_it(play: 
         (call("divide", a=1), "{'error': 'Tool divide not found.'}"),
         (call("add", a=1), "missing 1 required positional argument: 'b'"),
         (call("add", a=1, b=2, c=3), "unexpected keyword argument 'c'"),
-        ("<tool_call>{'name': 'add'}</tool_call>", "is no JSON"),
+        ("<tool_call>{'name': 'add'}</tool_call>", "is not JSON"),
         ('<tool_call>{"name": "add"', "has no </tool_call>"),
         ('<tool_call>{"arguments": {}}</tool_call>', "needs a name"),
-        ('<tool_call>{"name": "add", "arguments": [1]}</tool_call>', "are no JSON object"),
-        ("<tool_call>" + "[" * 60 + "</tool_call>", "is no JSON"),
+        ('<tool_call>{"name": "add", "arguments": [1]}</tool_call>', "are not a JSON object"),
+        ("<tool_call>" + "[" * 60 + "</tool_call>", "is not JSON"),
     ],
 )
 def test_what_goes_wrong_is_told_to_the_model_and_counted(play: Play, said: str, answer: str) -> None:
@@ -133,7 +133,7 @@ def test_what_json_cannot_hold_is_text(play: Play, kind: str) -> None:
             "environment 'shop': env.shop.tools=.*: there is no .* mean 'add'",
         ),
         ({"tools": [here("add"), here("add")]}, "two tools called add"),
-        ({"tools": [here("Counter")]}, "is no function"),
+        ({"tools": [here("Counter")]}, "is not a function"),
         ({"tools": ["no_such_module.f"]}, "No module named"),
     ],
 )

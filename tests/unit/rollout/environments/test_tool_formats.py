@@ -129,18 +129,18 @@ def test_what_ends_the_turn_is_no_part_of_a_call(end: str) -> None:
 @pytest.mark.parametrize(
     ("text", "error"),
     [
-        (hermes(PARIS) + "<tool_call>{'name': 'find'}</tool_call>" + hermes(ROME), "is no JSON"),
+        (hermes(PARIS) + "<tool_call>{'name': 'find'}</tool_call>" + hermes(ROME), "is not JSON"),
         (
             qwen(what="Paris", most="3") + qwen(what="x")[:-40] + "</tool_call>" + hermes(ROME),
             "has no </function>",
         ),
         (
             f"[TOOL_CALLS]find[ARGS]{PARIS_JSON}[TOOL_CALLS]find[ARGS]{{what}}[TOOL_CALLS]find[ARGS]{ROME_JSON}",
-            "no JSON",
+            "not JSON",
         ),
         (f'[TOOL_CALLS][{CALL_JSON[0]}, {{"arguments": {{}}}}, {CALL_JSON[1]}]', "needs a name"),
         ("[find(what='Paris', most=3), find('x'), find(what='12', near=['a', 'b'])]", "by keyword"),
-        (hermes(PARIS) + hermes([1]) + hermes(ROME), "are no JSON object"),
+        (hermes(PARIS) + hermes([1]) + hermes(ROME), "are not a JSON object"),
     ],
 )
 def test_a_broken_call_takes_no_good_one_with_it(text: str, error: str) -> None:
@@ -168,7 +168,7 @@ def test_what_is_no_call_is_text(text: str) -> None:
 
 def test_python_is_read_and_never_run() -> None:
     [(name, error)] = calls("<|tool_call_start|>[find(what=open('/etc/passwd').read())]<|tool_call_end|>")
-    assert (name, error) == ("find", "an argument of find is no plain value")
+    assert (name, error) == ("find", "an argument of find is not a literal")
 
 
 @pytest.mark.parametrize(
