@@ -10,13 +10,13 @@ import pytest
 import tiny
 import torch
 import yaml
-from hone.engine.local.reference import BaseModelScorer
 from transformers import AutoModelForCausalLM
 
 from hone.algorithms import sft
 from hone.config.schema import ClusterConfig
 from hone.engine.local.learner import LocalLearner
-from hone.engine.local.model_factory import check_start, make_model, place
+from hone.engine.local.local_engine import BaseModelScorer
+from hone.engine.local.model_factory import check_start, make_model
 from hone.errors import ConfigError, ModelError
 from hone.export import convert
 from hone.model.quantized import four_bits, is_quantized
@@ -44,7 +44,7 @@ def learner_of(policy: Any, device: str, seed: int = 0) -> LocalLearner:
     if device == "cuda" and not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
     model = make_model(policy, tiny.make_tokenizer(), seed, True, True)
-    place(model, torch.device(device))
+    model.to(torch.device(device))
     return tiny.make_learner(model, policy)
 
 

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from hone.engine.local.reference import BaseModelScorer
 from ranks import layout, on_ranks, spread_tiny
 from tiny import PAD, make_learner, make_model, make_samples, run, sft_config
 
 from hone.algorithms import sft
 from hone.engine.local.adalora import RankSchedule
 from hone.engine.local.learner import LocalLearner
+from hone.engine.local.local_engine import BaseModelScorer
 from hone.errors import CheckpointError
 from hone.model.adapters import NAME, with_lora
 from hone.model.mesh import Mesh
