@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -15,6 +16,49 @@ from hone.model import capabilities, scalar_head
 from hone.model.linear_logprobs import VocabularyShard, linear_logprobs
 from hone.model.linear_topk import linear_topk
 from hone.model.mesh import Mesh
+
+
+@dataclass(frozen=True)
+class ScoreRequest:
+    """Rows of tokens, and what to compute at some of their positions.
+
+    Rows are right-padded (causal attention never looks at what follows), or, with `position_ids` that start again at 0,
+    hold several sequences that do not see each other. T must be a multiple of `TokenScorer.divides`.
+    """
+
+    input_ids: Tensor
+    """[B, T]"""
+    positions_N: Tensor
+    """Flat positions in `input_ids`; the distribution after each is what is asked about."""
+    targets_N: Tensor
+    """The token whose log-probability is asked for."""
+    position_ids: Tensor | None = None
+    attention_mask: Tensor | None = None
+    """[B, 1, T, T], True: sees. In place of what `position_ids` say."""
+    candidates_NK: Tensor | None = None
+    """Further tokens at each position."""
+    entropy: bool = False
+    topk: int = 0
+    """So many of the most likely tokens, in place of targets and without gradient."""
+
+    @property
+    def all_targets(self) -> Tensor:
+        """[N], or [N, 1 + K] with the candidates."""
+        if self.candidates_NK is None:
+            return self.targets_N
+        return torch.cat([self.targets_N[:, None], self.candidates_NK], 1)
+
+
+class ScoreResult(NamedTuple):
+    """What was asked for, in fp32; None, what was not. A tuple, so that FSDP finds the tensors in it."""
+
+    logprobs_N: Tensor | None = None
+    values_N: Tensor | None = None
+    """From a scalar head, in place of log-probabilities."""
+    entropy_N: Tensor | None = None
+    candidate_logprobs_NK: Tensor | None = None
+    topk_logprobs_NK: Tensor | None = None
+    topk_tokens_NK: Tensor | None = None
 
 
 class TokenScorer(nn.Module):
@@ -79,86 +123,73 @@ class TokenScorer(nn.Module):
             return 1
         return self.mesh.size("context") * (self.mesh.size("tensor") if self.sequence_parallel else 1)
 
-    def forward(
-        self,
-        input_ids: Tensor,
-        position_ids: Tensor | None,
-        positions_N: Tensor,
-        targets_N: Tensor,
-        *,
-        attention_mask: Tensor | None = None,
-        topk_logprobs: int = 0,
-        entropy: bool = False,
-    ) -> Tensor:
-        """Log-probability of `targets_N`, each predicted from flat position `positions_N` of `input_ids` [B, T], or the
-        values of these positions. -> [N] fp32.
-
-        `targets_N` may be [N, K], several tokens at each position (`linear_logprobs`): [N, K]. With `topk_logprobs` = k
-        instead, without gradient, the k largest log-probabilities and behind them their tokens: [N, 2k]. With `entropy`
-        that of the distribution at each position is one column more: [N, 2], or [N, K + 1].
-
-        Rows are right-padded (causal attention never looks at what follows), or, with `position_ids` that start
-        again at 0, several sequences packed into a row that do not see each other. `attention_mask` [B, 1, T, T]
-        (True: sees) goes beyond both.
-
-        On a mesh every rank is given the whole rows and returns all of [N]; T must be a multiple of `divides`.
-        """
+    def forward(self, request: ScoreRequest) -> ScoreResult:
+        """What is asked for at each position. On a mesh every rank is given the whole rows and returns all of [N]."""
         if self.mesh is not None and self.mesh.size("context") > 1:
-            return self._by_parts(
-                input_ids, position_ids, positions_N, targets_N, attention_mask, topk_logprobs, entropy
-            )
+            return self._result(self._by_parts(request), request)
+        positions, mask = request.position_ids, request.attention_mask
         if self.sequence_parallel:  # the model sees a part of the tokens and would count these
-            if position_ids is not None and attention_mask is None:
-                attention_mask = visible(position_ids, 0, input_ids.shape[1])
-            if position_ids is None:
-                position_ids = torch.arange(input_ids.shape[1], device=input_ids.device)[None]
-        return self._read(
-            input_ids, position_ids, positions_N, targets_N, attention_mask, topk_logprobs, entropy
+            length = request.input_ids.shape[1]
+            if positions is not None and mask is None:
+                mask = visible(positions, 0, length)
+            if positions is None:
+                positions = torch.arange(length, device=request.input_ids.device)[None]
+        return self._result(
+            self._read(replace(request, position_ids=positions, attention_mask=mask)), request
         )
 
-    def _read(
-        self,
-        input_ids: Tensor,
-        position_ids: Tensor | None,
-        positions_N: Tensor,
-        targets_N: Tensor,
-        attention_mask: Tensor | None,
-        topk_logprobs: int,
-        entropy: bool,
-    ) -> Tensor:
+    def _result(self, read: Tensor, request: ScoreRequest) -> ScoreResult:
+        """The columns of what was read (`_read`), by name."""
+        if self.scalar:
+            return ScoreResult(values_N=read)
+        if k := request.topk:
+            return ScoreResult(topk_logprobs_NK=read[:, :k], topk_tokens_NK=read[:, k:].long())
+        if read.dim() == 1:
+            return ScoreResult(logprobs_N=read)
+        end = read.shape[1] - request.entropy
+        return ScoreResult(
+            logprobs_N=read[:, 0],
+            entropy_N=read[:, end] if request.entropy else None,
+            candidate_logprobs_NK=read[:, 1:end] if request.candidates_NK is not None else None,
+        )
+
+    def _read(self, request: ScoreRequest) -> Tensor:
+        """Values [N]; or log-probabilities of the targets [N], or [N, 1 + K] with candidates, and a last column of
+        entropies; or the k largest log-probabilities and behind them their tokens [N, 2k]."""
+        k, entropy, targets_N = request.topk, request.entropy, request.all_targets
+        inputs = (request.input_ids, request.position_ids, request.attention_mask)
         if not self.plain_head and not self.scalar:
+            ids, positions, mask = inputs
             logits = self.model(
-                input_ids=input_ids, position_ids=position_ids, attention_mask=attention_mask, use_cache=False
+                input_ids=ids, position_ids=positions, attention_mask=mask, use_cache=False
             ).logits
-            logits = logits.flatten(0, 1)[positions_N].float() / self.temperature
-            if topk_logprobs:
-                return _side_by_side(
-                    *logits[:, : self.vocabulary].log_softmax(-1).topk(topk_logprobs, dim=-1)
-                )
+            logits = logits.flatten(0, 1)[request.positions_N].float() / self.temperature
+            if k:
+                return _side_by_side(*logits[:, : self.vocabulary].log_softmax(-1).topk(k, dim=-1))
             logprobs = logits.log_softmax(-1)
             found = logprobs.gather(1, targets_N if targets_N.dim() == 2 else targets_N[:, None])
             if not entropy:
                 return found.reshape(targets_N.shape)
             return torch.cat([found, -(logprobs.exp() * logprobs).sum(-1, keepdim=True)], 1)
-        hidden = capabilities.hidden_states(self.model, input_ids, position_ids, attention_mask)
+        hidden = capabilities.hidden_states(self.model, *inputs)
         if self.sequence_parallel:
             assert self.mesh is not None
             parts = DTensor.from_local(hidden, self.mesh.weights["tensor"], [Shard(1)])
             hidden = parts.redistribute(placements=[Replicate()]).to_local()
         if self.scalar:
-            return scalar_head.values(self.model, hidden.flatten(0, 1)[positions_N])
+            return scalar_head.values(self.model, hidden.flatten(0, 1)[request.positions_N])
         weight, vocabulary = self.model.get_output_embeddings().weight, None
         if isinstance(weight, DTensor):
             vocabulary = VocabularyShard(weight.device_mesh.get_group(), _first_row(weight))
             weight = weight.to_local()
-        hidden, temperature = hidden.flatten(0, 1)[positions_N], self.temperature
-        if topk_logprobs:
+        hidden, temperature = hidden.flatten(0, 1)[request.positions_N], self.temperature
+        if k:
             if self.vocabulary is not None:
                 weight = weight[
                     : max(0, self.vocabulary - (vocabulary.start if vocabulary is not None else 0))
                 ]
             return _side_by_side(
-                *linear_topk(hidden, weight, topk_logprobs, temperature=temperature, vocabulary=vocabulary)
+                *linear_topk(hidden, weight, k, temperature=temperature, vocabulary=vocabulary)
             )
         return linear_logprobs(
             hidden,
@@ -170,36 +201,36 @@ class TokenScorer(nn.Module):
             entropy=entropy,
         )
 
-    def _by_parts(
-        self,
-        input_ids: Tensor,
-        position_ids: Tensor | None,
-        positions_N: Tensor,
-        targets_N: Tensor,
-        attention_mask: Tensor | None,
-        topk_logprobs: int,
-        entropy: bool,
-    ) -> Tensor:
-        """The model sees this context rank's part of every row; what is read is put together afterwards."""
+    def _by_parts(self, request: ScoreRequest) -> Tensor:
+        """`_read` where the model sees this context rank's part of every row; the ranks' parts are put together."""
         assert self.mesh is not None
-        length = input_ids.shape[1]
+        ids, position_ids, mask = request.input_ids, request.position_ids, request.attention_mask
+        length = ids.shape[1]
         width = length // self.mesh.size("context")
         start = self.mesh.rank("context") * width
-        if position_ids is None:
-            position_ids = torch.arange(length, device=input_ids.device).expand_as(input_ids)
-        if attention_mask is None:
-            mask = visible(position_ids, start, start + width)
-        else:
-            mask = attention_mask[:, :, start : start + width]
         own = slice(start, start + width)
-        column_N = positions_N % length
+        if position_ids is None:
+            position_ids = torch.arange(length, device=ids.device).expand_as(ids)
+        mask = visible(position_ids, start, start + width) if mask is None else mask[:, :, own]
+        column_N = request.positions_N % length
         mine_N = (column_N >= start) & (column_N < start + width)
-        at_own = (positions_N // length * width + column_N - start)[mine_N]
-        targets_own = targets_N[mine_N]
-        read = self._read(
-            input_ids[:, own], position_ids[:, own], at_own, targets_own, mask, topk_logprobs, entropy
+        candidates = request.candidates_NK
+        part = replace(
+            request,
+            input_ids=ids[:, own],
+            position_ids=position_ids[:, own],
+            attention_mask=mask,
+            positions_N=(request.positions_N // length * width + column_N - start)[mine_N],
+            targets_N=request.targets_N[mine_N],
+            candidates_NK=None if candidates is None else candidates[mine_N],
         )
-        return _PutTogether.apply(read, mine_N, self.mesh.group("context"))
+        return _PutTogether.apply(self._read(part), mine_N, self.mesh.group("context"))
+
+
+def present(tensor: Tensor | None) -> Tensor:
+    """A part of a result that was asked for."""
+    assert tensor is not None
+    return tensor
 
 
 def visible(position_ids: Tensor, start: int, end: int) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hone.model import linear_logprobs as module
 from hone.model.linear_logprobs import linear_logprobs
-from hone.model.scorer import TokenScorer
+from hone.model.scorer import ScoreRequest, TokenScorer
 
 ROWS, HIDDEN, TOKENS = 23, 16, 50
 
@@ -130,7 +130,7 @@ def padded(scorer: TokenScorer, rows: list[Tensor]) -> list[Tensor]:
     ids = torch.stack([torch.cat([row, torch.zeros(width - len(row), dtype=torch.long)]) for row in rows])
     at = torch.cat([torch.arange(len(row) - 1) + i * width for i, row in enumerate(rows)])
     targets = torch.cat([row[1:] for row in rows])
-    return list(scorer(ids, None, at, targets).split([len(row) - 1 for row in rows]))
+    return list(scorer(ScoreRequest(ids, at, targets)).logprobs_N.split([len(row) - 1 for row in rows]))
 
 
 def packed(scorer: TokenScorer, rows: list[Tensor]) -> list[Tensor]:
@@ -139,7 +139,8 @@ def packed(scorer: TokenScorer, rows: list[Tensor]) -> list[Tensor]:
     starts = [sum(len(row) for row in rows[:i]) for i in range(len(rows))]
     at = torch.cat([torch.arange(len(row) - 1) + start for row, start in zip(rows, starts, strict=True)])
     targets = torch.cat([row[1:] for row in rows])
-    return list(scorer(torch.cat(rows)[None], positions, at, targets).split([len(row) - 1 for row in rows]))
+    read = scorer(ScoreRequest(torch.cat(rows)[None], at, targets, positions)).logprobs_N
+    return list(read.split([len(row) - 1 for row in rows]))
 
 
 def full(model: Any, row: Tensor, temperature: float = 1.0) -> Tensor:

@@ -14,7 +14,7 @@ from hone.errors import ModelError
 from hone.model.loading import empty_model, load_model
 from hone.model.model_size import load_model_size
 from hone.model.scalar_head import head_name, is_scalar
-from hone.model.scorer import TokenScorer
+from hone.model.scorer import ScoreRequest, TokenScorer
 
 KINDS = ["llama", "qwen2", "qwen3", "mistral", "gemma2"]
 
@@ -123,7 +123,7 @@ def test_values_are_the_models_own_scores_of_every_beginning(kind: str, tmp_path
     assert not scorer.plain_head
     assert scorer.supports_packing
     ids = torch.randint(2, 64, (1, 9))
-    read = scorer(ids, None, torch.arange(9), ids[0])
+    read = scorer(ScoreRequest(ids, torch.arange(9), ids[0])).values_N
     model.config.pad_token_id = 0
     own = [model(ids[:, : end + 1]).logits[0, 0] for end in range(9)]
     torch.testing.assert_close(read, torch.stack(own), rtol=0, atol=1e-5)
@@ -134,7 +134,7 @@ def test_values_are_fp32_whatever_the_body_computes_in(causal: str) -> None:
     model = load_model(causal, scalar=True)
     scorer, ids = TokenScorer(model), torch.randint(2, 64, (1, 9))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        read = scorer(ids, None, torch.arange(9), ids[0])
+        read = scorer(ScoreRequest(ids, torch.arange(9), ids[0])).values_N
         hidden = model.model(ids).last_hidden_state
     assert torch.equal(read, (hidden[0].float() @ model.score.weight.T)[:, 0])
 

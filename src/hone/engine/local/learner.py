@@ -10,10 +10,9 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from functools import partial
 from itertools import accumulate, chain
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -35,7 +34,7 @@ from hone.model.adapters import base_of
 from hone.model.balancing import hearing
 from hone.model.loading import name_of
 from hone.model.parallelize import reshard
-from hone.model.scorer import TokenScorer
+from hone.model.scorer import ScoreRequest, ScoreResult, TokenScorer, present
 from hone.types import LossFn, Outputs, Sample
 
 REMEDY = "Look at its weights, or choose another precision (float16 overflows where bfloat16 does not)"
@@ -93,21 +92,27 @@ class LocalLearner:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=policy.precision == "float16")
 
     async def forward(self, samples: Sequence[Sample]) -> list[Tensor]:
-        """Log-probabilities of each sample's targets, in order: one fp32 CPU tensor [targets] each. Values, where the
-        model has a scalar head."""
-        return self._of_all(samples, self._read)
+        """Log-probabilities (or values) of each sample's targets, in order: one fp32 CPU tensor [targets] each."""
+        return self._of_all(samples, self._logprobs_or_values)
+
+    def _logprobs_or_values(self, micro: MicroBatch) -> Tensor:
+        result = self._score(micro)
+        return present(result.values_N if self.scorer.scalar else result.logprobs_N)
 
     async def topk_logprobs(self, samples: Sequence[Sample], k: int) -> list[tuple[Tensor, Tensor]]:
-        """The `k` likeliest tokens at each of a sample's targets, likeliest first: log-probabilities (fp32) and tokens,
-        both [targets, k], for each sample."""
-        found = self._of_all(samples, partial(self._read, topk_logprobs=k), 2 * k)
-        return [(both[:, :k], both[:, k:].long()) for both in found]
+        """The `k` most likely tokens at each target, most likely first: (log-probabilities, tokens), both [targets, k],
+        for each sample."""
+
+        def read(micro: MicroBatch) -> Tensor:
+            result = self._score(micro, topk=k)
+            # fp32 holds every token: it is exact below 2^24.
+            return torch.cat([present(result.topk_logprobs_NK), present(result.topk_tokens_NK).float()], 1)
+
+        return [(both[:, :k], both[:, k:].long()) for both in self._of_all(samples, read, 2 * k)]
 
     async def entropies(self, samples: Sequence[Sample]) -> list[Tensor]:
-        """Entropy of the distribution that each of a sample's targets is drawn from, in nats: one fp32 CPU tensor
-        [targets] each, without gradient."""
-        found = self._of_all(samples, partial(self._read, entropy=True), 2)
-        return [both[:, 1] for both in found]
+        """Entropy at each of a sample's targets, in nats, without gradient: one fp32 CPU tensor [targets] each."""
+        return self._of_all(samples, lambda micro: present(self._score(micro, entropy=True).entropy_N))
 
     def _of_all(
         self, samples: Sequence[Sample], read: Callable[[MicroBatch], Tensor], *width: int
@@ -171,7 +176,7 @@ class LocalLearner:
         for rows in self._share(samples, training=True):
             micro = self._collate(samples, rows)
             with hearing(balance) as heard:
-                self._read(micro)
+                self._score(micro)
             counts += balance.counts(heard, micro.copies.flatten() * bool(rows))
         return self.ranks.all_reduce_sum(counts)
 
@@ -255,36 +260,26 @@ class LocalLearner:
         )
 
     def _outputs(self, micro: MicroBatch, loss: LossFn) -> Outputs:
-        """What a loss is given: log-probabilities (entropies too, if it asks), or the values of a scalar head."""
+        """What a loss is given: log-probabilities, with those of candidates or entropies; or a scalar head's values."""
         candidates = micro.batch.token_columns.get("candidates")
-        if candidates is not None:
-            read_NK = self._read(micro, torch.cat([micro.batch.tokens_N[:, None], candidates], 1))
-            return Outputs(logprobs_N=read_NK[:, 0], candidate_logprobs_NK=read_NK[:, 1:])
-        if getattr(loss, "needs_entropy", False):
-            both_N2 = self._read(micro, entropy=True)
-            return Outputs(logprobs_N=both_N2[:, 0], entropy_N=both_N2[:, 1])
-        read_N = self._read(micro)
-        if not self.scorer.scalar:
-            return Outputs(logprobs_N=read_N)
-        return Outputs(logprobs_N=read_N * math.nan, values_N=read_N)
+        entropy = candidates is None and getattr(loss, "needs_entropy", False)
+        result = self._score(micro, candidates_NK=candidates, entropy=entropy)
+        if result.values_N is not None:
+            return Outputs(logprobs_N=result.values_N * math.nan, values_N=result.values_N)
+        return Outputs(present(result.logprobs_N), result.entropy_N, result.candidate_logprobs_NK)
 
-    def _read(
-        self,
-        micro: MicroBatch,
-        targets: Tensor | None = None,
-        *,
-        topk_logprobs: int = 0,
-        entropy: bool = False,
-    ) -> Tensor:
+    def _score(self, micro: MicroBatch, **asked: Any) -> ScoreResult:
+        """Log-probabilities of a micro-batch's targets, or values, and what else is `asked` by a ScoreRequest."""
         with self.autocast(), dropout.of_samples(micro.keys):
             return self.scorer(
-                micro.input_ids,
-                micro.position_ids,
-                micro.positions_N,
-                micro.batch.tokens_N if targets is None else targets,
-                attention_mask=micro.attention_mask,
-                topk_logprobs=topk_logprobs,
-                entropy=entropy,
+                ScoreRequest(
+                    input_ids=micro.input_ids,
+                    positions_N=micro.positions_N,
+                    targets_N=micro.batch.tokens_N,
+                    position_ids=micro.position_ids,
+                    attention_mask=micro.attention_mask,
+                    **asked,
+                )
             )
 
     def autocast(self) -> contextlib.AbstractContextManager[None]:
