@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -24,13 +24,21 @@ class Prompt:
     id: str
     tokens: tuple[int, ...]
     content: str | list[Message]
-    """What a reward function receives as its `prompts` entry: text, or messages for conversational data."""
+    """What a reward function gets in `prompts`: text, or messages for conversational data."""
     row: Mapping[str, Any] = field(default_factory=dict)
     """All columns of the dataset row; reward functions receive them as keyword arguments."""
     dataset: str = ""
     env: str = ""
     number: int = 0
     """Of its first completion: what is sampled depends on the prompt's id and the completion's number."""
+
+
+class VersionSpan(NamedTuple):
+    """Tokens [start, end) were sampled from the weights of `version`."""
+
+    version: int
+    start: int
+    end: int
 
 
 @dataclass(frozen=True)
@@ -43,15 +51,30 @@ class Completion:
     """Log-probability of each token under the sampling distribution's untruncated softmax at its temperature."""
     finish: Literal["stop", "length", "turns"]
     """`length`: cut off by a limit of tokens; `turns`: its environment would have gone on."""
-    version: int
-    """Version of the weights that sampled it."""
+    versions: tuple[VersionSpan, ...]
+    """Which weights sampled which tokens, in order."""
     mask: tuple[bool, ...] | None = None
-    """Which tokens the model sampled, where an environment wrote some of them (their log-probabilities are 0); None:
-    all. Only these are trained on."""
+    """False where an environment wrote the token (its log-probability is 0), which is not trained on; None: nowhere."""
+
+    @classmethod
+    def of_version(
+        cls,
+        tokens: tuple[int, ...],
+        logprobs: tuple[float, ...],
+        finish: Literal["stop", "length", "turns"],
+        version: int,
+        mask: tuple[bool, ...] | None = None,
+    ) -> Completion:
+        """A completion that weights of one version sampled."""
+        return cls(tokens, logprobs, finish, (VersionSpan(version, 0, len(tokens)),), mask)
+
+    @property
+    def version(self) -> int:
+        """Of the oldest weights that sampled any of it; 0 where nothing was sampled."""
+        return min((span.version for span in self.versions), default=0)
 
     @property
     def num_sampled(self) -> int:
-        """Tokens that the model sampled."""
         return len(self.tokens) if self.mask is None else sum(self.mask)
 
 
@@ -63,21 +86,20 @@ class Rollout:
     completion: Completion
     text: str
     messages: list[Message] | None = None
-    """All that followed the prompt, where that was more than one answer: what reward functions are given."""
+    """All that followed the prompt, if that was more than one answer: reward functions get these."""
     rewards: dict[str, float | None] = field(default_factory=dict)
-    """By reward function; None where the function said "does not apply"."""
+    """By reward function; None: it does not apply."""
     weights: dict[str, float] = field(default_factory=dict)
-    """Factor of each of `rewards` in `reward`, as it was when they were given."""
+    """Factor of each of `rewards` in `reward`, at the time of scoring."""
     judge: str | None = None
-    """Which of `rewards` is about the answer being right; empty: none is. None: nobody has said, so it is the first."""
-    reward: float | None = None
-    """Weighted sum of `rewards`."""
+    """Which of `rewards` is about the answer being right; None: the first; empty: none."""
+    reward: float | None = None  # weighted sum of `rewards`
     extra: dict[str, Any] = field(default_factory=dict)
-    """What reward functions told of it beside their rewards (`log_extra`), by column."""
+    """What reward functions logged (`log_extra`), by column."""
     failure: str | None = None
     advantage: float | None = None
     stats: dict[str, float] = field(default_factory=dict)
-    """What its environment counted: turns, tool calls, seconds …"""
+    """Counts of its environment: turns, tool calls, seconds …"""
     excluded: str | None = None
     """Why the rollout is not trained on (e.g. 'truncated'); counted in the metrics."""
 
@@ -88,8 +110,7 @@ class Rollout:
 
     @property
     def right(self) -> bool:
-        """Whether its answer counts as right: 1 by what judges it, or, where that says other than 1, 0 or -1, a reward
-        above 0."""
+        """Whether its answer counts as right: a judgement of 1, or, if that is none of 1, 0, -1, a reward above 0."""
         verdict = self.judgement if self.judgement in (-1.0, 0.0, 1.0) else self.reward
         return verdict is not None and verdict > 0
 
@@ -107,11 +128,9 @@ class Group:
 
 @dataclass
 class Sample:
-    """One sequence to train on or to score.
+    """One sequence to train on or to score. `loss_mask_T[t]`: token t is a target; token 0 cannot be one.
 
-    `loss_mask_T[t]` says that token t is a target; `loss_mask_T[0]` must be False (nothing precedes it).
-    `token_columns` hold one value, or a row of them, for each *target* token, in order; `sequence_columns` one for the
-    sequence.
+    `token_columns` hold a value, or a row of them, for each *target* token, in order; `sequence_columns` one in all.
     """
 
     id: str
@@ -123,10 +142,10 @@ class Sample:
     prefix: int = 0
     """Leading tokens that all samples of the same `group` have in common, so that they may be computed once."""
     unit: str = ""
-    """Samples that share one are always in the same micro-batch, next to each other and in their order: a pair's chosen
-    and rejected side. Sizes of micro-batches count units; a sample without one is a unit of its own."""
-    version: int | None = None
-    """Version of the weights that sampled it; None: it was not sampled."""
+    """Samples of one unit (a pair's chosen and rejected side) are in one micro-batch, adjacent and in order. Sizes of
+    micro-batches count units; a sample without a name for it is a unit of its own."""
+    versions: tuple[VersionSpan, ...] = ()
+    """Which weights sampled which of `tokens_T`; empty: not sampled."""
 
     def __len__(self) -> int:
         return int(self.tokens_T.numel())
@@ -135,13 +154,16 @@ class Sample:
     def num_targets(self) -> int:
         return int(self.loss_mask_T.sum())
 
+    def is_sampled_from(self, version: int) -> bool:
+        """Whether weights of this version sampled all of it."""
+        return {span.version for span in self.versions} == {version}
+
 
 @dataclass
 class Batch:
     """The target tokens of S sequences laid end to end, as a loss sees them: no padding, no packing, no rank.
 
-    A rank without work sees a unit of samples without targets whose sequence columns are all 0, so what a loss weighs
-    by a sequence column, or sums over targets, is right there too.
+    A rank without work sees a unit without targets whose sequence columns are all 0: it adds 0 to every sum.
     """
 
     ids: list[str]
@@ -174,26 +196,23 @@ class Batch:
 class Totals:
     """Denominators of a loss, counted over the whole global batch before any backward (rule 1)."""
 
-    tokens: float
-    """Target tokens."""
-    sequences: float
-    """Sequences that have at least one target."""
+    tokens: float  # targets
+    sequences: float  # that have a target
     sums: Mapping[str, float] = field(default_factory=dict)
     """Sum of each sequence column: a loss that weighs sequences divides by the sum of their weights."""
 
 
 @dataclass
 class Outputs:
-    """What the model said about the targets of a Batch. All fp32.
+    """What the model gives for the targets of a Batch. All fp32.
 
-    A language model gives log-probabilities. A model with a scalar head gives values, each of the state before its
-    target; its `logprobs_N` are nan, so that a loss made for the other kind stops the run.
+    A model with a scalar head gives values, each of the state before its target; its `logprobs_N` are nan, so that a
+    loss made for a language model stops the run.
     """
 
     logprobs_N: Tensor
     entropy_N: Tensor | None = None
-    """Of the distribution that each target is drawn from, with gradient: there where the loss has a true
-    `needs_entropy`."""
+    """Of the distribution that each target is drawn from, with gradient; if the loss has a true `needs_entropy`."""
     candidate_logprobs_NK: Tensor | None = None
     """Of the K tokens that the token column `candidates` [N, K] names at each target."""
     values_N: Tensor | None = None
@@ -203,8 +222,7 @@ class Outputs:
 class LossOutput:
     """`loss` is this batch's part of the global loss, already divided by the global denominator.
 
-    Each metric is a part too: parts of all batches add up to the reported number. Of `largest`, the largest of all
-    batches is reported.
+    Metrics of all batches are added up; of `largest`, the largest of all batches is reported.
     """
 
     loss: Tensor
@@ -217,55 +235,44 @@ LossFn = Callable[[Outputs, Batch, Totals], LossOutput]
 
 
 class Scorer(Protocol):
-    """A model that gives log-probabilities, or values; `engine/` has the implementations."""
+    """A model that gives log-probabilities, or values."""
 
     async def forward(self, samples: Sequence[Sample]) -> list[Tensor]:
-        """Log-probabilities of each sample's targets (values, from a model with a scalar head), in order: one fp32
-        tensor [targets] each."""
-        ...
+        """Log-probabilities (from a scalar head: values) of each sample's targets: one fp32 tensor [targets] each."""
 
 
 class Teacher(Protocol):
-    """A model that says what it would have said."""
+    """A frozen model queried for its top-k log-probabilities."""
 
     async def topk_logprobs(self, samples: Sequence[Sample], k: int) -> list[tuple[Tensor, Tensor]]:
-        """The `k` likeliest tokens at each of a sample's targets, likeliest first: log-probabilities (fp32) and tokens,
-        both [targets, k], for each sample."""
-        ...
+        """The `k` most likely tokens at each target, most likely first: (log-probabilities, tokens), both [targets, k],
+        for each sample."""
 
 
 class Learner(Scorer, Protocol):
     """What an algorithm asks of a model that is trained."""
 
     async def entropies(self, samples: Sequence[Sample]) -> list[Tensor]:
-        """Entropy of the distribution that each of a sample's targets is drawn from, in nats: one fp32 tensor [targets]
-        each, without gradient."""
-        ...
+        """Entropy at each of a sample's targets, in nats, without gradient: one fp32 tensor [targets] each."""
 
     async def forward_backward(self, samples: Sequence[Sample], loss: LossFn) -> dict[str, float]:
         """Add the gradient of the loss over a global batch; its denominators are counted before any backward."""
-        ...
 
     async def optim_step(self) -> dict[str, float]:
         """Clip, update, advance the schedule, clear the gradients."""
-        ...
 
 
 class TrainedModel(Learner, Protocol):
     """A learner that can be saved."""
 
     async def save(self, path: Path, *, wait: bool = True) -> None:
-        """Write the weights and the optimizer's state below `path`; without `wait` they are only taken, and written
-        meanwhile."""
-        ...
+        """Write weights and optimizer state below `path`; without `wait`, a copy of them while training goes on."""
 
     def wait_for_save(self) -> None:
-        """Return when what was saved is on the disk. Raises what went wrong."""
-        ...
+        """Return when what `save` was given is on the disk. Raises what went wrong."""
 
     async def load(self, path: Path) -> None:
         """Restore what `save` wrote, bit for bit."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -296,15 +303,12 @@ class Generator(Protocol):
         self, prompts: Sequence[Prompt], sampling: Sampling, *, count: int = 1
     ) -> list[list[Completion]]:
         """`count` completions of each prompt, in order."""
-        ...
 
 
 def sample_of(rollout: Rollout) -> Sample:
     """The training sample of a rollout: the tokens that the model sampled are the targets, exactly as generated."""
     prompt, completion = rollout.prompt.tokens, rollout.completion
-    sampled_T = torch.ones(len(completion.tokens), dtype=torch.bool)
-    if completion.mask is not None:
-        sampled_T = torch.tensor(completion.mask, dtype=torch.bool)
+    sampled_T = torch.tensor(completion.mask or (True,) * len(completion.tokens), dtype=torch.bool)
     logprobs_T = torch.tensor(completion.logprobs, dtype=torch.float32)
     return Sample(
         id=rollout.prompt.id,
@@ -312,6 +316,6 @@ def sample_of(rollout: Rollout) -> Sample:
         loss_mask_T=torch.cat([torch.zeros(len(prompt), dtype=torch.bool), sampled_T]),
         group=rollout.prompt.id,
         prefix=len(prompt),
-        version=completion.version,
+        versions=tuple(VersionSpan(v, len(prompt) + i, len(prompt) + j) for v, i, j in completion.versions),
         token_columns={"generation_logprobs": logprobs_T[sampled_T]},
     )

@@ -231,7 +231,9 @@ class Scripted:
             cut = len(tokens) > limit
             tokens = tuple(tokens[:limit])
             self.given[prompt.id, prompt.number] = tokens
-            done.append([Completion(tokens, (-1.0,) * len(tokens), "length" if cut else "stop", 0)])
+            done.append(
+                [Completion.of_version(tokens, (-1.0,) * len(tokens), "length" if cut else "stop", 0)]
+            )
         return done
 
 

@@ -179,7 +179,7 @@ def make_groups(
         rollouts = []
         for value in values:
             length = int(torch.randint(1, longest + 1, (1,), generator=generator))
-            completion = Completion(
+            completion = Completion.of_version(
                 tokens=tuple(torch.randint(2, VOCABULARY, (length,), generator=generator).tolist()),
                 logprobs=tuple((-4 * torch.rand(length, generator=generator)).tolist()),
                 finish="stop",

@@ -53,7 +53,7 @@ async def step(
     groups: Sequence[Group],
     config: GRPOConfig,
     *,
-    version: int | None = None,
+    version: int = 0,
 ) -> dict[str, float]:
     """All optimizer steps on one batch of rollouts. Metrics are means over the steps. `version` is that of the weights
     (`surrogate.train_policy`)."""

@@ -163,17 +163,15 @@ async def train_policy(
     *,
     size: int,
     passes: int,
-    version: int | None = None,
+    version: int,
 ) -> list[dict[str, float]]:
     """`train` with the policy's loss, on the tokens of high entropy where that is asked for.
 
-    `version`: that of the weights that are trained; samples of another one, or of several where it is not given, need
-    old log-probabilities.
+    `version`: that of the weights that are trained; samples of others are off-policy and need old log-probabilities.
     """
     mark = None
     if config.top_entropy_quantile < 1:
         mark = partial(entropy_mask.mark, learner, share=config.top_entropy_quantile)
-    versions = {sample.version for sample in slots if sample is not None}
-    fresh = versions <= {version} if version is not None else len(versions) <= 1
+    fresh = all(sample.is_sampled_from(version) for sample in slots if sample is not None)
     loss = PolicyLoss(config, on_policy=fresh and passes * -(-len(slots) // size) <= 1)
     return await train(learner, slots, loss, size=size, passes=passes, before=mark)

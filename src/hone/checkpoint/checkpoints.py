@@ -41,15 +41,12 @@ class Saved(Protocol):
 
     async def save(self, path: Path, *, wait: bool = True) -> None:
         """Write the present state below `path`; without `wait` it is only taken, and written meanwhile."""
-        ...
 
     def wait_for_save(self) -> None:
         """Return when all that was saved is on the disk. Raises what went wrong."""
-        ...
 
     async def load(self, path: Path) -> None:
         """Restore what `save` wrote."""
-        ...
 
 
 class Writing:

@@ -22,11 +22,9 @@ class WeightTransport(Protocol):
 
     async def publish(self, version: int) -> None:
         """Make the learner's present weights available as `version`."""
-        ...
 
     async def receive(self, version: int) -> None:
         """Load the weights that were published as `version`, and verify them."""
-        ...
 
 
 @dataclass

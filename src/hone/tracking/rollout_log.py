@@ -72,6 +72,8 @@ def _record(step: int, group: Group, rollout: Rollout, tokenizer: Decoder | None
         "excluded": rollout.excluded,
         "answer": prompt.row[answer] if answer is not None else None,
     }
+    if len({span.version for span in completion.versions}) > 1:
+        record["versions"] = [list(span) for span in completion.versions]
     if rollout.messages is not None:
         record["messages"] = rollout.messages
         record["turns"] = sum(message.get("role") == "assistant" for message in rollout.messages)

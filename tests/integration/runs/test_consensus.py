@@ -14,7 +14,7 @@ def rollouts(*answers: str | None, gold: str = "7") -> list[Rollout]:
     """A sample for each answer; None fails."""
     made = []
     for answer in answers:
-        rollout = Rollout(PROMPT, Completion((2,), (0.0,), "stop", 0), answer or "")
+        rollout = Rollout(PROMPT, Completion.of_version((2,), (0.0,), "stop", 0), answer or "")
         rollout.rewards = {} if answer is None else {"math": float(answer_of(answer) == answer_of(gold))}
         made.append(rollout)
     return made

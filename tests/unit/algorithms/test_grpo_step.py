@@ -25,7 +25,7 @@ from hone.algorithms import grpo, policy_loss
 from hone.algorithms.advantages import by_group
 from hone.config.schema import GRPOSection, LossConfig
 from hone.errors import TrainingError
-from hone.types import Completion, Group, LossFn, Sample
+from hone.types import Completion, Group, LossFn, Sample, VersionSpan
 
 PLAIN = {"normalize_rewards": False, "use_leave_one_out_baseline": False}
 
@@ -88,7 +88,7 @@ def test_samples_hold_the_tokens_that_were_generated() -> None:
 def test_failed_excluded_and_empty_rollouts_are_no_samples() -> None:
     groups = make_groups([[1.0, None, 0.0, 0.5]])
     groups[0].rollouts[2].excluded = "truncated"
-    groups[0].rollouts[3].completion = Completion((), (), "stop", 0)
+    groups[0].rollouts[3].completion = Completion.of_version((), (), "stop", 0)
     samples = policy_loss.samples_of(groups)
     assert [sample is not None for sample in samples] == [True, False, False, False]
 
@@ -249,23 +249,26 @@ def test_kl_in_the_reward_is_charged_to_whole_completions() -> None:
 def test_tokens_after_the_end_are_never_targets() -> None:
     groups = make_groups([[1.0]])
     completion = groups[0].rollouts[0].completion
-    groups[0].rollouts[0].completion = Completion((5, EOS), (-1.0, -0.5), "stop", completion.version)
+    groups[0].rollouts[0].completion = Completion.of_version(
+        (5, EOS), (-1.0, -0.5), "stop", completion.version
+    )
     sample = policy_loss.samples_of(groups)[0]
     assert sample is not None
     assert sample.num_targets == 2
 
 
 @pytest.mark.parametrize(
-    ("versions", "given", "stale"), [((3, 3), 3, False), ((3, 3), 4, True), ((2, 3), None, True)]
+    ("versions", "trained", "stale"), [((3, 3), 3, False), ((3, 3), 4, True), ((2, 3), 3, True)]
 )
 def test_stale_completions_are_not_taken_for_fresh_ones(
-    versions: tuple[int, int], given: int | None, stale: bool
+    versions: tuple[int, int], trained: int, stale: bool
 ) -> None:
     groups = make_groups([[1.0, 0.0], [0.0, 1.0]])
     for group, version in zip(groups, versions, strict=True):
         for rollout in group.rollouts:
-            rollout.completion = replace(rollout.completion, version=version)
+            tokens = len(rollout.completion.tokens)
+            rollout.completion = replace(rollout.completion, versions=(VersionSpan(version, 0, tokens),))
     config = grpo_config(policy={"train_global_batch_size": 4}, loss_fn={"reference_policy_kl_penalty": 0.0})
     learner = make_learner(make_model(), config.policy)
     with pytest.raises(TrainingError, match="no old_logprobs") if stale else contextlib.nullcontext():
-        run(grpo.step(learner, None, groups, config, version=given))
+        run(grpo.step(learner, None, groups, config, version=trained))

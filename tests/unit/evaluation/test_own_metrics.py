@@ -49,7 +49,7 @@ def group(number: int, answer: str, texts: list[str], level: str) -> Group:
     prompt = Prompt(id=str(number), tokens=(1,), content="?", row={"answer": answer, "level": level})
     rollouts = []
     for text in texts:
-        rollout = Rollout(prompt, Completion((1,), (0.0,), "stop", 0), text)
+        rollout = Rollout(prompt, Completion.of_version((1,), (0.0,), "stop", 0), text)
         rollout.rewards = {"answer": float(text.endswith(answer))}
         rollouts.append(rollout)
     return Group(str(number), rollouts)

@@ -66,7 +66,7 @@ def test_format_and_answers_are_judged_with_what_the_prompt_began(plain) -> None
     tokenizer = thinking(plain, "<think>\\n")
     texts = ["2 + 3 = 5</think><answer>5</answer>", "<think>2 + 3 = 5</think><answer>5</answer>"]
     answers = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
-    completions = [Completion(tuple(ids), (-1.0,) * len(ids), "stop", 0) for ids in answers]
+    completions = [Completion.of_version(tuple(ids), (-1.0,) * len(ids), "stop", 0) for ids in answers]
     entries = ["format", "answer", {"name": "own", "path": "regex", "kwargs": {"pattern": "^<think>\n2"}}]
     with RewardPool(resolve_all(entries), num_workers=1) as pool:
         prompt = prompt_of(tokenizer, [ASKED])

@@ -27,7 +27,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 def completion(*words: str, finish: str = "stop") -> Completion:
     tokens = tuple(WORDS.index(word) for word in words)
-    return Completion(tokens, (-0.5,) * len(tokens), finish, version=3)  # type: ignore[arg-type]
+    return Completion.of_version(tokens, (-0.5,) * len(tokens), finish, version=3)  # type: ignore[arg-type]
 
 
 def run(

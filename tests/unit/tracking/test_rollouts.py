@@ -22,8 +22,8 @@ def group() -> Group:
     prompt = Prompt(
         "0:7", (0, 1), [{"role": "user", "content": "2 + 2 = ?"}], {"question": "2 + 2", "answer": 4}
     )
-    good = Completion((2, 3, 4), (-0.1, -0.2, -0.3), "stop", version=5)
-    cut = Completion((2,) * 6, (-0.1,) * 6, "length", version=5)
+    good = Completion.of_version((2, 3, 4), (-0.1, -0.2, -0.3), "stop", version=5)
+    cut = Completion.of_version((2,) * 6, (-0.1,) * 6, "length", version=5)
     return Group(
         "0:7",
         [
@@ -67,7 +67,7 @@ def test_turns_count_what_the_model_said_and_only_its_tokens_have_a_logprob(tmp_
     one = group()
     said = [{"role": "assistant", "content": "2+2"}, {"role": "tool", "content": "4"}]
     said.append({"role": "assistant", "content": "4"})
-    mixed = Completion((1, 2, 3), (-0.5, 0.0, -1.5), "stop", version=1, mask=(True, False, True))
+    mixed = Completion.of_version((1, 2, 3), (-0.5, 0.0, -1.5), "stop", version=1, mask=(True, False, True))
     one.rollouts = [Rollout(one.rollouts[0].prompt, mixed, "4", messages=said)]
     write_rollouts(tmp_path / "step_1.jsonl", 1, [one])
     record = json.loads((tmp_path / "step_1.jsonl").read_text())

@@ -157,7 +157,7 @@ class LocalGenerator:
         return _Row(prompt=index, seed=key_of(sampling.seed, prompt.id, number), limit=limit)
 
     def _completion(self, row: _Row) -> Completion:
-        return Completion(
+        return Completion.of_version(
             tokens=tuple(row.tokens),
             logprobs=tuple(row.logprobs),
             finish="stop" if row.stopped else "length",

@@ -24,7 +24,7 @@ from hone.rollout.environments.turn_tokens import TurnTokens
 from hone.rollout.generation_batcher import GenerationBatcher
 from hone.rollout.prompt_prefix import prefills_of
 from hone.rollout.workers.child_process import CallFailed, Raised
-from hone.types import Completion, Generator, Message, Prompt, Rollout, Sampling
+from hone.types import Completion, Generator, Message, Prompt, Rollout, Sampling, VersionSpan
 
 
 @dataclass
@@ -34,12 +34,12 @@ class Stream:
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     mask: list[bool] = field(default_factory=list)
-    version: int = 0
+    versions: list[VersionSpan] = field(default_factory=list)
 
     def generated(self, completion: Completion) -> None:
         """Append the model's turn."""
-        if not self.tokens:
-            self.version = completion.version
+        start = len(self.tokens)
+        self.versions += [VersionSpan(v, start + i, start + j) for v, i, j in completion.versions]
         self.tokens += completion.tokens
         self.logprobs += completion.logprobs
         self.mask += [True] * len(completion.tokens)
@@ -53,7 +53,7 @@ class Stream:
     def completion(self, finish: Literal["stop", "length", "turns"]) -> Completion:
         """The finished completion."""
         mask = None if all(self.mask) else tuple(self.mask)
-        return Completion(tuple(self.tokens), tuple(self.logprobs), finish, self.version, mask)
+        return Completion(tuple(self.tokens), tuple(self.logprobs), finish, tuple(self.versions), mask)
 
 
 @dataclass

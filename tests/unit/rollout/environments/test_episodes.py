@@ -194,7 +194,7 @@ def test_rewards_of_functions_and_environment_are_added(play: Play) -> None:
 
 def test_a_function_named_like_the_environment_is_not_overwritten() -> None:
     rollout = Rollout(
-        Prompt("p", (1,), [], {}), Completion((1,), (0.0,), "stop", 0), "", rewards={"Shop": 0.5}
+        Prompt("p", (1,), [], {}), Completion.of_version((1,), (0.0,), "stop", 0), "", rewards={"Shop": 0.5}
     )
     with pytest.raises(RewardError, match="are both called 'Shop': give the function another `name`"):
         add_rewards([EpisodeResult(rollout, "Shop", 1.0)], "")

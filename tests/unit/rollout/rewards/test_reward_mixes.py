@@ -155,7 +155,7 @@ sandbox: {timeout_s: 1.5, memory_mb: 128}
 
 def test_a_run_writes_down_what_functions_told_of_a_rollout(tmp_path: Path) -> None:
     rollout = Rollout(
-        Prompt("p", (1,), "2+2?"), Completion((2,), (-0.5,), "stop", 0), "4", extra={"found": "4"}
+        Prompt("p", (1,), "2+2?"), Completion.of_version((2,), (-0.5,), "stop", 0), "4", extra={"found": "4"}
     )
     write_rollouts(tmp_path / "step_1.jsonl", 1, [Group("p", [rollout])])
     assert json.loads((tmp_path / "step_1.jsonl").read_text())["extra"] == {"found": "4"}
