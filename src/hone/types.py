@@ -1,7 +1,7 @@
 """The data that flows one way: Prompt -> Completion -> Rollout -> Group -> Sample -> Batch -> loss.
 
-Shapes are in the names: `_T` tokens of one sequence, `_N` the target tokens of a batch laid end to end,
-`_S` sequences of a batch. A *target token* is one that the loss sees: its log-probability given all before it.
+Shapes are in the names: `_T` tokens of one sequence, `_N` target tokens of a batch laid end to end, `_S` sequences of a
+batch. A *target token* is one that the loss sees: its log-probability given all before it.
 """
 
 from __future__ import annotations
@@ -204,7 +204,7 @@ class Totals:
 
 @dataclass
 class Outputs:
-    """What the model gives for the targets of a Batch. All fp32.
+    """What the model gives for the targets of a Batch, in fp32.
 
     A model with a scalar head gives values, each of the state before its target; its `logprobs_N` are nan, so that a
     loss made for a language model stops the run.
@@ -212,7 +212,7 @@ class Outputs:
 
     logprobs_N: Tensor
     entropy_N: Tensor | None = None
-    """Of the distribution that each target is drawn from, with gradient; if the loss has a true `needs_entropy`."""
+    """With gradient; if the loss has a true `needs_entropy`."""
     candidate_logprobs_NK: Tensor | None = None
     """Of the K tokens that the token column `candidates` [N, K] names at each target."""
     values_N: Tensor | None = None
