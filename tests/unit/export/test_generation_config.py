@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from saving import ADAMW, checkpoints_of, save
 from tiny import EOS, make_learner, make_model, make_tokenizer, sft_config
 from transformers import AutoModelForCausalLM
 
 from hone.export import convert
 from hone.model import generation_config
 from hone.model.loading import load_model
-from tests.unit.engine.saving import ADAMW, checkpoints_of, save
 
 CASES: dict[str, tuple[dict[str, Any], list[str]]] = {
     "greedy with a temperature": (

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from saving import ADAMW, checkpoints_of, save
 from tiny import CONFIGS, make_learner, sft_config
 from transformers import AutoModelForSequenceClassification
 
@@ -13,7 +14,6 @@ from hone.config import load
 from hone.errors import CheckpointError
 from hone.export import with_models_of_runs
 from hone.rollout.rewards.reward_model import RewardModel
-from tests.unit.engine.saving import ADAMW, checkpoints_of, save
 
 
 @pytest.fixture

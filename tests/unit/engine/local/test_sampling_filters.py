@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from generating import make_generator, make_prompts
 from tiny import EOS, make_model, make_tokenizer, run
 from transformers.generation.logits_process import (
     LogitsProcessorList,
@@ -19,7 +20,6 @@ from transformers.generation.logits_process import (
 
 from hone.engine.local.sampling import LogitConstraints, filtered, sample
 from hone.types import Completion, Sampling
-from tests.unit.engine.generating import make_generator, make_prompts
 
 ROWS, TOKENS, WIDTH = 40, 30, 7
 

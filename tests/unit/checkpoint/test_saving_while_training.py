@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from ranks import layout, on_ranks, spread_tiny
+from saving import ADAMW, checkpoints_of, learner_of, trained_learner
 from tiny import PAD, make_model, make_samples, make_tokenizer, run, sft_config
 
 from hone.algorithms import sft
@@ -17,7 +18,6 @@ from hone.checkpoint.checkpoints import Checkpoints
 from hone.engine.local.learner import LocalLearner
 from hone.errors import CheckpointError
 from hone.model.mesh import Mesh
-from tests.unit.engine.saving import ADAMW, checkpoints_of, learner_of, trained_learner
 
 
 def begin(checkpoints: Checkpoints, step: int, learner: LocalLearner) -> None:

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 import torch
+from saving import checkpoints_of, learner_of, save, trained_learner
 from tiny import run
 
 from hone.config.metric_names import flat_metric
 from hone.errors import CheckpointError
-from tests.unit.engine.saving import checkpoints_of, learner_of, save, trained_learner
 
 
 def test_a_checkpoint_comes_back_bit_for_bit(tmp_path: Path) -> None:

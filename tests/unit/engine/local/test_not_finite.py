@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from generating import make_generator, make_prompts
 from tiny import make_learner, make_model, make_samples, run
 from transformers import PreTrainedModel
 
 from hone.errors import ModelError
 from hone.types import Sampling
-from tests.unit.engine.generating import make_generator, make_prompts
 
 
 def overflowing() -> PreTrainedModel:

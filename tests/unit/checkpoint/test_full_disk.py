@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from saving import checkpoints_of, learner_of, save, trained_learner
 from tiny import run
 
 from hone.errors import CheckpointError
-from tests.unit.engine.saving import checkpoints_of, learner_of, save, trained_learner
 
 
 def fail(*_: Any, **__: Any) -> None:
@@ -88,8 +88,8 @@ FULL_DISK = """
 def run_script(
     script: str, *arguments: str, prefix: tuple[str, ...] = ()
 ) -> subprocess.CompletedProcess[str]:
-    code = textwrap.dedent(script).format(tests=str(Path(__file__).parent))
-    path = os.pathsep.join([str(Path(__file__).parent.parent), str(Path(__file__).parent), *sys.path])
+    code = textwrap.dedent(script).format(tests=str(Path(__file__).resolve().parents[2] / "helpers"))
+    path = os.pathsep.join([str(Path(__file__).parent.parent), str(Path(__file__).resolve().parents[2] / "helpers"), *sys.path])
     return subprocess.run(
         [*prefix, sys.executable, "-W", "ignore", "-c", code, *arguments],
         capture_output=True,

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from generating import make_generator, make_prompts
 from tiny import CONFIGS, EOS, PAD, VOCABULARY, make_learner, make_model, run, sft_config
 from transformers import (
     AutoModelForCausalLM,
@@ -24,7 +25,6 @@ from hone.engine.local import generator as module
 from hone.errors import HoneError, ModelError
 from hone.model.weights import checksum, named_weights
 from hone.types import Completion, Prompt, Rollout, Sample, Sampling, sample_of
-from tests.unit.engine.generating import make_generator, make_prompts
 
 
 def scored(

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from generating import make_generator, make_prompts
 from tiny import EOS, make_model, make_tokenizer, run
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -17,7 +18,6 @@ from hone.errors import HoneError
 from hone.model import load_tokenizer
 from hone.model.loading import stop_tokens
 from hone.types import Completion, Prompt, Sampling
-from tests.unit.engine.generating import make_generator, make_prompts
 
 
 def generation_of(model: PreTrainedModel, **sampling: Any) -> list[Completion]:

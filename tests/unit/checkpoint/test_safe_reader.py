@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 import torch
+from saving import checkpoints_of, learner_of, save, trained_learner
 from tiny import make_model, make_tokenizer, run
 from torch.distributed.checkpoint.metadata import BytesStorageMetadata, MetadataIndex
 
 from hone.checkpoint.manifest import write_manifest
 from hone.errors import CheckpointError, ModelError
 from hone.model.loading import load_model
-from tests.unit.engine.saving import checkpoints_of, learner_of, save, trained_learner
 
 
 class Trap:
