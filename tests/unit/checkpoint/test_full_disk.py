@@ -88,8 +88,9 @@ FULL_DISK = """
 def run_script(
     script: str, *arguments: str, prefix: tuple[str, ...] = ()
 ) -> subprocess.CompletedProcess[str]:
-    code = textwrap.dedent(script).format(tests=str(Path(__file__).resolve().parents[2] / "helpers"))
-    path = os.pathsep.join([str(Path(__file__).parent.parent), str(Path(__file__).resolve().parents[2] / "helpers"), *sys.path])
+    helpers = str(Path(__file__).resolve().parents[2] / "helpers")
+    code = textwrap.dedent(script).format(tests=helpers)
+    path = os.pathsep.join([helpers, *sys.path])
     return subprocess.run(
         [*prefix, sys.executable, "-W", "ignore", "-c", code, *arguments],
         capture_output=True,
