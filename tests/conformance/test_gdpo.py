@@ -14,7 +14,7 @@ import torch
 from datasets import Dataset
 from tiny import make_groups, make_model, make_tokenizer
 
-from hone.algorithms.advantages import GroupRule, by_objective
+from hone.algorithms.advantages import GroupBaseline, gdpo
 from hone.types import Group
 from tests.conformance.test_grpo import LONGEST
 
@@ -73,9 +73,9 @@ def test_advantages(trainer_folder: Path) -> None:
             rollout.rewards = {"right": right, "form": form}
             rollout.weights = dict(zip(("right", "form"), WEIGHTS, strict=True))
     expected = torch.tensor(theirs(groups, trainer_folder), dtype=torch.float64)
-    by_objective(
+    gdpo(
         groups,
-        GroupRule("gdpo", normalize=True),
+        GroupBaseline("gdpo", normalize=True),
     )
     ours = torch.tensor([r.advantage for group in groups for r in group.rollouts], dtype=torch.float64)
     assert float(ours.std() / expected.std()) == pytest.approx(1, rel=1e-3)

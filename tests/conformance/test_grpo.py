@@ -269,7 +269,9 @@ def test_advantages(rewards: list[list[float | None]], scale: str, peers: Callab
     groups = make_groups(rewards, longest=LONGEST)
     expected = peers("llama").inputs(groups, scale)["advantages"].tolist()
     if scale == "none":
-        by_group(groups, grpo.rule_of(GRPOSection(normalize_rewards=False, use_leave_one_out_baseline=False)))
+        by_group(
+            groups, grpo.baseline_of(GRPOSection(normalize_rewards=False, use_leave_one_out_baseline=False))
+        )
         ours = [rollout.advantage or 0.0 for group in groups for rollout in group.rollouts]
     else:
         ours = []

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from hone.algorithms.dpo import DPOLoss, Moments, loss_of
-from hone.algorithms.losses.preference_params import Knobs
+from hone.algorithms.losses.preference_params import PreferenceLossParams
 from hone.config.schema import DPOSection
 from hone.types import Batch, Outputs, Sample, Totals
 
@@ -313,7 +313,7 @@ def test_equal_to_trls_kto_trainer(weights: tuple[float, float], shift: float) -
     values_N = targets(values).requires_grad_()
     result = loss(Outputs(values_N), *whole(samples_of(reference)))
     result.loss.backward()
-    assert loss.knobs.kl == pytest.approx(max(shift, 0.0))
+    assert loss.params.kl == pytest.approx(max(shift, 0.0))
     assert result.loss.item() == pytest.approx(expected.item(), abs=1e-6)
     torch.testing.assert_close(values_N.grad, targets(leaf.grad), rtol=0, atol=1e-6)
 
@@ -388,7 +388,7 @@ def test_a_rank_without_work_adds_nothing() -> None:
     section = DPOSection(
         preference_loss={"sigmoid": 1.0, "orpo": 1.0, "kto": 1.0}, sft_average_log_probs=True
     )
-    loss = DPOLoss(section, Knobs())
+    loss = DPOLoss(section, PreferenceLossParams())
     batch = Batch(
         ["a", "b"],
         torch.zeros(0, dtype=torch.long),

@@ -2,8 +2,8 @@
 
     GRPO, RLOO       A_i = r_i - a baseline of its group (over the group's std)            `ops.group_advantages`
     MaxRL            A_i = r_i - its group's mean, over that mean                          `ops.mean_advantages`
-    GDPO             A_i = sum over k of w_k A_i of reward k alone, over the rollout's std `by_objective`
-    REINFORCE++      A_t = whitened over the rollout: r - charges from t on                `reinforce_plus_plus`
+    GDPO             A_i = sum over k of w_k A_i of reward k alone, over the rollout's std `gdpo`
+    REINFORCE++      A_t = whitened over the rollout: r - KL from t on                     `reinforce_plus_plus`
     GAE              A_t = sum over k of (gamma lambda)^k delta_(t+k)                      `gae`
 
 Estimators that compare a prompt's completions are shared by GRPO and PPO (`by_group`); GAE needs a value model.
@@ -25,7 +25,7 @@ from hone.types import Group, Rollout, Sample
 
 
 @dataclass(frozen=True)
-class GroupRule:
+class GroupBaseline:
     """How completions of one prompt are compared."""
 
     name: Literal["grpo", "rloo", "reinforce_plus_plus", "gdpo", "maxrl"] = "grpo"
@@ -94,38 +94,40 @@ def reinforce_plus_plus(returns: Sequence[Tensor]) -> list[Tensor]:
     return list(whiten(torch.cat(list(returns))).split(lengths)) if lengths else []
 
 
-def by_group(groups: Sequence[Group], rule: GroupRule, charged: Mapping[int, float] | None = None) -> None:
+def by_group(
+    groups: Sequence[Group], baseline: GroupBaseline, kl_penalties: Mapping[int, float] | None = None
+) -> None:
     """Set `advantage` of every rollout that has a reward, from its group alone. Failed ones take no part in it.
 
-    grpo: as the rule says. rloo: the mean of the others as baseline, nothing else (arXiv 2402.14740 eq. 6). maxrl: over
-    the group's mean. reinforce_plus_plus: the reward, minus the group's mean where the rule says so; `estimate` has the
-    rest. `charged`: what comes off the rewards first, by the `id` of a rollout. Raises TrainingError (see
-    ops.mean_advantages).
+    grpo: as the baseline's settings say. rloo: the mean of the others as baseline, nothing else (arXiv 2402.14740
+    eq. 6). maxrl: over the group's mean. reinforce_plus_plus: the reward, minus the group's mean if `minus_baseline`;
+    `compute_advantages` does the rest. `kl_penalties`: subtracted from the rewards first, by the `id` of a rollout.
+    Raises TrainingError (see ops.mean_advantages).
     """
-    charged = charged or {}
+    kl_penalties = kl_penalties or {}
     for group in groups:
         scored = [rollout for rollout in group.rollouts if rollout.reward is not None]
-        rewards = [(rollout.reward or 0.0) - charged.get(id(rollout), 0.0) for rollout in scored]
+        rewards = [(rollout.reward or 0.0) - kl_penalties.get(id(rollout), 0.0) for rollout in scored]
         rewards_G = torch.tensor(rewards, dtype=torch.float64)
-        for rollout, value in zip(scored, _of_group(rewards_G, rule).tolist(), strict=True):
+        for rollout, value in zip(scored, _of_group(rewards_G, baseline).tolist(), strict=True):
             rollout.advantage = value
 
 
-def _of_group(rewards_G: Tensor, rule: GroupRule) -> Tensor:
-    if rule.name == "reinforce_plus_plus" and not rule.minus_baseline:
+def _of_group(rewards_G: Tensor, baseline: GroupBaseline) -> Tensor:
+    if baseline.name == "reinforce_plus_plus" and not baseline.minus_baseline:
         return rewards_G
-    if rule.name == "maxrl":
-        return ops.mean_advantages(rewards_G, limits=rule.limits)
-    ruled = rule.name in ("grpo", "gdpo")
+    if baseline.name == "maxrl":
+        return ops.mean_advantages(rewards_G, limits=baseline.limits)
+    ruled = baseline.name in ("grpo", "gdpo")
     return ops.group_advantages(
         rewards_G,
-        leave_one_out=rule.name == "rloo" or (ruled and rule.leave_one_out),
-        normalize=ruled and rule.normalize,
-        limits=rule.limits if rule.name in ("grpo", "rloo") else (None, None),
+        leave_one_out=baseline.name == "rloo" or (ruled and baseline.leave_one_out),
+        normalize=ruled and baseline.normalize,
+        limits=baseline.limits if baseline.name in ("grpo", "rloo") else (None, None),
     )
 
 
-def by_objective(groups: Sequence[Group], rule: GroupRule) -> None:
+def gdpo(groups: Sequence[Group], baseline: GroupBaseline) -> None:
     """GDPO (arXiv 2601.05242 eq. 4 to 6): each reward function is compared within the group by itself, the sum by the
     functions' weights is brought to standard deviation 1 over the rollout. Its mean there is 0 as it is.
 
@@ -138,51 +140,57 @@ def by_objective(groups: Sequence[Group], rule: GroupRule) -> None:
         for name in names:
             judged = [r for r in group.rollouts if id(r) in sums and r.rewards.get(name) is not None]
             rewards_G = torch.tensor([rollout.rewards[name] for rollout in judged], dtype=torch.float64)
-            for rollout, value in zip(judged, _of_group(rewards_G, rule).tolist(), strict=True):
-                sums[id(rollout)] += rule.weight(rollout, name) * value
+            for rollout, value in zip(judged, _of_group(rewards_G, baseline).tolist(), strict=True):
+                sums[id(rollout)] += baseline.weight(rollout, name) * value
     values_S = scaled(torch.tensor(list(sums.values()), dtype=torch.float64))
-    if rule.limits != (None, None):
-        values_S = values_S.clamp(*rule.limits)
+    if baseline.limits != (None, None):
+        values_S = values_S.clamp(*baseline.limits)
     for rollout, value in zip(scored, values_S.tolist(), strict=True):
         rollout.advantage = value
 
 
-def estimate(
+def compute_advantages(
     groups: Sequence[Group],
     slots: Sequence[Sample | None],
-    charges: Sequence[Tensor | None],
-    rule: GroupRule,
+    kl_penalties: Sequence[Tensor | None],
+    baseline: GroupBaseline,
 ) -> None:
     """Give every rollout its advantage and every sample its column `advantage`.
 
-    `charges` (KL in the reward) come off the reward of the whole completion; for reinforce_plus_plus off the return of
-    each token, which is what follows it. What is written down as a rollout's reward stays as it was given.
+    `kl_penalties` (KL in the reward) are subtracted from the reward of the whole completion; for reinforce_plus_plus
+    from each token's return. The reward that is recorded for a rollout stays as it was given.
     """
     rollouts = [rollout for group in groups for rollout in group.rollouts]
-    per_token = rule.name == "reinforce_plus_plus"
-    pairs = zip(rollouts, charges, strict=True)
-    whole = {id(rollout): float(charge_T.sum()) for rollout, charge_T in pairs if charge_T is not None}
-    if rule.name == "gdpo":
-        by_objective(groups, rule)
+    per_token = baseline.name == "reinforce_plus_plus"
+    pairs = zip(rollouts, kl_penalties, strict=True)
+    whole = {
+        id(rollout): float(kl_penalty_T.sum()) for rollout, kl_penalty_T in pairs if kl_penalty_T is not None
+    }
+    if baseline.name == "gdpo":
+        gdpo(groups, baseline)
     else:
-        by_group(groups, rule, {} if per_token else whole)
-    trained = [(r, s, c) for r, s, c in zip(rollouts, slots, charges, strict=True) if s is not None]
+        by_group(groups, baseline, {} if per_token else whole)
+    trained = [(r, s, c) for r, s, c in zip(rollouts, slots, kl_penalties, strict=True) if s is not None]
     if not per_token:
         for rollout, sample, _ in trained:
             sample.sequence_columns["advantage"] = rollout.advantage or 0.0
         return
-    returns = [_returns(rollout, sample, charge_T) for rollout, sample, charge_T in trained]
+    returns = [_returns(rollout, sample, kl_penalty_T) for rollout, sample, kl_penalty_T in trained]
     for (rollout, sample, _), advantage_T in zip(trained, reinforce_plus_plus(returns), strict=True):
-        give(rollout, sample, advantage_T.clamp(*rule.limits) if rule.limits != (None, None) else advantage_T)
+        set_advantage(
+            rollout,
+            sample,
+            advantage_T.clamp(*baseline.limits) if baseline.limits != (None, None) else advantage_T,
+        )
 
 
-def give(rollout: Rollout, sample: Sample, advantage_T: Tensor) -> None:
+def set_advantage(rollout: Rollout, sample: Sample, advantage_T: Tensor) -> None:
     """An advantage for each token; the rollout is written down with their mean."""
     sample.token_columns["advantage"] = advantage_T.float()
     rollout.advantage = float(advantage_T.mean())
 
 
-def _returns(rollout: Rollout, sample: Sample, charge_T: Tensor | None) -> Tensor:
-    """What follows each token: the completion's score, minus the charges from it on."""
+def _returns(rollout: Rollout, sample: Sample, kl_penalty_T: Tensor | None) -> Tensor:
+    """Each token's return: the completion's score, minus the KL penalties from that token on."""
     return_T = torch.full((sample.num_targets,), rollout.advantage or 0.0, dtype=torch.float64)
-    return return_T if charge_T is None else return_T - charge_T.double().flip(0).cumsum(0).flip(0)
+    return return_T if kl_penalty_T is None else return_T - kl_penalty_T.double().flip(0).cumsum(0).flip(0)

@@ -2,7 +2,7 @@
 
     loss = preference_loss_weight * sum over losses k of w_k mean_k + sft_loss_weight * (-mean log pi(chosen))
 
-Means are over the global batch. The losses are in `preferences.py`; what they compare with the whole batch (AOT's
+Means are over the global batch. The losses are in `losses/preference_losses.py`; what they compare with the whole batch (AOT's
 ranks, KTO's KL, BCO's running mean) is worked out before the backward, so that how it is divided changes nothing.
 
 Simplified away: no divergences but the reverse KL, no weights by likelihood. BCO's mean is that of the steps before.
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from hone.algorithms.losses import preference_losses
 from hone.algorithms.losses.preference_losses import PAIRWISE
-from hone.algorithms.losses.preference_params import Knobs, Pairs
+from hone.algorithms.losses.preference_params import Pairs, PreferenceLossParams
 from hone.config.checks.preferences import REFERENCE_FREE
 from hone.config.schema import DPOSection
 from hone.types import Batch, Learner, LossOutput, Outputs, Sample, Scorer, Totals
@@ -53,7 +53,7 @@ class DPOLoss:
     sum of log-probabilities; absent for losses without), and for AOT `aot` and `aot_unpaired`."""
 
     settings: DPOSection
-    knobs: Knobs = field(default_factory=Knobs)
+    params: PreferenceLossParams = field(default_factory=PreferenceLossParams)
     paired: bool = True
 
     def __call__(self, outputs: Outputs, batch: Batch, totals: Totals) -> LossOutput:
@@ -81,7 +81,7 @@ class DPOLoss:
             ratio_S = ratio_S / length_S.clamp(min=1)
         if "kto" in settings.preference_loss:
             rated = good | bad
-            each = preference_losses.kto(ratio_S[rated], good[rated], self.knobs)
+            each = preference_losses.kto(ratio_S[rated], good[rated], self.params)
             losses["kto"] = each.sum() / max(totals.sequences, 1.0)
         preference = sum(
             (w * losses[name] for name, w in settings.preference_loss.items()), logps_S.sum() * 0
@@ -89,7 +89,7 @@ class DPOLoss:
         nll_S = -logps_S / length_S.clamp(min=1) if settings.sft_average_log_probs else -logps_S
         sft = nll_S[good].sum() / chosen
         loss = settings.preference_loss_weight * preference + settings.sft_loss_weight * sft
-        rewards_S = self.knobs.beta * ratio_S.detach()
+        rewards_S = self.params.beta * ratio_S.detach()
         metrics = {
             "preference_loss": preference.detach(),
             "sft_loss": sft.detach(),
@@ -108,10 +108,10 @@ class DPOLoss:
 
     def _pairwise(self, name: str, pairs: Pairs, partners: dict[str, tuple[Tensor, Tensor]]) -> Tensor:
         if name == "aot":
-            return preference_losses.aot(pairs.chosen_P - pairs.rejected_P, partners["aot"][0], self.knobs)
+            return preference_losses.aot(pairs.chosen_P - pairs.rejected_P, partners["aot"][0], self.params)
         if name == "aot_unpaired":
-            return preference_losses.aot_unpaired(pairs, *partners["aot_unpaired"], self.knobs)
-        return PAIRWISE[name](pairs, self.knobs)
+            return preference_losses.aot_unpaired(pairs, *partners["aot_unpaired"], self.params)
+        return PAIRWISE[name](pairs, self.params)
 
 
 async def loss_of(
@@ -127,7 +127,7 @@ async def loss_of(
 
     `mismatched` are KTO's prompts with answers of others, with their `reference`.
     """
-    knobs = Knobs(
+    params = PreferenceLossParams(
         beta=settings.reference_policy_kl_penalty,
         smoothing=settings.label_smoothing,
         gamma=0.5 if settings.simpo_gamma is None else settings.simpo_gamma,
@@ -138,10 +138,10 @@ async def loss_of(
     )
     if "kto" in settings.preference_loss and mismatched:
         ratios_S = await _ratios(model, mismatched, average=settings.preference_average_log_probs)
-        knobs = replace(knobs, kl=max(0.0, float(ratios_S.mean())))
+        params = replace(params, kl=max(0.0, float(ratios_S.mean())))
     if paired and {"aot", "aot_unpaired"} & settings.preference_loss.keys():
         await _match(model, samples, average=settings.preference_average_log_probs)
-    return DPOLoss(settings, knobs, paired)
+    return DPOLoss(settings, params, paired)
 
 
 async def _ratios(model: Scorer, samples: Sequence[Sample], *, average: bool, policy: bool = False) -> Tensor:
@@ -176,7 +176,7 @@ async def step(
     metrics = await learner.forward_backward(samples, loss)
     if "bco_pair" in loss.settings.preference_loss:
         moments.add((metrics["rewards_chosen"] + metrics["rewards_rejected"]) / 2, float(len(samples)))
-        metrics["bco_delta"] = loss.knobs.delta
+        metrics["bco_delta"] = loss.params.delta
     if "kto" in loss.settings.preference_loss:
-        metrics["kto_kl"] = loss.knobs.kl
+        metrics["kto_kl"] = loss.params.kl
     return metrics | await learner.optim_step()

@@ -11,8 +11,8 @@ import torch
 
 from hone.algorithms import dpo
 from hone.algorithms.dpo import DPOLoss, Moments
-from hone.algorithms.reference_logprobs import Reference
-from hone.algorithms.supervised import Method
+from hone.algorithms.reference_logprobs import ReferenceLogprobs
+from hone.algorithms.supervised import SupervisedAlgorithm
 from hone.data import PreferenceData, build_preferences
 from hone.errors import DataError
 from hone.types import Batch, Outputs, Sample, Totals, TrainedModel
@@ -21,7 +21,7 @@ _CHUNK = 256
 """Held-out units whose reference log-probabilities are computed in one call."""
 
 
-class DPO(Method):
+class DPO(SupervisedAlgorithm):
     """Comparisons, their reference log-probabilities, and a loss on both."""
 
     data: PreferenceData
@@ -38,7 +38,7 @@ class DPO(Method):
                 "'label': set dpo.preference_loss=kto"
             )
         policy = config.policy
-        self.reference = Reference(
+        self.reference = ReferenceLogprobs(
             Path(config.checkpointing.checkpoint_dir),
             {
                 "model": [policy.model_name, policy.hf_config_overrides, config.loop.seed, policy.precision],

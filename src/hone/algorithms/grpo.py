@@ -1,7 +1,7 @@
 """Group Relative Policy Optimization (DeepSeekMath, arXiv 2402.03300) and the settings that make its relatives.
 
     A_i  = (r_i - baseline of its group) / std of its group                          `advantages.by_group`
-    loss = the clipped surrogate with A_i for every token of completion i, + beta KL_t       `surrogate.PolicyLoss`
+    loss = the clipped surrogate with A_i for every token of completion i, + beta KL_t       `policy_loss.PolicyLoss`
 
 Dr. GRPO: normalize_rewards false, constant_denominator L. DAPO: ratio_clip_max above ratio_clip_min, token-level
 loss, use_dynamic_sampling (rollout/dynamic_sampling.py), reward_shaping. GSPO: sequence_level_importance_ratios and
@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from hone.algorithms import minibatches, policy_loss
-from hone.algorithms.advantages import GroupRule, estimate
+from hone.algorithms.advantages import GroupBaseline, compute_advantages
 from hone.algorithms.losses import kl
 from hone.config.reward_names import reward_name
 from hone.config.schema import GRPOConfig, GRPOSection, RLConfig
@@ -24,13 +24,13 @@ from hone.config.schema.run import RewardFunctionConfig
 from hone.types import Group, Learner, Rollout, Scorer
 
 
-def rule_of(config: GRPOSection, functions: Sequence[RewardFunctionConfig] = ()) -> GroupRule:
+def baseline_of(config: GRPOSection, functions: Sequence[RewardFunctionConfig] = ()) -> GroupBaseline:
     """How the completions of a group are compared."""
     weights: dict[str, float] = {}
     if config.adv_estimator.reward_weights is not None:
         names = sorted(reward_name(function.name, function.path) for function in functions)
         weights = dict(zip(names, config.adv_estimator.reward_weights, strict=True))
-    return GroupRule(
+    return GroupBaseline(
         config.adv_estimator.name,
         leave_one_out=config.use_leave_one_out_baseline,
         normalize=config.normalize_rewards,
@@ -44,7 +44,7 @@ def weight_of(config: RLConfig) -> Callable[[Rollout, str], float] | None:
     """What a reward of a rollout counts, where each is learnt from by itself; None where their sum is."""
     if not isinstance(config, GRPOConfig) or config.grpo.adv_estimator.name != "gdpo":
         return None
-    return rule_of(config.grpo, config.rewards.functions).weight
+    return baseline_of(config.grpo, config.rewards.functions).weight
 
 
 async def step(
@@ -56,15 +56,15 @@ async def step(
     version: int = 0,
 ) -> dict[str, float]:
     """All optimizer steps on one batch of rollouts. Metrics are means over the steps. `version` is that of the weights
-    (`surrogate.train_policy`)."""
+    (`policy_loss.train_policy`)."""
     slots = policy_loss.samples_of(groups)
     size, times = config.policy.train_global_batch_size, config.grpo.num_updates_per_rollout
     updates = times * -(-len(slots) // size)
-    charges = await policy_loss.prepare(learner, reference, slots, config.loss_fn, updates=updates)
-    estimate(groups, slots, charges, rule_of(config.grpo, config.rewards.functions))
+    kl_penalties = await policy_loss.prepare(learner, reference, slots, config.loss_fn, updates=updates)
+    compute_advantages(groups, slots, kl_penalties, baseline_of(config.grpo, config.rewards.functions))
     history = await policy_loss.train_policy(
         learner, slots, config.loss_fn, size=size, passes=times, version=version
     )
     trained = float(sum(slot is not None for slot in slots))
     counts = {"updates": float(len(history)), "trained_samples": trained}
-    return minibatches.means(history) | kl.charged(charges, config.loss_fn) | counts
+    return minibatches.means(history) | kl.kl_penalty_metric(kl_penalties, config.loss_fn) | counts

@@ -3,9 +3,9 @@
     loss = mean over tokens of w_t objective(rho_t, A_t) + beta KL_t - c H_t                          `PolicyLoss`
            + mu times the mean of -log pi over the tokens of right answers (VAPO, arXiv 2504.05118 eq. 10)
     rho_t = pi(token) / pi_old(token), with pi_old the weights before this rollout's first update
-    objective: PPO's clip and its relatives (`objectives.py`); w_t: the gap between generator and learner
-    (`correction.py`); H_t: the entropy of the distribution that the token is drawn from, in nats
-    KL_t: `kl.py`
+    objective: PPO's clip and its relatives (`losses/policy_objectives.py`); w_t: the gap between generator and learner
+    (`importance_sampling.py`); H_t: the entropy of the distribution that the token is drawn from, in nats
+    KL_t: `losses/kl.py`
 
 An advantage is a completion's (a sequence column) or each token's (a token column).
 """
@@ -132,8 +132,8 @@ async def prepare(
 ) -> list[Tensor | None]:
     """Add what the policy and the reference say before the first update, where the loss will read it.
 
-    Returns what each token of each slot is charged for its KL (arXiv 2203.02155 eq. 2) where that is a part of the
-    reward and not of the loss; else None for each.
+    Returns the KL penalty of each token of each slot (arXiv 2203.02155 eq. 2) where the KL is a part of the reward and
+    not of the loss; else None for each.
     """
     samples = [sample for sample in slots if sample is not None]
     in_reward = config.use_kl_in_reward and reference is not None
@@ -141,13 +141,13 @@ async def prepare(
         await score(learner, samples, "old_logprobs")
     if reference is not None:
         await score(reference, samples, "reference_logprobs")
-    charges: list[Tensor | None] = [None] * len(slots)
+    kl_penalties: list[Tensor | None] = [None] * len(slots)
     for index, sample in enumerate(slots):
         if sample is not None and in_reward:
             columns = sample.token_columns
             kl_T = kl.estimate(columns["old_logprobs"], columns.pop("reference_logprobs"), config)
-            charges[index] = config.reference_policy_kl_penalty * kl_T
-    return charges
+            kl_penalties[index] = config.reference_policy_kl_penalty * kl_T
+    return kl_penalties
 
 
 async def score(model: Scorer, samples: list[Sample], column: str) -> None:

@@ -1,10 +1,10 @@
 """Proximal Policy Optimization (arXiv 1707.06347) with a value model, as in InstructGPT (arXiv 2203.02155).
 
-    r_t  = - beta KL_t (with use_kl_in_reward), and the completion's reward on its last token          `_estimate`
-    A_t  = GAE(gamma, lambda_policy) of r and the values before this rollout, whitened over it   `advantages.gae`
-    R_t  = GAE(gamma, lambda_value) + V_t                                                   what the values learn
-    policy loss = the clipped surrogate with A_t, + beta KL_t (without use_kl_in_reward)  `surrogate.PolicyLoss`
-    value loss  = scale / 2 mean over tokens of max((V - R)^2, (clip(V, V_old - c, V_old + c) - R)^2)  `ValueLoss`
+    r_t  = - beta KL_t (with use_kl_in_reward), and the completion's reward on its last token
+    A_t  = GAE(gamma, lambda_policy) of r and the values before this rollout, whitened over it      `advantages.gae`
+    R_t  = GAE(gamma, lambda_value) + V_t, the target of the values
+    policy loss = the clipped surrogate with A_t, + beta KL_t (without use_kl_in_reward)    `policy_loss.PolicyLoss`
+    value loss  = scale / 2 mean over tokens of max((V - R)^2, (clip(V, V_old - c, V_old + c) - R)^2)    `ValueLoss`
 
 V_t is the value of the state from which token t is sampled. The value after the last token is 0, also where the length
 cut the completion off. VAPO (arXiv 2504.05118): gae_lambda_value 1, length_adaptive_alpha 0.05 for the policy's lambda,
@@ -24,14 +24,22 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from hone.algorithms import minibatches, policy_loss
-from hone.algorithms.advantages import GroupRule, adaptive_lambda, estimate, gae, give, scaled, whiten
+from hone.algorithms.advantages import (
+    GroupBaseline,
+    adaptive_lambda,
+    compute_advantages,
+    gae,
+    scaled,
+    set_advantage,
+    whiten,
+)
 from hone.algorithms.losses import kl
 from hone.config.schema import PPOConfig, PPOSection, ValueLossConfig
 from hone.errors import TrainingError
 from hone.types import Batch, Group, Learner, LossOutput, Outputs, Rollout, Sample, Scorer, Totals
 
 Trained = list[tuple[Rollout, Sample, Tensor | None]]
-"""Each rollout that is trained on, its sample, and what its tokens are charged."""
+"""Each rollout that is trained on, its sample, and the KL penalty of its tokens."""
 
 
 @dataclass(frozen=True)
@@ -60,11 +68,11 @@ class ValueLoss:
         return LossOutput(loss, metrics)
 
 
-def rule_of(config: PPOSection) -> GroupRule:
+def baseline_of(config: PPOSection) -> GroupBaseline:
     """How the completions of a group are compared, for an estimator other than gae."""
     chosen = config.adv_estimator
     assert chosen.name != "gae"
-    return GroupRule(
+    return GroupBaseline(
         chosen.name,
         leave_one_out=chosen.use_leave_one_out_baseline,
         normalize=chosen.normalize_rewards,
@@ -92,20 +100,20 @@ async def step(
     warming_up = number <= config.ppo.policy_training_start_step
     updates = 0 if warming_up else epochs * -(-len(slots) // size)
     asked = None if warming_up and not config.loss_fn.use_kl_in_reward else reference
-    charges = await policy_loss.prepare(learner, asked, slots, config.loss_fn, updates=updates)
-    metrics = kl.charged(charges, config.loss_fn)
+    kl_penalties = await policy_loss.prepare(learner, asked, slots, config.loss_fn, updates=updates)
+    metrics = kl.kl_penalty_metric(kl_penalties, config.loss_fn)
     if value is None:
-        estimate(groups, slots, charges, rule_of(config.ppo))
+        compute_advantages(groups, slots, kl_penalties, baseline_of(config.ppo))
     else:
         trained: Trained = [
-            (rollout, sample, charge_T)
-            for rollout, sample, charge_T in zip(rollouts, slots, charges, strict=True)
+            (rollout, sample, kl_penalty_T)
+            for rollout, sample, kl_penalty_T in zip(rollouts, slots, kl_penalties, strict=True)
             if sample is not None
         ]
         samples = [sample for _, sample, _ in trained]
         await policy_loss.score(value, samples, "old_values")
         _check(samples)
-        metrics |= _estimate(trained, config.ppo)
+        metrics |= _compute_advantages(trained, config.ppo)
         metrics |= await _train_value(value, slots, config)
     history: list[dict[str, float]] = []
     if not warming_up:
@@ -135,7 +143,7 @@ def _check(samples: Sequence[Sample]) -> None:
         )
 
 
-def _estimate(trained: Trained, config: PPOSection) -> dict[str, float]:
+def _compute_advantages(trained: Trained, config: PPOSection) -> dict[str, float]:
     """Give every sample its columns `advantage` and `returns`; how good the values were before they learn from them."""
     if not trained:
         return {}
@@ -164,18 +172,18 @@ def _estimate(trained: Trained, config: PPOSection) -> dict[str, float]:
         advantages_N = whiten(advantages_N)
     parts = zip(trained, advantages_N.split(lengths), returns_N.split(lengths), strict=True)
     for (rollout, sample, _), advantage_T, returns_T in parts:
-        give(rollout, sample, advantage_T)
+        set_advantage(rollout, sample, advantage_T)
         sample.token_columns["returns"] = returns_T.float()
     spread = float(returns_N.var(correction=0))
     unexplained = float((returns_N - values_N).var(correction=0)) / spread if spread else float("nan")
     return {"explained_variance": 1 - unexplained, "return": float(returns_N.mean())}
 
 
-def _rewards(rollout: Rollout, sample: Sample, charge_T: Tensor | None) -> Tensor:
-    """What each token earns: the completion's reward at its end, minus what each is charged."""
+def _rewards(rollout: Rollout, sample: Sample, kl_penalty_T: Tensor | None) -> Tensor:
+    """Reward of each token: the completion's reward on the last one, minus each token's KL penalty."""
     rewards_T = torch.zeros(sample.num_targets, dtype=torch.float64)
-    if charge_T is not None:
-        rewards_T -= charge_T.double()
+    if kl_penalty_T is not None:
+        rewards_T -= kl_penalty_T.double()
     assert rollout.reward is not None
     rewards_T[-1] += rollout.reward
     return rewards_T

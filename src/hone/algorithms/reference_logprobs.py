@@ -39,7 +39,7 @@ def checksum(sample: Sample) -> int:
     return zlib.crc32(sample.loss_mask_T.numpy().tobytes(), zlib.crc32(tokens))
 
 
-class Reference:
+class ReferenceLogprobs:
     """Sums of log-probabilities by answer.
 
     `identity` says what they are the log-probabilities of; a file of another identity is not taken.

@@ -74,7 +74,7 @@ def _pairs(score_S: Tensor, weight_S: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return score_S[0::2], score_S[1::2], weight_S[0::2]
 
 
-def closed(sample: Sample, *, pad: int, columns: dict[str, float] | None = None) -> Sample:
+def append_score_token(sample: Sample, *, pad: int, columns: dict[str, float] | None = None) -> Sample:
     """The sample with a closing token as its only target, so that what is read there is the score of the whole.
 
     Padding tokens at its end are left out: `transformers` takes the last token that is no padding for the end, and
@@ -96,7 +96,7 @@ def closed(sample: Sample, *, pad: int, columns: dict[str, float] | None = None)
 
 
 @dataclass(frozen=True)
-class How:
+class RewardModelObjective:
     """What a run says about its loss. `margins`: whether the rows' margins count."""
 
     pad: int
@@ -119,19 +119,24 @@ class How:
             margins = [sample.sequence_columns.get("margin", 0.0) * self.margins for sample in samples]
             given = [{"pair": 1.0, "margin": margin} for margin in margins]
         return [
-            closed(one, pad=self.pad, columns=columns) for one, columns in zip(samples, given, strict=True)
+            append_score_token(one, pad=self.pad, columns=columns)
+            for one, columns in zip(samples, given, strict=True)
         ]
 
 
-async def step(learner: Learner, samples: Sequence[Sample], how: How) -> dict[str, float]:
+async def step(
+    learner: Learner, samples: Sequence[Sample], objective: RewardModelObjective
+) -> dict[str, float]:
     """One optimizer step on one global batch of pairs (or, for regression, of rows with a `score` column)."""
-    metrics = await learner.forward_backward(how.prepared(samples), how.loss)
+    metrics = await learner.forward_backward(objective.prepared(samples), objective.loss)
     return metrics | await learner.optim_step()
 
 
-async def measure(learner: Scorer, samples: Sequence[Sample], how: How) -> dict[str, float]:
+async def measure(
+    learner: Scorer, samples: Sequence[Sample], objective: RewardModelObjective
+) -> dict[str, float]:
     """The loss on held-out pairs (or rows), and how well they are ranked."""
-    prepared = how.prepared(samples)
+    prepared = objective.prepared(samples)
     score_S = torch.cat(await learner.forward(prepared))
     names = prepared[0].sequence_columns
     columns = {name: torch.tensor([one.sequence_columns[name] for one in prepared]) for name in names}
@@ -139,9 +144,9 @@ async def measure(learner: Scorer, samples: Sequence[Sample], how: How) -> dict[
     ids, tokens_N = [one.id for one in prepared], torch.stack([one.tokens_T[-1] for one in prepared])
     batch = Batch(ids, tokens_N, torch.arange(count), torch.ones_like(tokens_N), sequence_columns=columns)
     sums = {name: float(values.sum()) for name, values in columns.items()}
-    result = how.loss(Outputs(score_S, values_N=score_S), batch, Totals(count, count, sums))
+    result = objective.loss(Outputs(score_S, values_N=score_S), batch, Totals(count, count, sums))
     found = {"loss": float(result.loss), **{name: float(value) for name, value in result.metrics.items()}}
-    if how.kind == "bradley_terry":
+    if objective.kind == "bradley_terry":
         found["calibration_error"] = ranking_of(score_S[0::2], score_S[1::2]).calibration_error
     return found
 

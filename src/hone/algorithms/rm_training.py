@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from hone.algorithms import rm
-from hone.algorithms.supervised import Method
+from hone.algorithms.supervised import SupervisedAlgorithm
 from hone.data import PreferenceData, build_preferences
 from hone.data.preference_formats import PAIRS, SCORES
 from hone.errors import DataError
 from hone.types import Sample, TrainedModel
 
 
-class RM(Method):
+class RM(SupervisedAlgorithm):
     """Pairs of answers, or answers with a number each, and the score of each."""
 
     data: PreferenceData
@@ -28,7 +28,7 @@ class RM(Method):
                 f"rm.reward_model_type={kind} learns from {wanted}, but the rows are {self.data.kind}"
                 + (f": set rm.reward_model_type={other}" if fits else "")
             )
-        self.how = rm.How(
+        self.objective = rm.RewardModelObjective(
             pad=tokenizer.pad_token_id,
             kind=kind,
             center=config.rm.center_rewards_coefficient,
@@ -36,11 +36,11 @@ class RM(Method):
         )
 
     async def step(self, learner: TrainedModel, samples: Sequence[Sample]) -> dict[str, float]:
-        return await rm.step(learner, samples, self.how)
+        return await rm.step(learner, samples, self.objective)
 
     async def measure(self, learner: TrainedModel, samples: Sequence[Sample]) -> dict[str, float]:
         """The loss of the held-out rows and how well they are ranked."""
-        return await rm.measure(learner, samples, self.how)
+        return await rm.measure(learner, samples, self.objective)
 
     def describe(self, metrics: dict[str, float], samples: Sequence[Sample]) -> dict[str, float]:
         return super().describe(metrics, samples) | {"units": float(len({sample.unit for sample in samples}))}

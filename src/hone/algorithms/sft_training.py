@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from hone.algorithms import sft
-from hone.algorithms.supervised import Method
+from hone.algorithms.supervised import SupervisedAlgorithm
 from hone.data import SupervisedData, build_supervised
 from hone.types import Sample, TrainedModel
 
 
-class SFT(Method):
+class SFT(SupervisedAlgorithm):
     """Examples, and the likelihood of their targets."""
 
     data: SupervisedData

@@ -37,7 +37,7 @@ class Data(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
-class Method(ABC):
+class SupervisedAlgorithm(ABC):
     """One run's algorithm. `state_dict` is what a checkpoint keeps of it besides the model: where it stands in its
     data, and whatever its loss has gathered."""
 

@@ -21,7 +21,7 @@ from hone.errors import ConfigError, HoneError
 from hone.files import disk_full_message
 from hone.lazy import lazy
 from hone.registry import main_of
-from hone.training.process import check_writable, hold
+from hone.training.process import check_writable, lock_folder
 
 STANDS_FOR = "rows-in-memory.jsonl"
 
@@ -57,7 +57,7 @@ def train(
     if _in_memory(given, data):
         may_change = loaded.config.checkpointing.allow_config_change
         check_writable(where, "folder")
-        with hold(where, "folder"):  # another run's files are not to be replaced
+        with lock_folder(where, "folder"):  # another run's files are not to be replaced
             loaded = _load(kind, file, given, data, where, may_change=may_change)
     summary = work(kind, loaded)
     return Result(where, summary)
@@ -139,7 +139,7 @@ def work(kind: str, loaded: Loaded[Any]) -> dict[str, Any]:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # as the command line does
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     start = lazy("hone.training.startup")
-    start.spare_the_hub(loaded)
+    start.enable_offline_if_hub_unreachable(loaded)
     start.announce(kind, loaded)
     try:
         with as_it_was():

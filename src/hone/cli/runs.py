@@ -23,9 +23,11 @@ def run(kind: str, argv: list[str]) -> int:
         return _planned(kind, loaded)
     lazy("hone.training.startup:announce")(kind, loaded)
     if kind != "eval" and loaded.config.cluster.is_distributed:
-        from hone.training.supervisor import guarded
+        from hone.training.supervisor import run_in_child
 
-        return guarded(loaded.config, lambda recovering: reported(partial(_work, kind, loaded, recovering)))
+        return run_in_child(
+            loaded.config, lambda recovering: reported(partial(_work, kind, loaded, recovering))
+        )
     return _work(kind, loaded)
 
 
@@ -89,5 +91,5 @@ def _load(kind: str, config: str | None, overrides: list[str]) -> Any:
     loaded = lazy("hone.config:load")(kind, config, overrides)
     start = lazy("hone.training.startup")
     start.log_as_asked(loaded)
-    start.spare_the_hub(loaded)
+    start.enable_offline_if_hub_unreachable(loaded)
     return loaded

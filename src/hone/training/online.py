@@ -28,16 +28,18 @@ from hone.rollout.rollout_metrics import describe
 from hone.rollout.sampler import RolloutSampler
 from hone.tracking import Progress, RunFolder, working, write_rollouts
 from hone.training.preflight import prepared
-from hone.training.process import run_alone
-from hone.training.recovery import keep_going
-from hone.training.run import Run
+from hone.training.process import run_exclusively
+from hone.training.recovery import run_with_restarts
+from hone.training.run import TrainingRun
 from hone.types import Group, Prompt, Rollout
 
 
 def main(loaded: Loaded, *, recovering: bool = False) -> dict[str, Any]:
     """Train as configured; returns the run's summary. Raises HoneError for all that is expected to go wrong."""
     loaded = with_models_of_runs(loaded)
-    return run_alone(loaded.config, keep_going(loaded.config, partial(train, loaded), recovering=recovering))
+    return run_exclusively(
+        loaded.config, run_with_restarts(loaded.config, partial(train, loaded), recovering=recovering)
+    )
 
 
 async def train(loaded: Loaded, recovering: bool = False) -> dict[str, Any]:
@@ -58,7 +60,7 @@ async def train(loaded: Loaded, recovering: bool = False) -> dict[str, Any]:
 
 async def _train(loaded: Loaded, data: PromptData, parts: Engine, sampler: RolloutSampler) -> dict[str, Any]:
     config: OnlineConfig = loaded.config
-    run = Run(
+    run = TrainingRun(
         loaded,
         loaded.algorithm,
         total_steps=total_steps(config, data),
@@ -84,7 +86,9 @@ async def _train(loaded: Loaded, data: PromptData, parts: Engine, sampler: Rollo
     return run.summary()
 
 
-async def one_step(step: int, parts: Engine, data: PromptData, sampler: RolloutSampler, run: Run) -> None:
+async def one_step(
+    step: int, parts: Engine, data: PromptData, sampler: RolloutSampler, run: TrainingRun
+) -> None:
     """Sample, score, learn, hand the new weights to the generator, write everything down."""
     config, clock = sampler.config, _Clock(run.progress)
     sampler.pool.at(step - 1, run.total_steps)
@@ -108,7 +112,7 @@ async def one_step(step: int, parts: Engine, data: PromptData, sampler: RolloutS
 
 
 async def _learn_from_rollouts(
-    step: int, parts: Engine, data: PromptData, sampler: RolloutSampler, run: Run, clock: _Clock
+    step: int, parts: Engine, data: PromptData, sampler: RolloutSampler, run: TrainingRun, clock: _Clock
 ) -> tuple[dict[str, float], int]:
     """Sample completions of prompts, score them where rewards are learnt from, learn. Metrics, and tokens."""
     config = sampler.config
@@ -148,7 +152,7 @@ async def _learn_from_answers(
     return metrics, sum(len(sample) for sample in samples)
 
 
-def _end_with_the_data(run: Run, data: PromptData, step: int) -> None:
+def _end_with_the_data(run: TrainingRun, data: PromptData, step: int) -> None:
     """Dynamic sampling may draw the last prompt steps before they were counted on."""
     if data.exhausted:
         run.total_steps = min(run.total_steps, step)
@@ -183,7 +187,7 @@ def validation_is_due(step: int, total: int, config: OnlineConfig) -> bool:
 
 
 async def validate(
-    sampler: RolloutSampler, prompts: Sequence[Prompt], run: Run, *, step: int
+    sampler: RolloutSampler, prompts: Sequence[Prompt], run: TrainingRun, *, step: int
 ) -> dict[str, float]:
     """Sample held-out prompts and score them. Names are those of `describe`, with `val_` before them."""
     config = sampler.config
@@ -221,7 +225,7 @@ VALIDATED = (
 )
 
 
-def stop_when_reached(metrics: dict[str, float], config: OnlineConfig, run: Run) -> None:
+def stop_when_reached(metrics: dict[str, float], config: OnlineConfig, run: TrainingRun) -> None:
     """End the run once the watched validation metric is good enough."""
     name, threshold = config.loop.stop_at_validation_metric, config.loop.stop_at_validation_threshold
     if name is None or threshold is None:
@@ -233,7 +237,7 @@ def stop_when_reached(metrics: dict[str, float], config: OnlineConfig, run: Run)
         run.stop(f"{name if column == flat_metric(full) else column} reached {value:.4g}")
 
 
-def _print_samples(rollouts: Sequence[Rollout], run: Run, count: int) -> None:
+def _print_samples(rollouts: Sequence[Rollout], run: TrainingRun, count: int) -> None:
     for rollout in rollouts[:count]:
         content = rollout.prompt.content
         asked = content if isinstance(content, str) else content[-1]["content"]

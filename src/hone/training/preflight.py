@@ -17,7 +17,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from hone import engine
-from hone.algorithms.supervised import Method
+from hone.algorithms.supervised import SupervisedAlgorithm
 from hone.checkpoint.checkpoints import Checkpoints
 from hone.config import DistillConfig, Loaded, OnlineConfig
 from hone.data import PromptData, build_prompts
@@ -44,7 +44,7 @@ def check_run(loaded: Loaded[Any]) -> None:
         check_same_run(loaded.algorithm, loaded.to_yaml(), checkpoints, checkpoints.path(steps[-1]))
 
 
-def prepare(loaded: Loaded[Any]) -> tuple[PreTrainedTokenizerBase, Method]:
+def prepare(loaded: Loaded[Any]) -> tuple[PreTrainedTokenizerBase, SupervisedAlgorithm]:
     """What a supervised run works with besides its models. Raises HoneError for what would stop it."""
     check_run(loaded)
     tokenizer = tokenizer_of(loaded.config)

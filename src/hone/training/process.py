@@ -26,7 +26,9 @@ DYING_S = 3.0
 """Seconds in which a run that was killed lets go of its folder: its memory goes first."""
 
 
-def run_alone(config: SFTConfig | OnlineConfig, main: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any]:
+def run_exclusively(
+    config: SFTConfig | OnlineConfig, main: Coroutine[Any, Any, dict[str, Any]]
+) -> dict[str, Any]:
     """A loop's result, with the run's folder held for it alone.
 
     Raises, before anything is loaded, ConfigError for a folder that cannot be written and CheckpointError for one
@@ -43,7 +45,7 @@ def run_async(main: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any]:
     where it finds another handler than Python's default.
     """
     before = signal.getsignal(signal.SIGINT)
-    ours = before is signal.default_int_handler and hears_signals()
+    ours = before is signal.default_int_handler and can_handle_signals()
     if ours:
         signal.signal(signal.SIGINT, _interrupt)
     try:
@@ -59,7 +61,7 @@ def run_async(main: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any]:
             signal.signal(signal.SIGINT, before)
 
 
-def hears_signals() -> bool:
+def can_handle_signals() -> bool:
     """Whether this thread may say what a signal does."""
     return threading.current_thread() is threading.main_thread()
 
@@ -120,7 +122,7 @@ def claimed(config: SFTConfig | OnlineConfig) -> Iterator[None]:
     """
     for path, key in written_folders(config):
         check_writable(path, key)
-    with hold(Path(config.checkpointing.checkpoint_dir), "checkpointing.checkpoint_dir"):
+    with lock_folder(Path(config.checkpointing.checkpoint_dir), "checkpointing.checkpoint_dir"):
         yield
 
 
@@ -132,7 +134,7 @@ def written_folders(config: SFTConfig | OnlineConfig) -> list[tuple[Path, str]]:
 
 
 @contextlib.contextmanager
-def hold(path: Path, key: str) -> Iterator[None]:
+def lock_folder(path: Path, key: str) -> Iterator[None]:
     """Hold a folder, which `key` names, for this process alone. Raises CheckpointError when another one has it."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

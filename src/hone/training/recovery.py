@@ -23,7 +23,7 @@ class MoreMachines(Exception):
     """Machines have come that a run asked for: it goes on from the checkpoint just written, with them."""
 
 
-async def keep_going(
+async def run_with_restarts(
     config: SFTConfig | OnlineConfig,
     train: Callable[[bool], Awaitable[dict[str, Any]]],
     *,

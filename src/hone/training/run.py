@@ -29,7 +29,7 @@ from hone.planning.placement import placement_notices
 from hone.report import draw_run
 from hone.tracking import MetricLog, Progress, RunFolder
 from hone.tracking.run_info import write_end, write_start
-from hone.training.process import hears_signals
+from hone.training.process import can_handle_signals
 from hone.training.recovery import MoreMachines, check_same_run, way_back
 
 ONE_SIGNAL_S = 0.1
@@ -44,7 +44,7 @@ class Cursor(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
-class Run:
+class TrainingRun:
     """One training run, from its start or from its last checkpoint to its end.
 
     run = Run(loaded, "sft", total_steps=..., parts=..., data=..., tokenizer=..., engine=...)
@@ -116,12 +116,12 @@ class Run:
         """Whether the checkpoint that was loaded is the end of the run: then there is nothing to do or to write."""
         return self.step > 0 and (self.step >= self.total_steps or self._goal is not None)
 
-    def __enter__(self) -> Run:
+    def __enter__(self) -> TrainingRun:
         self.folder.forget_samples_after(self.step)
         self.metrics = MetricLog(
             self.folder, self.config.logger, self.step or None, yaml.safe_load(self.yaml)
         )
-        heard = (signal.SIGINT, signal.SIGTERM) if hears_signals() else ()
+        heard = (signal.SIGINT, signal.SIGTERM) if can_handle_signals() else ()
         self._handlers = {kind: signal.signal(kind, self._on_signal) for kind in heard}
         self.progress = Progress(self.total_steps, self.kind, self.step)
         self.progress.__enter__()

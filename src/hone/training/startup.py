@@ -52,7 +52,7 @@ def log_as_asked(loaded: Loaded) -> None:
     logging.getLogger(__name__).debug("resolved settings:\n%s", loaded.to_yaml())
 
 
-def spare_the_hub(loaded: Loaded) -> None:
+def enable_offline_if_hub_unreachable(loaded: Loaded) -> None:
     """Turn Hugging Face's offline mode on when the run names something of the hub and the hub cannot be reached.
 
     Its libraries would try five times for each file, a minute and twenty lines in all, before they look at what is

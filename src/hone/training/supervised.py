@@ -9,22 +9,24 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from hone import engine
-from hone.algorithms.supervised import Method
+from hone.algorithms.supervised import SupervisedAlgorithm
 from hone.config import Loaded
 from hone.engine import Engine
 from hone.export import with_models_of_runs
 from hone.tracking import working
 from hone.training.preflight import prepare
-from hone.training.process import run_alone
-from hone.training.recovery import keep_going
-from hone.training.run import Run
+from hone.training.process import run_exclusively
+from hone.training.recovery import run_with_restarts
+from hone.training.run import TrainingRun
 from hone.types import TrainedModel
 
 
 def main(loaded: Loaded, *, recovering: bool = False) -> dict[str, Any]:
     """Train as configured; returns the run's summary. Raises HoneError for all that is expected to go wrong."""
     loaded = with_models_of_runs(loaded)
-    return run_alone(loaded.config, keep_going(loaded.config, partial(train, loaded), recovering=recovering))
+    return run_exclusively(
+        loaded.config, run_with_restarts(loaded.config, partial(train, loaded), recovering=recovering)
+    )
 
 
 async def train(loaded: Loaded, recovering: bool = False) -> dict[str, Any]:
@@ -38,12 +40,12 @@ async def train(loaded: Loaded, recovering: bool = False) -> dict[str, Any]:
 
 
 async def _train(
-    loaded: Loaded, tokenizer: PreTrainedTokenizerBase, method: Method, parts: Engine
+    loaded: Loaded, tokenizer: PreTrainedTokenizerBase, method: SupervisedAlgorithm, parts: Engine
 ) -> dict[str, Any]:
     config, section, learner = loaded.config, method.section, parts.learner
     size = config.policy.train_global_batch_size
     steps = total_steps(config, method)
-    run = Run(
+    run = TrainingRun(
         loaded,
         loaded.algorithm,
         total_steps=steps,
@@ -82,7 +84,7 @@ async def _train(
     return run.summary()
 
 
-def total_steps(config: Any, method: Method) -> int:
+def total_steps(config: Any, method: SupervisedAlgorithm) -> int:
     """Optimizer steps of the whole run: the smaller of `max_num_steps` and what the epochs hold."""
     section = method.section
     limits = [section.max_num_steps] if section.max_num_steps is not None else []
@@ -91,7 +93,7 @@ def total_steps(config: Any, method: Method) -> int:
     return min(limits)
 
 
-def _say_truncated(run: Run, method: Method) -> bool:
+def _say_truncated(run: TrainingRun, method: SupervisedAlgorithm) -> bool:
     """Tell, once, that samples are cut: whether it has been told."""
     if not method.data.counts["truncated"]:
         return False
@@ -103,7 +105,7 @@ def _say_truncated(run: Run, method: Method) -> bool:
     return True
 
 
-async def validate(learner: TrainedModel, method: Method) -> dict[str, float]:
+async def validate(learner: TrainedModel, method: SupervisedAlgorithm) -> dict[str, float]:
     """The method's metrics of the held-out samples; none where there are no such samples."""
     samples = method.held_out()
     if not samples:

@@ -27,7 +27,7 @@ FROM_THE_TERMINAL = 0x80
 """`si_code` of a Ctrl-C (SI_KERNEL), which the terminal has sent to the run's process as well."""
 
 
-def guarded(config: SFTConfig | OnlineConfig, run: Callable[[bool], int]) -> int:
+def run_in_child(config: SFTConfig | OnlineConfig, run: Callable[[bool], int]) -> int:
     """`run(recovering)` in a child process, and its exit code. The child ends there, whatever `run` raises (which is
     printed, with its traceback): this function returns once, in the process that called it.
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from hone.config.secrets import SECRETS
 from hone.errors import CheckpointError, ConfigError, Interrupted, TrainingError, install_command
-from hone.training.process import check_writable, hold
+from hone.training.process import check_writable, lock_folder
 from hone.tune import results
 from hone.tune.settings import Search
 from hone.tune.space import grid, override, shown
@@ -50,7 +50,7 @@ class Tuner:
         """The summary of the search. Raises Interrupted, after the trials have saved what they have; TrainingError
         when trials only fail."""
         check_writable(self.search.folder, "--folder")
-        with hold(self.search.folder, "--folder"), self._listening():
+        with lock_folder(self.search.folder, "--folder"), self._listening():
             self.study = self._open()
             try:
                 self._loop()

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from hone.algorithms import policy_loss
 from hone.algorithms.advantages import (
-    GroupRule,
+    GroupBaseline,
     adaptive_lambda,
     by_group,
-    estimate,
+    compute_advantages,
     gae,
     reinforce_plus_plus,
     scaled,
@@ -104,13 +104,13 @@ def advantages_of(groups: list[Group]) -> list[list[float | None]]:
 def test_rloo_by_hand() -> None:
     """Rewards 1, 0, 0.5: the others' means are 0.25, 0.75, 0.5. Nothing is divided; a failure is no part of it."""
     groups = make_groups([[1.0, 0.0, None, 0.5], [3.0, 1.0]])
-    by_group(groups, GroupRule("rloo", normalize=True))
+    by_group(groups, GroupBaseline("rloo", normalize=True))
     assert advantages_of(groups) == [[0.75, -0.75, None, 0.0], [2.0, -2.0]]
 
 
 def test_rloo_of_constant_rewards_is_exactly_zero() -> None:
     groups = make_groups([[0.1 + 0.2, 0.3, 0.3]])
-    by_group(groups, GroupRule("rloo"))
+    by_group(groups, GroupBaseline("rloo"))
     assert advantages_of(groups) == [[0.0, 0.0, 0.0]]
 
 
@@ -123,20 +123,23 @@ def of_lengths(rewards: list[list[float | None]], lengths: list[list[int]]) -> l
     return groups
 
 
-def columns_of(groups: list[Group], rule: GroupRule, charged: float | None = None) -> list[list[float]]:
+def columns_of(
+    groups: list[Group], baseline: GroupBaseline, kl_penalty: float | None = None
+) -> list[list[float]]:
     slots = policy_loss.samples_of(groups)
-    charges = [
-        None if slot is None or charged is None else torch.full((slot.num_targets,), charged)
+    kl_penalties = [
+        None if slot is None or kl_penalty is None else torch.full((slot.num_targets,), kl_penalty)
         for slot in slots
     ]
-    estimate(groups, slots, charges, rule)
+    compute_advantages(groups, slots, kl_penalties, baseline)
     return [slot.token_columns["advantage"].tolist() for slot in slots if slot is not None]
 
 
 def test_reinforce_plus_plus_by_hand() -> None:
     """Rewards 1 and 0 of one and three tokens: tokens 1, 0, 0, 0 have mean 1/4 and variance (9/16 + 3/16) / 3 = 1/4."""
     found = columns_of(
-        of_lengths([[1.0, None, 0.0]], [[1, 2, 3]]), GroupRule("reinforce_plus_plus", minus_baseline=False)
+        of_lengths([[1.0, None, 0.0]], [[1, 2, 3]]),
+        GroupBaseline("reinforce_plus_plus", minus_baseline=False),
     )
     assert found[0] == pytest.approx([1.5], rel=1e-5)
     assert found[1] == pytest.approx([-0.5] * 3, rel=1e-5)
@@ -146,7 +149,7 @@ def test_reinforce_plus_plus_with_its_baseline_by_hand() -> None:
     """Groups (1, 0) and (5, 5), two tokens each: minus the groups' means 1/2, -1/2, 0, 0, with variance
     (4 * 1/4) / 7 over 8 tokens."""
     groups = of_lengths([[1.0, 0.0], [5.0, 5.0]], [[2, 2], [2, 2]])
-    found = columns_of(groups, GroupRule("reinforce_plus_plus", minus_baseline=True))
+    found = columns_of(groups, GroupBaseline("reinforce_plus_plus", minus_baseline=True))
     unit = 0.5 / math.sqrt(1 / 7)
     assert found[0] == pytest.approx([unit] * 2, rel=1e-5)
     assert found[1] == pytest.approx([-unit] * 2, rel=1e-5)
@@ -157,7 +160,9 @@ def test_reinforce_plus_plus_with_its_baseline_by_hand() -> None:
 def test_reinforce_plus_plus_charges_what_follows_a_token() -> None:
     """One completion of three tokens, reward 0, 0.1 a token: returns -0.3, -0.2, -0.1; mean -0.2, std 0.1."""
     found = columns_of(
-        of_lengths([[0.0]], [[3]]), GroupRule("reinforce_plus_plus", minus_baseline=False), charged=0.1
+        of_lengths([[0.0]], [[3]]),
+        GroupBaseline("reinforce_plus_plus", minus_baseline=False),
+        kl_penalty=0.1,
     )
     assert found[0] == pytest.approx([-1.0, 0.0, 1.0], abs=1e-4)
 
@@ -165,10 +170,10 @@ def test_reinforce_plus_plus_charges_what_follows_a_token() -> None:
 def test_reinforce_plus_plus_of_constant_rewards_is_exactly_zero() -> None:
     for baseline in (False, True):
         groups = of_lengths([[0.3, 0.1 + 0.2], [0.3, 0.3]], [[1, 4], [2, 2]])
-        found = columns_of(groups, GroupRule("reinforce_plus_plus", minus_baseline=baseline))
+        found = columns_of(groups, GroupBaseline("reinforce_plus_plus", minus_baseline=baseline))
         assert found == [[0.0], [0.0] * 4, [0.0] * 2, [0.0] * 2]
 
 
 def test_nothing_to_learn_from_is_no_error() -> None:
     assert reinforce_plus_plus([]) == []
-    assert columns_of(make_groups([[None]]), GroupRule("reinforce_plus_plus")) == []
+    assert columns_of(make_groups([[None]]), GroupBaseline("reinforce_plus_plus")) == []

@@ -182,7 +182,7 @@ def test_rated_answers_alone() -> None:
     sums = torch.stack([values.sum() for values in run(learner.forward(rated))])
     ratios = sums - torch.tensor([sample.sequence_columns["reference"] for sample in rated])
     signs, weights = torch.tensor([1.0, -1.0, 1.0, 1.0]), torch.tensor([0.5, 2.0, 0.5, 0.5])
-    expected = weights * torch.sigmoid(-signs * 0.05 * (ratios - loss.knobs.kl))
+    expected = weights * torch.sigmoid(-signs * 0.05 * (ratios - loss.params.kl))
     assert metrics["loss"] == pytest.approx(float(expected.mean()), rel=1e-5)
     assert metrics["rewards_chosen"] == pytest.approx(float(0.05 * ratios[signs > 0].mean()), rel=1e-4)
     assert metrics["rewards_rejected"] == pytest.approx(float(0.05 * ratios[1]), rel=1e-4)

@@ -37,27 +37,27 @@ def advantages_of(groups: Sequence[Group]) -> list[list[float | None]]:
 def test_groups_with_the_same_prompt_text_stay_apart() -> None:
     # two draws of one prompt: each has its own mean (1/2 and 2), not one of all four (5/4)
     groups = make_groups([[0.0, 1.0], [1.0, 3.0]])
-    by_group(groups, grpo.rule_of(GRPOSection(**PLAIN)))
+    by_group(groups, grpo.baseline_of(GRPOSection(**PLAIN)))
     assert advantages_of(groups) == [[-0.5, 0.5], [-1.0, 1.0]]
 
 
 def test_a_failed_rollout_is_no_part_of_the_baseline() -> None:
     # mean of (1, 0) = 1/2; with a failure counted as reward 0 it would be 1/3
     groups = make_groups([[1.0, None, 0.0]])
-    by_group(groups, grpo.rule_of(GRPOSection(**PLAIN)))
+    by_group(groups, grpo.baseline_of(GRPOSection(**PLAIN)))
     assert advantages_of(groups) == [[0.5, None, -0.5]]
 
 
 def test_leave_one_out_among_the_scored() -> None:
     # baseline of 1: mean of (0, 0) = 0; of each 0: 1/2
     groups = make_groups([[1.0, 0.0, None, 0.0]])
-    by_group(groups, grpo.rule_of(GRPOSection(normalize_rewards=False, use_leave_one_out_baseline=True)))
+    by_group(groups, grpo.baseline_of(GRPOSection(normalize_rewards=False, use_leave_one_out_baseline=True)))
     assert advantages_of(groups) == [[1.0, -0.5, None, -0.5]]
 
 
 def test_a_group_that_failed_but_for_one_teaches_nothing() -> None:
     groups = make_groups([[None, 1.0], [None, None]])
-    by_group(groups, grpo.rule_of(GRPOSection()))
+    by_group(groups, grpo.baseline_of(GRPOSection()))
     assert advantages_of(groups) == [[None, 0.0], [None, None]]
 
 
@@ -68,7 +68,7 @@ def test_a_group_that_failed_but_for_one_teaches_nothing() -> None:
 def test_advantage_limits(low: float | None, high: float | None, expected: list[float]) -> None:
     # rewards 0, 1/2, 5/2: mean 1
     groups = make_groups([[0.0, 0.5, 2.5]])
-    by_group(groups, grpo.rule_of(GRPOSection(**PLAIN, advantage_clip_low=low, advantage_clip_high=high)))
+    by_group(groups, grpo.baseline_of(GRPOSection(**PLAIN, advantage_clip_low=low, advantage_clip_high=high)))
     assert advantages_of(groups) == [expected]
 
 
@@ -188,7 +188,7 @@ def test_one_update_has_the_gradient_of_explicit_old_logprobs() -> None:
     for explicit in (False, True):
         learner = make_learner(make_model())
         groups = make_groups([[1.0, 0.0], [0.0, 1.0]])
-        by_group(groups, grpo.rule_of(GRPOSection()))
+        by_group(groups, grpo.baseline_of(GRPOSection()))
         samples = [sample for sample in policy_loss.samples_of(groups) if sample is not None]
         rollouts = [rollout for group in groups for rollout in group.rollouts]
         for sample, rollout in zip(samples, rollouts, strict=True):

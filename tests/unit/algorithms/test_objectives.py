@@ -8,7 +8,7 @@ import pytest
 from tiny import grpo_config, make_groups, make_learner, make_model, run
 
 from hone.algorithms import grpo
-from hone.algorithms.advantages import GroupRule, by_group, by_objective
+from hone.algorithms.advantages import GroupBaseline, by_group, gdpo
 from hone.config.schema import GRPOSection
 from hone.config.schema.run import RewardFunctionConfig
 from hone.errors import TrainingError
@@ -27,7 +27,7 @@ def advantages_of(groups: list[Group]) -> list[list[float | None]]:
 def test_maxrl_by_hand() -> None:
     # a lone success of four: mean 1/4, (1 - 1/4) / (1/4) = 3, and -1 for the others; two of two: nothing
     groups = make_groups([[1.0, 0.0, 0.0, 0.0], [1.0, 1.0], [1.0, None, 0.0]])
-    by_group(groups, GroupRule("maxrl"))
+    by_group(groups, GroupBaseline("maxrl"))
     assert advantages_of(groups) == [[3.0, -1.0, -1.0, -1.0], [0.0, 0.0], [1.0, None, -1.0]]
 
 
@@ -35,24 +35,24 @@ def test_maxrl_weighs_rare_successes_most() -> None:
     """The sum over successes of A is (1 - p) N, whatever p: each success counts as 1 / p does."""
     for successes in (1, 2, 5):
         groups = make_groups([[1.0] * successes + [0.0] * (8 - successes)])
-        by_group(groups, GroupRule("maxrl"))
+        by_group(groups, GroupBaseline("maxrl"))
         assert groups[0].rollouts[0].advantage == pytest.approx(8 / successes - 1)
 
 
 def test_maxrl_without_a_success_is_exactly_zero() -> None:
     groups = make_groups([[0.0, 0.0, 0.0], [0.1 + 0.2, 0.3]])
-    by_group(groups, GroupRule("maxrl"))
+    by_group(groups, GroupBaseline("maxrl"))
     assert advantages_of(groups) == [[0.0, 0.0, 0.0], [0.0, 0.0]]
 
 
 def test_maxrl_refuses_negative_rewards() -> None:
     with pytest.raises(TrainingError, match="a reward is -1"):
-        by_group(make_groups([[1.0, -1.0]]), GroupRule("maxrl"))
+        by_group(make_groups([[1.0, -1.0]]), GroupBaseline("maxrl"))
 
 
 def test_maxrl_within_limits() -> None:
     groups = make_groups([[1.0, 0.0, 0.0, 0.0]])
-    by_group(groups, GroupRule("maxrl", limits=(-0.5, 2.0)))
+    by_group(groups, GroupBaseline("maxrl", limits=(-0.5, 2.0)))
     assert advantages_of(groups) == [[2.0, -0.5, -0.5, -0.5]]
 
 
@@ -84,8 +84,8 @@ def test_gdpo_by_hand() -> None:
             [{"right": 1.0, "form": 1.0}, {"right": 0.0, "form": 1.0}],
         ]
     )
-    rule = GroupRule("gdpo", normalize=True, weights=(("right", 2.0), ("form", 1.0)))
-    by_objective(groups, rule)
+    baseline = GroupBaseline("gdpo", normalize=True, weights=(("right", 2.0), ("form", 1.0)))
+    gdpo(groups, baseline)
     expected = [value * ROOT / math.sqrt(5 / 3) for value in (1, -1, 2, -2)]
     found = [value for group in advantages_of(groups) for value in group]
     assert found == pytest.approx(expected, rel=1e-5)
@@ -98,9 +98,9 @@ def test_gdpo_tells_apart_what_a_sum_does_not() -> None:
         [{"a": 1.0, "b": 0.0}, {"a": 0.0, "b": 0.0}],
     ]
     by_sum, apart = with_parts(parts), with_parts(parts)
-    by_group(by_sum, GroupRule("grpo", normalize=True))
+    by_group(by_sum, GroupBaseline("grpo", normalize=True))
     assert by_sum[0].rollouts[0].advantage == pytest.approx(by_sum[1].rollouts[0].advantage, rel=1e-5)
-    by_objective(apart, GroupRule("gdpo", normalize=True))
+    gdpo(apart, GroupBaseline("gdpo", normalize=True))
     one, other = (group.rollouts[0].advantage for group in apart)
     assert one == pytest.approx(2 * (other or 0.0), rel=1e-5)
 
@@ -113,18 +113,18 @@ def test_gdpo_of_constant_rewards_is_exactly_zero() -> None:
         {"a": 0.1, "b": 0.3},
     ]
     groups = with_parts([constant, differing])
-    by_objective(groups, GroupRule("gdpo", normalize=True))
+    gdpo(groups, GroupBaseline("gdpo", normalize=True))
     assert advantages_of(groups)[0] == [0.0, 0.0]
     assert all(advantages_of(groups)[1])
     groups = with_parts([constant])
-    by_objective(groups, GroupRule("gdpo", normalize=True))
+    gdpo(groups, GroupBaseline("gdpo", normalize=True))
     assert advantages_of(groups) == [[0.0, 0.0]]
 
 
 def test_a_function_that_does_not_apply_is_no_part_of_its_comparison() -> None:
     groups = with_parts([[{"a": 1.0, "b": None}, {"a": 0.0, "b": 3.0}, {"a": 0.0, "b": 1.0}]])
     groups[0].rollouts.append(make_groups([[None]])[0].rollouts[0])  # and a failed one takes no part at all
-    by_objective(groups, GroupRule("gdpo"))
+    gdpo(groups, GroupBaseline("gdpo"))
     # a: 2/3, -1/3, -1/3; b: -, 1, -1. Sums 2/3, 2/3, -4/3: variance (4/9 + 4/9 + 16/9) / 2 = 4/3
     expected = [2 / 3, 2 / 3, -4 / 3]
     found = advantages_of(groups)[0]
@@ -139,7 +139,7 @@ def test_weights_are_those_that_a_rollout_was_scored_with() -> None:
     for rollout, of_env in zip(groups[0].rollouts, (0.0, 1.0), strict=True):
         rollout.weights = {"right": 2.0}
         add_rewards([EpisodeResult(rollout, "Shop", of_env, weight=0.5)], "")
-    by_objective(groups, GroupRule("gdpo"))
+    gdpo(groups, GroupBaseline("gdpo"))
     size = (2 * 0.5 - 0.5 * 0.5) / math.sqrt(9 / 8)
     assert advantages_of(groups)[0] == pytest.approx([size, -size], rel=1e-5)
 
@@ -148,16 +148,16 @@ def test_a_reward_without_a_weight_is_an_error_not_a_weight_of_one() -> None:
     groups = with_parts([[{"right": 1.0}, {"right": 0.0}]])
     groups[0].rollouts[0].weights = {"rihgt": 2.0}
     with pytest.raises(TrainingError, match="reward 'right' of draw0 has no weight"):
-        by_objective(groups, GroupRule("gdpo"))
+        gdpo(groups, GroupBaseline("gdpo"))
 
 
 def test_given_weights_go_by_the_alphabetical_order_of_the_functions_names() -> None:
     entries = [{"name": "right", "path": "answer"}, {"name": "exact"}, {"path": "my.module.form"}]
     functions = [RewardFunctionConfig(**entry) for entry in entries]
     section = GRPOSection(adv_estimator={"name": "gdpo", "reward_weights": [5.0, 7.0, 9.0]})
-    rule = grpo.rule_of(section, functions)
-    assert rule.weights == (("exact", 5.0), ("form", 7.0), ("right", 9.0))
-    assert sorted(spec.name for spec in resolve_all(entries)) == [name for name, _ in rule.weights]
+    baseline = grpo.baseline_of(section, functions)
+    assert baseline.weights == (("exact", 5.0), ("form", 7.0), ("right", 9.0))
+    assert sorted(spec.name for spec in resolve_all(entries)) == [name for name, _ in baseline.weights]
 
 
 @pytest.mark.parametrize("name", ["gdpo", "maxrl"])

@@ -38,7 +38,7 @@ class Module(ModuleType):
             found.algorithm = kind
         return found
 
-    main = announce = spare_the_hub = log_as_asked = record
+    main = announce = enable_offline_if_hub_unreachable = log_as_asked = record
 
 
 class OneDevice(str):

@@ -22,7 +22,7 @@ from hone.tracking import RunFolder
 from hone.tracking.catalogue import NOT_DRAWN
 from hone.tracking.metrics_csv import MetricTable
 from hone.tracking.run_info import write_end, write_start
-from hone.training.process import hold
+from hone.training.process import lock_folder
 from tests.unit.report.seeing_making import HOSTILE, make_run, record, write
 
 CHROMIUM = next(
@@ -87,7 +87,7 @@ def test_the_page_of_a_run_that_ended_says_so_while_its_process_still_holds_the_
 ) -> None:
     """The page is written by the run itself, just before it lets go."""
     run = make_run(tmp_path / "run", "sft", ended=False)
-    with hold(run, "checkpointing.checkpoint_dir"):
+    with lock_folder(run, "checkpointing.checkpoint_dir"):
         assert page_of(run).data["state"] == "step 4 of 4, running"
         write_end(RunFolder(run), step=4, stopped=None, error=None)
         assert page_of(run).data["state"] == "step 4 of 4, finished"

@@ -36,19 +36,19 @@ def test_the_first_line_names_model_data_and_folder(capsys: pytest.CaptureFixtur
 
 def test_a_hub_that_does_not_answer_is_not_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(startup, "reachable", lambda: False)
-    startup.spare_the_hub(load("grpo", None, ["policy.model_name=Qwen/Qwen3-0.6B"]))
+    startup.enable_offline_if_hub_unreachable(load("grpo", None, ["policy.model_name=Qwen/Qwen3-0.6B"]))
     assert os.environ["HF_HUB_OFFLINE"] == "1"
 
 
 def test_a_teacher_on_the_hub_is_asked_for_like_a_student(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(startup, "reachable", lambda: False)
-    startup.spare_the_hub(load("distill", None, ["teacher.model_name=Qwen/Qwen3-0.6B"]))
+    startup.enable_offline_if_hub_unreachable(load("distill", None, ["teacher.model_name=Qwen/Qwen3-0.6B"]))
     assert os.environ["HF_HUB_OFFLINE"] == "1"
 
 
 def test_a_hub_that_answers_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(startup, "reachable", lambda: True)
-    startup.spare_the_hub(load("grpo", None, ["policy.model_name=Qwen/Qwen3-0.6B"]))
+    startup.enable_offline_if_hub_unreachable(load("grpo", None, ["policy.model_name=Qwen/Qwen3-0.6B"]))
     assert "HF_HUB_OFFLINE" not in os.environ
 
 
@@ -58,15 +58,15 @@ def test_a_run_of_local_things_asks_nobody(monkeypatch: pytest.MonkeyPatch, tmp_
 
     monkeypatch.setattr(startup, "reachable", nobody)
     for kind in ("sft", "grpo", "eval"):
-        startup.spare_the_hub(load(kind, None, []))
+        startup.enable_offline_if_hub_unreachable(load(kind, None, []))
     local = [f"policy.model_name={tmp_path}", "data.train.dataset_name=rows.jsonl"]
-    startup.spare_the_hub(load("sft", None, local))
+    startup.enable_offline_if_hub_unreachable(load("sft", None, local))
 
 
 def test_what_the_user_set_stands(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(startup, "reachable", lambda: False)
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
-    startup.spare_the_hub(load("grpo", None, ["policy.model_name=Qwen/Qwen3-0.6B"]))
+    startup.enable_offline_if_hub_unreachable(load("grpo", None, ["policy.model_name=Qwen/Qwen3-0.6B"]))
     assert os.environ["HF_HUB_OFFLINE"] == "0"
 
 

@@ -2,7 +2,7 @@
 
     k1 = d, k2 = d^2 / 2, k3 = exp(-d) - 1 + d, with d = log pi - log reference of a token        `ops.kl_estimate`
     in the loss: times pi / pi_old with its gradient for k1 and k3, or where use_bias_correction_kl says so  `weight`
-    in the reward: k1 of the weights before the first update                                           `charged`
+    in the reward: k1 of the weights before the first update                                 `kl_penalty_metric`
 
 All of these have the gradient of KL(pi || reference) given what precedes a token, in expectation. Without the ratio k1
 would have none and k3 that of KL(reference || pi); k2 is right as it is (arXiv 2506.09477). What a token does to the KL
@@ -44,9 +44,9 @@ def weight(logprobs_N: Tensor, old_N: Tensor, generated_N: Tensor, config: LossC
     return (gap_N if config.corrects_kl else gap_N.detach()).exp()
 
 
-def charged(charges: Sequence[Tensor | None], config: LossConfig) -> dict[str, float]:
+def kl_penalty_metric(kl_penalties: Sequence[Tensor | None], config: LossConfig) -> dict[str, float]:
     """The metric `kl` where the KL is in the reward: the mean of a token's estimate, before the first update."""
-    every = [charge_T for charge_T in charges if charge_T is not None]
-    tokens = sum(len(charge_T) for charge_T in every)
-    total = sum(float(charge_T.sum()) for charge_T in every)
+    every = [kl_penalty_T for kl_penalty_T in kl_penalties if kl_penalty_T is not None]
+    tokens = sum(len(kl_penalty_T) for kl_penalty_T in every)
+    total = sum(float(kl_penalty_T.sum()) for kl_penalty_T in every)
     return {"kl": total / (config.reference_policy_kl_penalty * tokens)} if tokens else {}

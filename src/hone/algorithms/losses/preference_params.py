@@ -45,7 +45,7 @@ class Pairs:
 
 
 @dataclass(frozen=True)
-class Knobs:
+class PreferenceLossParams:
     """What losses read besides log-probabilities."""
 
     beta: float = 0.1

@@ -2,7 +2,7 @@
 
 Every verb goes to all ranks at once with the same arguments, which travel once. Nothing waits for ever: a rank that
 dies, or makes no progress, is named with its cause and the last lines of its log, and the whole group is replaced
-(`hone.training.recovery.keep_going`).
+(`hone.training.recovery.run_with_restarts`).
 """
 
 from __future__ import annotations

@@ -52,10 +52,10 @@ def train(mesh: Mesh | None, policy: dict[str, Any], count: int = 5) -> TrainedV
     config = sft_config(**{"optimizer": ADAMW, **policy}).policy
     model = make_scalar() if mesh is None else spread_tiny(mesh, make_scalar)
     learner = LocalLearner(model, config, pad_token=PAD)
-    how = rm.How(PAD, center=0.05)
-    history = [run(rm.step(learner, pairs(count, seed), how)) for seed in range(UPDATES)]
-    history.append(run(rm.measure(learner, pairs(7, 99), how)))
-    values = run(learner.forward(how.prepared(pairs(3, 98))))
+    objective = rm.RewardModelObjective(PAD, center=0.05)
+    history = [run(rm.step(learner, pairs(count, seed), objective)) for seed in range(UPDATES)]
+    history.append(run(rm.measure(learner, pairs(7, 99), objective)))
+    values = run(learner.forward(objective.prepared(pairs(3, 98))))
     return history, {name: tensor.clone() for name, tensor in learner.weights()}, values
 
 
@@ -95,5 +95,5 @@ def test_a_text_that_ends_in_padding_is_scored_where_transformers_scores_it() ->
     for tail in ([], [PAD], [PAD, PAD]):
         text = torch.tensor([5, 9, PAD, 7, *tail])
         mask = torch.arange(len(text)) > 1
-        (value,) = run(learner.forward([rm.closed(Sample("x", text, mask), pad=PAD)]))
+        (value,) = run(learner.forward([rm.append_score_token(Sample("x", text, mask), pad=PAD)]))
         assert float(value) == pytest.approx(model(text[None]).logits.item(), abs=1e-6)

@@ -17,7 +17,7 @@ import os, signal, sys, time
 from pathlib import Path
 from hone.config import load
 from hone.errors import WorkerLostError
-from hone.training.supervisor import guarded
+from hone.training.supervisor import run_in_child
 
 folder, what = Path(sys.argv[1]), sys.argv[2]
 loaded = load("sft", None, [f"checkpointing.checkpoint_dir={folder}", "cluster.max_restarts=2"])
@@ -45,7 +45,7 @@ def run(recovering):
     return 3
 
 try:
-    sys.exit(guarded(loaded.config, run))
+    sys.exit(run_in_child(loaded.config, run))
 except WorkerLostError as error:
     print(error, file=sys.stderr)
     sys.exit(9)
