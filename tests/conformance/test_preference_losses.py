@@ -13,7 +13,8 @@ from tiny import run
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from hone.algorithms.dpo import DPOLoss, Moments, loss_of
+from hone.algorithms.dpo import Moments, loss_of
+from hone.algorithms.losses.preference_objective import PreferenceObjective
 from hone.algorithms.losses.preference_params import PreferenceLossParams
 from hone.config.schema import DPOSection
 from hone.types import Batch, Outputs, Sample, Totals
@@ -388,7 +389,7 @@ def test_a_rank_without_work_adds_nothing() -> None:
     section = DPOSection(
         preference_loss={"sigmoid": 1.0, "orpo": 1.0, "kto": 1.0}, sft_average_log_probs=True
     )
-    loss = DPOLoss(section, PreferenceLossParams())
+    loss = PreferenceObjective(section, PreferenceLossParams())
     batch = Batch(
         ["a", "b"],
         torch.zeros(0, dtype=torch.long),

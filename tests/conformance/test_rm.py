@@ -11,7 +11,7 @@ import torch
 from tiny import make_batch
 from torch import Tensor, nn
 
-from hone.algorithms.rm import bradley_terry_loss, ranking_of, regression_loss
+from hone.algorithms.losses.reward_model_losses import bradley_terry_loss, ranking_of, regression_loss
 from hone.types import Outputs, Totals
 
 

@@ -30,6 +30,7 @@ import torch
 from torch import Tensor
 
 from hone.algorithms import minibatches
+from hone.algorithms.online import Models, OnlineAlgorithm
 from hone.config.schema import DistillConfig, DistillLossConfig
 from hone.types import Batch, Group, Learner, LossOutput, Outputs, Sample, Teacher, Totals, sample_of
 
@@ -150,3 +151,22 @@ async def step(
             del sample.token_columns["candidates"], sample.token_columns["teacher_logprobs"]
     counts = {"updates": float(len(history)), "trained_samples": float(len(samples))}
     return minibatches.means(history) | counts
+
+
+class Distill(OnlineAlgorithm):
+    """A student and its teacher; answers are the student's own, or in a share of the steps the data's."""
+
+    config: DistillConfig
+
+    async def step(self, models: Models, groups: Sequence[Group], number: int) -> dict[str, float]:
+        return await self.step_on_answers(models, samples_of(groups))
+
+    async def step_on_answers(self, models: Models, samples: Sequence[Sample]) -> dict[str, float]:
+        assert models.teacher is not None
+        return await step(models.learner, models.teacher, samples, self.config)
+
+    def is_on_policy_step(self, number: int) -> bool:
+        return self.config.distillation.is_on_policy_step(number)
+
+    def needs_answers(self) -> bool:
+        return self.config.distillation.on_policy_fraction < 1

@@ -2,26 +2,33 @@
 
     loss = preference_loss_weight * sum over losses k of w_k mean_k + sft_loss_weight * (-mean log pi(chosen))
 
-Means are over the global batch. The losses are in `losses/preference_losses.py`; what they compare with the whole batch (AOT's
-ranks, KTO's KL, BCO's running mean) is worked out before the backward, so that how it is divided changes nothing.
+Means are over the global batch. The losses are in `losses/preference_losses.py`. What they compare with the whole
+batch (AOT's ranks, KTO's KL, BCO's running mean) is computed before the backward, so that micro-batches and ranks
+change nothing (`losses/preference_objective.py`). The reference is the policy as the run began; its log-probabilities
+are computed once (`reference_logprobs.py`).
 
-Simplified away: no divergences but the reverse KL, no weights by likelihood. BCO's mean is that of the steps before.
+Simplified away: divergences other than the reverse KL, weights by likelihood. BCO's mean is that of the steps before.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
-import torch
-from torch import Tensor
-
-from hone.algorithms.losses import preference_losses
-from hone.algorithms.losses.preference_losses import PAIRWISE
-from hone.algorithms.losses.preference_params import Pairs, PreferenceLossParams
+from hone.algorithms.losses.preference_objective import PreferenceObjective, with_batch_statistics
+from hone.algorithms.losses.preference_params import PreferenceLossParams
+from hone.algorithms.reference_logprobs import ReferenceLogprobs
+from hone.algorithms.supervised import PairAlgorithm, evaluate_loss
 from hone.config.checks.preferences import REFERENCE_FREE
 from hone.config.schema import DPOSection
-from hone.types import Batch, Learner, LossOutput, Outputs, Sample, Scorer, Totals
+from hone.data import build_preferences
+from hone.errors import DataError
+from hone.types import Learner, Sample, Scorer, TrainedModel
+
+_CHUNK = 256
+"""Held-out units whose reference log-probabilities are computed in one call."""
 
 
 @dataclass
@@ -47,73 +54,6 @@ def needs_pairs(settings: DPOSection) -> list[str]:
     return sorted(settings.preference_loss.keys() - {"kto"})
 
 
-@dataclass(frozen=True)
-class DPOLoss:
-    """All terms of the loss. Picklable. Reads the columns `label` (1 chosen, -1 rejected), `reference` (the reference's
-    sum of log-probabilities; absent for losses without), and for AOT `aot` and `aot_unpaired`."""
-
-    settings: DPOSection
-    params: PreferenceLossParams = field(default_factory=PreferenceLossParams)
-    paired: bool = True
-
-    def __call__(self, outputs: Outputs, batch: Batch, totals: Totals) -> LossOutput:
-        settings, columns, label_S = self.settings, batch.sequence_columns, batch.sequence_columns["label"]
-        logps_S = batch.sum_by_sequence(outputs.logprobs_N)
-        reference_S = columns.get("reference", torch.zeros_like(logps_S))
-        length_S = batch.lengths_S
-        good, bad = label_S > 0, label_S < 0  # neither: a rank without work
-        chosen = max((totals.sequences + totals.sums["label"]) / 2, 1.0)
-        rejected = max((totals.sequences - totals.sums["label"]) / 2, 1.0)
-        losses: dict[str, Tensor] = {}
-        if self.paired:
-            pairs = Pairs(
-                *(logps_S[good], logps_S[bad], reference_S[good], reference_S[bad]),
-                *(length_S[good], length_S[bad]),
-            )
-            pairs = pairs.mean() if settings.preference_average_log_probs else pairs
-            partners = {
-                name: (column[good], column[bad]) for name, column in columns.items() if name[:3] == "aot"
-            }
-            for name in sorted(settings.preference_loss.keys() - {"kto"}):
-                losses[name] = self._pairwise(name, pairs, partners).sum() / chosen
-        ratio_S = logps_S - reference_S
-        if settings.preference_average_log_probs:
-            ratio_S = ratio_S / length_S.clamp(min=1)
-        if "kto" in settings.preference_loss:
-            rated = good | bad
-            each = preference_losses.kto(ratio_S[rated], good[rated], self.params)
-            losses["kto"] = each.sum() / max(totals.sequences, 1.0)
-        preference = sum(
-            (w * losses[name] for name, w in settings.preference_loss.items()), logps_S.sum() * 0
-        )
-        nll_S = -logps_S / length_S.clamp(min=1) if settings.sft_average_log_probs else -logps_S
-        sft = nll_S[good].sum() / chosen
-        loss = settings.preference_loss_weight * preference + settings.sft_loss_weight * sft
-        rewards_S = self.params.beta * ratio_S.detach()
-        metrics = {
-            "preference_loss": preference.detach(),
-            "sft_loss": sft.detach(),
-            "rewards_chosen": rewards_S[good].sum() / chosen,
-            "rewards_rejected": rewards_S[bad].sum() / rejected,
-            "logps_chosen": logps_S.detach()[good].sum() / chosen,
-            "logps_rejected": logps_S.detach()[bad].sum() / rejected,
-        }
-        if self.paired:
-            gain_P = rewards_S[good] - rewards_S[bad]
-            metrics["reward_margin"] = gain_P.sum() / chosen
-            metrics["reward_accuracy"] = (gain_P > 0).float().sum() / chosen
-        if len(losses) > 1:
-            metrics |= {f"loss_{name}": value.detach() for name, value in losses.items()}
-        return LossOutput(loss, metrics)
-
-    def _pairwise(self, name: str, pairs: Pairs, partners: dict[str, tuple[Tensor, Tensor]]) -> Tensor:
-        if name == "aot":
-            return preference_losses.aot(pairs.chosen_P - pairs.rejected_P, partners["aot"][0], self.params)
-        if name == "aot_unpaired":
-            return preference_losses.aot_unpaired(pairs, *partners["aot_unpaired"], self.params)
-        return PAIRWISE[name](pairs, self.params)
-
-
 async def loss_of(
     model: Scorer,
     samples: Sequence[Sample],
@@ -122,11 +62,8 @@ async def loss_of(
     paired: bool,
     moments: Moments,
     mismatched: Sequence[Sample] = (),
-) -> DPOLoss:
-    """The loss on a batch, with what it compares with the whole of it: one forward more for AOT and KTO.
-
-    `mismatched` are KTO's prompts with answers of others, with their `reference`.
-    """
+) -> PreferenceObjective:
+    """The loss on a batch (see `with_batch_statistics`)."""
     params = PreferenceLossParams(
         beta=settings.reference_policy_kl_penalty,
         smoothing=settings.label_smoothing,
@@ -136,41 +73,13 @@ async def loss_of(
         undesirable=1.0 if settings.undesirable_weight is None else settings.undesirable_weight,
         delta=moments.mean,
     )
-    if "kto" in settings.preference_loss and mismatched:
-        ratios_S = await _ratios(model, mismatched, average=settings.preference_average_log_probs)
-        params = replace(params, kl=max(0.0, float(ratios_S.mean())))
-    if paired and {"aot", "aot_unpaired"} & settings.preference_loss.keys():
-        await _match(model, samples, average=settings.preference_average_log_probs)
-    return DPOLoss(settings, params, paired)
-
-
-async def _ratios(model: Scorer, samples: Sequence[Sample], *, average: bool, policy: bool = False) -> Tensor:
-    """log pi - log ref of each sample (fp64), or log pi alone."""
-    values = []
-    for sample, logprobs_T in zip(samples, await model.forward(samples), strict=True):
-        value = float(logprobs_T.double().sum()) - (0.0 if policy else sample.sequence_columns["reference"])
-        values.append(value / max(sample.num_targets, 1) if average else value)
-    return torch.tensor(values, dtype=torch.float64)
-
-
-async def _match(model: Scorer, samples: Sequence[Sample], *, average: bool) -> None:
-    """Give each sample its AOT partners: numbers of the same rank in the whole batch."""
-    ratios_S = await _ratios(model, samples, average=average)
-    lengths_S = torch.tensor([max(sample.num_targets, 1) if average else 1 for sample in samples])
-    reference_S = (
-        torch.tensor([s.sequence_columns["reference"] for s in samples], dtype=torch.float64) / lengths_S
+    return await with_batch_statistics(
+        PreferenceObjective(settings, params, paired), model, samples, mismatched
     )
-    good, bad = ratios_S[::2], ratios_S[1::2]
-    reference_P = reference_S[::2] - reference_S[1::2]
-    aot_P = preference_losses.matched(good - bad + reference_P, reference_P)
-    partners = (preference_losses.matched(good, bad), preference_losses.matched(bad, good))
-    for index, sample in enumerate(samples):
-        sample.sequence_columns["aot"] = float(aot_P[index // 2])
-        sample.sequence_columns["aot_unpaired"] = float(partners[index % 2][index // 2])
 
 
 async def step(
-    learner: Learner, samples: Sequence[Sample], loss: DPOLoss, moments: Moments
+    learner: Learner, samples: Sequence[Sample], loss: PreferenceObjective, moments: Moments
 ) -> dict[str, float]:
     """One optimizer step on one global batch."""
     metrics = await learner.forward_backward(samples, loss)
@@ -180,3 +89,106 @@ async def step(
     if "kto" in loss.settings.preference_loss:
         metrics["kto_kl"] = loss.params.kl
     return metrics | await learner.optim_step()
+
+
+class DPO(PairAlgorithm):
+    """Comparisons, their reference log-probabilities, and a loss on both."""
+
+    def __init__(self, config: Any, tokenizer: Any) -> None:
+        super().__init__(config, build_preferences(config, tokenizer))
+        self.settings = config.dpo
+        self.moments = Moments()
+        self.uses_reference_model = needs_reference(self.settings)
+        self.mismatches = "kto" in self.settings.preference_loss
+        if not self.data.paired and (losses := needs_pairs(self.settings)):
+            raise DataError(
+                f"dpo.preference_loss={', '.join(losses)} compares two answers, but the rows have one each, with a "
+                "'label': set dpo.preference_loss=kto"
+            )
+        policy = config.policy
+        self.reference = ReferenceLogprobs(
+            Path(config.checkpointing.checkpoint_dir),
+            {
+                "model": [policy.model_name, policy.hf_config_overrides, config.loop.seed, policy.precision],
+                "tokenizer": policy.tokenizer.model_dump(),
+            },
+        )
+
+    async def prepare(self, learner: TrainedModel, draws: int) -> None:
+        """The reference's log-probabilities of all answers that the run will come to, unless they are known."""
+        if self.uses_reference_model:
+            self.reference.read()
+            units = min(draws, self.data.num_rows) + len(self.data.validation) // (
+                2 if self.data.paired else 1
+            )
+            await self.reference.compute(learner, self._all(draws), units)
+
+    def _all(self, draws: int) -> Iterator[list[Sample]]:
+        for samples in self.data.upcoming(draws):
+            yield self._with_mismatched(samples)
+        held_out = self._with_mismatched(self.held_out()) if self._validates() else []
+        step = 2 * _CHUNK
+        yield from (held_out[start : start + step] for start in range(0, len(held_out), step))
+
+    def _with_mismatched(self, samples: list[Sample]) -> list[Sample]:
+        return [*samples, *(self.data.mismatched(samples) if self.mismatches else ())]
+
+    def _validates(self) -> bool:
+        return bool(self.section.val_period or self.section.val_at_start or self.section.val_at_end)
+
+    async def step(self, learner: TrainedModel, samples: Sequence[Sample]) -> dict[str, float]:
+        loss = await self._loss(learner, samples)
+        return await step(learner, samples, loss, self.moments)
+
+    async def measure(self, learner: TrainedModel, samples: Sequence[Sample]) -> dict[str, float]:
+        """The loss of the held-out comparisons and all that it reports, without a step."""
+        loss = await self._loss(learner, samples)
+        return evaluate_loss(loss, samples, await learner.forward(samples))
+
+    async def _loss(self, learner: TrainedModel, samples: Sequence[Sample]) -> PreferenceObjective:
+        mismatched = self.data.mismatched(samples) if self.mismatches else []
+        if self.uses_reference_model:
+            self.reference.attach([*samples, *mismatched])
+        return await loss_of(
+            learner,
+            samples,
+            self.settings,
+            paired=self.data.paired,
+            moments=self.moments,
+            mismatched=mismatched,
+        )
+
+    def notes(self) -> list[str]:
+        single = "kto" in self.settings.preference_loss and not self.data.paired
+        return [*super().notes(), *(self._balance() if single else ())]
+
+    def _balance(self) -> list[str]:
+        """What KTO is told of how many answers are good and bad: desirable_weight · desirable / (undesirable_weight ·
+        undesirable) is best between 1 and 4/3 (arXiv 2402.01306 eq. 8)."""
+        good, bad = (self.data.counts[name] for name in ("desirable", "undesirable"))
+        if not good or not bad:
+            return [
+                f"kto: all {good + bad} answers are {'desirable' if good else 'undesirable'}, and nothing says what is "
+                f"{'worse' if good else 'better'}: add rows with label {'false' if good else 'true'}"
+            ]
+        weights = [
+            1.0 if weight is None else weight
+            for weight in (self.settings.desirable_weight, self.settings.undesirable_weight)
+        ]
+        if not bad * weights[1] <= good * weights[0] <= 4 / 3 * bad * weights[1] and all(weights):
+            return [
+                f"kto: {good} answers are desirable and {bad} are not, with weights {weights[0]:g} and {weights[1]:g}; "
+                f"arXiv 2402.01306 wants dpo.desirable_weight between {bad * weights[1] / good:.3g} and "
+                f"{4 / 3 * bad * weights[1] / good:.3g}"
+            ]
+        return []
+
+    def state_dict(self) -> dict[str, Any]:
+        state = super().state_dict() | {"moments": asdict(self.moments)}
+        return state | ({"reference": self.reference.state_dict()} if self.uses_reference_model else {})
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.moments = Moments(**state["moments"])
+        if "reference" in state:
+            self.reference.load_state_dict(state["reference"])

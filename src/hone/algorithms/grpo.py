@@ -18,8 +18,9 @@ from collections.abc import Callable, Sequence
 from hone.algorithms import minibatches, policy_loss
 from hone.algorithms.advantages import GroupBaseline, compute_advantages
 from hone.algorithms.losses import kl
+from hone.algorithms.online import Models, OnlineAlgorithm
 from hone.config.reward_names import reward_name
-from hone.config.schema import GRPOConfig, GRPOSection, RLConfig
+from hone.config.schema import GRPOConfig, GRPOSection
 from hone.config.schema.run import RewardFunctionConfig
 from hone.types import Group, Learner, Rollout, Scorer
 
@@ -38,13 +39,6 @@ def baseline_of(config: GRPOSection, functions: Sequence[RewardFunctionConfig] =
         limits=(config.advantage_clip_low, config.advantage_clip_high),
         weights=tuple(weights.items()),
     )
-
-
-def weight_of(config: RLConfig) -> Callable[[Rollout, str], float] | None:
-    """What a reward of a rollout counts, where each is learnt from by itself; None where their sum is."""
-    if not isinstance(config, GRPOConfig) or config.grpo.adv_estimator.name != "gdpo":
-        return None
-    return baseline_of(config.grpo, config.rewards.functions).weight
 
 
 async def step(
@@ -68,3 +62,17 @@ async def step(
     trained = float(sum(slot is not None for slot in slots))
     counts = {"updates": float(len(history)), "trained_samples": trained}
     return minibatches.means(history) | kl.kl_penalty_metric(kl_penalties, config.loss_fn) | counts
+
+
+class GRPO(OnlineAlgorithm):
+    """A policy, and the model that it began as where a KL penalty asks for it."""
+
+    config: GRPOConfig
+
+    async def step(self, models: Models, groups: Sequence[Group], number: int) -> dict[str, float]:
+        return await step(models.learner, models.reference, groups, self.config, version=number - 1)
+
+    def reward_weight(self) -> Callable[[Rollout, str], float] | None:
+        if self.config.grpo.adv_estimator.name != "gdpo":
+            return None
+        return baseline_of(self.config.grpo, self.config.rewards.functions).weight

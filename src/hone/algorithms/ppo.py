@@ -34,6 +34,7 @@ from hone.algorithms.advantages import (
     whiten,
 )
 from hone.algorithms.losses import kl
+from hone.algorithms.online import Models, OnlineAlgorithm
 from hone.config.schema import PPOConfig, PPOSection, ValueLossConfig
 from hone.errors import TrainingError
 from hone.types import Batch, Group, Learner, LossOutput, Outputs, Rollout, Sample, Scorer, Totals
@@ -122,6 +123,15 @@ async def step(
         )
     counts = {"updates": len(history), "trained_samples": sum(slot is not None for slot in slots)}
     return metrics | minibatches.means(history) | {name: float(count) for name, count in counts.items()}
+
+
+class PPO(OnlineAlgorithm):
+    """A policy, a value model, and the model that the policy began as where a KL penalty asks for it."""
+
+    config: PPOConfig
+
+    async def step(self, models: Models, groups: Sequence[Group], number: int) -> dict[str, float]:
+        return await step(models.learner, models.reference, models.value, groups, self.config, number=number)
 
 
 async def _train_value(value: Learner, slots: Sequence[Sample | None], config: PPOConfig) -> dict[str, float]:

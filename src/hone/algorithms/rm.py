@@ -9,7 +9,7 @@ Bradley and Terry (1952) as in Ouyang et al. 2022 (arXiv 2203.02155 section 3.5)
 A text's score is the value of the state at its end: one closing token, its only target, stands behind it and is never
 part of it. Pairs are units of two samples, the chosen one first.
 
-Simplified away: one label per text; no ensembles.
+Simplified away: ensembles; more than one label for a text.
 """
 
 from __future__ import annotations
@@ -17,61 +17,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
-from torch.nn.functional import logsigmoid
 
-from hone.types import Batch, Learner, LossFn, LossOutput, Outputs, Sample, Scorer, Totals
+from hone.algorithms.losses.reward_model_losses import bradley_terry_loss, ranking_of, regression_loss
+from hone.algorithms.supervised import PairAlgorithm, evaluate_loss
+from hone.data import build_preferences
+from hone.data.preference_formats import PAIRS, SCORES
+from hone.errors import DataError
+from hone.types import Learner, LossFn, Sample, Scorer, TrainedModel
 
 Kind = Literal["bradley_terry", "regression"]
-BINS = 10
-"""Equal parts of the confidence from 1/2 to 1, in which it is compared with how often it was right."""
-
-
-def bradley_terry_loss(
-    outputs: Outputs, batch: Batch, totals: Totals, *, center: float | None = None
-) -> LossOutput:
-    """The pairs' loss, and their accuracy and margin. Sequence columns: `pair` (1), `margin`."""
-    chosen_P, rejected_P, weight_P = _pairs(_scores(outputs, batch), batch.sequence_columns["pair"])
-    count = max(totals.sums["pair"] / 2, 1.0)
-
-    def mean(values_P: Tensor) -> Tensor:
-        return (weight_P * values_P).sum() / count
-
-    gap_P = chosen_P - rejected_P
-    loss = mean(-logsigmoid(gap_P - batch.sequence_columns["margin"][0::2]))
-    if center is not None:
-        loss = loss + center * mean((chosen_P + rejected_P).square())
-    with torch.no_grad():
-        metrics = {
-            "reward_accuracy": mean((gap_P > 0).to(gap_P.dtype)),
-            "reward_margin": mean(gap_P),
-            "score_chosen": mean(chosen_P),
-            "score_rejected": mean(rejected_P),
-        }
-    return LossOutput(loss, metrics)
-
-
-def regression_loss(outputs: Outputs, batch: Batch, totals: Totals) -> LossOutput:
-    """Squared distance from the given number. Sequence columns: `row` (1), `target`."""
-    score_S, weight_S = _scores(outputs, batch), batch.sequence_columns["row"]
-    count = max(totals.sums["row"], 1.0)
-    error_S = weight_S * (score_S - batch.sequence_columns["target"])
-    with torch.no_grad():
-        metrics = {"absolute_error": error_S.abs().sum() / count, "score": (weight_S * score_S).sum() / count}
-    return LossOutput(error_S.square().sum() / count, metrics)
-
-
-def _scores(outputs: Outputs, batch: Batch) -> Tensor:
-    """The score of each sequence: the value at its one target."""
-    assert outputs.values_N is not None, "a reward model has a scalar head"
-    return batch.sum_by_sequence(outputs.values_N)
-
-
-def _pairs(score_S: Tensor, weight_S: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    return score_S[0::2], score_S[1::2], weight_S[0::2]
 
 
 def append_score_token(sample: Sample, *, pad: int, columns: dict[str, float] | None = None) -> Sample:
@@ -137,44 +94,37 @@ async def measure(
 ) -> dict[str, float]:
     """The loss on held-out pairs (or rows), and how well they are ranked."""
     prepared = objective.prepared(samples)
-    score_S = torch.cat(await learner.forward(prepared))
-    names = prepared[0].sequence_columns
-    columns = {name: torch.tensor([one.sequence_columns[name] for one in prepared]) for name in names}
-    count = len(prepared)
-    ids, tokens_N = [one.id for one in prepared], torch.stack([one.tokens_T[-1] for one in prepared])
-    batch = Batch(ids, tokens_N, torch.arange(count), torch.ones_like(tokens_N), sequence_columns=columns)
-    sums = {name: float(values.sum()) for name, values in columns.items()}
-    result = objective.loss(Outputs(score_S, values_N=score_S), batch, Totals(count, count, sums))
-    found = {"loss": float(result.loss), **{name: float(value) for name, value in result.metrics.items()}}
+    scores = await learner.forward(prepared)
+    found = evaluate_loss(objective.loss, prepared, scores)
     if objective.kind == "bradley_terry":
+        score_S = torch.cat(scores)
         found["calibration_error"] = ranking_of(score_S[0::2], score_S[1::2]).calibration_error
     return found
 
 
-@dataclass(frozen=True)
-class Ranking:
-    """How well pairs are ranked. A pair's confidence is the probability sigmoid(|chosen - rejected|) that the model
-    gives to the side that it prefers; `bins` has for each part of [1/2, 1] that is not empty its mean confidence, the
-    part that was right, and the number of pairs."""
+class RM(PairAlgorithm):
+    """Pairs of answers, or answers with a number each, and the score of each."""
 
-    accuracy: float
-    margin: float
-    calibration_error: float
-    """Mean over the pairs of |confidence - accuracy| of their bin (Guo et al. 2017, arXiv 1706.04599 section 3)."""
-    pairs: int
-    bins: tuple[tuple[float, float, int], ...]
+    def __init__(self, config: Any, tokenizer: Any) -> None:
+        super().__init__(config, build_preferences(config, tokenizer))
+        kind = config.rm.reward_model_type
+        wanted, other = (SCORES, "bradley_terry") if kind == "regression" else (PAIRS, "regression")
+        if self.data.kind != wanted:
+            fits = self.data.kind in (PAIRS, SCORES)
+            raise DataError(
+                f"rm.reward_model_type={kind} learns from {wanted}, but the rows are {self.data.kind}"
+                + (f": set rm.reward_model_type={other}" if fits else "")
+            )
+        self.objective = RewardModelObjective(
+            pad=tokenizer.pad_token_id,
+            kind=kind,
+            center=config.rm.center_rewards_coefficient,
+            margins=config.rm.use_margins,
+        )
 
+    async def step(self, learner: TrainedModel, samples: Sequence[Sample]) -> dict[str, float]:
+        return await step(learner, samples, self.objective)
 
-def ranking_of(chosen_P: Tensor, rejected_P: Tensor, bins: int = BINS) -> Ranking:
-    """Compare the scores of pairs. A tie is not right."""
-    gap_P = (chosen_P - rejected_P).double()
-    right_P = (gap_P > 0).double()
-    confidence_P = torch.sigmoid(gap_P.abs())
-    bin_P = ((confidence_P - 0.5) * 2 * bins).long().clamp(max=bins - 1)
-    found = []
-    for number in bin_P.unique().tolist():
-        here = bin_P == number
-        found.append((float(confidence_P[here].mean()), float(right_P[here].mean()), int(here.sum())))
-    pairs = len(gap_P)
-    error = sum(count * abs(confidence - right) for confidence, right, count in found) / max(pairs, 1)
-    return Ranking(float(right_P.mean()), float(gap_P.mean()), error, pairs, tuple(found))
+    async def measure(self, learner: TrainedModel, samples: Sequence[Sample]) -> dict[str, float]:
+        """The loss of the held-out rows and how well they are ranked."""
+        return await measure(learner, samples, self.objective)

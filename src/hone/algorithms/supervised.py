@@ -1,4 +1,4 @@
-"""The shape of a method, and what all of them do alike."""
+"""The protocol of algorithms that learn from given examples, and what all of them do alike."""
 
 from __future__ import annotations
 
@@ -6,13 +6,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+import torch
+from torch import Tensor
+
 from hone.config.schema import SupervisedSection
+from hone.data import PreferenceData
 from hone.data.finding_log import FindingLog
-from hone.types import Sample, TrainedModel
+from hone.types import Batch, LossFn, Outputs, Sample, Totals, TrainedModel
 
 
 class Data(Protocol):
-    """What a method draws from."""
+    """What an algorithm draws its samples from, resumable."""
 
     @property
     def counts(self) -> Mapping[str, int]: ...
@@ -38,8 +42,21 @@ class Data(Protocol):
 
 
 class SupervisedAlgorithm(ABC):
-    """One run's algorithm. `state_dict` is what a checkpoint keeps of it besides the model: where it stands in its
-    data, and whatever its loss has gathered."""
+    """An algorithm of the supervised loop, for one run. `AlgorithmSpec.build` names the class.
+
+    The loop (`hone.training.supervised`) calls
+
+        algorithm = SFT(config, tokenizer)          reads and checks the data; raises DataError, ConfigError
+        await algorithm.prepare(learner, draws)     the weights are those that the run begins with
+        algorithm.load_state_dict(state)            if there is a checkpoint
+        samples = algorithm.data.next(size)
+        metrics = await algorithm.step(learner, samples)
+        held_out = await algorithm.measure(learner, algorithm.held_out())
+
+    Whatever `step` carries from one step to the next, and the position in the data, must be in `state_dict`: a run that
+    is killed continues from it, bit for bit. What `prepare` works out of the first weights must be there, too, since a
+    resumed run no longer has them.
+    """
 
     section: SupervisedSection
 
@@ -48,8 +65,8 @@ class SupervisedAlgorithm(ABC):
         self.section = config.loop
 
     async def prepare(self, learner: TrainedModel, draws: int) -> None:  # noqa: B027 (most need nothing)
-        """Before a run is resumed, while the learner still has the weights that it began with: work out what is needed
-        of them, for the first `draws` rows of the run."""
+        """Compute what is needed of the first weights, for the first `draws` rows of the run. Called before a
+        checkpoint is loaded."""
 
     @abstractmethod
     async def step(self, learner: TrainedModel, samples: Sequence[Sample]) -> dict[str, float]:
@@ -60,7 +77,7 @@ class SupervisedAlgorithm(ABC):
         """Metrics of held-out samples, without a step."""
 
     def describe(self, metrics: dict[str, float], samples: Sequence[Sample]) -> dict[str, float]:
-        """The step's metrics as they are written down: nothing that was left out goes unsaid."""
+        """The step's metrics as they are logged, with counts of what was left out."""
         counts = self.data.counts
         return {
             "train_loss": metrics.pop("loss"),
@@ -88,7 +105,7 @@ class SupervisedAlgorithm(ABC):
         return ""
 
     def notes(self) -> list[str]:
-        """What is to be told of the data before the first step."""
+        """Notices on the data, printed before the first step."""
         left_out = self.left_out()
         return [*([left_out] if left_out else []), *self.data.unread_columns()]
 
@@ -97,3 +114,36 @@ class SupervisedAlgorithm(ABC):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.data.load_state_dict(state)
+
+
+class PairAlgorithm(SupervisedAlgorithm):
+    """An algorithm that learns from comparisons: a unit is a pair, or one rated answer."""
+
+    data: PreferenceData
+
+    def describe(self, metrics: dict[str, float], samples: Sequence[Sample]) -> dict[str, float]:
+        return super().describe(metrics, samples) | {"units": float(len({sample.unit for sample in samples}))}
+
+    def left_out(self) -> str:
+        return self.data.excluded_notice()
+
+
+def evaluate_loss(loss: LossFn, samples: Sequence[Sample], outputs: Sequence[Tensor]) -> dict[str, float]:
+    """`loss` and its metrics on held-out samples, without a backward, from what the model said of their targets:
+    log-probabilities or values, one tensor for each sample."""
+    lengths_S = torch.tensor([values.numel() for values in outputs])
+    batch = Batch(
+        ids=[sample.id for sample in samples],
+        tokens_N=torch.cat([sample.tokens_T[sample.loss_mask_T] for sample in samples]),
+        sequence_N=torch.repeat_interleave(torch.arange(len(samples)), lengths_S),
+        lengths_S=lengths_S,
+        sequence_columns={
+            name: torch.tensor([sample.sequence_columns[name] for sample in samples])
+            for name in samples[0].sequence_columns
+        },
+    )
+    sums = {name: float(column.sum()) for name, column in batch.sequence_columns.items()}
+    values_N = torch.cat(list(outputs))
+    totals = Totals(float(lengths_S.sum()), float(len(samples)), sums)
+    result = loss(Outputs(values_N, values_N=values_N), batch, totals)
+    return {"loss": float(result.loss), **{name: float(value) for name, value in result.metrics.items()}}

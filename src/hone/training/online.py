@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from hone import engine
-from hone.algorithms import distill, grpo, ppo
-from hone.config import DistillConfig, GRPOConfig, Loaded, OnlineConfig, PPOConfig
+from hone.algorithms.online import OnlineAlgorithm
+from hone.config import Loaded, OnlineConfig
 from hone.config.metric_names import column_of, flat_metric
 from hone.config.schema import RLConfig
 from hone.data import PromptData
@@ -55,10 +55,12 @@ async def train(loaded: Loaded, recovering: bool = False) -> dict[str, Any]:
             assert parts.generator is not None
             parts.notices += ready.episodes.notices if ready.episodes is not None else []
             sampler = RolloutSampler(parts.generator, ready.tokenizer, ready.pool, config, ready.episodes)
-            return await _train(loaded, ready.data, parts, sampler)
+            return await _train(loaded, ready.algorithm, ready.data, parts, sampler)
 
 
-async def _train(loaded: Loaded, data: PromptData, parts: Engine, sampler: RolloutSampler) -> dict[str, Any]:
+async def _train(
+    loaded: Loaded, algorithm: OnlineAlgorithm, data: PromptData, parts: Engine, sampler: RolloutSampler
+) -> dict[str, Any]:
     config: OnlineConfig = loaded.config
     run = TrainingRun(
         loaded,
@@ -80,23 +82,28 @@ async def _train(loaded: Loaded, data: PromptData, parts: Engine, sampler: Rollo
             run.progress.doing("validating before the first step")
             run.log_before_training(await validate(sampler, data.validation, run, step=0))
         for step in run.steps():
-            await one_step(step, parts, data, sampler, run)
+            await one_step(step, algorithm, parts, data, sampler, run)
             run.note_all(data.finding_log.unreported())
         await run.finish()
     return run.summary()
 
 
 async def one_step(
-    step: int, parts: Engine, data: PromptData, sampler: RolloutSampler, run: TrainingRun
+    step: int,
+    algorithm: OnlineAlgorithm,
+    parts: Engine,
+    data: PromptData,
+    sampler: RolloutSampler,
+    run: TrainingRun,
 ) -> None:
     """Sample, score, learn, hand the new weights to the generator, write everything down."""
     config, clock = sampler.config, _Clock(run.progress)
     sampler.pool.at(step - 1, run.total_steps)
-    if isinstance(config, DistillConfig) and not config.distillation.is_on_policy_step(step):
-        metrics, tokens = await _learn_from_answers(parts, data, config)
-        clock.lap("training")
+    if algorithm.is_on_policy_step(step):
+        metrics, tokens = await _learn_from_rollouts(step, algorithm, parts, data, sampler, run, clock)
     else:
-        metrics, tokens = await _learn_from_rollouts(step, parts, data, sampler, run, clock)
+        metrics, tokens = await _learn_from_answers(algorithm, parts, data, config)
+        clock.lap("training")
     _end_with_the_data(run, data, step)
     await parts.sync_weights(step)
     clock.lap("weight_sync")
@@ -112,13 +119,19 @@ async def one_step(
 
 
 async def _learn_from_rollouts(
-    step: int, parts: Engine, data: PromptData, sampler: RolloutSampler, run: TrainingRun, clock: _Clock
+    step: int,
+    algorithm: OnlineAlgorithm,
+    parts: Engine,
+    data: PromptData,
+    sampler: RolloutSampler,
+    run: TrainingRun,
+    clock: _Clock,
 ) -> tuple[dict[str, float], int]:
     """Sample completions of prompts, score them where rewards are learnt from, learn. Metrics, and tokens."""
     config = sampler.config
     sample = partial(sampler.sample, lap=clock.lap)
     if isinstance(config, RLConfig) and config.loop.use_dynamic_sampling:
-        wanted = DynamicSamplingSpec.of(config.loop, grpo.weight_of(config))
+        wanted = DynamicSamplingSpec.of(config.loop, algorithm.reward_weight())
         # Every step before has learnt something, so a first one that does not has left the weights as they were.
         filled = await sample_informative_groups(
             data.next, sample, wanted, last=lambda: data.exhausted and step > 1
@@ -127,7 +140,7 @@ async def _learn_from_rollouts(
     else:
         groups = chosen = await sample(data.next(config.loop.num_prompts_per_step))
         counts = {}
-    learnt = await learn(step, parts, chosen, config) | counts
+    learnt = await algorithm.step(parts, chosen, step) | counts
     clock.lap("training")
     if config.logger.log_rollouts:
         write_rollouts(run.folder.rollout_file(step), step, groups)
@@ -139,13 +152,12 @@ async def _learn_from_rollouts(
 
 
 async def _learn_from_answers(
-    parts: Engine, data: PromptData, config: DistillConfig
+    algorithm: OnlineAlgorithm, parts: Engine, data: PromptData, config: OnlineConfig
 ) -> tuple[dict[str, float], int]:
     """Learn from the answers that the data has to the prompts. Metrics, and tokens."""
-    assert parts.teacher is not None
     prompts = data.next(config.loop.num_prompts_per_step)
     samples = data.answers(prompts)
-    metrics = await distill.step(parts.learner, parts.teacher, samples, config)
+    metrics = await algorithm.step_on_answers(parts, samples)
     counts = {"samples": len(prompts), "truncated_samples": data.counts["truncated"]}
     counts["excluded_samples"] = data.counts["excluded"]
     metrics |= {name: float(count) for name, count in counts.items()}
@@ -156,17 +168,6 @@ def _end_with_the_data(run: TrainingRun, data: PromptData, step: int) -> None:
     """Dynamic sampling may draw the last prompt steps before they were counted on."""
     if data.exhausted:
         run.total_steps = min(run.total_steps, step)
-
-
-async def learn(step: int, parts: Engine, groups: Sequence[Group], config: OnlineConfig) -> dict[str, float]:
-    """The algorithm's own part of a step: advantages and updates."""
-    if isinstance(config, PPOConfig):
-        return await ppo.step(parts.learner, parts.reference, parts.value, groups, config, number=step)
-    if isinstance(config, DistillConfig):
-        assert parts.teacher is not None
-        return await distill.step(parts.learner, parts.teacher, distill.samples_of(groups), config)
-    assert isinstance(config, GRPOConfig)
-    return await grpo.step(parts.learner, parts.reference, groups, config, version=step - 1)
 
 
 def total_steps(config: OnlineConfig, data: PromptData) -> int:

@@ -17,9 +17,10 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from hone import engine
+from hone.algorithms.online import OnlineAlgorithm
 from hone.algorithms.supervised import SupervisedAlgorithm
 from hone.checkpoint.checkpoints import Checkpoints
-from hone.config import DistillConfig, Loaded, OnlineConfig
+from hone.config import Loaded, OnlineConfig
 from hone.data import PromptData, build_prompts
 from hone.engine.local.local_engine import tokenizer_of
 from hone.lazy import lazy
@@ -49,14 +50,15 @@ def prepare(loaded: Loaded[Any]) -> tuple[PreTrainedTokenizerBase, SupervisedAlg
     check_run(loaded)
     tokenizer = tokenizer_of(loaded.config)
     with working("reading the data"):
-        method = lazy(spec_of(loaded.algorithm).build)(loaded.config, tokenizer)
-    return tokenizer, method
+        algorithm = lazy(spec_of(loaded.algorithm).build)(loaded.config, tokenizer)
+    return tokenizer, algorithm
 
 
 @dataclass
 class Prepared:
     """What an online run works with besides its models."""
 
+    algorithm: OnlineAlgorithm
     tokenizer: PreTrainedTokenizerBase
     data: PromptData
     pool: RewardPool
@@ -71,6 +73,7 @@ async def prepared(
     `printed`. Raises HoneError for what would stop the run."""
     config: OnlineConfig = loaded.config
     check_run(loaded)
+    algorithm: OnlineAlgorithm = lazy(spec_of(loaded.algorithm).build)(config)
     pool = open_reward_pool(config.rewards, printed, load_models=load_models)
     with contextlib.closing(Activity()) as activity:
         pool.start(activity.begin)
@@ -78,11 +81,11 @@ async def prepared(
         tokenizer = tokenizer_of(config)
         with working("reading the data"):
             data = build_prompts(config, tokenizer)
-        if isinstance(config, DistillConfig) and config.distillation.on_policy_fraction < 1:
+        if algorithm.needs_answers():
             data.check_answers()
         pool.check_columns(data.columns)
         with open_episode_runner(config, tokenizer, printed) as episodes:
-            yield Prepared(tokenizer, data, pool, episodes)
+            yield Prepared(algorithm, tokenizer, data, pool, episodes)
 
 
 def check(loaded: Loaded[Any]) -> None:

@@ -32,70 +32,70 @@ def main(loaded: Loaded, *, recovering: bool = False) -> dict[str, Any]:
 async def train(loaded: Loaded, recovering: bool = False) -> dict[str, Any]:
     """The loop itself."""
     config = loaded.config
-    tokenizer, method = prepare(loaded)
+    tokenizer, algorithm = prepare(loaded)
     with working(f"loading {config.policy.model_name}"):
         parts = engine.build(config, tokenizer, recovering=recovering)
     with parts:
-        return await _train(loaded, tokenizer, method, parts)
+        return await _train(loaded, tokenizer, algorithm, parts)
 
 
 async def _train(
-    loaded: Loaded, tokenizer: PreTrainedTokenizerBase, method: SupervisedAlgorithm, parts: Engine
+    loaded: Loaded, tokenizer: PreTrainedTokenizerBase, algorithm: SupervisedAlgorithm, parts: Engine
 ) -> dict[str, Any]:
-    config, section, learner = loaded.config, method.section, parts.learner
+    config, section, learner = loaded.config, algorithm.section, parts.learner
     size = config.policy.train_global_batch_size
-    steps = total_steps(config, method)
+    steps = total_steps(config, algorithm)
     run = TrainingRun(
         loaded,
         loaded.algorithm,
         total_steps=steps,
         parts=parts.parts,
-        data=method,
+        data=algorithm,
         tokenizer=tokenizer,
         engine=parts,
     )
-    await method.prepare(learner, steps * size)
+    await algorithm.prepare(learner, steps * size)
     await run.resume()
     if run.finished:
         return run.summary()
     with run:
-        run.note_all([*method.notes(), *method.data.finding_log.unreported()])
+        run.note_all([*algorithm.notes(), *algorithm.data.finding_log.unreported()])
         said = False
         if section.val_at_start and run.step == 0:
             run.progress.doing("validating before the first step")
-            run.log_before_training(await validate(learner, method))
+            run.log_before_training(await validate(learner, algorithm))
         for step in run.steps():
             started = time.perf_counter()
             run.progress.doing("training")
-            samples = method.data.next(size)
+            samples = algorithm.data.next(size)
             if not samples:  # rows that are left out can end the last epoch sooner than their number says
                 break
-            said = said or _say_truncated(run, method)
-            run.note_all(method.data.finding_log.unreported())
-            metrics = method.describe(await method.step(learner, samples), samples)
+            said = said or _say_truncated(run, algorithm)
+            run.note_all(algorithm.data.finding_log.unreported())
+            metrics = algorithm.describe(await algorithm.step(learner, samples), samples)
             tokens = sum(len(sample) for sample in samples)
             metrics["tokens_per_s"] = tokens / (time.perf_counter() - started)
             last = step == run.total_steps
             if (section.val_period > 0 and step % section.val_period == 0) or (last and section.val_at_end):
                 run.progress.doing("validating")
-                metrics |= await validate(learner, method)
+                metrics |= await validate(learner, algorithm)
             await run.end_step(step, metrics, tokens=tokens)
         await run.finish()
     return run.summary()
 
 
-def total_steps(config: Any, method: SupervisedAlgorithm) -> int:
+def total_steps(config: Any, algorithm: SupervisedAlgorithm) -> int:
     """Optimizer steps of the whole run: the smaller of `max_num_steps` and what the epochs hold."""
-    section = method.section
+    section = algorithm.section
     limits = [section.max_num_steps] if section.max_num_steps is not None else []
     if section.max_num_epochs is not None:
-        limits.append(method.data.total_steps(config.policy.train_global_batch_size))
+        limits.append(algorithm.data.total_steps(config.policy.train_global_batch_size))
     return min(limits)
 
 
-def _say_truncated(run: TrainingRun, method: SupervisedAlgorithm) -> bool:
+def _say_truncated(run: TrainingRun, algorithm: SupervisedAlgorithm) -> bool:
     """Tell, once, that samples are cut: whether it has been told."""
-    if not method.data.counts["truncated"]:
+    if not algorithm.data.counts["truncated"]:
         return False
     longest = run.config.policy.max_total_sequence_length
     run.progress.note(
@@ -105,13 +105,13 @@ def _say_truncated(run: TrainingRun, method: SupervisedAlgorithm) -> bool:
     return True
 
 
-async def validate(learner: TrainedModel, method: SupervisedAlgorithm) -> dict[str, float]:
-    """The method's metrics of the held-out samples; none where there are no such samples."""
-    samples = method.held_out()
+async def validate(learner: TrainedModel, algorithm: SupervisedAlgorithm) -> dict[str, float]:
+    """The algorithm's metrics of the held-out samples; none where there are no such samples."""
+    samples = algorithm.held_out()
     if not samples:
         return {}
     started = time.perf_counter()
-    metrics = await method.measure(learner, samples)
+    metrics = await algorithm.measure(learner, samples)
     return {
         **{f"val_{name}": value for name, value in metrics.items()},
         "val_samples": float(len(samples)),

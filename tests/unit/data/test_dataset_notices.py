@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from hone.algorithms.dpo_training import DPO
-from hone.algorithms.sft_training import SFT
+from hone.algorithms.dpo import DPO
+from hone.algorithms.sft import SFT
 from hone.config.schema import DPOConfig, SFTConfig
 from hone.data import build_preferences, build_supervised
 from hone.errors import CheckpointError, DataError

@@ -12,7 +12,8 @@ import torch
 from families import BY_TOKENS, groups, weighted
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
-from hone.algorithms.dpo import DPOLoss, Moments, loss_of
+from hone.algorithms.dpo import Moments, loss_of
+from hone.algorithms.losses.preference_objective import PreferenceObjective
 from hone.config.schema import DPOConfig, GRPOConfig, SFTConfig
 from hone.config.schema.lora import LoraConfig
 from hone.engine.build import build
@@ -128,7 +129,9 @@ def test_the_first_loss_of_dpo_is_log_2_with_gpt_2s_dropout(tmp_path: Path) -> N
     samples = pairs()
     for sample, logprobs in zip(samples, tiny.run(engine.learner.forward(samples)), strict=True):
         sample.sequence_columns["reference"] = float(logprobs.double().sum())
-    loss: DPOLoss = tiny.run(loss_of(engine.learner, samples, config.dpo, paired=True, moments=Moments()))
+    loss: PreferenceObjective = tiny.run(
+        loss_of(engine.learner, samples, config.dpo, paired=True, moments=Moments())
+    )
     metrics = tiny.run(engine.learner.forward_backward(samples, loss))
     assert metrics["loss"] == pytest.approx(math.log(2), abs=1e-5)
 

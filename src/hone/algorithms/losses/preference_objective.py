@@ -1,0 +1,159 @@
+"""The objective on pairs or rated answers: a weighted sum of preference losses, and the likelihood of chosen answers.
+
+    loss = preference_loss_weight * sum over losses k of w_k mean_k + sft_loss_weight * (-mean log pi(chosen))
+
+What a loss compares with the whole global batch (AOT's ranks, KTO's KL) is computed before the backward, by
+`with_batch_statistics`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from hone.algorithms.losses import preference_losses
+from hone.algorithms.losses.preference_losses import PAIRWISE
+from hone.algorithms.losses.preference_params import Pairs, PreferenceLossParams
+from hone.types import Batch, LossOutput, Outputs, Sample, Scorer, Totals
+
+
+class PreferenceSettings(Protocol):
+    """What an algorithm's settings say of its objective."""
+
+    @property
+    def preference_loss(self) -> Mapping[Any, float]:
+        """Losses with their weights."""
+        ...
+
+    @property
+    def preference_loss_weight(self) -> float: ...
+
+    @property
+    def preference_average_log_probs(self) -> bool:
+        """Compare means over an answer's tokens, not sums."""
+        ...
+
+    @property
+    def sft_loss_weight(self) -> float: ...
+
+    @property
+    def sft_average_log_probs(self) -> bool: ...
+
+
+@dataclass(frozen=True)
+class PreferenceObjective:
+    """All terms of the loss. Picklable. Reads the columns `label` (1 chosen, -1 rejected), `reference` (the reference's
+    sum of log-probabilities; absent for losses without), and for AOT `aot` and `aot_unpaired`."""
+
+    settings: PreferenceSettings
+    params: PreferenceLossParams = field(default_factory=PreferenceLossParams)
+    paired: bool = True
+
+    def __call__(self, outputs: Outputs, batch: Batch, totals: Totals) -> LossOutput:
+        settings, columns, label_S = self.settings, batch.sequence_columns, batch.sequence_columns["label"]
+        logps_S = batch.sum_by_sequence(outputs.logprobs_N)
+        reference_S = columns.get("reference", torch.zeros_like(logps_S))
+        length_S = batch.lengths_S
+        good, bad = label_S > 0, label_S < 0  # neither: a rank without work
+        chosen = max((totals.sequences + totals.sums["label"]) / 2, 1.0)
+        rejected = max((totals.sequences - totals.sums["label"]) / 2, 1.0)
+        losses: dict[str, Tensor] = {}
+        if self.paired:
+            pairs = Pairs(
+                *(logps_S[good], logps_S[bad], reference_S[good], reference_S[bad]),
+                *(length_S[good], length_S[bad]),
+            )
+            pairs = pairs.mean() if settings.preference_average_log_probs else pairs
+            partners = {
+                name: (column[good], column[bad]) for name, column in columns.items() if name[:3] == "aot"
+            }
+            for name in sorted(settings.preference_loss.keys() - {"kto"}):
+                losses[name] = self._pairwise(name, pairs, partners).sum() / chosen
+        ratio_S = logps_S - reference_S
+        if settings.preference_average_log_probs:
+            ratio_S = ratio_S / length_S.clamp(min=1)
+        if "kto" in settings.preference_loss:
+            rated = good | bad
+            each = preference_losses.kto(ratio_S[rated], good[rated], self.params)
+            losses["kto"] = each.sum() / max(totals.sequences, 1.0)
+        preference = sum(
+            (w * losses[name] for name, w in settings.preference_loss.items()), logps_S.sum() * 0
+        )
+        nll_S = -logps_S / length_S.clamp(min=1) if settings.sft_average_log_probs else -logps_S
+        sft = nll_S[good].sum() / chosen
+        loss = settings.preference_loss_weight * preference + settings.sft_loss_weight * sft
+        rewards_S = self.params.beta * ratio_S.detach()
+        metrics = {
+            "preference_loss": preference.detach(),
+            "sft_loss": sft.detach(),
+            "rewards_chosen": rewards_S[good].sum() / chosen,
+            "rewards_rejected": rewards_S[bad].sum() / rejected,
+            "logps_chosen": logps_S.detach()[good].sum() / chosen,
+            "logps_rejected": logps_S.detach()[bad].sum() / rejected,
+        }
+        if self.paired:
+            gain_P = rewards_S[good] - rewards_S[bad]
+            metrics["reward_margin"] = gain_P.sum() / chosen
+            metrics["reward_accuracy"] = (gain_P > 0).float().sum() / chosen
+        if len(losses) > 1:
+            metrics |= {f"loss_{name}": value.detach() for name, value in losses.items()}
+        return LossOutput(loss, metrics)
+
+    def _pairwise(self, name: str, pairs: Pairs, partners: dict[str, tuple[Tensor, Tensor]]) -> Tensor:
+        if name == "aot":
+            return preference_losses.aot(pairs.chosen_P - pairs.rejected_P, partners["aot"][0], self.params)
+        if name == "aot_unpaired":
+            return preference_losses.aot_unpaired(pairs, *partners["aot_unpaired"], self.params)
+        return PAIRWISE[name](pairs, self.params)
+
+
+async def with_batch_statistics(
+    objective: PreferenceObjective,
+    model: Scorer,
+    samples: Sequence[Sample],
+    mismatched: Sequence[Sample] = (),
+) -> PreferenceObjective:
+    """The objective with what it compares with the whole batch: one forward more for AOT and KTO.
+
+    `mismatched` are KTO's prompts with answers of others, with their `reference`.
+    """
+    losses, average = (
+        objective.settings.preference_loss.keys(),
+        objective.settings.preference_average_log_probs,
+    )
+    if "kto" in losses and mismatched:
+        ratios_S = await _ratios(model, mismatched, average=average)
+        params = replace(objective.params, kl=max(0.0, float(ratios_S.mean())))
+        objective = replace(objective, params=params)
+    if objective.paired and {"aot", "aot_unpaired"} & losses:
+        await _match(model, samples, average=average)
+    return objective
+
+
+async def _ratios(model: Scorer, samples: Sequence[Sample], *, average: bool, policy: bool = False) -> Tensor:
+    """log pi - log ref of each sample (fp64), or log pi alone."""
+    values = []
+    for sample, logprobs_T in zip(samples, await model.forward(samples), strict=True):
+        value = float(logprobs_T.double().sum()) - (0.0 if policy else sample.sequence_columns["reference"])
+        values.append(value / max(sample.num_targets, 1) if average else value)
+    return torch.tensor(values, dtype=torch.float64)
+
+
+async def _match(model: Scorer, samples: Sequence[Sample], *, average: bool) -> None:
+    """Give each sample its AOT partners: numbers of the same rank in the whole batch."""
+    ratios_S = await _ratios(model, samples, average=average)
+    lengths_S = torch.tensor([max(sample.num_targets, 1) if average else 1 for sample in samples])
+    reference_S = (
+        torch.tensor([s.sequence_columns["reference"] for s in samples], dtype=torch.float64) / lengths_S
+    )
+    good, bad = ratios_S[::2], ratios_S[1::2]
+    reference_P = reference_S[::2] - reference_S[1::2]
+    aot_P = preference_losses.matched(good - bad + reference_P, reference_P)
+    partners = (preference_losses.matched(good, bad), preference_losses.matched(bad, good))
+    for index, sample in enumerate(samples):
+        sample.sequence_columns["aot"] = float(aot_P[index // 2])
+        sample.sequence_columns["aot_unpaired"] = float(partners[index % 2][index // 2])

@@ -1,0 +1,71 @@
+"""The protocol of algorithms that learn from the policy's own samples."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from hone.types import Group, Learner, Rollout, Sample, Scorer, Teacher
+
+
+class Models(Protocol):
+    """The models of a run: those of the algorithm's `AlgorithmSpec.models` that its settings ask for; else None."""
+
+    @property
+    def learner(self) -> Learner:
+        """The policy."""
+        ...
+
+    @property
+    def reference(self) -> Scorer | None: ...
+
+    @property
+    def value(self) -> Learner | None: ...
+
+    @property
+    def teacher(self) -> Teacher | None: ...
+
+
+class OnlineAlgorithm(ABC):
+    """An algorithm of the online loop, for one run. `AlgorithmSpec.build` names the class.
+
+    The loop (`hone.training.online`) samples and scores, then calls
+
+        algorithm = GRPO(config)
+        groups = ...                                              completions of num_prompts_per_step prompts, scored
+        metrics = await algorithm.step(models, groups, number)    number: of the step, from 1
+        generator.update_weights(number, learner.weights())
+
+    Hazards. The groups of step n were sampled from the weights after step n - 1 (`Sample.version`); after the first
+    optimizer step of a rollout they are off-policy, so old log-probabilities must be computed before it. A rollout with
+    `reward is None` failed, one with `excluded` set is not to be trained on: neither is a reward of 0. An algorithm
+    keeps nothing from one step to the next: no checkpoint would hold it. What changes over a run is a function of
+    `number`.
+    """
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+
+    @abstractmethod
+    async def step(self, models: Models, groups: Sequence[Group], number: int) -> dict[str, float]:
+        """Advantages, losses and optimizer steps on the groups of step `number`. Returns metrics, `loss` among them."""
+
+    def reward_weight(self) -> Callable[[Rollout, str], float] | None:
+        """Weight of a reward of a rollout, where rewards are learned from one by one; None where their sum is.
+
+        Dynamic sampling asks for it: which groups can be learned from.
+        """
+        return None
+
+    def is_on_policy_step(self, number: int) -> bool:
+        """Whether step `number` learns from the policy's samples; else from answers of the data (`step_on_answers`)."""
+        return True
+
+    async def step_on_answers(self, models: Models, samples: Sequence[Sample]) -> dict[str, float]:
+        """Optimizer steps on answers that the data has."""
+        raise NotImplementedError
+
+    def needs_answers(self) -> bool:
+        """Whether any step learns from answers of the data: rows without one are refused before a model is loaded."""
+        return False
