@@ -119,7 +119,7 @@ def of_lengths(rewards: list[list[float | None]], lengths: list[list[int]]) -> l
     for group, wanted in zip(groups, lengths, strict=True):
         for rollout, length in zip(group.rollouts, wanted, strict=True):
             tokens, logprobs = (5,) * length, (-1.0,) * length
-            rollout.completion = type(rollout.completion)(tokens, logprobs, "stop", 0)
+            rollout.completion = type(rollout.completion).of_version(tokens, logprobs, "stop", 0)
     return groups
 
 
