@@ -8,7 +8,7 @@ import os
 import sys
 from dataclasses import asdict
 
-from hone.rollout.sandbox import Sandbox, SandboxLimits, Unsafe
+from hone.rollout.sandbox import IsolationError, Sandbox, SandboxLimits
 
 if __name__ == "__main__":
     job = json.load(sys.stdin)
@@ -16,7 +16,7 @@ if __name__ == "__main__":
     with Sandbox(SandboxLimits(**job["limits"]), namespaces=job["namespaces"]) as box:
         try:
             found = {"says": box.start(), "user": os.geteuid()}
-        except Unsafe as error:
+        except IsolationError as error:
             found = {"problem": str(error)}
         else:
             found["outcomes"] = [asdict(box.run(**program)) for program in job["programs"]]

@@ -172,12 +172,12 @@ def embedded_model() -> Finding:
 
 def programs() -> Finding:
     """How programs that a model wrote would be kept apart, and what would be open to them."""
-    from hone.rollout.sandbox import Sandbox, SandboxLimits, Unsafe
+    from hone.rollout.sandbox import IsolationError, Sandbox, SandboxLimits
 
     try:
         with Sandbox(SandboxLimits(require_isolation=False)) as box:
             text = box.start()
-    except Unsafe as error:
+    except IsolationError as error:
         return Finding("sandbox", "poor", first_line(error), "the reward function code cannot be used here")
     if "NO NAMESPACES" not in text:
         return Finding("sandbox", "ok", f"programs that a model wrote: {text}")

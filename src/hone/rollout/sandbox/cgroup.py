@@ -1,7 +1,7 @@
-"""A control group for a sandbox, where this process may make one: the kernel then counts all memory and all processes.
+"""A control group for a sandbox, where this process may create one: the kernel then counts all memory and processes.
 
-The spawner is put into it once, before it forks anything (to move each program would cost as much as to run it).
-Version 1: below this process's own groups. Version 2: beside its own group or in it, where memory is delegated.
+The spawner is moved into it once, before it forks (moving each program would cost as much as running it). Version 1:
+below this process's own groups. Version 2: next to its own group or in it, where the memory controller is delegated.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _OOM = re.compile(r"^oom_kill (\d+)$", re.MULTILINE)
 
 
 class ControlGroup:
-    """The groups of one sandbox: none, one (version 2), or one for each kind (version 1)."""
+    """The groups of one sandbox: none, one (version 2), or one for each controller (version 1)."""
 
     def __init__(self, memory_bytes: int, processes: int) -> None:
         self._folders: list[Path] = []
@@ -30,11 +30,11 @@ class ControlGroup:
 
     @property
     def counts_memory(self) -> bool:
-        """Whether the kernel bounds the memory of all processes together."""
+        """Whether the kernel limits the memory of all processes together."""
         return self._events is not None
 
     def add(self, pid: int) -> None:
-        """Put a process in, and what it will fork; where that fails there is no group."""
+        """Move a process, and what it will fork, into the group; where that fails, remove the group."""
         try:
             for folder in self._folders:
                 (folder / "cgroup.procs").write_text(str(pid))
@@ -42,7 +42,7 @@ class ControlGroup:
             self.remove()
 
     def out_of_memory(self) -> bool:
-        """Whether the kernel has killed for want of memory since this was asked last."""
+        """Whether the kernel killed a process for memory since the last call."""
         if self._events is None:
             return False
         found = _OOM.search(self._events.read_text())
@@ -50,7 +50,7 @@ class ControlGroup:
         return self._killed > before
 
     def remove(self) -> None:
-        """Once all that was in it has ended."""
+        """Remove the group, once its processes have ended."""
         for folder in self._folders:
             with contextlib.suppress(OSError):
                 folder.rmdir()
@@ -62,7 +62,7 @@ class ControlGroup:
             if "memory" in controllers and os.access(parent, os.W_OK):
                 folder = self._make(parent)
                 (folder / "memory.max").write_text(str(memory_bytes))
-                with contextlib.suppress(OSError):  # no swap here
+                with contextlib.suppress(OSError):  # no swap
                     (folder / "memory.swap.max").write_text("0")
                 if "pids" in controllers:
                     (folder / "pids.max").write_text(str(processes))
@@ -91,7 +91,7 @@ class ControlGroup:
 
 
 def _own_groups() -> dict[str, str]:
-    """The path of this process's group, by the kind of version 1, and by "" of version 2."""
+    """The paths of this process's groups, by controller (version 1); by "" for version 2."""
     lines = [line.split(":", 2) for line in Path("/proc/self/cgroup").read_text().splitlines()]
     return {kind: path for _, kinds, path in lines for kind in kinds.split(",")}
 
@@ -114,7 +114,7 @@ def _legacy_group(kind: str) -> Path | None:
 
 
 def _forget_dead(parent: Path) -> None:
-    """Groups of sandboxes that were killed before they could remove theirs."""
+    """Remove the groups of sandboxes that were killed."""
     for folder in parent.glob(f"{_NAME}*"):
         with contextlib.suppress(OSError, ValueError):
             if not os.path.exists(f"/proc/{int(folder.name.removeprefix(_NAME))}"):

@@ -1,9 +1,10 @@
-"""What keeps a program away from the machine: namespaces and a root of its own, another user, limits. Linux; elsewhere
-limits alone.
+"""Isolation of programs from the machine: namespaces, a root of their own, another user, limits. Only limits outside of
+Linux.
 
-`enter` is called once, by the spawner. It makes namespaces: no network, no process but its own, and a root that holds
-Python and nothing else. `fresh` gives one program a process namespace, whose end is the end of everything in it.
-`drop` takes all privileges from the program's process. Where there are no namespaces, Landlock bounds the files.
+`enter` is called once, by the spawner. It creates namespaces without network and other processes, and with a root that
+holds only Python. `new_process_namespace` gives each program a process namespace: when its first process ends, the
+kernel ends all others. `drop_privileges` is called in the program's process. Without namespaces, Landlock restricts
+files.
 """
 
 from __future__ import annotations
@@ -24,28 +25,28 @@ from hone.rollout.workers.reaper import kill_descendants
 
 _APART = kernel.NEWNS | kernel.NEWUTS | kernel.NEWIPC | kernel.NEWPID | kernel.NEWNET
 _FIRST_USER = 1_500_000_000
-"""Users that nobody is: each sandbox has one, so that limits on processes count its own alone."""
+"""Unused user ids: each sandbox has its own, so that limits on processes count its processes only."""
 _MAX_WORD = 500
 
 
 @dataclass(frozen=True)
 class Isolation:
-    """What is in force, for those who must know."""
+    """The isolation in force."""
 
     namespaces: bool = False
     network_off: bool = False
     own_user: bool = False
     files: str = ""
-    """`root` of its own, `landlock`, or nothing."""
+    """`root` (a root of its own), `landlock`, or empty."""
     signals: bool = False
-    """Whether a program is kept from signalling others than its own."""
+    """Whether a program cannot signal outside processes."""
     counted: bool = False
-    """Whether the kernel counts the memory of all processes together."""
+    """Whether the kernel limits the memory of all processes together."""
     problem: str = ""
     """Why there are no namespaces."""
 
-    def open_to(self) -> list[str]:
-        """What a program can still do, in words."""
+    def permitted(self) -> list[str]:
+        """What a program can still do."""
         user = "a user of its own" if self.own_user else "the user of the run"
         found = [] if self.network_off else ["use the network"]
         if not self.files:
@@ -69,16 +70,16 @@ class Isolation:
             parts.append("a user of its own")
         if self.counted:
             parts.append("memory counted by the kernel")
-        text, can = ", ".join(parts), "; ".join(self.open_to())
+        text, can = ", ".join(parts), "; ".join(self.permitted())
         return f"{text}. A program can {can}" if can else text
 
 
 class Jail:
-    """The spawner's jail. One in a process."""
+    """The isolation of one spawner; at most one in a process."""
 
     def __init__(self, disk_mb: int, namespaces: bool = True) -> None:
         self.directory = ""
-        """Where a program may write: its working directory."""
+        """The working directory of programs, the only one that they may write to."""
         self._disk_mb = disk_mb
         self._wanted = namespaces and sys.platform == "linux"
         self._processes = self._proc = -1
@@ -86,30 +87,33 @@ class Jail:
         self._filter: bytes | None = None
         self._landlock = False
         self._locked_in = False
-        """Python lies where root alone may enter: a user of its own is let in, to what Landlock shows."""
+        """Python is in a folder that only root may enter: the sandbox's user keeps a capability to read it."""
         self._needed = root_filesystem.needed()
         self.isolation = Isolation()
 
     def enter(self, counted: bool) -> None:
-        """Make the namespaces, where that can be done; the calling process then waits for the child in which this
-        returns, and ends with it. counted: a control group counts memory."""
-        as_root, own = (os.geteuid() == 0, _FIRST_USER + os.getpid())  # before the namespace renames us
+        """Create the namespaces, where possible. The calling process then waits for the child in which this returns,
+        and ends with it. counted: a control group counts memory."""
+        as_root, own = (
+            os.geteuid() == 0,
+            _FIRST_USER + os.getpid(),
+        )  # before the user namespace changes them
         if sys.platform == "linux":
-            self._proc = os.open("/proc", os.O_RDONLY | os.O_CLOEXEC)  # soon out of sight
-        problem = attempt(self._go_apart) if self._wanted else "not asked for"
+            self._proc = os.open("/proc", os.O_RDONLY | os.O_CLOEXEC)  # it will not be reachable later
+        problem = try_in_child(self._go_apart) if self._wanted else "not asked for"
         if not problem:
             self._go_apart(_continue_in_child)
             kernel.prctl(kernel.PDEATHSIG, signal.SIGKILL)
-        else:  # the spawner must live to see the end of whoever wanted it: nobody else would end the program
+        else:  # without PDEATHSIG: the spawner itself ends the program when its client ends
             self.directory = tempfile.mkdtemp(prefix="hone-sandbox-")
             if sys.platform == "linux":
                 kernel.prctl(kernel.CHILD_SUBREAPER, 1)
         sys.path[:] = self._needed.import_path
-        self._user = own if as_root and not attempt(lambda: os.setresuid(own, own, own)) else None
+        self._user = own if as_root and not try_in_child(lambda: os.setresuid(own, own, own)) else None
         code = seccomp.program()
-        self._filter = code if code is not None and not attempt(lambda: seccomp.forbid(code)) else None
-        self.clean()
-        self._landlock = bool(problem) and landlock.version() > 0 and not attempt(self._restrict)
+        self._filter = code if code is not None and not try_in_child(lambda: seccomp.forbid(code)) else None
+        self.reset_directory()
+        self._landlock = bool(problem) and landlock.version() > 0 and not try_in_child(self._restrict)
         self._locked_in = (
             self._landlock
             and self._user is not None
@@ -141,28 +145,28 @@ class Jail:
         self.directory = root_filesystem.workplace(self._needed)
         root_filesystem.build(self._needed, self.directory)
 
-    def fresh(self) -> None:
-        """The next process that is forked begins a process namespace."""
+    def new_process_namespace(self) -> None:
+        """Let the next forked process start a process namespace."""
         if self._processes >= 0:
             kernel.call("setns", self._processes, kernel.NEWPID)
             kernel.call("unshare", kernel.NEWPID)
 
-    def alone(self) -> None:
-        """What this process shares with others in memory, queues and semaphores ends with it."""
+    def new_ipc_namespace(self) -> None:
+        """Start an IPC namespace, which ends with this process: shared memory, queues, semaphores."""
         if self._processes >= 0:
             kernel.call("unshare", kernel.NEWIPC)
 
-    def first_to_die(self) -> None:
-        """Where memory runs out, this process and what it forks go first."""
-        with contextlib.suppress(OSError):  # no /proc, or not ours to say
+    def prefer_oom_kill(self) -> None:
+        """Make this process and its children the first to be killed when memory runs out."""
+        with contextlib.suppress(OSError):  # no /proc, or no permission
             file = os.open("self/oom_score_adj", os.O_WRONLY, dir_fd=self._proc)
             os.write(file, b"1000")
             os.close(file)
 
-    def clean(self) -> None:
-        """An empty folder for the next program, whatever the last one left."""
+    def reset_directory(self) -> None:
+        """An empty working directory for the next program."""
         if self._processes >= 0:
-            with contextlib.suppress(OSError):  # there is none yet
+            with contextlib.suppress(OSError):  # not mounted yet
                 kernel.unmount(self.directory)
             options = f"size={self._disk_mb}m,mode=1777,nr_inodes=4096"
             kernel.mount("tmpfs", self.directory, "tmpfs", kernel.NOSUID | kernel.NODEV, options)
@@ -171,14 +175,14 @@ class Jail:
         os.makedirs(self.directory, exist_ok=True)
         os.chmod(self.directory, 0o777 if self._user is not None else 0o700)
 
-    def leave(self) -> None:
-        """Leave nothing: a folder outside of a namespace would stay."""
+    def remove_directory(self) -> None:
+        """Remove the working directory, which would stay without a mount namespace."""
         if self._processes < 0:
             shutil.rmtree(self.directory, ignore_errors=True)
 
-    def drop(self, visible: bool) -> None:
-        """Take every privilege from this process and all that it will start. visible: whoever has its user may look
-        into its memory, to measure it."""
+    def drop_privileges(self, visible: bool) -> None:
+        """Drop all privileges of this process and its children. visible: processes of its user may read its memory, to
+        measure it."""
         if self._user is not None:
             if self._locked_in:
                 kernel.prctl(kernel.KEEPCAPS, 1)
@@ -194,15 +198,15 @@ class Jail:
             seccomp.forbid(self._filter)
 
     def kill(self, first: int) -> None:
-        """End a program with all that it started, given its first process, and wait until they are gone."""
+        """Kill a program with all that it started, given its first process, and wait for the end."""
         with contextlib.suppress(ProcessLookupError):
             os.kill(first, signal.SIGKILL)
-        # Of a namespace: the kernel kills the rest, and only then lets us wait.
+        # The kernel first kills the rest of the process namespace.
         with contextlib.suppress(ChildProcessError):
             os.waitpid(first, 0)
 
-    def sweep(self) -> None:
-        """End what is left of programs that had no namespace."""
+    def kill_leftovers(self) -> None:
+        """Kill what is left of programs without a namespace."""
         if self._processes < 0:
             kill_descendants()
 
@@ -215,19 +219,19 @@ class Jail:
         landlock.restrict(self._needed.paths, devices, self.directory)
 
 
-def attempt(act: Callable[[], None]) -> str:
-    """Try in a child something that cannot be undone: what was the problem, or nothing."""
+def try_in_child(act: Callable[[], None]) -> str:
+    """Try an irreversible action in a child process; its error message, or an empty text."""
     out, into = os.pipe()
     child = os.fork()
     if child == 0:
-        told = "it ended"
+        problem = "it ended"
         try:
             act()
-            told = ""
+            problem = ""
         except (OSError, ValueError, AttributeError, StopIteration) as error:
-            told = f"{type(error).__name__}: {error}"
+            problem = f"{type(error).__name__}: {error}"
         finally:
-            os.write(into, told.encode(errors="replace")[:_MAX_WORD] or b"\0")
+            os.write(into, problem.encode(errors="replace")[:_MAX_WORD] or b"\0")
             os._exit(0)
     os.close(into)
     with open(out, "rb") as file:
@@ -237,10 +241,10 @@ def attempt(act: Callable[[], None]) -> str:
 
 
 def _continue_in_child() -> None:
-    """The child is the first process of the namespace: when it ends, the kernel ends every other."""
+    """Continue in a child, the first process of the namespace: when it ends, the kernel ends all others."""
     child = os.fork()
     if child == 0:
         return
-    os.closerange(3, 256)  # the channel among them: its end must be seen
+    os.closerange(3, 256)  # the channel included: the other side must see its end
     status = os.waitpid(child, 0)[1]
     os._exit(os.waitstatus_to_exitcode(status) & 0xFF)

@@ -19,8 +19,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
 from hone.rollout.sandbox.jail import Jail
-from hone.rollout.sandbox.process import LINK, REPORT, become, text
-from hone.rollout.sandbox.program import SHARED_MODULES, said
+from hone.rollout.sandbox.process import LINK, REPORT, enter_sandbox, text
+from hone.rollout.sandbox.program import SHARED_MODULES, exception_text
 from hone.rollout.sandbox.remote_link import OPERATIONS, Link, Lost
 from hone.rollout.sandbox.remote_object import Remote
 
@@ -38,7 +38,7 @@ _MODULES = {name: name for name in (*SHARED_MODULES, "numpy", "pandas", "unittes
 
 def run(jail: Jail, request: Mapping[str, Any], streams: list[int]) -> NoReturn:
     """Become the judge. streams: nothing, three times; report, tests, and the link to the program."""
-    become(jail, request["limits"], request["seconds"], streams, visible=False)
+    enter_sandbox(jail, request["limits"], request["seconds"], streams, visible=False)
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # a program that hangs up is told of as any other
     asked = json.loads(text())
     link = Link(socket.socket(fileno=LINK), {name: OPERATIONS[name] for name in _ASKABLE}, _may)
@@ -76,7 +76,7 @@ class _Judge:
         try:
             self._wanted = self._used(self._link.ask("names"))
         except (Lost, ValueError, TypeError) as error:
-            self._tell(SUPPORT, False, "lost", said(error))
+            self._tell(SUPPORT, False, "lost", exception_text(error))
             return
         if self._attempt(SUPPORT, self._support):
             for number, test in enumerate(self._tests):
@@ -89,10 +89,10 @@ class _Judge:
             exec(compile(source, label, "exec", dont_inherit=True), self._names)
             cause, detail = "ok", ""
         except Lost as error:
-            cause, detail = "lost", said(error)
+            cause, detail = "lost", exception_text(error)
         except BaseException as error:
             # A test fails by whatever it raises, SystemExit among it; and so the program can fail its own.
-            cause, detail = type(error).__name__[:100], said(error)
+            cause, detail = type(error).__name__[:100], exception_text(error)
             self._tell(number, False, cause, detail)
             return False
         if self._link.lost:  # whatever the test made of it

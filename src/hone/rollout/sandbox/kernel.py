@@ -1,4 +1,4 @@
-"""The system calls that make a jail, by their names in the C library; each raises OSError. Linux."""
+"""System calls for isolation, through the C library; each raises OSError. Linux."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ RDONLY, NOSUID, NODEV = 1, 2, 4
 BIND, MOVE, REC, PRIVATE = 1 << 12, 1 << 13, 1 << 14, 1 << 18
 DETACH = 2
 READ_ANYTHING = 1 << 2
-"""CAP_DAC_READ_SEARCH: permissions of files do not count for reading."""
+"""CAP_DAC_READ_SEARCH: file permissions are ignored for reading."""
 PDEATHSIG, DUMPABLE, KEEPCAPS, CHILD_SUBREAPER, NO_NEW_PRIVS = 1, 4, 8, 36, 38
 _AT_FDCWD, _AT_RECURSIVE = -100, 0x8000
 _MOUNT_SETATTR = 442
@@ -22,7 +22,7 @@ libc = ctypes.CDLL(None, use_errno=True)
 
 
 def call(name: str, *arguments: object) -> int:
-    """A function of the C library. Raises OSError."""
+    """Call a function of the C library. Raises OSError."""
     found = getattr(libc, name)(*arguments)
     if found < 0:
         number = ctypes.get_errno()
@@ -31,7 +31,7 @@ def call(name: str, *arguments: object) -> int:
 
 
 def prctl(option: int, value: int) -> None:
-    """Say something of this process."""
+    """See prctl(2)."""
     call("prctl", option, ctypes.c_ulong(value), 0, 0, 0)
 
 
@@ -42,26 +42,26 @@ def mount(source: str | None, target: str, kind: str | None, flags: int, options
 
 
 def unmount(target: str) -> None:
-    """As soon as nobody is in it any more."""
+    """Unmount lazily: as soon as the mount is unused."""
     call("umount2", target.encode(), DETACH)
 
 
 def change_root() -> None:
-    """The working directory, a mount, becomes the root, and the old root is gone from sight."""
+    """Make the working directory, a mount, the root, and detach the old root."""
     number = _PIVOT_ROOT.get(os.uname().machine)
     try:
         if number is None:
             raise OSError(errno.ENOSYS, "pivot_root")
         call("syscall", number, b".", b".")
         call("umount2", b".", DETACH)
-    except OSError:  # the root is the kernel's first, which cannot be moved
+    except OSError:  # the initial root file system cannot be moved
         mount(".", "/", None, MOVE)
         os.chroot(".")
     os.chdir("/")
 
 
 def make_read_only(path: str) -> None:
-    """And everything that is mounted below."""
+    """Make a mount and all mounts below it read-only."""
     attributes = (ctypes.c_uint64 * 4)(RDONLY | NOSUID, 0, 0, 0)
     try:
         call("syscall", _MOUNT_SETATTR, _AT_FDCWD, path.encode(), _AT_RECURSIVE, ctypes.byref(attributes), 32)
@@ -72,7 +72,7 @@ def make_read_only(path: str) -> None:
 
 
 def drop_capabilities(kept: int = 0) -> None:
-    """All but those in a mask, for good, and for whatever this process will run."""
+    """Drop all capabilities outside of the mask, permanently, also for programs that this process runs."""
     header, wanted = ((ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)(kept, kept))
     call("capset", ctypes.byref(header), ctypes.byref(wanted))
     prctl(NO_NEW_PRIVS, 1)

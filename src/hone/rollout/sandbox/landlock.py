@@ -1,6 +1,6 @@
-"""Which files a program may use where there is no root of its own: Landlock, which needs no privilege (Linux 5.13).
+"""Landlock: restricts a program's files where it has no root of its own. Needs no privilege (Linux 5.13).
 
-From Linux 6.12 on it also keeps signals from whoever is outside. See landlock(7); numbers from linux/landlock.h.
+From Linux 6.12 on it also blocks signals to outside processes. See landlock(7); numbers from linux/landlock.h.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ _VERSION, _PATH_BENEATH = 1, 1
 _EXECUTE, _WRITE, _READ, _LIST, _TRUNCATE, _IOCTL = 1 << 0, 1 << 1, 1 << 2, 1 << 3, 1 << 14, 1 << 15
 _OF_FILES = _EXECUTE | _WRITE | _READ | _TRUNCATE | _IOCTL
 _TCP, _OUTSIDE = 3, 3
-"""Binding and connecting; abstract sockets of others and signals to others."""
+"""TCP bind and connect; abstract sockets and signals to outside processes."""
 _SIGNALS_FROM = 6
 
 
 def version() -> int:
-    """Of the kernel's; 0: none."""
+    """The ABI version of the kernel's Landlock; 0: none."""
     found = kernel.libc.syscall(_CREATE, None, ctypes.c_size_t(0), _VERSION) if hasattr(os, "O_PATH") else 0
     return max(0, int(found))
 
 
 def bounds_signals() -> bool:
-    """Whether it keeps signals from processes outside."""
+    """Whether signals to outside processes are blocked."""
     return version() >= _SIGNALS_FROM
 
 
 def restrict(readable: Iterable[str], devices: Iterable[str], writable: str) -> None:
-    """This process and all that it will start may read and run what is below some paths, and change what is below
-    one. Raises OSError."""
+    """Allow this process and its children to read and run files below `readable` and to change files below `writable`.
+    Raises OSError."""
     found = version()
     known = (1 << {1: 13, 2: 14, 3: 15, 4: 15}.get(found, 16)) - 1
     attributes = struct.pack("=QQQ", known, _TCP, _OUTSIDE)[: 8 if found < 4 else 16 if found < 6 else 24]
@@ -55,7 +55,7 @@ def restrict(readable: Iterable[str], devices: Iterable[str], writable: str) -> 
 def _allow(rules: int, path: str, access: int) -> None:
     try:
         descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
-    except OSError:  # what is not there, or closed to this user, cannot be allowed
+    except OSError:  # missing, or not accessible to this user
         return
     try:
         if not stat.S_ISDIR(os.fstat(descriptor).st_mode):

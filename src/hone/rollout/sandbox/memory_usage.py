@@ -1,4 +1,4 @@
-"""How much memory a program holds, all of its processes together: limits of the kernel's bind each of them alone."""
+"""The memory of all processes of a program together: the kernel's limits apply to each process alone."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from hone.rollout.workers.reaper import descendant_stats
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _THREADS, _RESIDENT = 17, 21
 """Fields of /proc/PID/stat, counted from the state."""
-_SHARE = 0.05  # of the time may go into looking
+_SHARE = 0.05  # of the time may be spent on measuring
 
 
-class Meter:
-    """Looks at the descendants of a process, `root`, through /proc. Without /proc there is nothing to see."""
+class MemoryMeter:
+    """Measures the descendants of the process `root` through /proc; without /proc it measures nothing."""
 
     def __init__(self, root: int) -> None:
         self._root = root
         self.pause_s = 0.05
-        """How long to wait before the next look."""
+        """Seconds until the next measurement."""
 
     def exceeded(self, limit_bytes: int, limit_processes: int) -> str | None:
-        """`memory` where they hold more than this (pages that several share count once); `processes` where there are
-        more, threads among them: the kernel's limit does not bind whoever was root outside of a namespace."""
+        """`memory` where they use more (shared pages count once); `processes` where there are more, threads included
+        (the kernel's limit does not bind a process that was root outside of its namespace)."""
         begin = time.monotonic()
         stats = descendant_stats(self._root)
         held = sum(int(fields[_RESIDENT]) for fields in stats.values()) * _PAGE
@@ -35,7 +35,7 @@ class Meter:
 
 
 def _own(pid: int) -> int:
-    """A process's proportional share of the memory that it holds, in bytes; 0 where that cannot be seen."""
+    """The proportional set size of a process in bytes; 0 where it is not readable."""
     with contextlib.suppress(OSError), open(f"/proc/{pid}/smaps_rollup", "rb") as file:
         for line in file:
             if line.startswith(b"Pss:"):

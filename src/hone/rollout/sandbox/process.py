@@ -1,4 +1,4 @@
-"""How a process becomes a program's, or its judge's: nothing of the spawner's is left in it but imported modules."""
+"""Sets up a forked process for a program or its judge: only imported modules remain of the spawner."""
 
 from __future__ import annotations
 
@@ -15,17 +15,15 @@ from typing import Any
 from hone.rollout.sandbox.jail import Jail
 
 REPORT, TEXT, LINK = 3, 4, 5
-"""Descriptors beside the standard ones: where it reports, whence it reads what it is to run, the link to the other."""
+"""Descriptors besides the standard ones: for its report, its source text, and the link to the other process."""
 _FREE, _MAX_DESCRIPTOR = 64, 1 << 12
 
 
-def become(
+def enter_sandbox(
     jail: Jail, limits: Mapping[str, Any], seconds: float, streams: Sequence[int], visible: bool
 ) -> None:
-    """Only `streams` are left, as descriptors 0, 1, …; no privileges, environment, folder or signal handlers.
-
-    visible: others of the same user may look into the process's memory: whoever measures it.
-    """
+    """Keep only `streams`, as descriptors 0, 1, …; drop privileges, environment, folder and signal handlers. visible:
+    processes of the same user may read this process's memory, to measure it."""
     os.setsid()
     high = [fcntl.fcntl(stream, fcntl.F_DUPFD, _FREE) for stream in streams]
     for number, stream in enumerate(high):
@@ -44,23 +42,23 @@ def become(
     os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # each thread reserves memory
     os.umask(0o077)
     _limit(limits, seconds)
-    jail.drop(visible)
+    jail.drop_privileges(visible)
     sys.argv[:] = ["program.py"]
     sys.stdin, sys.stdout, sys.stderr = (
         open(number, mode, encoding="utf-8", errors="replace", closefd=False)  # noqa: SIM115
         for number, mode in ((0, "r"), (1, "w"), (2, "w"))
     )
-    random.seed(0)  # a run that goes on from a checkpoint sees the same
+    random.seed(0)  # a resumed run sees the same
 
 
 def text() -> bytes:
-    """What the process is to run."""
+    """The source text of the process."""
     with open(TEXT, "rb") as file:
         return file.read()
 
 
 def _limit(limits: Mapping[str, Any], seconds: float) -> None:
-    """Limits of this process and of each that it starts."""
+    """Set the limits of this process and of each that it starts."""
     bounds = {
         "RLIMIT_CORE": 0,
         "RLIMIT_MSGQUEUE": 0,

@@ -1,7 +1,7 @@
-"""The process of one program: everything that the model wrote runs below `run`. It holds no test and no other program.
+"""The process of one program: all code of the model runs below `run`. It holds no test and no other program.
 
-How it ended is reported as one line of JSON, `[whether it came to its end, the exception, what that said]`. Where
-there are tests, it then answers the questions of the process that judges it, until that goes.
+It reports its end as one line of JSON, `[ended normally, exception, message]`. With tests, it then answers the requests
+of the judge's process until that ends.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 from hone.rollout.sandbox.jail import Jail
-from hone.rollout.sandbox.process import LINK, REPORT, become, text
+from hone.rollout.sandbox.process import LINK, REPORT, enter_sandbox, text
 from hone.rollout.sandbox.remote_link import OPERATIONS, Link, Lost
 
 _MAX_DETAIL = 300
@@ -25,22 +25,22 @@ SHARED_MODULES = (
     "bisect", "cmath", "collections", "copy", "datetime", "decimal", "fractions", "functools", "heapq",
     "itertools", "json", "math", "operator", "random", "re", "statistics", "string", "typing",
 )  # fmt: skip
-"""Whose names mean the same to a program and to its tests, which may use what only the program has imported."""
+"""Modules that tests may use where only the program imports them: their names mean the same to both."""
 
 
 def run(jail: Jail, request: Mapping[str, Any], streams: list[int]) -> NoReturn:
     """Become the program. streams: input, output, errors, report, source, and the link where there are tests."""
-    become(jail, request["limits"], request["seconds"], streams, visible=True)
+    enter_sandbox(jail, request["limits"], request["seconds"], streams, visible=True)
     write, leave, flush = os.write, os._exit, sys.stdout.flush
     names: dict[str, Any] = {"__name__": "__main__", "__builtins__": __builtins__}
     judged = len(streams) > LINK
-    told = _attempt(names, judged)
+    report = _attempt(names, judged)
     try:
-        write(REPORT, json.dumps(told).encode())
-        if judged and told[0]:
+        write(REPORT, json.dumps(report).encode())
+        if judged and report[0]:
             _answer(names)
         flush()
-    except (OSError, ValueError, AttributeError, Lost):  # the program closed what was needed
+    except (OSError, ValueError, AttributeError, Lost):  # the program closed a descriptor or the link
         leave(1)
     leave(0)
 
@@ -53,13 +53,13 @@ def _attempt(names: dict[str, Any], judged: bool) -> list[Any]:
     except SystemExit as error:
         return [error.code in (None, 0) and not judged, "SystemExit", ""]
     except BaseException as error:
-        # Nothing may pass: the process belongs to the program now, and what it raised is the result.
-        return [False, type(error).__name__[:100], said(error)]
+        # The process belongs to the program now; whatever it raised is the result.
+        return [False, type(error).__name__[:100], exception_text(error)]
     return [True, "", ""]
 
 
 def _set_up(setup: str, names: dict[str, Any]) -> None:
-    """What a program may use. What of it uses the program in turn cannot be run yet, and is the tests' to run."""
+    """Define what the program may use. Setup that needs the program fails here; the judge runs it again later."""
     try:
         exec(compile(setup, "<setup>", "exec", dont_inherit=True), names)
     except BaseException:
@@ -87,7 +87,7 @@ def _answer(names: dict[str, Any]) -> None:
 
 
 def _awaited(coroutine: Any) -> Any:
-    import asyncio  # 60 ms that few programs pay
+    import asyncio  # 60 ms; few programs need it
 
     async def wait() -> Any:
         return await coroutine
@@ -95,9 +95,9 @@ def _awaited(coroutine: Any) -> Any:
     return asyncio.run(wait())
 
 
-def said(error: BaseException) -> str:
-    """What an exception says, as far as that can be found out."""
+def exception_text(error: BaseException) -> str:
+    """The message of an exception, which its class may refuse to give."""
     try:
         return str(error)[:_MAX_DETAIL]
-    except BaseException as raised:  # an exception that the program made, and which cannot be printed
+    except BaseException as raised:  # a class of the program
         return f"(cannot be printed: {type(raised).__name__})"

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from hone.rollout.sandbox.remote_object import Remote, RemoteCallable, later
-from hone.rollout.sandbox.values import TYPES, Seen, Values, builtin_exception, described
+from hone.rollout.sandbox.values import TYPES, ContainerTable, ValueCodec, builtin_exception, described
 from hone.rollout.workers.framing import FrameError, parse_object, receive, send
 
 _MOST_BYTES = 32 << 20
@@ -49,7 +49,7 @@ class Link:
         self.lost = ""
         """Why nothing can be asked any more."""
         self._channel, self._may = channel, may
-        self._values = Values(self._own, self._mine, self._theirs)
+        self._values = ValueCodec(self._own, self._mine, self._theirs)
         self._operations = {**operations, "plain": self._values.plain}
         self._held: list[Any] = []
         self._numbers: dict[int, int] = {}
@@ -58,7 +58,7 @@ class Link:
     def ask(self, operation: str, *arguments: Any, **named: Any) -> Any:
         """Have the other side do something; what came of it. Raises what it raised there, as a built-in exception or
         one of a class that was told of; or Lost."""
-        seen = Seen()
+        seen = ContainerTable()
         question = [
             operation,
             [self._values.encode(each, seen) for each in arguments],
@@ -90,7 +90,7 @@ class Link:
             self._answer(question)
 
     def _answer(self, question: list[Any]) -> None:
-        seen = Seen()
+        seen = ContainerTable()
         try:
             operation, given, named = question
             arguments = [self._values.decode(each, seen) for each in given]
@@ -108,7 +108,7 @@ class Link:
             self._send({"e": self._told(error)})
 
     def _outcome(
-        self, operation: str, arguments: list[Any], keywords: dict[str, Any], seen: Seen
+        self, operation: str, arguments: list[Any], keywords: dict[str, Any], seen: ContainerTable
     ) -> dict[str, Any]:
         try:
             return {"made": self._operations[operation](*arguments, **keywords)}
@@ -117,12 +117,12 @@ class Link:
         except BaseException as error:
             return {"e": self._told(error)}
 
-    def _encoded(self, answer: dict[str, Any], seen: Seen) -> dict[str, Any]:
+    def _encoded(self, answer: dict[str, Any], seen: ContainerTable) -> dict[str, Any]:
         made = answer.pop("made")
         return answer | {"r": self._values.encode(made, seen)}
 
     def _changed(
-        self, arguments: list[Any], keywords: dict[str, Any], before: tuple[Any, Any], seen: Seen
+        self, arguments: list[Any], keywords: dict[str, Any], before: tuple[Any, Any], seen: ContainerTable
     ) -> dict[str, Any]:
         """The arguments anew, where something in them has changed: into what is not equal to it."""
         seen.told.clear()
@@ -195,7 +195,7 @@ class Link:
 
     def _told(self, error: BaseException) -> list[Any]:
         """An exception: its built-in class, its own where it has one, its arguments where they are plain, its text."""
-        kind, seen = type(error), Seen()
+        kind, seen = type(error), ContainerTable()
         base = builtin_exception(kind)
         try:
             text = str(error)[:_MAX_TEXT]
@@ -207,7 +207,7 @@ class Link:
             plain = [text]
         return [base.__name__, None if base is kind else self._own(kind), plain, text]
 
-    def _exception(self, parts: list[Any], seen: Seen) -> BaseException:
+    def _exception(self, parts: list[Any], seen: ContainerTable) -> BaseException:
         base, own, arguments, text = parts
         kind = TYPES[base] if own is None else self._values.decode(own, seen)
         if not (isinstance(kind, type) and issubclass(kind, BaseException)):

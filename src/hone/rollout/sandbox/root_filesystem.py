@@ -1,7 +1,7 @@
-"""The files that Python needs, and a root that has no others: standard library, installed packages, shared libraries.
+"""A root file system with the files that Python needs: standard library, installed packages, shared libraries.
 
-Folders that hold code of the user's (the working directory, sources that are installed in place) are not among
-them, and neither is Hone itself: its package holds data.
+Folders with the user's code (the working directory, packages installed in place) are left out, and so is Hone itself,
+whose package holds data.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ _PLACES = ("/tmp", "/dev/shm", "/run", "/mnt", "/media", "/srv")
 
 
 @dataclass(frozen=True)
-class Needed:
-    """What a program may read. Paths as Python knows them; none is below another."""
+class PythonFiles:
+    """Paths that a program may read, as Python has them; none is below another."""
 
     paths: tuple[str, ...]
     import_path: tuple[str, ...]
-    """What becomes of sys.path."""
+    """The sys.path of programs."""
     hidden: tuple[str, ...]
-    """Folders below them that are covered."""
+    """Folders below `paths` that are covered."""
 
 
-def needed() -> Needed:
-    """As the interpreter of this process has it."""
+def needed() -> PythonFiles:
+    """The files of this process's interpreter."""
     standard = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib")}
     kept = [entry for entry in sys.path if os.path.exists(entry) and _is_pythons(entry, standard)]
     wanted = {*kept, *standard, *_libraries(), *_interpreter(), *_EXTRA}
@@ -45,7 +45,7 @@ def needed() -> Needed:
     own = str(Path(__file__).resolve().parents[2])
     places = {place for entry in kept for place in (entry, os.path.realpath(entry))}
     hidden = sorted(f"{place}/hone" for place in places if os.path.realpath(f"{place}/hone") == own)
-    return Needed(tuple(_tops(present)), tuple(kept), tuple(hidden))
+    return PythonFiles(tuple(_tops(present)), tuple(kept), tuple(hidden))
 
 
 def _is_pythons(entry: str, standard: set[str]) -> bool:
@@ -57,7 +57,7 @@ def _is_pythons(entry: str, standard: set[str]) -> bool:
 
 
 def _interpreter() -> Iterator[str]:
-    """The executable, and the libraries of a prefix that is Python's own."""
+    """The executable, and the libraries of a prefix that belongs to Python."""
     yield sys.executable
     yield os.path.join(os.path.dirname(os.path.dirname(sys.executable)), "pyvenv.cfg")
     for prefix in {sys.prefix, sys.base_prefix} - set(_SHARED_PREFIXES):
@@ -65,7 +65,7 @@ def _interpreter() -> Iterator[str]:
 
 
 def _libraries() -> Iterator[str]:
-    """Folders of shared libraries: those where this process has found some, and the system's."""
+    """Folders of shared libraries: those that this process has loaded from, and the system's."""
     multiarch = sysconfig.get_config_var("MULTIARCH") or ""
     for folder in ("/lib", "/usr/lib", "/usr/local/lib"):
         if multiarch:
@@ -89,9 +89,9 @@ def _tops(paths: list[str]) -> Iterator[str]:
             top = path
 
 
-def build(needed: Needed, work: str) -> None:
-    """Make a root with these paths, read-only, and enter it: in a mount namespace of one's own. `work` is an empty
-    folder, to be covered for each program."""
+def build(needed: PythonFiles, work: str) -> None:
+    """Create a read-only root with these paths and enter it, in the current mount namespace. `work` becomes an empty
+    folder, which is mounted over for each program."""
     kernel.mount(None, "/", None, kernel.REC | kernel.PRIVATE)
     sources = {
         path: os.open(path, os.O_PATH | os.O_CLOEXEC)
@@ -109,7 +109,9 @@ def build(needed: Needed, work: str) -> None:
     for folder in ("/proc", "/dev", work):
         os.makedirs(place + folder, exist_ok=True)
     if not os.path.lexists(f"{place}/dev/shm"):
-        os.symlink(work, f"{place}/dev/shm")  # named semaphores and shared memory count as files
+        os.symlink(
+            work, f"{place}/dev/shm"
+        )  # named semaphores and shared memory become files of the working directory
     for folder in needed.hidden:
         if os.path.isdir(place + folder):
             kernel.mount("tmpfs", place + folder, "tmpfs", kernel.NOSUID | kernel.NODEV, "mode=755,size=4k")
@@ -119,7 +121,7 @@ def build(needed: Needed, work: str) -> None:
 
 
 def _bind(descriptor: int, place: str, path: str) -> None:
-    """Show a file or folder at its own path below the new root, unless a link leads there already."""
+    """Bind a file or folder to its own path below the new root, unless a link leads there already."""
     target = place + path
     if os.path.lexists(target) or any(
         path.startswith(f"{link}/") and os.path.islink(link) for link in _LINKS
@@ -134,13 +136,13 @@ def _bind(descriptor: int, place: str, path: str) -> None:
 
 
 def is_closed() -> bool:
-    """Whether others than its owner cannot come to Python."""
+    """Whether Python is in a folder that only its owner may enter."""
     standard = Path(os.path.realpath(sysconfig.get_path("stdlib")))
     return any(not folder.stat().st_mode & stat.S_IXOTH for folder in (standard, *standard.parents))
 
 
-def workplace(needed: Needed) -> str:
-    """Where programs are to write: /tmp, unless something that is needed lies there."""
+def workplace(needed: PythonFiles) -> str:
+    """The writable folder of programs: /tmp, unless a needed path lies there."""
     free = (
         place for place in _WORKPLACES if not any(f"{path}/".startswith(f"{place}/") for path in needed.paths)
     )

@@ -1,4 +1,4 @@
-"""Sandbox: runs Python programs that nobody has read, one after another, and says what became of each."""
+"""Sandbox: runs untrusted Python programs one after another and reports the outcome of each."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import os
 import signal
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from types import TracebackType
 from typing import Any
 
 from hone.rollout.workers.child_process import ChildProcess
@@ -15,19 +14,19 @@ from hone.rollout.workers.framing import FrameError, parse_object, receive, send
 
 _START_S, _GRACE_S = 60.0, 20.0
 _MAX_REPLY_BYTES = 16 << 20
-"""Beside what a program prints, which may become six times as long as JSON."""
-_OWN_WORDS = ("ok", "timeout", "memory", "processes", "output", "lost")
+"""Besides a program's output, which may grow to six times its size as JSON."""
+_RESERVED_CAUSES = ("ok", "timeout", "memory", "processes", "output", "lost")
 LOST = "sandbox lost"
-"""The cause where nobody knows what became of a program."""
+"""The cause where the outcome of a program is unknown."""
 
 
-class Unsafe(Exception):
-    """This machine cannot isolate programs as asked; the message says what is missing."""
+class IsolationError(Exception):
+    """This machine cannot isolate programs as required; the message says what is missing."""
 
 
 @dataclass(frozen=True)
 class SandboxLimits:
-    """What one program may use, all of its processes together. Memory and open files bound each of them, too."""
+    """Limits of one program, all of its processes together; memory and open files also for each process."""
 
     timeout_s: float = 5.0
     memory_mb: int = 256
@@ -40,34 +39,34 @@ class SandboxLimits:
 
 @dataclass
 class Outcome:
-    """What became of a program."""
+    """The outcome of a program."""
 
     cause: str
-    """`ok`; `timeout`, `memory`, `processes`, `output` (too much of it), `signal SIGKILL`, `exit 3`; the name of any
-    exception, `MemoryError` among them, that ended it; where its tests were run, of the first that failed."""
+    """`ok`; `timeout`, `memory`, `processes`, `output` (too much), `signal SIGKILL`, `exit 3`; or the name of the
+    exception that ended it or, with tests, of the first failed test."""
     passed: list[bool] = field(default_factory=list)
-    """For each test, in order; those that were never reached are False."""
+    """For each test, in order; False for tests that were not reached."""
     stdout: str = ""
     stderr: str = ""
     """The last of it."""
     detail: str = ""
-    """What the exception said."""
+    """The exception's message."""
     seconds: float = 0.0
 
     @property
     def ok(self) -> bool:
-        """The program came to its end, and passed every test that there was."""
+        """Whether the program ended normally and passed all tests."""
         return self.cause == "ok"
 
 
 class Sandbox:
-    """One program at a time, in a server process that is started when first needed. `close` it, or use `with`.
+    """Runs one program at a time, in a server process started on first use. `close` it, or use `with`.
 
-    Not for use by several threads at once: have a sandbox for each.
+    Not thread-safe: use one sandbox for each thread.
     """
 
     def __init__(self, limits: SandboxLimits | None = None, *, namespaces: bool = True) -> None:
-        """namespaces: False does without them even where they could be had."""
+        """namespaces: False runs without namespaces even where they are available."""
         self.limits = limits or SandboxLimits()
         self._namespaces = namespaces
         self._child: ChildProcess | None = None
@@ -79,7 +78,7 @@ class Sandbox:
         return None if self._child is None else self._child.process.pid
 
     def start(self) -> str:
-        """Start the server; what isolation is in force, in words. Raises Unsafe where that is less than asked."""
+        """Start the server and describe the isolation in force. Raises IsolationError if it is less than required."""
         if self._child is None:
             self._start()
         return self._isolation
@@ -94,12 +93,12 @@ class Sandbox:
         stdin: str = "",
         timeout_s: float | None = None,
     ) -> Outcome:
-        """Run a program to its end, in the names that `setup` leaves, as far as that can be run; then `support` and
-        each of `tests`, in another process, where the names that the program left stand for what is in its own.
+        """Run a program, after `setup` in the same namespace; then `support` and each of `tests` in another process,
+        where the names of the program refer to objects in the program's process.
 
-        A test passes when it raises nothing. Values of built-in types are compared as they are; other objects stay
-        with the program, and are asked for their attributes, items and methods. Raises Unsafe (see `start`); whatever
-        the program does is an Outcome.
+        A test passes when it raises nothing. Values of built-in types are copied and compared; other objects stay in
+        the program's process, and their attributes, items and methods are used remotely. Raises IsolationError (see
+        `start`); whatever the program does is an Outcome.
         """
         self.start()
         seconds = self.limits.timeout_s if timeout_s is None else min(timeout_s, self.limits.timeout_s)
@@ -116,7 +115,7 @@ class Sandbox:
         for _ in range(2):
             try:
                 return _outcome(self._exchange(request, seconds + _GRACE_S), len(tests))
-            except (OSError, FrameError) as error:  # a program without namespaces may have killed the server
+            except (OSError, FrameError) as error:  # without namespaces, a program may have killed the server
                 problem = str(error)
                 self.close()
                 self.start()
@@ -142,19 +141,19 @@ class Sandbox:
             hello = self._read(_START_S)
         except (OSError, FrameError) as error:
             output = self.close()
-            raise Unsafe(f"the sandbox did not start: {error}\n{output}".rstrip()) from error
-        if "says" in hello and self.limits.require_isolation and not hello["namespaces"]:
+            raise IsolationError(f"the sandbox did not start: {error}\n{output}".rstrip()) from error
+        if "isolation" in hello and self.limits.require_isolation and not hello["namespaces"]:
             self.close()
-            raise Unsafe(
+            raise IsolationError(
                 "this machine cannot isolate programs that a model wrote "
-                f"({hello.get('problem') or hello['says']}): it needs Linux with user namespaces, or root with "
+                f"({hello.get('problem') or hello['isolation']}): it needs Linux with user namespaces, or root with "
                 "CAP_SYS_ADMIN. Run where they are allowed, or set rewards.sandbox.require_isolation=false to go "
                 "without"
             )
-        if "says" not in hello:
+        if "isolation" not in hello:
             self.close()
-            raise Unsafe(f"the sandbox did not start: {hello['problem']}")
-        self._isolation = hello["says"]
+            raise IsolationError(f"the sandbox did not start: {hello['problem']}")
+        self._isolation = hello["isolation"]
 
     def _exchange(self, request: dict[str, Any], timeout_s: float) -> dict[str, Any]:
         assert self._child is not None
@@ -173,9 +172,7 @@ class Sandbox:
     def __enter__(self) -> Sandbox:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
 
@@ -189,7 +186,7 @@ def _outcome(reply: dict[str, Any], num_tests: int) -> Outcome:
 def _cause(
     reply: dict[str, Any], judged: dict[int, tuple[bool, str, str]], num_tests: int, passed: bool
 ) -> tuple[str, str]:
-    """What became of a program, and what was said about it."""
+    """The cause of a program's outcome, and its detail."""
     if reply["stopped"] is not None:
         return str(reply["stopped"]), ""
     if num_tests and passed:
@@ -207,12 +204,12 @@ def _cause(
 
 
 def _word(name: str) -> str:
-    """An exception's name, which may not pass for one of our own words."""
-    return name if name.isidentifier() and name not in _OWN_WORDS else f"exception {name!r}"
+    """An exception's name, distinct from the causes that are reserved."""
+    return name if name.isidentifier() and name not in _RESERVED_CAUSES else f"exception {name!r}"
 
 
 def _ended(status: int) -> str:
-    """How the program's process ended, as wait(2) tells; negative where nobody saw it end."""
+    """How the process ended, from its wait(2) status; negative where that is unknown."""
     if status < 0:
         return "lost"
     if os.WIFSIGNALED(status):

@@ -1,8 +1,8 @@
-"""System calls that a program may not make, on x86-64 and 64-bit ARM: sockets, what could undo the jail, and what makes
-memory that no limit counts or that outlives a program (System V and POSIX queues, shared memory, memfd).
+"""Blocked system calls, on x86-64 and 64-bit ARM: sockets, calls that could undo the isolation, and memory that no
+limit counts or that outlives a program (System V and POSIX queues, shared memory, memfd).
 
-The second layer behind the namespaces, and the only one that keeps a program off the network where namespaces cannot
-be had. See seccomp(2) and linux/filter.h; the numbers are those of the kernel's system call tables.
+The second layer behind the namespaces, and the only one that blocks the network where namespaces are not available. See
+seccomp(2) and linux/filter.h; the numbers are from the kernel's system call tables.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _ARM = {
 _BOTH = {"io_uring_setup": 425, "open_tree": 428, "move_mount": 429, "fsopen": 430, "pidfd_getfd": 438,
          "mount_setattr": 442, "memfd_secret": 447}  # fmt: skip
 _MACHINES = {"x86_64": (0xC000003E, {**_X86, **_BOTH}, 56), "aarch64": (0xC00000B7, {**_ARM, **_BOTH}, 220)}
-"""Machine: what the kernel calls it, refused calls, and `clone`."""
+"""Machine -> its AUDIT_ARCH value, blocked calls, and the number of `clone`."""
 _CLONE3 = 435
 _NAMESPACE_FLAGS = 0x7E020000
 _X32 = 0x40000000
@@ -53,14 +53,14 @@ class _Program(ctypes.Structure):
 
 
 def program() -> bytes | None:
-    """The filter, as the kernel reads it; None on a machine for which there is none."""
+    """The filter as BPF code; None on other machines."""
     if platform.system() != "Linux" or platform.machine() not in _MACHINES:
         return None
     return _filter(*_MACHINES[platform.machine()])
 
 
 def forbid(code: bytes) -> None:
-    """Apply a filter to this process and all that it starts, for good. Raises OSError where the kernel refuses."""
+    """Apply the filter to this process and its children, permanently. Raises OSError."""
     buffer = ctypes.create_string_buffer(code, len(code))
     filter = _Program(len(code) // 8, ctypes.addressof(buffer))
     kernel.prctl(kernel.NO_NEW_PRIVS, 1)
@@ -80,7 +80,7 @@ def _filter(machine: int, refused: dict[str, int], clone: int) -> bytes:
         steps += [(_JUMP_AT_LEAST, 0, 1, _X32), refuse]
     for number in sorted(refused.values()):
         steps += [(_JUMP_EQUAL, 0, 1, number), refuse]
-    # clone3 hides its flags in memory: the C library takes clone instead when it is told that there is none.
+    # clone3 has its flags in memory, out of a filter's reach: with ENOSYS the C library uses clone instead.
     steps += [(_JUMP_EQUAL, 0, 1, _CLONE3), (_RETURN, 0, 0, _ERRNO | errno.ENOSYS)]
     steps += [
         (_JUMP_EQUAL, 0, 3, clone),

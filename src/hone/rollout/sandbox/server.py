@@ -1,8 +1,8 @@
-"""The process that sees one program at a time to its end. Trusted: it holds the texts, and runs nothing of them itself.
+"""The server process of a sandbox: runs one program at a time. Trusted: it holds source texts and executes none.
 
-A request and its reply are JSON behind a length (see framing.py). A spawner, forked before the first request, forks
-the program and the judge of its tests; each gets its texts from a descriptor. The server ends when its channel does,
-also in the middle of a program, and everything ends with it.
+Requests and replies are JSON frames. A spawner, forked before the first request, forks the program and the judge of its
+tests; each reads its text from a descriptor. The server ends when its channel closes, even while a program runs, and
+all processes end with it.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from typing import Any
 from hone.rollout.sandbox import kernel, spawner
 from hone.rollout.sandbox.cgroup import ControlGroup
 from hone.rollout.sandbox.jail import Jail
-from hone.rollout.sandbox.memory_usage import Meter
-from hone.rollout.sandbox.watch import Watch
+from hone.rollout.sandbox.memory_usage import MemoryMeter
+from hone.rollout.sandbox.process_monitor import ProcessMonitor
 from hone.rollout.workers.framing import frame, receive, send, send_json
 from hone.rollout.workers.reaper import descendants
 
@@ -31,7 +31,7 @@ _PRELOADED = (
 )  # fmt: skip
 _TAIL = 2000
 _JUDGE_BYTES, _SPARE_BYTES = 32 << 20, 64 << 20
-"""What the judge may hold beside the program; and what the kernel is asked to allow beyond all that is asked for."""
+"""Memory of the judge besides the program's; and slack in the limit of the control group."""
 _SPARE_PROCESSES = 8
 
 
@@ -47,15 +47,17 @@ def main(channel_fd: int, disk_mb: int, memory_mb: int, max_processes: int, name
     )
     pid, below = _spawn(channel, Jail(disk_mb, namespaces), group)
     if sys.platform == "linux":
-        kernel.prctl(kernel.DUMPABLE, 0)  # it holds the tests: nobody of its user may look into its memory
+        kernel.prctl(
+            kernel.DUMPABLE, 0
+        )  # it holds the tests: other processes of its user may not read its memory
     hello = receive(below)
     if hello is None:
         send_json(channel, {"problem": "its first process ended"})
         os._exit(1)
     send(channel, hello)
-    seen = Watched(channel, below, Meter((descendants(pid) or [pid])[0]), group)
+    runner = ProgramRunner(channel, below, MemoryMeter((descendants(pid) or [pid])[0]), group)
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-        while (request := receive(channel)) is not None and (reply := seen.serve(json.loads(request))):
+        while (request := receive(channel)) is not None and (reply := runner.serve(json.loads(request))):
             send_json(channel, reply)
     below.close()
     with contextlib.suppress(ChildProcessError):
@@ -65,16 +67,16 @@ def main(channel_fd: int, disk_mb: int, memory_mb: int, max_processes: int, name
 
 
 def _spawn(channel: socket.socket, jail: Jail, group: ControlGroup) -> tuple[int, socket.socket]:
-    """The spawner, and the channel to it."""
+    """Fork the spawner; its pid, and the channel to it."""
     below, its = socket.socketpair()
     pid = os.fork()
     if pid == 0:
         try:
             channel.close()
             below.close()
-            counted = its.recv(1) == b"\1"  # it is in its group now
+            counted = its.recv(1) == b"\1"  # it is in its control group now
             spawner.main(its, jail, counted)
-        finally:  # an error of ours
+        finally:  # reached only by a bug
             os._exit(1)
     its.close()
     group.add(pid)
@@ -82,16 +84,16 @@ def _spawn(channel: socket.socket, jail: Jail, group: ControlGroup) -> tuple[int
     return pid, below
 
 
-class Watched:
-    """Programs, one after another."""
+class ProgramRunner:
+    """Runs programs one after another."""
 
     def __init__(
-        self, channel: socket.socket, below: socket.socket, meter: Meter, group: ControlGroup
+        self, channel: socket.socket, below: socket.socket, meter: MemoryMeter, group: ControlGroup
     ) -> None:
         self._channel, self._below, self._meter, self._group = channel, below, meter, group
 
     def serve(self, request: dict[str, Any]) -> dict[str, Any] | None:
-        """Run a program, and its tests where there are some; None when nobody waits for it any more."""
+        """Run a program and its tests; None when the client is gone."""
         begin = time.monotonic()
         limits = request["limits"]
         texts = {"stdin": request["stdin"].encode(errors="replace")}
@@ -99,17 +101,17 @@ class Watched:
         if request["tests"]:
             tests = {"support": request["support"], "tests": request["tests"]}
             texts["tests"] = json.dumps(tests).encode()
-        watch = Watch(limits["output_kb"] << 10, judged="tests" in texts)
-        self._launch(texts, watch, {"op": "launch", "limits": limits, "seconds": request["seconds"]})
+        monitor = ProcessMonitor(limits["output_kb"] << 10, judged="tests" in texts)
+        self._launch(texts, monitor, {"op": "launch", "limits": limits, "seconds": request["seconds"]})
         memory = (limits["memory_mb"] << 20) + (_JUDGE_BYTES if "tests" in texts else 0)
         most = memory, limits["max_processes"] + _SPARE_PROCESSES
         try:
-            stopped = watch.until(begin + request["seconds"], self._channel, self._meter, most)
+            stopped = monitor.until(begin + request["seconds"], self._channel, self._meter, most)
         finally:
             send_json(self._below, {"op": "end"})
         if receive(self._below) is None:
             raise ConnectionResetError("the spawner ended")
-        seen = watch.drained()
+        seen = monitor.drained()
         if stopped == "abandoned":
             return None
         if self._group.out_of_memory():
@@ -124,8 +126,8 @@ class Watched:
             "seconds": time.monotonic() - begin,
         }
 
-    def _launch(self, texts: dict[str, bytes], watch: Watch, request: dict[str, Any]) -> None:
-        given = {name: _file_of(text) for name, text in texts.items()} | watch.theirs
+    def _launch(self, texts: dict[str, bytes], monitor: ProcessMonitor, request: dict[str, Any]) -> None:
+        given = {name: _file_of(text) for name, text in texts.items()} | monitor.theirs
         if "tests" in texts:
             ours, theirs = socket.socketpair()
             given |= {"calls": ours.detach(), "link": theirs.detach()}
@@ -136,7 +138,7 @@ class Watched:
 
 
 def _file_of(data: bytes) -> int:
-    """A descriptor from which this can be read: a file, so that nobody need be there to write."""
+    """A descriptor of a file with this content."""
     with (
         tempfile.TemporaryFile()
         if not hasattr(os, "memfd_create")
@@ -149,7 +151,7 @@ def _file_of(data: bytes) -> int:
 
 
 def _report(line: bytearray) -> list[Any] | None:
-    """How the program says that it ended. Its own words, of which no more is believed than that it has failed."""
+    """The program's report of its end. Untrusted: only a failure is believed."""
     with contextlib.suppress(ValueError, RecursionError):
         parsed = json.loads(bytes(line))
         if isinstance(parsed, list) and [type(each) for each in parsed] == [bool, str, str]:
@@ -158,9 +160,9 @@ def _report(line: bytearray) -> list[Any] | None:
 
 
 def _verdicts(lines: bytearray) -> list[list[Any]]:
-    """What the judge says of each test. The last line is half-written where it was stopped."""
-    told = []
+    """The judge's verdict on each test. The last line may be incomplete where the judge was stopped."""
+    verdicts = []
     for line in bytes(lines).split(b"\n"):
         with contextlib.suppress(ValueError):
-            told.append(json.loads(line))
-    return told
+            verdicts.append(json.loads(line))
+    return verdicts

@@ -1,5 +1,5 @@
-"""The process that forks programs and their judges. It is told limits and given descriptors, and never sees a text: so
-there is nothing in the memory that a program inherits, neither its own tests nor those of the program before it.
+"""The process that forks programs and their judges. It receives limits and descriptors, never source text. So the
+memory that a program inherits holds neither its own tests nor those of earlier programs.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from hone.rollout.sandbox.jail import Jail
 from hone.rollout.workers.framing import receive_with_descriptors, send_json
 
 PROGRAM = ("stdin", "out", "err", "report", "source")
-"""What a program is given, in this order; and where there are tests, its end of the link."""
+"""The descriptors of a program, in this order; with tests, followed by its end of the link."""
 JUDGE = ("nothing", "nothing", "nothing", "verdict", "tests", "link")
 _MAX_DESCRIPTORS = 16
 _BROKEN = 120
@@ -29,9 +29,9 @@ def main(channel: socket.socket, jail: Jail, counted: bool) -> NoReturn:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     jail.enter(counted)
     state = jail.isolation
-    send_json(channel, {"namespaces": state.namespaces, "says": str(state), "problem": state.problem})
+    send_json(channel, {"namespaces": state.namespaces, "isolation": str(state), "problem": state.problem})
     gc.collect()
-    gc.freeze()  # what is here is shared with all that is forked, and need not be touched by them
+    gc.freeze()  # keeps these objects shared with forked processes
     started: list[int] = []
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):
         while (received := _request(channel)) is not None:
@@ -40,53 +40,53 @@ def main(channel: socket.socket, jail: Jail, counted: bool) -> NoReturn:
                 started = _launch(jail, channel, request, descriptors)
                 continue
             _end(jail, started)
-            jail.clean()
+            jail.reset_directory()
             started = []
             send_json(channel, {"ok": True})
     _end(jail, started)
-    jail.leave()
+    jail.remove_directory()
     os._exit(0)
 
 
 def _end(jail: Jail, started: list[int]) -> None:
     for first in started:
         jail.kill(first)
-    jail.sweep()
+    jail.kill_leftovers()
 
 
 def _launch(
     jail: Jail, channel: socket.socket, request: Mapping[str, Any], descriptors: dict[str, int]
 ) -> list[int]:
-    """Fork the program's keeper, and the judge of its tests."""
+    """Fork the program's init process, and the judge of its tests."""
     try:
-        started = [_apart(jail, channel, lambda: _keep(jail, request, descriptors))]
+        started = [_fork_in_namespace(jail, channel, lambda: _init(jail, request, descriptors))]
         if "tests" in descriptors:
             with open(os.devnull, "r+b") as nothing:
                 streams = [descriptors.get(name, nothing.fileno()) for name in JUDGE]
-                started.append(_apart(jail, channel, lambda: judge.run(jail, request, streams)))
+                started.append(_fork_in_namespace(jail, channel, lambda: judge.run(jail, request, streams)))
     finally:
         for descriptor in descriptors.values():
             os.close(descriptor)
     return started
 
 
-def _apart(jail: Jail, channel: socket.socket, body: Any) -> int:
-    """A process that begins a namespace, to run `body`."""
-    jail.fresh()
+def _fork_in_namespace(jail: Jail, channel: socket.socket, body: Any) -> int:
+    """Fork a process that starts a process namespace and runs `body`."""
+    jail.new_process_namespace()
     first = os.fork()
     if first:
         return first
     try:
         channel.close()
-        jail.alone()
+        jail.new_ipc_namespace()
         body()
-    finally:  # an error of ours
+    finally:  # reached only by a bug
         os._exit(_BROKEN)
 
 
-def _keep(jail: Jail, request: Mapping[str, Any], descriptors: Mapping[str, int]) -> None:
-    """Fork the program, reap what it leaves, and say how it ended."""
-    jail.first_to_die()
+def _init(jail: Jail, request: Mapping[str, Any], descriptors: Mapping[str, int]) -> None:
+    """The init process: fork the program, reap orphans, and report the program's exit status."""
+    jail.prefer_oom_kill()
     status_to = descriptors["status"]
     streams = [descriptors[name] for name in PROGRAM]
     if "calls" in descriptors:
@@ -95,7 +95,7 @@ def _keep(jail: Jail, request: Mapping[str, Any], descriptors: Mapping[str, int]
     if child == 0:
         try:
             program.run(jail, request, streams)
-        finally:  # an error of ours, before the program began
+        finally:  # reached only by a bug before the program began
             os._exit(_BROKEN)
     for descriptor in descriptors.values():
         if descriptor != status_to:

@@ -1,4 +1,4 @@
-"""Values as they travel between a program and the judge of its tests: JSON, from which only plain values are built.
+"""ValueCodec as they travel between a program and the judge of its tests: JSON, from which only plain values are built.
 
 What is exactly of a built-in type, or of one of the standard library's value types, travels by value; lists and other
 containers keep their identity within one call. Everything else stays where it is and travels as a number, behind which
@@ -38,7 +38,7 @@ _MAPPINGS = {"d": dict, "O": OrderedDict, "C": Counter}
 _NUMERIC = "biufc?"
 
 
-class Seen:
+class ContainerTable:
     """The containers of one call: both sides number them alike, in the order in which they are met."""
 
     def __init__(self) -> None:
@@ -54,7 +54,7 @@ class Seen:
         return self._numbers[id(container)]
 
 
-class Values:
+class ValueCodec:
     """Encodes and decodes for one end of a link. `own` numbers an object that stays here, `mine` finds it again, and
     `theirs` makes something of one that stayed there."""
 
@@ -63,7 +63,7 @@ class Values:
     ) -> None:
         self._own, self._mine, self._theirs = own, mine, theirs
 
-    def encode(self, value: Any, seen: Seen) -> Any:
+    def encode(self, value: Any, seen: ContainerTable) -> Any:
         """As JSON can hold it."""
         kind = type(value)
         if kind in _AS_THEY_ARE:
@@ -78,7 +78,7 @@ class Values:
         reduced = _reduced(value)
         return self._own(value) if reduced is None else self.encode(reduced, seen)
 
-    def _container(self, kind: type, value: Any, seen: Seen) -> Any:
+    def _container(self, kind: type, value: Any, seen: ContainerTable) -> Any:
         if kind is tuple or kind is frozenset:
             return ["t" if kind is tuple else "z", self._each(value, seen)]
         number = seen.number(value)
@@ -95,7 +95,7 @@ class Values:
             return ["q", number, items, value.maxlen]
         return ["l" if kind is list else "s", number, items]
 
-    def _each(self, values: Any, seen: Seen) -> list[Any] | str:
+    def _each(self, values: Any, seen: ContainerTable) -> list[Any] | str:
         kinds = set(map(type, values))
         if kinds in ({int}, {float}) and (packed := _packed(values, "q" if int in kinds else "d")):
             return packed
@@ -108,7 +108,7 @@ class Values:
         base = base_of(value)
         return value if base is None else base(_CONTENT[base](value))
 
-    def decode(self, data: Any, seen: Seen) -> Any:
+    def decode(self, data: Any, seen: ContainerTable) -> Any:
         """The value again. Raises ValueError, TypeError or KeyError for what is none."""
         if not isinstance(data, list):
             if isinstance(data, _DECODED):
@@ -128,14 +128,14 @@ class Values:
             return self._mine(_natural(parts[0]))
         return self._filled(tag, parts, seen)
 
-    def _decoded(self, content: list[Any] | str, seen: Seen) -> list[Any]:
+    def _decoded(self, content: list[Any] | str, seen: ContainerTable) -> list[Any]:
         if isinstance(content, str):
             return _unpacked(content)
         if set(map(type, content)) <= _AS_THEY_ARE:
             return content
         return [self.decode(each, seen) for each in content]
 
-    def _filled(self, tag: str, parts: list[Any], seen: Seen) -> Any:
+    def _filled(self, tag: str, parts: list[Any], seen: ContainerTable) -> Any:
         """A container with its content: one that both sides know is filled anew, in place."""
         number, content, *more = parts
         made = _EMPTY[tag](*more)
@@ -192,7 +192,7 @@ def _unpacked(text: str) -> list[Any]:
 
 
 def _scalar(kind: type, value: Any) -> list[Any] | None:
-    """Values that hold no others."""
+    """ValueCodec that hold no others."""
     if kind is bytes:
         return ["b", value.hex()]
     if kind is complex:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from hone.rollout.sandbox import Sandbox, Unsafe
+from hone.rollout.sandbox import IsolationError, Sandbox
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[4] / "benchmarks"))
 from hostile_completions import Hostile, completions, each_once
@@ -50,7 +50,7 @@ def isolated() -> None:
     try:
         with Sandbox() as box:
             box.start()
-    except Unsafe as error:
+    except IsolationError as error:
         pytest.skip(str(error))
 
 

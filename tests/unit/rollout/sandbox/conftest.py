@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from hone.rollout.sandbox import Sandbox, SandboxLimits, Unsafe
+from hone.rollout.sandbox import IsolationError, Sandbox, SandboxLimits
 
 LIMITS = SandboxLimits(timeout_s=5.0, memory_mb=256, max_processes=12, disk_mb=8, output_kb=64)
 
@@ -17,7 +17,7 @@ def sandbox() -> Iterator[Sandbox]:
     box = Sandbox(LIMITS)
     try:
         box.start()
-    except Unsafe as error:
+    except IsolationError as error:
         pytest.skip(str(error))
     with box:
         yield box

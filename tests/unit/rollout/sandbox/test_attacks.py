@@ -249,4 +249,4 @@ def test_what_is_open_is_said(done: dict[str, Any]) -> None:
 
 def test_programs_work_where_nothing_that_python_needs_is_covered() -> None:
     for paths, place in (((), "/tmp"), (("/tmp/venv/lib",), "/work"), (("/tmp/venv", "/work/x"), "/box")):
-        assert root_filesystem.workplace(root_filesystem.Needed(paths, (), ())) == place
+        assert root_filesystem.workplace(root_filesystem.PythonFiles(paths, (), ())) == place

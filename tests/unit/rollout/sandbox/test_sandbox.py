@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from hone.rollout.sandbox import Sandbox, SandboxLimits, Unsafe
+from hone.rollout.sandbox import IsolationError, Sandbox, SandboxLimits
 from tests.unit.rollout.sandbox.conftest import LIMITS
 
 
@@ -140,7 +140,7 @@ def test_a_flood_is_bounded_and_nothing_is_left(namespaces: bool) -> None:
     with Sandbox(SandboxLimits(max_processes=12, require_isolation=namespaces), namespaces=namespaces) as box:
         try:
             box.start()
-        except Unsafe as error:
+        except IsolationError as error:
             pytest.skip(str(error))
         outcome = box.run(FLOOD)
         assert outcome.stdout.startswith("refused at")
@@ -152,7 +152,7 @@ def test_a_flood_is_bounded_and_nothing_is_left(namespaces: bool) -> None:
 
 def test_without_namespaces_it_must_be_allowed_and_the_network_is_still_off() -> None:
     with (
-        pytest.raises(Unsafe, match=r"cannot isolate.*require_isolation=false"),
+        pytest.raises(IsolationError, match=r"cannot isolate.*require_isolation=false"),
         Sandbox(namespaces=False) as box,
     ):
         box.start()
@@ -181,7 +181,7 @@ def test_memory_is_counted_over_all_processes(namespaces: bool) -> None:
     with Sandbox(SandboxLimits(memory_mb=256, require_isolation=namespaces), namespaces=namespaces) as box:
         try:
             box.start()
-        except Unsafe as error:
+        except IsolationError as error:
             pytest.skip(str(error))
         assert box.run(MANY).cause == "memory"
         sharing = "import os, time\nfor _ in range(10):\n    if os.fork() == 0:\n        time.sleep(0.3); os._exit(0)"
@@ -194,7 +194,7 @@ def test_no_folder_is_left(namespaces: bool) -> None:
     with Sandbox(SandboxLimits(require_isolation=namespaces), namespaces=namespaces) as box:
         try:
             box.start()
-        except Unsafe as error:
+        except IsolationError as error:
             pytest.skip(str(error))
         assert box.run("open('x', 'w').write('y')").ok
     assert not {
@@ -207,7 +207,7 @@ def test_a_server_that_is_killed_is_replaced_and_the_program_run_again() -> None
     with Sandbox(LIMITS) as box:
         try:
             box.start()
-        except Unsafe as error:
+        except IsolationError as error:
             pytest.skip(str(error))
         for _ in range(2):
             assert box.pid is not None

@@ -22,7 +22,7 @@ from hone.rollout.rewards import worker_settings
 from hone.rollout.rewards.functions.common import BadOption, rows_of
 from hone.rollout.rewards.metrics import log_metric
 from hone.rollout.rewards.text import answer_tag, answers_of, fenced
-from hone.rollout.sandbox import LOST, Outcome, Sandbox, Unsafe
+from hone.rollout.sandbox import LOST, IsolationError, Outcome, Sandbox
 
 TEST_COLUMNS = ("test", "tests", "test_list", "test_cases", "input_output", "inputs")
 """Columns searched for the tests of a row where the option `column` is not given."""
@@ -232,7 +232,7 @@ def _prepare(**options: Any) -> str:
     """Start the sandbox when the run starts; the message says what isolation is in force."""
     try:
         return f"generated code runs apart: {sandbox().start()}"
-    except Unsafe as error:
+    except IsolationError as error:
         raise BadOption(f"cannot be used: {error}") from error
 
 

@@ -9,13 +9,13 @@ import pytest
 
 from hone.rollout.rewards.resolve import resolve_all
 from hone.rollout.rewards.reward_pool import RewardPool
-from hone.rollout.sandbox import Sandbox, SandboxLimits, Unsafe
+from hone.rollout.sandbox import IsolationError, Sandbox, SandboxLimits
 from tests.helpers.pool_helpers import score
 
 try:
     with Sandbox() as _box:
         _box.start()
-except Unsafe as _error:
+except IsolationError as _error:
     pytest.skip(str(_error), allow_module_level=True)
 
 TICKS = "`" * 3

@@ -175,7 +175,7 @@ def test_a_judge_that_is_down_stops_the_run_with_the_cause_and_soon(monkeypatch:
         asyncio.run(pool.score(["p"] * 64, ["c"] * 64, {}))
     said = str(caught.value)
     assert "of 64 completions could not be scored" in said
-    assert "reward 'judge': Down" in said
+    assert "reward 'judge': EndpointDown" in said
     assert f"judge at {kwargs['base_url'][:-3]} does not answer: [Errno 111] Connection refused" in said
     assert "sk-secret" not in said
     assert time.monotonic() - begin < 10

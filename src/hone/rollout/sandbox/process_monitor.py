@@ -1,4 +1,4 @@
-"""What comes out of a program and its judge, up to a bound, until both have ended or must be ended."""
+"""Reads the output of a program and its judge, and detects exceeded limits, until both have ended."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import select
 import socket
 import time
 
-from hone.rollout.sandbox.memory_usage import Meter
+from hone.rollout.sandbox.memory_usage import MemoryMeter
 
 _VERDICT_BYTES, _REPORT_BYTES, _STATUS_BYTES = 1 << 20, 1 << 12, 100
 _LINGER_S = 0.25
-"""How long a program may take to end once it has been judged: then its status no longer matters."""
+"""How long a program may take to end after it was judged. Its status no longer matters then."""
 
 
-class Watch:
+class ProcessMonitor:
     """The pipes of one program."""
 
     def __init__(self, most: int, judged: bool) -> None:
@@ -23,17 +23,17 @@ class Watch:
             self._most["verdict"] = _VERDICT_BYTES
         pipes = {name: os.pipe() for name in self._most}
         self.theirs = {name: ends[1] for name, ends in pipes.items()}
-        """The ends that are written to; whoever hands them on closes them."""
+        """The writing ends, by name. The caller passes them on and closes them."""
         self._ends = {name: ends[0] for name, ends in pipes.items()}
         self._seen = {name: bytearray() for name in pipes}
         for end in self._ends.values():
             os.set_blocking(end, False)
 
     def until(
-        self, deadline: float, channel: socket.socket, meter: Meter, most: tuple[int, int]
+        self, deadline: float, channel: socket.socket, meter: MemoryMeter, most: tuple[int, int]
     ) -> str | None:
-        """Read until the program has ended, and been judged; or say why it must be ended. most: bytes of memory, and
-        processes."""
+        """Read until the program has ended and was judged: None; or the reason why it must be ended. most: bytes of
+        memory, and processes."""
         poll = select.poll()
         names = {end: name for name, end in self._ends.items()}
         for end in names:
@@ -62,7 +62,7 @@ class Watch:
         return "timeout" if deadline <= last else None
 
     def drained(self) -> dict[str, bytearray]:
-        """All, with what was written before the end, still within the bound. To be asked once nobody lives to write."""
+        """All output, with what is left in the pipes, up to the bounds. Call it once all writers have ended."""
         for name, end in self._ends.items():
             while len(self._seen[name]) <= self._most[name] and self._read(name):
                 pass
@@ -70,7 +70,7 @@ class Watch:
         return self._seen
 
     def _read(self, name: str) -> bool:
-        """False at the end; and where there is nothing yet, which poll excludes while the program lives."""
+        """False at the end of the pipe (or where it is empty, which poll excludes while the program runs)."""
         try:
             part = os.read(self._ends[name], 1 << 16)
         except BlockingIOError:
