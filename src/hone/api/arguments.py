@@ -22,13 +22,13 @@ OTHERWISE = {
 """TRL's arguments that only a Python call has, and what to write. `config.common_names` knows the settings."""
 
 
-def settings_of(kind: str, given: Mapping[str, Any]) -> list[Override]:
+def settings_of(algorithm: str, given: Mapping[str, Any]) -> list[Override]:
     """Keyword arguments, or a mapping of settings: keys may be dotted, values sections. Raises ConfigError for TRL's
     arguments that have no equal here, saying what to write."""
     found: list[Override] = []
     for name, value in given.items():
         if name in OTHERWISE and not (name == "tokenizer" and isinstance(value, Mapping)):
-            raise ConfigError(f"{name}= is not an argument of hone.{kind}: write {OTHERWISE[name]}")
+            raise ConfigError(f"{name}= is not an argument of hone.{algorithm}: write {OTHERWISE[name]}")
         found.append(Override(split_path(name), plain(value)))
     return found
 

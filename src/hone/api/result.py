@@ -145,7 +145,7 @@ class Result:
 
     def __repr__(self) -> str:
         view = self.view
-        return f"Result({str(self.folder)!r}: {view.kind} of {view.model}, {view.state()})"
+        return f"Result({str(self.folder)!r}: {view.algorithm} of {view.model}, {view.state()})"
 
     def _repr_html_(self) -> str:
         """The run in a notebook: its state, its numbers, its curves."""
@@ -164,7 +164,7 @@ class Result:
             for name, first, last in rows
         )
         where = html.escape(str(view.folder.report if view.folder.report.is_file() else self.folder))
-        title = f"<b>{html.escape(f'{view.kind}: {view.model}')}</b>, {html.escape(view.state())}"
+        title = f"<b>{html.escape(f'{view.algorithm}: {view.model}')}</b>, {html.escape(view.state())}"
         return (
             f"<div>{title}<br><code>{where}</code>{_picture(view.folder.curves)}"
             "<details><summary>numbers</summary><table><tr><th></th><th>first</th><th>last</th></tr>"

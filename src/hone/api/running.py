@@ -27,7 +27,7 @@ STANDS_FOR = "rows-in-memory.jsonl"
 
 
 def train(
-    kind: str,
+    algorithm: str,
     model: Any,
     dataset: Any,
     validation: Any,
@@ -46,20 +46,20 @@ def train(
         ("data", "train"): rows,
         ("data", "validation"): held if held is not None else also,
     }
-    file, given = _given(kind, config, settings, reward_funcs)
+    file, given = _given(algorithm, config, settings, reward_funcs)
     for section, argument, value in (("policy", "model", model), ("teacher", "teacher", teacher)):
         if (name := named(value, argument)) is not None:
             given.append(Override((section, "model_name"), name))
     if own["folder"] is not None:
         given.append(Override(("checkpointing", "checkpoint_dir"), str(own["folder"])))
-    loaded = _load(kind, file, given, data, None)
+    loaded = _load(algorithm, file, given, data, None)
     where = Path(loaded.config.checkpointing.checkpoint_dir)
     if _in_memory(given, data):
         may_change = loaded.config.checkpointing.allow_config_change
         check_writable(where, "folder")
         with lock_folder(where, "folder"):  # another run's files are not to be replaced
-            loaded = _load(kind, file, given, data, where, may_change=may_change)
-    summary = work(kind, loaded)
+            loaded = _load(algorithm, file, given, data, where, may_change=may_change)
+    summary = work(algorithm, loaded)
     return Result(where, summary)
 
 
@@ -88,19 +88,19 @@ def ask(
 
 
 def _given(
-    kind: str, config: str | Path | Mapping[str, Any] | None, settings: dict[str, Any], reward_funcs: Any
+    algorithm: str, config: str | Path | Mapping[str, Any] | None, settings: dict[str, Any], reward_funcs: Any
 ) -> tuple[str | None, list[Override]]:
     """A file of settings, and those that were given beside it, `config`'s first."""
     weights = settings.pop("reward_weights", None)
     if weights is not None and reward_funcs is None:
         raise ConfigError("reward_weights= is given without reward_funcs=")
     if isinstance(config, Mapping):
-        file, given = None, settings_of(kind, config)
+        file, given = None, settings_of(algorithm, config)
     elif config is None or isinstance(config, str | Path):
         file, given = None if config is None else str(config), []
     else:
         raise ConfigError(f"config is a {type(config).__name__}: give a YAML file, or settings by their keys")
-    given += settings_of(kind, settings)
+    given += settings_of(algorithm, settings)
     if reward_funcs is not None:
         given.append(Override(("rewards", "functions"), reward_entries(reward_funcs, weights)))
     return file, given
@@ -113,7 +113,7 @@ def _in_memory(given: list[Override], data: Mapping[KeyPath, Any]) -> bool:
 
 
 def _load(
-    kind: Any,
+    algorithm: Any,
     file: str | None,
     given: list[Override],
     data: Mapping[KeyPath, Any],
@@ -131,19 +131,19 @@ def _load(
             overrides.append(Override(path, {"dataset_name": place}))
         elif value is not None:
             overrides.append(Override(path, with_functions_kept(value, folder, taken)))
-    return load(kind, file, overrides)
+    return load(algorithm, file, overrides)
 
 
-def work(kind: str, loaded: Loaded[Any]) -> dict[str, Any]:
+def work(algorithm: str, loaded: Loaded[Any]) -> dict[str, Any]:
     """Do what a command does, in this process, and leave the process as it was. Raises HoneError."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # as the command line does
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     start = lazy("hone.training.startup")
     start.enable_offline_if_hub_unreachable(loaded)
-    start.announce(kind, loaded)
+    start.announce(algorithm, loaded)
     try:
         with as_it_was():
-            result: dict[str, Any] = lazy(main_of(kind))(loaded)
+            result: dict[str, Any] = lazy(main_of(algorithm))(loaded)
     except OSError as error:
         if (message := disk_full_message(error)) is None:
             raise

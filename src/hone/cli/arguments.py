@@ -21,7 +21,7 @@ ABOUT = {
     "config": "list the settings of a command, or explain one",
     "completion": "print a script with which the shell completes commands, keys and values",
 }
-KINDS = (*specs(), "eval")
+RUN_COMMANDS = (*specs(), "eval")
 """Commands that take a configuration."""
 
 OVERRIDES = """\
@@ -29,7 +29,7 @@ overrides:
   key=value      set a setting:            policy.optimizer.kwargs.lr=1e-4
   +key=value     set one that is not in the file; ++key=value does either
   ~key           remove one
-Without --config the embedded model and task are used. `hone config KIND` lists all settings.
+Without --config the embedded model and task are used. `hone config COMMAND` lists all settings.
 """
 
 

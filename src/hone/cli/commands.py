@@ -8,10 +8,10 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from hone.cli.arguments import ABOUT, KINDS, parser_of
+from hone.cli.arguments import ABOUT, RUN_COMMANDS, parser_of
 from hone.cli.convert import convert
 from hone.cli.failures import reported
-from hone.cli.runs import of_some_kind, plan, run
+from hone.cli.runs import load_any, plan, run
 from hone.errors import ConfigError
 from hone.lazy import lazy
 from hone.version import __version__
@@ -41,7 +41,7 @@ def _dispatch(argv: list[str]) -> int:
         return 0
     name, rest = argv[0], argv[1:]
     commands: dict[str, Callable[[list[str]], int]] = {
-        **{kind: partial(run, kind) for kind in KINDS},
+        **{name: partial(run, name) for name in RUN_COMMANDS},
         "eval-rm": partial(_of_module, "eval-rm"),
         "convert": convert,
         "show": _show,
@@ -73,8 +73,8 @@ def _overview() -> str:
             "",
             *lines,
             "",
-            f"`hone COMMAND --help` tells more. Without arguments, {', '.join(KINDS[:-1])} and {KINDS[-1]}",
-            "use the embedded model.",
+            f"`hone COMMAND --help` tells more. Without arguments, {', '.join(RUN_COMMANDS[:-1])}",
+            f"and {RUN_COMMANDS[-1]} use the embedded model.",
         ]
     )
 
@@ -87,7 +87,7 @@ def _of_module(name: str, argv: list[str]) -> int:
 def _show(argv: list[str]) -> int:
     if argv[:1] == ["data"]:
         look: Callable[..., int] = lazy("hone.cli.show_data:command")
-        return look(parser_of("show"), argv[1:], of_some_kind)
+        return look(parser_of("show"), argv[1:], load_any)
     return _of_module("show", argv)
 
 
@@ -98,10 +98,10 @@ def _doctor(argv: list[str]) -> int:
 
 def _config(argv: list[str]) -> int:
     parser = parser_of("config")
-    parser.add_argument("kind", choices=KINDS, help="the command whose settings to list")
+    parser.add_argument("command", choices=RUN_COMMANDS, help="the command whose settings to list")
     parser.add_argument("key", nargs="?", help="one setting or section: policy.optimizer")
     options = parser.parse_args(argv)
-    print(lazy("hone.config.explain:explained")(options.kind, options.key))
+    print(lazy("hone.config.explain:explained")(options.command, options.key))
     return 0
 
 

@@ -30,18 +30,18 @@ from hone.training import preflight
 from hone.units import counted, format_count
 
 
-def main(kind: str, loaded: Loaded, gpu: str | None = None) -> int:
+def main(algorithm: str, loaded: Loaded, gpu: str | None = None) -> int:
     """Print the plan, for GPUs of the kind `gpu` where it is given, and return 0. Raises the HoneError that the run
     would end with."""
     loaded = with_models_of_runs(loaded, only_described=True)
-    parts = sections(kind, loaded, gpu)
+    parts = sections(algorithm, loaded, gpu)
     if not elsewhere(loaded.config, gpu) or reachable(loaded.config):
         checks = evaluation if isinstance(loaded.config, EvalConfig) else preflight
         checks.check(loaded)
         parts.append(("checked", ["all that the run checks without loading a model"]))
     else:
         parts.append(("checked", ["the settings alone: the model or the data are not here"]))
-    print(f"hone {kind}: the run that this configuration describes")
+    print(f"hone {algorithm}: the run that this configuration describes")
     for title, lines in parts:
         for index, line in enumerate(lines):
             print(f"  {title if index == 0 else '':<12}{line}")
@@ -75,7 +75,7 @@ def reachable(config: SFTConfig | OnlineConfig | EvalConfig) -> bool:
     return True
 
 
-def sections(kind: str, loaded: Loaded, gpu: str | None = None) -> list[tuple[str, list[str]]]:
+def sections(algorithm: str, loaded: Loaded, gpu: str | None = None) -> list[tuple[str, list[str]]]:
     """Title and lines of each part of the plan. Raises ConfigError for settings that the model cannot have."""
     config = loaded.config
     if isinstance(config, EvalConfig):

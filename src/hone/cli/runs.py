@@ -6,35 +6,35 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from hone.cli.arguments import KINDS, parser_of, with_config
+from hone.cli.arguments import RUN_COMMANDS, parser_of, with_config
 from hone.cli.failures import reported
 from hone.errors import ConfigError
 from hone.lazy import lazy
 from hone.registry import main_of
 
 
-def run(kind: str, argv: list[str]) -> int:
+def run(algorithm: str, argv: list[str]) -> int:
     """`hone KIND`; where several devices are asked for, in a process of its own."""
-    parser = with_config(parser_of(kind))
-    parser.add_argument("--dry-run", action="store_true", help=f"the same as hone plan {kind}")
+    parser = with_config(parser_of(algorithm))
+    parser.add_argument("--dry-run", action="store_true", help=f"the same as hone plan {algorithm}")
     options = parser.parse_intermixed_args(argv)
-    loaded = _load(kind, options.config, options.overrides)
+    loaded = _load(algorithm, options.config, options.overrides)
     if options.dry_run:
-        return _planned(kind, loaded)
-    lazy("hone.training.startup:announce")(kind, loaded)
-    if kind != "eval" and loaded.config.cluster.is_distributed:
+        return _planned(algorithm, loaded)
+    lazy("hone.training.startup:announce")(algorithm, loaded)
+    if algorithm != "eval" and loaded.config.cluster.is_distributed:
         from hone.training.supervisor import run_in_child
 
         return run_in_child(
-            loaded.config, lambda recovering: reported(partial(_work, kind, loaded, recovering))
+            loaded.config, lambda recovering: reported(partial(_work, algorithm, loaded, recovering))
         )
-    return _work(kind, loaded)
+    return _work(algorithm, loaded)
 
 
-def _work(kind: str, loaded: Any, recovering: bool = False) -> int:
+def _work(algorithm: str, loaded: Any, recovering: bool = False) -> int:
     """What a command is for."""
     arguments = {"recovering": True} if recovering else {}
-    result = lazy(main_of(kind))(loaded, **arguments)
+    result = lazy(main_of(algorithm))(loaded, **arguments)
     if isinstance(result, dict) and "folder" in result:
         print(_ending(result))
     return 0
@@ -53,33 +53,33 @@ def _ending(summary: Mapping[str, Any]) -> str:
 def plan(argv: list[str]) -> int:
     """`hone plan`."""
     parser = with_config(parser_of("plan"))
-    parser.usage = f"hone plan [{'|'.join(KINDS)}] [--gpu KIND] [--config FILE] [key=value ...]"
+    parser.usage = f"hone plan [{'|'.join(RUN_COMMANDS)}] [--gpu KIND] [--config FILE] [key=value ...]"
     parser.add_argument(
         "--gpu",
         metavar="KIND",
         help="plan for GPUs of this kind, here or not: A100-80G, H100-80G, ... or the GiB of one",
     )
     options = parser.parse_intermixed_args(argv)
-    loaded = of_some_kind(options.config, options.overrides)
+    loaded = load_any(options.config, options.overrides)
     return _planned(loaded.algorithm, loaded, options.gpu)
 
 
-def _planned(kind: str, *arguments: Any) -> int:
-    return int(lazy("hone.cli.plan:main")(kind, *arguments))
+def _planned(algorithm: str, *arguments: Any) -> int:
+    return int(lazy("hone.cli.plan:main")(algorithm, *arguments))
 
 
-def of_some_kind(config: str | None, overrides: list[str]) -> Any:
-    """Settings of the kind that the first word names, or else of the one that they are for. Raises ConfigError."""
-    if overrides and overrides[0] in KINDS:
-        kind, *overrides = overrides
+def load_any(config: str | None, overrides: list[str]) -> Any:
+    """Settings of the algorithm that the first word names, or else of the one that they are for. Raises ConfigError."""
+    if overrides and overrides[0] in RUN_COMMANDS:
+        algorithm, *overrides = overrides
     else:
         from hone.config.infer_algorithm import infer_algorithm
 
-        kind = infer_algorithm(config, overrides)
-    return _load(kind, config, overrides)
+        algorithm = infer_algorithm(config, overrides)
+    return _load(algorithm, config, overrides)
 
 
-def _load(kind: str, config: str | None, overrides: list[str]) -> Any:
+def _load(algorithm: str, config: str | None, overrides: list[str]) -> Any:
     """`hone.config.load`, after a look at what is no override at all, and what has to be set before anything heavy is
     imported. Raises ConfigError."""
     for text in overrides:
@@ -88,7 +88,7 @@ def _load(kind: str, config: str | None, overrides: list[str]) -> Any:
         if text.endswith((".yaml", ".yml")):
             raise ConfigError(f"{text!r} is not an override: a file of settings is given as --config {text}")
         raise ConfigError(f"{text!r} is not an override: write key=value, +key=value, ++key=value or ~key")
-    loaded = lazy("hone.config:load")(kind, config, overrides)
+    loaded = lazy("hone.config:load")(algorithm, config, overrides)
     start = lazy("hone.training.startup")
     start.log_as_asked(loaded)
     start.enable_offline_if_hub_unreachable(loaded)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from hone.cli.arguments import KINDS
+from hone.cli.arguments import RUN_COMMANDS
 from hone.cli.show import console_of
 from hone.errors import ConfigError, DataError
 
@@ -30,7 +30,7 @@ def command(
 
     Raises HoneError for what would stop the run before its first step; for rows that it refuses, when they are shown.
     """
-    parser.usage = f"hone show data [{'|'.join(KINDS)}] [what to show] [--config FILE] [key=value ...]"
+    parser.usage = f"hone show data [{'|'.join(RUN_COMMANDS)}] [what to show] [--config FILE] [key=value ...]"
     parser.epilog = EPILOG
     parser.add_argument("--config", metavar="FILE", help="YAML file of settings")
     parser.add_argument("--count", type=int, default=3, metavar="N", help="so many rows (default: 3)")

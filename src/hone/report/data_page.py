@@ -27,7 +27,7 @@ def page(view: DataView) -> str:
     """The page as text."""
     assets = resources.files(__package__) / "assets"
     style = "".join((assets / name).read_text(encoding="utf-8") for name in ("report.css", "data.css"))
-    title = escape(f"data of {view.kind}: {view.model}")
+    title = escape(f"data of {view.algorithm}: {view.model}")
     body = "".join(
         [
             f"<header><h1>{title}</h1>",

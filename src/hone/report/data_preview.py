@@ -35,7 +35,7 @@ MOST_REFUSED = 20
 class DataView:
     """The data of a run."""
 
-    kind: str
+    algorithm: str
     model: str
     datasets: list[str]
     """A sentence on each: how many rows, how many are drawn."""

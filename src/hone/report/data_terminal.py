@@ -17,7 +17,7 @@ OPEN, CLOSE = "⟦", "⟧"
 
 def show(console: Console, view: DataView) -> None:
     """Print the rows, then what is refused, left out and not read."""
-    console.print(Text(clean(f"hone {view.kind}: {view.model}"), style="bold"))
+    console.print(Text(clean(f"hone {view.algorithm}: {view.model}"), style="bold"))
     for line in view.datasets:
         console.print(Text(clean(line)))
     console.print(legend(view, colours=coloured(console)))

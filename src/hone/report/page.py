@@ -59,7 +59,7 @@ def page(view: RunView) -> str:
         (assets / name).read_text(encoding="utf-8") for name in ("report.css", "report.js", "report.html")
     )
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    filled = {"TITLE": html.escape(f"{view.kind}: {view.name}"), "DIGEST": digest, "STYLE": style}
+    filled = {"TITLE": html.escape(f"{view.algorithm}: {view.name}"), "DIGEST": digest, "STYLE": style}
     for name, text in filled.items():
         body = body.replace(f"@@{name}@@", text)
     head, rest = body.split("@@DATA@@")
@@ -98,7 +98,7 @@ def _curves(view: RunView) -> dict[str, Any]:
     rows, means = _thinned(view.rows)
     best = view.best()
     return {
-        "kind": view.kind,
+        "algorithm": view.algorithm,
         "name": view.name,
         "folder": str(view.folder.path),
         "model": view.model,
@@ -139,8 +139,8 @@ def _thinned(rows: list[dict[str, float]]) -> tuple[list[dict[str, float]], int]
 
 def changed(view: RunView) -> list[list[str]]:
     """Settings that are not the schema's defaults: key, value."""
-    root = ROOTS.get(view.kind)
-    if root is None or view.kind == "eval":
+    root = ROOTS.get(view.algorithm)
+    if root is None or view.algorithm == "eval":
         return []
     usual = dict(leaves(root().model_dump(warnings=False)))
     found = []

@@ -36,7 +36,7 @@ class RunView:
     """A run, read once; rollouts are read when they are asked for."""
 
     folder: RunFolder
-    kind: str
+    algorithm: str
     config: dict[str, Any]
     columns: list[str]
     rows: list[dict[str, float]]
@@ -59,9 +59,9 @@ class RunView:
     @property
     def data(self) -> str:
         """The data that it was trained on."""
-        train = (self.config.get("data") or {}).get("train") if self.kind != "eval" else self.config
+        train = (self.config.get("data") or {}).get("train") if self.algorithm != "eval" else self.config
         entries = train if isinstance(train, list) else [train]
-        key = "dataset" if self.kind == "eval" else "dataset_name"
+        key = "dataset" if self.algorithm == "eval" else "dataset_name"
         return ", ".join(str(entry.get(key)) for entry in entries if isinstance(entry, dict)) or "?"
 
     @property
@@ -102,7 +102,7 @@ class RunView:
 
     def state(self) -> str:
         """What has become of it, in words."""
-        if self.kind == "eval":
+        if self.algorithm == "eval":
             return "finished"
         total = self.run_info.get("total_steps")
         at = f"step {self.step}" + (f" of {total}" if total else "")
@@ -145,8 +145,8 @@ def open_run(path: str | Path) -> RunView:
     if not (folder / "config.yaml").is_file():
         raise DataError(_not_a_run(given, folder))
     config = SECRETS.hide_all(files.read(folder / "config.yaml"))
-    kind = next((name for name, spec in reversed([*specs().items()]) if spec.section in config), None)
-    if kind is None:
+    algorithm = next((name for name, spec in reversed([*specs().items()]) if spec.section in config), None)
+    if algorithm is None:
         raise ConfigError(
             f"{folder / 'config.yaml'} is not a run's: it has none of the sections of a command"
         )
@@ -155,7 +155,7 @@ def open_run(path: str | Path) -> RunView:
         logs = RunFolder(folder)
     columns, rows = read_table(logs.metrics)
     view = RunView(
-        logs, kind, config, columns, [_numbers(row) for row in rows], read_json_object(logs.run_info)
+        logs, algorithm, config, columns, [_numbers(row) for row in rows], read_json_object(logs.run_info)
     )
     view.samples = {"rollouts": _files(logs.rollouts), "validation": _files(logs.validation)}
     return view

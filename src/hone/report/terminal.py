@@ -41,7 +41,7 @@ class Wanted:
 def show(console: Console, view: RunView, wanted: Wanted) -> None:
     """The run's state and numbers, then rollouts. Raises DataError for a step or prompt that is not there."""
     asked = wanted.anything or wanted.what == "validation"
-    if view.kind == "eval":  # whose samples are all held out
+    if view.algorithm == "eval":  # whose samples are all held out
         wanted = replace(wanted, what="validation")
     if not asked:
         head(console, view)
@@ -70,7 +70,7 @@ def show(console: Console, view: RunView, wanted: Wanted) -> None:
 def head(console: Console, view: RunView) -> None:
     """What the run is, and what has become of it."""
     console.print(
-        Text(clean(f"{view.kind}: {view.model}"), style="bold").append(
+        Text(clean(f"{view.algorithm}: {view.model}"), style="bold").append(
             clean(f" on {view.data}"), style="not bold"
         )
     )
@@ -239,8 +239,10 @@ def _tally(records: Sequence[Record], step: int, title: str) -> str:
 def _nothing(view: RunView, what: str) -> str:
     if what == "validation":
         return f"{view.folder.path} has no held-out samples: the run has not validated (with rewards) so far"
-    if view.kind in specs() and not is_online(view.kind):
-        return f"{view.folder.path} is a run of hone {view.kind}, which samples nothing: it has no rollouts"
+    if view.algorithm in specs() and not is_online(view.algorithm):
+        return (
+            f"{view.folder.path} is a run of hone {view.algorithm}, which samples nothing: it has no rollouts"
+        )
     if (view.config.get("logger") or {}).get("log_rollouts") is False:
         return f"{view.folder.path} has no rollouts: the run has logger.log_rollouts=false"
     return f"{view.folder.path} has no rollouts so far (looked in {view.folder.rollouts})"

@@ -13,14 +13,14 @@ from hone.tracking.progress import Progress
 from hone.tracking.rollout_log import write_rollouts
 from hone.tracking.run_folder import RunFolder
 from hone.tracking.seeds_plot import draw_seeds
-from hone.tracking.trackers import check_sinks
+from hone.tracking.trackers import check_trackers
 
 __all__ = [
     "Activity",
     "MetricLog",
     "Progress",
     "RunFolder",
-    "check_sinks",
+    "check_trackers",
     "draw_curves",
     "draw_seeds",
     "working",

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from hone.tracking.gpu_usage import GpuMonitor
 from hone.tracking.metrics_csv import MetricTable
 from hone.tracking.run_folder import RunFolder
-from hone.tracking.trackers import MlflowSink, Sink, TensorBoardSink, WandbSink
+from hone.tracking.trackers import MlflowTracker, TensorBoardTracker, Tracker, WandbTracker
 
 if TYPE_CHECKING:
     from hone.config.schema import LoggerConfig
@@ -37,13 +37,13 @@ class MetricLog:
         resume_step: int | None = None,
         config: Mapping[str, Any] | None = None,
     ) -> None:
-        self._sinks: list[Sink] = []
+        self._trackers: list[Tracker] = []
         if logger.wandb_enabled:
-            self._sinks.append(WandbSink(folder, logger.wandb, resume_step, config))
+            self._trackers.append(WandbTracker(folder, logger.wandb, resume_step, config))
         if logger.mlflow_enabled:
-            self._sinks.append(MlflowSink(folder, logger.mlflow, resume_step, config))
+            self._trackers.append(MlflowTracker(folder, logger.mlflow, resume_step, config))
         if logger.tensorboard_enabled:
-            self._sinks.append(TensorBoardSink(folder.tensorboard, resume_step))
+            self._trackers.append(TensorBoardTracker(folder.tensorboard, resume_step))
         self._table = MetricTable(folder.metrics, resume_step)
         self._gpu = GpuMonitor() if logger.monitor_gpus else None
 
@@ -53,14 +53,14 @@ class MetricLog:
         LOGGER.debug("step %d: %s", step, dict(metrics))
         metrics = {**metrics, **(self._gpu.metrics() if self._gpu is not None else {})}
         self._table.add(step, metrics)
-        for sink in self._sinks:
-            sink.log(step, metrics)
+        for tracker in self._trackers:
+            tracker.log(step, metrics)
 
     def close(self) -> None:
         """Close everything. Safe after a failure in the middle of a run."""
         with contextlib.ExitStack() as stack:  # each is closed, whatever happens to another
-            for sink in self._sinks:
-                stack.callback(sink.close)
+            for tracker in self._trackers:
+                stack.callback(tracker.close)
             stack.callback(self._table.close)
             if self._gpu is not None:
                 stack.callback(self._gpu.close)

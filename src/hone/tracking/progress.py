@@ -24,7 +24,7 @@ WINDOW = 20
 class Progress:
     """Shows how far a run is, for `with`.
 
-    kind: "sft", "grpo" or "eval" (whose steps are prompts), which decides the metrics shown. start_step: last
+    algorithm: "sft", "grpo" or "eval" (whose steps are prompts), which decides the metrics shown. start_step: last
     step that an earlier process did. `every`: at most one plain line in so many seconds, after the first
     three steps; the last step always prints. `quiet`: seconds without a line after which a step that is still going on
     says what it is at.
@@ -33,7 +33,7 @@ class Progress:
     def __init__(
         self,
         total_steps: int,
-        kind: str,
+        algorithm: str,
         start_step: int = 0,
         *,
         stream: TextIO | None = None,
@@ -41,8 +41,13 @@ class Progress:
         quiet: float = QUIET_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.total, self.kind, self.step, self.start_step = total_steps, kind, start_step, start_step
-        self._unit = "prompt" if kind == "eval" else "step"
+        self.total, self.algorithm, self.step, self.start_step = (
+            total_steps,
+            algorithm,
+            start_step,
+            start_step,
+        )
+        self._unit = "prompt" if algorithm == "eval" else "step"
         self._stream = stream if stream is not None else sys.stdout
         self._every, self._clock = every, clock
         self._latest: dict[str, float] = {}
@@ -59,7 +64,7 @@ class Progress:
         if self._stream.isatty():
             self._rich = _live(self._stream)
             self._run = self._rich.add_task(
-                self.kind, total=self.total, completed=self.start_step, text="starting", left=""
+                self.algorithm, total=self.total, completed=self.start_step, text="starting", left=""
             )
             self._rich.start()
         return self
@@ -133,7 +138,7 @@ class Progress:
         return f"{shown}  {rate}" if shown else rate
 
     def _shown(self, metrics: Mapping[str, float]) -> str:
-        spec = specs().get(self.kind)
+        spec = specs().get(self.algorithm)
         named = spec.metrics.progress if spec is not None else (("accuracy", "accuracy"),)
         if "val_accuracy" in metrics:  # the reward stands in for it where nothing says right or wrong
             named = tuple(pair for pair in named if pair[0] != "val_reward")

@@ -27,12 +27,12 @@ def versions() -> dict[str, str]:
 
 
 def write_start(
-    folder: RunFolder, *, kind: str, total_steps: int, step: int, notices: Sequence[str] = ()
+    folder: RunFolder, *, algorithm: str, total_steps: int, step: int, notices: Sequence[str] = ()
 ) -> None:
     """Write the start of a process that begins at `step`. `notices`: messages about its settings. Raises OSError."""
     command = " ".join([sys.argv[0].rpartition("/")[2], *sys.argv[1:]]) if sys.argv else ""
     info = {
-        "kind": kind,
+        "kind": algorithm,
         "total_steps": total_steps,
         "from_step": step,
         "started": now(),

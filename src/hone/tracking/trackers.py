@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from hone.config.schema import LoggerConfig
 
 
-class Sink(Protocol):
+class Tracker(Protocol):
     """Takes the metrics of a step."""
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None: ...
@@ -31,7 +31,7 @@ class Sink(Protocol):
     def close(self) -> None: ...
 
 
-class TensorBoardSink:
+class TensorBoardTracker:
     """An event file, in the format and with the record writer of the tensorboard package.
 
     Not with its EventFileWriter, whose thread reports a full disk where nothing can catch it; nor with
@@ -71,7 +71,7 @@ class TensorBoardSink:
             self._writer.flush()
 
 
-class WandbSink:
+class WandbTracker:
     """One W&B run for each Hone run, however often it is resumed. WANDB_MODE=offline is W&B's own and
     works."""
 
@@ -105,7 +105,7 @@ class WandbSink:
         self._run.finish()
 
 
-class MlflowSink:
+class MlflowTracker:
     """One MLflow run for each Hone run, however often it is resumed."""
 
     def __init__(
@@ -174,7 +174,7 @@ def run_id(path: Path, resume_step: int | None) -> str:
     return identity
 
 
-def check_sinks(logger: LoggerConfig) -> None:
+def check_trackers(logger: LoggerConfig) -> None:
     """Raise ConfigError for a service that is enabled and not installed."""
     if logger.wandb_enabled:
         _optional("wandb", "logger.wandb_enabled", "wandb")

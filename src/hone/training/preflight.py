@@ -29,7 +29,7 @@ from hone.rollout.environments.episode import EpisodeRunner
 from hone.rollout.rewards.reward_pool import RewardPool
 from hone.rollout.sampler import open_episode_runner
 from hone.rollout.scoring import open_reward_pool
-from hone.tracking import Activity, check_sinks, working
+from hone.tracking import Activity, check_trackers, working
 from hone.training.process import check_could_write, written_folders
 from hone.training.recovery import check_same_run
 
@@ -38,7 +38,7 @@ def check_run(loaded: Loaded[Any]) -> None:
     """Raise ConfigError for a tracker that is not installed, CheckpointError for a folder that holds a run of other
     settings."""
     config = loaded.config
-    check_sinks(config.logger)
+    check_trackers(config.logger)
     checkpoints = Checkpoints(config.checkpointing)
     steps = checkpoints.steps() if config.checkpointing.enabled else []
     if steps:

@@ -130,7 +130,7 @@ class TrainingRun:
         if self.step:
             self.progress.note(f"resumed from {self.checkpoints.path(self.step)}")
         write_start(
-            self.folder, kind=self.kind, total_steps=self.total_steps, step=self.step, notices=notices
+            self.folder, algorithm=self.kind, total_steps=self.total_steps, step=self.step, notices=notices
         )
         self._step_started = time.monotonic()
         return self

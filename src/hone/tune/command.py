@@ -44,7 +44,7 @@ def command(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
     parser.add_argument("--keep", metavar="best|all", help="whose checkpoints are kept (default: best)")
     search = settings.read(parser.parse_intermixed_args(argv))
     found = Tuner(search).run()
-    results.say(_ending(search, found))
+    results.announce(_ending(search, found))
     return 0
 
 
@@ -54,5 +54,5 @@ def _ending(search: settings.Search, found: dict[str, object]) -> str:
         return f"{counts}: none reached its end, so there is no best one"
     return (
         f"{counts}: the best is trial {found['best']}, {search.column} {found['value']:.6g}. Train with it: hone "
-        f"{search.kind} --config {search.folder / 'best.yaml'}; study.png and trials.csv are in {search.folder}"
+        f"{search.algorithm} --config {search.folder / 'best.yaml'}; study.png and trials.csv are in {search.folder}"
     )

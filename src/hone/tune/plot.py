@@ -1,119 +1,82 @@
-"""The picture of a search: what each trial reached, and how that goes with each parameter."""
+"""The picture of a search: the value of each trial, by trial and by each parameter."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hone.tracking.curves import BLUE, GRID, INK, ORANGE, RED, SOFT
-from hone.tune import results
+from hone.tracking.curves import BLUE, INK, ORANGE, RED, SOFT, new_figure, save, style
+from hone.tune.results import best_trial, summary, value_of
 from hone.tune.settings import Search
-from hone.tune.space import Parameter, shown
+from hone.tune.space import Parameter, format_value
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 COLUMNS = 3
-LOOKS = {"COMPLETE": ("o", BLUE, "done"), "PRUNED": ("v", ORANGE, "stopped early")}
+MARKERS = {"COMPLETE": ("o", BLUE, "done"), "PRUNED": ("v", ORANGE, "stopped early")}
 
 
 def draw(search: Search, study: Any, path: Path) -> None:
-    """Write the PNG: value by trial, then by each parameter."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
+    """Write the PNG: the value by trial, then by each parameter. The study has a trial that ran to its end."""
     panels = 1 + len(search.parameters)
     columns = min(COLUMNS, panels)
     rows = -(-panels // columns)
-    figure = Figure(figsize=(4.6 * columns, 3.6 * rows), layout="constrained")
-    FigureCanvasAgg(figure)
+    counts = summary(search, study)
+    title = (
+        f"hone tune {search.algorithm}: {counts['trials']} trials, {counts['pruned']} stopped early, "
+        f"{counts['failed']} failed; best {search.column} {counts['value']:.4g} (trial {counts['best']})"
+    )
+    figure = new_figure(4.6 * columns, 3.6 * rows, title)
     cells = list(figure.subplots(rows, columns, squeeze=False).flat)
     for spare in cells[panels:]:
         spare.set_axis_off()
-    best = results.best_trial(study)
-    _by_trial(cells[0], search, study, best)
-    for axes, parameter in zip(cells[1:], search.parameters, strict=False):
-        _by_parameter(axes, parameter, study, best)
     for axes in cells[:panels]:
-        _dress(axes, search.column)
-    counts = results.summary(search, study)
-    figure.suptitle(
-        f"hone tune {search.kind}: {counts['trials']} trials, {counts['pruned']} stopped early, "
-        f"{counts['failed']} failed; best {search.column} {counts['value']:.4g} (trial {counts['best']})",
-        color=INK,
-        fontsize=11,
-    )
-    figure.savefig(path, dpi=120)
+        style(axes, "")
+        axes.set_ylabel(search.column)
+    best = best_trial(study)
+    _draw_by_trial(cells[0], search, study, best)
+    for axes, parameter in zip(cells[1:], search.parameters, strict=False):
+        _draw_by_parameter(axes, parameter, study, best)
+    save(figure, path)
 
 
-def _by_trial(axes: Axes, search: Search, study: Any, best: Any) -> None:
-    from matplotlib.ticker import MaxNLocator
-
-    for state, (marker, color, label) in LOOKS.items():
-        found = [(t.number, results.value_of(t)) for t in study.trials if t.state.name == state]
-        found = [(number, value) for number, value in found if value is not None]
-        if found:
-            x, y = zip(*found, strict=True)
-            axes.scatter(x, y, marker=marker, color=color, label=label, s=28, zorder=3)
-    failed = [t.number for t in study.trials if t.state.name == "FAIL"]
-    if failed:
-        axes.scatter(
-            failed,
-            [0.02] * len(failed),
-            marker="x",
-            color=RED,
-            label="failed",
-            transform=axes.get_xaxis_transform(),
-        )
-    steps: list[int] = []
-    so_far: list[float] = []
-    better = max if search.maximize else min
-    for trial in study.trials:
-        if trial.state.name == "COMPLETE":
-            steps.append(trial.number)
-            so_far.append(better([trial.value, *so_far[-1:]]))
-    axes.step(steps, so_far, where="post", color=SOFT, linewidth=1.2, label="best so far")
-    axes.scatter(
-        [best.number], [best.value], s=110, facecolors="none", edgecolors=INK, linewidths=1.4, zorder=4
-    )
+def _draw_by_trial(axes: Axes, search: Search, study: Any, best: Any) -> None:
+    _scatter(axes, study, best, lambda trial: trial.number)
+    if failed := [trial.number for trial in study.trials if trial.state.name == "FAIL"]:
+        at_the_bottom: dict[str, Any] = {"transform": axes.get_xaxis_transform()}
+        axes.scatter(failed, [0.02] * len(failed), marker="x", color=RED, label="failed", **at_the_bottom)
+    completed = [trial for trial in study.trials if trial.state.name == "COMPLETE"]
+    best_so_far: list[float] = []
+    for trial in completed:
+        best_so_far.append((max if search.maximize else min)([trial.value, *best_so_far[-1:]]))
+    numbers = [trial.number for trial in completed]
+    axes.step(numbers, best_so_far, where="post", color=SOFT, linewidth=1.2, label="best so far")
     axes.set_xlabel("trial")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(fontsize=8, frameon=False)
 
 
-def _by_parameter(axes: Axes, parameter: Parameter, study: Any, best: Any) -> None:
-    for state, (marker, color, _) in LOOKS.items():
-        found = [
-            (t.params[parameter.key], results.value_of(t))
-            for t in study.trials
-            if t.state.name == state and parameter.key in t.params
-        ]
-        found = [(where, value) for where, value in found if value is not None]
-        if found:
-            x, y = zip(*found, strict=True)
-            axes.scatter(x, y, marker=marker, color=color, s=28, zorder=3)
-    axes.scatter(
-        [best.params[parameter.key]],
-        [best.value],
-        s=110,
-        facecolors="none",
-        edgecolors=INK,
-        linewidths=1.4,
-        zorder=4,
-    )
+def _draw_by_parameter(axes: Axes, parameter: Parameter, study: Any, best: Any) -> None:
+    from matplotlib.ticker import AutoLocator
+
+    axes.xaxis.set_major_locator(AutoLocator())
+    _scatter(axes, study, best, lambda trial: trial.params.get(parameter.key))
     axes.set_xlabel(parameter.key)
     if parameter.kind in ("log", "logint"):
         axes.set_xscale("log")
     if parameter.kind == "choice":
-        names = [shown(value) for value in parameter.values]
+        names = [format_value(value) for value in parameter.values]
         axes.set_xticks(range(len(names)), names, rotation=0 if max(map(len, names)) < 8 else 20)
         axes.set_xlim(-0.5, len(names) - 0.5)
 
 
-def _dress(axes: Axes, column: str) -> None:
-    axes.set_ylabel(column)
-    axes.grid(color=GRID, linewidth=0.8)
-    axes.set_axisbelow(True)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    axes.tick_params(labelsize=8, colors=INK)
+def _scatter(axes: Axes, study: Any, best: Any, x_of: Callable[[Any], Any]) -> None:
+    """A mark for each trial that has a value, and a ring around the best one."""
+    for state, (marker, color, label) in MARKERS.items():
+        found = [(x_of(t), value_of(t)) for t in study.trials if t.state.name == state]
+        if found := [(x, value) for x, value in found if x is not None and value is not None]:
+            x, y = zip(*found, strict=True)
+            axes.scatter(x, y, marker=marker, color=color, label=label, s=28, zorder=3)
+    ring: dict[str, Any] = {"facecolors": "none", "edgecolors": INK, "linewidths": 1.4}
+    axes.scatter([x_of(best)], [best.value], s=110, zorder=4, **ring)

@@ -1,4 +1,4 @@
-"""What a search leaves: a table, the best configuration, a picture, and a line for each event."""
+"""The results of a search: a table of trials, the best configuration, and lines on the terminal."""
 
 from __future__ import annotations
 
@@ -11,19 +11,14 @@ import yaml
 
 from hone.files import write_atomically
 from hone.tune.settings import Search
-from hone.tune.space import shown
+from hone.tune.space import format_value
 
-STATES = {
-    "COMPLETE": "done",
-    "PRUNED": "stopped early",
-    "FAIL": "failed",
-    "RUNNING": "running",
-    "WAITING": "waiting",
-}
+STATES = {"COMPLETE": "done", "PRUNED": "stopped early", "FAIL": "failed", "RUNNING": "running"}
+"""Optuna's states as the table calls them."""
 
 
-def say(text: str) -> None:
-    """One line for the user."""
+def announce(text: str) -> None:
+    """Print one line at once."""
     print(text, flush=True)
 
 
@@ -33,7 +28,7 @@ def folder_of(search: Search, number: int) -> Path:
 
 
 def finished(study: Any) -> list[Any]:
-    """Trials that are over, well or not."""
+    """Trials that are over, whatever their state."""
     return [trial for trial in study.trials if trial.state.is_finished()]
 
 
@@ -45,59 +40,47 @@ def best_trial(study: Any) -> Any | None:
 
 
 def value_of(trial: Any) -> float | None:
-    """A trial's value: of one that was stopped early the last it reached."""
+    """A trial's value; for one that was stopped early, the last that it reached."""
     return trial.value if trial.value is not None else trial.intermediate_values.get(trial.last_step)
 
 
-def write(search: Search, study: Any, *, picture: bool = False) -> None:
-    """trials.csv, best.yaml and, when asked for, study.png."""
-    _table(search, study)
+def write(search: Search, study: Any) -> None:
+    """Write trials.csv, and best.yaml once a trial has run to its end."""
+    write_atomically(search.folder / "trials.csv", _table(search, study))
     best = best_trial(study)
     if best is None:
         return
     config = yaml.safe_load((folder_of(search, best.number) / "config.yaml").read_text())
     config["checkpointing"]["checkpoint_dir"] = str(search.folder / "best")
     head = (
-        f"# hone {search.kind} --config {search.folder / 'best.yaml'}\n"
+        f"# hone {search.algorithm} --config {search.folder / 'best.yaml'}\n"
         f"# Trial {best.number} of {search.folder}: {search.column} {best.value:.6g}\n"
     )
-    write_atomically(
-        search.folder / "best.yaml", head + yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
-    )
-    if picture:
-        from hone.tune.plot import draw
-
-        draw(search, study, search.folder / "study.png")
+    text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+    write_atomically(search.folder / "best.yaml", head + text)
 
 
-def _table(search: Search, study: Any) -> None:
+def _table(search: Search, study: Any) -> str:
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(
-        ["trial", "state", search.column, *(p.key for p in search.parameters), "seconds", "cause"]
-    )
+    keys = [p.key for p in search.parameters]
+    writer.writerow(["trial", "state", search.column, *keys, "seconds", "cause"])
     for trial in study.trials:
         if trial.state.name == "WAITING":
             continue
         value = value_of(trial)
-        writer.writerow(
-            [
-                trial.number,
-                STATES[trial.state.name],
-                "" if value is None else f"{value:.9g}",
-                *(
-                    shown(p.value(trial.params[p.key])) if p.key in trial.params else ""
-                    for p in search.parameters
-                ),
-                trial.user_attrs.get("seconds", ""),
-                trial.user_attrs.get("cause", ""),
-            ]
-        )
-    write_atomically(search.folder / "trials.csv", text.getvalue())
+        settings = [
+            format_value(p.value(trial.params[p.key])) if p.key in trial.params else ""
+            for p in search.parameters
+        ]
+        attributes = [trial.user_attrs.get(name, "") for name in ("seconds", "cause")]
+        shown = "" if value is None else f"{value:.9g}"
+        writer.writerow([trial.number, STATES[trial.state.name], shown, *settings, *attributes])
+    return text.getvalue()
 
 
 def summary(search: Search, study: Any) -> dict[str, Any]:
-    """How the search ended."""
+    """Counts of trials, and the number, value and settings of the best one."""
     states = [trial.state.name for trial in study.trials]
     best = best_trial(study)
     return {

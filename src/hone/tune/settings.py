@@ -1,5 +1,7 @@
-"""A search as it was asked for: on the command line, in a YAML file, or both. Everything is checked here, before any
-trial: every key and both ends of every range are loaded as the command itself would load them."""
+"""The settings of a search, from the command line, a YAML file, or both.
+
+Everything is checked before the first trial: every key, and both ends of every range, by loading the configuration.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,6 @@ from hone.registry import specs
 from hone.tracking.catalogue import better
 from hone.tune.space import Parameter, grid, is_range, override, parameter
 
-KINDS = tuple(specs())
 PRUNERS = ("median", "hyperband", "none")
 OWNED = (
     "checkpointing.checkpoint_dir",
@@ -29,30 +30,19 @@ OWNED = (
     "checkpointing.higher_is_better",
     "logger.log_dir",
 )
-"""Keys that the search itself sets for each trial."""
+"""Keys that the search sets for each trial."""
 FILE_KEYS = (
-    *(
-        "kind",
-        "config",
-        "search",
-        "overrides",
-        "trials",
-        "parallel",
-        "metric",
-        "direction",
-        "pruner",
-        "folder",
-    ),
-    *("seed", "keep"),
+    *("kind", "config", "search", "overrides", "trials", "parallel", "metric", "direction"),
+    *("pruner", "folder", "seed", "keep"),
 )
 
 
 @dataclass(frozen=True)
 class Search:
-    """What is searched, and how."""
+    """The search space and how to search it."""
 
-    kind: Any
-    """The command: one of `KINDS`."""
+    algorithm: Any
+    """The name of the command."""
     config: str | None
     fixed: tuple[str, ...]
     """Overrides that every trial has."""
@@ -76,15 +66,15 @@ class Search:
 
     @property
     def most(self) -> int:
-        """Trials in all: where every combination can be tried, so many."""
+        """The number of trials; no more than there are combinations."""
         every = grid(self.parameters, self.trials)
         return self.trials if every is None else len(every)
 
     def identity(self) -> dict[str, Any]:
-        """What must stay the same for a search to go on."""
+        """The settings that must not change for a search to be resumed."""
         text = Path(self.config).read_text() if self.config is not None else ""
         return {
-            "kind": self.kind,
+            "kind": self.algorithm,
             "config": text,
             "overrides": list(self.fixed),
             "search": {p.key: str(p) for p in self.parameters},
@@ -94,32 +84,32 @@ class Search:
 
 
 def read(options: argparse.Namespace) -> Search:
-    """The search that the options ask for. Raises ConfigError for anything that would stop a trial."""
+    """The search that the options describe. Raises ConfigError for anything that would stop a trial."""
     file = _file(options.study)
     config = options.config or file.get("config")
-    kind, words = _kind(list(options.words), file)
-    fixed, ranges = _sorted(words, file)
+    algorithm, words = _algorithm(list(options.words), file)
+    fixed, ranges = _split(words, file)
     if not ranges:
         raise ConfigError(
             "there is nothing to search: give a key a range, such as 'policy.optimizer.kwargs.lr=log(1e-6, 1e-3)'"
         )
     parameters = tuple(parameter(key, text) for key, text in ranges.items())
-    loaded = _checked(kind, config, fixed, parameters)
+    loaded = _checked(algorithm, config, fixed, parameters)
     metric = _metric(loaded, options.metric or file.get("metric"))
     load(
-        kind, config, [*fixed, *_first(parameters), override(OWNED[1], metric)]
+        algorithm, config, [*fixed, *_first(parameters), override(OWNED[1], metric)]
     )  # which says what is near it
     _check_measured(loaded, metric)
     maximize = _maximizes(loaded, metric, options.direction or file.get("direction"))
     parallel = _count("parallel", _given(options.parallel, file.get("parallel", 1)))
     search = Search(
-        kind=kind,
+        algorithm=algorithm,
         config=config,
         fixed=tuple(fixed),
         parameters=parameters,
         metric=metric,
         maximize=maximize,
-        folder=Path(options.folder or file.get("folder", f"results/tune_{kind}")),
+        folder=Path(options.folder or file.get("folder", f"results/tune_{algorithm}")),
         trials=_count("trials", _given(options.trials, file.get("trials", 20))),
         parallel=parallel,
         pruner=_one_of("pruner", options.pruner or file.get("pruner", "median"), PRUNERS),
@@ -128,12 +118,12 @@ def read(options: argparse.Namespace) -> Search:
         devices=devices_for(loaded.config.cluster, parallel, visible_devices()),
     )
     check_local(search.folder, "--folder")
-    load(kind, config, [*fixed, *owned(search, search.folder / "trial"), *_first(parameters)])
+    load(algorithm, config, [*fixed, *owned(search, search.folder / "trial"), *_first(parameters)])
     return search
 
 
 def owned(search: Search, folder: Path) -> list[str]:
-    """The overrides of a trial in `folder` that the search sets itself."""
+    """The overrides that the search sets for a trial in `folder`."""
     return [
         override("checkpointing.checkpoint_dir", str(folder)),
         override("checkpointing.metric_name", search.metric),
@@ -157,18 +147,18 @@ def _file(path: str | None) -> dict[str, Any]:
     return found
 
 
-def _kind(words: list[str], file: Mapping[str, Any]) -> tuple[Any, list[str]]:
+def _algorithm(words: list[str], file: Mapping[str, Any]) -> tuple[Any, list[str]]:
     named = words and "=" not in words[0] and not words[0].startswith("~")
-    kind = words.pop(0) if named else file.get("kind")
-    if kind is None:
+    algorithm = words.pop(0) if named else file.get("kind")
+    if algorithm is None:
         raise ConfigError(
-            f"hone tune needs the command to search for, one of {', '.join(KINDS)}: hone tune sft ..."
+            f"hone tune needs the command to search for, one of {', '.join(specs())}: hone tune sft ..."
         )
-    return _one_of("command", kind, KINDS), words
+    return _one_of("command", algorithm, list(specs())), words
 
 
-def _sorted(words: Sequence[str], file: Mapping[str, Any]) -> tuple[list[str], dict[str, str]]:
-    """Settings, and ranges by key. What is typed wins over the file."""
+def _split(words: Sequence[str], file: Mapping[str, Any]) -> tuple[list[str], dict[str, str]]:
+    """Overrides, and ranges by key. The command line wins over the file."""
     fixed = file.get("overrides") or []
     fixed = [override(key, value) for key, value in fixed.items()] if isinstance(fixed, dict) else list(fixed)
     ranges = {key: str(text) for key, text in (file.get("search") or {}).items()}
@@ -193,17 +183,17 @@ def _first(parameters: Sequence[Parameter]) -> list[str]:
 
 
 def _checked(
-    kind: Any, config: str | None, fixed: Sequence[str], parameters: Sequence[Parameter]
+    algorithm: Any, config: str | None, fixed: Sequence[str], parameters: Sequence[Parameter]
 ) -> Loaded[Any]:
-    """The configuration at the low ends. Raises ConfigError for a value that the command would refuse."""
+    """The configuration at the low ends of all ranges. Raises ConfigError for a value that the command would refuse."""
     for word in fixed:
         if "=" not in word and not word.startswith("~"):
             raise ConfigError(f"{word!r} is not an override: write key=value, or key=range to search it")
-    loaded = load(kind, config, [*fixed, *_first(parameters)])
+    loaded = load(algorithm, config, [*fixed, *_first(parameters)])
     for searched in parameters:
         rest = [other for other in parameters if other is not searched]
         for value in searched.probes[1:]:
-            load(kind, config, [*fixed, *_first(rest), override(searched.key, value)])
+            load(algorithm, config, [*fixed, *_first(rest), override(searched.key, value)])
     return loaded
 
 
@@ -218,8 +208,8 @@ def _metric(loaded: Loaded[Any], given: str | None) -> str:
 
 
 def _check_measured(loaded: Loaded[Any], metric: str) -> None:
-    """Raise ConfigError for a held-out metric that no trial measures after a step: what the untrained model has says
-    nothing of the settings."""
+    """Raise ConfigError for a held-out metric that no trial measures after its first step: the value of the untrained
+    model says nothing about the settings."""
     loop, section = loaded.config.loop, section_of(loaded.algorithm)
     steps, period = loop.max_num_steps, loop.val_period
     first = max(period, getattr(loop, "val_start_at", 0))
@@ -235,7 +225,7 @@ def _check_measured(loaded: Loaded[Any], metric: str) -> None:
 
 
 def _maximizes(loaded: Loaded[Any], name: str, direction: str | None) -> bool:
-    """Whether more of the metric is better."""
+    """Whether higher values of the metric are better."""
     own = loaded.config.checkpointing.metric_name
     if direction is not None:
         return _one_of("direction", direction, ("min", "max")) == "max"

@@ -1,4 +1,4 @@
-"""What a search ranges over: `KEY=log(1e-6, 1e-3)` and its like, read, checked, and turned into overrides.
+"""The search space: `KEY=log(1e-6, 1e-3)` and the like, parsed, checked, and turned into overrides.
 
 log(a, b)        a number, its logarithm uniform       logint(a, b)    the same, whole numbers
 uniform(a, b)    a number                              int(a, b[, s])  a whole number, every s-th from a on
@@ -29,7 +29,7 @@ _EXAMPLE = "write log(1e-6, 1e-3), logint(8, 512), uniform(0, 0.1), int(1, 8) or
 
 
 def is_range(text: str) -> bool:
-    """Whether the value of `key=value` is something to search, rather than a setting."""
+    """Whether the text after `key=` is a range rather than a value."""
     found = _FORM.fullmatch(text)
     return found is not None and found[1] in KINDS
 
@@ -54,12 +54,12 @@ class Parameter:
         return trial.suggest_float(self.key, low, high, log=self.kind == "log")
 
     def value(self, stored: Any) -> Any:
-        """The value, of what Optuna keeps of it: of a choice that is its number."""
+        """The value of what Optuna stores, which for a choice is its index."""
         return self.values[int(stored)] if self.kind == "choice" else stored
 
     @property
     def stored(self) -> tuple[Any, ...] | None:
-        """All that Optuna may keep, where that can be counted."""
+        """All values that Optuna may store, if they can be enumerated."""
         if self.kind == "choice":
             return tuple(range(len(self.values)))
         return (
@@ -70,18 +70,18 @@ class Parameter:
 
     @property
     def probes(self) -> tuple[Any, ...]:
-        """Values that stand for all: every choice, or both ends."""
+        """Values to check in place of all: every choice, or both ends of a range."""
         return self.values if self.kind == "choice" else self.values[:2]
 
     def __str__(self) -> str:
-        return f"{self.kind}({', '.join(map(shown, self.values))})"
+        return f"{self.kind}({', '.join(map(format_value, self.values))})"
 
 
 def parameter(key: str, text: str) -> Parameter:
-    """Read `key=text`. Raises ConfigError for what is no range, or an empty one."""
+    """Parse `key=text`. Raises ConfigError if it is no range, or an empty one."""
     found = _FORM.fullmatch(text)
     if found is None or found[1] not in KINDS:
-        raise ConfigError(f"{key}={text} is nothing to search: {_EXAMPLE}")
+        raise ConfigError(f"{key}={text} is not a range: {_EXAMPLE}")
     kind = found[1]
     try:
         values = tuple(files.parse(f"[{found[2]}]"))
@@ -100,7 +100,7 @@ def _problem(made: Parameter) -> str | None:
     if made.kind == "choice":
         if not values:
             return "there is nothing to choose from"
-        twice = len({shown(value) for value in values}) < len(values)
+        twice = len({format_value(value) for value in values}) < len(values)
         return "a choice stands there twice" if twice else None
     if len(values) != 2 and not (made.kind == "int" and len(values) == 3):
         return f"{made.kind} has two ends, such as {made.kind}(1, 8)"
@@ -109,14 +109,15 @@ def _problem(made: Parameter) -> str | None:
     if not all(isinstance(value, kinds) and not isinstance(value, bool) for value in values):
         return f"the ends of {made.kind} are {'whole ' if whole else ''}numbers"
     if values[0] >= values[1]:
-        return f"the range is empty: its low end comes first, so {made.kind}({shown(values[1])}, {shown(values[0])})?"
+        swapped = ", ".join(map(format_value, (values[1], values[0])))
+        return f"the range is empty: its low end comes first, so {made.kind}({swapped})?"
     if made.kind in ("log", "logint") and values[0] <= 0:
         return "a logarithm begins above 0"
     return "a step is at least 1" if len(values) == 3 and values[2] < 1 else None
 
 
-def shown(value: Any) -> str:
-    """A value as the command line reads it."""
+def format_value(value: Any) -> str:
+    """A value as it is written on the command line."""
     if isinstance(value, str) and files.parse(value) == value:
         return value
     return json.dumps(value)
@@ -124,11 +125,11 @@ def shown(value: Any) -> str:
 
 def override(key: str, value: Any) -> str:
     """`key=value`."""
-    return f"{key}={shown(value)}"
+    return f"{key}={format_value(value)}"
 
 
 def grid(parameters: Sequence[Parameter], most: int) -> list[dict[str, Any]] | None:
-    """Every combination, as Optuna keeps it, where there are no more than `most`."""
+    """Every combination, as Optuna stores it; None if there are more than `most`."""
     columns = [p.stored for p in parameters]
     counted = [column for column in columns if column is not None]
     if len(counted) < len(columns) or prod(map(len, counted)) > most:

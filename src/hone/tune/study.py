@@ -1,7 +1,7 @@
-"""The search: trials are asked of Optuna, run, watched and told. Its state is one SQLite file in the study's folder.
+"""The search: Optuna proposes trials, this process runs and watches them. The state is one SQLite file, `study.db`.
 
-Killed at any instant and started again it goes on: trials that ran go on from their own checkpoints, since a trial's
-folder is a run's. Only this process writes to the file, so any number of trials may run beside each other.
+A search that is killed at any instant resumes with the same command: a trial's folder is a run's folder, so trials that
+were running go on from their checkpoints. Only this process writes to the file, so several trials can run at once.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from typing import Any
 from hone.config.secrets import SECRETS
 from hone.errors import CheckpointError, ConfigError, Interrupted, TrainingError, install_command
 from hone.training.process import check_writable, lock_folder
-from hone.tune import results
+from hone.tune import plot, results
 from hone.tune.settings import Search
-from hone.tune.space import grid, override, shown
+from hone.tune.space import format_value, grid, override
 from hone.tune.trial import TrialRun, drop_checkpoints
 
-LOOK_S = 0.2
-"""Seconds between two looks at what runs."""
-HOPELESS = 3
-"""So many failures without a success end the search: they have a cause in common."""
+POLL_S = 0.2
+"""Seconds between two polls of the running trials."""
+FAILURES_TO_STOP = 3
+"""The search stops after so many failures without a success: they have a cause in common."""
 
 
 def import_optuna() -> Any:
@@ -50,7 +50,7 @@ class Tuner:
         """The summary of the search. Raises Interrupted, after the trials have saved what they have; TrainingError
         when trials only fail."""
         check_writable(self.search.folder, "--folder")
-        with lock_folder(self.search.folder, "--folder"), self._listening():
+        with lock_folder(self.search.folder, "--folder"), self._handling_signals():
             self.study = self._open()
             try:
                 self._loop()
@@ -58,7 +58,9 @@ class Tuner:
                 self._stop_all(kill=True)
                 raise
             finally:
-                results.write(self.search, self.study, picture=True)
+                results.write(self.search, self.study)
+                if results.best_trial(self.study) is not None:
+                    plot.draw(self.search, self.study, self.search.folder / "study.png")
             return results.summary(self.search, self.study)
 
     # Trials
@@ -66,27 +68,27 @@ class Tuner:
     def _loop(self) -> None:
         waiting = [trial for trial in self.study.trials if trial.state.name == "RUNNING"]
         for frozen in waiting:
-            results.say(f"trial {frozen.number} was running when the search ended: it goes on")
+            results.announce(f"trial {frozen.number} was running when the search ended: it goes on")
         while not self.interrupted:
-            while len(self.running) < self.search.parallel and (waiting or self._wanted()):
-                trial = self._again(waiting.pop(0)) if waiting else self.study.ask()
+            while len(self.running) < self.search.parallel and (waiting or self._has_more()):
+                trial = self._resume(waiting.pop(0)) if waiting else self.study.ask()
                 self._start(trial)
             if not self.running:
                 return
             for number in list(self.running):
-                self._look(number)
+                self._poll(number)
             self._give_up()
-            time.sleep(LOOK_S)
+            time.sleep(POLL_S)
         self._stop_all()
         done = len(results.finished(self.study))
         raise Interrupted(
             f"stopped with {done} of {self.search.most} trials done: run the same command to go on"
         )
 
-    def _again(self, frozen: Any) -> Any:
+    def _resume(self, frozen: Any) -> Any:
         return self.optuna.trial.Trial(self.study, frozen._trial_id)
 
-    def _wanted(self) -> bool:
+    def _has_more(self) -> bool:
         begun = sum(trial.state.name != "WAITING" for trial in self.study.trials)
         return begun < self.search.most
 
@@ -97,12 +99,14 @@ class Tuner:
         overrides = [override(key, value) for key, value in values.items()]
         folder = results.folder_of(self.search, trial.number)
         self.running[trial.number] = (trial, TrialRun(self.search, folder, overrides, slot))
-        results.say(f"trial {trial.number}: {', '.join(overrides)}")
+        results.announce(f"trial {trial.number}: {', '.join(overrides)}")
 
-    def _look(self, number: int) -> None:
+    def _poll(self, number: int) -> None:
         trial, run = self.running[number]
-        code = run.code  # first: what it wrote before its end is read below
-        known = self.study.trials[number].intermediate_values  # of a trial that goes on
+        code = (
+            run.code
+        )  # read before the metrics, so that the last rows of a run that has ended are not missed
+        known = self.study.trials[number].intermediate_values  # not empty for a trial that was resumed
         for step, value in run.new_values():
             if step not in known:
                 trial.report(value, step)
@@ -112,22 +116,24 @@ class Tuner:
         if code is not None:
             del self.running[number]
             run.close()
-            self._tell(trial, run, code)
+            self._finish(trial, run, code)
 
-    def _tell(self, trial: Any, run: TrialRun, code: int) -> None:
+    def _finish(self, trial: Any, run: TrialRun, code: int) -> None:
         value, states = run.best(), self.optuna.trial.TrialState
         trial.set_user_attr("seconds", round(time.monotonic() - run.started, 1))
         if run.pruned:
             self.study.tell(trial, state=states.PRUNED)
-            results.say(f"trial {trial.number}: stopped early, {self.search.column} {shown(value)}")
+            results.announce(
+                f"trial {trial.number}: stopped early, {self.search.column} {format_value(value)}"
+            )
         elif code == 0 and value is not None:
             self.study.tell(trial, value)
-            results.say(f"trial {trial.number}: {self.search.column} {value:.6g}")
+            results.announce(f"trial {trial.number}: {self.search.column} {value:.6g}")
         else:
-            cause = run.last_words() if code != 0 else f"metrics.csv has no {self.search.column} after a step"
+            cause = run.last_line() if code != 0 else f"metrics.csv has no {self.search.column} after a step"
             trial.set_user_attr("cause", cause)
             self.study.tell(trial, state=states.FAIL)
-            results.say(f"trial {trial.number}: failed: {cause} (see {run.log})")
+            results.announce(f"trial {trial.number}: failed: {cause} (see {run.log})")
         if not self.search.keep_all:
             best = results.best_trial(self.study)
             for frozen in results.finished(self.study):
@@ -137,7 +143,7 @@ class Tuner:
 
     def _give_up(self) -> None:
         failed = [trial for trial in self.study.trials if trial.state.name == "FAIL"]
-        if len(failed) >= HOPELESS and len(failed) == len(results.finished(self.study)):
+        if len(failed) >= FAILURES_TO_STOP and len(failed) == len(results.finished(self.study)):
             cause = failed[-1].user_attrs.get("cause", "")
             raise TrainingError(
                 f"all of {len(failed)} trials failed, the last one with: {cause}. Try it alone: its command's output "
@@ -145,26 +151,26 @@ class Tuner:
             )
 
     def _stop_all(self, *, kill: bool = False) -> None:
-        """Trials that are stopped here are not told: they go on next time."""
+        """Optuna is not told of trials that are stopped here: they go on next time."""
         for _, run in self.running.values():
             run.kill() if kill else run.stop()
         while any(run.code is None for _, run in self.running.values()):
             if self.interrupted > 1:
                 for _, run in self.running.values():
                     run.kill()
-            time.sleep(LOOK_S)
+            time.sleep(POLL_S)
         for _, run in self.running.values():
             run.close()
         self.running = {}
 
     @contextlib.contextmanager
-    def _listening(self) -> Iterator[None]:
-        def heard(number: int, frame: FrameType | None) -> None:
+    def _handling_signals(self) -> Iterator[None]:
+        def on_signal(number: int, frame: FrameType | None) -> None:
             self.interrupted += 1
             if self.interrupted == 1:
-                results.say("stopping: the trials save what they have (Ctrl-C again stops at once)")
+                results.announce("stopping: the trials save what they have (Ctrl-C again stops at once)")
 
-        before = {kind: signal.signal(kind, heard) for kind in (signal.SIGINT, signal.SIGTERM)}
+        before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield
         finally:
@@ -212,8 +218,8 @@ class Tuner:
         return pruners.HyperbandPruner() if self.search.pruner == "hyperband" else pruners.NopPruner()
 
     def _sampler(self, begun: int) -> Any:
-        """TPE (Bergstra et al. 2011). Its seed moves with the trials, or a search that goes on would propose again what
-        it has tried."""
+        """TPE (Bergstra et al. 2011). The seed depends on the number of trials: a resumed search must not propose the
+        same values again."""
         return self.optuna.samplers.TPESampler(
             seed=self.search.seed + begun, constant_liar=self.search.parallel > 1
         )

@@ -17,19 +17,19 @@ from hone.tracking.metrics_csv import read_table
 from hone.tune.settings import Search, owned
 
 COMMAND = (sys.executable, "-m", "hone.tune.trial_process")
-PATIENCE_S = 60.0
-"""Seconds in which a run that is told to stop saves what it has."""
+STOP_TIMEOUT_S = 60.0
+"""Seconds that a run has for saving a checkpoint after SIGTERM, before it is killed."""
 
 
 class TrialRun:
-    """A trial that runs. `slot` says which of the trials that run at once it is."""
+    """A running trial. `slot` numbers the trials that run at once."""
 
     def __init__(self, search: Search, folder: Path, overrides: Sequence[str], slot: int) -> None:
         self.search, self.folder, self.slot = search, folder, slot
         self.log = folder / "log.txt"
         self.started = time.monotonic()
         self.seen: dict[int, float] = {}
-        """Values of the metric by step, as far as they are known."""
+        """Values of the metric that have been read, by step."""
         self.pruned = False
         self._stopping: float | None = None
         folder.mkdir(parents=True, exist_ok=True)
@@ -38,13 +38,13 @@ class TrialRun:
         reading, self._lifeline = os.pipe()
         with open(self.log, "ab") as log:
             self._process = subprocess.Popen(
-                [*COMMAND, str(reading), search.kind, *words],
+                [*COMMAND, str(reading), search.algorithm, *words],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 env=self._environment(),
                 pass_fds=(reading,),
-                start_new_session=True,  # Ctrl-C is the search's, which tells its trials
+                start_new_session=True,  # Ctrl-C goes to the search, which stops its trials
             )
         os.close(reading)
 
@@ -57,8 +57,7 @@ class TrialRun:
         return found
 
     def new_values(self) -> list[tuple[int, float]]:
-        """Steps and values of the metric that have come since this was last asked; not step 0's, which every trial's
-        model has alike."""
+        """Steps and finite values of the metric since the last call. Step 0 is left out: all trials share it."""
         _, rows = read_table(self.folder / "metrics.csv")
         found = []
         for row in rows:
@@ -71,20 +70,20 @@ class TrialRun:
 
     @property
     def code(self) -> int | None:
-        """How the process ended; None while it runs. One that will not stop is killed."""
-        late = self._stopping is not None and time.monotonic() > self._stopping + PATIENCE_S
+        """The exit code; None while the process runs. One that ignores SIGTERM is killed after STOP_TIMEOUT_S."""
+        late = self._stopping is not None and time.monotonic() > self._stopping + STOP_TIMEOUT_S
         if late and self._process.poll() is None:
             self.kill()
         return self._process.poll()
 
     def stop(self) -> None:
-        """Let it save what it has, and end."""
+        """Ask the run to save a checkpoint and end (SIGTERM)."""
         if self._stopping is None:
             self._stopping = time.monotonic()
             self._signal(signal.SIGTERM, group=False)
 
     def kill(self) -> None:
-        """End it at once, with all that it started."""
+        """Kill the process and its process group."""
         self._signal(signal.SIGKILL, group=True)
         self._process.wait()
 
@@ -93,21 +92,21 @@ class TrialRun:
             (os.killpg if group else os.kill)(self._process.pid, number)
 
     def close(self) -> None:
-        """After its end."""
+        """Close the pipe that keeps the process alive. Called after its end."""
         os.close(self._lifeline)
 
     def best(self) -> float | None:
-        """The best value of the metric, which is that of the checkpoint that the run keeps as its best."""
+        """The best value of the metric: that of the checkpoint which the run keeps as its best."""
         values = [value for value in self.seen.values() if math.isfinite(value)]
         return (max if self.search.maximize else min)(values) if values else None
 
-    def last_words(self) -> str:
-        """The last line that it printed."""
+    def last_line(self) -> str:
+        """The last line that the process printed."""
         lines = self.log.read_text(errors="replace").strip().splitlines()
         return lines[-1].strip() if lines else "it printed nothing"
 
 
 def drop_checkpoints(folder: Path) -> None:
-    """Remove what takes room of a trial that is over: its checkpoints. What it measured stays."""
+    """Remove the checkpoints of a trial that is over. Its metrics stay."""
     for step in folder.glob("step_*"):
         shutil.rmtree(step, ignore_errors=True)

@@ -1,8 +1,8 @@
-"""A trial's process: the real command, which does not outlive the search that started it.
+"""The process of a trial: runs the real command, and ends when the search does.
 
     python -m hone.tune.trial_process DESCRIPTOR sft --config ... key=value ...
 
-`DESCRIPTOR` is the reading end of a pipe that the search holds open and never writes to: its end is the search's.
+`DESCRIPTOR` is the reading end of a pipe whose other end the search holds open (see `hone.subprocesses`).
 """
 
 from __future__ import annotations

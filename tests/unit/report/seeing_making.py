@@ -60,7 +60,7 @@ def make_run(
     config["checkpointing"]["checkpoint_dir"] = str(root)
     folder = RunFolder(root)
     folder.write_config(yaml.safe_dump(config))
-    write_start(folder, kind=kind, total_steps=steps, step=0)
+    write_start(folder, algorithm=kind, total_steps=steps, step=0)
     table = MetricTable(folder.metrics, None)
     online = kind in ("grpo", "ppo", "distill")
     for step in range(1, steps + 1):

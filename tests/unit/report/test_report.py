@@ -77,7 +77,7 @@ def test_every_kind_of_run_has_a_page_with_the_numbers_of_its_table(kind: str, t
     assert set(page.data["metrics"]) == {
         k for k in rows[0] if not k.endswith("step") and any(r[k] for r in rows)
     }
-    assert page.data["kind"] == kind
+    assert page.data["algorithm"] == kind
     assert page.data["run_info"]["versions"]["torch"]
     assert (page.data["rollouts"] is not None) == (kind in ("grpo", "ppo", "distill"))
 
@@ -91,7 +91,7 @@ def test_the_page_of_a_run_that_ended_says_so_while_its_process_still_holds_the_
         assert page_of(run).data["state"] == "step 4 of 4, running"
         write_end(RunFolder(run), step=4, stopped=None, error=None)
         assert page_of(run).data["state"] == "step 4 of 4, finished"
-        write_start(RunFolder(run), kind="sft", total_steps=8, step=4)
+        write_start(RunFolder(run), algorithm="sft", total_steps=8, step=4)
         assert page_of(run).data["state"] == "step 4 of 8, running"
 
 

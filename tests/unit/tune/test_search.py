@@ -86,7 +86,7 @@ def test_trials_that_only_fail_end_the_search(tmp_path: Path, capsys: pytest.Cap
 @pytest.mark.slow
 def test_hopeless_trials_are_stopped_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STAND_IN_PAUSE", "0.1")
-    monkeypatch.setattr("hone.tune.study.LOOK_S", 0.02)
+    monkeypatch.setattr("hone.tune.study.POLL_S", 0.02)
     lrs = "1e-3, 1.1e-3, 1.2e-3, 1.3e-3, 1e-6"
     tune(f"{LR}=choice({lrs})", "sft.max_num_steps=12", folder=tmp_path)
     rows = {row[LR]: row for row in table(tmp_path)}
@@ -259,5 +259,5 @@ def test_devices_are_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_command_that_trains_can_be_searched() -> None:
-    assert {"sft", "dpo", "rm", "grpo"} <= set(settings.KINDS)
-    assert "eval" not in settings.KINDS
+    assert {"sft", "dpo", "rm", "grpo"} <= settings.specs().keys()
+    assert "eval" not in settings.specs()

@@ -48,7 +48,7 @@ def test_what_is_written_is_what_is_meant(text: str, kind: str, values: tuple[An
         ("choice()", "nothing to choose from"),
         ("choice(1,1)", "twice"),
         ("choice([1,2)", "cannot be read"),
-        ("normal(0,1)", "nothing to search"),
+        ("normal(0,1)", "is not a range"),
         ("int(1,8,0)", "step is at least 1"),
     ],
 )

@@ -257,7 +257,7 @@ function table(heads, rows, numbers) {
 
 // The page.
 const best = run.best ? `best checkpoint: step_${run.best.step} (${run.best.metric} ${show(run.best.value)})` : "";
-page.replaceChildren(el("header", {}, el("h1", {}, `${run.kind}: ${run.model}`), el("div", { class: "sub" }, `on ${run.data}, in ${run.folder}`), el("div", { class: "sub" }, [run.state, best, run.run_info.started ? `began ${run.run_info.started}` : ""].filter(Boolean).join(" · "))));
+page.replaceChildren(el("header", {}, el("h1", {}, `${run.algorithm}: ${run.model}`), el("div", { class: "sub" }, `on ${run.data}, in ${run.folder}`), el("div", { class: "sub" }, [run.state, best, run.run_info.started ? `began ${run.run_info.started}` : ""].filter(Boolean).join(" · "))));
 const shares = new Set(run.sections.flatMap(([, panels]) => panels.filter((panel) => panel.percent).flatMap((panel) => panel.lines.map(([metric]) => metric))));
 const telling = [["val_accuracy", "held-out accuracy"], ["val_reward_accuracy", "held-out pairs ranked right"], ["val_loss", "held-out loss"], ["val_reward", "held-out reward"], ["reward", "reward"], ["train_loss", "loss"], ["completion_length", "tokens per completion"], ["approx_entropy", "entropy, nats per token"], ["generation_mismatch", "generator against learner"], ["failed", "failed in the last step"], ["tokens_per_s", "tokens per second"], ["score", "score"]];
 page.append(el("div", { class: "tiles" }, ...telling.filter(([metric]) => metric in run.last).slice(0, 8).map(([metric, label]) => el("div", { class: "card tile" }, el("b", {}, show(run.last[metric], shares.has(metric))), el("span", {}, label)))));
