@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -66,7 +67,8 @@ def panels_of(columns: Sequence[str]) -> list[Panel]:
 
 def lines_of(panel: Panel) -> list[Line]:
     """A colour for each metric; held-out ones are points, which are not smoothed."""
-    colors = iter((ACCENT.get(panel.title, BLUE), *(color for color in COLORS if color != ORANGE), *COLORS))
+    first = ACCENT.get(panel.title, BLUE)
+    colors = cycle((first, *(color for color in COLORS if color not in (first, ORANGE))))
     return [
         Line(name, label, ORANGE, noisy=False, points=True)
         if name.startswith(HELD_OUT)

@@ -11,7 +11,7 @@ import pytest
 
 from hone.tracking import draw_curves, draw_seeds
 from hone.tracking.catalogue import PANELS, Panel
-from hone.tracking.curves import draw_panel, limits, new_figure, panels_of, smoothed
+from hone.tracking.curves import draw_panel, limits, lines_of, new_figure, panels_of, smoothed
 from hone.tracking.metrics_csv import MetricTable
 
 
@@ -119,3 +119,10 @@ def test_one_spike_does_not_flatten_the_rest() -> None:
     assert high < 5
     assert limits(LOSS, [3.0, 1.0])[1] > 3.0
     assert limits(Panel("Accuracy", (), percent=True), [0.3, 0.99]) == (0.0, 1.09)
+
+
+def test_reward_functions_are_told_apart_however_many_there_are() -> None:
+    few = [line.color for line in lines_of(panels_of(["reward", "reward_a", "reward_b", "reward_c"])[1])]
+    assert len(set(few)) == 3
+    many = panels_of(["reward", *(f"reward_{number}" for number in range(24))])[1]
+    assert len(lines_of(many)) == 24
