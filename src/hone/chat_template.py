@@ -1,8 +1,8 @@
-"""What a tokenizer's chat template wants and writes, found by rendering small conversations.
+"""Features of a tokenizer's chat template, found by rendering small conversations.
 
 Templates differ in whether content is text or a list of parts, whether the arguments of a tool call are an object or
-JSON text, whether the content beside a call may be empty, and in the token that ends an assistant turn. None of them
-says so: a few conversations with marks in them tell.
+JSON text, whether the content beside a call may be empty, and in the token that ends an assistant turn. No template
+declares this, so conversations of known words are rendered and the output is searched for the words.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import jinja2
 
 Message = dict[str, Any]
 REFUSALS = (jinja2.TemplateError, TypeError, KeyError, ValueError, AttributeError, IndexError)
-"""What a template raises for a conversation that it does not take."""
+"""What a template raises for a conversation that it refuses."""
 REASONING = ("reasoning_content", "reasoning", "thinking")
 """The keys under which messages hold the thoughts before an answer."""
 
@@ -39,26 +39,26 @@ _ID = "call00001"
 
 @dataclass(frozen=True)
 class TemplateFeatures:
-    """What one template wants, and how it ends an assistant's turn."""
+    """The form of messages that a template reads, and how it ends an assistant's turn."""
 
     parts: bool
-    """Content is a list of parts (`[{type: text, text: …}]`); text is not written."""
+    """Content must be a list of parts (`[{type: text, text: …}]`); text is ignored."""
     text_arguments: bool
-    """Arguments of tool calls are JSON text; an object is not written as JSON."""
+    """Arguments of tool calls must be JSON text; an object is not written as JSON."""
     null_content: bool
-    """A call is only written where the content beside it is null."""
+    """A call is written only where the content beside it is null."""
     reasoning: tuple[str, ...]
     """The keys of a message's reasoning that the template reads."""
     reasoning_apart: bool
-    """Thoughts within the content (`<think>`) would be written behind empty ones: they have to be given apart."""
+    """Thoughts within the content (`<think>`) would be written behind empty ones: they need a key of their own."""
     ends: tuple[str, ...]
     """The special tokens that end an assistant turn; for some templates those that open the next one."""
     stops: tuple[str, ...]
-    """Those of `ends` that do not also stand within a turn: generation stops at them."""
+    """Those of `ends` that never stand within a turn: generation stops at them."""
 
 
 def template_of(tokenizer: Any, tools: Any = None) -> str | None:
-    """The template that the tokenizer takes for conversations with such tools; None where it has none for them."""
+    """The tokenizer's template for conversations with these tools; None where it has none."""
     if not getattr(tokenizer, "chat_template", None):
         return None
     try:
@@ -76,7 +76,7 @@ def special_texts(tokenizer: Any) -> tuple[str, ...]:
 def template_features(
     tokenizer: Any, template: str, specials: Sequence[str], variables: Mapping[str, Any] | None = None
 ) -> TemplateFeatures:
-    """What the template wants and writes; `variables` are further ones that it is given."""
+    """The features of a template; `variables` are passed to it as well."""
     return _Probe(tokenizer, template, specials, variables or {}).features()
 
 
@@ -89,7 +89,7 @@ def turn_ends(tokenizer: Any) -> tuple[int, ...]:
 
 
 def end_notice(tokenizer: Any) -> str:
-    """A sentence about turns that end with another token than the tokenizer's end of sequence; else empty."""
+    """A notice where turns end with another token than the tokenizer's end of sequence; else empty."""
     ends = [i for i in turn_ends(tokenizer) if i != tokenizer.eos_token_id]
     if not ends:
         return ""
@@ -126,7 +126,7 @@ class _Probe:
         )
 
     def _render(self, messages: Sequence[Message], *, generation: bool = False, tools: Any = None) -> str:
-        """What the template writes; nothing where it refuses."""
+        """The rendered conversation; empty where the template refuses it."""
         content = [
             {**m, "content": _parts(m["content"])} if self.parts and isinstance(m.get("content"), str) else m
             for m in messages
@@ -153,13 +153,10 @@ class _Probe:
 
     def _calling(self, content: str = "") -> Message:
         arguments: Any = {_KEY: _VALUE}
-        function = {
-            "name": _NAME,
-            "arguments": json.dumps(arguments) if self.text_arguments else arguments,
-        }
-        said = None if self.null_content and not content else content
+        function = {"name": _NAME, "arguments": json.dumps(arguments) if self.text_arguments else arguments}
         call = {"type": "function", "id": _ID, "function": function}
-        return {"role": "assistant", "content": said, "tool_calls": [call]}
+        beside = None if self.null_content and not content else content
+        return {"role": "assistant", "content": beside, "tool_calls": [call]}
 
     def _ends(self) -> set[str]:
         more = {**_ASK, "content": "honemore"}
@@ -173,7 +170,7 @@ class _Probe:
         )
 
     def _call_ends(self) -> set[str]:
-        """What ends a turn that calls a tool; where only the tool's result shows it, what that begins with."""
+        """The token that ends a turn with a call; where only the tool's result shows it, the one that opens it."""
         call = self._calling()
         result = {"role": "tool", "name": _NAME, "tool_call_id": _ID, "content": _RESULT}
         alone = self._render([_ASK, call], tools=[_TOOL]).rstrip()
@@ -192,7 +189,7 @@ class _Probe:
         return {s for s in self.specials if s in between}
 
     def _inner(self, reasoning: str | None) -> set[str]:
-        """Special tokens that stand within a turn: between thoughts, content and calls."""
+        """Special tokens within a turn: between thoughts, content and calls."""
         stretches = []
         if reasoning is not None:
             text = self._render([_ASK, {**_SAY, reasoning: _THOUGHT}])
@@ -203,7 +200,7 @@ class _Probe:
         return {s for s in self.specials for stretch in stretches if s in stretch}
 
     def _closes_thoughts_twice(self) -> bool:
-        """Whether thoughts that are part of the content are written behind those of the template's own."""
+        """Whether thoughts within the content are written behind the template's own, empty ones."""
         text = self._render([_ASK, {**_SAY, "content": f"<think>\n{_THOUGHT}\n</think>\n\n{_SAID}"}])
         return text.rpartition("honeask")[2].count("</think>") > 1
 

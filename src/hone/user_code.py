@@ -16,18 +16,18 @@ _DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 _FILES = (".jsonl", ".json", ".parquet", ".csv", ".txt", ".gz", ".zst")
 
 
-class Missing(Exception):
-    """There is no such thing; the message says what is near it."""
+class MissingCodeError(Exception):
+    """There is no such file or name; the message suggests the nearest one."""
 
 
 def is_code(target: str) -> bool:
-    """Whether a name means something in Python code: in a file, or in a module that can be found. It is not run."""
+    """Whether a name refers to Python code: in a file, or in a module that can be found. Nothing is run."""
     file, colon, name = target.rpartition(":")
     if colon:
         return file.endswith(".py") and name.isidentifier()
     if not _DOTTED.fullmatch(target) or target.endswith(_FILES) or Path(target).exists():
         return False  # also where a folder of a file's name could be imported: run/ beside run.jsonl
-    _see_here()
+    _add_working_directory()
     try:
         return importlib.util.find_spec(target.split(".")[0]) is not None
     except (ImportError, ValueError):
@@ -35,26 +35,28 @@ def is_code(target: str) -> bool:
 
 
 def find(target: str) -> Any:
-    """What a name means. Raises Missing, or whatever importing its module raises."""
+    """The object that a name refers to. Raises MissingCodeError, or whatever importing its module raises."""
     file, colon, name = target.rpartition(":")
     if colon:
         path = Path(file).expanduser().resolve()
         if not path.is_file():
-            raise Missing(f"there is no file {path}")
+            raise MissingCodeError(f"there is no file {path}")
         module = module_from_file(path)
     else:
-        _see_here()
+        _add_working_directory()
         file, _, name = target.rpartition(".")
         module = importlib.import_module(file)
     if not hasattr(module, name):
         near = difflib.get_close_matches(name, list(vars(module)), n=1)
-        raise Missing(f"there is no '{name}' in {file}" + (f"; did you mean '{near[0]}'?" if near else ""))
+        raise MissingCodeError(
+            f"there is no '{name}' in {file}" + (f"; did you mean '{near[0]}'?" if near else "")
+        )
     return getattr(module, name)
 
 
 def module_from_file(path: Path) -> Any:
-    """Import a file under a name of its own: a file called math.py does not stand in for a library. Raises Missing for
-    what is no Python file, or whatever it raises itself."""
+    """Import a file under a name of its own: a file called math.py does not replace a library. Raises MissingCodeError
+    for what is no Python file, or whatever the file raises."""
     name = f"hone_user_{path.stem}_{zlib.crc32(str(path).encode()):08x}"
     if name in sys.modules:
         return sys.modules[name]
@@ -62,7 +64,7 @@ def module_from_file(path: Path) -> Any:
         sys.path.append(str(path.parent))  # its neighbours, as when the file is run; behind everything else
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
-        raise Missing("is not a Python file")
+        raise MissingCodeError("is not a Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
@@ -74,8 +76,7 @@ def module_from_file(path: Path) -> Any:
 
 
 def search_path() -> list[str]:
-    """Where a process started from this one finds the same modules, those of the working directory among them. The
-    directory may be gone by now: then it is left out."""
+    """The module search path for a child process, with the working directory, unless that has been deleted."""
     try:
         here = os.getcwd()
     except FileNotFoundError:
@@ -84,7 +85,7 @@ def search_path() -> list[str]:
     return path if here in path else [*path, here]
 
 
-def _see_here() -> None:
-    """Modules of the folder where the command was typed, behind everything else."""
+def _add_working_directory() -> None:
+    """Add the working directory to the end of the module search path."""
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())

@@ -1,8 +1,8 @@
-"""Where the assistant's turns are in a rendered conversation, for any chat template.
+"""Find the assistant's turns in a rendered conversation, for any chat template.
 
-The conversation is rendered up to a turn, and the whole must begin with that. Where it does not, because
-the template renders earlier turns differently once others follow (Qwen3 drops their reasoning), a probe in
-place of the turn's content shows where it sits. When that fails too the answer is None: never a guess.
+The conversation is rendered up to a turn, and the whole rendering must begin with that. Where it does not, because the
+template renders earlier turns differently once others follow (Qwen3 drops their reasoning), a probe in place of the
+turn's content shows where it stands. Where that fails too the result is None: never a guess.
 """
 
 from __future__ import annotations
@@ -30,10 +30,9 @@ class Render(Protocol):
 def turn_span(
     render: Render, messages: list[Message], i: int, whole: str, specials: tuple[str, ...]
 ) -> Span | None:
-    """Characters of `whole` that message i, an assistant's, has to produce.
+    """Characters of `whole`, the rendered conversation, that the model produces as message i.
 
-    From the end of the generation prompt to the end of what closes the turn; None when this template does
-    not tell.
+    They go from the end of the generation prompt to the end of what closes the turn. None where they cannot be found.
     """
     start, end = _start(render, messages, i, whole, specials), _end(render, messages, i, whole, specials)
     return None if start is None or end is None or end < start else (start, end)
@@ -65,8 +64,8 @@ def _start(
 
 
 def _behind_opening(text: str, opening: str, specials: tuple[str, ...]) -> int | None:
-    """Where the last `opening` in the text ends, if nothing but plain text follows it; else the end of the text, if
-    that ends as an opening begins. Either way a special token has to stand in the opening."""
+    """Where the last `opening` in the text ends, if only plain text follows it; else the end of the text, if the text
+    ends with the beginning of an opening. Either way the opening must hold a special token."""
     at = text.rfind(opening)
     if at >= 0 and not any(s in text[at + len(opening) :] for s in specials):
         return at + len(opening)
@@ -100,8 +99,8 @@ def _end(
 
 
 def _shared(rest: str, closing: str, specials: tuple[str, ...], *, exact: bool) -> int | None:
-    """How much of `rest` closes the turn: all of `closing` if `exact` and it is there, else up to the first
-    special token that both have in common. None: nothing does."""
+    """How much of `rest` closes the turn: all of `closing` if `exact` and it is there, else up to the first special
+    token that both have. None: nothing does."""
     if exact and rest.startswith(closing):
         return len(closing)
     shared = rest[: common_length(rest, closing)]

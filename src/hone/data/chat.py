@@ -1,22 +1,21 @@
-"""Rows to tokens: chat templates, and masks that say which tokens are targets.
+"""Rows to tokens and masks: chat templates, and which tokens are targets.
 
-A conversation is rendered once as a whole and tokenised once, so its tokens are what the chat template
-says. Targets are the assistant's turns, each from the end of the generation prompt to its end-of-turn
-token: what a model has to produce itself. A template with `{% generation %}` marks says where they are; for
-others see `hone.data.assistant_spans`. The white space that some templates put behind the end-of-turn token is no
-target, since generation stops before it.
+A conversation is rendered and tokenised once, as a whole, so its tokens are those of the chat template. Targets are
+the assistant's turns, each from the end of the generation prompt to its end-of-turn token: what a model has to produce
+itself. `{% generation %}` marks in a template show where they are; for templates without them see
+`hone.data.assistant_spans`. White space behind the end-of-turn token is no target: generation stops before it.
 
-Plain text gets the tokenizer's own BOS (`add_bos`) and an EOS at its end (`add_eos`). In language modelling
-all of it is a target; in prompt-completion the completion. The prompt's tokens are always those that a
-generator will be given: where tokens would merge across the border, the two sides are tokenised apart. (TRL
-lets the completion begin earlier then, with a warning; in all other cases the tokens are the same.)
+Plain text gets the tokenizer's own BOS (`add_bos`) and an EOS at its end (`add_eos`). In language modelling all of it
+is a target; in prompt-completion the completion. The prompt's tokens are always those that a generator is given: where
+tokens would merge across the border, prompt and completion are tokenised apart. (TRL lets the completion begin earlier
+then, with a warning; in all other cases the tokens are the same.)
 
-A chat template places BOS and end-of-turn tokens itself. Where an assistant's turn ends with the token that
-opens the next (GLM-4), or a template's marks leave its end out, that token is a target too. A template that writes
-no special token at all is treated as plain text; and a last assistant turn that ends in no special token gets the EOS.
+A chat template writes BOS and end-of-turn tokens itself. Where an assistant's turn ends with the token that opens the
+next (GLM-4), or a template's marks leave its end out, that token is a target too. A template that writes no special
+token is treated as plain text; and a last assistant turn that ends in no special token gets the EOS.
 
-Messages are given to a template in the form that it reads (`hone.data.messages`), what it writes is compared with them
-(`hone.data.render_check`), and what a user or a tool says is never encoded as a control token
+A template gets messages in the form that it reads (`hone.data.messages`); its output is compared with them
+(`hone.data.render_check`); what a user or a tool writes is never encoded as a control token
 (`hone.data.control_tokens`).
 """
 
@@ -37,7 +36,7 @@ from hone.data.control_tokens import ControlTokens
 from hone.data.formats import Example, PromptText
 from hone.data.messages import canonical, for_template
 from hone.data.render_check import Finding
-from hone.data.tokenization import Encoded, Rendered, Tokens
+from hone.data.tokenization import Encoded, Rendered, TextTokenizer
 from hone.errors import ConfigError, DataError
 from hone.types import Message
 
@@ -51,7 +50,7 @@ class Encoder:
 
     tokenizer: Any
     max_length: int | None = None
-    """Supervised samples are cut to so many tokens."""
+    """Supervised samples are truncated to this many tokens."""
     only_unmask_final: bool = False
     """Only the last assistant turn is a target."""
     add_bos: bool = True
@@ -66,82 +65,80 @@ class Encoder:
         return bool(self.tokenizer.chat_template)
 
     def encode(self, example: Example) -> Encoded:
-        """One example; `render` each and `tokenize` all is faster for many. Raises DataError."""
+        """One example; for many it is faster to `render` each and `tokenize` all. Raises DataError."""
         return self.tokenize([self.render(example)])[0]
 
     def render(self, example: Example) -> Rendered:
-        """Text of an example and where its targets are. Raises DataError for what the template refuses."""
+        """The text of an example and its target spans. Raises DataError for what the template refuses."""
         if not example.messages:
             text, start = example.prompt + example.completion, len(example.prompt)
-            return self._bare(text, [(start, len(text))], answered=True)
+            return self._plain_text(text, [(start, len(text))], ends_with_answer=True)
         template = self.template(example.tools)
         example = replace(example, messages=tuple(self.prepared(example.messages, example.tools)))
         text, spans = self._marked_spans(example) if _MARK.search(template) else self._found_spans(example)
-        spans = [(start, self._closed(text, start, end, example.tools)) for start, end in spans]
-        answered = example.messages[-1]["role"] == "assistant"
+        spans = [(start, self._turn_end(text, start, end, example.tools)) for start, end in spans]
+        ends_with_answer = example.messages[-1]["role"] == "assistant"
         if self._has_special(text):
-            eos = self.add_eos and answered and not self._ends_special(text)
+            eos = self.add_eos and ends_with_answer and not self._ends_special(text)
             made = Rendered(text, spans, add_eos=eos and self.tokenizer.eos_token is not None)
         else:
-            made = self._bare(text, spans, answered)
+            made = self._plain_text(text, spans, ends_with_answer)
         return replace(made, findings=self._findings(example, made))
 
     def tokenize(self, rendered: Sequence[Rendered]) -> list[Encoded]:
         """Tokenise together what was rendered one by one."""
-        return [self._cut(e) for e in self._tokens.encode(rendered)]
+        return [self._cut(e) for e in self._text_tokenizer.encode(rendered)]
 
     def render_prompt(self, prompt: PromptText) -> Rendered:
-        """The text that a model continues. A conversation that ends with the assistant is continued there."""
+        """The text that a model continues. A last message of the assistant is continued, not followed."""
         if isinstance(prompt.content, str):
-            return Rendered(prompt.content, [], bare=True)
+            return Rendered(prompt.content, [], plain=True)
         continued = prompt.content[-1]["role"] == "assistant"
         how = "continue_final_message" if continued else "add_generation_prompt"
         kwargs = {**prompt.template_kwargs, how: continued or self.add_generation_prompt}
         messages = self.prepared(prompt.content, prompt.tools)
         text = self.apply(messages, prompt.tools, kwargs)
         found = render_check.check(messages, text, (), (), self.name, prompt.tools)
-        return Rendered(text, [], bare=not self._has_special(text), findings=tuple(found))
+        return Rendered(text, [], plain=not self._has_special(text), findings=tuple(found))
 
     def encode_prompts(self, prompts: Sequence[Rendered]) -> list[list[int]]:
         """The tokens that a generator continues."""
-        ids = self._tokens.ids([p.text for p in prompts])
+        ids = self._text_tokenizer.ids([p.text for p in prompts])
         pairs = zip(prompts, ids, strict=True)
-        return [self._tokens.with_bos(tokens) if p.bare else tokens for p, tokens in pairs]
+        return [self._text_tokenizer.with_bos(tokens) if p.plain else tokens for p, tokens in pairs]
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        """How many tokens each text has as a message's, with nothing added."""
-        return self._tokens.counts([self.control.guard(text) for text in texts])
+        """The number of tokens of each text as part of a message, with nothing added."""
+        return self._text_tokenizer.counts([self.control.guard(text) for text in texts])
 
     def tokens_of(self, text: str, behind: str = "") -> list[int]:
         """The tokens of a text that goes on where the text `behind` ends, with nothing added."""
-        before, alone = self._tokens.ids([behind, text])
-        return self._tokens.continuation(behind, before, text) or alone
+        before, alone = self._text_tokenizer.ids([behind, text])
+        return self._text_tokenizer.continuation(behind, before, text) or alone
 
-    def _bare(self, text: str, spans: list[Span], answered: bool) -> Rendered:
+    def _plain_text(self, text: str, spans: list[Span], ends_with_answer: bool) -> Rendered:
         eos = self.tokenizer.eos_token
         ended = eos is not None and text.endswith(eos)
         endless = self.add_eos and eos is None
         return Rendered(
             text,
             spans,
-            bare=True,
-            prompted=len(spans) == 1 and spans[0][1] == len(text),
-            add_eos=self.add_eos and answered and not ended and not endless,
+            plain=True,
+            prompt_completion=len(spans) == 1 and spans[0][1] == len(text),
+            add_eos=self.add_eos and ends_with_answer and not ended and not endless,
             findings=(Finding(0, "assistant", "end of text", "untrained"),) if endless else (),
         )
 
     def _findings(self, example: Example, made: Rendered) -> tuple[Finding, ...]:
-        """What the rendering does not say or train on as the messages do. Raises DataError for what is lost."""
+        """Differences of the rendering and its targets from the messages. Raises DataError for what is lost."""
         messages = example.messages
         trained = example.trained[-1:] if self.only_unmask_final else example.trained
         found = render_check.check(messages, made.text, made.spans, trained, self.name, example.tools)
         if len(made.spans) == len(trained):
             for i, (start, end) in zip(trained, made.spans, strict=True):
-                last = i == len(messages) - 1
-                closed = self._ends_special(made.text[start:end]) or (
-                    last and (made.add_eos or not self.add_eos)
-                )
-                found += [] if closed else [Finding(i, "assistant", "end of turn", "untrained")]
+                gets_eos = i == len(messages) - 1 and (made.add_eos or not self.add_eos)
+                if not gets_eos and not self._ends_special(made.text[start:end]):
+                    found.append(Finding(i, "assistant", "end of turn", "untrained"))
         return tuple(found)
 
     def _cut(self, e: Encoded) -> Encoded:
@@ -149,10 +146,9 @@ class Encoder:
             return e
         return replace(e, tokens=e.tokens[: self.max_length], mask=e.mask[: self.max_length], truncated=True)
 
-    # ---- conversations
-
     def template(self, tools: Any = None) -> str:
-        """The template that is used with such tools. Raises ConfigError where several are there and none is meant."""
+        """The template for conversations with these tools. Raises DataError where there is none, ConfigError where
+        there are several and no default."""
         if not self.chat:
             raise DataError(
                 f"{self.name} has no chat template: set policy.tokenizer.chat_template (a Jinja template, or a file)"
@@ -167,13 +163,13 @@ class Encoder:
             ) from error
 
     def prepared(self, messages: Sequence[Message], tools: Any = None) -> list[Message]:
-        """Messages in the form that the chat template reads, in which nothing that a user or a tool says reads like a
-        control token. Raises DataError for what is not text."""
+        """Messages in the form that the chat template reads, with text that reads like a control token guarded. Raises
+        DataError for what is not text."""
         plain = [self.control.guarded(canonical(m, f"message {i}")) for i, m in enumerate(messages)]
         return for_template(plain, self.features(tools), self.template(tools))
 
     def features(self, tools: Any = None) -> TemplateFeatures:
-        """What the template that is used with such tools wants and writes."""
+        """The features of the template for conversations with these tools."""
         template = self.template(tools)
         if template not in self._features:
             self._features[template] = template_features(
@@ -182,7 +178,7 @@ class Encoder:
         return self._features[template]
 
     def apply(self, messages: Sequence[Message], tools: Any, kwargs: Mapping[str, Any]) -> Any:
-        """What the chat template writes. Raises DataError for what it refuses."""
+        """The rendered conversation. Raises DataError for what the template refuses."""
         options = {"tokenize": False, **self.template_kwargs, **kwargs}
         with self._refusals():
             return self.tokenizer.apply_chat_template(list(messages), tools=tools, **options)
@@ -198,7 +194,9 @@ class Encoder:
         for i in turns[-1:] if self.only_unmask_final else turns:
             span = turn_span(render, messages, i, whole, self.specials)
             if span is None:
-                render_check.check(messages, whole, (), (), self.name)  # what it leaves out says more
+                render_check.check(
+                    messages, whole, (), (), self.name
+                )  # an error about lost content says more
                 raise DataError(
                     f"cannot tell which tokens of message {i} are the assistant's: the chat template of "
                     f"{self.name} renders it differently within the whole conversation. Put "
@@ -213,8 +211,8 @@ class Encoder:
         bare = text[start:end].rstrip()
         return start + len(bare) if self._ends_special(bare) else end
 
-    def _closed(self, text: str, start: int, end: int, tools: Any) -> int:
-        """Where a turn ends with its end token, also where that stands behind what the template marks."""
+    def _turn_end(self, text: str, start: int, end: int, tools: Any) -> int:
+        """Where a turn ends with its end token, also where that stands behind the template's marks."""
         if self._ends_special(text[start:end]):
             return end
         run, ends = special_run(text[end:], self.specials), self.features(tools).ends
@@ -238,12 +236,12 @@ class Encoder:
 
     @cached_property
     def control(self) -> ControlTokens:
-        """Tells special tokens from text that reads like them."""
+        """Keeps special tokens apart from text that reads like them."""
         return ControlTokens(self.tokenizer, self.specials, self.name)
 
     @cached_property
-    def _tokens(self) -> Tokens:
-        return Tokens(self.tokenizer, self.control, add_bos=self.add_bos, name=self.name)
+    def _text_tokenizer(self) -> TextTokenizer:
+        return TextTokenizer(self.tokenizer, self.control, add_bos=self.add_bos, name=self.name)
 
     @cached_property
     def _features(self) -> dict[str, TemplateFeatures]:
@@ -252,13 +250,13 @@ class Encoder:
 
     @cached_property
     def name(self) -> str:
-        """How messages call the tokenizer."""
+        """The tokenizer's name in messages."""
         name = PurePath(self.tokenizer.name_or_path).name
         return f"tokenizer {name}" if name else "the tokenizer"
 
     def _marked_spans(self, example: Example) -> tuple[str, list[Span]]:
-        """By the template's own {% generation %} marks. (What `apply_chat_template` calls to get them: it only gives
-        them for one conversation at a time, tokenised.)"""
+        """By the template's {% generation %} marks. (`apply_chat_template` itself gives them only for one conversation
+        at a time, tokenised.)"""
         from transformers.utils.chat_template_utils import render_jinja_template
 
         variables = {**self.tokenizer.special_tokens_map, **self.template_kwargs, **example.template_kwargs}
@@ -281,7 +279,7 @@ class Encoder:
         return text, spans[-1:] if self.only_unmask_final else spans
 
     def _trained(self, example: Example, marked: Sequence[Span]) -> list[Span]:
-        """The marks of the turns that are to be learned from."""
+        """The marked spans that are to be learned from."""
         if not example.untrained:
             return list(marked)
         turns = [i for i, message in enumerate(example.messages) if message["role"] == "assistant"]
@@ -294,7 +292,7 @@ class Encoder:
 
     @contextmanager
     def _refusals(self) -> Iterator[None]:
-        """What a template raises, in one sentence."""
+        """A template's exceptions as DataError, in one sentence."""
         try:
             yield
         except REFUSALS as error:

@@ -1,4 +1,4 @@
-"""Columns of one row: which there are, what they hold, and what to say when they do not do."""
+"""Columns of one row: their names, how each kind is read, and the messages for columns that are missing or wrong."""
 
 from __future__ import annotations
 
@@ -25,18 +25,25 @@ PAIRS = (
     ("query", "answer"),
     ("prompt", "response"),
 )
-PROMPT_COLUMNS = (
-    *("prompt", "messages", "conversations", "question", "problem", "instruction", "query", "input"),
-)
+PROMPT_COLUMNS = [
+    "prompt",
+    "messages",
+    "conversations",
+    "question",
+    "problem",
+    "instruction",
+    "query",
+    "input",
+]
 QUESTIONS = ("question", "instruction", "query", "problem", "input")
-"""What a user asked, in rows of comparisons without a `prompt`."""
+"""What a user asked, in preference rows without a `prompt`."""
 SYSTEM = ("system", "system_prompt")
 WEIGHTS = ("weight", "train", "loss")
-"""Keys by which a message says whether it is trained on: OpenAI's, axolotl's, ms-swift's."""
+"""Keys of a message for whether it is trained on: OpenAI's, axolotl's, ms-swift's."""
 
 
 class TrackedRow(Mapping[str, Any]):
-    """A row that notes which of its columns are read: `row[column]` reads, `row.get(column)` only looks."""
+    """A row that records which of its columns are read: `row[column]` reads, `row.get(column)` only tests."""
 
     def __init__(self, row: Mapping[str, Any], columns_read: set[str]) -> None:
         self.row, self.columns_read = row, columns_read
@@ -87,23 +94,23 @@ def number(row: Mapping[str, Any], column: str, meaning: str) -> float:
     except (TypeError, ValueError, OverflowError):
         found = math.nan
     if not math.isfinite(found):
-        raise DataError(f"column '{column}' says {meaning}: a finite number, not {value!r:.60}")
+        raise DataError(f"column '{column}' must say {meaning}, as a finite number, but holds {value!r:.60}")
     return found
 
 
-def truth(row: Mapping[str, Any], column: str, meaning: str) -> bool:
+def boolean(row: Mapping[str, Any], column: str, meaning: str) -> bool:
     """True or false, also as 0 and 1 or as text."""
     value = row[column]
     found = {"true": True, "false": False, "1": True, "0": False, "1.0": True, "0.0": False}.get(
         str(value).strip().lower()
     )
     if found is None:
-        raise DataError(f"column '{column}' says {meaning}: true or false, not {value!r:.60}")
+        raise DataError(f"column '{column}' must say {meaning}, as true or false, but holds {value!r:.60}")
     return found
 
 
 def question(row: Mapping[str, Any], column: str) -> str:
-    """What a user asked; the `input` (Alpaca) or `context` (Dolly) beside an `instruction` belongs to it."""
+    """A user's question; the `input` (Alpaca) or `context` (Dolly) beside an `instruction` is part of it."""
     asked = text(row, column)
     for extra in ("input", "context") if column == "instruction" else ():
         if has(row, extra) and (more := text(row, extra)):
@@ -117,11 +124,8 @@ def context(row: Mapping[str, Any], column: str) -> str:
 
 
 def system(row: Mapping[str, Any]) -> str | None:
-    """The row's own system message; None where it has none, or an empty one."""
-    for column in SYSTEM:
-        if has(row, column) and (said := text(row, column)).strip():
-            return said
-    return None
+    """The row's system message; None where it has none, or an empty one."""
+    return next((found for c in SYSTEM if has(row, c) and (found := text(row, c)).strip()), None)
 
 
 def history(row: Mapping[str, Any]) -> list[Message]:
@@ -142,7 +146,7 @@ def history(row: Mapping[str, Any]) -> list[Message]:
 
 
 def messages(row: Mapping[str, Any], column: str) -> list[Message]:
-    """Messages with role and content, from either spelling; keys that are null (Arrow fills them in) go."""
+    """Messages with role and content, from either spelling; keys that are null (Arrow fills them in) are dropped."""
     value = row[column]
     if isinstance(value, str) and value.lstrip()[:1] == "[":
         value = _parsed(row, column)
@@ -155,9 +159,10 @@ def _message(message: Any, column: str, index: int) -> Message:
     if not isinstance(message, Mapping):
         raise DataError(f"{column}[{index}] must be a message with 'role' and 'content', not {message!r:.60}")
     if message.get("from") is not None and "value" in message:
-        said = {k: message[k] for k in WEIGHTS if k in message}
-        said |= {"role": message["from"], "content": message["value"]}
-        return canonical(said, f"{column}[{index}]")
+        weights = {k: message[k] for k in WEIGHTS if k in message}
+        return canonical(
+            {"role": message["from"], "content": message["value"], **weights}, f"{column}[{index}]"
+        )
     if not isinstance(message.get("role"), str) or not (
         {"content", "tool_calls", "function_call"} & message.keys()
     ):
@@ -170,7 +175,7 @@ def _message(message: Any, column: str, index: int) -> Message:
 
 
 def trained(given: Sequence[Message]) -> tuple[list[Message], frozenset[int]]:
-    """The messages without what they say of being trained on, and the places of those that are not to be."""
+    """The messages without their weights, and the indices of those that are not to be trained on."""
     untrained = set()
     for i, message in enumerate(given):
         for key in (k for k in WEIGHTS if k in message):
@@ -191,6 +196,7 @@ def trained(given: Sequence[Message]) -> tuple[list[Message], frozenset[int]]:
 
 
 def tools(row: Mapping[str, Any]) -> list[Any] | None:
+    """Definitions of tools, for the chat template."""
     return (_parsed(row, "tools") or None) if has(row, "tools") else None
 
 
@@ -234,7 +240,7 @@ def no_prompt(row: Mapping[str, Any]) -> str:
 
 
 def _null(row: Mapping[str, Any], wanted: Collection[str]) -> str:
-    """What to say where a column that would do holds nothing."""
+    """The message for wanted columns that are null; empty where none is."""
     names = [f"'{column}'" for column in row if column in wanted and row.get(column) is None]
     if not names:
         return ""

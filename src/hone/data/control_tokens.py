@@ -1,10 +1,10 @@
-"""Text that reads like a control token stays text.
+"""Text of a message that reads like a control token is encoded as text.
 
 A tool's result or a user's question may hold `<|im_end|>`. Encoded with the rest it would be the control token, and
-could forge a turn. So its first character is replaced by a private one before the template is applied. Tokenising
-then uses a copy of the tokenizer in which the *control tokens* are spelt that way, with both spellings exchanged in
-the text: what the template wrote is found as control tokens, what a message said is tokenised as the letters that it
-is. The replacement keeps lengths, so places in the text stay the same.
+could forge a turn. So its first character is replaced by a private-use one before the template is applied. The text is
+then tokenised by a copy of the tokenizer in which the *control tokens* have that character, after both forms are
+exchanged in the text: what the template wrote becomes control tokens, what a message held is tokenised letter by
+letter. The replacement keeps lengths, so character offsets stay the same.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from hone.types import Message
 _GUARD = "\ue010"
 """A private-use character: no text of a template has it."""
 _TRUSTED = ("system", "developer", "assistant")
-"""Roles whose text is written by whoever makes the data, and may hold control tokens on purpose."""
+"""Roles whose text comes from the author of the data, and may hold control tokens on purpose."""
 
 
 class ControlTokens:
@@ -35,21 +35,21 @@ class ControlTokens:
         self._exchange = self._guarded | {g: s for s, g in self._guarded.items()}
 
     def guard(self, text: str) -> str:
-        """The text, in which nothing reads like a special token any more."""
+        """The text with the first character of everything that reads like a special token replaced."""
         return self._any.sub(lambda found: self._guarded[found[0]], text) if self._guarded else text
 
     def guarded(self, message: Message) -> Message:
-        """The message, guarded unless whoever makes the data wrote it."""
-        return (
-            message if message["role"] in _TRUSTED else {**message, "content": self.guard(message["content"])}
-        )
+        """The message, guarded unless its role is trusted."""
+        if message["role"] in _TRUSTED:
+            return message
+        return {**message, "content": self.guard(message["content"])}
 
     def is_guarded(self, text: str) -> bool:
-        """Whether `guard` changed some of it."""
+        """Whether `guard` changed something in it."""
         return _GUARD in text and any(g in text for g in self._guarded.values())
 
     def tokenise(self, texts: Sequence[str]) -> tuple[list[list[int]], list[list[tuple[int, int]]]]:
-        """Ids and character places of guarded texts. Raises DataError for a tokenizer that cannot."""
+        """Ids and character offsets of guarded texts. Raises DataError for a slow tokenizer."""
         exchanged = [self._both.sub(lambda found: self._exchange[found[0]], text) for text in texts]
         encoded = self._copy.encode_batch(exchanged, add_special_tokens=False)
         return [e.ids for e in encoded], [e.offsets for e in encoded]
@@ -64,7 +64,7 @@ class ControlTokens:
 
     @cached_property
     def _copy(self) -> Tokenizer:
-        """The tokenizer with its special tokens spelt with the guard."""
+        """The tokenizer with guarded special tokens."""
         if not self.tokenizer.is_fast:
             raise DataError(
                 f"a message holds the text of a special token, and {self.name} cannot encode it as text: use a fast "

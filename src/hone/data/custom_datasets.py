@@ -15,7 +15,7 @@ from typing import Any
 from hone.data.rows import ListRows, Rows
 from hone.data.values import is_table, tidy_row
 from hone.errors import DataError
-from hone.user_code import Missing, find
+from hone.user_code import MissingCodeError, find
 
 
 def load(target: str, kwargs: Mapping[str, Any], split: str, limit: int | None, key: str) -> Rows:
@@ -26,7 +26,7 @@ def load(target: str, kwargs: Mapping[str, Any], split: str, limit: int | None, 
     named = f"{key}.dataset_name={target}"
     try:
         found = find(target)
-    except Missing as error:
+    except MissingCodeError as error:
         raise DataError(f"{named}: {error}") from error
     except Exception as error:  # whatever the user's module raises while it is imported
         raise DataError(f"{named} cannot be imported: {type(error).__name__}: {error}") from error

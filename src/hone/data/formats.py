@@ -1,21 +1,20 @@
-"""Row formats: what a dataset row says, whichever columns it says it in.
+"""Row formats: which columns a dataset row may have, and how they are read.
 
 | columns | meaning |
 |---|---|
 | `prompt`, `completion` | both text, or both lists of messages (TRL's prompt-completion) |
 | `messages` | a conversation (TRL's language modelling, conversational); `conversations` with from/value too |
 | `text` | plain language modelling: every token is a target |
-| `input`+`output`, `question`+`answer`, `instruction`(+`input`)+`output`, … | a pair (columns.PAIRS) |
+| `input`+`output`, `question`+`answer`, `instruction`(+`input`)+`output`, … | question and answer (columns.PAIRS) |
 | `context`, `question`, `answers` or `answer` | SQuAD: the context is the system message |
 | `system` (or `system_prompt`), `history` | beside any of them but `text`: a system message, and earlier turns |
 
-`prompt` and `text` as strings are taken literally, as TRL does. The *pairs* mean "a user said this, the
-answer is that": with a tokenizer that has a chat template they are a user and an assistant message, as NeMo
-RL has it; without one the answer follows the question on a new line. A literal prompt with a `system` or a `history`
-beside it is a question, too. Answers in `history` are learned from, as LLaMA-Factory has it; an assistant's message
-with `weight` 0 (OpenAI) or `train` false (axolotl) is not. `prompt_template` ("Human:
-{input}\\n\\nAssistant: {output}") and `input_key`/`output_key` say so explicitly and win over detection.
-For RL the same columns give the prompt: what precedes the answer. A column that is null counts as absent.
+`prompt` and `text` as strings are taken literally, as in TRL. A question and its answer become a user and an assistant
+message where the tokenizer has a chat template, as in NeMo RL; without one the answer follows the question on a new
+line. A literal prompt with a `system` or a `history` beside it is a question, too. Answers in `history` are learned
+from, as in LLaMA-Factory; an assistant's message with `weight` 0 (OpenAI) or `train` false (axolotl) is not.
+`prompt_template` ("Human: {input}\\n\\nAssistant: {output}") and `input_key`/`output_key` take precedence over
+detection. For RL the same columns give the prompt: what precedes the answer. A column that is null counts as absent.
 """
 
 from __future__ import annotations
@@ -37,25 +36,25 @@ class Example:
 
     messages: tuple[Message, ...] = ()
     num_prompt_messages: int = 0
-    """So many leading messages are context only, also the assistant's among them."""
+    """This many leading messages are context only, the assistant's among them included."""
     prompt: str = ""
     completion: str = ""
     tools: list[Any] | None = None
     template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     """For the chat template, from the row's `chat_template_kwargs` column."""
     untrained: frozenset[int] = frozenset()
-    """Places of messages that say themselves that they are not to be trained on."""
+    """Indices of messages that are marked as not to be trained on."""
 
     @property
     def trained(self) -> list[int]:
-        """Places of the messages that are to be learned from."""
+        """Indices of the messages that are to be learned from."""
         answers = [i for i, message in enumerate(self.messages) if message["role"] == "assistant"]
         return [i for i in answers if i >= self.num_prompt_messages and i not in self.untrained]
 
 
 @dataclass(frozen=True)
 class PromptText:
-    """What a row asks: text taken literally, or messages."""
+    """The prompt of a row: text taken literally, or messages."""
 
     content: str | list[Message]
     tools: list[Any] | None = None
@@ -66,9 +65,8 @@ class PromptText:
 class Format:
     """How to read the rows of one dataset; the defaults detect everything.
 
-    `chat` says that the tokenizer has a chat template. `prompt_text` (the content of `data.*.prompt_file`)
-    has a place `{}` for the question; `system_prompt` is put before conversations that have no system
-    message.
+    `chat`: the tokenizer has a chat template. `prompt_text` (the content of `data.*.prompt_file`) has `{}` where the
+    question goes; `system_prompt` is put before conversations that have no system message.
     """
 
     chat: bool = True
@@ -83,7 +81,7 @@ class Format:
     def supervised(self, row: Mapping[str, Any]) -> Example:
         """Read a row to learn from. Raises DataError naming its columns and those that would do."""
         if self.prompt_template is not None:
-            prompt, completion = self._templated(row)
+            prompt, completion = self._fill_template(row, answer=True)
             return Example(prompt=prompt, completion=completion)
         if self.input_key is not None or self.output_key is not None:
             question, answer = self.input_key or "input", self.output_key or "output"
@@ -107,14 +105,14 @@ class Format:
             return self.pair(row, columns.text(row, "question"), answers[0], columns.context(row, "question"))
         for question, answer in columns.PAIRS:
             if columns.has(row, question, answer):
-                asked, said = columns.question(row, question), columns.text(row, answer)
-                return self.pair(row, asked, said, columns.context(row, question))
+                given = columns.question(row, question), columns.text(row, answer)
+                return self.pair(row, *given, columns.context(row, question))
         raise DataError(columns.no_format(row))
 
     def prompt(self, row: Mapping[str, Any]) -> PromptText:
         """Read a row to answer (RL, evaluation). Raises DataError naming its columns and what would do."""
         if self.prompt_template is not None:
-            return PromptText(_fill(self.prompt_template, row, self._columns(), answer=False)[0])
+            return PromptText(self._fill_template(row, answer=False)[0])
         if self.input_key is not None:
             if row.get(self.input_key) is None:
                 raise DataError(columns.no_column(row, [self.input_key]))
@@ -124,7 +122,7 @@ class Format:
                 continue
             if not isinstance(row[column], str):
                 messages = columns.messages(row, column)
-                return self._prompt_of_conversation(row, messages, whole=column == "prompt")
+                return self._prompt_of_conversation(row, messages, ends_with_question=column == "prompt")
             if column == "prompt" and self.literal(row):
                 if not row[column]:
                     raise DataError("the prompt is empty")
@@ -133,15 +131,15 @@ class Format:
         raise DataError(columns.no_prompt(row))
 
     def literal(self, row: Mapping[str, Any]) -> bool:
-        """Whether nothing is to be put before a text, or around it."""
+        """Whether nothing has to be put before a text, or around it."""
         return self._system(row) is None and self.prompt_text is None and not columns.history(row)
 
     def _system(self, row: Mapping[str, Any]) -> str | None:
-        own = columns.system(row)
-        return self.system_prompt if own is None else own
+        from_row = columns.system(row)
+        return self.system_prompt if from_row is None else from_row
 
     def _ask(self, row: Mapping[str, Any], question: str, context: str = "") -> PromptText:
-        """A user's question, behind what the system and earlier turns say."""
+        """A user's question, behind the system message and earlier turns."""
         system = "\n\n".join(part for part in (self._system(row), context) if part)
         before: list[Message] = [{"role": "system", "content": system}] if system else []
         before, _ = columns.trained([*before, *columns.history(row)])
@@ -152,15 +150,15 @@ class Format:
         return PromptText("".join(f"{m['content']}\n\n" for m in before) + f"{question}\n")
 
     def _prompt_of_conversation(
-        self, row: Mapping[str, Any], messages: list[Message], *, whole: bool
+        self, row: Mapping[str, Any], messages: list[Message], *, ends_with_question: bool
     ) -> PromptText:
-        if not whole:  # an answer may follow the last question
+        if not ends_with_question:
             last = max((i for i, m in enumerate(messages) if m["role"] == "user"), default=-1)
             if last < 0:
                 raise DataError("the conversation has no user message to answer")
             messages = messages[: last + 1]
-        self._need_template()
-        messages, _ = columns.trained(self._with_system(row, self._wrapped(messages)))
+        self._require_template()
+        messages, _ = columns.trained(self._with_system(row, self._with_prompt_text(messages)))
         return PromptText(messages, columns.tools(row), columns.template_kwargs(row))
 
     def _prompt_completion(self, row: Mapping[str, Any]) -> Example:
@@ -177,14 +175,13 @@ class Format:
         return self.conversation(row, columns.messages(row, "prompt"), columns.messages(row, "completion"))
 
     def pair(self, row: Mapping[str, Any], question: str, answer: str, context: str = "") -> Example:
-        """A user said this, the answer is that; `context` is what it is about."""
+        """A question and its answer; `context` is the text that it is about."""
         asked = self._ask(row, question, context)
         if isinstance(asked.content, str):
             return Example(prompt=asked.content, completion=answer)
         earlier = any(m["role"] == "assistant" for m in asked.content)
-        said = {"role": "assistant", "content": answer}
         return Example(
-            (*asked.content, said),
+            (*asked.content, {"role": "assistant", "content": answer}),
             0 if earlier else len(asked.content),
             tools=asked.tools,
             template_kwargs=asked.template_kwargs,
@@ -193,11 +190,13 @@ class Format:
     def conversation(
         self, row: Mapping[str, Any], prompt: Sequence[Message], rest: Sequence[Message]
     ) -> Example:
-        """Messages, of which the `prompt`'s are context only. Raises DataError when the rest has no answer."""
+        """A conversation; the messages of `prompt` are context only. Raises DataError when the rest has no answer."""
         if not any(m["role"] == "assistant" for m in rest):
             raise DataError("the conversation has no assistant message to learn from")
-        self._need_template()
-        messages, untrained = columns.trained(self._with_system(row, self._wrapped([*prompt, *rest])))
+        self._require_template()
+        messages, untrained = columns.trained(
+            self._with_system(row, self._with_prompt_text([*prompt, *rest]))
+        )
         return Example(
             tuple(messages),
             len(messages) - len(rest) if prompt else 0,
@@ -206,7 +205,7 @@ class Format:
             untrained=untrained,
         )
 
-    def _need_template(self) -> None:
+    def _require_template(self) -> None:
         if not self.chat:
             raise DataError(
                 "the row is a conversation, but the tokenizer has no chat template: set "
@@ -215,13 +214,13 @@ class Format:
             )
 
     def _with_system(self, row: Mapping[str, Any], messages: list[Message]) -> list[Message]:
-        """The conversation behind a system message, unless it has one itself."""
+        """The conversation with a system message in front, unless it has one itself."""
         if messages[0]["role"] == "system" or (system := self._system(row)) is None:
             return messages
         return [{"role": "system", "content": system}, *messages]
 
-    def _wrapped(self, messages: list[Message]) -> list[Message]:
-        """Put the first user message into the place of `prompt_text`."""
+    def _with_prompt_text(self, messages: list[Message]) -> list[Message]:
+        """Put the first user message into `prompt_text`."""
         if self.prompt_text is None:
             return messages
         first = next((i for i, m in enumerate(messages) if m["role"] == "user"), None)
@@ -230,12 +229,10 @@ class Format:
         asked = {**messages[first], "content": _insert(self.prompt_text, messages[first]["content"])}
         return [*messages[:first], asked, *messages[first + 1 :]]
 
-    def _columns(self) -> dict[str, str]:
-        return {"input": self.input_key or "input", "output": self.output_key or "output"}
-
-    def _templated(self, row: Mapping[str, Any]) -> tuple[str, str]:
+    def _fill_template(self, row: Mapping[str, Any], *, answer: bool) -> tuple[str, str]:
         assert self.prompt_template is not None
-        return _fill(self.prompt_template, row, self._columns(), answer=True)
+        names = {"input": self.input_key or "input", "output": self.output_key or "output"}
+        return _fill(self.prompt_template, row, names, answer=answer)
 
 
 def read_prompt_file(path: str | None, key: str) -> str | None:
@@ -281,7 +278,7 @@ def _fill(
 
 
 def _insert(text: str | None, question: Any) -> str:
-    """Upstream's prompt files: `{}` is where the question goes. Other braces mean nothing."""
+    """The prompt file's text with the question in place of `{}`; other braces mean nothing, as in NeMo RL."""
     if text is None:
         return question
     if "{}" not in text:

@@ -1,7 +1,7 @@
-"""Messages as chat templates take them, whichever way a row writes them.
+"""Messages in the form that a chat template reads, whichever way a row writes them.
 
-A row may call roles by other names, write content as a list of parts, arguments of tool calls as JSON text, and a
-call as a message of its own. `canonical` makes one form of them; `for_template` is that form as one template wants it.
+A row may have other names for roles, content as a list of parts, arguments of tool calls as JSON text, and a call as a
+message of its own. `canonical` makes one form of them; `for_template` turns it into the form that one template wants.
 """
 
 from __future__ import annotations
@@ -15,32 +15,32 @@ from hone.errors import DataError
 from hone.types import Message
 
 KNOWN_ROLES = ("system", "developer", "user", "assistant", "tool")
+_CALLING = ("function_call", "tool_call", "tool_calls")
+_RESULTS = (
+    "function observation ipython function_response function_result tool_response tool_result tool_results"
+)
 _ROLES = {
     **dict.fromkeys(("human", "prompter"), "user"),
-    **dict.fromkeys(("gpt", "chatgpt", "bing", "bard", "model", "bot", "ai"), "assistant"),
-    **dict.fromkeys(("function_call", "tool_call", "tool_calls"), "assistant"),
-    **dict.fromkeys(("function", "observation", "ipython", "function_response", "function_result"), "tool"),
-    **dict.fromkeys(("tool_response", "tool_result", "tool_results"), "tool"),
+    **dict.fromkeys(("gpt", "chatgpt", "bing", "bard", "model", "bot", "ai", *_CALLING), "assistant"),
+    **dict.fromkeys(_RESULTS.split(), "tool"),
     **{role: role for role in KNOWN_ROLES},
 }
-_CALLING = ("function_call", "tool_call", "tool_calls")
 _TEXT_PARTS = ("text", "input_text", "output_text")
 
 
 def canonical(message: Mapping[str, Any], where: str) -> Message:
-    """The message with a known role (where it is known), content that is text, and nested tool calls.
+    """The message with a standard role (an unknown one stays), its content as text, and nested tool calls.
 
-    `where` names it in messages. Raises DataError for parts that are not text and for arguments that are no JSON
-    object.
+    Errors name it by `where`. Raises DataError for parts that are not text and for arguments that are no JSON object.
     """
     found: Message = {k: v for k, v in message.items() if v is not None and k != "function_call"}
-    said = str(message["role"])
-    role = _ROLES.get(said.lower(), said)
+    given_role = str(message["role"])
+    role = _ROLES.get(given_role.lower(), given_role)
     content = _text(message.get("content"), role, where)
     calls: Any = message.get("tool_calls") or []
     if isinstance(message.get("function_call"), Mapping):
         calls = [*calls, message["function_call"]]
-    if said.lower() in _CALLING and not calls and (named := _calls_in(content)):
+    if given_role.lower() in _CALLING and not calls and (named := _calls_in(content)):
         calls, content = named, ""
     if isinstance(calls, str) or not isinstance(calls, Sequence):
         raise DataError(f"{where}: tool_calls must be a list of calls, not {calls!r:.60}")
@@ -50,7 +50,7 @@ def canonical(message: Mapping[str, Any], where: str) -> Message:
 
 
 def _text(content: Any, role: str, where: str) -> str:
-    """Content as text: that of its parts, one behind the other."""
+    """Content as text: the texts of its parts joined."""
     if content is None or isinstance(content, str):
         return content or ""
     if isinstance(content, Sequence) and (role != "tool" or all(map(_is_part, content))):
@@ -79,7 +79,7 @@ def _part(part: Any, where: str) -> str:
 
 
 def _calls_in(content: str) -> list[Mapping[str, Any]]:
-    """The calls that a message of its own consists of (ShareGPT's `function_call`); none where it is other text."""
+    """The calls in a message that consists of them (ShareGPT's `function_call`); none where it is other text."""
     try:
         found = json.loads(content)
     except ValueError:
@@ -115,10 +115,10 @@ def _as_object(arguments: Any, what: str) -> Mapping[str, Any]:
 
 
 def for_template(messages: Sequence[Message], features: TemplateFeatures, template: str) -> list[Message]:
-    """Canonical messages as the template wants them. Raises DataError for a role that nobody knows."""
+    """Canonical messages in the form that the template wants. Raises DataError for an unknown role."""
     roles = {str(m["role"]) for m in messages} - {*KNOWN_ROLES}
-    strange = {role for role in roles if f"'{role}'" not in template and f'"{role}"' not in template}
-    if unknown := [i for i, m in enumerate(messages) if m["role"] in strange]:
+    roles = {role for role in roles if f"'{role}'" not in template and f'"{role}"' not in template}
+    if unknown := [i for i, m in enumerate(messages) if m["role"] in roles]:
         found = ", ".join(dict.fromkeys(str(m["role"]) for m in messages))
         raise DataError(
             f"message {unknown[0]} has the role '{messages[unknown[0]]['role']}', which is none of "
@@ -132,14 +132,10 @@ def _for_template(message: Message, features: TemplateFeatures, developer: bool)
     made = dict(message)
     if made["role"] == "developer" and not developer:
         made["role"] = "system"
-    calls = made.get("tool_calls")
-    if (
-        features.reasoning_apart
-        and made["role"] == "assistant"
-        and made["content"].lstrip().startswith("<think>")
-    ):
-        thought, closed, answer = made["content"].lstrip().removeprefix("<think>").partition("</think>")
-        if closed and not any(made.get(key) for key in REASONING):
+    calls, content = made.get("tool_calls"), made["content"].lstrip()
+    if features.reasoning_apart and made["role"] == "assistant" and content.startswith("<think>"):
+        thought, end_tag, answer = content.removeprefix("<think>").partition("</think>")
+        if end_tag and not any(made.get(key) for key in REASONING):
             made |= {features.reasoning[0]: thought.strip("\n"), "content": answer.lstrip("\n")}
     if calls:
         made["tool_calls"] = [_with_arguments(call, features.text_arguments) for call in calls]
@@ -155,10 +151,8 @@ def _for_template(message: Message, features: TemplateFeatures, developer: bool)
 
 def _with_arguments(call: dict[str, Any], text: bool) -> dict[str, Any]:
     arguments = call["function"]["arguments"]
-    if text != isinstance(arguments, str):
-        arguments = (
-            json.dumps(arguments, ensure_ascii=False)
-            if text
-            else _as_object(arguments, "the arguments of a call")
-        )
+    if text and not isinstance(arguments, str):
+        arguments = json.dumps(arguments, ensure_ascii=False)
+    elif not text:
+        arguments = _as_object(arguments, "the arguments of a call")
     return {**call, "function": {**call["function"], "arguments": arguments}}

@@ -1,10 +1,10 @@
-"""Formats of preference rows: a prompt with a better and a worse answer, or one answer and whether (or how) good it is.
+"""Formats of preference rows: a prompt with a better and a worse answer, or one answer with a label or a score.
 
 | columns | meaning |
 |---|---|
 | `prompt`, `chosen`, `rejected` | all text, taken literally; or messages (TRL's explicit prompt) |
-| `chosen`, `rejected` | both responses whole, text or messages: the prompt is what they have in common (TRL's implicit
-  prompt; Tulu 3, whose `prompt` repeats the first message; HH-RLHF's `\\n\\nHuman:` dialogues) |
+| `chosen`, `rejected` | text or messages that begin with the same prompt: TRL's implicit prompt; Tulu 3, whose
+  `prompt` repeats the first message; HH-RLHF's `\\n\\nHuman:` dialogues |
 | `question` (`instruction`, `query` …), or `conversations`, beside them | the prompt, as a user said it |
 | `context`, `response1`, `response2`, `overall_preference` | HelpSteer3; a negative preference is for the first |
 | `context`, `completions` | NeMo RL's PreferenceDataset: each completion has a `rank`, lowest best |
@@ -52,7 +52,7 @@ class UnusableRow(DataError):
 
 @dataclass(frozen=True)
 class PreferenceRow:
-    """What a row says. `rejected` is None for one answer alone, which `desirable` judges, or `score`."""
+    """A row as it is read. `rejected` is None for a single answer, which has a label (`desirable`) or a `score`."""
 
     chosen: Example
     rejected: Example | None = None
@@ -62,7 +62,7 @@ class PreferenceRow:
 
     @property
     def kind(self) -> str:
-        """What its dataset consists of."""
+        """PAIRS, LABELS or SCORES."""
         if self.rejected is not None:
             return PAIRS
         return LABELS if self.score is None else SCORES
@@ -78,7 +78,7 @@ def read(row: Mapping[str, Any], form: Format) -> PreferenceRow:
     if form.chosen_key or form.rejected_key or form.input_key:
         return _named(row, form)
     if columns.has(row, "chosen", "rejected"):
-        return _pair(row, form, _asked(row, form), row["chosen"], row["rejected"])
+        return _pair(row, form, _prompt_column(row, form), row["chosen"], row["rejected"])
     if columns.has(row, "context", "response1", "response2", "overall_preference"):
         return _helpsteer(row, form)
     if columns.has(row, "context", "completions"):
@@ -86,7 +86,7 @@ def read(row: Mapping[str, Any], form: Format) -> PreferenceRow:
     for label in LABEL_COLUMNS:
         if columns.has(row, label) and (answer := _single(row, form)):
             return PreferenceRow(
-                answer, desirable=columns.truth(row, label, "whether the answer is desirable")
+                answer, desirable=columns.boolean(row, label, "whether the answer is desirable")
             )
     if columns.has(row, "prompt", "completion", "score"):
         score = columns.number(row, "score", "how good the answer is")
@@ -108,11 +108,11 @@ def _named(row: Mapping[str, Any], form: Format) -> PreferenceRow:
     if form.input_key and row.get(form.input_key) is None:
         raise DataError(columns.no_column(row, [form.input_key]))
     prompt, chosen, rejected = (row[name] if columns.has(row, name) else None for name in names)
-    return _pair(row, form, _said(row, form, prompt), chosen, rejected)
+    return _pair(row, form, _as_question(row, form, prompt), chosen, rejected)
 
 
-def _said(row: Mapping[str, Any], form: Format, question: Any) -> Any:
-    """A text as a user's message, behind earlier ones."""
+def _as_question(row: Mapping[str, Any], form: Format, question: Any) -> Any:
+    """A text as a user's message, behind the messages before it."""
     if not isinstance(question, str) or not question.strip():
         return question
     if form.chat:
@@ -120,17 +120,16 @@ def _said(row: Mapping[str, Any], form: Format, question: Any) -> Any:
     return f"{question}\n" if form.literal(row) else question
 
 
-def _asked(row: Mapping[str, Any], form: Format) -> Any:
-    """The prompt of a row with `chosen` and `rejected`; None where they hold it themselves."""
+def _prompt_column(row: Mapping[str, Any], form: Format) -> Any:
+    """The prompt of a row with `chosen` and `rejected`; None where they begin with it."""
     if columns.has(row, "prompt"):
         return row["prompt"]
-    responses = (row["chosen"], row["rejected"])
-    answers = [s if isinstance(s, str) else _answer(s) for s in responses]
-    if any(a.startswith(_HUMAN) if isinstance(a, str) else _begins_with_question(a) for a in answers):
-        return None
+    for answer in map(_answer, (row["chosen"], row["rejected"])):
+        if answer.startswith(_HUMAN) if isinstance(answer, str) else any(m["role"] == "user" for m in answer):
+            return None
     for column in columns.QUESTIONS:
         if columns.has(row, column):
-            return _said(row, form, columns.question(row, column))
+            return _as_question(row, form, columns.question(row, column))
     for column in CONVERSATIONS:
         if columns.has(row, column):
             asked = columns.messages(row, column)
@@ -138,10 +137,6 @@ def _asked(row: Mapping[str, Any], form: Format) -> Any:
                 asked = asked[:-1]
             return asked or None
     return None
-
-
-def _begins_with_question(answer: list[Message]) -> bool:
-    return any(m["role"] == "user" for m in answer)
 
 
 def _helpsteer(row: Mapping[str, Any], form: Format) -> PreferenceRow:
@@ -163,7 +158,7 @@ def _ranked(row: Mapping[str, Any], form: Format) -> PreferenceRow:
 
 
 def _single(row: Mapping[str, Any], form: Format) -> Example | None:
-    """One prompt and its answer; None where the row has none."""
+    """A prompt and its only answer; None where the row has none."""
     if columns.has(row, "prompt", "completion"):
         return _response(row, form, _prompt(row["prompt"]), _answer(row["completion"]))
     if any(columns.has(row, *pair) for pair in columns.PAIRS):
@@ -212,8 +207,8 @@ def _response(
         return form.pair(row, prompt, answer)
     if isinstance(prompt, str):
         prompt = [*columns.history(row), {"role": "user", "content": prompt}]
-    said = [{"role": "assistant", "content": answer}] if isinstance(answer, str) else answer
-    return form.conversation(row, prompt, said)
+    messages = [{"role": "assistant", "content": answer}] if isinstance(answer, str) else answer
+    return form.conversation(row, prompt, messages)
 
 
 def _answer(value: Any) -> str | list[Message]:
@@ -223,7 +218,7 @@ def _answer(value: Any) -> str | list[Message]:
 
 
 def _prompt(value: Any) -> str | list[Message]:
-    """The prompt as text or messages. Raises UnusableRow where it asks nothing."""
+    """The prompt as text or messages. Raises UnusableRow where it is empty."""
     prompt = value if isinstance(value, str) or not value else columns.messages({"prompt": value}, "prompt")
     asked = prompt if isinstance(prompt, str) else "".join(str(m["content"]) for m in prompt or ())
     if not asked.strip():
@@ -234,8 +229,8 @@ def _prompt(value: Any) -> str | list[Message]:
 def _split_text(row: Mapping[str, Any], chosen: str, rejected: str) -> tuple[str, str, str]:
     """The prompt that two texts begin with, and what follows it in each.
 
-    A dialogue of HH-RLHF is split after the last `Assistant:` that both have. Any other text before the white space in
-    front of the first word that differs, so that neither side begins within a word.
+    A dialogue of HH-RLHF is split after the last `Assistant:` that both have; any other text before the white space in
+    front of the first word that differs, so that no response begins within a word.
     """
     shared = chosen[: common_length(chosen, rejected)]
     if (null := _nothing_shared(row)).reason == "null_prompt" and not chosen.startswith(_HUMAN):
@@ -273,7 +268,7 @@ def _split_messages(
 
 
 def _nothing_shared(row: Mapping[str, Any]) -> UnusableRow:
-    """Why a row is left out whose responses begin with no prompt in common."""
+    """The error for responses that begin with no common prompt."""
     for column in ("prompt", *columns.QUESTIONS, *CONVERSATIONS):
         if row.get(column, "") is None:
             return UnusableRow("null_prompt", f"without a prompt ('{column}' is null)")

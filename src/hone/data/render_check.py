@@ -70,7 +70,7 @@ class _Piece:
     part: str
     text: str
 
-    def spellings(self) -> Iterator[str]:
+    def variants(self) -> Iterator[str]:
         """As it is; then as JSON text, which is how templates write tools' results and arguments of calls."""
         yield self.text
         if self.part != "reasoning":
@@ -137,9 +137,9 @@ class _Rendering:
         return what
 
     def _find(self, piece: _Piece, start: int, end: int) -> Span | None:
-        for spelling in piece.spellings():
-            if (at := self.text.find(spelling, start, end)) >= 0:
-                return at, at + len(spelling)
+        for variant in piece.variants():
+            if (at := self.text.find(variant, start, end)) >= 0:
+                return at, at + len(variant)
         return None
 
     def _find_outside_targets(self, piece: _Piece, start: int) -> tuple[Span | None, bool]:

@@ -1,4 +1,4 @@
-"""Rendered text to token ids and a mask: borders, BOS and EOS, and text that only reads like a control token."""
+"""Rendered text to token ids and a mask: borders, BOS and EOS, and guarded control tokens."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from hone.errors import DataError
 
 @dataclass(frozen=True)
 class Encoded:
-    """Tokens of one sample; `mask[t]` says that token t is a target. The first token never is."""
+    """Tokens of one sample; `mask[t]`: token t is a target. The first token never is."""
 
     tokens: list[int]
     mask: list[bool]
     truncated: bool = False
     findings: tuple[Finding, ...] = ()
-    """What the rendering does not say as the row does."""
+    """Differences between the row and its rendering."""
 
     @property
     def has_target(self) -> bool:
@@ -30,36 +30,38 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Rendered:
-    """Text with the character spans that are targets, before it is tokenised. What reads like a control token and is
-    not one has a private character in place of its first (`hone.data.control_tokens`)."""
+    """Text with the character spans that are targets, not yet tokenised. Text that only reads like a control token is
+    guarded (`hone.data.control_tokens`)."""
 
     text: str
     spans: list[Span]
-    bare: bool = False
-    """No template wrote special tokens into it: BOS is to be added."""
-    prompted: bool = False
+    plain: bool = False
+    """No template wrote special tokens into it: BOS has to be added."""
+    prompt_completion: bool = False
     """A prompt and its completion: the prompt's tokens must be the prompt's alone."""
     add_eos: bool = False
     findings: tuple[Finding, ...] = ()
 
 
-class Tokens:
-    """What one tokenizer makes of rendered texts."""
+class TextTokenizer:
+    """Tokenises rendered texts with one tokenizer."""
 
     def __init__(self, tokenizer: Any, control: ControlTokens, *, add_bos: bool, name: str) -> None:
         self.tokenizer, self.control, self.add_bos, self.name = tokenizer, control, add_bos, name
 
     def encode(self, rendered: Sequence[Rendered]) -> list[Encoded]:
         """Tokens and masks, of any length."""
-        prompts = iter(self.ids([r.text[: r.spans[0][0]] for r in rendered if r.prompted]))
-        ids, offsets = self._ids_and_offsets([r.text for r in rendered], all(r.prompted for r in rendered))
+        prompts = iter(self.ids([r.text[: r.spans[0][0]] for r in rendered if r.prompt_completion]))
+        ids, offsets = self._ids_and_offsets(
+            [r.text for r in rendered], all(r.prompt_completion for r in rendered)
+        )
         encoded = []
         for r, tokens, places in zip(rendered, ids, offsets, strict=True):
-            if r.prompted:
+            if r.prompt_completion:
                 tokens, mask = self._completion(r, tokens, next(prompts))
             else:
                 mask = self._prefix_mask(r, tokens) if places is None else overlap(places, r.spans)
-            if r.bare:
+            if r.plain:
                 before = len(tokens)
                 tokens = self.with_bos(tokens)
                 mask = [False] * (len(tokens) - before) + mask
@@ -74,19 +76,19 @@ class Tokens:
         return self._ids_and_offsets(texts, True)[0]
 
     def counts(self, texts: Sequence[str]) -> list[int]:
-        """How many tokens each text has: `ids` without the rest, which costs more than the tokens do."""
+        """The number of tokens of each text: cheaper than `ids`."""
         if not self.tokenizer.is_fast or not texts or any(map(self.control.is_guarded, texts)):
             return [len(tokens) for tokens in self.ids(texts)]
-        self.ids(texts[:1])  # which sets the tokenizer up: nothing cut, nothing padded
+        self.ids(texts[:1])  # turns truncation and padding off
         encoded = self.tokenizer.backend_tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         return [len(e.ids) for e in encoded]
 
     def continuation(self, prompt: str, prompt_ids: list[int], rest: str) -> list[int]:
-        """The tokens of a text that goes on where `prompt_ids` end, so that all together read `prompt + rest`; none
-        where no tokens do.
+        """The tokens of a text behind `prompt_ids`, so that all of them decode to `prompt + rest`; none where there are
+        no such tokens.
 
-        SentencePiece tokenizers put a space before a text that is tokenised alone: it is then tokenised behind
-        something that it does not merge with.
+        SentencePiece tokenizers put a space before a text that is tokenised alone: it is then tokenised behind a token
+        that it does not merge with.
         """
         alone = self.ids([rest])[0]
         whole = self._read(self.ids([prompt + rest])[0])
@@ -99,8 +101,8 @@ class Tokens:
         return []
 
     def with_bos(self, tokens: list[int]) -> list[int]:
-        """Put BOS first, where the tokenizer does so by itself and the text does not bring one."""
-        bos = self._own_bos
+        """Put BOS first, if the tokenizer does so itself and the text does not begin with one."""
+        bos = self._bos
         return tokens if bos is None or tokens[:1] == [bos] else [bos, *tokens]
 
     def _ids_and_offsets(
@@ -127,7 +129,7 @@ class Tokens:
             rest = self.continuation(r.text[:start], prompt, r.text[start:])
             if rest or start == len(r.text):
                 whole = prompt + rest
-            else:  # no tokens of its own say it: it begins with the token that both share
+            else:  # no tokens of its own decode to it: it begins with the token that both share
                 border = common_length(whole, prompt)
         return whole, [False] * border + [True] * (len(whole) - border)
 
@@ -135,7 +137,7 @@ class Tokens:
         return self.tokenizer.decode(tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
     def _prefix_mask(self, r: Rendered, tokens: list[int]) -> list[bool]:
-        """Without character offsets (slow tokenizers): the tokens up to each border must begin the whole."""
+        """Without character offsets (slow tokenizers): the tokens up to each border must be a prefix of all."""
         mask = [False] * len(tokens)
         for span in r.spans:
             begin, end = self.ids([r.text[: span[0]], r.text[: span[1]]])
@@ -148,6 +150,6 @@ class Tokens:
         return mask
 
     @cached_property
-    def _own_bos(self) -> int | None:
+    def _bos(self) -> int | None:
         bos = self.tokenizer.bos_token_id
         return bos if self.add_bos and self.tokenizer("a")["input_ids"][:1] == [bos] else None

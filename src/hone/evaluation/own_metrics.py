@@ -10,7 +10,7 @@ from typing import Any
 
 from hone.config.reward_names import last_name
 from hone.errors import ConfigError, DataError
-from hone.user_code import Missing, find
+from hone.user_code import MissingCodeError, find
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ def load(targets: Sequence[str], key: str) -> list[Metric]:
         named = f"{key}={target}"
         try:
             function = find(target)
-        except Missing as error:
+        except MissingCodeError as error:
             raise ConfigError(f"{named}: {error}") from error
         except Exception as error:  # whatever the user's module raises while it is imported
             raise ConfigError(f"{named} cannot be imported: {type(error).__name__}: {error}") from error

@@ -35,7 +35,7 @@ def test_each_row_is_one_sample_with_its_score(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("score", ["good", True, float("inf")])
 def test_a_score_that_is_no_number(score: Any, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"row 0.*column 'score' says how good"):
+    with pytest.raises(DataError, match=r"row 0.*column 'score' must say how good"):
         data_of([{"prompt": "ab ", "completion": "cd", "score": score}], tmp_path)
 
 

@@ -25,7 +25,7 @@ from hone.rollout.environments.session import Defect, Session
 from hone.rollout.workers.framing import receive, receive_with_descriptors, send_json, send_reply
 from hone.rollout.workers.reaper import supervise
 from hone.rollout.workers.worker_protocol import REPLY_TOO_LONG, end_with_parent, exception_report, set_limits
-from hone.user_code import Missing, find
+from hone.user_code import MissingCodeError, find
 
 
 def main(channel_fd: int) -> None:
@@ -104,7 +104,7 @@ def _load(request: Mapping[str, Any]) -> tuple[EnvironmentFactory | None, dict[s
         steps = first.step is not None
         described = {"schemas": schemas, "name": first.name, "stateless": first.stateless, "steps": steps}
         return factory, {"ok": described}
-    except Missing as error:
+    except MissingCodeError as error:
         return None, {"missing": str(error)}
     except Unusable as error:
         return None, {"defect": str(error)}
@@ -113,11 +113,11 @@ def _load(request: Mapping[str, Any]) -> tuple[EnvironmentFactory | None, dict[s
 
 
 def _found(setting: str, target: str) -> Any:
-    """What a setting names. Raises Missing with the setting's name, or whatever importing the module raises."""
+    """The object that a setting names. Raises MissingCodeError with the setting, or whatever the import raises."""
     try:
         return find(target)
-    except Missing as error:
-        raise Missing(f"{setting}={target}: {error}") from error
+    except MissingCodeError as error:
+        raise MissingCodeError(f"{setting}={target}: {error}") from error
 
 
 def _in_a_fork(tools: list[Any]) -> list[dict[str, Any]]:

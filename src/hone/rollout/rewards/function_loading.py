@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hone.rollout.rewards.function_signature import Unusable
-from hone.user_code import Missing, module_from_file
+from hone.user_code import MissingCodeError, module_from_file
 
 
 def load(target: str) -> Callable[..., Any]:
@@ -21,7 +21,7 @@ def load(target: str) -> Callable[..., Any]:
     if colon:
         try:
             module = module_from_file(Path(file))
-        except Missing as error:
+        except MissingCodeError as error:
             raise Unusable(str(error)) from error
     elif "." in target:
         module_name, _, name = target.rpartition(".")
