@@ -1,37 +1,23 @@
 """Hone: post-training for language models. See README.md; ARCHITECTURE.md says where each thing lives.
 
-`hone.grpo(...)` and its siblings are the commands, from Python (docs/api.md). They load when they are first asked for:
-importing this package costs nothing.
+`hone.grpo(...)` and its siblings are the commands, from Python (docs/api.md): one function for each algorithm of
+`hone.registry`. They load when they are first asked for: importing this package costs nothing.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from hone.version import __version__
-
-if TYPE_CHECKING:
-    from hone.api import Result, convert, distill, dpo, evaluate, grpo, load_run, ppo, rm, sft
-    from hone.errors import HoneError
-
-__all__ = [
-    "HoneError",
-    "Result",
-    "__version__",
-    "convert",
-    "distill",
-    "dpo",
-    "evaluate",
-    "grpo",
-    "load_run",
-    "ppo",
-    "rm",
-    "sft",
-]
+from hone.version import __version__ as __version__
 
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
+    if name == "__all__":
+        from hone.registry import specs
+
+        own = ("HoneError", "Result", "__version__", "convert", "evaluate", "load_run")
+        return sorted([*own, *(spec.function for spec in specs().values())])
+    if name.startswith("_") or name not in __getattr__("__all__"):
         raise AttributeError(f"module 'hone' has no attribute {name!r}")
     import importlib
 
@@ -41,4 +27,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__getattr__("__all__")})

@@ -40,6 +40,8 @@ class MetricSpec:
     """Training metrics by which checkpoints can be ranked (`train:NAME`)."""
     progress: tuple[tuple[str, str], ...]
     """The progress line: metric, and what the line calls it."""
+    own: tuple[tuple[str, str], ...] = ()
+    """Metrics of this algorithm alone, each with its meaning; the others are in `hone.tracking.catalogue`."""
 
 
 @dataclass(frozen=True)
@@ -184,6 +186,29 @@ BUILTIN = (
         ),
         models=frozenset({ModelRole.POLICY, ModelRole.TEACHER}),
         sections=("teacher",),
+    ),
+    AlgorithmSpec(
+        name="online-dpo",
+        title="online DPO",
+        summary="learning from comparisons of the policy's own answers: online DPO",
+        config="hone.config.schema.online_dpo:OnlineDPOConfig",
+        section="online_dpo",
+        loop="online",
+        build="hone.algorithms.online_dpo:OnlineDPO",
+        data="prompts",
+        metrics=MetricSpec(
+            val=_ONLINE_VAL,
+            train=(*_ONLINE_TRAIN[:4], "reward_accuracy", "reward_margin", "completion_length", "truncated"),
+            progress=(("reward", "reward"), ("reward_accuracy", "pairs right"), *_HELD_OUT),
+            own=(
+                ("pair_reward_gap", "mean reward of chosen less rejected completions"),
+                ("beta", "how strongly the policy was held to its reference"),
+                ("tied_groups", "groups of a step without a pair: their rewards are equal"),
+                ("unpaired_samples", "completions of a step that are in no pair"),
+            ),
+        ),
+        models=frozenset({ModelRole.POLICY, ModelRole.REFERENCE}),
+        needs_rewards=True,
     ),
 )
 _added: dict[str, AlgorithmSpec] = {}

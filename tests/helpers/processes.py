@@ -324,6 +324,19 @@ GRPO = (
     "rewards.num_workers=1",
     "grpo.val_at_start=false",
 )
+ONLINE_DPO = (
+    "online-dpo",
+    *COMMON,
+    "policy.train_global_batch_size=2",
+    "policy.train_micro_batch_size=1",
+    "policy.generation.max_new_tokens=12",
+    "online_dpo.num_prompts_per_step=4",
+    "online_dpo.num_generations_per_prompt=3",
+    "online_dpo.max_num_epochs=null",
+    "rewards.functions=[{path: rewards.py:letters, name: letters}]",
+    "rewards.num_workers=1",
+    "online_dpo.val_at_start=false",
+)
 DISTILL = (
     "distill",
     *COMMON,

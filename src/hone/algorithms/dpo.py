@@ -17,7 +17,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from hone.algorithms.losses.preference_objective import PreferenceObjective, with_batch_statistics
+from hone.algorithms.losses.preference_objective import (
+    PreferenceObjective,
+    PreferenceTerms,
+    with_batch_statistics,
+)
 from hone.algorithms.losses.preference_params import PreferenceLossParams
 from hone.algorithms.reference_logprobs import ReferenceLogprobs
 from hone.algorithms.supervised import PairAlgorithm, evaluate_loss
@@ -49,11 +53,6 @@ def needs_reference(settings: DPOSection) -> bool:
     return bool(settings.preference_loss_weight) and not settings.preference_loss.keys() <= REFERENCE_FREE
 
 
-def needs_pairs(settings: DPOSection) -> list[str]:
-    """The losses that cannot learn from rated answers."""
-    return sorted(settings.preference_loss.keys() - {"kto"})
-
-
 async def loss_of(
     model: Scorer,
     samples: Sequence[Sample],
@@ -73,9 +72,14 @@ async def loss_of(
         undesirable=1.0 if settings.undesirable_weight is None else settings.undesirable_weight,
         delta=moments.mean,
     )
-    return await with_batch_statistics(
-        PreferenceObjective(settings, params, paired), model, samples, mismatched
+    terms = PreferenceTerms(
+        settings.preference_loss,
+        settings.preference_loss_weight,
+        settings.preference_average_log_probs,
+        settings.sft_loss_weight,
+        settings.sft_average_log_probs,
     )
+    return await with_batch_statistics(PreferenceObjective(terms, params, paired), model, samples, mismatched)
 
 
 async def step(
@@ -83,10 +87,10 @@ async def step(
 ) -> dict[str, float]:
     """One optimizer step on one global batch."""
     metrics = await learner.forward_backward(samples, loss)
-    if "bco_pair" in loss.settings.preference_loss:
+    if "bco_pair" in loss.terms.preference_loss:
         moments.add((metrics["rewards_chosen"] + metrics["rewards_rejected"]) / 2, float(len(samples)))
         metrics["bco_delta"] = loss.params.delta
-    if "kto" in loss.settings.preference_loss:
+    if "kto" in loss.terms.preference_loss:
         metrics["kto_kl"] = loss.params.kl
     return metrics | await learner.optim_step()
 
@@ -100,7 +104,7 @@ class DPO(PairAlgorithm):
         self.moments = Moments()
         self.uses_reference_model = needs_reference(self.settings)
         self.mismatches = "kto" in self.settings.preference_loss
-        if not self.data.paired and (losses := needs_pairs(self.settings)):
+        if not self.data.paired and (losses := sorted(self.settings.preference_loss.keys() - {"kto"})):
             raise DataError(
                 f"dpo.preference_loss={', '.join(losses)} compares two answers, but the rows have one each, with a "
                 "'label': set dpo.preference_loss=kto"

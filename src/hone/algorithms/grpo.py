@@ -72,7 +72,7 @@ class GRPO(OnlineAlgorithm):
     async def step(self, models: Models, groups: Sequence[Group], number: int) -> dict[str, float]:
         return await step(models.learner, models.reference, groups, self.config, version=number - 1)
 
-    def reward_weight(self) -> Callable[[Rollout, str], float] | None:
+    def weight_of_reward(self) -> Callable[[Rollout, str], float] | None:
         if self.config.grpo.adv_estimator.name != "gdpo":
             return None
         return baseline_of(self.config.grpo, self.config.rewards.functions).weight

@@ -51,7 +51,7 @@ class OnlineAlgorithm(ABC):
     async def step(self, models: Models, groups: Sequence[Group], number: int) -> dict[str, float]:
         """Advantages, losses and optimizer steps on the groups of step `number`. Returns metrics, `loss` among them."""
 
-    def reward_weight(self) -> Callable[[Rollout, str], float] | None:
+    def weight_of_reward(self) -> Callable[[Rollout, str], float] | None:
         """Weight of a reward of a rollout, where rewards are learned from one by one; None where their sum is.
 
         Dynamic sampling asks for it: which groups can be learned from.

@@ -213,10 +213,12 @@ def batch_lines(config: SFTConfig | OnlineConfig) -> list[str]:
         return [f"{update} ({layout})", steps_line(config.loop.max_num_steps, config.loop.max_num_epochs)]
     g = config.loop
     rollouts = g.num_prompts_per_step * g.num_generations_per_prompt
-    updates = g.updates_per_rollout * -(-rollouts // policy.train_global_batch_size)
+    trained = g.num_prompts_per_step * g.samples_per_prompt
+    updates = g.updates_per_rollout * -(-trained // policy.train_global_batch_size)
     return [
         f"{g.num_prompts_per_step} prompts x {g.num_generations_per_prompt} completions = {rollouts} per step, "
-        f"{updates} update{'s' if updates > 1 else ''} of {policy.train_global_batch_size}",
+        + (f"at most {trained} pairs, " if g.trains_on_pairs else "")
+        + f"{updates} update{'s' if updates > 1 else ''} of {policy.train_global_batch_size}",
         f"{update} ({layout})",
         f"generation: {generation_backend(config.policy.generation.backend)}",
         *teacher_lines(config),

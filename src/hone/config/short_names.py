@@ -5,6 +5,7 @@ Each is an alias of one of our keys, at the top level of a configuration: `hone 
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from hone.config.alias import Alias, Context, choice, count
@@ -79,12 +80,13 @@ def optimizer_class(value: Any) -> Any:
     return choice("expected a dotted name such as torch.optim.AdamW, or one of", _OPTIMIZERS)(value)
 
 
-def batch_size(value: Any, context: Context) -> dict[str, Any]:
-    """Sequences per step. In the online loop these are completions: prompts × completions of each."""
+def batch_size(value: Any, context: Context, *, pairs: bool = False) -> dict[str, Any]:
+    """Sequences (or pairs) per step. In the online loop these are what the prompts of a step give to train on."""
     size = count(value, "sequences")
     result = {"policy.train_global_batch_size": size}
     prompts = f"{context.section}.num_prompts_per_step"
     group = context.ours(f"{context.section}.num_generations_per_prompt")
+    group = 1 if pairs else group
     if group is not None and not context.given(prompts):
         if size % group:
             raise ValueError(f"is not a multiple of the {group} completions of each prompt")
@@ -98,12 +100,13 @@ def aliases(algorithm: str) -> list[Alias]:
     if issubclass(root, EvalConfig):
         return [Alias(name, (key,)) for name, key in EVALUATION.items()]
     found = [Alias(name, (key.format(section=section_of(algorithm)),)) for name, key in TRAINING.items()]
+    pairs = getattr(root.model_fields[section_of(algorithm)].annotation, "trains_on_pairs", False)
     if issubclass(root, OnlineConfig):
         found += [Alias(name, (f"policy.generation.{name}",)) for name in SAMPLING]
     return [
         *found,
         *(
-            Alias(name, ("policy.train_global_batch_size",), compute=batch_size)
+            Alias(name, ("policy.train_global_batch_size",), compute=partial(batch_size, pairs=pairs))
             for name in ("batch_size", "global_batch_size", "train_batch_size")
         ),
         Alias("precision", ("policy.precision",), PRECISION),

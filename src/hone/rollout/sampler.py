@@ -6,9 +6,10 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hone.config.schema import EvalConfig, OnlineConfig, RewardsConfig, RLConfig
+from hone.config.schema.model import SamplingConfig
 from hone.data.chat import Encoder
 from hone.rollout.environments.episode import EpisodeRunner
 from hone.rollout.environments.episode_result import EpisodeResult, add_rewards, check_failures
@@ -119,7 +120,7 @@ def sampling_of(config: OnlineConfig, *, validation: bool = False) -> Sampling:
     return sampling_from(config.policy.generation, config.loop.seed, "val_" if validation else "")
 
 
-def sampling_from(generation: Any, seed: int, prefix: str = "") -> Sampling:
+def sampling_from(generation: SamplingConfig, seed: int, prefix: str = "") -> Sampling:
     """The sampling parameters of a `generation` section; `prefix` of those that validation has for itself."""
     names = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
     return Sampling(

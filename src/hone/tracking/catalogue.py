@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from hone.registry import specs
+
 HELD_OUT = "val_"
 MEASURED_AT = "val_step"
 """The step at which the held-out metrics of a row of metrics.csv were measured. They stand in every row until they are
@@ -221,7 +223,10 @@ def _by_name(metrics: Iterable[Metric]) -> Iterator[tuple[str, Metric]]:
             yield HELD_OUT + metric.name, metric
 
 
-METRICS = dict(_by_name((*(m for panel in PANELS.values() for m in panel.metrics), *HIDDEN, *FURTHER)))
+OF_ALGORITHMS = (Metric(*metric) for spec in specs().values() for metric in spec.metrics.own)
+METRICS = dict(
+    _by_name((*(m for panel in PANELS.values() for m in panel.metrics), *HIDDEN, *FURTHER, *OF_ALGORITHMS))
+)
 NOT_DRAWN = frozenset(name for name, _ in _by_name(HIDDEN))
 
 

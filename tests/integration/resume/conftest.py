@@ -7,7 +7,21 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from processes import DISTILL, DPO, GRPO, PPO, RM, SFT, Ended, Result, hone, result, succeeded, workplace
+from processes import (
+    DISTILL,
+    DPO,
+    GRPO,
+    ONLINE_DPO,
+    PPO,
+    RM,
+    SFT,
+    Ended,
+    Result,
+    hone,
+    result,
+    succeeded,
+    workplace,
+)
 
 # Batches of 5 from 64 rows: epochs end in the middle of a batch. Saving and validating fall together and apart.
 SFT_RUN = (
@@ -77,6 +91,17 @@ DISTILL_RUN = (
     "checkpointing.save_period=2",
     "checkpointing.keep_top_k=2",
 )
+# Beta is a function of the steps that are done.
+ONLINE_DPO_RUN = (
+    *ONLINE_DPO,
+    "online_dpo.max_num_steps=8",
+    "online_dpo.val_period=3",
+    "online_dpo.beta={0: 0.5, 6: 0.1}",
+    "online_dpo.beta_schedule=linear",
+    "policy.sequence_packing.enabled=true",
+    "checkpointing.save_period=2",
+    "checkpointing.keep_top_k=2",
+)
 # How many prompts a step draws depends on their rewards.
 DYNAMIC_RUN = (
     *GRPO_RUN,
@@ -106,6 +131,7 @@ RUNS = {
     "grpo": GRPO_RUN,
     "ppo": PPO_RUN,
     "distill": DISTILL_RUN,
+    "online-dpo": ONLINE_DPO_RUN,
 }
 
 

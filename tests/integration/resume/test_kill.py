@@ -68,7 +68,7 @@ def while_writing(running, run_dir: Path, seconds: float) -> None:
         *("sft", "grpo"),
         *(
             pytest.param(kind, marks=pytest.mark.slow)
-            for kind in ("dpo", "rm", "ppo", "distill", "dynamic", "environment")
+            for kind in ("dpo", "rm", "ppo", "distill", "online-dpo", "dynamic", "environment")
         ),
     ],
 )
@@ -83,7 +83,10 @@ def test_killed_twice(kind, place, run_dir, uninterrupted):
     "kind",
     [
         *("sft", "grpo"),
-        *(pytest.param(kind, marks=pytest.mark.long) for kind in ("dpo", "rm", "ppo", "distill")),
+        *(
+            pytest.param(kind, marks=pytest.mark.long)
+            for kind in ("dpo", "rm", "ppo", "distill", "online-dpo")
+        ),
     ],
 )
 def test_killed_ten_times(kind, moment, place, run_dir, uninterrupted):

@@ -185,7 +185,7 @@ def test_what_can_be_imported_is_named_not_pickled(tmp_path: Path) -> None:
     assert keep_function(importable, tmp_path, "importable") == place
     assert not list(tmp_path.iterdir())
     assert find(place).__name__ == "importable"
-    assert place_of(hone.load_run) == "hone.api.load_run"
+    assert place_of(hone.load_run) == "hone.api.commands.load_run"
     assert place_of(functools.wraps(importable)(lambda: None)) is None, "a wrapper is not what it wraps"
 
 

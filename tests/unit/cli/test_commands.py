@@ -77,7 +77,10 @@ def failure(capsys: pytest.CaptureFixture[str]) -> str:
     ("argv", "message"),
     [
         (["grppo"], "did you mean `hone grpo`?"),
-        (["train"], "the commands are sft, dpo, rm, grpo, ppo, distill, eval, eval-rm, convert, "),
+        (
+            ["train"],
+            "the commands are sft, dpo, rm, grpo, ppo, distill, online-dpo, eval, eval-rm, convert, ",
+        ),
         (["sft", "recipe.yaml"], "--config recipe.yaml"),
         (["sft", "sft.max_num_steps", "3"], "'sft.max_num_steps' is not an override: write key=value"),
         (["sft", "--confg", "x.yaml"], "unknown option --confg: did you mean --config?"),

@@ -59,6 +59,14 @@ ELSEWHERE: dict[str, tuple[str, str]] = {
         "rollout/environments/pool.py",
         "handle.process.call, op, arguments, handle.server.config.timeout_s",
     ),
+    **dict.fromkeys(
+        (
+            *(f"SamplingConfig.{name}" for name in ("top_p", "top_k", "min_p", "repetition_penalty")),
+            *(f"GenerationConfig.val_{name}" for name in ("top_p", "top_k", "min_p", "repetition_penalty")),
+            "GenerationConfig.val_temperature",
+        ),
+        ("rollout/sampler.py", "getattr(generation, prefix + name)"),
+    ),
     "GRPOSection.preset": ("config/loading/base.py", 'first.value_given(("grpo", "preset"))'),
     # accepted with one value alone, or ignored with a reason that is printed
     "LoraConfig.match_all_linear": ("config/checks/models.py", "match_all_linear=false and"),
@@ -235,7 +243,8 @@ READ_BY_CHOICE = {
     # checks and what follows are about these
     *("loss_fn.mixed_kl_weight", "loss_fn.jsd_beta", "grpo.adv_estimator.reward_weights"),
     *("env.action", "env.observation"),
-    *("grpo.batch_multiplier", "ppo.batch_multiplier", "eval.metric", "dpo.reference_policy_kl_penalty"),
+    *("grpo.batch_multiplier", "ppo.batch_multiplier", "online_dpo.batch_multiplier"),
+    *("eval.metric", "dpo.reference_policy_kl_penalty"),
 }
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,27 +21,17 @@ from hone.algorithms.losses.preference_params import Pairs, PreferenceLossParams
 from hone.types import Batch, LossOutput, Outputs, Sample, Scorer, Totals
 
 
-class PreferenceSettings(Protocol):
-    """What an algorithm's settings say of its objective."""
+@dataclass(frozen=True)
+class PreferenceTerms:
+    """The terms of an objective, and their weights."""
 
-    @property
-    def preference_loss(self) -> Mapping[Any, float]:
-        """Losses with their weights."""
-        ...
-
-    @property
-    def preference_loss_weight(self) -> float: ...
-
-    @property
-    def preference_average_log_probs(self) -> bool:
-        """Compare means over an answer's tokens, not sums."""
-        ...
-
-    @property
-    def sft_loss_weight(self) -> float: ...
-
-    @property
-    def sft_average_log_probs(self) -> bool: ...
+    preference_loss: Mapping[Any, float]
+    """Losses by name, with their weights."""
+    preference_loss_weight: float = 1.0
+    preference_average_log_probs: bool = False
+    """Compare means over an answer's tokens, not sums."""
+    sft_loss_weight: float = 0.0
+    sft_average_log_probs: bool = False
 
 
 @dataclass(frozen=True)
@@ -49,12 +39,12 @@ class PreferenceObjective:
     """All terms of the loss. Picklable. Reads the columns `label` (1 chosen, -1 rejected), `reference` (the reference's
     sum of log-probabilities; absent for losses without), and for AOT `aot` and `aot_unpaired`."""
 
-    settings: PreferenceSettings
+    terms: PreferenceTerms
     params: PreferenceLossParams = field(default_factory=PreferenceLossParams)
     paired: bool = True
 
     def __call__(self, outputs: Outputs, batch: Batch, totals: Totals) -> LossOutput:
-        settings, columns, label_S = self.settings, batch.sequence_columns, batch.sequence_columns["label"]
+        terms, columns, label_S = self.terms, batch.sequence_columns, batch.sequence_columns["label"]
         logps_S = batch.sum_by_sequence(outputs.logprobs_N)
         reference_S = columns.get("reference", torch.zeros_like(logps_S))
         length_S = batch.lengths_S
@@ -67,25 +57,23 @@ class PreferenceObjective:
                 *(logps_S[good], logps_S[bad], reference_S[good], reference_S[bad]),
                 *(length_S[good], length_S[bad]),
             )
-            pairs = pairs.mean() if settings.preference_average_log_probs else pairs
+            pairs = pairs.mean() if terms.preference_average_log_probs else pairs
             partners = {
                 name: (column[good], column[bad]) for name, column in columns.items() if name[:3] == "aot"
             }
-            for name in sorted(settings.preference_loss.keys() - {"kto"}):
+            for name in sorted(terms.preference_loss.keys() - {"kto"}):
                 losses[name] = self._pairwise(name, pairs, partners).sum() / chosen
         ratio_S = logps_S - reference_S
-        if settings.preference_average_log_probs:
+        if terms.preference_average_log_probs:
             ratio_S = ratio_S / length_S.clamp(min=1)
-        if "kto" in settings.preference_loss:
+        if "kto" in terms.preference_loss:
             rated = good | bad
             each = preference_losses.kto(ratio_S[rated], good[rated], self.params)
             losses["kto"] = each.sum() / max(totals.sequences, 1.0)
-        preference = sum(
-            (w * losses[name] for name, w in settings.preference_loss.items()), logps_S.sum() * 0
-        )
-        nll_S = -logps_S / length_S.clamp(min=1) if settings.sft_average_log_probs else -logps_S
+        preference = sum((w * losses[name] for name, w in terms.preference_loss.items()), logps_S.sum() * 0)
+        nll_S = -logps_S / length_S.clamp(min=1) if terms.sft_average_log_probs else -logps_S
         sft = nll_S[good].sum() / chosen
-        loss = settings.preference_loss_weight * preference + settings.sft_loss_weight * sft
+        loss = terms.preference_loss_weight * preference + terms.sft_loss_weight * sft
         rewards_S = self.params.beta * ratio_S.detach()
         metrics = {
             "preference_loss": preference.detach(),
@@ -122,8 +110,8 @@ async def with_batch_statistics(
     `mismatched` are KTO's prompts with answers of others, with their `reference`.
     """
     losses, average = (
-        objective.settings.preference_loss.keys(),
-        objective.settings.preference_average_log_probs,
+        objective.terms.preference_loss.keys(),
+        objective.terms.preference_average_log_probs,
     )
     if "kto" in losses and mismatched:
         ratios_S = await _ratios(model, mismatched, average=average)

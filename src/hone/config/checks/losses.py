@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from hone.config.checks.models import not_a_multiple
 from hone.config.checks.rollouts import environment_names
 from hone.config.checks.run import validates
-from hone.config.schema import DistillConfig, GRPOConfig, LossConfig, PPOConfig, RLConfig
+from hone.config.schema import DistillConfig, GRPOConfig, LossConfig, PolicyGradientConfig, PPOConfig
 from hone.config.schema.roots import own_section
 
 SHARED = (
@@ -17,7 +17,7 @@ SHARED = (
 """What the policy and its value model have alike: they read the same sequences on the same devices."""
 
 
-def policy_loss(config: RLConfig) -> Iterator[str]:
+def policy_loss(config: PolicyGradientConfig) -> Iterator[str]:
     """Everything that is wrong with `loss_fn`, as sentences."""
     chosen, section = config.loss_fn, own_section(config)
     for key in ("ratio_clip_min", "ratio_clip_max"):
@@ -102,7 +102,7 @@ def _importance_sampling(loss: LossConfig) -> Iterator[str]:
         )
 
 
-def _groups_of_one(config: RLConfig) -> Iterator[str]:
+def _groups_of_one(config: PolicyGradientConfig) -> Iterator[str]:
     """A completion that is compared with itself has an advantage of 0, and so would all of the run."""
     assert isinstance(config, GRPOConfig | PPOConfig)
     section, chosen = own_section(config), config.loop.adv_estimator

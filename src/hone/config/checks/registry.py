@@ -17,6 +17,7 @@ from hone.config.schema import (
     EvalConfig,
     GRPOConfig,
     OnlineConfig,
+    PolicyGradientConfig,
     PPOConfig,
     RLConfig,
     TrainingConfig,
@@ -32,13 +33,14 @@ CHECKS: tuple[tuple[type | UnionType, Callable[[Any], Iterator[str]]], ...] = (
     (OnlineConfig | EvalConfig, rollouts.environments),
     (OnlineConfig, rollouts.rollouts),
     (RLConfig, rollouts.rewards),
-    (RLConfig, losses.policy_loss),
+    (PolicyGradientConfig, losses.policy_loss),
     (GRPOConfig, losses.grpo),
     (PPOConfig, losses.ppo),
     (DistillConfig, losses.distill),
     (OnlineConfig, rollouts.policy_sampling),
     (PPOConfig, models.value_model),
     (EvalConfig, rollouts.evaluation),
+    (OnlineConfig, lambda config: config.problems()),
 )
 """Which configurations a check is for, and the check."""
 

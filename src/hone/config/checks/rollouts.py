@@ -63,8 +63,15 @@ def _environment(key: str, config: EnvironmentConfig, *, named: bool) -> Iterato
 def rollouts(config: OnlineConfig) -> Iterator[str]:
     """Sizes, turns and the goal of a run."""
     loop, policy, section = config.loop, config.policy, own_section(config)
-    rollout = loop.num_prompts_per_step * loop.num_generations_per_prompt
-    if rollout % policy.train_global_batch_size:
+    rollout = loop.num_prompts_per_step * loop.samples_per_prompt
+    if rollout % policy.train_global_batch_size and loop.trains_on_pairs:
+        yield not_a_multiple(
+            f"{section}.num_prompts_per_step",
+            rollout,
+            "policy.train_global_batch_size",
+            policy.train_global_batch_size,
+        )
+    elif rollout % policy.train_global_batch_size:
         yield (
             f"{section}.num_prompts_per_step={loop.num_prompts_per_step} × {section}.num_generations_per_prompt="
             f"{loop.num_generations_per_prompt} = {rollout} completions cannot be divided into optimizer steps of "

@@ -12,6 +12,7 @@ from hone.config.schema import (
     EvalConfig,
     GRPOConfig,
     OnlineConfig,
+    PolicyGradientConfig,
     PPOConfig,
     RLConfig,
     SupervisedConfig,
@@ -167,13 +168,13 @@ TABLE: tuple[UnusedUnless, ...] = (
         _below("loss_fn", "sapo_temperature_pos", "sapo_temperature_neg"),
         _on("loss_fn.use_sapo"),
         "loss_fn.use_sapo is off",
-        RLConfig,
+        PolicyGradientConfig,
     ),
     UnusedUnless(
         _below("loss_fn", "ratio_clip_min", "ratio_clip_max"),
         lambda s: not (s["loss_fn.use_sapo"] or s["loss_fn.disable_ppo_ratio"]),
         "the loss that is chosen clips no ratio",
-        RLConfig,
+        PolicyGradientConfig,
     ),
     UnusedUnless(
         (
@@ -182,13 +183,13 @@ TABLE: tuple[UnusedUnless, ...] = (
         ),
         _on("loss_fn.reference_policy_kl_penalty"),
         "loss_fn.reference_policy_kl_penalty is 0",
-        RLConfig,
+        PolicyGradientConfig,
     ),
     UnusedUnless(
         ("loss_fn.truncated_importance_sampling_ratio_min",),
         _on("loss_fn.use_importance_sampling_correction"),
         "loss_fn.use_importance_sampling_correction is off",
-        RLConfig,
+        PolicyGradientConfig,
     ),
     UnusedUnless(
         ("{section}.dynamic_sampling_max_gen_batches",),
@@ -199,7 +200,7 @@ TABLE: tuple[UnusedUnless, ...] = (
     _only_for(
         GRPOConfig, ("grpo", "gdpo"), *_below("grpo", "normalize_rewards", "use_leave_one_out_baseline")
     ),
-    _only_for(RLConfig, ("reinforce_plus_plus",), "{section}.adv_estimator.minus_baseline"),
+    _only_for(PolicyGradientConfig, ("reinforce_plus_plus",), "{section}.adv_estimator.minus_baseline"),
     _only_for(
         PPOConfig,
         ("grpo",),

@@ -21,26 +21,30 @@ LOSSES = ("loss_fn.use_cispo", "loss_fn.use_sapo", "loss_fn.disable_ppo_ratio")
 
 
 def sizes(s: Settings) -> Iterator[Adjustment]:
-    """Prompts x completions are whole batches, and those whole micro-batches."""
+    """What a step trains on is whole batches, and those whole micro-batches: prompts x completions, or pairs."""
     prompts, group = f"{s.section}.num_prompts_per_step", f"{s.section}.num_generations_per_prompt"
     whole = [f"{model}.train_global_batch_size" for model in models(s)]
     micro = {key: f"{key.partition('.')[0]}.train_micro_batch_size" for key in whole}
     asked = {key: s[key] for key in whole if s.given(key)}
     asked |= {micro[key]: s[micro[key]] for key in whole if key not in asked and _fixed(s, micro[key])}
-    unit, rollout = math.lcm(*asked.values()), s[prompts] * s[group]
+    factors = (
+        {prompts: s[prompts]} if s.config.loop.trains_on_pairs else {prompts: s[prompts], group: s[group]}
+    )
+    unit, rollout = math.lcm(*asked.values()), math.prod(factors.values())
     if rollout % unit:
         cause = next(key for key, size in asked.items() if rollout % size)
-        for mine, other in ((prompts, group), (group, prompts)):
+        for mine in factors:
             if not s.given(mine):
-                count = nearest_multiple(s[mine], unit // math.gcd(unit, s[other]))
-                rollout = count * s[other]
+                others = rollout // s[mine]
+                count = nearest_multiple(s[mine], unit // math.gcd(unit, others))
+                rollout = count * others
                 yield Adjustment(mine, count, cause)
                 break
     for key in whole:
         part = s[micro[key]] if _fixed(s, micro[key]) else 1
         if s.given(key) or (rollout % s[key] == 0 and s[key] % part == 0):
             continue
-        everything = s.default(key) == s.default(prompts) * s.default(group)
+        everything = s.default(key) == math.prod(map(s.default, factors))
         size = rollout if everything and rollout % part == 0 else divisor(rollout, s[key], part)
         if size is not None:
             cause = micro[key] if part > 1 and s[key] % part else prompts if s.is_fixed(prompts) else group
@@ -193,4 +197,5 @@ def teacher(s: Settings) -> Iterator[Adjustment]:
 
 
 RULES: tuple[Rule, ...] = (sizes, goal, teacher)
-REWARDED: tuple[Rule, ...] = (groups, loss, kl, one_update, shaping, estimator, sampling, value_model)
+POLICY_GRADIENT: tuple[Rule, ...] = (groups, loss, kl, one_update)
+REWARDED: tuple[Rule, ...] = (shaping, estimator, sampling, value_model)

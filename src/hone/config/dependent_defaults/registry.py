@@ -12,7 +12,14 @@ from types import UnionType
 from hone.config.dependent_defaults import online, preferences, shared
 from hone.config.dependent_defaults.context import context
 from hone.config.dependent_defaults.settings import Adjustment, Rule, Settings
-from hone.config.schema import DPOConfig, EvalConfig, OnlineConfig, RLConfig, TrainingConfig
+from hone.config.schema import (
+    DPOConfig,
+    EvalConfig,
+    OnlineConfig,
+    PolicyGradientConfig,
+    RLConfig,
+    TrainingConfig,
+)
 
 MAX_ROUNDS = 8
 """An adjusted setting may have others adjusted in turn; no chain is as long as this."""
@@ -28,6 +35,7 @@ RULES: tuple[tuple[type | UnionType, Rule], ...] = (
     (DPOConfig, preferences.second_half),
     *((OnlineConfig, rule) for rule in online.RULES),
     (RLConfig, shared.turns),
+    *((PolicyGradientConfig, rule) for rule in online.POLICY_GRADIENT),
     *((RLConfig, rule) for rule in online.REWARDED),
 )
 """Which configurations a rule is for, and the rule, in order."""

@@ -17,7 +17,14 @@ from hone.config.schema.environments import EnvConfig, EnvironmentConfig
 from hone.config.schema.evaluation import EvalConfig
 from hone.config.schema.grpo import GRPOConfig, GRPOSection
 from hone.config.schema.model import GenerationConfig, ModelConfig
-from hone.config.schema.online import LossConfig, OnlineConfig, OnlineSection, RLConfig, RLSection
+from hone.config.schema.online import (
+    LossConfig,
+    OnlineConfig,
+    OnlineSection,
+    PolicyGradientConfig,
+    RLConfig,
+    RLSection,
+)
 from hone.config.schema.ppo import PPOConfig, PPOSection, ValueConfig, ValueLossConfig
 from hone.config.schema.rm import RMConfig, RMSection
 from hone.config.schema.roots import (
@@ -64,6 +71,7 @@ __all__ = [
     "OnlineSection",
     "PPOConfig",
     "PPOSection",
+    "PolicyGradientConfig",
     "PreferenceDataConfig",
     "PreferenceEntry",
     "RLConfig",

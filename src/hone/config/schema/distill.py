@@ -45,11 +45,6 @@ class DistillSection(OnlineSection):
     """Share of the steps in which the student's own completions are learnt from (GKD's lambda), evenly spread; in the
     others the data's answers are. 0: nothing is sampled but for validation."""
 
-    @property
-    def updates_per_rollout(self) -> int:
-        """Passes of the optimizer over each rollout."""
-        return 1
-
     def is_on_policy_step(self, step: int) -> bool:
         """Whether the answers of a step, from 1, are the student's own."""
         share = self.on_policy_fraction

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from hone.config.schema.base import ConfigModel, section
-from hone.config.schema.online import RLConfig, RLSection
+from hone.config.schema.online import PolicyGradientConfig, RLSection
 
 Preset = Literal[
     "grpo",
@@ -62,7 +62,7 @@ class GRPOSection(RLSection):
         return self.num_updates_per_rollout
 
 
-class GRPOConfig(RLConfig):
+class GRPOConfig(PolicyGradientConfig):
     """All settings of `hone grpo`."""
 
     grpo: GRPOSection = section(GRPOSection)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Iterator
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -80,10 +81,18 @@ class OnlineSection(ConfigModel):
     seed: int = Field(42, ge=0)
     """Seed of everything that is drawn."""
 
+    trains_on_pairs: ClassVar[bool] = False
+    """Whether a prompt's completions give one pair to train on. Sizes of batches then count pairs."""
+
+    @property
+    def samples_per_prompt(self) -> int:
+        """What a prompt gives to train on: its completions, or one pair of them."""
+        return 1 if self.trains_on_pairs else self.num_generations_per_prompt
+
     @property
     def updates_per_rollout(self) -> int:
         """Passes of the optimizer over each rollout."""
-        raise NotImplementedError
+        return 1
 
 
 class RLSection(OnlineSection):
@@ -215,17 +224,26 @@ class OnlineConfig(RunConfig):
         """Whether the model that the run began with is kept beside the policy."""
         return False
 
+    def problems(self) -> Iterator[str]:
+        """What is wrong with the algorithm's own settings, as sentences that name the keys and the fix."""
+        yield from ()
+
 
 class RLConfig(OnlineConfig):
-    """The settings that every run has that learns from rewards: `hone grpo` and `hone ppo`."""
+    """The settings of every run that learns from rewards."""
 
-    loss_fn: LossConfig = section(LossConfig)
     env: EnvConfig = section(EnvConfig)
 
     @property
     def loop(self) -> RLSection:
         """How long the run is, when it validates, what it draws with: the command's own section."""
         raise NotImplementedError
+
+
+class PolicyGradientConfig(RLConfig):
+    """The settings of every run that learns from advantages, with the clipped policy-gradient loss."""
+
+    loss_fn: LossConfig = section(LossConfig)
 
     @property
     def uses_reference_model(self) -> bool:

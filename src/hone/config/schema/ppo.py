@@ -14,7 +14,7 @@ from hone.config.schema.model import (
     OptimizerConfig,
     SequencePackingConfig,
 )
-from hone.config.schema.online import RLConfig, RLSection
+from hone.config.schema.online import PolicyGradientConfig, RLSection
 from hone.config.schema.run import GRPOCheckpointingConfig
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -168,7 +168,7 @@ class PPOCheckpointingConfig(GRPOCheckpointingConfig):
     """The run's folder. The same command again goes on from the newest checkpoint in it."""
 
 
-class PPOConfig(RLConfig):
+class PPOConfig(PolicyGradientConfig):
     """All settings of `hone ppo`."""
 
     ppo: PPOSection = section(PPOSection)

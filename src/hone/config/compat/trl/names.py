@@ -52,6 +52,7 @@ OF: dict[str, dict[str, str]] = {
         **dict.fromkeys(("teacher_model", "teacher_model_name_or_path"), "teacher.model_name"),
         "lmbda": "distillation.on_policy_fraction",
     },
+    "online-dpo": {key: f"online_dpo.{key}" for key in ("beta", "loss_type", "missing_eos_penalty")},
 }
 """Of one command."""
 BATCH = "policy.train_global_batch_size=N (samples an update) and policy.train_micro_batch_size=M (of them at a time)"
