@@ -111,7 +111,7 @@ class PreferenceDataConfig(DataConfig):
     default: PreferenceEntry = section(PreferenceEntry)
 
 
-class GRPODataConfig(DataConfig):
+class PromptDataConfig(DataConfig):
     """Prompts to roll out."""
 
     add_generation_prompt: bool = True

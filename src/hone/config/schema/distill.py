@@ -10,7 +10,7 @@ from hone.config.paths import LocalName, LocalPath
 from hone.config.schema.base import ConfigModel, Count, Derived, Precision, derived, section
 from hone.config.schema.model import ModelConfig
 from hone.config.schema.online import OnlineConfig, OnlineOptimizerConfig, OnlinePolicyConfig, OnlineSection
-from hone.config.schema.run import ClusterConfig, GRPOCheckpointingConfig
+from hone.config.schema.run import ClusterConfig, OnlineCheckpointingConfig
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -153,7 +153,7 @@ class DistillPolicyConfig(OnlinePolicyConfig):
     optimizer: DistillOptimizerConfig = section(DistillOptimizerConfig)
 
 
-class DistillCheckpointingConfig(GRPOCheckpointingConfig):
+class DistillCheckpointingConfig(OnlineCheckpointingConfig):
     """When checkpoints are written, and which are kept. The newest is always kept."""
 
     checkpoint_dir: LocalPath = "results/distill"

@@ -6,8 +6,10 @@ from typing import Literal
 
 from pydantic import Field
 
+from hone.config.paths import LocalPath
 from hone.config.schema.base import ConfigModel, section
 from hone.config.schema.online import PolicyGradientConfig, RLSection
+from hone.config.schema.run import OnlineCheckpointingConfig
 
 Preset = Literal[
     "grpo",
@@ -62,10 +64,18 @@ class GRPOSection(RLSection):
         return self.num_updates_per_rollout
 
 
+class GRPOCheckpointingConfig(OnlineCheckpointingConfig):
+    """When checkpoints are written, and which are kept. The newest is always kept."""
+
+    checkpoint_dir: LocalPath = "results/grpo"
+    """The run's folder. The same command again goes on from the newest checkpoint in it."""
+
+
 class GRPOConfig(PolicyGradientConfig):
     """All settings of `hone grpo`."""
 
     grpo: GRPOSection = section(GRPOSection)
+    checkpointing: GRPOCheckpointingConfig = section(GRPOCheckpointingConfig)
 
     @property
     def loop(self) -> GRPOSection:

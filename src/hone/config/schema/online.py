@@ -9,10 +9,10 @@ from pydantic import Field
 
 from hone.config.paths import LocalName
 from hone.config.schema.base import ConfigModel, Count, CountOrAll, Derived, RunConfig, derived, section
-from hone.config.schema.data import GRPODataConfig
+from hone.config.schema.data import PromptDataConfig
 from hone.config.schema.environments import EnvConfig
 from hone.config.schema.model import GenerationConfig, ModelConfig, OptimizerConfig
-from hone.config.schema.run import ClusterConfig, GRPOCheckpointingConfig, LoggerConfig, RewardsConfig
+from hone.config.schema.run import ClusterConfig, LoggerConfig, OnlineCheckpointingConfig, RewardsConfig
 
 
 class RewardScalingConfig(ConfigModel):
@@ -209,8 +209,8 @@ class OnlineConfig(RunConfig):
 
     policy: OnlinePolicyConfig = section(OnlinePolicyConfig)
     rewards: RewardsConfig = section(RewardsConfig)
-    data: GRPODataConfig = section(GRPODataConfig)
-    checkpointing: GRPOCheckpointingConfig = section(GRPOCheckpointingConfig)
+    data: PromptDataConfig = section(PromptDataConfig)
+    checkpointing: OnlineCheckpointingConfig = section(OnlineCheckpointingConfig)
     logger: LoggerConfig = section(LoggerConfig)
     cluster: ClusterConfig = section(ClusterConfig)
 

@@ -12,7 +12,7 @@ from hone.config.schedule import points, value_at
 from hone.config.schema.base import Count, section
 from hone.config.schema.dpo import PairBatchingConfig, PairPackingConfig
 from hone.config.schema.online import OnlinePolicyConfig, RLConfig, RLSection
-from hone.config.schema.run import GRPOCheckpointingConfig
+from hone.config.schema.run import OnlineCheckpointingConfig
 from hone.errors import ConfigError
 
 
@@ -63,7 +63,7 @@ class OnlineDPOPolicyConfig(OnlinePolicyConfig):
     sequence_packing: PairPackingConfig = section(PairPackingConfig)
 
 
-class OnlineDPOCheckpointingConfig(GRPOCheckpointingConfig):
+class OnlineDPOCheckpointingConfig(OnlineCheckpointingConfig):
     """When checkpoints are written, and which are kept. The newest is always kept."""
 
     checkpoint_dir: LocalPath = "results/online-dpo"

@@ -15,7 +15,7 @@ from hone.config.schema.model import (
     SequencePackingConfig,
 )
 from hone.config.schema.online import PolicyGradientConfig, RLSection
-from hone.config.schema.run import GRPOCheckpointingConfig
+from hone.config.schema.run import OnlineCheckpointingConfig
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -161,7 +161,7 @@ class ValueConfig(ModelConfig):
     """Keep weights, gradients and optimizer state in host memory between uses: as for the policy."""
 
 
-class PPOCheckpointingConfig(GRPOCheckpointingConfig):
+class PPOCheckpointingConfig(OnlineCheckpointingConfig):
     """When checkpoints are written, and which are kept. The newest is always kept."""
 
     checkpoint_dir: LocalPath = "results/ppo"

@@ -40,10 +40,10 @@ class CheckpointingConfig(ConfigModel):
     """Go on from a checkpoint although settings that change the result have changed."""
 
 
-class GRPOCheckpointingConfig(CheckpointingConfig):
+class OnlineCheckpointingConfig(CheckpointingConfig):
     """When checkpoints are written, and which are kept."""
 
-    checkpoint_dir: LocalPath = "results/grpo"
+    checkpoint_dir: LocalPath = "results/online"
     """The run's folder. The same command again goes on from the newest checkpoint in it."""
     metric_name: str | None = "val:accuracy"
     """What the best are chosen by: `val:NAME` or `train:NAME`; null: the newest are kept."""

@@ -1,0 +1,72 @@
+"""The registry: what it refuses, and that no other file names an algorithm."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from hone.errors import ConfigError
+from hone.lazy import lazy
+from hone.registry import BUILTIN, AlgorithmSpec, register, spec_of, specs
+
+SOURCE = Path(__file__).resolve().parents[2] / "src" / "hone"
+WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
+APART = ("registry.py", "algorithms/", "config/compat/", "embedded/")
+"""The entries; the algorithms; the names of other projects; the embedded tasks, whose splits have names of their own."""
+
+
+def docstrings(tree: ast.AST) -> set[int]:
+    """Texts that stand alone: docstrings of modules, classes, functions and attributes."""
+    return {
+        id(node.value)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+    }
+
+
+def names_in(path: Path) -> Iterator[tuple[int, str]]:
+    """Identifiers, and words of texts that are no docstrings."""
+    tree = ast.parse(path.read_text())
+    prose = docstrings(tree)
+    for node in ast.walk(tree):
+        line = getattr(node, "lineno", 0)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in prose:
+            yield line, node.value
+        elif isinstance(node, ast.ImportFrom):
+            yield line, node.module or ""
+            yield from ((line, alias.name) for alias in node.names)
+        elif isinstance(node, ast.Name):
+            yield line, node.id
+        elif isinstance(node, ast.Attribute):
+            yield line, node.attr
+        elif isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            yield line, node.name
+
+
+def named(text: str) -> set[str]:
+    words = [word.lower() for word in WORD.findall(text)]
+    found = {spec.name for spec in BUILTIN if {spec.name, spec.section} & {*words}}
+    return found | ({"online-dpo"} if "online dpo" in " ".join(words) else set())
+
+
+def places() -> dict[str, list[str]]:
+    """Files that name an algorithm which they are not about, with what they say."""
+    found: dict[str, list[str]] = {}
+    for path in sorted(SOURCE.rglob("*.py")):
+        name = str(path.relative_to(SOURCE))
+        if name.startswith(APART):
+            continue
+        own = {path.stem.replace("_", "-")} if name.startswith("config/schema/") else set()
+        for line, text in names_in(path):
+            if named(text) - own:
+                found.setdefault(name, []).append(f"{line}: {text[:60]}")
+    return found
+
+
+def test_no_other_file_names_an_algorithm() -> None:
+    assert places() == {}
