@@ -113,11 +113,11 @@ def test_classes_and_functions_that_make_functions() -> None:
     [
         (
             own("Longer"),
-            "is called with kwargs to make the reward function, but missing a required argument: 'than'",
+            "is called with kwargs to create the reward function, but missing a required argument: 'than'",
         ),
-        (own("Longer", kwargs={"then": 1}), "is called with kwargs to make the reward function"),
+        (own("Longer", kwargs={"then": 1}), "is called with kwargs to create the reward function"),
         (own("not_callable", kwargs={"than": 1}), "returned a int for its kwargs, not a reward function"),
-        (own("needs_environments"), "needs `environments`, which live in another process"),
+        (own("needs_environments"), "needs `environments`, which run in another process"),
         (own("get_longer"), "takes no `completions`"),
     ],
 )
