@@ -1,0 +1,132 @@
+"""Every generator passes the same suite: a new one is a line of SUBJECTS."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from generating import make_generator
+from generator_suite import CHECKS, CONTEXT, STOPS, Subject
+from tiny import make_learner, make_model, make_tokenizer, run, sft_config
+
+from hone.engine.local.weight_sync import InProcessTransport
+from hone.engine.weight_files import FilePublisher, FileReceiver, FileTransport, Publication
+from hone.errors import WeightSyncError
+from hone.model.adapters import with_lora
+from hone.model.weights import checksum
+
+PAGE = Path(__file__).resolve().parents[3] / "docs" / "add-a-generator.md"
+
+
+def learner_of(model: Any) -> Any:
+    return make_learner(
+        model, sft_config(optimizer={"name": "torch.optim.SGD", "kwargs": {"lr": 0.5}}).policy
+    )
+
+
+def decode(tokens: list[int]) -> str:
+    return str(make_tokenizer().decode(tokens))
+
+
+def shared_model(folder: Path) -> Subject:
+    """The learner's own model."""
+    learner = learner_of(make_model())
+    generator = make_generator(learner.model, STOPS, context=CONTEXT)
+    return Subject(generator, learner, InProcessTransport(learner, generator), decode)
+
+
+def own_model(folder: Path) -> Subject:
+    """A model of its own, in this process."""
+    learner = learner_of(make_model())
+    generator = make_generator(make_model(seed=5), STOPS, context=CONTEXT)
+    return Subject(generator, learner, InProcessTransport(learner, generator), decode)
+
+
+def by_files(folder: Path, generator: Any = None) -> Subject:
+    """A model of its own, whose weights come through files."""
+    learner = learner_of(make_model())
+    generator = generator or make_generator(make_model(seed=5), STOPS, context=CONTEXT)
+    publisher = FilePublisher(learner.weights, folder, bucket_bytes=10_000)
+    return Subject(generator, learner, FileTransport(publisher, FileReceiver(generator, folder)), decode)
+
+
+def of_the_page(folder: Path) -> Subject:
+    """The generator of docs/add-a-generator.md."""
+    code = re.search(r"```python\n(.*?)```", PAGE.read_text(), re.S)
+    assert code is not None
+    names: dict[str, Any] = {}
+    exec(code[1], names)
+    return by_files(folder, names["PlainGenerator"](make_model(seed=5), make_tokenizer(), STOPS, CONTEXT))
+
+
+SUBJECTS: dict[str, Callable[[Path], Subject]] = {
+    "built-in, the learner's model": shared_model,
+    "built-in, a model of its own": own_model,
+    "built-in, through files": by_files,
+    "of the page on adding one": of_the_page,
+}
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("make", SUBJECTS.values(), ids=SUBJECTS.keys())
+def test_a_generator_does_what_all_must(
+    make: Callable[[Path], Subject], check: Callable[[Subject], None], tmp_path: Path
+) -> None:
+    subject = make(tmp_path)
+    subject.sync(0)
+    check(subject)
+
+
+def damaged(folder: Path, version: int, damage: str) -> None:
+    file = folder / f"v{version}" / "1.safetensors"
+    if damage == "missing":
+        file.unlink()
+    elif damage == "cut":
+        file.write_bytes(file.read_bytes()[:-40])
+    else:
+        data = bytearray(file.read_bytes())
+        data[-5] ^= 1
+        file.write_bytes(bytes(data))
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut", "a bit"])
+def test_files_that_are_not_what_was_published_change_nothing(damage: str, tmp_path: Path) -> None:
+    subject = by_files(tmp_path)
+    subject.sync(0)
+    before = subject.sample()
+    with torch.no_grad():
+        next(subject.learner.model.parameters()).add_(1.0)
+    run(subject.transport.publish(1))
+    damaged(tmp_path, 1, damage)
+    with pytest.raises(WeightSyncError, match="version 1"):
+        run(subject.transport.receive(1))
+    assert subject.sample() == before
+
+
+def test_once_the_base_is_there_the_files_hold_the_adapters_alone(tmp_path: Path) -> None:
+    lora = sft_config(lora={"enabled": True, "dim": 2}).policy.lora
+    learner = learner_of(with_lora(make_model(), lora))
+    generator = make_generator(with_lora(make_model(seed=5), lora, seed=5), STOPS, context=CONTEXT)
+    publisher = FilePublisher(learner.weights, tmp_path)
+    subject = Subject(generator, learner, FileTransport(publisher, FileReceiver(generator, tmp_path)), decode)
+    for version in range(3):
+        with torch.no_grad():
+            for parameter in learner.model.parameters():
+                parameter.add_(0.01 if parameter.requires_grad else 0.0)
+        subject.sync(version)
+        assert generator.checksum() == sum_of(learner)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["v0", "v2"]
+    names = [name for bucket in Publication.open(tmp_path, 2).buckets for name in bucket]
+    assert names
+    assert all("lora" in name for name in names)
+    late = make_generator(with_lora(make_model(seed=6), lora, seed=6), STOPS, context=CONTEXT)
+    run(FileReceiver(late, tmp_path).receive(2))
+    assert late.checksum() == sum_of(learner)
+
+
+def sum_of(learner: Any) -> int:
+    return checksum(learner.weights())
