@@ -5,19 +5,14 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
-import pytest
-
-from hone.errors import ConfigError
-from hone.lazy import lazy
-from hone.registry import BUILTIN, AlgorithmSpec, register, spec_of, specs
+from hone.registry import BUILTIN
 
 SOURCE = Path(__file__).resolve().parents[2] / "src" / "hone"
 WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 APART = ("registry.py", "algorithms/", "config/compat/", "embedded/")
-"""The entries; the algorithms; the names of other projects; the embedded tasks, whose splits have names of their own."""
+"""The entries; the algorithms; the names of other projects; the embedded tasks, whose splits have their own names."""
 
 
 def docstrings(tree: ast.AST) -> set[int]:
