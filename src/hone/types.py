@@ -212,7 +212,7 @@ class Outputs:
 
     logprobs_N: Tensor
     entropy_N: Tensor | None = None
-    """With gradient; if the loss has a true `needs_entropy`."""
+    """Of the distribution of each target, with gradient; given where the loss has `needs_entropy`."""
     candidate_logprobs_NK: Tensor | None = None
     """Of the K tokens that the token column `candidates` [N, K] names at each target."""
     values_N: Tensor | None = None

@@ -130,19 +130,36 @@ def circles() -> list[set[str]]:
     return [{other for other in reach[name] if name in reach[other]} for name in graph if name in reach[name]]
 
 
-CIRCLES_LEFT = 44
-"""Files that are part of a circle of imports: to become none."""
-
-
 def test_files_do_not_import_each_other_in_a_circle() -> None:
-    members = sorted({name for circle in circles() for name in circle})
-    assert len(members) <= CIRCLES_LEFT, members
+    assert circles() == []
+
+
+@pytest.mark.parametrize(
+    "path", sorted(SOURCE.rglob("__init__.py")), ids=lambda path: str(path.parent.relative_to(SOURCE))
+)
+def test_a_package_only_exports(path: Path) -> None:
+    """Functions of a module's protocol, such as a lazy `__getattr__`, are part of exporting."""
+    defined = [
+        node.name
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+    ]
+    assert [name for name in defined if not name.startswith("__")] == []
 
 
 def test_unit_tests_stand_in_the_room_that_they_test() -> None:
     here = Path(__file__).parent
     folders = {path.parent.relative_to(here) for path in here.rglob("test_*.py")}
     assert [str(folder) for folder in sorted(folders) if not (SOURCE / folder).is_dir()] == []
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_a_file_fits_in_a_head_and_a_function_on_a_screen(path: Path) -> None:
+    text = path.read_text()
+    assert text.count("\n") <= 320
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert (node.end_lineno or 0) - node.lineno < 80, node.name
 
 
 @pytest.mark.parametrize("path", sorted((SOURCE / "algorithms").glob("*.py")), ids=lambda path: path.name)

@@ -43,7 +43,7 @@ def function_of(spec: AlgorithmSpec) -> Callable[..., Result]:
             spec.name, model, dataset, validation, folder, config, settings, reward_funcs=reward_funcs
         )
 
-    def taught(model: Any = None, teacher: Any = None, dataset: Any = None, *, validation: Any = None,
+    def call_with_teacher(model: Any = None, teacher: Any = None, dataset: Any = None, *, validation: Any = None,
                folder: str | Path | None = None, config: Config = None, **settings: Any) -> Result:  # fmt: skip
         return train(spec.name, model, dataset, validation, folder, config, settings, teacher=teacher)
 
@@ -52,7 +52,7 @@ def function_of(spec: AlgorithmSpec) -> Callable[..., Result]:
     if spec.needs_rewards:
         function, further = rewarded, REWARD_FUNCS
     elif ModelRole.TEACHER in spec.models:
-        function, further = taught, " teacher: the same, of another model."
+        function, further = call_with_teacher, " teacher: the same, of another model."
     function.__name__ = function.__qualname__ = spec.function
     summary = spec.summary[0].upper() + spec.summary[1:]
     function.__doc__ = f"{summary}; as `hone {spec.name}`." + ARGUMENTS.format(further=further)

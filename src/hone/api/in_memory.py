@@ -205,9 +205,9 @@ def _source(function: Callable[..., Any]) -> str:
 
 def reward_entries(given: Any, weights: Any) -> list[Any]:
     """`reward_funcs` as entries of `rewards.functions`; functions are still in memory. Raises ConfigError."""
-    several = list(given) if isinstance(given, list | tuple) else [given]
+    items = list(given) if isinstance(given, list | tuple) else [given]
     entries: list[dict[str, Any]] = []
-    for place, one in enumerate(several):
+    for place, one in enumerate(items):
         if isinstance(one, Mapping):
             entries.append(dict(one))
         elif isinstance(one, str):

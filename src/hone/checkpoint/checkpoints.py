@@ -131,7 +131,7 @@ class Checkpoints:
     async def save(self, step: int, parts: Mapping[str, Saved], **content: Any) -> Path:
         """`begin`, and wait for the end of it."""
         await self.begin(step, parts, **content, wait=True)
-        path = self.settle()
+        path = self.finish_write()
         assert path is not None
         return path
 
@@ -151,7 +151,7 @@ class Checkpoints:
 
         Raises CheckpointError when it, or the one before, cannot be written; earlier ones are left as they are.
         """
-        self.settle()
+        self.finish_write()
         writing = Writing(self.path(step), parts)
         try:
             self.tidy()
@@ -170,9 +170,9 @@ class Checkpoints:
 
     def done(self) -> Path | None:
         """The checkpoint that has been completed since this was last asked. Raises CheckpointError if it failed."""
-        return self.settle() if self._writing is not None and self._writing.done else None
+        return self.finish_write() if self._writing is not None and self._writing.done else None
 
-    def settle(self) -> Path | None:
+    def finish_write(self) -> Path | None:
         """Wait for the checkpoint that is being written, if there is one. Raises CheckpointError if it failed."""
         if (writing := self._writing) is None:
             return None

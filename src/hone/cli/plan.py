@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from hone import evaluation
-from hone.config import DistillConfig, EvalConfig, Loaded, OnlineConfig, SFTConfig
+from hone.config import DistillConfig, EvalConfig, Loaded, OnlineConfig, TrainingConfig
 from hone.config.schema import RewardFunctionConfig
 from hone.data.sources import load_rows
 from hone.engine.local.threads import SMALL_MODEL, threads_for
@@ -48,7 +48,7 @@ def main(algorithm: str, loaded: Loaded, gpu: str | None = None) -> int:
     return 0
 
 
-def elsewhere(config: SFTConfig | OnlineConfig | EvalConfig, gpu: str | None) -> bool:
+def elsewhere(config: TrainingConfig | EvalConfig, gpu: str | None) -> bool:
     """Whether the plan is for other machines than this one."""
     cluster = config.cluster
     if gpu is not None or cluster.ray_address is not None:
@@ -57,7 +57,7 @@ def elsewhere(config: SFTConfig | OnlineConfig | EvalConfig, gpu: str | None) ->
     return cluster.cpu_workers_per_node is None and wanted > max(torch.cuda.device_count(), 1)
 
 
-def reachable(config: SFTConfig | OnlineConfig | EvalConfig) -> bool:
+def reachable(config: TrainingConfig | EvalConfig) -> bool:
     """Whether the models and the training data are here, so that more can be checked than the settings."""
     models = [
         getattr(config, part)
@@ -91,13 +91,13 @@ def sections(algorithm: str, loaded: Loaded, gpu: str | None = None) -> list[tup
         shape, about = model_shape(policy, scalar=policy.has_scalar_head)
         parts = [("model", about)]
         if (value := value_settings(config)) is not None:
-            beside, told = model_shape(value, scalar=True)
+            beside, description = model_shape(value, scalar=True)
             shape = None if shape is None or beside is None else replace(shape, beside=beside)
-            parts.append(("value model", told))
+            parts.append(("value model", description))
         if (teacher := teacher_settings(config)) is not None:
-            taught, told = model_shape(teacher)
-            shape = None if shape is None or taught is None else replace(shape, teacher=taught)
-            parts.append(("teacher", told))
+            teacher_size, description = model_shape(teacher)
+            shape = None if shape is None or teacher_size is None else replace(shape, teacher=teacher_size)
+            parts.append(("teacher", description))
         parts.append(("devices", devices(config, shape, gpu)))
         hardware = planned_hardware(config, gpu)
         if shape is None:
@@ -134,7 +134,7 @@ def model_shape(model: Any, *, scalar: bool = False) -> tuple[ModelSize | None, 
     ]
 
 
-def planned_hardware(config: SFTConfig | OnlineConfig, gpu: str | None) -> Hardware:
+def planned_hardware(config: TrainingConfig, gpu: str | None) -> Hardware:
     """The devices to plan for: GPUs of a kind that was named, those here (any others being alike), or the CPU."""
     cluster = config.cluster
     nodes, per_node = cluster.num_nodes, cluster.gpus_per_node
@@ -150,7 +150,7 @@ def planned_hardware(config: SFTConfig | OnlineConfig, gpu: str | None) -> Hardw
 
 
 def devices(
-    config: SFTConfig | OnlineConfig | EvalConfig, shape: ModelSize | None, gpu: str | None = None
+    config: TrainingConfig | EvalConfig, shape: ModelSize | None, gpu: str | None = None
 ) -> list[str]:
     """What the config asks for, and what is here."""
     cluster = config.cluster
@@ -182,7 +182,7 @@ def devices(
     return lines
 
 
-def at_once(config: SFTConfig | OnlineConfig) -> str:
+def at_once(config: TrainingConfig) -> str:
     """How much one forward and backward holds."""
     policy = config.policy
     if policy.train_micro_batch_size is None:
@@ -190,7 +190,7 @@ def at_once(config: SFTConfig | OnlineConfig) -> str:
     return f"at most {tokens(policy, policy.train_micro_batch_size)} tokens at once"
 
 
-def data_lines(config: SFTConfig | OnlineConfig | EvalConfig, entries: list[Any]) -> list[str]:
+def data_lines(config: TrainingConfig | EvalConfig, entries: list[Any]) -> list[str]:
     """Each dataset with its number of rows, or why it cannot be read from here."""
     kind = "test" if isinstance(config, EvalConfig) else "train"
     lines = []
@@ -203,7 +203,7 @@ def data_lines(config: SFTConfig | OnlineConfig | EvalConfig, entries: list[Any]
     return lines or ["none"]
 
 
-def batch_lines(config: SFTConfig | OnlineConfig) -> list[str]:
+def batch_lines(config: TrainingConfig) -> list[str]:
     """The arithmetic from rows to updates."""
     policy = config.policy
     unit = "sequences" if policy.sequences_per_unit == 1 else "pairs"
@@ -244,9 +244,9 @@ def teacher_lines(config: OnlineConfig) -> list[str]:
         else f"the student's own answers in {share:.0%} of the steps"
     )
     own = config.cluster.reserved_devices
-    told = f"{loss.kl_type} divergence over its {config.distillation.topk_logits_k} likeliest tokens"
+    description = f"{loss.kl_type} divergence over its {config.distillation.topk_logits_k} likeliest tokens"
     return [
-        f"teacher: {told}, temperature {loss.temperature:g}",
+        f"teacher: {description}, temperature {loss.temperature:g}",
         *([f"teacher: on {own} device{'s' if own > 1 else ''} of its own"] if own else []),
         f"learns from {answers if share else 'the data'}",
     ]
@@ -268,7 +268,7 @@ def generation_backend(wanted: str) -> str:
     return "built-in generator, in the learner's process"
 
 
-def checkpoint_lines(config: SFTConfig | OnlineConfig) -> list[str]:
+def checkpoint_lines(config: TrainingConfig) -> list[str]:
     """Where and when a run is saved."""
     c = config.checkpointing
     if not c.enabled:

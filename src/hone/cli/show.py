@@ -97,7 +97,7 @@ def show(
         terminal.show_metrics(console, view, [name.strip() for name in names if name.strip()])
     else:
         what = "validation" if validation else "rollouts"
-        terminal.show(console, view, terminal.Wanted(what, step, best, worst, failed, prompt))
+        terminal.show(console, view, terminal.Selection(what, step, best, worst, failed, prompt))
 
 
 def console_of() -> Console:

@@ -13,6 +13,7 @@ from hone.config.schema import (
     RLConfig,
     RMConfig,
     SFTConfig,
+    TrainingConfig,
 )
 
 __all__ = [
@@ -26,5 +27,6 @@ __all__ = [
     "RLConfig",
     "RMConfig",
     "SFTConfig",
+    "TrainingConfig",
     "load",
 ]

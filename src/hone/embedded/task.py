@@ -189,10 +189,10 @@ def drawn(split: str, stream: str = "") -> Iterator[tuple[Problem, str, Draw]]:
     `stream` is another order. In test and validation no text comes twice."""
     distinct, seen = split in ("validation", "test"), set[str]()
     one_step = [f.name for f in FAMILIES if len(f.steps) == 1]
-    several = [f.name for f in FAMILIES if len(f.steps) > 1]
+    multi_step = [f.name for f in FAMILIES if len(f.steps) > 1]
     draw = Draw(_hash(f"{SEED} {split} {stream}".rstrip()))
     while True:
-        family = draw.choice(one_step if draw.chance(ONE_STEP_SHARE) else several)
+        family = draw.choice(one_step if draw.chance(ONE_STEP_SHARE) else multi_step)
         problem = draw.choice(problems(split)[family])
         text = _dress(problem, draw)
         if distinct and text in seen:

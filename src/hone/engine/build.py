@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from hone.config import EvalConfig, OnlineConfig, SFTConfig
+from hone.config import EvalConfig, TrainingConfig
 from hone.engine.base import Engine
 from hone.engine.local.generator import LocalGenerator
 from hone.engine.local.learner import DTYPES
@@ -27,7 +27,7 @@ from hone.planning.auxiliary_models import (
 from hone.planning.placement import check_distributed, device_of_this_process, hardware_of, is_single_process
 
 
-def check(config: SFTConfig | OnlineConfig, tokenizer: PreTrainedTokenizerBase) -> ModelSize:
+def check(config: TrainingConfig, tokenizer: PreTrainedTokenizerBase) -> ModelSize:
     """The sizes of the run's models. Raises ConfigError and ModelError for what they cannot do, or what does not go
     together: lengths, vocabularies, adapters, optimizers. No weight is read."""
     policy = config.policy
@@ -40,9 +40,7 @@ def check(config: SFTConfig | OnlineConfig, tokenizer: PreTrainedTokenizerBase) 
     return shape
 
 
-def build(
-    config: SFTConfig | OnlineConfig, tokenizer: PreTrainedTokenizerBase, *, recovering: bool = False
-) -> Engine:
+def build(config: TrainingConfig, tokenizer: PreTrainedTokenizerBase, *, recovering: bool = False) -> Engine:
     """All that the run computes with. Raises ConfigError for what this model or machine cannot do (see `check`).
 
     `recovering`: a run that lost machines may go on with fewer than it asks for.
@@ -53,7 +51,7 @@ def build(
 
 
 def _built(
-    config: SFTConfig | OnlineConfig, tokenizer: PreTrainedTokenizerBase, shape: ModelSize, recovering: bool
+    config: TrainingConfig, tokenizer: PreTrainedTokenizerBase, shape: ModelSize, recovering: bool
 ) -> Engine:
     """In this process or on a cluster."""
     if is_single_process(config.cluster):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from transformers import PreTrainedTokenizerBase
 
 from hone.chat_template import end_notice
-from hone.config import OnlineConfig, SFTConfig
+from hone.config import TrainingConfig
 from hone.config.schema import ModelConfig
 from hone.model import adapter_targets, balancing, dropout, generation_config
 from hone.model.composite import left_out
@@ -13,7 +13,7 @@ from hone.model.loading import configured, empty_model, resolve
 from hone.planning.auxiliary_models import value_settings
 
 
-def model_notices(config: SFTConfig | OnlineConfig, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+def model_notices(config: TrainingConfig, tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """What to tell of the models that are trained: their dropout, balancing loss, other parts, modules without adapters
     and generation config; and of turns that end with another token than the tokenizer's end of sequence."""
     policy = config.policy

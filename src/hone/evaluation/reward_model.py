@@ -18,7 +18,7 @@ from hone.config.schema import PreferenceEntry
 from hone.data.datasets import load_dataset
 from hone.data.preferences import PreferenceData
 from hone.data.resumable import DrawSettings
-from hone.embedded import comparisons
+from hone.embedded import preference_pairs
 from hone.errors import DataError
 from hone.evaluation import own_metrics
 from hone.export import convert, locate
@@ -46,7 +46,7 @@ def command(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
     given(
         *("--test_dataset", "--test-dataset"),
         metavar="DATA",
-        default=comparisons.NAME,
+        default=preference_pairs.NAME,
         help="a file, a folder or a Hugging Face dataset of pairs (default: the embedded comparisons)",
     )
     given("--split", help="split of the dataset (default: test, where it has one)")

@@ -79,8 +79,8 @@ def convert(
     adapted = bool(settings.get("lora", {}).get("enabled"))
     if adapter and not adapted:
         raise ConfigError("--adapter: the run trained all weights (policy.lora.enabled=false): leave it out")
-    for told in _left_out(settings):
-        print(told, file=sys.stderr)
+    for notice in _left_out(settings):
+        print(notice, file=sys.stderr)
     model = _trained_model(policy_folder, dcp_ckpt_path, settings, trust_remote_code)
     model = merged(model) if adapted and not adapter else model
     torch.nn.Module.to(model, DTYPES[dtype])

@@ -25,7 +25,7 @@ def with_models_of_runs(loaded: Loaded[Any], *, only_described: bool = False) ->
     `transformers` loads: `model_of_run`. `only_described`: as the folders that the checkpoint has of the model's config
     and of its tokenizer, where no weight will be read, so that nothing is written. Raises CheckpointError."""
     config = loaded.config.model_copy(deep=True)
-    said: list[str] = []
+    notices: list[str] = []
     for part in PARTS:
         section = getattr(config, part, None)
         if section is None:
@@ -33,18 +33,18 @@ def with_models_of_runs(loaded: Loaded[Any], *, only_described: bool = False) ->
         trusted = bool(getattr(section, "trust_remote_code", False))
         if (found := _renamed(section, "model_name", "model", only_described, trusted)) is not None:
             name = getattr(loaded.config, part).model_name
-            said.append(f"{part}.model_name={name} is a run: its model is {found}")
+            notices.append(f"{part}.model_name={name} is a run: its model is {found}")
         if (tokenizer := getattr(section, "tokenizer", None)) is not None:
             _renamed(tokenizer, "name", "tokenizer", only_described, trusted)
     if (tokenizer := getattr(config, "tokenizer", None)) is not None:
         _renamed(tokenizer, "name", "tokenizer", only_described, config.generation.trust_remote_code)
-    said += [] if only_described else _reward_models(config)
-    return replace(loaded, config=config, notices=[*loaded.notices, *said]) if said else loaded
+    notices += [] if only_described else _reward_models(config)
+    return replace(loaded, config=config, notices=[*loaded.notices, *notices]) if notices else loaded
 
 
 def _reward_models(config: Any) -> list[str]:
     """Name reward models that are runs by folders of their models, in place. Returns what to tell of that."""
-    said = []
+    notices = []
     rewards = getattr(config, "rewards", None)
     for entry in rewards.functions if rewards is not None else ():
         model = entry.kwargs.get("model") if (entry.path or entry.name) == "reward_model" else None
@@ -52,8 +52,8 @@ def _reward_models(config: Any) -> list[str]:
             continue
         trusted = bool(entry.kwargs.get("trust_remote_code", False))
         entry.kwargs["model"] = str(model_of(step, trust_remote_code=trusted))
-        said.append(f"reward model {model} is a run: its model is {entry.kwargs['model']}")
-    return said
+        notices.append(f"reward model {model} is a run: its model is {entry.kwargs['model']}")
+    return notices
 
 
 def _renamed(holder: Any, key: str, kind: str, only_described: bool, trust_remote_code: bool) -> Path | None:

@@ -6,31 +6,31 @@ from dataclasses import replace
 
 from transformers import PreTrainedTokenizerBase
 
-from hone.config import DistillConfig, OnlineConfig, PPOConfig, SFTConfig
+from hone.config import DistillConfig, PPOConfig, TrainingConfig
 from hone.config.schema import ModelConfig
 from hone.errors import ConfigError
 from hone.model.loading import load_tokenizer
 from hone.model.model_size import ModelSize, load_model_size
 
 
-def value_settings(config: SFTConfig | OnlineConfig) -> ModelConfig | None:
+def value_settings(config: TrainingConfig) -> ModelConfig | None:
     """The settings of the run's value model, if it has one."""
     return config.critic if isinstance(config, PPOConfig) else None
 
 
-def teacher_settings(config: SFTConfig | OnlineConfig) -> ModelConfig | None:
+def teacher_settings(config: TrainingConfig) -> ModelConfig | None:
     """The settings of the run's teacher, if it has one."""
     return config.teacher.as_model_config(config.policy) if isinstance(config, DistillConfig) else None
 
 
-def readable_tokens(config: SFTConfig | OnlineConfig) -> int | None:
+def readable_tokens(config: TrainingConfig) -> int | None:
     """So many tokens can the run's teacher read: the rows of its embeddings, which may be fewer than the student's, as
     both are padded. None without a teacher."""
     teacher = teacher_settings(config)
     return None if teacher is None else _shape(teacher).vocabulary
 
 
-def model_size_of_run(config: SFTConfig | OnlineConfig) -> ModelSize:
+def model_size_of_run(config: TrainingConfig) -> ModelSize:
     """The sizes of the policy, with those of the models beside it. Raises ModelError (see `load_model_size`)."""
     policy, value, teacher = config.policy, value_settings(config), teacher_settings(config)
     shape = _shape(policy)
@@ -71,7 +71,7 @@ def check_same_tokens(
 
 
 def check_auxiliary_models(
-    config: SFTConfig | OnlineConfig, shape: ModelSize, tokenizer: PreTrainedTokenizerBase
+    config: TrainingConfig, shape: ModelSize, tokenizer: PreTrainedTokenizerBase
 ) -> None:
     """Raise ConfigError for a model that cannot stand beside the policy. No weight is read."""
     if (value := value_settings(config)) is not None and shape.beside is not None:

@@ -58,8 +58,8 @@ class Hardware:
         return None if self.memory is None else int(USABLE * self.memory)
 
     def __str__(self) -> str:
-        several = f"{self.nodes} x {self.per_node} " if self.nodes > 1 else f"{self.per_node} x "
-        return (several if self.count > 1 else "") + self.device
+        number = f"{self.nodes} x {self.per_node} " if self.nodes > 1 else f"{self.per_node} x "
+        return (number if self.count > 1 else "") + self.device
 
 
 def hardware_here(*, nodes: int = 1, per_node: int = 1, gpu: bool) -> Hardware:

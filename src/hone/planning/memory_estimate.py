@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from hone.config import DistillConfig, OnlineConfig, PPOConfig, SFTConfig
+from hone.config import DistillConfig, OnlineConfig, PPOConfig, SFTConfig, TrainingConfig
 from hone.config.schema.model import LoraConfig, ModelConfig, OptimizerConfig
 from hone.model.adapters import trained_settings
 from hone.model.linear_logprobs import ACCELERATOR_CHUNKS, CHUNK_ELEMENTS, KEEP_ELEMENTS
@@ -78,7 +78,7 @@ class MemoryEstimate:
 
 
 def estimate_memory(
-    shape: ModelSize, config: SFTConfig | OnlineConfig, dims: ParallelDims, settings: Settings
+    shape: ModelSize, config: TrainingConfig, dims: ParallelDims, settings: Settings
 ) -> MemoryEstimate:
     """What each device of a mesh holds. `policy`'s own values of what `settings` has are not looked at."""
     held = _of_policy(shape, config, dims, settings)
@@ -129,7 +129,7 @@ def _with_teacher(
 
 
 def _of_policy(
-    shape: ModelSize, config: SFTConfig | OnlineConfig, dims: ParallelDims, settings: Settings
+    shape: ModelSize, config: TrainingConfig, dims: ParallelDims, settings: Settings
 ) -> MemoryEstimate:
     policy = config.policy
     lora = policy.lora.enabled

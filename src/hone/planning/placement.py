@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from hone.config import EvalConfig, OnlineConfig, SFTConfig
+from hone.config import EvalConfig, TrainingConfig
 from hone.config.schema import ClusterConfig
 from hone.errors import ConfigError
 from hone.model.loading import configured, resolve
@@ -61,7 +61,7 @@ def hardware_of(cluster: ClusterConfig, nodes: int | None = None) -> Hardware:
     return hardware_here(nodes=nodes, per_node=wanted, gpu=True)
 
 
-def check_distributed(config: SFTConfig | OnlineConfig) -> None:
+def check_distributed(config: TrainingConfig) -> None:
     """Raise ConfigError for settings that several ranks cannot have, whatever the model."""
     policy = config.policy
     if policy.precision == "float16":
@@ -78,7 +78,7 @@ def check_distributed(config: SFTConfig | OnlineConfig) -> None:
         )
 
 
-def check_mesh(config: SFTConfig | OnlineConfig, dims: ParallelDims) -> None:
+def check_mesh(config: TrainingConfig, dims: ParallelDims) -> None:
     """Raise ConfigError for a model that cannot be spread like this. Reads its config, not its weights."""
     beside = [value_settings(config), None if config.cluster.reserved_devices else teacher_settings(config)]
     for model in filter(None, (config.policy, *beside)):
@@ -99,7 +99,7 @@ def check_mesh(config: SFTConfig | OnlineConfig, dims: ParallelDims) -> None:
         )
 
 
-def placement_notices(config: SFTConfig | OnlineConfig | EvalConfig) -> list[str]:
+def placement_notices(config: TrainingConfig | EvalConfig) -> list[str]:
     """What the config asks of a cluster that this process does not do. None of it changes a result beyond rounding."""
     cluster = config.cluster
     training = not isinstance(config, EvalConfig)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hone.config import OnlineConfig, SFTConfig
+from hone.config import TrainingConfig
 from hone.model.model_size import ModelSize
 from hone.planning.memory_estimate import BYTES, adapter_parameters, state_bytes, tokens
 from hone.planning.planner import Choice
@@ -31,7 +31,7 @@ def choice_lines(choice: Choice) -> list[str]:
     return lines
 
 
-def memory_lines(choice: Choice, shape: ModelSize, config: SFTConfig | OnlineConfig) -> list[str]:
+def memory_lines(choice: Choice, shape: ModelSize, config: TrainingConfig) -> list[str]:
     """The most that is held at once, and what it is made of."""
     hardware, held = choice.hardware, choice.taken.memory
     where = f"on each of {hardware.count} devices" if hardware.count > 1 else f"on the {hardware.device}"
@@ -50,7 +50,7 @@ def memory_lines(choice: Choice, shape: ModelSize, config: SFTConfig | OnlineCon
     return lines
 
 
-def _kinds(choice: Choice, shape: ModelSize, config: SFTConfig | OnlineConfig) -> list[tuple[str, int, str]]:
+def _kinds(choice: Choice, shape: ModelSize, config: TrainingConfig) -> list[tuple[str, int, str]]:
     """Name, bytes and arithmetic of each kind."""
     policy, dims, held, settings = config.policy, choice.dims, choice.taken.memory, choice.taken.settings
     ranks = dims.shard * dims.context * dims.tensor
@@ -69,13 +69,13 @@ def _kinds(choice: Choice, shape: ModelSize, config: SFTConfig | OnlineConfig) -
     casts = f"{block} + the output layer" if settings.activation_checkpointing else "all matrices"
     rows = getattr(policy, "generation_batch_size", 0)
     beside = format_count(shape.beside.parameters) if shape.beside is not None else ""
-    taught = format_count(shape.teacher.parameters) if shape.teacher is not None else ""
+    teacher_parameters = format_count(shape.teacher.parameters) if shape.teacher is not None else ""
     return [
         ("weights", held.weights, f"{all_of_it} x 4 bytes{share}"),
         ("gradients", held.gradients, f"{trained} x 4 bytes{share}"),
         ("optimizer", held.optimizer, f"{trained} x {state_bytes(policy.optimizer)} bytes{share}"),
         ("reference", held.reference, f"{format_count(shape.parameters)} x 4 bytes{share}"),
-        ("teacher", held.teacher, f"{taught} x 4 bytes{share}"),
+        ("teacher", held.teacher, f"{teacher_parameters} x 4 bytes{share}"),
         ("value model", held.value, f"{beside}: weights, gradients and optimizer{share}"),
         (
             "generator",

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import TypeVar, cast
 
-from hone.config import OnlineConfig, SFTConfig
+from hone.config import TrainingConfig
 from hone.config.schema.base import fill_derived
 from hone.config.schema.model import ModelConfig
 from hone.errors import ConfigError
@@ -20,7 +20,7 @@ from hone.planning.hardware import GIB, Hardware
 from hone.planning.memory_estimate import MemoryEstimate, Settings, estimate_memory, tokens
 from hone.planning.parallel_dims import ParallelDims
 
-Config = TypeVar("Config", bound=SFTConfig | OnlineConfig)
+Config = TypeVar("Config", bound=TrainingConfig)
 
 GPU_TOKENS = 8192
 """Tokens of a micro-batch that is chosen: enough to keep a GPU's matrix products busy."""
@@ -41,11 +41,11 @@ class Candidate:
 
     def __str__(self) -> str:
         s = self.settings
-        said = [f"micro-batch {s.micro_batch}"]
-        said += ["activation checkpointing"] if s.activation_checkpointing else []
-        said += [f"tensor parallel {s.tensor}"] if s.tensor > 1 else []
-        said += ["CPU offload"] if s.cpu_offload else []
-        return ", ".join(said)
+        parts = [f"micro-batch {s.micro_batch}"]
+        parts += ["activation checkpointing"] if s.activation_checkpointing else []
+        parts += [f"tensor parallel {s.tensor}"] if s.tensor > 1 else []
+        parts += ["CPU offload"] if s.cpu_offload else []
+        return ", ".join(parts)
 
 
 @dataclass(frozen=True)
@@ -120,13 +120,13 @@ def settled(config: Config, settings: Settings) -> Config:
     return copy
 
 
-def choose(shape: ModelSize, config: SFTConfig | OnlineConfig, hardware: Hardware) -> Choice:
+def choose(shape: ModelSize, config: TrainingConfig, hardware: Hardware) -> Choice:
     """The first candidate that fits. Raises ConfigError when the given sizes do not multiply out."""
     found = _first(shape, config, hardware)
     return replace(found, nearest=nearest(shape, config, hardware)) if found.fits is False else found
 
 
-def _first(shape: ModelSize, config: SFTConfig | OnlineConfig, hardware: Hardware) -> Choice:
+def _first(shape: ModelSize, config: TrainingConfig, hardware: Hardware) -> Choice:
     refused: list[Candidate] = []
     for settings, dims in candidates(shape, config, hardware):
         candidate = Candidate(settings, dims, estimate_memory(shape, config, dims, settings))
@@ -145,7 +145,7 @@ def _fits(candidate: Candidate, hardware: Hardware) -> bool:
 
 
 def candidates(
-    shape: ModelSize, config: SFTConfig | OnlineConfig, hardware: Hardware
+    shape: ModelSize, config: TrainingConfig, hardware: Hardware
 ) -> Iterator[tuple[Settings, ParallelDims]]:
     """What the configuration leaves open, the fewest changes first: as it is; activation checkpointing; smaller
     micro-batches; tensor parallelism inside a node; offload."""
@@ -213,7 +213,7 @@ def parallel_dims_for(policy: ModelConfig, hardware: Hardware, tensor: int) -> P
     return ParallelDims(hardware.nodes, hardware.per_node, replicate, shard, context, tensor)
 
 
-def nearest(shape: ModelSize, config: SFTConfig | OnlineConfig, hardware: Hardware) -> tuple[str, ...]:
+def nearest(shape: ModelSize, config: TrainingConfig, hardware: Hardware) -> tuple[str, ...]:
     """Changes with which it would fit, each on its own: an open key, adapters, more devices of the same kind."""
     found = []
     given = [key for key in OPEN if getattr(config.policy, key) is not None]
@@ -236,7 +236,7 @@ def nearest(shape: ModelSize, config: SFTConfig | OnlineConfig, hardware: Hardwa
 
 
 def more_devices(
-    shape: ModelSize, config: SFTConfig | OnlineConfig, hardware: Hardware, *, offload: bool | None = None
+    shape: ModelSize, config: TrainingConfig, hardware: Hardware, *, offload: bool | None = None
 ) -> Choice | None:
     """The smallest number of the same devices, up to 8 a node and then in more nodes, on which it fits, if any."""
     config = config if offload is None else _with(config, cpu_offload=offload)
@@ -252,7 +252,7 @@ def more_devices(
     return None
 
 
-def _with(config: SFTConfig | OnlineConfig, **changes: object) -> SFTConfig | OnlineConfig:
+def _with(config: TrainingConfig, **changes: object) -> TrainingConfig:
     return config.model_copy(update={"policy": config.policy.model_copy(update=changes)})
 
 

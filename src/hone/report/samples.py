@@ -119,8 +119,8 @@ def mixed_groups(records: Sequence[Record]) -> list[list[int]]:
     members: dict[str, list[int]] = {}
     for index, record in enumerate(records):
         members.setdefault(str(record.get("group")), []).append(index)
-    several = [group for group in members.values() if len(group) > 1]
-    return sorted(several, key=lambda group: -_spread([records[i].get("reward") for i in group]))
+    groups = [group for group in members.values() if len(group) > 1]
+    return sorted(groups, key=lambda group: -_spread([records[i].get("reward") for i in group]))
 
 
 def _spread(rewards: Sequence[Any]) -> float:

@@ -22,7 +22,7 @@ MOST_ROWS = 200
 
 
 @dataclass(frozen=True)
-class Wanted:
+class Selection:
     """What of a run's rollouts is asked for."""
 
     what: str = "rollouts"
@@ -38,7 +38,7 @@ class Wanted:
         return self.failed or any(v is not None for v in (self.step, self.best, self.worst, self.prompt))
 
 
-def show(console: Console, view: RunView, wanted: Wanted) -> None:
+def show(console: Console, view: RunView, wanted: Selection) -> None:
     """The run's state and numbers, then rollouts. Raises DataError for a step or prompt that is not there."""
     asked = wanted.anything or wanted.what == "validation"
     if view.algorithm == "eval":  # whose samples are all held out
@@ -51,7 +51,7 @@ def show(console: Console, view: RunView, wanted: Wanted) -> None:
             raise DataError(_nothing(view, wanted.what))
         if not view.samples.get("validation"):
             return
-        wanted = Wanted("validation")
+        wanted = Selection("validation")
     step = _step(view, wanted)
     records = view.read(wanted.what, step)
     title = "held-out samples" if wanted.what == "validation" else "rollouts"
@@ -133,8 +133,8 @@ def card(record: Record, *, with_prompt: bool = True) -> RenderableType:
     if with_prompt:
         parts += [*spoken(record.get("prompt"), "cyan"), Text("─" * 8, style="dim")]
     parts += spoken(record.get("messages") or record.get("completion") or "", "")
-    told = (record.get("extra") or {}).items()
-    parts += [Text(clean(f"{name}: {as_text(value)}"), style="dim") for name, value in told]
+    extra = (record.get("extra") or {}).items()
+    parts += [Text(clean(f"{name}: {as_text(value)}"), style="dim") for name, value in extra]
     for key, words, style in (("failure", "failed", "bold red"), ("excluded", "left out", "yellow")):
         if record.get(key):  # in the box, since its title is cut where the terminal is narrow
             parts.append(Text(clean(f"{words}: {str(record[key])[:400]}"), style=style))
@@ -172,7 +172,7 @@ def worth(record: Record, *, with_answer: bool = True) -> Text:
     return text
 
 
-def _step(view: RunView, wanted: Wanted) -> int:
+def _step(view: RunView, wanted: Selection) -> int:
     steps = list(view.samples[wanted.what])
     if wanted.step is None:
         return steps[-1]
@@ -186,7 +186,7 @@ def _step(view: RunView, wanted: Wanted) -> int:
     return wanted.step
 
 
-def _chosen(records: Sequence[Record], wanted: Wanted) -> list[tuple[str, list[int]]]:
+def _chosen(records: Sequence[Record], wanted: Selection) -> list[tuple[str, list[int]]]:
     failed = [i for i, record in enumerate(records) if record.get("failure") or record.get("excluded")]
     scored = [i for i, record in enumerate(records) if record.get("reward") is not None]
     ranked = sorted(scored, key=lambda i: (-records[i]["reward"], -(records[i].get("advantage") or 0), i))

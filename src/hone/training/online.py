@@ -206,13 +206,13 @@ async def validate(
     write_rollouts(run.folder.validation_file(step), step, groups)
     rollouts = [rollout for group in groups for rollout in group.rollouts]
     _print_samples(rollouts, run, config.logger.num_val_samples_to_print)
-    told = {
+    measured = {
         name: value
         for name, value in sampler.pool.metrics().items()
         if not name.startswith("weight_") and (value or not name.startswith("workers_"))
     }
     described = {name: value for name, value in describe(groups).items() if name in VALIDATED}
-    metrics = {f"val_{name}": value for name, value in (told | described).items()}
+    metrics = {f"val_{name}": value for name, value in (measured | described).items()}
     ranked = config.checkpointing.metric_name or ""
     if flat_metric(ranked) not in metrics and (column := column_of(ranked, metrics)) in metrics:
         why = "no reward function says right or wrong, so there is no accuracy"

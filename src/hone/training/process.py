@@ -16,7 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from hone.config import OnlineConfig, SFTConfig
+from hone.config import TrainingConfig
 from hone.config.paths import check_local
 from hone.errors import CheckpointError, ConfigError
 from hone.files import is_disk_full
@@ -26,9 +26,7 @@ DYING_S = 3.0
 """Seconds in which a run that was killed lets go of its folder: its memory goes first."""
 
 
-def run_exclusively(
-    config: SFTConfig | OnlineConfig, main: Coroutine[Any, Any, dict[str, Any]]
-) -> dict[str, Any]:
+def run_exclusively(config: TrainingConfig, main: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any]:
     """A loop's result, with the run's folder held for it alone.
 
     Raises, before anything is loaded, ConfigError for a folder that cannot be written and CheckpointError for one
@@ -115,7 +113,7 @@ def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
 
 
 @contextlib.contextmanager
-def claimed(config: SFTConfig | OnlineConfig) -> Iterator[None]:
+def claimed(config: TrainingConfig) -> Iterator[None]:
     """Hold the run's folder: two processes that train into one would destroy each other's checkpoints.
 
     The claim ends with the process, however that ends.
@@ -126,7 +124,7 @@ def claimed(config: SFTConfig | OnlineConfig) -> Iterator[None]:
         yield
 
 
-def written_folders(config: SFTConfig | OnlineConfig) -> list[tuple[Path, str]]:
+def written_folders(config: TrainingConfig) -> list[tuple[Path, str]]:
     """The folders that a run writes to, each with the setting that names it."""
     folder = RunFolder(config.checkpointing.checkpoint_dir, config.logger.log_dir)
     logs = "logger.log_dir" if config.logger.log_dir else "checkpointing.checkpoint_dir"

@@ -12,7 +12,7 @@ import yaml
 from hone.checkpoint.checkpoints import Checkpoints
 from hone.checkpoint.manifest import verify
 from hone.checkpoint.safe_reader import understood
-from hone.config import OnlineConfig, SFTConfig
+from hone.config import TrainingConfig
 from hone.config.resume_compat import changed_keys
 from hone.config.schema import ROOTS
 from hone.config.secrets import SECRETS
@@ -24,7 +24,7 @@ class MoreMachines(Exception):
 
 
 async def run_with_restarts(
-    config: SFTConfig | OnlineConfig,
+    config: TrainingConfig,
     train: Callable[[bool], Awaitable[dict[str, Any]]],
     *,
     recovering: bool = False,

@@ -20,7 +20,7 @@ import yaml
 from hone.checkpoint.checkpoints import Checkpoints, Saved
 from hone.checkpoint.random_state import random_state, restore_random_state
 from hone.checkpoint.safe_reader import understood
-from hone.config import Loaded, OnlineConfig, SFTConfig
+from hone.config import Loaded, TrainingConfig
 from hone.config.resume_compat import GOAL_KEYS
 from hone.config.schema.roots import section_of
 from hone.engine import Engine
@@ -69,7 +69,7 @@ class TrainingRun:
         tokenizer: Any,
         engine: Engine,
     ) -> None:
-        config: SFTConfig | OnlineConfig = loaded.config
+        config: TrainingConfig = loaded.config
         self.config, self.kind, self.total_steps = config, kind, total_steps
         self.parts, self.data, self.tokenizer, self.engine = parts, data, tokenizer, engine
         self.yaml, self.notices = loaded.to_yaml(), loaded.notices
@@ -159,7 +159,7 @@ class TrainingRun:
             self.checkpoints.give_up()
             return
         with contextlib.suppress(HoneError, OSError) if error is not None else contextlib.nullcontext():
-            self._tell(self.checkpoints.settle())
+            self._tell(self.checkpoints.finish_write())
 
     def steps(self) -> Iterator[int]:
         """The steps still to do. Ends early when something asked the run to stop."""
@@ -230,7 +230,7 @@ class TrainingRun:
         """Write a checkpoint of the present step, once; without `wait` while training goes on."""
         if self._saved_step != self.step:
             self._saved_step = self.step
-            self._tell(self.checkpoints.settle())
+            self._tell(self.checkpoints.finish_write())
             await self.checkpoints.begin(
                 self.step,
                 self.parts,
@@ -241,7 +241,7 @@ class TrainingRun:
                 wait=wait,
             )
         if wait:
-            self._tell(self.checkpoints.settle())
+            self._tell(self.checkpoints.finish_write())
 
     def _tell(self, saved: Path | None) -> None:
         if saved is not None:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from hone.config import DistillConfig, EvalConfig, Loaded, OnlineConfig, PPOConfig, SFTConfig
+from hone.config import DistillConfig, EvalConfig, Loaded, PPOConfig, TrainingConfig
 from hone.errors import ConfigError, visible
 from hone.user_code import is_code
 
@@ -22,14 +22,14 @@ FILES = (".jsonl", ".json", ".parquet")
 
 def announce(kind: str, loaded: Loaded) -> None:
     """Print what a run is about, model, data and folder: its first step is seconds away."""
-    config: SFTConfig | OnlineConfig | EvalConfig = loaded.config
+    config: TrainingConfig | EvalConfig = loaded.config
     if isinstance(config, EvalConfig):
         print(visible(f"{kind}: {config.generation.model_name} on {config.data.dataset_name}"), flush=True)
         return
     data = ", ".join(str(entry.dataset_name) for entry in config.data.train or [])
     folder = config.checkpointing.checkpoint_dir
-    taught = f" from {config.teacher.model_name}" if isinstance(config, DistillConfig) else ""
-    print(visible(f"{kind}: {config.policy.model_name}{taught} on {data}, into {folder}"), flush=True)
+    from_teacher = f" from {config.teacher.model_name}" if isinstance(config, DistillConfig) else ""
+    print(visible(f"{kind}: {config.policy.model_name}{from_teacher} on {data}, into {folder}"), flush=True)
 
 
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
@@ -79,7 +79,7 @@ def reachable(timeout: float = 5.0) -> bool:
     return True
 
 
-def _names(config: SFTConfig | OnlineConfig | EvalConfig) -> Iterator[str | None]:
+def _names(config: TrainingConfig | EvalConfig) -> Iterator[str | None]:
     """Every model, tokenizer and dataset of a run."""
     if isinstance(config, EvalConfig):
         yield from (config.generation.model_name, config.tokenizer.name, config.data.dataset_name)

@@ -60,7 +60,7 @@ async def _train(
         return run.summary()
     with run:
         run.note_all([*algorithm.notes(), *algorithm.data.finding_log.unreported()])
-        said = False
+        is_reported = False
         if section.val_at_start and run.step == 0:
             run.progress.doing("validating before the first step")
             run.log_before_training(await validate(learner, algorithm))
@@ -70,7 +70,7 @@ async def _train(
             samples = algorithm.data.next(size)
             if not samples:  # rows that are left out can end the last epoch sooner than their number says
                 break
-            said = said or _say_truncated(run, algorithm)
+            is_reported = is_reported or _say_truncated(run, algorithm)
             run.note_all(algorithm.data.finding_log.unreported())
             metrics = algorithm.describe(await algorithm.step(learner, samples), samples)
             tokens = sum(len(sample) for sample in samples)

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-from hone.config import OnlineConfig, SFTConfig
+from hone.config import TrainingConfig
 from hone.errors import WorkerLostError
 from hone.subprocesses import end_with_parent
 
@@ -27,7 +27,7 @@ FROM_THE_TERMINAL = 0x80
 """`si_code` of a Ctrl-C (SI_KERNEL), which the terminal has sent to the run's process as well."""
 
 
-def run_in_child(config: SFTConfig | OnlineConfig, run: Callable[[bool], int]) -> int:
+def run_in_child(config: TrainingConfig, run: Callable[[bool], int]) -> int:
     """`run(recovering)` in a child process, and its exit code. The child ends there, whatever `run` raises (which is
     printed, with its traceback): this function returns once, in the process that called it.
 
@@ -37,11 +37,11 @@ def run_in_child(config: SFTConfig | OnlineConfig, run: Callable[[bool], int]) -
     recovering, lost, reached = False, 0, -1
     while True:
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {*STOP, signal.SIGCHLD})
-        said_read, said_write = os.pipe()
+        report_read, said_write = os.pipe()
         alive_read, alive_write = os.pipe()
         child = os.fork()
         if child == 0:
-            os.close(said_read)
+            os.close(report_read)
             os.close(alive_write)
             end_with_parent(alive_read)
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -53,8 +53,8 @@ def run_in_child(config: SFTConfig | OnlineConfig, run: Callable[[bool], int]) -
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
             os.close(alive_write)
-        with os.fdopen(said_read, "rb") as said:
-            if said.read() or stopped:
+        with os.fdopen(report_read, "rb") as report:
+            if report.read() or stopped:
                 return code if code >= 0 else 128 - code
         newest = newest_step(Path(config.checkpointing.checkpoint_dir))
         lost = 1 if newest > reached else lost + 1
@@ -75,7 +75,7 @@ def run_in_child(config: SFTConfig | OnlineConfig, run: Callable[[bool], int]) -
         )
 
 
-def _end(run: Callable[[bool], int], recovering: bool, said: int) -> NoReturn:
+def _end(run: Callable[[bool], int], recovering: bool, report: int) -> NoReturn:
     """Run in the child, say that it ended by itself, and end it."""
     code = 1
     try:
@@ -85,7 +85,7 @@ def _end(run: Callable[[bool], int], recovering: bool, said: int) -> NoReturn:
     except BaseException:
         traceback.print_exc()
     finally:
-        os.write(said, b".")
+        os.write(report, b".")
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

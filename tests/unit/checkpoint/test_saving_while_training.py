@@ -59,7 +59,7 @@ def test_it_holds_what_was_there_when_it_was_begun(tmp_path: Path, gate: threadi
     assert checkpoints.steps() == []
     assert checkpoints.done() is None
     gate.set()
-    assert checkpoints.settle() == tmp_path / "step_1"
+    assert checkpoints.finish_write() == tmp_path / "step_1"
     assert checkpoints.slowest > 0
     other = learner_of(seed=1)
     assert run(checkpoints.load(1, {"policy": other}))["cursor"] == 1
@@ -74,7 +74,7 @@ def test_one_at_a_time(tmp_path: Path, gate: threading.Event) -> None:
     threading.Timer(0.2, gate.set).start()
     begin(checkpoints, 2, learner)
     assert checkpoints.steps()[0] == 1, "the first was not waited for"
-    checkpoints.settle()
+    checkpoints.finish_write()
     assert checkpoints.steps() == [1, 2]
 
 
@@ -87,7 +87,7 @@ def test_what_is_given_up_never_comes(tmp_path: Path, gate: threading.Event) -> 
     gate.set()
     writing.wait()
     assert checkpoints.steps() == []
-    assert checkpoints.settle() is None
+    assert checkpoints.finish_write() is None
     checkpoints.tidy()
     assert list(tmp_path.iterdir()) == []
 
@@ -100,7 +100,7 @@ def test_a_failure_meanwhile_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(io, "_write", fail)
     begin(checkpoints, 1, learner)
     with pytest.raises(CheckpointError, match="step_1: the disk is full"):
-        checkpoints.settle()
+        checkpoints.finish_write()
     assert list(tmp_path.iterdir()) == []
 
 

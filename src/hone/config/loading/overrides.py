@@ -95,9 +95,9 @@ def _named_data(tree: dict[str, Any], override: Override) -> Override:
         return override
     if isinstance(value, str):
         held = get(tree, path)
-        several = isinstance(held, list) and len(held) > 1
+        is_list = isinstance(held, list) and len(held) > 1
         return (
-            Override(path, [{"dataset_name": value}]) if several else Override((*path, "dataset_name"), value)
+            Override(path, [{"dataset_name": value}]) if is_list else Override((*path, "dataset_name"), value)
         )
     if isinstance(value, list):
         entries = [{"dataset_name": item} if isinstance(item, str) else item for item in value]

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from hone.config import DistillConfig, OnlineConfig, SFTConfig
+from hone.config import DistillConfig, TrainingConfig
 from hone.engine.base import WeightTransport
 from hone.engine.distributed.heartbeat import HEARTBEAT, doing
 from hone.engine.local.local_engine import build_local, build_teacher, tokenizer_of
@@ -93,7 +93,7 @@ class Worker:
             timeout=patience,
         )
 
-    def build(self, config: SFTConfig | OnlineConfig, dims: ParallelDims) -> None:
+    def build(self, config: TrainingConfig, dims: ParallelDims) -> None:
         """Load the run's models onto the mesh."""
         with doing("loading the model"):
             device = _device(config)
@@ -168,7 +168,7 @@ async def _awaited(result: Awaitable[Any]) -> Any:
     return await result
 
 
-def _device(config: SFTConfig | OnlineConfig) -> torch.device:
+def _device(config: TrainingConfig) -> torch.device:
     """This rank's device: the CPU, or the one GPU that it sees."""
     if config.cluster.cpu_workers_per_node is not None:
         return torch.device("cpu")

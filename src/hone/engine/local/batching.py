@@ -219,7 +219,7 @@ def collate(
         positions[number, :length] = row.positions
         segments[number, :length] = row.segments
     where = [place + number * width for number, row in enumerate(laid_out) for place in row.where]
-    several = any(len(row) > 1 for row in rows)
+    is_packed = any(len(row) > 1 for row in rows)
     targets = [sample.loss_mask_T.nonzero().squeeze(1) for sample in samples]
     counts = torch.tensor([target.numel() for target in targets])
     batch = Batch(
@@ -239,8 +239,8 @@ def collate(
     positions_N = torch.cat([place[target - 1] for target, place in zip(targets, where, strict=True)])
     return MicroBatch(
         input_ids=input_ids.to(device),
-        position_ids=positions.to(device) if several else None,
-        attention_mask=_mask(segments).to(device) if share and several else None,
+        position_ids=positions.to(device) if is_packed else None,
+        attention_mask=_mask(segments).to(device) if share and is_packed else None,
         positions_N=positions_N.to(device),
         batch=batch,
         copies=torch.bincount(torch.cat(where), minlength=input_ids.numel())

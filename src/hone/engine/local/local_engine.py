@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from hone.config import DistillConfig, OnlineConfig, SFTConfig
+from hone.config import DistillConfig, OnlineConfig, TrainingConfig
 from hone.config.schema import ModelConfig
 from hone.engine.base import Engine
 from hone.engine.distributed.sharding import unsharded_copy
@@ -57,7 +57,7 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def tokenizer_of(config: SFTConfig | OnlineConfig) -> PreTrainedTokenizerBase:
+def tokenizer_of(config: TrainingConfig) -> PreTrainedTokenizerBase:
     """The run's tokenizer; the data is checked with it before any weight is loaded."""
     policy = config.policy
     return load_tokenizer(
@@ -67,7 +67,7 @@ def tokenizer_of(config: SFTConfig | OnlineConfig) -> PreTrainedTokenizerBase:
     )
 
 
-def temperature_of(config: SFTConfig | OnlineConfig) -> float:
+def temperature_of(config: TrainingConfig) -> float:
     """What divides logits before log-probabilities are taken: that of sampling, or of a comparison with a teacher."""
     if isinstance(config, DistillConfig):
         return config.loss_fn.temperature
@@ -75,7 +75,7 @@ def temperature_of(config: SFTConfig | OnlineConfig) -> float:
 
 
 def build_local(
-    config: SFTConfig | OnlineConfig,
+    config: TrainingConfig,
     tokenizer: PreTrainedTokenizerBase,
     device: torch.device,
     mesh: Mesh | None = None,
@@ -136,7 +136,7 @@ def build_teacher(
 
 
 def _learner(
-    config: SFTConfig | OnlineConfig,
+    config: TrainingConfig,
     tokenizer: PreTrainedTokenizerBase,
     device: torch.device,
     mesh: Mesh | None,

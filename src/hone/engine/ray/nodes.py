@@ -57,7 +57,7 @@ def wait_for_nodes(cluster: ClusterConfig, *, recovering: bool) -> int:
     Raises ClusterError when too few come in `cluster.node_wait_s`, unless the run had them and is `recovering`.
     """
     deadline = time.monotonic() + cluster.node_wait_s
-    said = False
+    reported = False
     while (there := len(usable_nodes(cluster))) < cluster.num_nodes:
         if time.monotonic() > deadline:
             if recovering and there:
@@ -68,11 +68,11 @@ def wait_for_nodes(cluster: ClusterConfig, *, recovering: bool) -> int:
                 f"cluster.num_nodes={cluster.num_nodes}: of the Ray cluster's machines {there} have {wanted} {kind}. "
                 "Let more join (`ray start --address=...`) or lower cluster.num_nodes"
             )
-        if not said:
+        if not reported:
             print(
                 f"waiting for machines: {there} of {cluster.num_nodes} are there", file=sys.stderr, flush=True
             )
-            said = True
+            reported = True
         time.sleep(1)
     return cluster.num_nodes
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from hone.config import OnlineConfig, SFTConfig
+from hone.config import OnlineConfig, TrainingConfig
 from hone.engine.base import Engine
 from hone.engine.local.threads import threads_for
 from hone.engine.ray import local_cluster
@@ -30,7 +30,7 @@ from hone.types import Completion, LossFn, Prompt, Sample, Sampling
 
 
 def build_on_cluster(
-    config: SFTConfig | OnlineConfig,
+    config: TrainingConfig,
     tokenizer: PreTrainedTokenizerBase,
     shape: ModelSize,
     *,

@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import torch
 
-from hone.config import OnlineConfig, SFTConfig
+from hone.config import TrainingConfig
 from hone.config.secrets import SECRETS
 from hone.engine.distributed.worker import Worker
 from hone.engine.ray import local_cluster
@@ -55,7 +55,7 @@ class WorkerGroup:
 
     def __init__(
         self,
-        config: SFTConfig | OnlineConfig,
+        config: TrainingConfig,
         dims: ParallelDims,
         *,
         threads: int,
@@ -226,8 +226,8 @@ class WorkerGroup:
     def name(self, rank: int) -> str:
         """Which rank, where."""
         about = self.about[rank] if rank < len(self.about) else None
-        said = f"{self.title} rank {rank}".strip()
-        return f"{said} (pid {about['pid']} on {about['host']})" if about else said
+        name = f"{self.title} rank {rank}".strip()
+        return f"{name} (pid {about['pid']} on {about['host']})" if about else name
 
     def _log(self, rank: int) -> Path:
         return self.folder / f"{self.title}{'_' if self.title else ''}rank_{rank}.log"

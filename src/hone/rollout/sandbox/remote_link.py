@@ -95,7 +95,7 @@ class Link:
             operation, given, named = question
             arguments = [self._values.decode(each, seen) for each in given]
             keywords = {name: self._values.decode(each, seen) for name, each in named.items()}
-            seen.told.update(range(len(seen.objects)))
+            seen.sent.update(range(len(seen.objects)))
             self._may(self, operation, arguments)
             answer = self._outcome(operation, arguments, keywords, seen)
             if seen.objects:
@@ -125,11 +125,11 @@ class Link:
         self, arguments: list[Any], keywords: dict[str, Any], before: tuple[Any, Any], seen: ContainerTable
     ) -> dict[str, Any]:
         """The arguments anew, where something in them has changed: into what is not equal to it."""
-        seen.told.clear()
+        seen.sent.clear()
         given = [self._values.encode(each, seen) for each in arguments]
         named = {name: self._values.encode(each, seen) for name, each in keywords.items()}
         if (given, named) == before:
-            seen.told.update(range(len(seen.objects)))
+            seen.sent.update(range(len(seen.objects)))
             return {}
         return {"m": ["t", [*given, *named.values()]]}
 

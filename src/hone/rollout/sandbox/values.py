@@ -43,7 +43,7 @@ class ContainerTable:
 
     def __init__(self) -> None:
         self.objects: list[Any] = []
-        self.told: set[int] = set()
+        self.sent: set[int] = set()
         self._numbers: dict[int, int] = {}
 
     def number(self, container: Any) -> int:
@@ -82,9 +82,9 @@ class ValueCodec:
         if kind is tuple or kind is frozenset:
             return ["t" if kind is tuple else "z", self._each(value, seen)]
         number = seen.number(value)
-        if number in seen.told:
+        if number in seen.sent:
             return ["=", number]
-        seen.told.add(number)
+        seen.sent.add(number)
         if kind is bytearray:
             return ["B", number, value.hex()]
         if kind in (dict, OrderedDict, Counter):

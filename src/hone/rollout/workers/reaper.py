@@ -55,10 +55,10 @@ def _wait(child: int, woken: int, wake: int) -> NoReturn:
         poll = select.poll()
         poll.register(0, 0)  # the end of a pipe is told unasked
         poll.register(woken, select.POLLIN)
-        told = False
-        while status is None and not told:
+        asked_to_end = False
+        while status is None and not asked_to_end:
             for descriptor, _ in poll.poll():
-                told |= descriptor == 0 or signal.SIGTERM in os.read(woken, 1 << 12)
+                asked_to_end |= descriptor == 0 or signal.SIGTERM in os.read(woken, 1 << 12)
             status = _reap(child)
         if status is None:  # one that is ending already keeps the status that it ends with
             os.kill(child, signal.SIGKILL)

@@ -7,14 +7,14 @@ import json
 
 import pytest
 
-from hone.embedded import comparisons, dataset_rows, task
+from hone.embedded import dataset_rows, preference_pairs, task
 from hone.errors import DataError
 
 
-@pytest.mark.parametrize("split", comparisons.SPLIT_ROWS)
+@pytest.mark.parametrize("split", preference_pairs.SPLIT_ROWS)
 def test_the_chosen_answer_is_right_and_the_rejected_one_is_not_or_guesses(split: str) -> None:
-    rows = dataset_rows(comparisons.NAME, split)
-    assert len(rows) == comparisons.SPLIT_ROWS[split]
+    rows = dataset_rows(preference_pairs.NAME, split)
+    assert len(rows) == preference_pairs.SPLIT_ROWS[split]
     wrong = 0
     for row in rows:
         (chosen,), (rejected,) = row["chosen"], row["rejected"]
@@ -36,18 +36,20 @@ def test_the_problems_are_those_of_the_same_split() -> None:
         for row in task.rows("sft")
         if "guess" not in row["completion"][0]["content"]
     }
-    train, test = (problems(comparisons.rows(split)) for split in ("train", "test"))
+    train, test = (problems(preference_pairs.rows(split)) for split in ("train", "test"))
     assert not demonstrated & train & test  # a step text belongs to a problem, and a problem to one split
     with pytest.raises(DataError, match="no split 'other'"):
-        comparisons.rows("other")
+        preference_pairs.rows("other")
 
 
 def test_rows_are_the_same_everywhere() -> None:
-    text = json.dumps(comparisons.rows("test", 50))
+    text = json.dumps(preference_pairs.rows("test", 50))
     assert hashlib.sha256(text.encode()).hexdigest()[:16] == "cfb3848790b796cc"
 
 
 def test_a_slip_carries_on() -> None:
     problem = task.Problem(next(f for f in task.FAMILIES if f.name == "add_sub"), (7, 5, 3))
-    assert comparisons.slip(problem, 0, 1) == "<think>7 + 5 = 13. 13 - 3 = 10.</think><answer>10</answer>"
-    assert comparisons.slip(problem, 1, -2) == "<think>7 + 5 = 12. 12 - 3 = 7.</think><answer>7</answer>"
+    assert (
+        preference_pairs.slip(problem, 0, 1) == "<think>7 + 5 = 13. 13 - 3 = 10.</think><answer>10</answer>"
+    )
+    assert preference_pairs.slip(problem, 1, -2) == "<think>7 + 5 = 12. 12 - 3 = 7.</think><answer>7</answer>"
