@@ -87,8 +87,7 @@ class Rollout:
     text: str
     messages: list[Message] | None = None
     """All that followed the prompt, if that was more than one answer: reward functions get these."""
-    rewards: dict[str, float | None] = field(default_factory=dict)
-    """By reward function; None: it does not apply."""
+    rewards: dict[str, float | None] = field(default_factory=dict)  # None: it does not apply
     weights: dict[str, float] = field(default_factory=dict)
     """Factor of each of `rewards` in `reward`, at the time of scoring."""
     judge: str | None = None
@@ -194,7 +193,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Totals:
-    """Denominators of a loss, counted over the whole global batch before any backward (rule 1)."""
+    """Denominators of a loss, counted over the whole global batch before any backward."""
 
     tokens: float  # targets
     sequences: float  # that have a target
