@@ -22,7 +22,7 @@ def compare(console: Console, left: RunView, right: RunView) -> None:
         head(console, view)
     names = _names(left, right)
     present = list(dict.fromkeys([*left.metrics(), *right.metrics()]))
-    table = plain_table("metric", *(clean(f">{name}, {at}") for at in ("best", "last") for name in names))
+    table = plain_table("metric", *(f">{clean(name)}\n{at}" for at in ("best", "last") for name in names))
     for line in summary_metrics(present):
         values = [view.values(line.metrics[0].name)[1] for view in (left, right)]
         if not any(values):

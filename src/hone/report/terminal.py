@@ -19,6 +19,8 @@ from hone.report.run_view import Record, RunView
 from hone.report.samples import spaced, varied
 
 MOST_ROWS = 200
+NUMBER_WIDTH = 9
+"""Characters of `1.234e+05`."""
 
 
 @dataclass(frozen=True)
@@ -249,10 +251,15 @@ def _nothing(view: RunView, what: str) -> str:
 
 
 def plain_table(*heads: str) -> Table:
-    """A plain table; a head that begins with `>` is one of numbers."""
+    """A plain table; a head that begins with `>` is one of numbers. Heads are broken where the terminal is narrow, and
+    numbers are not."""
     table = Table(box=None, pad_edge=False, header_style="dim")
     for name in heads:
+        numbers = name.startswith(">")
         table.add_column(
-            name.lstrip(">"), justify="right" if name.startswith(">") else "left", no_wrap=len(heads) < 6
+            name.removeprefix(">"),
+            justify="right" if numbers else "left",
+            overflow="fold",
+            min_width=NUMBER_WIDTH if numbers and len(heads) < 6 else None,
         )
     return table

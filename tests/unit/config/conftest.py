@@ -56,6 +56,14 @@ data:
   train: {dataset_name: hone/word-problems, split: sft}
   validation: {dataset_name: hone/word-problems, split: test}
 """,
+    "online-dpo": """
+policy: {precision: float32, train_global_batch_size: 16}
+online_dpo: {num_prompts_per_step: 16, num_generations_per_prompt: 8}
+rewards: {functions: [{name: answer}]}
+data:
+  train: {dataset_name: hone/word-problems, split: train}
+  validation: {dataset_name: hone/word-problems, split: test}
+""",
     "eval": """
 generation: {precision: float32, max_model_len: 256}
 rewards: {functions: [{name: answer}]}

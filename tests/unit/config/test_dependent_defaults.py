@@ -206,6 +206,7 @@ NEEDS = {
     "grpo.max_rollout_turns=2": "needs an environment",
     "ppo.max_rollout_turns=2": "needs an environment",
     "eval.max_rollout_turns=2": "needs an environment",
+    "online_dpo.max_rollout_turns=2": "needs an environment",
     "distillation.max_rollout_turns=2": "there are no environments",
 }
 """Settings that ask for something only the user can name: an error that says what."""
