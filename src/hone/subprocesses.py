@@ -1,24 +1,41 @@
 """Child processes that end when their parent does, however the parent ends.
 
 The parent holds the writing end of a pipe and never writes to it. The kernel closes that end when the parent dies, also
-after SIGKILL, and the child, which waits on the reading end, kills itself. Only the standard library is imported.
+after SIGKILL. Only the standard library is imported.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
+import select
 import signal
+import sys
 import threading
 
 
-def end_with_parent(reading_end: int, *, whole_group: bool = False) -> None:
-    """Start a thread that kills this process, or its whole process group, when the pipe's other end is closed."""
+def end_with_parent(reading_end: int | None = None, *, whole_group: bool = False) -> None:
+    """End this process, or its whole process group, when the pipe's other end closes.
 
-    def wait() -> None:
-        while os.read(reading_end, 1):
-            pass
-        if whole_group:
-            os.killpg(os.getpgid(0), signal.SIGKILL)
+    `reading_end`: a descriptor of the pipe; None: standard input, which is replaced by /dev/null. On Linux the kernel
+    signals the end of the pipe (SIGIO, whose default action ends a process), even while C code holds the interpreter's
+    lock. Elsewhere a thread waits for it.
+    """
+    if reading_end is None:
+        reading_end, null = os.dup(0), os.open(os.devnull, os.O_RDONLY)
+        os.dup2(null, 0)
+        os.close(null)
+    group = os.getpgrp() if whole_group else None
+
+    def end() -> None:
+        if group is not None:
+            os.killpg(group, signal.SIGKILL)
         os.kill(os.getpid(), signal.SIGKILL)
 
-    threading.Thread(target=wait, daemon=True, name="end-with-parent").start()
+    if sys.platform == "linux":
+        fcntl.fcntl(reading_end, fcntl.F_SETOWN, os.getpid() if group is None else -group)
+        fcntl.fcntl(reading_end, fcntl.F_SETFL, fcntl.fcntl(reading_end, fcntl.F_GETFL) | os.O_ASYNC)
+        if select.select([reading_end], [], [], 0)[0]:  # it closed before the kernel was asked for a signal
+            end()
+    else:
+        threading.Thread(target=lambda: (os.read(reading_end, 1), end()), daemon=True).start()

@@ -1,10 +1,10 @@
-"""A run in a process of its own, which is started again when it ends without saying so.
+"""A run in a child process, which is restarted when it ends without a report.
 
-A run on a Ray cluster may be ended by Ray: when the raylet of its machine dies, Ray at times exits the process that
-uses it, at once and without a word, whatever that process is doing. Nothing inside it can help. So the command itself
-only waits, and knows nothing of Ray; what it does is this module.
+Ray may end a run: when the raylet of its machine dies, Ray sometimes exits the process that uses it, immediately and
+without an exception. Code inside that process cannot prevent this. So the command only waits in this module, without
+Ray, and the run is a child process.
 
-Nothing of torch or Ray may be imported before (a fork copies no threads), and nothing is imported here.
+Neither torch nor Ray may be imported before (a fork copies no threads), and this module imports neither.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import sys
 import traceback
 from collections.abc import Callable
@@ -24,59 +25,50 @@ from hone.subprocesses import end_with_parent
 
 STOP = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 FROM_THE_TERMINAL = 0x80
-"""`si_code` of a Ctrl-C (SI_KERNEL), which the terminal has sent to the run's process as well."""
+"""`si_code` of a Ctrl-C (SI_KERNEL): the terminal has sent it to the child as well."""
 
 
 def run_in_child(config: TrainingConfig, run: Callable[[bool], int]) -> int:
-    """`run(recovering)` in a child process, and its exit code. The child ends there, whatever `run` raises (which is
-    printed, with its traceback): this function returns once, in the process that called it.
+    """Call `run(recovering)` in a child process and return its exit code. An exception of `run` is printed with its
+    traceback and ends the child: this function returns only in the process that called it.
 
-    A child that ends without returning or raising is replaced, up to `cluster.max_restarts` times without a new
-    checkpoint; then WorkerLostError. Signals are passed on, and a child ends with this process.
+    A child that ends without returning or raising is replaced, at most `cluster.max_restarts` times without a new
+    checkpoint; then WorkerLostError is raised. Signals are passed on, and the child ends with this process.
     """
     recovering, lost, reached = False, 0, -1
     while True:
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {*STOP, signal.SIGCHLD})
-        report_read, said_write = os.pipe()
-        alive_read, alive_write = os.pipe()
+        ours, theirs = socket.socketpair()
         child = os.fork()
         if child == 0:
-            os.close(report_read)
-            os.close(alive_write)
-            end_with_parent(alive_read)
+            ours.close()
+            end_with_parent(theirs.fileno())
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
-            _end(run, recovering, said_write)
-        os.close(said_write)
-        os.close(alive_read)
+            _end(run, recovering, theirs)
+        theirs.close()
         try:
             code, stopped = _wait(child)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
-            os.close(alive_write)
-        with os.fdopen(report_read, "rb") as report:
-            if report.read() or stopped:
+        with ours:
+            if ours.recv(1) or stopped:
                 return code if code >= 0 else 128 - code
         newest = newest_step(Path(config.checkpointing.checkpoint_dir))
         lost = 1 if newest > reached else lost + 1
         reached, recovering = newest, True
-        how = (
-            f"was ended with exit code {code}" if code >= 0 else f"was killed by {signal.Signals(-code).name}"
-        )
+        end = f"ended with exit code {code}" if code >= 0 else f"was killed by {signal.Signals(-code).name}"
         if lost > config.cluster.max_restarts or not config.checkpointing.enabled:
             raise WorkerLostError(
-                f"the run's process (pid {child}) {how}, and cluster.max_restarts={config.cluster.max_restarts} "
-                "restarts without a new checkpoint are used up; the same command goes on from the last one"
+                f"the run's process (pid {child}) {end}, and cluster.max_restarts={config.cluster.max_restarts} "
+                "restarts without a new checkpoint are used up; the same command resumes from the last one"
             )
         origin = f"step_{newest}" if newest else "the start"
-        print(
-            f"the run's process (pid {child}) {how}\ngoing on from {origin} with a new one",
-            file=sys.stderr,
-            flush=True,
-        )
+        print(f"the run's process (pid {child}) {end}", file=sys.stderr)
+        print(f"resuming from {origin} in a new process", file=sys.stderr, flush=True)
 
 
-def _end(run: Callable[[bool], int], recovering: bool, report: int) -> NoReturn:
-    """Run in the child, say that it ended by itself, and end it."""
+def _end(run: Callable[[bool], int], recovering: bool, report: socket.socket) -> NoReturn:
+    """Call `run` in the child, report that it returned or raised, and end the child."""
     code = 1
     try:
         code = run(recovering)
@@ -85,14 +77,14 @@ def _end(run: Callable[[bool], int], recovering: bool, report: int) -> NoReturn:
     except BaseException:
         traceback.print_exc()
     finally:
-        os.write(report, b".")
+        report.send(b".")
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
 
 
 def _wait(child: int) -> tuple[int, bool]:
-    """The child's exit code (negative: a signal), once it has ended, and whether it was asked to."""
+    """Wait for the child: its exit code (negative: a signal), and whether this process was asked to stop."""
     stopped = False
     while True:
         number, typed = _next_signal()
@@ -107,7 +99,7 @@ def _wait(child: int) -> tuple[int, bool]:
 
 
 def _next_signal() -> tuple[int, bool]:
-    """The next signal, and whether a terminal has sent it to the child, too."""
+    """The next signal, and whether a terminal has also sent it to the child."""
     wanted = {*STOP, signal.SIGCHLD}
     if sys.platform == "linux":
         info = signal.sigwaitinfo(wanted)
@@ -117,6 +109,6 @@ def _next_signal() -> tuple[int, bool]:
 
 
 def newest_step(root: Path) -> int:
-    """The number of the newest checkpoint below a run's folder; 0 without one."""
+    """The step of the newest checkpoint in a run's folder; 0 without one."""
     matches = (re.fullmatch(r"step_(\d+)", path.name) for path in root.glob("step_*"))
     return max((int(match[1]) for match in matches if match), default=0)

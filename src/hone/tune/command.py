@@ -9,49 +9,50 @@ from hone.tune import results, settings
 from hone.tune.study import Tuner
 
 ABOUT = """\
-ranges (quote them: a shell knows brackets too):
-  key=log(1e-6, 1e-3)     a number, uniform in its logarithm; logint(8, 512) a whole one
-  key=uniform(0, 0.1)     a number
-  key=int(1, 8)           a whole number; int(8, 64, 8) every eighth
+ranges (quote them: brackets have a meaning in a shell):
+  key=log(1e-6, 1e-3)     a float, log-uniform; logint(8, 512) an integer
+  key=uniform(0, 0.1)     a float
+  key=int(1, 8)           an integer; int(8, 64, 8) a multiple of 8
   key=choice(8, 16, 32)   one of these
-Any other key=value holds in every trial. The same command again goes on where the search was stopped, or, with more
---trials, further.
+Any other key=value applies to every trial. The same command resumes a stopped search; with more --trials it continues a
+finished one.
 """
 
 
 def command(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
-    """Read the arguments, search, and say what was found."""
+    """Parse the arguments, search, and print the best trial."""
     parser.usage = (
         "hone tune COMMAND [--config FILE] [--study FILE] [--trials N] key=RANGE ... [key=value ...]"
     )
     parser.epilog = ABOUT
     parser.add_argument(
-        "words", nargs="*", metavar="COMMAND key=RANGE", help="sft, dpo, rm, grpo, ...; then keys"
+        "words", nargs="*", metavar="COMMAND key=RANGE", help="the training command, then keys"
     )
-    parser.add_argument("--config", metavar="FILE", help="YAML file of settings that every trial begins with")
-    parser.add_argument("--study", metavar="FILE", help="YAML file of the search itself (see docs/tuning.md)")
-    parser.add_argument("--trials", type=int, metavar="N", help="trials in all (default: 20)")
-    parser.add_argument("--parallel", type=int, metavar="N", help="trials at once (default: 1)")
-    parser.add_argument(
-        "--metric", metavar="NAME", help="column of metrics.csv (default: checkpointing.metric_name)"
-    )
-    parser.add_argument("--direction", metavar="min|max", help="whether less or more of it is better")
-    parser.add_argument("--pruner", metavar="NAME", help=f"{', '.join(settings.PRUNERS)} (default: median)")
-    parser.add_argument(
-        "--folder", metavar="FOLDER", help="the study's folder (default: results/tune_COMMAND)"
-    )
-    parser.add_argument("--seed", type=int, metavar="N", help="of the choice of values (default: 0)")
-    parser.add_argument("--keep", metavar="best|all", help="whose checkpoints are kept (default: best)")
+    for option, metavar, text in (
+        ("--config", "FILE", "YAML file of settings that every trial starts from"),
+        ("--study", "FILE", "YAML file of the search (see docs/tuning.md)"),
+        ("--metric", "NAME", "column of metrics.csv (default: checkpointing.metric_name)"),
+        ("--direction", "min|max", "whether a lower or a higher value is better"),
+        ("--pruner", "NAME", f"{', '.join(settings.PRUNERS)} (default: median)"),
+        ("--folder", "FOLDER", "the study's folder (default: results/tune_COMMAND)"),
+        ("--keep", "best|all", "which trials keep their checkpoints (default: best)"),
+    ):
+        parser.add_argument(option, metavar=metavar, help=text)
+    for option, text in (
+        ("--trials", "number of trials (default: 20)"),
+        ("--parallel", "concurrent trials (default: 1)"),
+        ("--seed", "seed of the sampler (default: 0)"),
+    ):
+        parser.add_argument(option, type=int, metavar="N", help=text)
     search = settings.read(parser.parse_intermixed_args(argv))
-    found = Tuner(search).run()
-    results.announce(_ending(search, found))
+    results.announce(_summary(search, Tuner(search).run()))
     return 0
 
 
-def _ending(search: settings.Search, found: dict[str, object]) -> str:
+def _summary(search: settings.Search, found: dict[str, object]) -> str:
     counts = f"{found['trials']} trials, {found['pruned']} stopped early, {found['failed']} failed"
     if found["best"] is None:
-        return f"{counts}: none reached its end, so there is no best one"
+        return f"{counts}: no trial completed, so there is no best one"
     return (
         f"{counts}: the best is trial {found['best']}, {search.column} {found['value']:.6g}. Train with it: hone "
         f"{search.algorithm} --config {search.folder / 'best.yaml'}; study.png and trials.csv are in {search.folder}"

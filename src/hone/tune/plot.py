@@ -1,4 +1,4 @@
-"""The picture of a search: the value of each trial, by trial and by each parameter."""
+"""The plot of a search: the metric of each trial, by trial number and by each parameter."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MARKERS = {"COMPLETE": ("o", BLUE, "done"), "PRUNED": ("v", ORANGE, "stopped ear
 
 
 def draw(search: Search, study: Any, path: Path) -> None:
-    """Write the PNG: the value by trial, then by each parameter. The study has a trial that ran to its end."""
+    """Write the PNG: one panel by trial number, one for each parameter. The study needs a completed trial."""
     panels = 1 + len(search.parameters)
     columns = min(COLUMNS, panels)
     rows = -(-panels // columns)
@@ -30,8 +30,8 @@ def draw(search: Search, study: Any, path: Path) -> None:
     )
     figure = new_figure(4.6 * columns, 3.6 * rows, title)
     cells = list(figure.subplots(rows, columns, squeeze=False).flat)
-    for spare in cells[panels:]:
-        spare.set_axis_off()
+    for empty in cells[panels:]:
+        empty.set_axis_off()
     for axes in cells[:panels]:
         style(axes, "")
         axes.set_ylabel(search.column)
@@ -45,8 +45,8 @@ def draw(search: Search, study: Any, path: Path) -> None:
 def _draw_by_trial(axes: Axes, search: Search, study: Any, best: Any) -> None:
     _scatter(axes, study, best, lambda trial: trial.number)
     if failed := [trial.number for trial in study.trials if trial.state.name == "FAIL"]:
-        at_the_bottom: dict[str, Any] = {"transform": axes.get_xaxis_transform()}
-        axes.scatter(failed, [0.02] * len(failed), marker="x", color=RED, label="failed", **at_the_bottom)
+        bottom: dict[str, Any] = {"transform": axes.get_xaxis_transform()}
+        axes.scatter(failed, [0.02] * len(failed), marker="x", color=RED, label="failed", **bottom)
     completed = [trial for trial in study.trials if trial.state.name == "COMPLETE"]
     best_so_far: list[float] = []
     for trial in completed:
@@ -63,16 +63,16 @@ def _draw_by_parameter(axes: Axes, parameter: Parameter, study: Any, best: Any) 
     axes.xaxis.set_major_locator(AutoLocator())
     _scatter(axes, study, best, lambda trial: trial.params.get(parameter.key))
     axes.set_xlabel(parameter.key)
-    if parameter.kind in ("log", "logint"):
+    if parameter.distribution in ("log", "logint"):
         axes.set_xscale("log")
-    if parameter.kind == "choice":
+    if parameter.distribution == "choice":
         names = [format_value(value) for value in parameter.values]
         axes.set_xticks(range(len(names)), names, rotation=0 if max(map(len, names)) < 8 else 20)
         axes.set_xlim(-0.5, len(names) - 0.5)
 
 
 def _scatter(axes: Axes, study: Any, best: Any, x_of: Callable[[Any], Any]) -> None:
-    """A mark for each trial that has a value, and a ring around the best one."""
+    """A marker for each trial that has a value, and a ring around the best one."""
     for state, (marker, color, label) in MARKERS.items():
         found = [(x_of(t), value_of(t)) for t in study.trials if t.state.name == state]
         if found := [(x, value) for x, value in found if x is not None and value is not None]:

@@ -1,4 +1,4 @@
-"""The results of a search: a table of trials, the best configuration, and lines on the terminal."""
+"""The results of a search: the table of trials, the best configuration, and messages on the terminal."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ STATES = {"COMPLETE": "done", "PRUNED": "stopped early", "FAIL": "failed", "RUNN
 
 
 def announce(text: str) -> None:
-    """Print one line at once."""
+    """Print one line and flush."""
     print(text, flush=True)
 
 
@@ -28,24 +28,24 @@ def folder_of(search: Search, number: int) -> Path:
 
 
 def finished(study: Any) -> list[Any]:
-    """Trials that are over, whatever their state."""
+    """Trials that have ended, in any state."""
     return [trial for trial in study.trials if trial.state.is_finished()]
 
 
 def best_trial(study: Any) -> Any | None:
-    """The best of the trials that ran to their end."""
+    """The best of the completed trials."""
     done = [trial for trial in study.trials if trial.state.name == "COMPLETE"]
     sign = -1 if study.direction.name == "MAXIMIZE" else 1
     return min(done, key=lambda trial: sign * trial.value) if done else None
 
 
 def value_of(trial: Any) -> float | None:
-    """A trial's value; for one that was stopped early, the last that it reached."""
+    """A trial's value; the last reported value if it was stopped early."""
     return trial.value if trial.value is not None else trial.intermediate_values.get(trial.last_step)
 
 
 def write(search: Search, study: Any) -> None:
-    """Write trials.csv, and best.yaml once a trial has run to its end."""
+    """Write trials.csv, and best.yaml once a trial is complete."""
     write_atomically(search.folder / "trials.csv", _table(search, study))
     best = best_trial(study)
     if best is None:
@@ -69,18 +69,16 @@ def _table(search: Search, study: Any) -> str:
         if trial.state.name == "WAITING":
             continue
         value = value_of(trial)
-        settings = [
-            format_value(p.value(trial.params[p.key])) if p.key in trial.params else ""
-            for p in search.parameters
-        ]
+        known = [p if p.key in trial.params else None for p in search.parameters]
+        settings = ["" if p is None else format_value(p.value(trial.params[p.key])) for p in known]
         attributes = [trial.user_attrs.get(name, "") for name in ("seconds", "cause")]
-        shown = "" if value is None else f"{value:.9g}"
-        writer.writerow([trial.number, STATES[trial.state.name], shown, *settings, *attributes])
+        value_text = "" if value is None else f"{value:.9g}"
+        writer.writerow([trial.number, STATES[trial.state.name], value_text, *settings, *attributes])
     return text.getvalue()
 
 
 def summary(search: Search, study: Any) -> dict[str, Any]:
-    """Counts of trials, and the number, value and settings of the best one."""
+    """Counts of trials, and the number and value of the best one."""
     states = [trial.state.name for trial in study.trials]
     best = best_trial(study)
     return {
@@ -89,6 +87,4 @@ def summary(search: Search, study: Any) -> dict[str, Any]:
         "failed": states.count("FAIL"),
         "best": None if best is None else best.number,
         "value": None if best is None else best.value,
-        "settings": {} if best is None else {p.key: p.value(best.params[p.key]) for p in search.parameters},
-        "folder": str(search.folder),
     }

@@ -1,6 +1,6 @@
-"""The settings of a search, from the command line, a YAML file, or both.
+"""The settings of a search: from the command line, from a YAML file, or from both.
 
-Everything is checked before the first trial: every key, and both ends of every range, by loading the configuration.
+All of them are checked before the first trial. The configuration is loaded with both ends of every range.
 """
 
 from __future__ import annotations
@@ -44,8 +44,9 @@ class Search:
     algorithm: Any
     """The name of the command."""
     config: str | None
+    """The YAML file of settings that every trial starts from."""
     fixed: tuple[str, ...]
-    """Overrides that every trial has."""
+    """Overrides of every trial."""
     parameters: tuple[Parameter, ...]
     metric: str
     """`val:NAME` or `train:NAME`."""
@@ -57,7 +58,7 @@ class Search:
     seed: int = 0
     keep_all: bool = False
     devices: tuple[str, ...] = ()
-    """CUDA_VISIBLE_DEVICES of each of the trials that run at once; () where they need no GPUs of their own."""
+    """CUDA_VISIBLE_DEVICES of each concurrent trial; () if the trials need no GPUs of their own."""
 
     @property
     def column(self) -> str:
@@ -65,13 +66,13 @@ class Search:
         return flat_metric(self.metric)
 
     @property
-    def most(self) -> int:
-        """The number of trials; no more than there are combinations."""
-        every = grid(self.parameters, self.trials)
-        return self.trials if every is None else len(every)
+    def num_trials(self) -> int:
+        """The number of trials: at most the number of combinations."""
+        combinations = grid(self.parameters, self.trials)
+        return self.trials if combinations is None else len(combinations)
 
     def identity(self) -> dict[str, Any]:
-        """The settings that must not change for a search to be resumed."""
+        """The settings that must be the same when a search is resumed."""
         text = Path(self.config).read_text() if self.config is not None else ""
         return {
             "kind": self.algorithm,
@@ -84,37 +85,34 @@ class Search:
 
 
 def read(options: argparse.Namespace) -> Search:
-    """The search that the options describe. Raises ConfigError for anything that would stop a trial."""
-    file = _file(options.study)
-    config = options.config or file.get("config")
-    algorithm, words = _algorithm(list(options.words), file)
-    fixed, ranges = _split(words, file)
+    """The search that the options describe. Raises ConfigError for a setting that would make a trial fail."""
+    given = _study_file(options.study) | {k: v for k, v in vars(options).items() if v is not None}
+    config = given.get("config")
+    algorithm, words = _algorithm(list(options.words), given)
+    fixed, ranges = _split(words, given)
     if not ranges:
-        raise ConfigError(
-            "there is nothing to search: give a key a range, such as 'policy.optimizer.kwargs.lr=log(1e-6, 1e-3)'"
-        )
+        example = "'policy.optimizer.kwargs.lr=log(1e-6, 1e-3)'"
+        raise ConfigError(f"there is nothing to search: give a key a range, such as {example}")
     parameters = tuple(parameter(key, text) for key, text in ranges.items())
     loaded = _checked(algorithm, config, fixed, parameters)
-    metric = _metric(loaded, options.metric or file.get("metric"))
-    load(
-        algorithm, config, [*fixed, *_first(parameters), override(OWNED[1], metric)]
-    )  # which says what is near it
+    metric = _metric(loaded, given.get("metric"))
+    # An unknown metric: the error suggests the nearest one.
+    load(algorithm, config, [*fixed, *_first(parameters), override(OWNED[1], metric)])
     _check_measured(loaded, metric)
-    maximize = _maximizes(loaded, metric, options.direction or file.get("direction"))
-    parallel = _count("parallel", _given(options.parallel, file.get("parallel", 1)))
+    parallel = _count("parallel", given.get("parallel", Search.parallel))
     search = Search(
         algorithm=algorithm,
         config=config,
         fixed=tuple(fixed),
         parameters=parameters,
         metric=metric,
-        maximize=maximize,
-        folder=Path(options.folder or file.get("folder", f"results/tune_{algorithm}")),
-        trials=_count("trials", _given(options.trials, file.get("trials", 20))),
+        maximize=_maximizes(loaded, metric, given.get("direction")),
+        folder=Path(given.get("folder", f"results/tune_{algorithm}")),
+        trials=_count("trials", given.get("trials", Search.trials)),
         parallel=parallel,
-        pruner=_one_of("pruner", options.pruner or file.get("pruner", "median"), PRUNERS),
-        seed=int(_given(options.seed, file.get("seed", 0))),
-        keep_all=_one_of("keep", options.keep or file.get("keep", "best"), ("best", "all")) == "all",
+        pruner=_one_of("pruner", given.get("pruner", Search.pruner), PRUNERS),
+        seed=int(given.get("seed", Search.seed)),
+        keep_all=_one_of("keep", given.get("keep", "best"), ("best", "all")) == "all",
         devices=devices_for(loaded.config.cluster, parallel, visible_devices()),
     )
     check_local(search.folder, "--folder")
@@ -132,7 +130,7 @@ def owned(search: Search, folder: Path) -> list[str]:
     ]
 
 
-def _file(path: str | None) -> dict[str, Any]:
+def _study_file(path: str | None) -> dict[str, Any]:
     if path is None:
         return {}
     try:
@@ -143,38 +141,40 @@ def _file(path: str | None) -> dict[str, Any]:
         raise ConfigError(f"--study {path}: expected a mapping with the keys {', '.join(FILE_KEYS)}")
     for key in found:
         if key not in FILE_KEYS:
-            raise ConfigError(f"--study {path}: unknown key {key!r}; there are {', '.join(FILE_KEYS)}")
-    return found
+            raise ConfigError(f"--study {path}: unknown key {key!r}; the keys are {', '.join(FILE_KEYS)}")
+    return {key: value for key, value in found.items() if value is not None}
 
 
-def _algorithm(words: list[str], file: Mapping[str, Any]) -> tuple[Any, list[str]]:
+def _algorithm(words: list[str], given: Mapping[str, Any]) -> tuple[Any, list[str]]:
     named = words and "=" not in words[0] and not words[0].startswith("~")
-    algorithm = words.pop(0) if named else file.get("kind")
+    algorithm = words.pop(0) if named else given.get("kind")
     if algorithm is None:
-        raise ConfigError(
-            f"hone tune needs the command to search for, one of {', '.join(specs())}: hone tune sft ..."
-        )
+        raise ConfigError(f"hone tune needs a command: hone tune COMMAND ..., one of {', '.join(specs())}")
     return _one_of("command", algorithm, list(specs())), words
 
 
-def _split(words: Sequence[str], file: Mapping[str, Any]) -> tuple[list[str], dict[str, str]]:
-    """Overrides, and ranges by key. The command line wins over the file."""
-    fixed = file.get("overrides") or []
+def _key(word: str) -> str:
+    return word.partition("=")[0].lstrip("+")
+
+
+def _split(words: Sequence[str], given: Mapping[str, Any]) -> tuple[list[str], dict[str, str]]:
+    """Overrides, and ranges by key. The command line takes precedence over the file."""
+    fixed = given.get("overrides", [])
     fixed = [override(key, value) for key, value in fixed.items()] if isinstance(fixed, dict) else list(fixed)
-    ranges = {key: str(text) for key, text in (file.get("search") or {}).items()}
+    ranges = {key: str(text) for key, text in given.get("search", {}).items()}
     typed = [word for word in words if is_range(word.partition("=")[2])]
-    settled = [word for word in words if word not in typed]
-    for word in settled:
-        ranges.pop(word.partition("=")[0].lstrip("+"), None)
+    values = [word for word in words if word not in typed]
+    for word in values:
+        ranges.pop(_key(word), None)
     ranges |= {key: text for key, _, text in (word.partition("=") for word in typed)}
-    fixed += settled
-    for word in fixed:
-        if word.partition("=")[0].lstrip("+") in ranges:
-            raise ConfigError(f"{word.partition('=')[0]} is both set and searched: leave one of them out")
-    for key in (*ranges, *(word.partition("=")[0].lstrip("+") for word in fixed)):
+    fixed += values
+    for key in map(_key, fixed):
+        if key in ranges:
+            raise ConfigError(f"{key} has both a value and a range: leave one of them out")
+    for key in (*ranges, *map(_key, fixed)):
         if key in OWNED:
-            better = {OWNED[0]: "--folder", OWNED[1]: "--metric", OWNED[2]: "--direction"}.get(key, "nothing")
-            raise ConfigError(f"{key} is set by the search, for each trial: give {better} in its place")
+            option = {OWNED[0]: "--folder", OWNED[1]: "--metric", OWNED[2]: "--direction"}.get(key, "nothing")
+            raise ConfigError(f"the search sets {key} for each trial: give {option} in its place")
     return fixed, ranges
 
 
@@ -183,9 +183,9 @@ def _first(parameters: Sequence[Parameter]) -> list[str]:
 
 
 def _checked(
-    algorithm: Any, config: str | None, fixed: Sequence[str], parameters: Sequence[Parameter]
+    algorithm: Any, config: str | None, fixed: list[str], parameters: Sequence[Parameter]
 ) -> Loaded[Any]:
-    """The configuration at the low ends of all ranges. Raises ConfigError for a value that the command would refuse."""
+    """The configuration at the low ends of all ranges. Raises ConfigError for a value that the command would reject."""
     for word in fixed:
         if "=" not in word and not word.startswith("~"):
             raise ConfigError(f"{word!r} is not an override: write key=value, or key=range to search it")
@@ -201,26 +201,22 @@ def _metric(loaded: Loaded[Any], given: str | None) -> str:
     """The metric as `val:NAME` or `train:NAME`."""
     name = given or loaded.config.checkpointing.metric_name
     if name is None:
-        raise ConfigError(
-            "checkpointing.metric_name is null: say what to search by, such as --metric val_loss"
-        )
+        raise ConfigError("checkpointing.metric_name is null: name the metric, such as --metric val_loss")
     return name if ":" in name else f"{'val' if name.startswith('val_') else 'train'}:{name}"
 
 
 def _check_measured(loaded: Loaded[Any], metric: str) -> None:
-    """Raise ConfigError for a held-out metric that no trial measures after its first step: the value of the untrained
-    model says nothing about the settings."""
+    """Raise ConfigError for a validation metric that no trial measures after step 0, where the model is untrained."""
     loop, section = loaded.config.loop, section_of(loaded.algorithm)
     steps, period = loop.max_num_steps, loop.val_period
     first = max(period, getattr(loop, "val_start_at", 0))
     never = period <= 0 or (steps is not None and steps < first)
     if metric.startswith("val:") and never and not loop.val_at_end:
-        why = f"{section}.val_period={period}" + (
-            f" and {section}.max_num_steps={steps}" if period > 0 else ""
-        )
+        settings = f"{section}.val_period={period}"
+        settings += f" and {section}.max_num_steps={steps}" if period > 0 else ""
         raise ConfigError(
-            f"{why}: no trial measures {flat_metric(metric)} after its first step. Set {section}.val_at_end=true, or "
-            "search by a metric of training (--metric train:NAME)"
+            f"with {settings} no trial measures {flat_metric(metric)} after step 0. Set {section}.val_at_end=true, or "
+            "search by a training metric (--metric train:NAME)"
         )
 
 
@@ -237,18 +233,12 @@ def _maximizes(loaded: Loaded[Any], name: str, direction: str | None) -> bool:
         return False
     if "accuracy" in name or "reward" in name or "margin" in name:
         return True
-    raise ConfigError(
-        f"--metric {name}: say whether more of it is better: --direction max or --direction min"
-    )
-
-
-def _given(typed: Any, other: Any) -> Any:
-    return other if typed is None else typed
+    raise ConfigError(f"--metric {name}: is a higher value better? Give --direction max or --direction min")
 
 
 def _count(name: str, value: Any) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ConfigError(f"{name}={value}: expected a number, at least 1")
+        raise ConfigError(f"{name}={value}: expected a whole number of at least 1")
     return value
 
 
@@ -259,7 +249,7 @@ def _one_of(name: str, value: Any, choices: Sequence[str]) -> str:
 
 
 def visible_devices() -> list[str]:
-    """The GPUs of this machine, by the names that CUDA_VISIBLE_DEVICES has for them. torch is not asked: it is slow."""
+    """The GPUs of this machine, named as in CUDA_VISIBLE_DEVICES. Does not import torch, which is slow."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is not None:
         return [name for name in named.split(",") if name.strip()]
@@ -268,23 +258,17 @@ def visible_devices() -> list[str]:
 
 
 def devices_for(cluster: Any, parallel: int, visible: Sequence[str]) -> tuple[str, ...]:
-    """The GPUs of each of the trials that run at once. Raises ConfigError where there are too few.
+    """The GPUs of each concurrent trial. Raises ConfigError if there are too few.
 
-    On a Ray cluster (`cluster.ray_address`) Ray gives each trial's ranks their places.
+    On a Ray cluster (`cluster.ray_address`) Ray assigns GPUs to each trial's ranks.
     """
-    if (
-        parallel == 1
-        or not visible
-        or cluster.ray_address is not None
-        or cluster.cpu_workers_per_node is not None
-    ):
+    per_trial = cluster.gpus_per_node
+    by_ray = cluster.ray_address is not None or cluster.cpu_workers_per_node is not None
+    if parallel == 1 or not visible or by_ray or per_trial == 0:
         return ()
-    each = cluster.gpus_per_node
-    if each == 0:
-        return ()
-    if each * parallel > len(visible):
+    if per_trial * parallel > len(visible):
         raise ConfigError(
-            f"--parallel {parallel} with cluster.gpus_per_node={each} needs {each * parallel} GPUs, and there are "
-            f"{len(visible)}: set --parallel {max(1, len(visible) // each)}"
+            f"--parallel {parallel} with cluster.gpus_per_node={per_trial} needs {per_trial * parallel} GPUs, and "
+            f"there are {len(visible)}: set --parallel {max(1, len(visible) // per_trial)}"
         )
-    return tuple(",".join(visible[slot * each : (slot + 1) * each]) for slot in range(parallel))
+    return tuple(",".join(visible[slot * per_trial : (slot + 1) * per_trial]) for slot in range(parallel))

@@ -1,8 +1,8 @@
-"""The search space: `KEY=log(1e-6, 1e-3)` and the like, parsed, checked, and turned into overrides.
+"""The search space: ranges such as `KEY=log(1e-6, 1e-3)` are parsed, checked, and turned into overrides.
 
-log(a, b)        a number, its logarithm uniform       logint(a, b)    the same, whole numbers
-uniform(a, b)    a number                              int(a, b[, s])  a whole number, every s-th from a on
-choice(x, ...)   one of these: numbers, texts, true, false, null, [lists]
+log(a, b)        a float, log-uniform                  logint(a, b)    an integer, log-uniform
+uniform(a, b)    a float, uniform                      int(a, b[, s])  an integer, uniform: a, a + s, a + 2s, …
+choice(x, ...)   one of these: numbers, strings, true, false, null, [lists]
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from hone.errors import ConfigError
 if TYPE_CHECKING:
     from optuna.trial import Trial
 
-KINDS = ("log", "logint", "uniform", "int", "choice")
+DISTRIBUTIONS = ("log", "logint", "uniform", "int", "choice")
 _FORM = re.compile(r"\s*(\w+)\((.*)\)\s*", re.DOTALL)
 _EXAMPLE = "write log(1e-6, 1e-3), logint(8, 512), uniform(0, 0.1), int(1, 8) or choice(8, 16, 32)"
 
@@ -31,89 +31,79 @@ _EXAMPLE = "write log(1e-6, 1e-3), logint(8, 512), uniform(0, 0.1), int(1, 8) or
 def is_range(text: str) -> bool:
     """Whether the text after `key=` is a range rather than a value."""
     found = _FORM.fullmatch(text)
-    return found is not None and found[1] in KINDS
+    return found is not None and found[1] in DISTRIBUTIONS
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """One key, and the values that it may take: `values` of a choice, else the ends (and step) of a range."""
+    """One key and its distribution: `values` are the choices, else the ends of the range (and the step)."""
 
     key: str
-    kind: str
+    distribution: str
     values: tuple[Any, ...]
 
     def suggest(self, trial: Trial) -> Any:
         """This trial's value."""
-        if self.kind == "choice":
+        if self.distribution == "choice":
             return self.values[trial.suggest_categorical(self.key, list(range(len(self.values))))]
-        low, high, *step = self.values
-        if self.kind in ("int", "logint"):
-            return trial.suggest_int(
-                self.key, low, high, step=step[0] if step else 1, log=self.kind == "logint"
-            )
-        return trial.suggest_float(self.key, low, high, log=self.kind == "log")
+        low, high, step = (*self.values, 1)[:3]
+        log = self.distribution in ("log", "logint")
+        if self.distribution in ("int", "logint"):
+            return trial.suggest_int(self.key, low, high, step=step, log=log)
+        return trial.suggest_float(self.key, low, high, log=log)
 
     def value(self, stored: Any) -> Any:
-        """The value of what Optuna stores, which for a choice is its index."""
-        return self.values[int(stored)] if self.kind == "choice" else stored
+        """The value for what Optuna stores: for a choice, that is its index."""
+        return self.values[int(stored)] if self.distribution == "choice" else stored
 
     @property
     def stored(self) -> tuple[Any, ...] | None:
-        """All values that Optuna may store, if they can be enumerated."""
-        if self.kind == "choice":
+        """All values that Optuna may store; None if they cannot be enumerated."""
+        if self.distribution == "choice":
             return tuple(range(len(self.values)))
-        return (
-            tuple(range(self.values[0], self.values[1] + 1, (*self.values, 1)[2]))
-            if self.kind == "int"
-            else None
-        )
+        low, high, step = (*self.values, 1)[:3]
+        return tuple(range(low, high + 1, step)) if self.distribution == "int" else None
 
     @property
     def probes(self) -> tuple[Any, ...]:
-        """Values to check in place of all: every choice, or both ends of a range."""
-        return self.values if self.kind == "choice" else self.values[:2]
+        """The values that are checked: every choice, or both ends of a range."""
+        return self.values if self.distribution == "choice" else self.values[:2]
 
     def __str__(self) -> str:
-        return f"{self.kind}({', '.join(map(format_value, self.values))})"
+        return f"{self.distribution}({', '.join(map(format_value, self.values))})"
 
 
 def parameter(key: str, text: str) -> Parameter:
-    """Parse `key=text`. Raises ConfigError if it is no range, or an empty one."""
+    """Parse `key=text`. Raises ConfigError for text that is not a range, and for an empty range."""
     found = _FORM.fullmatch(text)
-    if found is None or found[1] not in KINDS:
+    if found is None or found[1] not in DISTRIBUTIONS:
         raise ConfigError(f"{key}={text} is not a range: {_EXAMPLE}")
-    kind = found[1]
     try:
         values = tuple(files.parse(f"[{found[2]}]"))
     except yaml.YAMLError as error:
         raise ConfigError(f"{key}={text} cannot be read: {_EXAMPLE}") from error
-    made = Parameter(key, kind, values)
-    if problem := _problem(made):
+    if problem := _problem(found[1], values):
         raise ConfigError(f"{key}={text}: {problem}")
-    if kind in ("log", "uniform"):
-        return Parameter(key, kind, tuple(map(float, values)))
-    return made
+    return Parameter(key, found[1], tuple(map(float, values)) if found[1] in ("log", "uniform") else values)
 
 
-def _problem(made: Parameter) -> str | None:
-    values = made.values
-    if made.kind == "choice":
+def _problem(distribution: str, values: tuple[Any, ...]) -> str | None:
+    if distribution == "choice":
         if not values:
             return "there is nothing to choose from"
-        twice = len({format_value(value) for value in values}) < len(values)
-        return "a choice stands there twice" if twice else None
-    if len(values) != 2 and not (made.kind == "int" and len(values) == 3):
-        return f"{made.kind} has two ends, such as {made.kind}(1, 8)"
-    whole = made.kind in ("int", "logint")
-    kinds = (int,) if whole else (int, float)
-    if not all(isinstance(value, kinds) and not isinstance(value, bool) for value in values):
-        return f"the ends of {made.kind} are {'whole ' if whole else ''}numbers"
+        return "a choice is given twice" if len({*map(format_value, values)}) < len(values) else None
+    if len(values) != 2 and not (distribution == "int" and len(values) == 3):
+        return f"{distribution} has two ends, such as {distribution}(1, 8)"
+    whole = distribution in ("int", "logint")
+    numeric = (int,) if whole else (int, float)
+    if not all(isinstance(value, numeric) and not isinstance(value, bool) for value in values):
+        return f"the ends of {distribution} are {'whole ' if whole else ''}numbers"
     if values[0] >= values[1]:
         swapped = ", ".join(map(format_value, (values[1], values[0])))
-        return f"the range is empty: its low end comes first, so {made.kind}({swapped})?"
-    if made.kind in ("log", "logint") and values[0] <= 0:
-        return "a logarithm begins above 0"
-    return "a step is at least 1" if len(values) == 3 and values[2] < 1 else None
+        return f"the range is empty: its low end comes first, so {distribution}({swapped})?"
+    if distribution in ("log", "logint") and values[0] <= 0:
+        return "the low end of a logarithmic range must be above 0"
+    return "the step must be at least 1" if len(values) == 3 and values[2] < 1 else None
 
 
 def format_value(value: Any) -> str:
@@ -128,10 +118,10 @@ def override(key: str, value: Any) -> str:
     return f"{key}={format_value(value)}"
 
 
-def grid(parameters: Sequence[Parameter], most: int) -> list[dict[str, Any]] | None:
-    """Every combination, as Optuna stores it; None if there are more than `most`."""
+def grid(parameters: Sequence[Parameter], limit: int) -> list[dict[str, Any]] | None:
+    """Every combination, as Optuna stores it; None if there are more than `limit`."""
     columns = [p.stored for p in parameters]
-    counted = [column for column in columns if column is not None]
-    if len(counted) < len(columns) or prod(map(len, counted)) > most:
+    finite = [column for column in columns if column is not None]
+    if len(finite) < len(columns) or prod(map(len, finite)) > limit:
         return None
-    return [dict(zip((p.key for p in parameters), row, strict=True)) for row in product(*counted)]
+    return [dict(zip((p.key for p in parameters), row, strict=True)) for row in product(*finite)]

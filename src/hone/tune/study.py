@@ -1,7 +1,7 @@
-"""The search: Optuna proposes trials, this process runs and watches them. The state is one SQLite file, `study.db`.
+"""The search: Optuna proposes trials; this process runs and monitors them. The state is one SQLite file, `study.db`.
 
-A search that is killed at any instant resumes with the same command: a trial's folder is a run's folder, so trials that
-were running go on from their checkpoints. Only this process writes to the file, so several trials can run at once.
+A killed search resumes with the same command. A trial's folder is a run's folder, so a trial that was running continues
+from its last checkpoint. Only this process writes to `study.db`, so trials can run concurrently.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from hone.tune.trial import TrialRun, drop_checkpoints
 POLL_S = 0.2
 """Seconds between two polls of the running trials."""
 FAILURES_TO_STOP = 3
-"""The search stops after so many failures without a success: they have a cause in common."""
+"""The search stops after this many failures without a success: they probably have one cause."""
 
 
 def import_optuna() -> Any:
@@ -44,11 +44,12 @@ class Tuner:
     def __init__(self, search: Search) -> None:
         self.search, self.optuna = search, import_optuna()
         self.running: dict[int, tuple[Any, TrialRun]] = {}
-        self.interrupted: int = 0
+        self.interrupted = 0
+        """Number of SIGINT and SIGTERM received."""
 
     def run(self) -> dict[str, Any]:
-        """The summary of the search. Raises Interrupted, after the trials have saved what they have; TrainingError
-        when trials only fail."""
+        """Run the search and return its summary. Raises Interrupted after the trials have saved checkpoints, and
+        TrainingError if every trial fails."""
         check_writable(self.search.folder, "--folder")
         with lock_folder(self.search.folder, "--folder"), self._handling_signals():
             self.study = self._open()
@@ -68,29 +69,28 @@ class Tuner:
     def _loop(self) -> None:
         waiting = [trial for trial in self.study.trials if trial.state.name == "RUNNING"]
         for frozen in waiting:
-            results.announce(f"trial {frozen.number} was running when the search ended: it goes on")
+            results.announce(f"trial {frozen.number} was running when the search ended: it continues")
         while not self.interrupted:
             while len(self.running) < self.search.parallel and (waiting or self._has_more()):
-                trial = self._resume(waiting.pop(0)) if waiting else self.study.ask()
-                self._start(trial)
+                if waiting:
+                    self._start(self.optuna.trial.Trial(self.study, waiting.pop(0)._trial_id))
+                else:
+                    self._start(self.study.ask())
             if not self.running:
                 return
             for number in list(self.running):
                 self._poll(number)
-            self._give_up()
+            self._stop_if_all_fail()
             time.sleep(POLL_S)
         self._stop_all()
         done = len(results.finished(self.study))
         raise Interrupted(
-            f"stopped with {done} of {self.search.most} trials done: run the same command to go on"
+            f"stopped after {done} of {self.search.num_trials} trials: the same command continues"
         )
 
-    def _resume(self, frozen: Any) -> Any:
-        return self.optuna.trial.Trial(self.study, frozen._trial_id)
-
     def _has_more(self) -> bool:
-        begun = sum(trial.state.name != "WAITING" for trial in self.study.trials)
-        return begun < self.search.most
+        started = sum(trial.state.name != "WAITING" for trial in self.study.trials)
+        return started < self.search.num_trials
 
     def _start(self, trial: Any) -> None:
         values = {p.key: p.suggest(trial) for p in self.search.parameters}
@@ -103,10 +103,8 @@ class Tuner:
 
     def _poll(self, number: int) -> None:
         trial, run = self.running[number]
-        code = (
-            run.code
-        )  # read before the metrics, so that the last rows of a run that has ended are not missed
-        known = self.study.trials[number].intermediate_values  # not empty for a trial that was resumed
+        code = run.code  # before the metrics: a run that has ended writes no further rows
+        known = self.study.trials[number].intermediate_values  # not empty for a resumed trial
         for step, value in run.new_values():
             if step not in known:
                 trial.report(value, step)
@@ -123,17 +121,16 @@ class Tuner:
         trial.set_user_attr("seconds", round(time.monotonic() - run.started, 1))
         if run.pruned:
             self.study.tell(trial, state=states.PRUNED)
-            results.announce(
-                f"trial {trial.number}: stopped early, {self.search.column} {format_value(value)}"
-            )
+            message = f"stopped early, {self.search.column} {format_value(value)}"
         elif code == 0 and value is not None:
             self.study.tell(trial, value)
-            results.announce(f"trial {trial.number}: {self.search.column} {value:.6g}")
+            message = f"{self.search.column} {value:.6g}"
         else:
-            cause = run.last_line() if code != 0 else f"metrics.csv has no {self.search.column} after a step"
+            cause = run.last_line() if code != 0 else f"metrics.csv has no {self.search.column} after step 0"
             trial.set_user_attr("cause", cause)
             self.study.tell(trial, state=states.FAIL)
-            results.announce(f"trial {trial.number}: failed: {cause} (see {run.log})")
+            message = f"failed: {cause} (see {run.log})"
+        results.announce(f"trial {trial.number}: {message}")
         if not self.search.keep_all:
             best = results.best_trial(self.study)
             for frozen in results.finished(self.study):
@@ -141,17 +138,17 @@ class Tuner:
                     drop_checkpoints(results.folder_of(self.search, frozen.number))
         results.write(self.search, self.study)
 
-    def _give_up(self) -> None:
+    def _stop_if_all_fail(self) -> None:
         failed = [trial for trial in self.study.trials if trial.state.name == "FAIL"]
         if len(failed) >= FAILURES_TO_STOP and len(failed) == len(results.finished(self.study)):
             cause = failed[-1].user_attrs.get("cause", "")
             raise TrainingError(
-                f"all of {len(failed)} trials failed, the last one with: {cause}. Try it alone: its command's output "
-                f"is {results.folder_of(self.search, failed[-1].number) / 'log.txt'}"
+                f"all {len(failed)} trials failed, the last one with: {cause}. The output of its command is in "
+                f"{results.folder_of(self.search, failed[-1].number) / 'log.txt'}"
             )
 
     def _stop_all(self, *, kill: bool = False) -> None:
-        """Optuna is not told of trials that are stopped here: they go on next time."""
+        """Stop the running trials without reporting them to Optuna: they continue when the search is resumed."""
         for _, run in self.running.values():
             run.kill() if kill else run.stop()
         while any(run.code is None for _, run in self.running.values()):
@@ -168,7 +165,7 @@ class Tuner:
         def on_signal(number: int, frame: FrameType | None) -> None:
             self.interrupted += 1
             if self.interrupted == 1:
-                results.announce("stopping: the trials save what they have (Ctrl-C again stops at once)")
+                results.announce("stopping: the trials save checkpoints (Ctrl-C again stops at once)")
 
         before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
@@ -193,10 +190,14 @@ class Tuner:
         except (ValueError, RuntimeError) as error:
             raise CheckpointError(f"{file} cannot be read: {error}. Name another --folder") from error
         self._check_same(study)
-        study.sampler = self._sampler(len(study.trials))
+        # TPE (Bergstra et al. 2011). Its seed depends on the number of trials: otherwise a resumed search would propose
+        # the same values again.
+        seed, several = self.search.seed + len(study.trials), self.search.parallel > 1
+        study.sampler = self.optuna.samplers.TPESampler(seed=seed, constant_liar=several)
         return study
 
     def _check_same(self, study: Any) -> None:
+        """Record the search in a new study. Raises CheckpointError if the study is of another search."""
         identity, known = SECRETS.hide_all(self.search.identity()), study.user_attrs.get("search")
         if known is None:
             study.set_user_attr("search", json.dumps(identity))
@@ -204,8 +205,7 @@ class Tuner:
                 study.enqueue_trial(values)
             return
         before = json.loads(known)
-        changed = [name for name in identity if identity[name] != before.get(name)]
-        if changed:
+        if changed := [name for name in identity if identity[name] != before.get(name)]:
             raise CheckpointError(
                 f"{self.search.folder} holds another search (its {', '.join(changed)} differ): name another "
                 "--folder, or remove it"
@@ -216,10 +216,3 @@ class Tuner:
         if self.search.pruner == "median":
             return pruners.MedianPruner(n_startup_trials=4)
         return pruners.HyperbandPruner() if self.search.pruner == "hyperband" else pruners.NopPruner()
-
-    def _sampler(self, begun: int) -> Any:
-        """TPE (Bergstra et al. 2011). The seed depends on the number of trials: a resumed search must not propose the
-        same values again."""
-        return self.optuna.samplers.TPESampler(
-            seed=self.search.seed + begun, constant_liar=self.search.parallel > 1
-        )

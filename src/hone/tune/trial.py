@@ -1,4 +1,4 @@
-"""One trial: the real command in a process and a folder of its own, watched through its metrics.csv."""
+"""One trial: the training command in its own process and folder, monitored through its metrics.csv."""
 
 from __future__ import annotations
 
@@ -18,35 +18,32 @@ from hone.tune.settings import Search, owned
 
 COMMAND = (sys.executable, "-m", "hone.tune.trial_process")
 STOP_TIMEOUT_S = 60.0
-"""Seconds that a run has for saving a checkpoint after SIGTERM, before it is killed."""
+"""Seconds for saving a checkpoint after SIGTERM; then the process is killed."""
 
 
 class TrialRun:
-    """A running trial. `slot` numbers the trials that run at once."""
+    """A running trial. `slot` numbers the concurrent trials."""
 
     def __init__(self, search: Search, folder: Path, overrides: Sequence[str], slot: int) -> None:
         self.search, self.folder, self.slot = search, folder, slot
         self.log = folder / "log.txt"
         self.started = time.monotonic()
         self.seen: dict[int, float] = {}
-        """Values of the metric that have been read, by step."""
+        """The metric's values read so far, by step."""
         self.pruned = False
         self._stopping: float | None = None
         folder.mkdir(parents=True, exist_ok=True)
         words = ["--config", search.config] if search.config is not None else []
         words += [*search.fixed, *owned(search, folder), *overrides]
-        reading, self._lifeline = os.pipe()
         with open(self.log, "ab") as log:
             self._process = subprocess.Popen(
-                [*COMMAND, str(reading), search.algorithm, *words],
-                stdin=subprocess.DEVNULL,
+                [*COMMAND, search.algorithm, *words],
+                stdin=subprocess.PIPE,  # the trial ends when this pipe closes
                 stdout=log,
                 stderr=log,
                 env=self._environment(),
-                pass_fds=(reading,),
                 start_new_session=True,  # Ctrl-C goes to the search, which stops its trials
             )
-        os.close(reading)
 
     def _environment(self) -> dict[str, str]:
         found = dict(os.environ)
@@ -57,7 +54,8 @@ class TrialRun:
         return found
 
     def new_values(self) -> list[tuple[int, float]]:
-        """Steps and finite values of the metric since the last call. Step 0 is left out: all trials share it."""
+        """(step, value) of the metric since the last call; finite values only. Step 0 is left out: it is the same in
+        all trials."""
         _, rows = read_table(self.folder / "metrics.csv")
         found = []
         for row in rows:
@@ -80,23 +78,21 @@ class TrialRun:
         """Ask the run to save a checkpoint and end (SIGTERM)."""
         if self._stopping is None:
             self._stopping = time.monotonic()
-            self._signal(signal.SIGTERM, group=False)
+            self._process.terminate()
 
     def kill(self) -> None:
-        """Kill the process and its process group."""
-        self._signal(signal.SIGKILL, group=True)
+        """Kill the process group."""
+        if self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
 
-    def _signal(self, number: signal.Signals, *, group: bool) -> None:
-        if self._process.poll() is None:
-            (os.killpg if group else os.kill)(self._process.pid, number)
-
     def close(self) -> None:
-        """Close the pipe that keeps the process alive. Called after its end."""
-        os.close(self._lifeline)
+        """Close the pipe to the process, after its end."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
 
     def best(self) -> float | None:
-        """The best value of the metric: that of the checkpoint which the run keeps as its best."""
+        """The best value of the metric: the value of the best checkpoint."""
         values = [value for value in self.seen.values() if math.isfinite(value)]
         return (max if self.search.maximize else min)(values) if values else None
 
@@ -107,6 +103,6 @@ class TrialRun:
 
 
 def drop_checkpoints(folder: Path) -> None:
-    """Remove the checkpoints of a trial that is over. Its metrics stay."""
+    """Remove the checkpoints of a finished trial. Its metrics stay."""
     for step in folder.glob("step_*"):
         shutil.rmtree(step, ignore_errors=True)

@@ -1,8 +1,8 @@
-"""The process of a trial: runs the real command, and ends when the search does.
+"""The process of a trial: runs the training command, and ends when the search does.
 
-    python -m hone.tune.trial_process DESCRIPTOR sft --config ... key=value ...
+    python -m hone.tune.trial_process sft --config ... key=value ...
 
-`DESCRIPTOR` is the reading end of a pipe whose other end the search holds open (see `hone.subprocesses`).
+Standard input is a pipe that closes when the search ends (see `hone.subprocesses`).
 """
 
 from __future__ import annotations
@@ -15,10 +15,8 @@ from hone.subprocesses import end_with_parent
 
 def main() -> None:
     """Run the command."""
-    end_with_parent(
-        int(sys.argv[1]), whole_group=True
-    )  # the session is this trial's own; its checkpoints stay
-    sys.argv = ["hone", *sys.argv[2:]]
+    end_with_parent(whole_group=True)
+    sys.argv[0] = "hone"
     runpy.run_module("hone", run_name="__main__", alter_sys=True)
 
 

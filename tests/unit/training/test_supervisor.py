@@ -72,14 +72,17 @@ def test_an_end_without_a_word_begins_again(tmp_path: Path) -> None:
     assert process.returncode == 3
     assert [recovering for _, recovering in tries(tmp_path)] == ["False", "True", "True"]
     first = tries(tmp_path)[0][0]
-    assert f"the run's process (pid {first}) was ended with exit code 1\ngoing on from the start" in told
+    assert (
+        f"the run's process (pid {first}) ended with exit code 1\nresuming from the start in a new process"
+        in told
+    )
 
 
 def test_deaths_are_counted_from_the_last_checkpoint_on(tmp_path: Path) -> None:
     process = start(tmp_path, "dies but gets on")
     _, told = process.communicate(timeout=60)
     assert process.returncode == 0
-    assert "was killed by SIGKILL\ngoing on from step_5 with a new one" in told
+    assert "was killed by SIGKILL\nresuming from step_5 in a new process" in told
 
 
 def test_it_ends_when_it_gets_nowhere(tmp_path: Path) -> None:

@@ -18,16 +18,15 @@ from pathlib import Path
 PAUSE = float(os.environ.get("STAND_IN_PAUSE", "0.01"))
 
 
-def die_with(descriptor: int) -> None:
-    """As `hone.tune.trial_process` does."""
-    while os.read(descriptor, 1):
-        pass
+def end_with_search() -> None:
+    """As `hone.tune.trial_process` does: standard input closes when the search ends."""
+    os.read(0, 1)
     os.kill(0, signal.SIGKILL)
 
 
 def main() -> None:
-    threading.Thread(target=die_with, args=(int(sys.argv[1]),), daemon=True).start()
-    given = dict(word.split("=", 1) for word in sys.argv[3:] if "=" in word)
+    threading.Thread(target=end_with_search, daemon=True).start()
+    given = dict(word.split("=", 1) for word in sys.argv[2:] if "=" in word)
     folder = Path(given["checkpointing.checkpoint_dir"])
     lr = float(given["policy.optimizer.kwargs.lr"])
     file = folder / "metrics.csv"

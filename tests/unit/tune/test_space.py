@@ -14,7 +14,7 @@ optuna = pytest.importorskip("optuna")
 
 
 @pytest.mark.parametrize(
-    ("text", "kind", "values"),
+    ("text", "distribution", "values"),
     [
         ("log(1e-6,1e-3)", "log", (1e-6, 1e-3)),
         ("uniform(0, 0.5)", "uniform", (0.0, 0.5)),
@@ -29,9 +29,9 @@ optuna = pytest.importorskip("optuna")
         ),
     ],
 )
-def test_what_is_written_is_what_is_meant(text: str, kind: str, values: tuple[Any, ...]) -> None:
+def test_a_range_is_parsed_as_written(text: str, distribution: str, values: tuple[Any, ...]) -> None:
     made = parameter("key", text)
-    assert (made.kind, made.values) == (kind, values)
+    assert (made.distribution, made.values) == (distribution, values)
     assert [type(value) for value in made.values] == [type(value) for value in values]
     assert parameter("key", str(made)) == made
 
@@ -41,7 +41,7 @@ def test_what_is_written_is_what_is_meant(text: str, kind: str, values: tuple[An
     [
         ("log(1e-3,1e-6)", "the range is empty"),
         ("uniform(1,1)", "the range is empty"),
-        ("log(0,1)", "begins above 0"),
+        ("log(0,1)", "must be above 0"),
         ("int(1.5,3)", "whole numbers"),
         ("int(1)", "two ends"),
         ("uniform(a,b)", "are numbers"),
@@ -49,16 +49,16 @@ def test_what_is_written_is_what_is_meant(text: str, kind: str, values: tuple[An
         ("choice(1,1)", "twice"),
         ("choice([1,2)", "cannot be read"),
         ("normal(0,1)", "is not a range"),
-        ("int(1,8,0)", "step is at least 1"),
+        ("int(1,8,0)", "step must be at least 1"),
     ],
 )
-def test_an_empty_range_is_named(text: str, says: str) -> None:
+def test_an_error_about_a_range_names_its_key(text: str, says: str) -> None:
     with pytest.raises(ConfigError, match=says) as caught:
         parameter("policy.lora.dim", text)
     assert f"policy.lora.dim={text}" in str(caught.value)
 
 
-def test_a_template_is_no_range() -> None:
+def test_other_calls_and_lists_are_not_ranges() -> None:
     assert is_range("log(1,2)")
     assert not is_range("f(x)")
     assert not is_range("[1, 2]")
@@ -84,7 +84,7 @@ def test_suggestions_lie_within(tmp_path: object) -> None:
         assert [p.value(trial.params[p.key]) for p in parameters] == values
 
 
-def test_what_can_be_counted_is_gone_through() -> None:
+def test_a_finite_space_is_enumerated() -> None:
     small = [parameter("a", "choice(x,y)"), parameter("b", "int(1,5,2)")]
     rows = grid(small, 6)
     assert rows is not None

@@ -3,8 +3,8 @@
 Requests are pickles from the parent. Replies are JSON, so that nothing a reward function returns can run code in the
 parent. Imports the standard library only.
 
-The process ends with the run, even inside a function that never returns (worker_protocol.end_with_parent). What its
-functions started ends with it, in whatever session it runs (reaper.supervise).
+The process ends with the run, even inside a function that never returns (subprocesses.end_with_parent). All processes
+that its functions started end with it, in any session (reaper.supervise).
 """
 
 from __future__ import annotations
@@ -24,13 +24,8 @@ from hone.rollout.rewards.function_signature import Unusable, describe, instanti
 from hone.rollout.workers.framing import receive, send_reply
 from hone.rollout.workers.import_time import announce_imports
 from hone.rollout.workers.reaper import supervise
-from hone.rollout.workers.worker_protocol import (
-    MAX_MESSAGE,
-    REPLY_TOO_LONG,
-    end_with_parent,
-    exception_report,
-    set_limits,
-)
+from hone.rollout.workers.worker_protocol import MAX_MESSAGE, REPLY_TOO_LONG, exception_report, set_limits
+from hone.subprocesses import end_with_parent
 
 Functions = dict[str, tuple[Callable[..., Any], dict[str, Any]]]
 """The loaded functions with their kwargs, by the names of their specs."""
@@ -43,7 +38,7 @@ class _Defect(Exception):
 def main(channel_fd: int, import_signals_fd: int, memory_limit_mb: int | None) -> None:
     """Serve requests on the socket `channel_fd` until the parent closes it; announce imports on `import_signals_fd`."""
     supervise()
-    end_with_parent()
+    end_with_parent(whole_group=True)
     set_limits(memory_limit_mb)
     faulthandler.enable()
     channel = socket.socket(fileno=channel_fd)

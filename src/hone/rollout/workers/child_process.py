@@ -1,7 +1,7 @@
 """The parent's end of a child process: start it, call it within a time limit, kill it with all that it started.
 
 The child runs `main` of a module on one end of a socket pair. It leads a session of its own: Ctrl-C in the terminal
-does not reach it. Its standard input is a pipe that closes when this process ends (worker_protocol.end_with_parent).
+does not reach it. Its standard input is a pipe that closes when this process ends (subprocesses.end_with_parent).
 """
 
 from __future__ import annotations

@@ -1,15 +1,9 @@
-"""What every child process of a run does: set its limits, end with its parent, report an exception as data.
-
-Imports the standard library only: these processes must start fast.
-"""
+"""For the child processes of a run: their limits, and exceptions as replies. Imports the standard library only."""
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
 import sys
-import threading
 import traceback
 from typing import Any
 
@@ -20,25 +14,9 @@ MAX_MESSAGE = 500
 _MAX_TRACEBACK = 8000
 
 
-def end_with_parent() -> None:
-    """End this process when its parent ends. Standard input must be a pipe that the parent never writes to.
-
-    The pipe closes with the parent. On Linux the kernel then signals this process group (SIGIO, whose default action
-    ends a process), even while C code holds the interpreter's lock. Elsewhere a thread waits for the end of the pipe.
-    """
-    lifeline = os.dup(0)
-    null = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(null, 0)
-    os.close(null)
-    if sys.platform == "linux":
-        fcntl.fcntl(lifeline, fcntl.F_SETOWN, -os.getpgrp())
-        fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
-    else:
-        threading.Thread(target=lambda: (os.read(lifeline, 1), os._exit(1)), daemon=True).start()
-
-
 def set_limits(memory_limit_mb: int | None) -> None:
-    """Turn core dumps off, bound the address space, and be the first to be killed when memory runs out."""
+    """Disable core dumps, limit the address space, and make this process the kernel's first choice when memory runs
+    out."""
     import resource
 
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -54,12 +32,10 @@ def set_limits(memory_limit_mb: int | None) -> None:
 def exception_report(error: BaseException, file: str | None = None) -> dict[str, Any]:
     """The exception as a reply: {"raised": message and line, "type", "traceback"}.
 
-    The line is the deepest one in `file` (where the user's function is), else the deepest one outside of Hone.
+    The line is the deepest one in `file` (where the user's function is), else the deepest one outside Hone.
     """
     frames = error.__traceback__
-    while (
-        frames is not None and frames.tb_next is not None and _is_internal(frames.tb_frame.f_code.co_filename)
-    ):
+    while frames and frames.tb_next and _is_internal(frames.tb_frame.f_code.co_filename):
         frames = frames.tb_next
     stack = list(traceback.extract_tb(frames))
     own = [frame for frame in stack if frame.filename == file]
@@ -83,4 +59,4 @@ REPLY_TOO_LONG = {
     "type": "OverflowError",
     "traceback": "",
 }
-"""The reply in place of one that the parent would not read."""
+"""The reply in place of one that is too long for the parent to read."""
