@@ -192,8 +192,8 @@ class Tuner:
         self._check_same(study)
         # TPE (Bergstra et al. 2011). Its seed depends on the number of trials: otherwise a resumed search would propose
         # the same values again.
-        seed, several = self.search.seed + len(study.trials), self.search.parallel > 1
-        study.sampler = self.optuna.samplers.TPESampler(seed=seed, constant_liar=several)
+        seed, parallel = self.search.seed + len(study.trials), self.search.parallel > 1
+        study.sampler = self.optuna.samplers.TPESampler(seed=seed, constant_liar=parallel)
         return study
 
     def _check_same(self, study: Any) -> None:
