@@ -7,29 +7,25 @@ import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from hone.errors import ConfigError
-
 Between = Literal["linear", "step"]
 
 
-def points(value: Any, what: str) -> tuple[tuple[int, float], ...]:
+def points(value: Any) -> tuple[tuple[int, float], ...]:
     """The points in order of steps; a constant is one point, at 0.
 
-    Steps count the optimizer steps that are done, so that 0 is the beginning. Raises ConfigError, which names `what`.
+    Steps count the optimizer steps that are done, so that 0 is the beginning. Raises ValueError for anything else.
     """
     if not isinstance(value, Mapping):
-        return ((0, _number(value, what)),)
+        return ((0, _number(value)),)
     steps = list(value)
     for step in steps:
         if isinstance(step, bool) or not isinstance(step, int) or step < 0:
-            raise ConfigError(
-                f"{what}: {step!r} is no step: a schedule is {{step: value}}, such as {{0: 1.0, 100: 0.2}}"
+            raise ValueError(
+                f"{step!r} is no step: a schedule is {{step: value}}, such as {{0: 1.0, 100: 0.2}}"
             )
     if 0 not in steps:
-        raise ConfigError(
-            f"{what}: a schedule begins at step 0, but its first is {min(steps, default='missing')}"
-        )
-    return tuple((step, _number(value[step], what)) for step in sorted(steps))
+        raise ValueError(f"a schedule begins at step 0, but its first is {min(steps, default='missing')}")
+    return tuple((step, _number(value[step])) for step in sorted(steps))
 
 
 def value_at(points_: tuple[tuple[int, float], ...], step: int | None, between: Between = "linear") -> float:
@@ -42,7 +38,7 @@ def value_at(points_: tuple[tuple[int, float], ...], step: int | None, between: 
     return low if between == "step" else low + (high - low) * (step - start) / (end - start)
 
 
-def _number(value: Any, what: str) -> float:
+def _number(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ConfigError(f"{what} must be a finite number, or {{step: number}}, not {value!r}")
+        raise ValueError(f"expected a finite number, or {{step: number}}, got {value!r}")
     return float(value)

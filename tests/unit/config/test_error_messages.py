@@ -11,7 +11,7 @@ from hone.errors import ConfigError
 
 WRONG = {
     # neither the branch of a union nor a place in what was made of a text is a part of the key
-    "rewards.functions=[{name: math, weight: {a: 1}}]": "rewards.functions.0.weight.a=a: expected a whole number",
+    "rewards.functions=[{name: math, weight: {a: 1}}]": "rewards.functions.0.weight: 'a' is no step",
     "data.train.weight=x": "data.train.weight=x: expected a number",
     "data.train=[{dataset_name: a, weight: x}]": "data.train.0.weight=x: expected a number",
     "rewards.functions=[3]": "rewards.functions.0=3: expected a mapping",

@@ -19,6 +19,7 @@ from typing_extensions import Self
 
 import hone.config.interpolation  # noqa: F401  (registers mul, add, div, max)
 from hone.config.nested import escape
+from hone.config.schedule import points
 
 T = TypeVar("T")
 Keys = tuple[str, ...]
@@ -48,6 +49,15 @@ def derived(expression: str) -> Any:
     follows a key that is chosen when the run starts (null until then) is derived again by `fill_derived` after that.
     """
     return Field(default=None, json_schema_extra={"derived": expression})
+
+
+def _checked_schedule(value: Any) -> Any:
+    points(value)
+    return value
+
+
+Schedule = Annotated[float | dict[int, float], BeforeValidator(_checked_schedule)]
+"""A number, or one that changes with the steps that are done: `{0: 1.0, 100: 0.2}`."""
 
 
 def _null_means_derive(value: Any, inner: ValidatorFunctionWrapHandler) -> Any:

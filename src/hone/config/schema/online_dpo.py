@@ -9,11 +9,10 @@ from pydantic import Field, field_validator
 
 from hone.config.paths import LocalPath
 from hone.config.schedule import points, value_at
-from hone.config.schema.base import Count, section
+from hone.config.schema.base import Count, Schedule, section
 from hone.config.schema.dpo import PairBatchingConfig, PairPackingConfig
 from hone.config.schema.online import OnlinePolicyConfig, RLConfig, RLSection
 from hone.config.schema.run import OnlineCheckpointingConfig
-from hone.errors import ConfigError
 
 
 class OnlineDPOSection(RLSection):
@@ -23,7 +22,7 @@ class OnlineDPOSection(RLSection):
 
     num_generations_per_prompt: int = Field(2, ge=2)
     """Completions of each prompt. The one with the highest reward and the one with the lowest are its pair."""
-    beta: float | dict[int, float] = 0.1
+    beta: Schedule = 0.1
     """How strongly the policy is held to the model that it began as; `{0: 0.1, 100: 0.05}`: it changes, by the number
     of steps done."""
     beta_schedule: Literal["linear", "step"] = "step"
@@ -35,17 +34,13 @@ class OnlineDPOSection(RLSection):
 
     def beta_at(self, step: int) -> float:
         """Beta once `step` steps are done."""
-        return value_at(points(self.beta, "beta"), step, self.beta_schedule)
+        return value_at(points(self.beta), step, self.beta_schedule)
 
     @field_validator("beta")
     @classmethod
-    def _beta_is_a_schedule(cls, value: Any) -> Any:
-        try:
-            values = [number for _, number in points(value, "beta")]
-        except ConfigError as error:
-            raise ValueError(str(error)) from error
-        if min(values) <= 0:
-            raise ValueError(f"beta={min(values):g} is not above 0")
+    def _beta_is_positive(cls, value: Any) -> Any:
+        if (least := min(number for _, number in points(value))) <= 0:
+            raise ValueError(f"expected more than 0, got {least:g}")
         return value
 
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, field_validator
+from pydantic import BeforeValidator, Field
 
 from hone.config.paths import LocalName, LocalPath
 from hone.config.schedule import points, value_at
-from hone.config.schema.base import ConfigModel, section
-from hone.errors import ConfigError
+from hone.config.schema.base import ConfigModel, Schedule, section
 
 DURATION = r"^\d+:\d{1,2}:\d{1,2}:\d{1,2}$"
 """Days, hours, minutes, seconds."""
@@ -134,7 +133,7 @@ class RewardFunctionConfig(ConfigModel):
     path: LocalName | None = None
     """A built-in (docs/rewards.md), `package.module.function`, or `file.py:function`; also a class, or a function that
     makes one, which is called with `kwargs`."""
-    weight: float | dict[int, float] = 1.0
+    weight: Schedule = 1.0
     """Factor of this function in the sum; `{0: 1.0, 100: 0.2}`: it changes, by the number of optimizer steps done."""
     weight_schedule: Literal["linear", "step"] = "linear"
     """How a weight that changes gets from one point to the next: in a line, or at once."""
@@ -147,16 +146,7 @@ class RewardFunctionConfig(ConfigModel):
 
     def weight_at(self, step: int | None) -> float:
         """The weight once `step` optimizer steps are done; None: at the end."""
-        return value_at(points(self.weight, "weight"), step, self.weight_schedule)
-
-    @field_validator("weight")
-    @classmethod
-    def _weight_is_a_schedule(cls, value: Any) -> Any:
-        try:
-            points(value, "weight")
-        except ConfigError as error:
-            raise ValueError(str(error)) from error
-        return value
+        return value_at(points(self.weight), step, self.weight_schedule)
 
 
 class SandboxConfig(ConfigModel):

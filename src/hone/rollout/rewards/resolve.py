@@ -16,7 +16,7 @@ from typing import Any
 
 from hone.config.reward_names import reward_name
 from hone.config.schedule import Between, points, value_at
-from hone.errors import ConfigError, RewardError
+from hone.errors import RewardError
 from hone.rollout.rewards.function_signature import PASSED, Unusable
 from hone.rollout.rewards.functions.builtin import BUILTIN
 
@@ -155,9 +155,9 @@ def _target(target: str) -> str:
 
 def _weights(weight: Any, target: str) -> tuple[tuple[int, float], ...]:
     try:
-        return points(1.0 if weight is None else weight, f"reward '{target}': weight")
-    except ConfigError as error:
-        raise RewardError(str(error)) from error
+        return points(1.0 if weight is None else weight)
+    except ValueError as error:
+        raise RewardError(f"reward '{target}': weight: {error}") from error
 
 
 def _between(between: Any, target: str) -> Between:

@@ -52,7 +52,7 @@ OF: dict[str, dict[str, str]] = {
         **dict.fromkeys(("teacher_model", "teacher_model_name_or_path"), "teacher.model_name"),
         "lmbda": "distillation.on_policy_fraction",
     },
-    "online-dpo": {key: f"online_dpo.{key}" for key in ("beta", "loss_type", "missing_eos_penalty")},
+    "online-dpo": {key: f"online_dpo.{key}" for key in ("loss_type", "missing_eos_penalty")},
 }
 """Of one command."""
 BATCH = "policy.train_global_batch_size=N (samples an update) and policy.train_micro_batch_size=M (of them at a time)"
@@ -66,11 +66,13 @@ REPLACEMENTS: dict[str, str] = {
     **dict.fromkeys(("eval_strategy", "evaluation_strategy"), "eval_steps=N; 0 for none"),
     "save_strategy": "save_steps=N, or checkpointing.enabled=false",
     "resume_from_checkpoint": "nothing: the same command goes on where its folder stands",
-    "scale_rewards": "grpo.normalize_rewards",
+    "scale_rewards": "grpo.normalize_rewards, which is for grpo alone",
     "ref_model": "nothing: the model that the run begins with is the reference",
     "peft_config": "policy.lora.dim=16 policy.lora.alpha=32 (docs/adapters.md)",
     "assistant_only_loss": "nothing: assistant turns alone are trained on; sft.only_unmask_final for the last",
     "reward_weights": "rewards.functions=[{name: NAME, weight: 0.5}]",
+    "reward_model_path": "rewards.functions=[{name: reward_model, kwargs: {model: PATH}}]",
+    "judge": "rewards.functions=[{name: judge, kwargs: {base_url: URL, model: NAME}}] (docs/rewards.md)",
     **dict.fromkeys(("deepspeed", "fsdp"), "nothing: FSDP spreads a model over cluster.gpus_per_node GPUs"),
 }
 """Names that mean something else here, and what to write."""
@@ -90,6 +92,13 @@ def _flag(what: str, on: str, off: str) -> Any:
     """True and false as two values of one of our keys."""
     translate = choice(what, {"true": on, "false": off})
     return lambda value: translate(str(value).lower())
+
+
+def _beta(value: Any) -> Any:
+    """A beta, or a list of one for each epoch that has one."""
+    if isinstance(value, list) and len(value) > 1:
+        raise ValueError(f"expected one beta, or one from a step on: {{0: {value[0]}, STEP: {value[1]}}}")
+    return value[0] if isinstance(value, list) and value else value
 
 
 def aliases(algorithm: str) -> list[Alias]:
@@ -112,6 +121,8 @@ def aliases(algorithm: str) -> list[Alias]:
         Alias("fp16", ("policy.precision",), _flag("expected one of", "float16", "float32")),
         Alias("report_to", ("logger.wandb_enabled",), compute=_report_to),
     ]
+    if algorithm == "online-dpo":
+        found.append(Alias("beta", ("online_dpo.beta",), _beta))
     if online:
         found.append(Alias("use_vllm", ("policy.generation.backend",), _flag("expected", "vllm", "builtin")))
     return found

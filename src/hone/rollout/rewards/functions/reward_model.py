@@ -45,14 +45,26 @@ def _held(model: str | None, *options: Any) -> Any:
     from hone.errors import HoneError
     from hone.rollout.rewards.reward_model import RewardModel
 
-    if model is None:
-        raise BadOption("needs kwargs.model: the name or folder of a reward model")
     try:
-        return RewardModel(model, **dict(zip(_OPTIONS, options, strict=True)))
+        return RewardModel(str(model), **dict(zip(_OPTIONS, options, strict=True)))
     except HoneError as error:
         raise BadOption(f"cannot be used: {error}") from error
 
 
+def _check(model: str | None = None, **_: Any) -> None:
+    """Raise BadOption for a model that is not named, or whose folder is not there: no weights are read for that."""
+    from hone.errors import ModelError
+    from hone.model.loading import resolve
+
+    if model is None:
+        raise BadOption("needs kwargs.model: the name or folder of a reward model")
+    try:
+        resolve(model)
+    except ModelError as error:
+        raise BadOption(f"cannot be used: {error}") from error
+
+
+reward_model.check = _check  # type: ignore[attr-defined]
 reward_model.prepare = _prepare  # type: ignore[attr-defined]  # called once, when the function is loaded
 reward_model.judges = False  # type: ignore[attr-defined]
 reward_model.alone = True  # type: ignore[attr-defined]  # one process, not each worker of the pool
