@@ -1,11 +1,11 @@
-"""`make demo`: SFT from random weights, then GRPO from what SFT left, measured on problems neither has seen.
+"""`make demo`: SFT from random weights, then GRPO from the SFT model, measured on problems that neither has seen.
 
     results/demo/sft/            the SFT run                results/demo/sft-model/      the same for `transformers`
     results/demo/grpo-seed-S/    a GRPO run for each seed   results/demo/model-seed-S/   likewise
-    results/demo/summary.json    accuracies and seconds     results/demo/curves.png      the picture
+    results/demo/summary.json    accuracies and seconds     results/demo/curves.png      the plot
 
-It is resumable like any run: the same command goes on where it was stopped. `python -m hone.demo --seeds 7 8 9`
-takes other seeds, `--fresh` starts over.
+The same command resumes it where it was stopped. `python -m hone.demo --seeds 7 8 9` takes other seeds, `--fresh`
+starts over.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from typing import Any, Literal
 from hone import embedded
 from hone.errors import HoneError
 from hone.files import read_json_object, write_json
+from hone.lazy import lazy
+from hone.registry import main_of
 
 PROBLEMS = 512
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the demo; 0 when it ended, a HoneError's own code when it could not."""
+    """Run the demo; returns 0, or a HoneError's exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m hone.demo", description="SFT, then GRPO, on this machine"
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="a GRPO run for each")
-    parser.add_argument("--out", type=Path, default=Path("results/demo"))
-    parser.add_argument(
-        "--fresh", action="store_true", help="remove what an earlier demo left and start over"
-    )
+    parser.add_argument("--out", type=Path, default=Path("results/demo"), help="folder to write")
+    parser.add_argument("--fresh", action="store_true", help="remove an earlier demo's files and start over")
     options = parser.parse_args(argv)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -50,33 +50,22 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def demo(out: Path, seeds: Sequence[int], *, fresh: bool = False) -> dict[str, Any]:
-    """All phases; returns what summary.json holds."""
-    from hone.training import online, supervised
-
+    """Run all phases; returns the content of summary.json."""
     if fresh:
         shutil.rmtree(out, ignore_errors=True)
     seconds = _Seconds(out)
     with seconds.phase("sft", "1. SFT: a model with random weights learns from worked examples"):
-        supervised.main(_load("sft", [f"checkpointing.checkpoint_dir={out / 'sft'}"]))
+        _run("sft", [f"checkpointing.checkpoint_dir={out / 'sft'}"])
         start = _converted(out / "sft", out / "sft-model")
     with seconds.phase("eval_before", f"2. How many of {PROBLEMS} held-out problems does it solve?"):
         before = _accuracy(start)
     runs = []
     for seed in seeds:
         folder = out / f"grpo-seed-{seed}"
-        with seconds.phase(
-            f"grpo_seed_{seed}", f"3. GRPO, seed {seed}: it learns from its own attempts and a check"
-        ):
-            online.main(
-                _load(
-                    "grpo",
-                    [
-                        f"policy.model_name={start}",
-                        f"checkpointing.checkpoint_dir={folder}",
-                        f"grpo.seed={seed}",
-                    ],
-                )
-            )
+        title = f"3. GRPO, seed {seed}: it learns from its own attempts and a check"
+        with seconds.phase(f"grpo_seed_{seed}", title):
+            overrides = [f"policy.model_name={start}", f"checkpointing.checkpoint_dir={folder}"]
+            _run("grpo", [*overrides, f"grpo.seed={seed}"])
             model = _converted(folder, out / f"model-seed-{seed}")
         with seconds.phase(f"eval_seed_{seed}", f"4. The same {PROBLEMS} problems again"):
             runs.append({"seed": seed, "accuracy_before": before, "accuracy_after": _accuracy(model)})
@@ -103,26 +92,24 @@ def summarize(before: float, runs: list[dict[str, Any]], seconds: dict[str, floa
 
 
 def report(summary: dict[str, Any], out: Path) -> str:
-    """The summary as a person reads it."""
-    rows = [
-        f"  seed {run['seed']}: {run['accuracy_before']:.1%} -> {run['accuracy_after']:.1%}"
-        for run in summary["seeds"]
-    ]
+    """The summary in words."""
+    lines = [f"\nHeld-out accuracy (greedy, {summary['problems']} problems), after SFT -> after GRPO:"]
+    for run in summary["seeds"]:
+        lines.append(f"  seed {run['seed']}: {run['accuracy_before']:.1%} -> {run['accuracy_after']:.1%}")
     return "\n".join(
         [
-            "",
-            f"Held-out accuracy (greedy, {summary['problems']} problems), after SFT -> after GRPO:",
-            *rows,
+            *lines,
             f"{summary['seconds_total']:.0f} s. Look at {out / 'curves.png'}; numbers are in {out / 'summary.json'}.",
             f"Rollouts are in {out}/grpo-seed-*/rollouts/, the models (for transformers) in {out}/model-seed-*.",
         ]
     )
 
 
-def _load(kind: Literal["sft", "grpo", "eval"], overrides: list[str]) -> Any:
+def _run(command: Literal["sft", "grpo", "eval"], overrides: list[str]) -> dict[str, Any]:
     from hone.config import load
 
-    return load(kind, embedded.recipe(kind), overrides)
+    result: dict[str, Any] = lazy(main_of(command))(load(command, embedded.recipe(command), overrides))
+    return result
 
 
 def _converted(run: Path, folder: Path) -> Path:
@@ -134,10 +121,7 @@ def _converted(run: Path, folder: Path) -> Path:
 
 
 def _accuracy(model: Path) -> float:
-    from hone import evaluation
-
-    overrides = [f"generation.model_name={model}", f"data.limit={PROBLEMS}"]
-    return float(evaluation.main(_load("eval", overrides))["score"])
+    return float(_run("eval", [f"generation.model_name={model}", f"data.limit={PROBLEMS}"])["score"])
 
 
 def _draw(out: Path, summary: dict[str, Any]) -> None:
@@ -150,18 +134,18 @@ def _draw(out: Path, summary: dict[str, Any]) -> None:
         [(run["accuracy_before"], run["accuracy_after"]) for run in summary["seeds"]],
         title="SFT from random weights, then GRPO",
         seeds=seeds,
-        sft_csv=out / "sft" / "metrics.csv",
+        first_stage=("SFT", out / "sft" / "metrics.csv"),
     )
 
 
 class _Seconds:
-    """Seconds of each phase, kept on disk so that a demo that is gone on with still reports them all."""
+    """Seconds of each phase, kept on disk so that a resumed demo reports all of them."""
 
     def __init__(self, out: Path) -> None:
         out.mkdir(parents=True, exist_ok=True)
         self._file = out / ".seconds.json"
         self.spent: dict[str, float] = read_json_object(self._file)
-        if "HONE_SETUP_SECONDS" in os.environ:  # the Makefile says what installing took
+        if "HONE_SETUP_SECONDS" in os.environ:  # set by the Makefile: how long the installation took
             self.spent.setdefault("setup", float(os.environ["HONE_SETUP_SECONDS"]))
 
     @contextmanager

@@ -1,4 +1,4 @@
-"""A checkpoint's adapter by itself, as PEFT's `PeftModel.from_pretrained` loads it onto the base it was trained on."""
+"""A checkpoint's adapter alone, as PEFT's `PeftModel.from_pretrained` loads it onto the base model."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import PreTrainedModel
 
 from hone.config.schema.lora import LoraConfig
@@ -19,19 +18,19 @@ from hone.model.scalar_head import is_scalar
 
 
 def adapted_model(model: PreTrainedModel, folder: Path, settings: dict[str, Any]) -> PreTrainedModel:
-    """`model` with room for the adapters of a checkpoint, whose `model` folder says which, else its config.yaml."""
+    """`model` with empty adapters as the checkpoint has them, by its `model` folder or else by its config.yaml."""
     if (folder / SETTINGS).is_file():
         own = read_settings(folder)
         own.init_lora_weights, own.inference_mode, own.base_model_name_or_path = True, False, None
         if own.peft_type == "ADALORA":
-            own.rank_pattern = None  # every matrix in the size that it was trained in
+            own.rank_pattern = None  # every matrix at the rank that it was trained with
         return with_adapter(model, own, named=str(folder / SETTINGS))
     lora = LoraConfig.model_validate(settings["lora"])
     return with_lora(model, lora.model_copy(update={"init_lora_weights": None, "adapter_path": None}))
 
 
 def base_in_full(settings: dict[str, Any], *, scalar: bool, trust_remote_code: bool) -> PreTrainedModel:
-    """The numbers that a base in 4 bits stood for, in fp32: what its adapters were trained on."""
+    """The base model whose 4-bit weights are dequantised to fp32: what the adapters were trained on."""
     lora = LoraConfig.model_validate(settings["lora"])
     model = load_model(
         settings["model_name"],
@@ -48,9 +47,9 @@ def base_in_full(settings: dict[str, Any], *, scalar: bool, trust_remote_code: b
 def save_adapter(
     model: PreTrainedModel, settings: dict[str, Any], out: Path, *, trust_remote_code: bool
 ) -> None:
-    """Write the adapter of a trained model, for the base that the run's settings name.
+    """Write the adapter of a trained model, for the base model that the run's settings name.
 
-    Raises ConfigError where the base began with random weights: nobody else has them.
+    Raises ConfigError for a base model with random weights, which exists in the checkpoint alone.
     """
     name = settings["model_name"]
     base = resolve(name)
@@ -72,16 +71,16 @@ def save_adapter(
             for key, weight in model.named_parameters()
             if ".lora_E." in key
         }
-    # What PEFT would ask the hub about is known: embeddings are never adapted.
+    # PEFT would ask the hub whether embeddings are adapted; they never are.
     model.save_pretrained(str(out), save_embedding_layers=False)
-    (out / "README.md").unlink(missing_ok=True)  # a form that nobody has filled in
+    (out / "README.md").unlink(missing_ok=True)  # an empty model card
 
 
 @torch.no_grad()
 def _on_the_original(
     model: PreTrainedModel, settings: dict[str, Any], rslora: bool, trust_remote_code: bool
 ) -> PreTrainedModel:
-    """The same model as adapters of twice the rank on the weights that the base has by itself.
+    """The same model as adapters of twice the rank on the original weights of the base.
 
     PiSSA and OLoRA take a part s B0 A0 of rank r out of each weight W, and train s B A in its place:
     W - s B0 A0 + s B A = W + s [B, -B0] [A; A0] (arXiv 2404.02948, section 3).
@@ -116,14 +115,13 @@ def _on_the_original(
     return result
 
 
-def _double(layer: nn.Module, trained: nn.Module) -> None:
-    new: Any = layer
-    old: Any = trained
+def _double(new: Any, old: Any) -> None:
+    """Set the adapter of the layer `new` to [B, -B0] [A; A0], with B and A of the trained layer `old`."""
     rank, scale = old.r[NAME], old.scaling[NAME]
-    gone = new.base_layer.weight.double() - old.base_layer.weight.double()
+    removed = new.base_layer.weight.double() - old.base_layer.weight.double()
     if new.fan_in_fan_out:  # GPT-2's layers hold their weights transposed
-        gone = gone.T
-    left, sizes, right = torch.linalg.svd(gone, full_matrices=False)
-    taken = left[:, :rank] * (sizes[:rank] / scale)
+        removed = removed.T
+    left, sizes, right = torch.linalg.svd(removed, full_matrices=False)
+    b0 = left[:, :rank] * (sizes[:rank] / scale)
     new.lora_A[NAME].weight.copy_(torch.cat([old.lora_A[NAME].weight, right[:rank].float()]))
-    new.lora_B[NAME].weight.copy_(torch.cat([old.lora_B[NAME].weight, -taken.float()], dim=1))
+    new.lora_B[NAME].weight.copy_(torch.cat([old.lora_B[NAME].weight, -b0.float()], dim=1))

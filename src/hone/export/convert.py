@@ -1,5 +1,5 @@
-"""From a checkpoint's DCP shards to a folder that `AutoModelForCausalLM.from_pretrained` loads, or for a model with a
-scalar head `AutoModelForSequenceClassification.from_pretrained`."""
+"""Converts a checkpoint's DCP shards into a folder that transformers loads: with `AutoModelForCausalLM`, or for a
+scalar head with `AutoModelForSequenceClassification`."""
 
 from __future__ import annotations
 
@@ -55,12 +55,12 @@ def convert(
     trust_remote_code: bool = False,
 ) -> Path:
     """Write the model, its tokenizer and its generation config to `hf_ckpt_path`, whole or not at all. Adapters are
-    merged into it; with `adapter` they are written alone, as PEFT loads them.
+    merged into the model; with `adapter` they are written alone, as PEFT loads them.
 
-    `trust_remote_code`: run Python code that the checkpoint's config names; whether the run itself was allowed to is
-    not asked, since the run may be somebody else's. `dtype` is how the weights are stored; float32 keeps every bit that
-    was trained. Raises CheckpointError for a missing or damaged checkpoint, or where `hf_ckpt_path` already holds
-    something.
+    `trust_remote_code`: run Python code that the checkpoint's config names; the run's own setting does not count, since
+    the run may be somebody else's. `dtype`: of the stored weights; float32 keeps them to the bit.
+
+    Raises CheckpointError for a missing or damaged checkpoint, or if `hf_ckpt_path` is not empty.
     """
     if dtype not in DTYPES:
         raise ConfigError(f"--dtype {dtype}: choose one of {', '.join(DTYPES)}")
@@ -84,13 +84,13 @@ def convert(
     model = _trained_model(policy_folder, dcp_ckpt_path, settings, trust_remote_code)
     model = merged(model) if adapted and not adapter else model
     torch.nn.Module.to(model, DTYPES[dtype])
+    # A value model reads the policy's tokens.
     own = (
         policy_folder.with_name("policy" if policy_folder.name == "value" else policy_folder.name)
         / "tokenizer"
     )
-    tokenizer = load_tokenizer(
-        str(own) if own.is_dir() else settings["tokenizer"]["name"], trust_remote_code=trust_remote_code
-    )
+    name = str(own) if own.is_dir() else settings["tokenizer"]["name"]
+    tokenizer = load_tokenizer(name, trust_remote_code=trust_remote_code)
     _stop_at_turn_ends(base_of(model), tokenizer)
     disable_progress_bar()
     aside = hf_ckpt_path.with_name(f".writing_{hf_ckpt_path.name}")
@@ -115,16 +115,16 @@ def convert(
 
 
 def _left_out(settings: dict[str, Any]) -> list[str]:
-    """What the run's base had, and a conversion has not, where the base is here to be asked."""
+    """Parts of the run's base model that a conversion does not have; known if the base is a folder here."""
     name = settings.get("model_name") or ""
     if not name or not (Path(name) / "config.json").is_file():
         return []
-    kind = json.loads((Path(name) / "config.json").read_text()).get("model_type")
-    return left_out(name, AutoConfig.from_pretrained(name)) if kind in CONFIG_MAPPING else []
+    model_type = json.loads((Path(name) / "config.json").read_text()).get("model_type")
+    return left_out(name, AutoConfig.from_pretrained(name)) if model_type in CONFIG_MAPPING else []
 
 
 def _stop_at_turn_ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Have whoever loads the model stop where the run's own generator did."""
+    """Set the stop tokens of the generation config to those of the run's own generator."""
     if (generation := getattr(model, "generation_config", None)) is None:  # a scalar head has none
         return
     if stops := stop_tokens(model, tokenizer):
@@ -139,18 +139,15 @@ def _trained_model(
         config = AutoConfig.from_pretrained(policy_folder / "model", trust_remote_code=trust_remote_code)
     except UNREADABLE as error:
         raise CheckpointError(f"{policy_folder}/model is no model: {one_line(error)}") from error
-    if settings.get("lora", {}).get("enabled") and settings["lora"].get("load_in_4bit"):
-        model = adapted_model(
-            base_in_full(settings, scalar=has_scalar_head(config), trust_remote_code=trust_remote_code),
-            policy_folder / "model",
-            settings,
-        )
+    scalar, lora = has_scalar_head(config), settings.get("lora", {})
+    if lora.get("enabled") and lora.get("load_in_4bit"):
+        base = base_in_full(settings, scalar=scalar, trust_remote_code=trust_remote_code)
+        model = adapted_model(base, policy_folder / "model", settings)
         read_into({name: p for name, p in model.named_parameters() if p.requires_grad}, weights)
         return model
-    model = auto_class(has_scalar_head(config)).from_config(
-        config, dtype=torch.float32, trust_remote_code=trust_remote_code
-    )
-    if settings.get("lora", {}).get("enabled"):
+    factory = auto_class(scalar)
+    model = factory.from_config(config, dtype=torch.float32, trust_remote_code=trust_remote_code)
+    if lora.get("enabled"):
         model = adapted_model(model, policy_folder / "model", settings)
     read_weights(model, weights)
     bare = base_of(model)
@@ -167,6 +164,5 @@ def _settings(config_path: Path, part: str) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise CheckpointError(f"--config {config_path} does not exist: give a step's config.yaml") from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError) as error:
-        raise CheckpointError(
-            f"--config {config_path} is not a run's config.yaml (no policy section)"
-        ) from error
+        message = f"--config {config_path} is not a run's config.yaml (no policy section)"
+        raise CheckpointError(message) from error

@@ -1,11 +1,6 @@
-"""For people: what a run did and what the model said, in the terminal (`hone show`) and as one HTML page.
+"""A run's numbers and samples for people: in the terminal (`hone show`) and as one HTML page (`report.html`).
 
-    run.py       a run's folder, read         panels.py   which metrics are shown together
-    terminal.py, words.py  `hone show`        samples.py  which rollouts a page holds
-    compare.py   two runs                     report.py   `report.html`
-    pictures.py  what a run leaves that ends
-
-Readers only: nothing here changes what a run computes, and nothing imports torch.
+Readers only: nothing here changes what a run computes.
 """
 
 from __future__ import annotations

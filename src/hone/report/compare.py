@@ -1,4 +1,4 @@
-"""Two runs beside each other: numbers, and the settings in which they differ."""
+"""Two runs side by side: their metrics, and the settings in which they differ."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ from hone.report.panels import summary_metrics
 from hone.report.run_view import RunView
 from hone.report.terminal import head, plain_table
 
-PLACES = ("checkpointing.checkpoint_dir", "logger.log_dir")
+FOLDERS = ("checkpointing.checkpoint_dir", "logger.log_dir")
 SHORT = 48
-"""Characters of a setting."""
+"""Characters of a setting's value that are shown."""
 
 
 def compare(console: Console, left: RunView, right: RunView) -> None:
-    """Print both runs' states, their metrics at the end and at their best, and what was set differently."""
+    """Print both runs' states, their best and last metrics, and the settings that differ."""
     for view in (left, right):
         head(console, view)
-    names = _names(left, right)
+    both = (left, right)
+    names = [view.name if left.name != right.name else str(view.folder.path) for view in both]
     present = list(dict.fromkeys([*left.metrics(), *right.metrics()]))
     table = plain_table("metric", *(f">{clean(name)}\n{at}" for at in ("best", "last") for name in names))
     for line in summary_metrics(present):
-        values = [view.values(line.metrics[0].name)[1] for view in (left, right)]
+        values = [view.values(line.metrics[0].name)[1] for view in both]
         if not any(values):
             continue
         best = max if line.better > 0 else min
@@ -34,7 +35,7 @@ def compare(console: Console, left: RunView, right: RunView) -> None:
     console.print(table)
     differ, alone = differences(left, right)
     if alone:
-        console.print(Text(f"\n{alone} settings are there in one of them only", style="dim"))
+        console.print(Text(f"\n{alone} settings are in one of the runs only", style="dim"))
     if not differ:
         console.print(Text("\nno setting that both have differs", style="dim"))
         return
@@ -46,21 +47,15 @@ def compare(console: Console, left: RunView, right: RunView) -> None:
 
 
 def differences(left: RunView, right: RunView) -> tuple[list[tuple[str, str, str]], int]:
-    """Settings that both have and that differ (key, and the value of each; where things are kept does not count), and
-    how many only one has."""
+    """Settings that both have and that differ (key, and the value of each; the folders of the runs do not count), and
+    the number of settings that only one has."""
     one, other = ({dotted(path): value for path, value in leaves(view.config)} for view in (left, right))
     differ = [
         (key, _shown(one[key]), _shown(other[key]))
         for key in one
-        if key in other and one[key] != other[key] and key not in PLACES
+        if key in other and one[key] != other[key] and key not in FOLDERS
     ]
     return differ, len(one.keys() ^ other.keys())
-
-
-def _names(left: RunView, right: RunView) -> tuple[str, str]:
-    if left.name != right.name:
-        return left.name, right.name
-    return str(left.folder.path), str(right.folder.path)
 
 
 def _shown(value: object) -> str:

@@ -1,5 +1,5 @@
-"""`hone show data --html`: the same on a page of its own. It has no script, and its policy lets none run: whatever a
-row says stays text."""
+"""`hone show data --html`: the rows on an HTML page. It has no script and its content security policy allows none, so
+that a row's text stays text."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hone.report.data_terminal import described
 from hone.report.formatting import as_text
 
 MOST_PIECES = 20_000
-"""Tokens of a sequence that the page holds."""
+"""Tokens of a sequence that are on the page."""
 
 
 def write_page(view: DataView, path: Path) -> Path:
@@ -28,44 +28,32 @@ def page(view: DataView) -> str:
     assets = resources.files(__package__) / "assets"
     style = "".join((assets / name).read_text(encoding="utf-8") for name in ("report.css", "data.css"))
     title = escape(f"data of {view.algorithm}: {view.model}")
-    body = "".join(
-        [
-            f"<header><h1>{title}</h1>",
-            *(f'<div class="sub">{escape(line)}</div>' for line in view.datasets),
-            f"</header>{_legend(view)}",
-            *_notes(view),
-            f"<h2>{escape(view.chosen)}</h2>" if view.rows else "",
-            *(_row(view, row) for row in view.rows),
-        ]
-    )
+    datasets = "".join(f'<div class="sub">{escape(line)}</div>' for line in view.datasets)
+    notes = "".join(_card(title, lines) for title, lines in view.notes)
+    notes = f'<div class="cards notes">{notes}</div>' if notes else ""
+    rows = "".join(_row(view, row) for row in view.rows)
+    rows = f"<h2>{escape(view.chosen)}</h2>{rows}" if view.rows else ""
     policy = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
-    return (
-        (
-            '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-            '<meta name="viewport" content="width=device-width, initial-scale=1">'
-            '<meta name="color-scheme" content="light dark">'
-            f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
-            f"<title>{title}</title><style>{style}</style></head><body><main>{body}</main></body></html>\n"
-        )
-        .encode("utf-8", "replace")
-        .decode()
+    text = (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        '<meta name="color-scheme" content="light dark">'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
+        f"<title>{title}</title><style>{style}</style></head><body><main><header><h1>{title}</h1>"
+        f"{datasets}</header>{_legend(view)}{notes}{rows}</main></body></html>\n"
     )
+    return text.encode("utf-8", "replace").decode()
 
 
 def _legend(view: DataView) -> str:
     if not view.trains:
         return (
-            '<p class="legend">The model goes on where a prompt ends (▶). Columns go to reward functions.</p>'
+            '<p class="legend">The completion follows each prompt (▶). Reward functions get the columns.</p>'
         )
     return (
         '<p class="legend"><span class="t on">learned from</span> <span class="t">context</span> '
-        '<span class="t special">special token</span> Token borders are drawn; the pointer shows ids.</p>'
+        '<span class="t special">special token</span> Each token has a border; hover over it for its ids.</p>'
     )
-
-
-def _notes(view: DataView) -> list[str]:
-    cards = "".join(_card(title, lines) for title, lines in view.notes)
-    return [f'<div class="cards notes">{cards}</div>'] if cards else []
 
 
 def _card(title: str, lines: list[str]) -> str:
@@ -86,9 +74,8 @@ def _row(view: DataView, row: RowPreview) -> str:
 
 
 def _sequence(sequence: SequencePreview, *, trains: bool) -> str:
-    name = (
-        f'<span class="chip {_tone(sequence.name)}">{escape(sequence.name)}</span> ' if sequence.name else ""
-    )
+    tone = {"chosen": "good", "rejected": "bad"}.get(sequence.name, "")
+    name = f'<span class="chip {tone}">{escape(sequence.name)}</span> ' if sequence.name else ""
     found = "".join(f'<span class="chip warn">{escape(finding)}</span>' for finding in sequence.findings)
     tokens = "".join(map(_token, sequence.pieces[:MOST_PIECES]))
     more = len(sequence.pieces) - MOST_PIECES
@@ -100,12 +87,8 @@ def _sequence(sequence: SequencePreview, *, trains: bool) -> str:
     )
 
 
-def _tone(name: str) -> str:
-    return {"chosen": "good", "rejected": "bad"}.get(name, "")
-
-
 def _token(piece: TokenPiece) -> str:
-    kinds = ["t", *(["on"] if piece.target else []), *(["special"] if piece.special else [])]
+    classes = "t" + " on" * piece.target + " special" * piece.special
     ids = " ".join(map(str, piece.ids))
     text = escape(piece.text).replace("\n", '<span class="end">↵</span>\n')
-    return f'<span class="{" ".join(kinds)}" title="{ids}">{text}</span>'
+    return f'<span class="{classes}" title="{ids}">{text}</span>'

@@ -1,6 +1,6 @@
-"""What `hone show data` shows: the rows of a run as they are tokenised and masked, and what is left out or not read.
+"""What `hone show data` shows: the rows of a run, tokenised and masked, and what is left out or not read.
 
-It reads the data as the run would, with the same checks, and loads no model. Rows that the run stops at are listed.
+It reads the data as the run would, with the same checks, and loads no model. Rows that would stop the run are listed.
 """
 
 from __future__ import annotations
@@ -38,30 +38,29 @@ class DataView:
     algorithm: str
     model: str
     datasets: list[str]
-    """A sentence on each: how many rows, how many are drawn."""
+    """A line for each: the number of rows, and of those that are drawn."""
     left_out: dict[str, list[str]] = field(default_factory=dict)
-    """By reason: how many rows, and where the first of them are."""
+    """Locations of the rows that are left out, by reason."""
     unread: list[str] = field(default_factory=list)
     """Columns that are not read, by dataset."""
     altered: list[str] = field(default_factory=list)
-    """What the rendering of some row does not say as the row does."""
+    """What the chat template changes in some row."""
     rows: list[RowPreview] = field(default_factory=list)
     trains: bool = True
-    """Whether the rows have targets (and are no prompts)."""
+    """Whether the rows have targets (are not prompts)."""
     chosen: str = ""
-    """Which rows these are."""
+    """Which rows are shown, in words."""
     refused: dict[str, str] = field(default_factory=dict)
-    """Rows that a run stops at, by their places: why."""
+    """The reasons why rows would stop a run, by location."""
 
     @property
     def notes(self) -> list[tuple[str, list[str]]]:
-        """What is to be said of rows that are not shown: titles and lines."""
-        refused = [f"{place}: {why}" for place, why in self.refused.items()]
-        notes = [(f"refused, a run stops at them: {len(refused)}", _some(refused, MOST_REFUSED))] * bool(
-            refused
-        )
-        for reason, places in self.left_out.items():
-            notes.append((f"left out, {reason}: {len(places)}", [", ".join(_some(places, EXAMPLES))]))
+        """Titles and lines about rows that are not shown."""
+        notes = []
+        if refused := [f"{location}: {reason}" for location, reason in self.refused.items()]:
+            notes.append((f"refused, a run stops at them: {len(refused)}", _some(refused, MOST_REFUSED)))
+        for reason, locations in self.left_out.items():
+            notes.append((f"left out, {reason}: {len(locations)}", [", ".join(_some(locations, EXAMPLES))]))
         notes += [("written otherwise than the row says it", [line]) for line in self.altered]
         return notes + [("columns that are not read", [line]) for line in self.unread]
 
@@ -73,10 +72,10 @@ def _some(texts: list[str], most: int) -> list[str]:
 def gather(
     loaded: Loaded[Any], *, count: int, rows: Sequence[str] = (), validation: bool = False
 ) -> DataView:
-    """Look at the first `count` rows that a run draws, or at `rows` (`17`, or `DATASET:17`), or at held-out ones.
+    """The first `count` rows that a run draws, or `rows` (`17`, or `DATASET:17`), of the training or validation data.
 
-    Raises HoneError for a row that is not there, and for what would stop the run before its first step other than a row
-    that it refuses: these are in `refused`.
+    Raises HoneError for a row that does not exist, and for whatever would stop the run before its first step, except
+    refused rows: these are in `refused`.
     """
     loaded = with_models_of_runs(loaded, only_described=True)
     view = DataView(loaded.algorithm, _model(loaded.config), [])
@@ -89,8 +88,7 @@ def gather(
         return view
     training, held = data.training_datasets, data.validation_datasets
     view.trains = not isinstance(data, PromptData)
-    view.datasets += [_counted(p, "") for p in training]
-    view.datasets += [_counted(p, "held out: ") for p in held]
+    view.datasets = [*map(_counted, training), *(f"held out: {_counted(dataset)}" for dataset in held)]
     for dataset in (*training, *held):
         for row, reason in dataset.excluded.items():
             view.left_out.setdefault(reason, []).append(dataset.rows.location(row))
@@ -110,7 +108,7 @@ def gather(
     previews = [data.preview(dataset, row) for dataset, row in chosen]
     view.rows = [preview for preview in previews if preview is not None]
     asked = [dataset.rows.location(row) for dataset, row in chosen]
-    view.refused = {place: view.refused[place] for place in asked if place in view.refused} | view.refused
+    view.refused = {at: view.refused[at] for at in asked if at in view.refused} | view.refused  # those first
     return view
 
 
@@ -123,21 +121,21 @@ def _read(loaded: Loaded[Any], refused: dict[str, str]) -> ResumableDataset:
             trust_remote_code=config.generation.trust_remote_code,
         )
         return build_eval_prompts(config, tokenizer, refused)
-    data: ResumableDataset = BUILDERS[rows_of(loaded.algorithm)](config, tokenizer_of(config), refused)
-    return data
+    built: ResumableDataset = BUILDERS[rows_of(loaded.algorithm)](config, tokenizer_of(config), refused)
+    return built
 
 
 def _model(config: Any) -> str:
     return config.generation.model_name if isinstance(config, EvalConfig) else config.policy.model_name
 
 
-def _counted(dataset: Dataset, prefix: str) -> str:
+def _counted(dataset: Dataset) -> str:
     left_out = f", {len(dataset.excluded)} left out" if dataset.excluded else ""
-    return f"{prefix}{dataset.rows.name}: {len(dataset.indices)} of {len(dataset.rows)} rows{left_out}"
+    return f"{dataset.rows.name}: {len(dataset.indices)} of {len(dataset.rows)} rows{left_out}"
 
 
 def _named(datasets: Sequence[Dataset], named: str) -> tuple[Dataset, int]:
-    """A row by its number in its dataset. Raises DataError where there is none."""
+    """A row named by its number, or `DATASET:number`. Raises DataError for a name without a row."""
     label, _, number = named.rpartition(":")
     found = [dataset for dataset in datasets if not label or label in (dataset.label, dataset.rows.name)]
     if not found:

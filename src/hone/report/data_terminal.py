@@ -1,4 +1,4 @@
-"""`hone show data` on a terminal: targets are green, the rest is dim; without colours targets stand in ⟦ ⟧."""
+"""`hone show data` on a terminal: target tokens are green, the rest is dim; without colours targets are in ⟦ ⟧."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def show(console: Console, view: DataView) -> None:
     for line in view.datasets:
         console.print(Text(clean(line)))
     console.print(legend(view, colours=coloured(console)))
-    for number, row in enumerate(view.rows):
-        if not number:
-            console.print(Text(f"\n{view.chosen}:", style="bold"))
+    if view.rows:
+        console.print(Text(f"\n{view.chosen}:", style="bold"))
+    for row in view.rows:
         _row(console, view, row)
     for title, lines in view.notes:
         console.print(Text(f"\n{clean(title)}", style="bold yellow"))
@@ -32,16 +32,14 @@ def show(console: Console, view: DataView) -> None:
 
 
 def coloured(console: Console) -> bool:
-    """Whether colours reach whoever reads this (no pipe, NO_COLOR not set, TERM not dumb)."""
+    """Whether the console shows colours (no pipe, NO_COLOR not set, TERM not dumb)."""
     return console.color_system is not None and not console.no_color
 
 
 def legend(view: DataView, *, colours: bool) -> Text:
-    """What the marks mean."""
+    """The meaning of the marks."""
     if not view.trains:
-        return Text(
-            "the model goes on where a prompt ends; its columns go to reward functions", style=CONTEXT
-        )
+        return Text("the completion follows each prompt; reward functions get the columns", style=CONTEXT)
     if not colours:
         return Text(f"{OPEN}learned from{CLOSE}, and context")
     return Text.assemble(("learned from", TARGET), ", ", ("context", CONTEXT), ", ", ("special", SPECIAL))
@@ -62,7 +60,7 @@ def _row(console: Console, view: DataView, row: RowPreview) -> None:
 
 
 def described(sequence: SequencePreview, *, trains: bool) -> str:
-    """How long a sequence is."""
+    """The numbers of a sequence's tokens and targets."""
     if not trains:
         return f"{sequence.num_tokens} tokens"
     cut = ", cut" if sequence.truncated else ""
@@ -70,7 +68,7 @@ def described(sequence: SequencePreview, *, trains: bool) -> str:
 
 
 def drawn(pieces: list[TokenPiece], *, colours: bool) -> Text:
-    """The tokens as text, whose targets can be told."""
+    """The tokens as text, with targets marked."""
     text = Text()
     for target, run in groupby(pieces, key=lambda piece: piece.target):
         if target and not colours:

@@ -1,4 +1,4 @@
-"""Numbers, courses and texts as the terminal shows them."""
+"""Numbers, sparklines and texts as the terminal shows them."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ LONGEST = 6000
 
 
 def number(value: float, line: Panel) -> str:
-    """A value as people read it: shares in percent."""
+    """A value of a panel: shares in percent, others with four digits."""
     return format_percent(value) if line.percent else f"{value:.4g}"
 
 
-def course(values: Sequence[float], width: int = 20) -> str:
-    """A line of blocks: the mean of each part of the run."""
+def sparkline(values: Sequence[float], width: int = 20) -> str:
+    """A line of at most `width` blocks: the mean of each part of the run."""
     width = min(width, len(values))
-    edges = [round(place * len(values) / width) for place in range(width + 1)]
+    edges = [round(i * len(values) / width) for i in range(width + 1)]
     means = [sum(values[a:b]) / (b - a) for a, b in pairwise(edges)]
     low, span = min(means), max(means) - min(means)
     return "".join(BLOCKS[int((mean - low) / span * 7.999)] if span else BLOCKS[3] for mean in means)
 
 
-def spoken(value: Any, style: str) -> list[RenderableType]:
-    """Text, or messages with who says them."""
+def as_messages(value: Any, style: str) -> list[RenderableType]:
+    """A text, or a conversation's messages with their roles."""
     if not isinstance(value, list):
         return [Text(clean(as_text(value)), style=style)]
     lines: list[RenderableType] = []
@@ -51,12 +51,21 @@ def spoken(value: Any, style: str) -> list[RenderableType]:
 
 
 def clean(text: str) -> str:
-    """Text that does nothing to a terminal: control characters are shown, not sent."""
-    if len(text) > LONGEST:
-        text = f"{text[: LONGEST // 2]} [… {len(text) - LONGEST} characters …] {text[-LONGEST // 2 :]}"
+    """Text that is safe on a terminal: control characters are escaped, and the middle of a long text is cut."""
+    text = cut_middle(text, LONGEST)
     return "".join(
         character if character in "\n\t" or character.isprintable() else f"\\x{ord(character):02x}"
         for character in text
+    )
+
+
+def cut_middle(text: str, longest: int) -> str:
+    """The text, its middle replaced by the number of characters that it had if it is longer than `longest`."""
+    half = longest // 2
+    return (
+        text
+        if len(text) <= longest
+        else f"{text[:half]} [… {len(text) - 2 * half} characters …] {text[-half:]}"
     )
 
 

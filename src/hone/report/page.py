@@ -1,13 +1,14 @@
 """`report.html`: a run on one page that opens without a server and without the network.
 
-The page is a template, a style sheet and one script, all inline; the data is JSON beside them. The script puts text
-on the page as text only, `<` never stands in the JSON, and the page's policy lets no other script run: whatever a
-model or a dataset says stays inert.
+The page is a template, a style sheet and one script, all inline, and the data as JSON. Texts of a model or a dataset
+cannot run code: the script inserts text as text only, the JSON holds no `<`, and the page's content security policy
+allows no other script.
 """
 
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import html
 import json
@@ -16,28 +17,29 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from hone.config import keys
 from hone.config.nested import dotted, leaves
 from hone.config.schema import ROOTS
 from hone.files import write_atomically
+from hone.report.formatting import as_text, cut_middle
 from hone.report.panels import sections_of
-from hone.report.run_view import Record, RunView, open_run, settings_text
+from hone.report.run_view import Record, RunView, open_run
 from hone.report.samples import Gathered, gather, histograms
 from hone.tracking.catalogue import Panel
 
 MOST_BYTES = 4_500_000
-"""Of the data in a page."""
+"""Bytes of the data in a page."""
 POINTS = 1000
-"""Of a curve; a longer one is drawn from the means of its parts."""
+"""Points of a curve; a longer one is drawn from the means of its parts."""
 SIZES = ((60, 4000), (60, 2000), (40, 1200), (25, 800), (12, 500), (6, 300))
-"""Steps whose rollouts are in the page, and characters of a text: the first with which it is small enough."""
-
-
+"""Steps whose rollouts are in the page, and characters of a text: the first pair with which it is small enough."""
 SHOWN = (
     *("group", "completion", "rewards", "reward", "advantage", "finish", "num_tokens", "logprob"),
     *("version", "failure", "excluded", "answer", "messages", "turns", "extra"),
 )
-"""What the page has of a rollout's record."""
+"""Keys of a rollout's record that are in the page."""
 
 
 def write_report(run: str | Path | RunView, file: Path | None = None) -> Path:
@@ -68,16 +70,10 @@ def page(view: RunView) -> str:
 
 
 def _within_bounds(view: RunView) -> str:
-    most = SIZES[0][0]
-    rollouts, held_out = gather(view, "rollouts", most), gather(view, "validation", most)
-    base = _curves(view)
+    base, gathered = _curves(view), functools.cache(functools.partial(gather, view))
     for steps, longest in SIZES:
-        if steps < most:
-            most = steps
-            rollouts, held_out = gather(view, "rollouts", most), gather(view, "validation", most)
         samples = {
-            name: _shown(view, name, found, longest)
-            for name, found in (("rollouts", rollouts), ("validation", held_out))
+            name: _shown(view, name, gathered(name, steps), longest) for name in ("rollouts", "validation")
         }
         text = embedded({**base, **samples})
         if len(text.encode()) <= MOST_BYTES:
@@ -86,7 +82,7 @@ def _within_bounds(view: RunView) -> str:
 
 
 def embedded(data: Any) -> str:
-    """JSON that means nothing to a browser's HTML parser."""
+    """JSON without characters that an HTML parser would read as markup."""
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False, default=str)
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
@@ -110,7 +106,7 @@ def _curves(view: RunView) -> dict[str, Any]:
         "metrics": {name: [row.get(name) for row in rows] for name in present},
         "last": {name: view.values(name)[1][-1] for name in present},
         "sections": [[name, list(map(_panel, panels))] for name, panels in sections_of(present)],
-        "settings": settings_text(view)[:100_000],
+        "settings": yaml.safe_dump(view.config, sort_keys=False, allow_unicode=True, width=100)[:100_000],
         "changed": changed(view),
         "left_out": [f"each point of a curve is the mean of {means} steps"] if means > 1 else [],
     }
@@ -145,39 +141,32 @@ def changed(view: RunView) -> list[list[str]]:
     usual = dict(leaves(root().model_dump(warnings=False)))
     found = []
     for path, value in leaves(view.config):
-        follows = keys.derived_text(root, path) is not None  # from other settings
-        empty = path not in usual and value in (
-            None,
-            {},
-            [],
-            0.0,
-            1.0,
-        )  # a dataset's, which has no default as a whole
-        if not follows and not empty and usual.get(path, path) != value:
-            found.append([dotted(path), _plain(value)])
+        derived = keys.derived_text(root, path) is not None  # from other settings
+        # A dataset has no default as a whole, so its keys have none here.
+        empty = path not in usual and value in (None, {}, [], 0.0, 1.0)
+        if not derived and not empty and usual.get(path, path) != value:
+            text = as_text(value)
+            found.append([dotted(path), text if len(text) <= 300 else f"{text[:300]}…"])
     return found
 
 
-def _plain(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= 300 else f"{text[:300]}…"
-
-
 def _shown(view: RunView, what: str, found: Gathered, longest: int) -> dict[str, Any] | None:
-    """What the page holds of the rollouts; None where there are none."""
+    """The page's part of the rollouts or validation samples; None without any."""
     if not found.steps:
         return None
     logged = len(view.samples[what])
     named = "held-out samples" if what == "validation" else what
     kept, total = len(found.records), sum(step["count"] for step in found.steps)
+    note = (
+        f"{kept} of {total} {named} at {len(found.steps)} of {logged} steps; texts up to {longest} characters"
+    )
     return {
         "steps": found.steps,
         "records": [_record(record, longest) for record in found.records],
         "prompts": {group: _cut(prompt, longest) for group, prompt in found.prompts.items()},
         "histograms": histograms(found),
         "causes": [[cause, count, found.examples[cause]] for cause, count in found.causes.most_common(20)],
-        "note": f"{kept} of {total} {named} at {len(found.steps)} of {logged} steps; texts up to {longest} "
-        "characters",
+        "note": note,
     }
 
 
@@ -189,10 +178,9 @@ def _record(record: Record, longest: int) -> Record:
 
 
 def _cut(value: Any, longest: int) -> Any:
-    """Texts cut in their middle, and numbers that JSON has."""
-    if isinstance(value, str) and len(value) > longest:
-        half = longest // 2
-        return f"{value[:half]} [… {len(value) - 2 * half} characters …] {value[-half:]}"
+    """The value with its texts cut in the middle, and None for numbers that JSON does not have."""
+    if isinstance(value, str):
+        return cut_middle(value, longest)
     if isinstance(value, dict):
         return {str(key): _cut(item, longest) for key, item in value.items()}
     if isinstance(value, list):

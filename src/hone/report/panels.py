@@ -1,4 +1,4 @@
-"""The panels of a run: those of the catalogue, its reward functions, a step's time, and whatever has no place there."""
+"""The panels of a run: those of the catalogue, its reward functions, a step's time, and metrics that are in none."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def sections_of(columns: Sequence[str]) -> list[tuple[str, list[Panel]]]:
 
 
 def summary_metrics(columns: Sequence[str]) -> list[Panel]:
-    """A panel for each metric that a summary shows, called by the metric."""
+    """A panel of one metric for each metric of a summary, titled by the metric."""
     return [
         replace(panel, title=panel.title + (f", {metric.label}" if metric.label and len(panel.metrics) > 1 else ""),
                 metrics=(metric,))

@@ -1,4 +1,4 @@
-"""The pictures of a run that ends: curves.png and report.html."""
+"""What is drawn when a run ends: curves.png and report.html."""
 
 from __future__ import annotations
 
@@ -12,10 +12,8 @@ from hone.tracking import RunFolder, draw_curves
 
 
 def draw_run(folder: RunFolder, title: str) -> list[str]:
-    """Draw both from what is on the disk; a sentence for each that failed.
-
-    Both can be made again at any time, so a run whose pictures fail has not failed.
-    """
+    """Draw both from the files of the run; returns a message for each that failed. Both can be made again at any time,
+    so that a failure here is not one of the run."""
     problems = []
     for path, draw in (
         (folder.curves, partial(draw_curves, folder.metrics, folder.curves, title)),
@@ -31,9 +29,9 @@ def draw_run(folder: RunFolder, title: str) -> list[str]:
 def _attempt(path: Path, draw: Callable[[], object]) -> None:
     try:
         draw()
-    except Exception as error:  # a defect of a picture, or of what draws it, is none of the training
+    except Exception as error:  # matplotlib's or ours: a defect of a plot is not one of the training
         why = str(error).strip().splitlines()
         raise ReportError(
             f"{path} could not be made ({type(error).__name__}{': ' + why[0] if why else ''}). The run is not "
-            f"touched by that; `hone show {path.parent} --html` makes the page again"
+            f"affected; `hone show {path.parent} --html` makes the page again"
         ) from error

@@ -1,4 +1,4 @@
-"""A run's folder as it lies on the disk, complete or not: settings, metrics, rollouts, checkpoints."""
+"""Reads a run's folder, complete or not: settings, metrics, rollouts, checkpoints."""
 
 from __future__ import annotations
 
@@ -6,14 +6,12 @@ import difflib
 import errno
 import fcntl
 import json
-import math
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from hone.config.loading import files
 from hone.config.metric_names import column_of
@@ -22,32 +20,32 @@ from hone.config.secrets import SECRETS
 from hone.errors import ConfigError, DataError
 from hone.files import read_json_object
 from hone.registry import specs
-from hone.tracking.metrics_csv import read_table
+from hone.tracking.metrics_csv import read_numbers
 from hone.tracking.run_folder import RunFolder
 
 Record = dict[str, Any]
 STEP = re.compile(r"step_(\d+)")
 MOST_BYTES = 64_000_000
-"""Of one step's rollouts that are read."""
+"""Bytes of one step's rollouts that are read."""
 
 
 @dataclass
 class RunView:
-    """A run, read once; rollouts are read when they are asked for."""
+    """A run, read once; rollouts are read on demand."""
 
     folder: RunFolder
     algorithm: str
     config: dict[str, Any]
     columns: list[str]
     rows: list[dict[str, float]]
-    """For each step that was logged, its metrics (`step` among them) without blanks and what is not finite."""
+    """The metrics of each logged step (`step` among them), without blanks and values that are not finite."""
     run_info: dict[str, Any] = field(default_factory=dict)
     samples: dict[str, dict[int, Path]] = field(default_factory=dict)
     """`rollouts` and `validation`: the file of each step, in order."""
 
     @property
     def name(self) -> str:
-        """What people call the run: its folder's name."""
+        """The name of the run's folder."""
         return self.folder.path.resolve().name
 
     @property
@@ -75,7 +73,7 @@ class RunView:
         return [step for step, _ in found], [value for _, value in found]
 
     def metrics(self) -> list[str]:
-        """Metrics that have a value anywhere, in the order of the file."""
+        """Metrics that have a value at some step, in the order of the file."""
         present = {name for row in self.rows for name in row}
         return [name for name in self.columns if name in present and name != "step"]
 
@@ -83,11 +81,10 @@ class RunView:
         """Steps that can be loaded."""
         if not self.folder.path.is_dir():
             return []
-        found = (STEP.fullmatch(path.name) for path in self.folder.path.iterdir())
-        return sorted(int(match[1]) for match in found if match)
+        return list(_by_step(self.folder.path.iterdir()))
 
     def best(self) -> tuple[int, str, float] | None:
-        """The best checkpoint that is kept, by the metric that checkpoints are ranked by: step, metric, value."""
+        """The best of the checkpoints that are there, by the run's ranking metric: step, metric, value."""
         settings = self.config.get("checkpointing") or {}
         name, sign = settings.get("metric_name"), 1 if settings.get("higher_is_better") else -1
         if not name:
@@ -101,12 +98,12 @@ class RunView:
         return max(ranked)[1:] if ranked else None
 
     def state(self) -> str:
-        """What has become of it, in words."""
+        """The step, and whether the run is running, finished, stopped or killed."""
         if self.algorithm == "eval":
             return "finished"
         total = self.run_info.get("total_steps")
         at = f"step {self.step}" + (f" of {total}" if total else "")
-        # Before the lock is looked at: the process that has ended the run holds it while it writes the report.
+        # Asked before the lock: the process that ends a run holds it while it writes the report.
         if "ended" in self.run_info:
             stopped = self.run_info.get("stopped")
             return f"{at}, stopped: {stopped}" if stopped else f"{at}, finished"
@@ -133,9 +130,9 @@ class RunView:
 
 
 def open_run(path: str | Path) -> RunView:
-    """Read a run's folder (or one of its checkpoints', or its config.yaml; or where `hone eval` saved).
+    """Read a run's folder, or the folder of `hone eval`'s results. A checkpoint or config.yaml names its run.
 
-    Raises DataError for what is none, naming the nearest one, and ConfigError for a config.yaml that is damaged.
+    Raises DataError for another path, naming the nearest run, and ConfigError for a damaged config.yaml.
     """
     check_local(path, "RUN")
     given = Path(path).expanduser()
@@ -153,12 +150,11 @@ def open_run(path: str | Path) -> RunView:
     logs = RunFolder(folder, (config.get("logger") or {}).get("log_dir"))
     if not logs.metrics.is_file():
         logs = RunFolder(folder)
-    columns, rows = read_table(logs.metrics)
-    view = RunView(
-        logs, algorithm, config, columns, [_numbers(row) for row in rows], read_json_object(logs.run_info)
+    samples = {"rollouts": logs.rollouts, "validation": logs.validation}
+    files_of = {name: _by_step(path.glob("step_*.jsonl")) for name, path in samples.items()}
+    return RunView(
+        logs, algorithm, config, *read_numbers(logs.metrics), read_json_object(logs.run_info), files_of
     )
-    view.samples = {"rollouts": _files(logs.rollouts), "validation": _files(logs.validation)}
-    return view
 
 
 def _evaluation(folder: Path) -> RunView:
@@ -175,29 +171,14 @@ def _evaluation(folder: Path) -> RunView:
     return view
 
 
-def _numbers(row: dict[str, str]) -> dict[str, float]:
-    numbers: dict[str, float] = {}
-    for name, cell in row.items():
-        try:
-            value = float(cell)
-        except ValueError:  # blank: the metric had no value at this step
-            continue
-        if math.isfinite(value):
-            numbers[name] = value
-    return numbers
-
-
-def _files(folder: Path) -> dict[int, Path]:
-    found = {path: STEP.fullmatch(path.stem) for path in folder.glob("step_*.jsonl")}
-    return {int(match[1]): path for path, match in sorted(found.items(), key=_place) if match}
-
-
-def _place(item: tuple[Path, re.Match[str] | None]) -> int:
-    return int(item[1][1]) if item[1] else -1
+def _by_step(paths: Iterable[Path]) -> dict[int, Path]:
+    """Those of the paths that are named `step_N`, by N."""
+    found = ((STEP.fullmatch(path.name.removesuffix(".jsonl")), path) for path in paths)
+    return dict(sorted((int(match[1]), path) for match, path in found if match))
 
 
 def in_use(folder: Path) -> bool:
-    """Whether a process holds the folder: a run that writes to it (see `hone.training.process.hold`)."""
+    """Whether a running process holds the folder's lock (`hone.training.process.lock_folder`)."""
     try:
         descriptor = os.open(folder, os.O_RDONLY)
     except OSError:
@@ -212,7 +193,7 @@ def in_use(folder: Path) -> bool:
 
 
 def _not_a_run(given: Path, folder: Path) -> str:
-    """The sentence about a path that holds no run, with the nearest one that is."""
+    """The error for a path that holds no run, with the nearest run."""
     what = "there is no folder" if not given.exists() else "there is no run (no config.yaml) in"
     near = nearest_run(folder)
     return f"{what} {given}" + (f": did you mean {near}?" if near else ": give the folder of a run")
@@ -226,12 +207,5 @@ def nearest_run(folder: Path) -> Path | None:
     while not parent.is_dir() and parent != parent.parent:
         parent = parent.parent
     runs = {path.parent.name: path.parent for path in parent.glob("*/config.yaml")}
-    close = difflib.get_close_matches(folder.name, runs, n=1, cutoff=0.4)
-    if close:
-        return runs[close[0]]
-    return runs[min(runs)] if runs else None
-
-
-def settings_text(view: RunView) -> str:
-    """The run's settings as YAML."""
-    return yaml.safe_dump(view.config, sort_keys=False, allow_unicode=True, width=100)
+    close = difflib.get_close_matches(folder.name, runs, n=1, cutoff=0.4) or sorted(runs)
+    return runs[close[0]] if close else None

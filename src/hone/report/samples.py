@@ -1,31 +1,32 @@
-"""Which rollouts a page holds, how their rewards are spread, and what failed: read from a bounded part of the log."""
+"""Which rollouts a page holds, the histograms of their rewards, and the causes of failures, from some of the steps."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any
 
 from hone.report.run_view import Record, RunView
 
 EACH = 4
-"""Best and worst rollouts of a step."""
+"""Best, worst and failed rollouts of a step."""
 GROUPS = 3
 """Whole groups of a step."""
 MEMBERS = 16
 """Rollouts of a group that is shown whole."""
 BINS = 10
 DISTINCT = 8
-"""So many different rewards are shown one by one; more are put into bins."""
+"""Up to so many different rewards have a bar each; more are put into bins."""
 
 
 @dataclass
 class Gathered:
-    """What was found in some steps of a run."""
+    """Rollouts of some steps of a run."""
 
     steps: list[dict[str, Any]] = field(default_factory=list)
-    """`step`, `count`, and the places in `records` of the `best`, the `worst`, the `failed`, and of whole `groups`."""
+    """`step`, `count`, and the indices in `records` of the `best`, the `worst`, the `failed`, and of whole `groups`."""
     records: list[Record] = field(default_factory=list)
     prompts: dict[str, Any] = field(default_factory=dict)
     """Of each group in `records`."""
@@ -36,10 +37,10 @@ class Gathered:
 
 
 def spaced(steps: Sequence[int], most: int) -> list[int]:
-    """At most `most` of the steps, evenly apart, the first and the last among them."""
+    """At most `most` of the steps, evenly spaced, the first and the last among them."""
     if len(steps) <= most:
         return list(steps)
-    return [steps[round(place * (len(steps) - 1) / (most - 1))] for place in range(most)]
+    return [steps[round(i * (len(steps) - 1) / (most - 1))] for i in range(most)]
 
 
 def gather(view: RunView, what: str, most: int) -> Gathered:
@@ -67,55 +68,61 @@ def _count(found: Gathered, record: Record, number: int) -> None:
         values += [[] for _ in range(number + 1 - len(values))]
         if isinstance(value, int | float):
             values[number].append(float(value))
-    for kind in ("failure", "excluded"):
-        if record.get(kind):
-            cause = str(record[kind]).split(":")[0][:80] if kind == "failure" else f"excluded: {record[kind]}"
+    for key in ("failure", "excluded"):
+        if record.get(key):
+            cause = str(record[key]).split(":")[0][:80] if key == "failure" else f"excluded: {record[key]}"
             found.causes[cause] += 1
-            found.examples.setdefault(cause, str(record[kind])[:300])
+            found.examples.setdefault(cause, str(record[key])[:300])
 
 
 def _chosen(found: Gathered, records: list[Record], what: str) -> dict[str, Any]:
-    """Places in `found.records` of what is shown of a step."""
-    places: dict[int, int] = {}
+    """Indices in `found.records` of what is shown of a step."""
+    kept: dict[int, int] = {}
 
-    def keep(index: int) -> int:
-        if index not in places:
-            places[index] = len(found.records)
-            found.records.append(records[index])
-            found.prompts.setdefault(str(records[index].get("group")), records[index].get("prompt"))
-        return places[index]
+    def keep(indices: Iterable[int]) -> list[int]:
+        for index in indices:
+            if index not in kept:
+                kept[index] = len(found.records)
+                found.records.append(records[index])
+                found.prompts.setdefault(str(records[index].get("group")), records[index].get("prompt"))
+        return [kept[index] for index in indices]
 
-    scored = [i for i, record in enumerate(records) if isinstance(record.get("reward"), int | float)]
-    ranked = sorted(scored, key=lambda i: (-records[i]["reward"], -(records[i].get("advantage") or 0), i))
-    failed = [i for i, record in enumerate(records) if record.get("failure") or record.get("excluded")]
-    first = range(min(2 * EACH, len(records)))
+    ranked = ranking(records)
     chosen: dict[str, Any] = {
-        "best": [keep(i) for i in varied(ranked, records, EACH)],
-        "worst": [keep(i) for i in varied(ranked[::-1], records, EACH)],
-        "failed": [keep(i) for i in failed[:EACH]],
+        "best": keep(varied(ranked, records, EACH)),
+        "worst": keep(varied(ranked[::-1], records, EACH)),
+        "failed": keep(failures(records)[:EACH]),
     }
     if what == "validation" or not ranked:  # the same prompts at every step
-        chosen["first"] = [keep(i) for i in first]
-    groups = mixed_groups(records)[:GROUPS]
-    chosen["groups"] = [[keep(i) for i in members[:MEMBERS]] for members in groups]
+        chosen["first"] = keep(range(min(2 * EACH, len(records))))
+    chosen["groups"] = [keep(members[:MEMBERS]) for members in mixed_groups(records)[:GROUPS]]
     return chosen
 
 
+def ranking(records: Sequence[Record]) -> list[int]:
+    """Indices of the records that have a reward, the highest first; of equal rewards, the highest advantage first."""
+    scored = [i for i, record in enumerate(records) if isinstance(record.get("reward"), int | float)]
+    return sorted(scored, key=lambda i: (-records[i]["reward"], -(records[i].get("advantage") or 0), i))
+
+
+def failures(records: Sequence[Record]) -> list[int]:
+    """Indices of the records that failed or were left out."""
+    return [i for i, record in enumerate(records) if record.get("failure") or record.get("excluded")]
+
+
 def varied(ranked: Sequence[int], records: Sequence[Record], most: int) -> list[int]:
-    """The first `most`, of each prompt's group no second before all have one: eight right answers to one easy question
-    say little."""
+    """The first `most`, in rounds that take one of each group: eight right answers to one easy question say little."""
     seen: Counter[str] = Counter()
-    turns = []
+    rounds = []
     for index in ranked:
         group = str(records[index].get("group"))
-        turns.append((seen[group], index))
+        rounds.append((seen[group], index))
         seen[group] += 1
-    order = sorted(range(len(turns)), key=lambda place: (turns[place][0], place))
-    return [turns[place][1] for place in order[:most]]
+    return [index for _, index in sorted(rounds, key=itemgetter(0))[:most]]
 
 
 def mixed_groups(records: Sequence[Record]) -> list[list[int]]:
-    """Groups of several rollouts as places in `records`, those whose rewards differ most first."""
+    """Groups of several rollouts as indices in `records`, those with the largest spread of rewards first."""
     members: dict[str, list[int]] = {}
     for index, record in enumerate(records):
         members.setdefault(str(record.get("group")), []).append(index)
@@ -130,7 +137,7 @@ def _spread(rewards: Sequence[Any]) -> float:
 
 
 def histograms(found: Gathered) -> list[dict[str, Any]]:
-    """For each reward: the bins from low to high, and how many values of each step are in each."""
+    """For each reward: the bins from low to high, and the number of values of each step in each bin."""
     drawn = []
     for name, by_step in found.rewards.items():
         values = sorted(value for step in by_step for value in step)
@@ -139,7 +146,7 @@ def histograms(found: Gathered) -> list[dict[str, Any]]:
         distinct = sorted({round(value, 6) for value in values})
         if len(distinct) <= DISTINCT:
             labels = [f"{value:g}" for value in distinct]
-            counts = [[sum(round(v, 6) == at for v in step) for at in distinct] for step in by_step]
+            counts = [[sum(round(v, 6) == value for v in step) for value in distinct] for step in by_step]
         else:
             low, width = values[0], (values[-1] - values[0]) / BINS
             labels = [f"{low + i * width:.3g} to {low + (i + 1) * width:.3g}" for i in range(BINS)]

@@ -1,4 +1,4 @@
-"""A run on the terminal: how it went, and what the model said."""
+"""A run on the terminal: its state, its metrics, and rollouts."""
 
 from __future__ import annotations
 
@@ -13,19 +13,24 @@ from rich.text import Text
 
 from hone.errors import ConfigError, DataError
 from hone.registry import is_online, specs
-from hone.report.formatting import as_text, clean, course, number, spoken
+from hone.report.formatting import as_messages, as_text, clean, number, sparkline
 from hone.report.panels import summary_metrics
 from hone.report.run_view import Record, RunView
-from hone.report.samples import spaced, varied
+from hone.report.samples import failures, ranking, spaced, varied
 
 MOST_ROWS = 200
 NUMBER_WIDTH = 9
 """Characters of `1.234e+05`."""
+SPARKLINE_WIDTH = 20
+LEAST_SPARKLINE = 5
+"""A narrower terminal gets no sparklines."""
+BESIDE_SPARKLINE = 18 + 4 * 2 + 3 * NUMBER_WIDTH
+"""Characters of the other columns of a summary: a metric's name and three numbers, two blanks after each."""
 
 
 @dataclass(frozen=True)
 class Selection:
-    """What of a run's rollouts is asked for."""
+    """Which of a run's rollouts to show."""
 
     what: str = "rollouts"
     step: int | None = None
@@ -36,14 +41,14 @@ class Selection:
 
     @property
     def anything(self) -> bool:
-        """Whether something is asked for by name."""
+        """Whether any option was given."""
         return self.failed or any(v is not None for v in (self.step, self.best, self.worst, self.prompt))
 
 
 def show(console: Console, view: RunView, wanted: Selection) -> None:
-    """The run's state and numbers, then rollouts. Raises DataError for a step or prompt that is not there."""
+    """Print the run's state and numbers, then rollouts. Raises DataError for an unknown step or prompt."""
     asked = wanted.anything or wanted.what == "validation"
-    if view.algorithm == "eval":  # whose samples are all held out
+    if view.algorithm == "eval":  # all its samples are held out
         wanted = replace(wanted, what="validation")
     if not asked:
         head(console, view)
@@ -70,12 +75,9 @@ def show(console: Console, view: RunView, wanted: Selection) -> None:
 
 
 def head(console: Console, view: RunView) -> None:
-    """What the run is, and what has become of it."""
-    console.print(
-        Text(clean(f"{view.algorithm}: {view.model}"), style="bold").append(
-            clean(f" on {view.data}"), style="not bold"
-        )
-    )
+    """Print the run's algorithm, model, data, state and best checkpoint."""
+    title = (clean(f"{view.algorithm}: {view.model}"), "bold")
+    console.print(Text.assemble(title, clean(f" on {view.data}")))
     best = view.best()
     parts = [view.state()]
     if best is not None:
@@ -87,30 +89,32 @@ def head(console: Console, view: RunView) -> None:
 
 
 def numbers(console: Console, view: RunView) -> None:
-    """Every metric that is worth a line: at first, at its best, at last, and its course."""
+    """Print the first, best and last value of every metric of the summary, with a sparkline where there is room."""
     lines = [line for line in summary_metrics(view.metrics()) if view.values(line.metrics[0].name)[1]]
     if not lines:
         console.print(Text("nothing has been logged yet", style="dim"))
         return
-    table = plain_table("metric", ">first", ">best", ">last", "course")
-    still = []
+    room = min(SPARKLINE_WIDTH, console.width - BESIDE_SPARKLINE)
+    sparklines = ["trend"] if room >= LEAST_SPARKLINE else []
+    table = plain_table("metric", ">first", ">best", ">last", *sparklines)
+    table.columns[-1].no_wrap = True
+    constant = []
     for line in lines:
         _, values = view.values(line.metrics[0].name)
         if len(set(values)) == 1 and len(values) > 1:
-            still.append(f"{line.title} {number(values[-1], line)}")
+            constant.append(f"{line.title} {number(values[-1], line)}")
             continue
         best = "" if not line.better else number((max if line.better > 0 else min)(values), line)
         unit = f" ({line.unit})" if line.unit else ""
-        table.add_row(
-            clean(line.title + unit), number(values[0], line), best, number(values[-1], line), course(values)
-        )
+        cells = [clean(line.title + unit), number(values[0], line), best, number(values[-1], line)]
+        table.add_row(*cells, *(sparkline(values, room) for _ in sparklines))
     console.print(table)
-    if still:
-        console.print(Text(clean("always the same: " + ", ".join(still)), style="dim"))
+    if constant:
+        console.print(Text(clean("constant: " + ", ".join(constant)), style="dim"))
 
 
 def show_metrics(console: Console, view: RunView, names: Sequence[str]) -> None:
-    """Some metrics, step by step. Raises ConfigError for one that the run does not have."""
+    """Print metrics by step. Raises ConfigError for one that the run does not have."""
     present = view.metrics()
     for name in names:
         if name not in present:
@@ -119,10 +123,9 @@ def show_metrics(console: Console, view: RunView, names: Sequence[str]) -> None:
             raise ConfigError(f"the run has no metric {name!r}: {hint}")
     head(console, view)
     rows = [row for row in view.rows if any(name in row for name in names)]
-    kept = spaced(range(len(rows)), MOST_ROWS)
+    kept = [rows[i] for i in spaced(range(len(rows)), MOST_ROWS)]
     table = plain_table(">step", *(clean(f">{name}") for name in names))
-    for place in kept:
-        row = rows[place]
+    for row in kept:
         table.add_row(f"{row['step']:.0f}", *(f"{row[name]:.6g}" if name in row else "" for name in names))
     console.print(table)
     if len(kept) < len(rows):
@@ -130,38 +133,37 @@ def show_metrics(console: Console, view: RunView, names: Sequence[str]) -> None:
 
 
 def card(record: Record, *, with_prompt: bool = True) -> RenderableType:
-    """A rollout in a box: what was asked (unless others beside it have the same), what came, what it was worth."""
+    """A rollout in a box: prompt (unless the boxes beside it have the same), completion, reward."""
     parts: list[RenderableType] = []
     if with_prompt:
-        parts += [*spoken(record.get("prompt"), "cyan"), Text("─" * 8, style="dim")]
-    parts += spoken(record.get("messages") or record.get("completion") or "", "")
+        parts += [*as_messages(record.get("prompt"), "cyan"), Text("─" * 8, style="dim")]
+    parts += as_messages(record.get("messages") or record.get("completion") or "", "")
     extra = (record.get("extra") or {}).items()
     parts += [Text(clean(f"{name}: {as_text(value)}"), style="dim") for name, value in extra]
     for key, words, style in (("failure", "failed", "bold red"), ("excluded", "left out", "yellow")):
-        if record.get(key):  # in the box, since its title is cut where the terminal is narrow
+        if record.get(key):  # in the box, since a narrow terminal cuts its title
             parts.append(Text(clean(f"{words}: {str(record[key])[:400]}"), style=style))
-    failed = bool(record.get("failure"))
     return Box(
         Group(*parts),
         title=worth(record, with_answer=with_prompt),
         title_align="left",
         subtitle=Text(clean(str(record.get("group", ""))), style="dim") if with_prompt else None,
         subtitle_align="right",
-        border_style="red" if failed else "dim",
+        border_style="red" if record.get("failure") else "dim",
     )
 
 
 def worth(record: Record, *, with_answer: bool = True) -> Text:
-    """Reward, by function where there are several, advantage, tokens."""
+    """The title of a rollout's box: reward (of each function if there are several), advantage, tokens."""
     reward, rewards = record.get("reward"), record.get("rewards") or {}
     text = Text()
     if reward is not None:
         text.append(f"reward {reward:.4g}", style="bold green" if reward > 0 else "bold red")
     if len(rewards) > 1:
-        named = (
-            f"{name} {'–' if value is None else format(value, '.4g')}" for name, value in rewards.items()
+        values = (
+            f"{name} {'–' if reward is None else format(reward, '.4g')}" for name, reward in rewards.items()
         )
-        text.append(f" ({', '.join(named)})")
+        text.append(f" ({', '.join(values)})")
     if record.get("advantage") is not None:
         text.append(f"  advantage {record['advantage']:+.3g}")
     text.append(f"  {record.get('num_tokens', '?')} tokens")
@@ -189,10 +191,8 @@ def _step(view: RunView, wanted: Selection) -> int:
 
 
 def _chosen(records: Sequence[Record], wanted: Selection) -> list[tuple[str, list[int]]]:
-    failed = [i for i, record in enumerate(records) if record.get("failure") or record.get("excluded")]
-    scored = [i for i, record in enumerate(records) if record.get("reward") is not None]
-    ranked = sorted(scored, key=lambda i: (-records[i]["reward"], -(records[i].get("advantage") or 0), i))
-    if not ranked and not wanted.failed:  # nobody asked what they are worth
+    ranked = ranking(records)
+    if not ranked and not wanted.failed:  # samples without rewards
         return [("the first", list(range(min(wanted.best or wanted.worst or 4, len(records)))))]
     named = wanted.best is not None or wanted.worst is not None or wanted.failed
     best, worst = (wanted.best or 0, wanted.worst or 0) if named else (2, 2)
@@ -202,7 +202,7 @@ def _chosen(records: Sequence[Record], wanted: Selection) -> list[tuple[str, lis
     if worst:
         chosen.append((f"the worst {worst}", varied(ranked[::-1], records, worst)))
     if wanted.failed:
-        chosen.append(("failed or left out", failed[:50]))
+        chosen.append(("failed or left out", failures(records)[:50]))
     return chosen
 
 
@@ -214,15 +214,13 @@ def _group(console: Console, records: Sequence[Record], wanted: str, file: str) 
     members = [record for record in records if str(record.get("group")) == found[0]]
     also = f" ({len(found) - 1} more ids contain {wanted!r})" if len(found) > 1 else ""
     console.print(Text(clean(f"\n{found[0]}: {len(members)} rollouts{also}"), style="bold"))
-    console.print(Group(*spoken(members[0].get("prompt"), "cyan")))
+    console.print(Group(*as_messages(members[0].get("prompt"), "cyan")))
     across = max(1, min(len(members), console.width // 48))
     table = Table.grid(expand=True, padding=(0, 1))
     for _ in range(across):
         table.add_column(ratio=1)
     for start in range(0, len(members), across):
-        row: list[RenderableType] = [
-            card(record, with_prompt=False) for record in members[start : start + across]
-        ]
+        row = [card(record, with_prompt=False) for record in members[start : start + across]]
         table.add_row(*row, *[""] * (across - len(row)))
     console.print(table)
 
@@ -239,20 +237,19 @@ def _tally(records: Sequence[Record], step: int, title: str) -> str:
 
 
 def _nothing(view: RunView, what: str) -> str:
+    path = view.folder.path
     if what == "validation":
-        return f"{view.folder.path} has no held-out samples: the run has not validated (with rewards) so far"
+        return f"{path} has no held-out samples: the run has not validated (with rewards) so far"
     if view.algorithm in specs() and not is_online(view.algorithm):
-        return (
-            f"{view.folder.path} is a run of hone {view.algorithm}, which samples nothing: it has no rollouts"
-        )
+        return f"{path} is a run of hone {view.algorithm}, which samples nothing: it has no rollouts"
     if (view.config.get("logger") or {}).get("log_rollouts") is False:
-        return f"{view.folder.path} has no rollouts: the run has logger.log_rollouts=false"
-    return f"{view.folder.path} has no rollouts so far (looked in {view.folder.rollouts})"
+        return f"{path} has no rollouts: the run has logger.log_rollouts=false"
+    return f"{path} has no rollouts so far (looked in {view.folder.rollouts})"
 
 
 def plain_table(*heads: str) -> Table:
-    """A plain table; a head that begins with `>` is one of numbers. Heads are broken where the terminal is narrow, and
-    numbers are not."""
+    """A table without borders; a heading that begins with `>` is one of numbers, which are not wrapped where a
+    terminal is narrow."""
     table = Table(box=None, pad_edge=False, header_style="dim")
     for name in heads:
         numbers = name.startswith(">")

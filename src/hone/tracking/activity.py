@@ -1,4 +1,4 @@
-"""What a run is doing while it has nothing else to say: reading data, loading a model, a slow step."""
+"""Lines that say what a quiet run is doing: reading data, loading a model, a slow step."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from typing import TextIO
 from hone.units import format_duration
 
 QUIET_S = 10.0
-"""Seconds without a word after which a run says what it is at, and again after as many seconds more."""
+"""Seconds without output after which a run prints what it is doing, and between two such lines."""
 
 
 class Activity:
-    """Prints `loading the model: 20s so far` every `every` seconds, from a thread of its own, while one activity lasts.
-    What lasts less is never mentioned."""
+    """Prints `loading the model: 20s so far` every `every` seconds while an activity lasts, from a thread of its own.
+    Shorter activities print nothing."""
 
     def __init__(self, *, stream: TextIO | None = None, every: float = QUIET_S) -> None:
         self._stream, self._every = stream, every
@@ -27,7 +27,7 @@ class Activity:
         self._thread: threading.Thread | None = None
 
     def begin(self, text: str) -> None:
-        """From now on the run does what `text` says."""
+        """Begin the activity that `text` names, in place of the last one."""
         with self._changed:
             self._text, self._since = text, time.monotonic()
             if self._thread is None:
@@ -36,7 +36,7 @@ class Activity:
             self._changed.notify()
 
     def end(self) -> None:
-        """The run says something by itself again, or is over."""
+        """The activity is over: the run prints something itself again, or ends."""
         with self._changed:
             self._text = None
             self._changed.notify()
@@ -57,16 +57,13 @@ class Activity:
                 if self._text is None:
                     self._changed.wait()
                 elif not self._changed.wait(self._every) and self._since == begun and self._text is not None:
-                    lasted = time.monotonic() - begun
-                    print(f"{self._text}: {format_duration(lasted)} so far", file=self._out(), flush=True)
-
-    def _out(self) -> TextIO:
-        return self._stream if self._stream is not None else sys.stdout
+                    lasted = format_duration(time.monotonic() - begun)
+                    print(f"{self._text}: {lasted} so far", file=self._stream or sys.stdout, flush=True)
 
 
 @contextlib.contextmanager
 def working(text: str) -> Iterator[None]:
-    """Say `text` and how long it has taken, every QUIET_S seconds until the block is left."""
+    """Print `text` and its duration every QUIET_S seconds until the block is left."""
     activity = Activity()
     activity.begin(text)
     try:

@@ -1,8 +1,8 @@
-"""Every metric once: its name, what it means, and the panel in which the report and `curves.png` draw it.
+"""Every metric once: its name, its meaning, and the panel in which the report and `curves.png` draw it.
 
 Names are flat and the same everywhere: a column of metrics.csv, a TensorBoard tag, a W&B or MLflow metric. `val_NAME`
-is `NAME` on held-out data. Metrics of users' own (`log_metric`) need no entry. By which metrics checkpoints can be
-ranked is in each algorithm's entry of the registry.
+is `NAME` on held-out data. Metrics of users' own (`log_metric`) need no entry. The metrics by which checkpoints can be
+ranked are in each algorithm's entry of the registry.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from hone.registry import specs
 
 HELD_OUT = "val_"
 MEASURED_AT = "val_step"
-"""The step at which the held-out metrics of a row of metrics.csv were measured. They stand in every row until they are
-measured again, since a plotting library draws no line through single values between blanks."""
+"""The step at which the held-out metrics of a row of metrics.csv were measured. They are repeated in every row until
+they are measured again, since plotting libraries draw no line through single values between blanks."""
 ALWAYS = ("train_loss", "val_loss", "reward_accuracy", "learning_rate", "gpu_utilization")
 """Columns that every metrics.csv has, blank where there is no value, so that scripts which plot them need no `if`."""
 
@@ -178,7 +178,7 @@ HIDDEN = (
     Metric("token_mult_prob_error", "mean exp |difference of log-probabilities|, generator against learner"),
     Metric("val_failed", "held-out rollouts without a reward"),
 )
-"""Counts, and parts of what is drawn: the report and the summary leave them out; `hone show --metrics` prints them."""
+"""Counts, and parts of drawn metrics: the report and the summary leave them out; `hone show --metrics` prints them."""
 
 FURTHER = (
     Metric("bco_delta", "BCO's running mean of the implicit rewards"),
@@ -210,9 +210,7 @@ PREFIXES = {
     "loss_": "one preference loss of several",
     "accuracy_": "what one reward function reports as its accuracy",
 }
-"""Families of metrics by the beginning of their names; the rest is a name of the run's own."""
-
-
+"""Families of metrics by the prefix of their names; the rest is a name of the run's own."""
 PANELS = {panel.title: panel for section in SECTIONS.values() for panel in section}
 
 
@@ -239,7 +237,7 @@ def meaning(name: str) -> str | None:
 
 
 def better(name: str) -> int:
-    """1 if higher values of a metric are better, -1 if lower ones are, 0 if neither is said."""
+    """1 if higher values of a metric are better, -1 if lower ones are, 0 if unknown."""
     return next((panel.better for panel in PANELS.values() if name in dict(panel.lines)), 0)
 
 

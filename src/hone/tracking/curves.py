@@ -1,5 +1,5 @@
-"""Pictures of a run: metrics.csv in, PNG out. matplotlib loads here, on the first drawing, and without
-pyplot: no window system, no global state."""
+"""Plots of a run: metrics.csv in, PNG out. matplotlib is imported at the first drawing, and without pyplot: no window
+system, no global state."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import cycle
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hone.files import replacing
 from hone.tracking.catalogue import HELD_OUT, PANELS, Panel, reward_functions
-from hone.tracking.metrics_csv import read_table
+from hone.tracking.metrics_csv import read_numbers
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,8 +24,6 @@ Series = tuple[list[float], list[float]]
 BLUE, ORANGE, GREEN, PURPLE, RED = "#2563eb", "#ea580c", "#059669", "#7c3aed", "#dc2626"
 INK, SOFT, GRID = "#1f2937", "#6b7280", "#e5e7eb"
 COLORS = (BLUE, ORANGE, GREEN, PURPLE, RED)
-
-
 ACCENT = {
     "Gradient norm": PURPLE,
     "Learning rate": GREEN,
@@ -40,6 +38,7 @@ SUPERVISED = (
     *("Loss", "Pairs ranked right", "Accuracy", "Margin of the chosen answer"),
     *("Learning rate", "Gradient norm"),
 )
+MOST_PANELS = 6
 
 
 @dataclass(frozen=True)
@@ -51,9 +50,6 @@ class Line:
     color: str = BLUE
     noisy: bool = True
     points: bool = False
-
-
-MOST_PANELS = 6
 
 
 def panels_of(columns: Sequence[str]) -> list[Panel]:
@@ -98,35 +94,26 @@ def draw_curves(metrics_csv: Path, png: Path, title: str) -> bool:
 
 
 def smoothed(values: Sequence[float], width: float) -> list[float]:
-    """Mean under a bell of `width` (its standard deviation, in points): symmetric, so that it lags behind
-    nothing, and over what there is at the ends."""
+    """Gaussian moving average; `width` is the standard deviation in points. Symmetric, so the curve does not lag; at
+    the ends, over the points that there are."""
     import numpy as np
 
-    reach = np.arange(-math.ceil(3 * width), math.ceil(3 * width) + 1)
-    bell = np.exp(-0.5 * (reach / width) ** 2)
-    middle = slice(len(reach) // 2, len(reach) // 2 + len(values))
-    total = np.convolve(np.asarray(values, dtype=float), bell)[middle]
-    weight = np.convolve(np.ones(len(values)), bell)[middle]
+    offsets = np.arange(-math.ceil(3 * width), math.ceil(3 * width) + 1)
+    kernel = np.exp(-0.5 * (offsets / width) ** 2)
+    middle = slice(len(offsets) // 2, len(offsets) // 2 + len(values))
+    total = np.convolve(np.asarray(values, dtype=float), kernel)[middle]
+    weight = np.convolve(np.ones(len(values)), kernel)[middle]
     return list((total / weight).tolist())
 
 
 def load(path: Path) -> dict[str, Series]:
     """The metrics of a metrics.csv that have a finite value anywhere, in the order of its columns."""
-    columns, rows = read_table(path)
+    columns, rows = read_numbers(path)
     data: dict[str, Series] = {}
     for name in columns[1:]:
-        found = [(float(row["step"]), _number(row[name])) for row in rows]
-        kept = [(step, value) for step, value in found if math.isfinite(value)]
-        if kept:
-            data[name] = ([step for step, _ in kept], [value for _, value in kept])
+        if kept := [row for row in rows if name in row]:
+            data[name] = ([row["step"] for row in kept], [row[name] for row in kept])
     return data
-
-
-def _number(cell: str) -> float:
-    try:
-        return float(cell)
-    except ValueError:  # blank: the metric had no value at this step
-        return math.nan
 
 
 def new_figure(width: float, height: float, title: str) -> Figure:
@@ -182,61 +169,47 @@ def draw_panel(axes: Axes, panel: Panel, data: dict[str, Series]) -> None:
 def draw_line(
     axes: Axes, line: Line, steps: list[float], values: list[float], seen: tuple[float, float] | None = None
 ) -> None:
-    """`seen`: the range of the axes. What lies outside counts as its edge in the mean, so one spike stays
-    one."""
+    """`seen`: the range of the axes. The moving average clips values to it, so that one spike stays one."""
     if line.noisy and len(values) >= 30:
         axes.plot(steps, values, color=line.color, linewidth=0.8, alpha=0.22)
         within = values if seen is None else [min(max(value, seen[0]), seen[1]) for value in values]
-        axes.plot(
-            steps, smoothed(within, len(values) / 50), color=line.color, linewidth=1.9, label=line.label
-        )
-        return
-    mark = "o" if line.points or len(values) < 3 else None
+        values, mark = smoothed(within, len(values) / 50), None
+    else:
+        mark = "o" if line.points or len(values) < 3 else None
     axes.plot(steps, values, color=line.color, linewidth=1.9, marker=mark, markersize=4, label=line.label)
 
 
 def _mark_ends(axes: Axes, steps: list[float], values: list[float], color: str) -> None:
-    """Write the first and the last value where the line is not: above, or beside where the line goes up from it."""
+    """Write the first and the last value above the line, or beside it where the line rises from that point."""
     last = len(values) - 1
     for i in sorted({0, last}):
         beside = values[1 if i == 0 else last - 1] > values[i] if last else False
-        inwards = 1 if i == 0 else -1
-        axes.annotate(
-            f"{values[i]:.0%}",
-            (steps[i], values[i]),
-            xytext=(8 * inwards, -4) if beside else (0, 7),
-            textcoords="offset points",
-            ha=("left" if inwards > 0 else "right") if beside else "center",
-            va="center" if beside else "baseline",
-            fontsize=8.5,
-            fontweight="bold",
-            color=color,
-        )
+        offset, side = ((8, -4), "left") if i == 0 else ((-8, -4), "right")
+        where = (offset, side, "center") if beside else ((0, 7), "center", "baseline")
+        _write(axes, f"{values[i]:.0%}", (steps[i], values[i]), *where, color=color, fontweight="bold")
 
 
 def _mark_cut(axes: Axes, steps: list[float], values: list[float], high: float, color: str) -> None:
-    """Where a spike leaves the axes, say how high it goes."""
+    """Mark where a spike leaves the axes, with its height."""
     top = max(values)
     if top <= high:
         return
     step = steps[values.index(top)]
     axes.plot([step], [high], marker="^", markersize=6, color=color, clip_on=False, zorder=5)
-    left = step <= (steps[0] + steps[-1]) / 2
-    axes.annotate(
-        f"up to {top:.3g}",
-        (step, high),
-        xytext=(8 if left else -8, -3),
-        textcoords="offset points",
-        ha="left" if left else "right",
-        va="center",
-        fontsize=8.5,
-        color=color,
-    )
+    offset, side = ((8, -3), "left") if step <= (steps[0] + steps[-1]) / 2 else ((-8, -3), "right")
+    _write(axes, f"up to {top:.3g}", (step, high), offset, side, "center", color=color)
+
+
+def _write(
+    axes: Axes, text: str, at: tuple[float, float], offset: tuple[int, int], ha: str, va: str, **style: Any
+) -> None:
+    """A text beside a point of the data, `offset` points away."""
+    axes.annotate(text, at, xytext=offset, textcoords="offset points", ha=ha, va=va, fontsize=8.5, **style)
 
 
 def limits(panel: Panel, values: Sequence[float]) -> tuple[float, float]:
-    """The range of the axis: percent from 0 to at most 100, and room for the usual values where a few spikes
-    would flatten them."""
+    """The range of the axis: percentages from 0 to at most 100; where a few spikes would flatten the rest, the range of
+    98 % of the values."""
     ordered = sorted(values)
     low, high = ordered[0], ordered[-1]
     if panel.percent:

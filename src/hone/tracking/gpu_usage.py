@@ -1,7 +1,8 @@
-"""GPU utilisation and memory, averaged over the time between two log lines. Nothing at all without CUDA."""
+"""GPU utilisation and memory, averaged over the time between two log lines. No metrics without CUDA."""
 
 from __future__ import annotations
 
+import functools
 import sys
 import threading
 from types import ModuleType
@@ -18,10 +19,8 @@ def cuda() -> ModuleType | None:
 
 
 class GpuMonitor:
-    """Samples the devices of this process every `interval` seconds on a thread of its own.
-
-    A sample at the moment of logging would see the pause between two steps, not the step.
-    """
+    """Samples the devices of this process every `interval` seconds, on a thread of its own: a sample taken when a step
+    is logged would measure the pause between two steps."""
 
     def __init__(self, interval: float = 1.0) -> None:
         self._cuda = cuda()
@@ -29,14 +28,12 @@ class GpuMonitor:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         if self._cuda is not None and self._sample() is not None:
-            self._thread = threading.Thread(
-                target=self._watch, args=(interval,), daemon=True, name="gpu-monitor"
-            )
+            watch = functools.partial(self._watch, interval)
+            self._thread = threading.Thread(target=watch, daemon=True, name="gpu-monitor")
             self._thread.start()
 
     def metrics(self) -> dict[str, float]:
-        """`gpu_utilization` in percent since the last call, `gpu_memory_gib` as the peak of the fullest
-        device."""
+        """`gpu_utilization` in percent since the last call, `gpu_memory_gib` as the peak of the fullest device."""
         if self._cuda is None:
             return {}
         peak = max(self._cuda.max_memory_allocated(device) for device in range(self._cuda.device_count()))
@@ -58,7 +55,7 @@ class GpuMonitor:
                 self._samples.append(sample)
 
     def _sample(self) -> float | None:
-        """Mean utilisation of the visible devices; None where the driver does not tell (no NVML)."""
+        """Mean utilisation of the visible devices in percent; None where it is unknown (no NVML)."""
         assert self._cuda is not None
         try:
             used = [self._cuda.utilization(device) for device in range(self._cuda.device_count())]

@@ -1,20 +1,16 @@
-"""The metrics of a run, to every place that the configuration names.
-
-Names are flat (`train_loss`, `val_loss`, `learning_rate`, `reward`, `reward_<function>`, `val_accuracy`, ...)
-and the same everywhere: a CSV column, a TensorBoard tag, a W&B or MLflow metric.
-"""
+"""The metrics of a run, written to metrics.csv and to every tracker that the configuration enables."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hone.tracking.gpu_usage import GpuMonitor
 from hone.tracking.metrics_csv import MetricTable
 from hone.tracking.run_folder import RunFolder
-from hone.tracking.trackers import MlflowTracker, TensorBoardTracker, Tracker, WandbTracker
+from hone.tracking.trackers import Config, MlflowTracker, TensorBoardTracker, Tracker, WandbTracker
 
 if TYPE_CHECKING:
     from hone.config.schema import LoggerConfig
@@ -25,17 +21,13 @@ LOGGER = logging.getLogger(__name__)
 class MetricLog:
     """Writes metrics.csv always, and TensorBoard, W&B and MLflow when `logger` enables them.
 
-    `resume_step` is the last step that the restored checkpoint has seen, None for a run that starts from
-    nothing; whatever an earlier run of this folder logged after it is dropped. `config` is shown beside the
-    run in W&B and MLflow. Raises ConfigError when something enabled is not installed.
+    `resume_step` is the last step in the restored checkpoint, None for a new run; rows that an earlier process logged
+    after it are dropped. `config` is stored with the run in W&B and MLflow. Raises ConfigError for an enabled tracker
+    that is not installed.
     """
 
     def __init__(
-        self,
-        folder: RunFolder,
-        logger: LoggerConfig,
-        resume_step: int | None = None,
-        config: Mapping[str, Any] | None = None,
+        self, folder: RunFolder, logger: LoggerConfig, resume_step: int | None = None, config: Config = None
     ) -> None:
         self._trackers: list[Tracker] = []
         if logger.wandb_enabled:
@@ -48,8 +40,7 @@ class MetricLog:
         self._gpu = GpuMonitor() if logger.monitor_gpus else None
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Write one step's metrics; they are on disk when this returns. A step may be logged in several
-        parts."""
+        """Write one step's metrics; they are on disk when this returns. A step may be logged in several parts."""
         LOGGER.debug("step %d: %s", step, dict(metrics))
         metrics = {**metrics, **(self._gpu.metrics() if self._gpu is not None else {})}
         self._table.add(step, metrics)

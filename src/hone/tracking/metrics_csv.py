@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from hone.errors import ConfigError
@@ -17,7 +19,7 @@ Row = dict[str, str]
 def read_table(path: Path) -> tuple[list[str], list[Row]]:
     """Columns and rows of a metrics.csv, held-out metrics in the row of the step that measured them alone.
 
-    A line that was cut off (no newline at its end) and lines that are not a row of this table are left out; a missing
+    A last line without a newline (cut off by a kill) and lines that are not a row of this table are left out; a missing
     file is an empty table.
     """
     columns, rows = _read(path)
@@ -27,6 +29,19 @@ def read_table(path: Path) -> tuple[list[str], list[Row]]:
     return [name for name in columns if name != MEASURED_AT], [
         {name: cell for name, cell in row.items() if name != MEASURED_AT} for row in rows
     ]
+
+
+def read_numbers(path: Path) -> tuple[list[str], list[dict[str, float]]]:
+    """The same with numbers; cells that are blank, or hold no finite number, are left out of their rows."""
+    columns, rows = read_table(path)
+    return columns, [dict(_finite(row)) for row in rows]
+
+
+def _finite(row: Row) -> Iterator[tuple[str, float]]:
+    for name, cell in row.items():
+        with contextlib.suppress(ValueError):  # blank: the metric had no value at this step
+            if math.isfinite(value := float(cell)):
+                yield name, value
 
 
 def _read(path: Path) -> tuple[list[str], list[Row]]:
@@ -70,9 +85,7 @@ class MetricTable:
         A new column, or a step out of order, rewrites the file (atomically); anything else appends a line.
         """
         if "step" in values:
-            raise ConfigError(
-                "a metric is called 'step', which is the column that numbers the rows: rename it"
-            )
+            raise ConfigError("a metric is named 'step', as is the column of the steps: rename it")
         cells = self._with_held_out(step, {name: _cell(value) for name, value in values.items()})
         appends = step > self._last
         self._last = max(step, self._last)

@@ -1,4 +1,4 @@
-"""The progress line: live on a terminal, plain lines at a sensible rate everywhere else."""
+"""The progress line: live on a terminal; elsewhere plain lines, at most one every few seconds."""
 
 from __future__ import annotations
 
@@ -22,12 +22,11 @@ WINDOW = 20
 
 
 class Progress:
-    """Shows how far a run is, for `with`.
+    """Shows the progress of a run; a context manager.
 
-    algorithm: "sft", "grpo" or "eval" (whose steps are prompts), which decides the metrics shown. start_step: last
-    step that an earlier process did. `every`: at most one plain line in so many seconds, after the first
-    three steps; the last step always prints. `quiet`: seconds without a line after which a step that is still going on
-    says what it is at.
+    algorithm: a command's name, which decides the metrics shown ("eval" counts prompts, others steps). start_step: the
+    last step of an earlier process. `every`: seconds between two plain lines, after the first three steps; the last
+    step always prints. `quiet`: seconds without a line after which a running step prints what it is doing.
     """
 
     def __init__(
@@ -41,12 +40,8 @@ class Progress:
         quiet: float = QUIET_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.total, self.algorithm, self.step, self.start_step = (
-            total_steps,
-            algorithm,
-            start_step,
-            start_step,
-        )
+        self.total, self.algorithm = total_steps, algorithm
+        self.step = self.start_step = start_step
         self._unit = "prompt" if algorithm == "eval" else "step"
         self._stream = stream if stream is not None else sys.stdout
         self._every, self._clock = every, clock
@@ -90,15 +85,14 @@ class Progress:
             self._print(f"{self._unit} {step}/{self.total}  {text}  left {left}")
 
     def doing(self, what: str) -> None:
-        """Report what the step that is going on is at: shown beside the live line, or where a line is due once it takes
-        long."""
+        """Report what the running step is doing: shown on the live line, or as a plain line once it takes long."""
         if self._rich is not None and self._run is not None:
             self._rich.update(self._run, text=f"{self._text()}  [{what}]")
         else:
             self._activity.begin(f"{self._unit} {min(self.step + 1, self.total)}/{self.total}: {what}")
 
     def before_training(self, metrics: Mapping[str, float]) -> None:
-        """Report the held-out metrics of the weights that the run began with."""
+        """Report the held-out metrics of the initial weights."""
         self._activity.end()
         self._latest.update(metrics)
         shown = self._shown(metrics)
@@ -107,7 +101,7 @@ class Progress:
     def phase(self, name: str, done: int, total: int) -> None:
         """Report work that is not a step, such as validation: a line of its own until `done == total`."""
         if self._rich is not None:
-            self._live_phase(name, done, total)
+            self._show_phase(self._rich, name, done, total)
         elif done >= total or self._clock() - self._printed >= self._every:
             self._print(f"{name} {done}/{total}")
         if done >= total:  # not a part of the next step's time
@@ -127,11 +121,11 @@ class Progress:
         return sum(tokens for _, tokens in self._history) / seconds if seconds > 0 else 0.0
 
     def seconds_left(self) -> float:
-        """Time left at the pace of the last steps; 0 before the first."""
+        """Time left, from the mean of the last steps; 0 before the first."""
         if not self._history:
             return 0.0
-        pace = sum(seconds for seconds, _ in self._history) / len(self._history)
-        return pace * max(self.total - self.step, 0)
+        seconds_per_step = sum(seconds for seconds, _ in self._history) / len(self._history)
+        return seconds_per_step * max(self.total - self.step, 0)
 
     def _text(self) -> str:
         shown, rate = self._shown(self._latest), f"{format_count(self.tokens_per_second())} tok/s"
@@ -144,16 +138,14 @@ class Progress:
             named = tuple(pair for pair in named if pair[0] != "val_reward")
         return "  ".join(f"{label} {metrics[name]:.4g}" for name, label in named if name in metrics)
 
-    def _live_phase(self, name: str, done: int, total: int) -> None:
-        assert self._rich is not None
-        if done >= total:
-            if self._phase is not None:
-                self._rich.remove_task(self._phase)
+    def _show_phase(self, live: RichProgress, name: str, done: int, total: int) -> None:
+        if self._phase is None and done < total:
+            self._phase = live.add_task(name, total=total, completed=done, text="", left="")
+        elif self._phase is not None and done < total:
+            live.update(self._phase, description=name, total=total, completed=done)
+        elif self._phase is not None:
+            live.remove_task(self._phase)
             self._phase = None
-        elif self._phase is None:
-            self._phase = self._rich.add_task(name, total=total, completed=done, text="", left="")
-        else:
-            self._rich.update(self._phase, description=name, total=total, completed=done)
 
     def _print(self, line: str) -> None:
         self._printed = self._clock()

@@ -1,4 +1,4 @@
-"""The picture of how far a reward model's confidence can be trusted: bins in, PNG out."""
+"""The reliability diagram of a reward model: bins in, PNG out."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ def draw_reliability(
     title: str,
     calibration_error: float,
 ) -> None:
-    """Left: of pairs of about the same confidence, the part that was ranked right, beside the diagonal of a model that
-    is as sure as it may be. Right: by how much the chosen answers score higher.
+    """Left: the share of pairs ranked right against the model's confidence, beside the diagonal of a calibrated model.
+    Right: a histogram of `gaps`, the chosen score less the rejected score of each pair.
 
-    `bins`: mean confidence, part that was right, and number of pairs of each.
+    `bins`: mean confidence, share ranked right, and number of pairs of each.
     """
     from matplotlib.ticker import PercentFormatter
 
@@ -31,9 +31,8 @@ def draw_reliability(
     sizes = [24 + 700 * count / total for _, _, count in bins]
     confidence, accuracy = [one for one, _, _ in bins], [one for _, one, _ in bins]
     left.plot(confidence, accuracy, color=BLUE, linewidth=1.4, alpha=0.6)
-    left.scatter(
-        confidence, accuracy, s=sizes, color=BLUE, alpha=0.75, linewidths=0, label="pairs (area: how many)"
-    )
+    label = "pairs (area: how many)"
+    left.scatter(confidence, accuracy, s=sizes, color=BLUE, alpha=0.75, linewidths=0, label=label)
     left.set_xlabel("confidence: sigmoid of the difference", fontsize=9, color=SOFT)
     left.set_xlim(0.48, 1.03)
     left.set_ylim(min(0.4, *accuracy) - 0.05, 1.06)
@@ -56,7 +55,7 @@ def draw_reliability(
 
 
 def _edges(gaps: Sequence[float], count: int = 32) -> list[float]:
-    """Borders of equally wide bins, 0 among them, so that no bin is right and wrong at once."""
+    """Edges of bins of one width, 0 among them, so that no bin holds right and wrong pairs."""
     widest = max((abs(gap) for gap in gaps), default=1.0) or 1.0
     width = 2 * widest / count
     below = int(-(-max(0.0, -min(gaps, default=0.0)) // width))

@@ -1,14 +1,15 @@
-"""Every rollout of a step as a readable line: what was asked, what came, what each reward function said, and
-what became of it. Failed and excluded ones too: the file says why (`failure`, `excluded`).
+"""Every rollout of a step as a line of JSON: prompt, completion, rewards, advantage. Failed and excluded rollouts are
+written too, with the reason (`failure`, `excluded`).
 
-A text longer than LONGEST is cut in its middle (`cut` counts the characters that are missing), so that a model that
-rambles does not fill the disk. docs/seeing.md says what each key means.
+A text longer than LONGEST is cut in its middle (`cut` counts the missing characters), so that long completions do not
+fill the disk. docs/seeing.md says what each key means.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from itertools import compress, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -19,15 +20,13 @@ if TYPE_CHECKING:
     from hone.types import Group, Rollout
 
 ANSWER_COLUMNS = ("answer", "solution", "ground_truth", "target", "label")
-"""Columns of a row that say what would have been right; the first that the row has is written."""
-
-
+"""Columns of a row that hold the right answer; the first that the row has is written."""
 LONGEST = 100_000
 """Characters of a text that are kept: more than a completion of 24,000 tokens has."""
 
 
 class Decoder(Protocol):
-    """The part of a tokenizer that is used."""
+    """What is used of a tokenizer."""
 
     def decode(self, token_ids: list[int]) -> str: ...
 
@@ -35,27 +34,22 @@ class Decoder(Protocol):
 def write_rollouts(path: Path, step: int, groups: Iterable[Group], tokenizer: Decoder | None = None) -> None:
     """Write the rollouts of a step to `path` as JSON Lines, whole or not at all.
 
-    With a tokenizer each line also holds `raw_prompt` and `raw_completion`: the very tokens, special ones
-    included. Raises OSError when the file cannot be written.
+    With a tokenizer each line also holds `raw_prompt` and `raw_completion`: the decoded tokens, special ones included.
+    Raises OSError when the file cannot be written.
     """
     lines = [
         json.dumps(_record(step, group, rollout, tokenizer), ensure_ascii=False, default=str)
         for group in groups
         for rollout in group.rollouts
     ]
-    text = "".join(f"{line}\n" for line in lines)
     # Half a surrogate pair, which a row's JSON may hold, is no UTF-8: it is written as "?".
-    write_atomically(path, text.encode("utf-8", "replace"))
+    write_atomically(path, "".join(f"{line}\n" for line in lines).encode("utf-8", "replace"))
 
 
 def _record(step: int, group: Group, rollout: Rollout, tokenizer: Decoder | None) -> dict[str, Any]:
     prompt, completion = rollout.prompt, rollout.completion
     answer = next((name for name in ANSWER_COLUMNS if name in prompt.row), None)
-    sampled = [
-        logprob
-        for place, logprob in enumerate(completion.logprobs)
-        if completion.mask is None or completion.mask[place]
-    ]
+    sampled = list(compress(completion.logprobs, completion.mask or repeat(True)))
     record: dict[str, Any] = {
         "step": step,
         "group": group.id,
@@ -89,7 +83,7 @@ def _record(step: int, group: Group, rollout: Rollout, tokenizer: Decoder | None
 
 
 def _shortened(value: Any, missing: list[int]) -> Any:
-    """The value without secrets of the settings, and with its long texts cut in the middle; what that takes away is
+    """The value without secrets of the settings, its long texts cut in the middle; the number of characters removed is
     added to `missing`."""
     if isinstance(value, str):
         value = SECRETS.hide(value)

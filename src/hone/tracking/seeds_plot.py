@@ -1,4 +1,4 @@
-"""A picture of the same training under several seeds."""
+"""A plot of the same training under several seeds."""
 
 from __future__ import annotations
 
@@ -31,22 +31,22 @@ def draw_seeds(
     png: Path,
     before_after: Sequence[tuple[float, float]],
     *,
-    title: str = "GRPO",
+    title: str,
     seeds: Sequence[int] | None = None,
-    sft_csv: Path | None = None,
+    first_stage: tuple[str, Path] | None = None,
 ) -> None:
     """Draw the same training under several seeds: reward over steps, and held-out accuracy before and after.
 
-    before_after: accuracies in [0, 1], one pair for each run. `sft_csv` adds the loss of the SFT that came
-    first.
+    before_after: accuracies in [0, 1], one pair for each run. `first_stage` adds the loss of the run that came before:
+    its name and its metrics.csv.
     """
     names = [f"seed {seed}" for seed in (seeds if seeds is not None else range(len(metrics_csvs)))]
-    widths = [*([1.1] if sft_csv is not None else []), 1.5, 1.0]
+    widths = [1.1, 1.5, 1.0] if first_stage is not None else [1.5, 1.0]
     figure = new_figure(4.1 * sum(widths), 4.0, title)
     axes_list = list(figure.subplots(1, len(widths), width_ratios=widths, squeeze=False)[0])
-    if sft_csv is not None:
-        axes = axes_list.pop(0)
-        draw_panel(axes, replace(PANELS["Loss"], title="SFT: loss", from_zero=True), load(sft_csv))
+    if first_stage is not None:
+        axes, (name, metrics_csv) = axes_list.pop(0), first_stage
+        draw_panel(axes, replace(PANELS["Loss"], title=f"{name}: loss", from_zero=True), load(metrics_csv))
         axes.set_xlabel("step", fontsize=9, color=SOFT)
     _draw_rewards(axes_list[0], [load(path) for path in metrics_csvs], names)
     _draw_before_after(axes_list[1], before_after, names)
@@ -64,7 +64,7 @@ def _draw_rewards(axes: Axes, runs: Sequence[dict[str, Series]], names: Sequence
 
 
 def _draw_before_after(axes: Axes, pairs: Sequence[tuple[float, float]], names: Sequence[str]) -> None:
-    """One arrow a seed, from the accuracy before to that after, with the points gained."""
+    """An arrow for each seed from the accuracy before to that after, with the points gained."""
     from matplotlib.ticker import MultipleLocator, PercentFormatter
 
     style(axes, "Held-out accuracy, before → after")
@@ -87,5 +87,5 @@ def _draw_before_after(axes: Axes, pairs: Sequence[tuple[float, float]], names: 
 
 
 def _above(axes: Axes, x: float, y: float, text: str, **style_of_text: Any) -> None:
-    look: dict[str, Any] = {"fontsize": 9, "color": INK, "va": "bottom", "textcoords": "offset points"}
-    axes.annotate(text, (x, y), xytext=(0, 8), **{**look, **style_of_text})
+    look: dict[str, Any] = {"fontsize": 9, "color": INK, "va": "bottom"} | style_of_text
+    axes.annotate(text, (x, y), xytext=(0, 8), textcoords="offset points", **look)

@@ -1,5 +1,4 @@
-"""Where metrics go besides the CSV: TensorBoard, Weights & Biases, MLflow. Each import happens on first
-use."""
+"""Where metrics go besides the CSV: TensorBoard, Weights & Biases, MLflow. Each is imported on first use."""
 
 from __future__ import annotations
 
@@ -23,6 +22,10 @@ if TYPE_CHECKING:
     from hone.config.schema import LoggerConfig
 
 
+Config = Mapping[str, Any] | None
+"""The run's configuration, which W&B and MLflow show beside it."""
+
+
 class Tracker(Protocol):
     """Takes the metrics of a step."""
 
@@ -32,11 +35,11 @@ class Tracker(Protocol):
 
 
 class TensorBoardTracker:
-    """An event file, in the format and with the record writer of the tensorboard package.
+    """An event file, written by the record writer of the tensorboard package.
 
-    Not with its EventFileWriter, whose thread reports a full disk where nothing can catch it; nor with
-    torch.utils.tensorboard, which loads torch. A run that goes on announces itself at the first step it has
-    yet to do, and readers drop what the killed one had written from there on.
+    Not by its EventFileWriter, whose thread raises a full disk's error where nothing can catch it, nor by
+    torch.utils.tensorboard, which imports torch. A resumed run writes a session log at its first step, and readers drop
+    what the killed process had written from that step on.
     """
 
     def __init__(self, folder: Path, resume_step: int | None) -> None:
@@ -72,13 +75,10 @@ class TensorBoardTracker:
 
 
 class WandbTracker:
-    """One W&B run for each Hone run, however often it is resumed. WANDB_MODE=offline is W&B's own and
-    works."""
+    """One W&B run for each Hone run, however often it is resumed. W&B's own WANDB_MODE=offline works."""
 
-    def __init__(
-        self, folder: RunFolder, settings: Any, resume_step: int | None, config: Mapping[str, Any] | None
-    ) -> None:
-        wandb = _optional("wandb", "logger.wandb_enabled", "wandb")
+    def __init__(self, folder: RunFolder, settings: Any, resume_step: int | None, config: Config) -> None:
+        wandb = _optional("wandb")
         folder.logs.mkdir(parents=True, exist_ok=True)
         try:
             with _without_secrets():
@@ -108,24 +108,20 @@ class WandbTracker:
 class MlflowTracker:
     """One MLflow run for each Hone run, however often it is resumed."""
 
-    def __init__(
-        self, folder: RunFolder, settings: Any, resume_step: int | None, config: Mapping[str, Any] | None
-    ) -> None:
-        self._mlflow = _optional("mlflow", "logger.mlflow_enabled", "mlflow")
+    def __init__(self, folder: RunFolder, settings: Any, resume_step: int | None, config: Config) -> None:
+        self._mlflow = _optional("mlflow")
         self._seen = -1
         try:
             self._start(folder, settings, resume_step, config)
         except self._mlflow.exceptions.MlflowException as error:
-            where, why = settings.tracking_uri or "its default store", str(error).strip().rstrip(".")
-            where, why = SECRETS.scrub(where), SECRETS.scrub(why)
+            where = SECRETS.scrub(settings.tracking_uri or "its default store")
+            why = SECRETS.scrub(str(error).strip().rstrip("."))
             raise ConfigError(
                 f"logger.mlflow_enabled is true, but MLflow at {where} refuses: {why}. "
                 "Point logger.mlflow.tracking_uri at a tracking server, or set logger.mlflow_enabled=false"
             ) from error
 
-    def _start(
-        self, folder: RunFolder, settings: Any, resume_step: int | None, config: Mapping[str, Any] | None
-    ) -> None:
+    def _start(self, folder: RunFolder, settings: Any, resume_step: int | None, config: Config) -> None:
         if settings.tracking_uri is not None:
             self._mlflow.set_tracking_uri(settings.tracking_uri)
         self._mlflow.set_experiment(settings.experiment_name)
@@ -140,7 +136,7 @@ class MlflowTracker:
             self._mlflow.log_dict(dict(config), "config.yaml")
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Log one point of each metric, but none that the run has already: MLflow would keep both."""
+        """Log one point of each metric, unless the run has the step already: MLflow would keep both."""
         if step > self._seen:
             self._mlflow.log_metrics(dict(metrics), step=step)
 
@@ -156,7 +152,7 @@ class MlflowTracker:
 
 @contextlib.contextmanager
 def _without_secrets() -> Iterator[None]:
-    """W&B keeps, and sends, the command line that it finds."""
+    """Mask secrets in sys.argv, since W&B stores and sends the command line."""
     before = sys.argv
     sys.argv = [SECRETS.scrub(word) for word in before]
     try:
@@ -177,16 +173,16 @@ def run_id(path: Path, resume_step: int | None) -> str:
 def check_trackers(logger: LoggerConfig) -> None:
     """Raise ConfigError for a service that is enabled and not installed."""
     if logger.wandb_enabled:
-        _optional("wandb", "logger.wandb_enabled", "wandb")
+        _optional("wandb")
     if logger.mlflow_enabled:
-        _optional("mlflow", "logger.mlflow_enabled", "mlflow")
+        _optional("mlflow")
 
 
-def _optional(module: str, setting: str, extra: str) -> ModuleType:
+def _optional(module: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ImportError as error:
+        setting, install = f"logger.{module}_enabled", install_command(f"hone[{module}]")
         raise ConfigError(
-            f"{setting} is true, but {module} is not installed: "
-            f"{install_command(f'hone[{extra}]')}, or set {setting}=false"
+            f"{setting} is true, but {module} is not installed: {install}, or set {setting}=false"
         ) from error

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from hone.cli import main
-from hone.report.formatting import course
+from hone.report.formatting import BLOCKS, sparkline
 from hone.report.run_view import open_run
 from hone.report.samples import mixed_groups, spaced, varied
 from tests.unit.report.seeing_making import HOSTILE, make_run, record, write
@@ -45,11 +45,23 @@ def test_a_run_at_a_glance(tmp_path: Path, shown) -> None:  # type: ignore[no-un
     assert "step 4 of 4, finished" in text
     assert "Reward " in text
     assert "0.4" in text
-    assert "always the same: Reward by function, format 1, Gradient norm 0.5" in text
+    assert "constant: Reward by function, format 1, Gradient norm 0.5" in text
     assert "step 4: 5 rollouts, mean reward 0.75, 1 failed, 2 left out" in text
     assert "question of rows:1@4" in text
     assert "\x1b" not in text, "no colours where nobody sees them"
     assert max(len(line) for line in text.splitlines() if str(tmp_path) not in line) <= 100
+
+
+@pytest.mark.parametrize(("width", "blocks"), [("50", 0), ("60", 7), ("80", 20)])
+def test_sparklines_are_shorter_on_a_narrow_terminal_or_left_out(
+    tmp_path: Path, shown, monkeypatch: pytest.MonkeyPatch, width: str, blocks: int
+) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setenv("COLUMNS", width)
+    table = shown(make_run(tmp_path / "run", steps=20)).split("\n")[2:9]
+    row = next(line for line in table if line.startswith("Reward "))
+    assert sum(row.count(block) for block in BLOCKS) == blocks
+    assert ("trend" in table[0]) == bool(blocks)
+    assert max(map(len, table)) <= int(width)
 
 
 def test_best_worst_failed_and_one_prompt(tmp_path: Path, shown) -> None:  # type: ignore[no-untyped-def]
@@ -173,7 +185,7 @@ def test_the_best_checkpoint_is_the_one_that_the_run_ranks_first(tmp_path: Path)
 def test_small_things_by_hand() -> None:
     assert spaced(range(10), 4) == [0, 3, 6, 9]
     assert spaced([5, 6], 4) == [5, 6]
-    assert course([0, 0, 1, 1], 2) == "▁█"
+    assert sparkline([0, 0, 1, 1], 2) == "▁█"
     rows = [{"group": g, "reward": r} for g, r in (("a", 1), ("a", 1), ("b", 0), ("b", 1), ("c", 1))]
     assert mixed_groups(rows) == [[2, 3], [0, 1]]
     assert varied([0, 1, 3, 4, 2], rows, 3) == [0, 3, 4], "one of each prompt first"

@@ -98,7 +98,12 @@ def test_comparisons_and_prompts_on_the_terminal(tmp_path: Path, capsys: pytest.
         assert part in out
     assert cli.main(["show", "data", "grpo", *arguments("grpo", tmp_path)]) == 0
     out = capsys.readouterr().out
-    for part in ("Brief.<|im_end|>", "answer: 6", "goes on where a prompt ends", "<|im_start|>assistant"):
+    for part in (
+        "Brief.<|im_end|>",
+        "answer: 6",
+        "the completion follows each prompt",
+        "<|im_start|>assistant",
+    ):
         assert part in out
     assert "⟦" not in out
 

@@ -76,7 +76,8 @@ def test_one_step_and_values_that_are_not_finite_can_be_drawn(tmp_path: Path) ->
 def test_seeds_are_drawn_beside_their_gains(tmp_path: Path) -> None:
     runs = [write(tmp_path / f"{seed}.csv", "grpo", seed=seed) for seed in range(3)]
     png = tmp_path / "seeds.png"
-    draw_seeds(runs, png, [(0.3, 0.8), (0.3, 0.7), (0.4, 0.9)], sft_csv=write(tmp_path / "sft.csv", "sft"))
+    first = ("SFT", write(tmp_path / "sft.csv", "sft"))
+    draw_seeds(runs, png, [(0.3, 0.8), (0.3, 0.7), (0.4, 0.9)], title="GRPO", first_stage=first)
     assert shows(png, BLUE, ORANGE, GREEN)
     assert pixels(png).shape[1] > 1800
 
