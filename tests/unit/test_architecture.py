@@ -42,7 +42,7 @@ MAY_IMPORT: dict[str, str] = {
     "cli": "version errors lazy registry config data embedded model planning rollout engine export "
     "report training evaluation tune",
     "api": "errors lazy registry config data model tracking export report training evaluation cli",
-    "demo": "errors embedded config tracking export training evaluation",
+    "demo": "errors lazy registry embedded config tracking export training evaluation",
     "__main__": "cli",
     "__init__": "api errors registry version",
 }
