@@ -10,6 +10,7 @@ from tiny import make_learner, make_model, make_samples, make_tokenizer, run, sf
 
 from hone.algorithms import sft
 from hone.checkpoint.checkpoints import Checkpoints
+from hone.config.metric_names import flat_metric
 from hone.config.schema import CheckpointingConfig
 from hone.engine.local.learner import LocalLearner
 
@@ -38,6 +39,7 @@ def save(checkpoints: Checkpoints, step: int, learner: LocalLearner | None = Non
             tokenizer=make_tokenizer(),
             state={"cursor": step, "rng": torch.get_rng_state()},
             metrics=metrics,
+            ranked_by=checkpoints.config.metric_name and flat_metric(checkpoints.config.metric_name),
             config_yaml="policy: {}\n",
         )
     )

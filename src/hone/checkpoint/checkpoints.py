@@ -26,7 +26,6 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from hone.checkpoint.manifest import verify, write_manifest
 from hone.checkpoint.safe_reader import own_error, read_state
-from hone.config.metric_names import column_of
 from hone.config.schema import CheckpointingConfig
 from hone.errors import CheckpointError
 from hone.files import is_disk_full, sync
@@ -106,6 +105,7 @@ class Checkpoints:
         self.config = config
         self.root = Path(config.checkpoint_dir)
         self._writing: Writing | None = None
+        self._ranked_by: str | None = None
         self.slowest = 0.0
         """Seconds that the slowest one took from its beginning to its name."""
 
@@ -143,15 +143,18 @@ class Checkpoints:
         tokenizer: Any,
         state: Mapping[str, Any],
         metrics: Mapping[str, float],
+        ranked_by: str | None,
         config_yaml: str,
         wait: bool = False,
     ) -> None:
         """Take what `step_N` is to hold. It is written aside and renamed into place, then what `keep_top_k` no longer
         wants is removed: meanwhile, unless `wait`. One is written at a time.
 
+        `ranked_by`: which of the `metrics` of all checkpoints the best are chosen by; None: the newest are kept.
         Raises CheckpointError when it, or the one before, cannot be written; earlier ones are left as they are.
         """
         self.finish_write()
+        self._ranked_by = ranked_by
         writing = Writing(self.path(step), parts)
         try:
             self.tidy()
@@ -215,10 +218,9 @@ class Checkpoints:
             return {}  # a damaged file ranks last; loading that checkpoint says what is wrong with it
 
     def _ranked(self) -> list[int]:
-        if self.config.metric_name is None:
+        if self._ranked_by is None:
             return []
-        found = {step: self.metrics(step) for step in self.steps()}
-        values = {step: row.get(column_of(self.config.metric_name, row)) for step, row in found.items()}
+        values = {step: self.metrics(step).get(self._ranked_by) for step in self.steps()}
         sign = -1.0 if self.config.higher_is_better else 1.0
         known = {step: value for step, value in values.items() if value is not None and not math.isnan(value)}
         return sorted(known, key=lambda step: (sign * known[step], -step))

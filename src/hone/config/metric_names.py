@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Iterable
 
 
 def flat_metric(name: str) -> str:
@@ -16,8 +16,12 @@ def flat_metric(name: str) -> str:
 _INSTEAD = {"val_accuracy": "val_reward", "accuracy": "reward"}
 
 
-def column_of(name: str, present: Container[str]) -> str:
-    """The column that a metric is read from, where there are those that are `present`: an accuracy that no reward
-    function gives (none says right or wrong) is the mean reward, which is what upstream calls so."""
+def column_of(name: str, rows: Iterable[Container[str]]) -> str:
+    """The one column that a metric is read from in all `rows` of a run.
+
+    An accuracy is the mean reward, as upstream's is, as soon as one row has a reward and no accuracy: then the reward
+    function does not judge by right and wrong alone, and the rows' accuracies cannot be compared with the others.
+    """
     column = flat_metric(name)
-    return column if column in present else _INSTEAD.get(column, column)
+    instead = _INSTEAD.get(column)
+    return instead if instead and any(instead in row and column not in row for row in rows) else column

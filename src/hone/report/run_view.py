@@ -89,7 +89,7 @@ class RunView:
         name, sign = settings.get("metric_name"), 1 if settings.get("higher_is_better") else -1
         if not name:
             return None
-        metric, kept = column_of(str(name), self.columns), self.checkpoints()
+        metric, kept = column_of(str(name), self.rows), self.checkpoints()
         ranked = [
             (sign * row[metric], int(row["step"]), metric, row[metric])
             for row in self.rows

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from hone.config.metric_names import column_of
 from hone.tracking.gpu_usage import GpuMonitor
 from hone.tracking.metrics_csv import MetricTable
 from hone.tracking.run_folder import RunFolder
@@ -46,6 +47,10 @@ class MetricLog:
         self._table.add(step, metrics)
         for tracker in self._trackers:
             tracker.log(step, metrics)
+
+    def column_of(self, metric: str, latest: Mapping[str, float] | None = None) -> str:
+        """The one column that a metric is read from in this run, `latest` being what is not logged yet."""
+        return column_of(metric, [*self._table.measured(), latest or {}])
 
     def close(self) -> None:
         """Close everything. Safe after a failure in the middle of a run."""

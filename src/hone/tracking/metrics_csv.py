@@ -110,6 +110,10 @@ class MetricTable:
             self._held_out = {**({} if first else self._held_out), **own, MEASURED_AT: str(step)}
         return {**cells, **self._held_out}
 
+    def measured(self) -> list[set[str]]:
+        """Of each row, the columns that have a value."""
+        return [{name for name, cell in row.items() if cell} for row in self._rows.values()]
+
     def close(self) -> None:
         """Close the file. Every row is already in it."""
         with with_file_name(self.path):

@@ -74,6 +74,8 @@ class Progress:
         now = self._clock()
         self._history.append((now - self._before, tokens))
         self._before, self.step = now, step
+        if "val_reward" in metrics:  # an accuracy of an earlier validation is not this one's
+            self._latest.pop("val_accuracy", None)
         self._latest.update(metrics)
         self._activity.end()
         text, left = self._text(), format_duration(self.seconds_left())

@@ -214,7 +214,7 @@ async def validate(
     described = {name: value for name, value in describe(groups).items() if name in VALIDATED}
     metrics = {f"val_{name}": value for name, value in (measured | described).items()}
     ranked = config.checkpointing.metric_name or ""
-    if flat_metric(ranked) not in metrics and (column := column_of(ranked, metrics)) in metrics:
+    if flat_metric(ranked) not in metrics and (column := column_of(ranked, [metrics])) in metrics:
         why = "no reward function says right or wrong, so there is no accuracy"
         run.note_once("accuracy", f"{why}: checkpoints are ranked by {column}")
     return metrics
@@ -232,7 +232,7 @@ def stop_when_reached(metrics: dict[str, float], config: OnlineConfig, run: Trai
     if name is None or threshold is None:
         return
     full = name if ":" in name else f"val:{name}"
-    column = column_of(full, metrics)
+    column = run.metrics.column_of(full, metrics)
     value = metrics.get(column)
     if value is not None and value >= threshold:
         run.stop(f"{name if column == flat_metric(full) else column} reached {value:.4g}")

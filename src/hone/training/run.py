@@ -231,12 +231,14 @@ class TrainingRun:
         if self._saved_step != self.step:
             self._saved_step = self.step
             self._tell(self.checkpoints.finish_write())
+            ranked_by = self.config.checkpointing.metric_name
             await self.checkpoints.begin(
                 self.step,
                 self.parts,
                 tokenizer=self.tokenizer,
                 state={"data": self.data.state_dict(), "random": random_state(), "goal": self._goal},
                 metrics=self._of_step,
+                ranked_by=None if ranked_by is None else self.metrics.column_of(ranked_by),
                 config_yaml=self.yaml,
                 wait=wait,
             )

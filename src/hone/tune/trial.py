@@ -30,6 +30,7 @@ class TrialRun:
         self.started = time.monotonic()
         self.seen: dict[int, float] = {}
         """The metric's values read so far, by step."""
+        self._column = ""
         self.pruned = False
         self._stopping: float | None = None
         folder.mkdir(parents=True, exist_ok=True)
@@ -58,9 +59,12 @@ class TrialRun:
         all trials."""
         _, rows = read_table(self.folder / "metrics.csv")
         found = []
+        column = column_of(self.search.metric, [{name for name, cell in row.items() if cell} for row in rows])
+        if column != self._column:  # values of two metrics are not compared with each other
+            self._column = column
+            self.seen.clear()
         for row in rows:
-            filled = [name for name, value in row.items() if value]
-            step, text = int(row["step"]), row.get(column_of(self.search.metric, filled), "")
+            step, text = int(row["step"]), row.get(column, "")
             if text and step and step not in self.seen:
                 self.seen[step] = float(text)
                 found.append((step, self.seen[step]))

@@ -28,6 +28,7 @@ def begin(checkpoints: Checkpoints, step: int, learner: LocalLearner) -> None:
             tokenizer=make_tokenizer(),
             state={"cursor": step},
             metrics={},
+            ranked_by=None,
             config_yaml="policy: {}\n",
         )
     )

@@ -59,6 +59,18 @@ def test_grpo_shows_the_reward_and_keeps_the_last_validation() -> None:
     assert "reward 0.5  val accuracy 0.5" in stream.getvalue().splitlines()[1]
 
 
+def test_an_accuracy_of_an_earlier_validation_is_not_shown_beside_a_later_reward() -> None:
+    progress, stream, clock = plain(9, "grpo")
+    with progress:
+        clock.now += 1.0
+        progress.update(1, {"val_accuracy": 0.5, "val_reward": 0.5}, tokens=10)
+        progress.update(2, {"val_reward": 0.75}, tokens=10)
+    first, second = stream.getvalue().splitlines()[:2]
+    assert "val accuracy 0.5" in first
+    assert "val reward 0.75" in second
+    assert "accuracy" not in second
+
+
 def test_speed_and_time_left_forget_steps_before_the_resume_and_validation() -> None:
     progress, _, clock = plain(20, start=10)
     with progress:

@@ -16,7 +16,7 @@ import yaml
 
 from hone import cli
 from hone.tune import settings, trial
-from hone.tune.settings import devices_for, visible_devices
+from hone.tune.settings import Search, devices_for, visible_devices
 
 pytest.importorskip("optuna")
 
@@ -239,6 +239,20 @@ def test_ctrl_c_lets_the_trials_stop(tmp_path: Path) -> None:
     assert b"stopped after 0 of 2 trials: the same command continues" in error
     tune(choices, folder=tmp_path)
     assert [row["state"] for row in table(tmp_path)] == ["done", "done"]
+
+
+def test_a_trial_is_judged_by_one_metric(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its first validation has an accuracy, the second, with a reward of 0.5 among its rewards, has none."""
+    monkeypatch.setattr(trial, "COMMAND", (sys.executable, "-c", "pass"))
+    search = Search("grpo", None, (), (), "val:accuracy", True, tmp_path)
+    run = trial.TrialRun(search, tmp_path, [], 0)
+    table = tmp_path / "metrics.csv"
+    table.write_text("step,val_accuracy,val_reward\n1,0.9,0.4\n")
+    assert run.new_values() == [(1, 0.9)]
+    table.write_text("step,val_accuracy,val_reward\n1,0.9,0.4\n2,,0.5\n")
+    assert run.new_values() == [(1, 0.4), (2, 0.5)]
+    assert run.best() == 0.5
+    run.close()
 
 
 def test_each_concurrent_trial_gets_gpus_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
