@@ -28,6 +28,8 @@ DOCS = REPOSITORY / "docs"
 TUTORIALS = DOCS / "tutorials"
 TINY = Path(hone.__file__).parent / "embedded" / "tiny-sft"
 PAGES = [*sorted(TUTORIALS.glob("*.md")), DOCS / "coming-from" / "verl.md"]
+SHORT = ("first-run", "own-reward")
+"""Pages that take less than a minute."""
 BLOCK = re.compile(
     r"^(?:<!-- ([a-z ]+) -->\n)?```(\w+)(?: title=\"([^\"]+)\")?\n(.*?)^```", re.DOTALL | re.MULTILINE
 )
@@ -117,7 +119,11 @@ def play(page: Path, folder: Path) -> list[tuple[Block, str]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize(
+    "page",
+    [page if page.stem in SHORT else pytest.param(page, marks=pytest.mark.long) for page in PAGES],
+    ids=lambda page: page.stem,
+)
 def test_a_page_runs_from_top_to_bottom_and_prints_what_it_shows(page: Path, tmp_path: Path) -> None:
     if "cpu_workers_per_node" in page.read_text(encoding="utf-8"):
         pytest.importorskip("ray")

@@ -42,6 +42,7 @@ def commands() -> list[list[str]]:
     return [shlex.split(line) for line in text.replace("\\\n", "").splitlines()]
 
 
+@pytest.mark.slow
 def test_the_commands_of_the_page_run(package: Path) -> None:
     train, explain = commands()
     done = ran(package, "-m", *train)
@@ -52,6 +53,7 @@ def test_the_commands_of_the_page_run(package: Path) -> None:
     assert "So many of the best" in ran(package, "-m", *explain).stdout
 
 
+@pytest.mark.slow
 def test_the_algorithm_is_a_command_a_function_and_a_kind_of_plan(package: Path) -> None:
     assert (
         "fine-tuning on the best of the policy's own completions"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,10 +44,11 @@ def names_in(path: Path) -> Iterator[tuple[int, str]]:
             yield line, node.name
 
 
-def named(text: str) -> set[str]:
+@functools.cache
+def named(text: str) -> frozenset[str]:
     words = [word.lower() for word in WORD.findall(text)]
     found = {spec.name for spec in BUILTIN if {spec.name, spec.section} & {*words}}
-    return found | ({"online-dpo"} if "online dpo" in " ".join(words) else set())
+    return frozenset(found | ({"online-dpo"} if "online dpo" in " ".join(words) else set()))
 
 
 def places() -> dict[str, list[str]]:

@@ -61,6 +61,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_damage_is_named(damage, runs, run_dir):
     shutil.copytree(runs / "two", run_dir)

@@ -100,6 +100,7 @@ def test_rewards_of_ppo_that_are_no_numbers(reward, place, run_dir):
     assert steps_of(run_dir) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [SFT, pytest.param(GRPO, marks=pytest.mark.slow)])
 def test_a_learning_rate_that_destroys_the_model(kind, place, run_dir):
     """The message says where to go back to; going back with another rate works."""

@@ -27,6 +27,7 @@ def until_said(run: Path, text: str, process: subprocess.Popen[str], seconds: fl
         time.sleep(0.1)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_machine_goes_and_another_comes(tmp_path: Path, machines: Machines) -> None:
     alone = tmp_path / "alone"

@@ -34,6 +34,7 @@ def test_a_killed_rank_is_named_and_replaced(tmp_path: Path, uninterrupted: Path
     same(state_of(run), state_of(uninterrupted), "state.pt")
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_hung_rank_is_named_and_replaced(tmp_path: Path, uninterrupted: Path) -> None:
     run = tmp_path / "run"

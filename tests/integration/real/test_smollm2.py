@@ -112,6 +112,7 @@ def test_greedy_decoding_is_that_of_transformers(ours: Any, theirs: Any, tokeniz
     assert right >= 6
 
 
+@pytest.mark.long
 def test_sft_learns_and_resumes_to_the_bit(place: Path) -> None:
     run = (*SFT, "sft.max_num_steps=4", "checkpointing.save_period=2")
     whole = succeeded(hone(*run, "checkpointing.checkpoint_dir=whole", cwd=place, timeout=600))

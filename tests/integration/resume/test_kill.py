@@ -65,10 +65,10 @@ def while_writing(running, run_dir: Path, seconds: float) -> None:
 @pytest.mark.parametrize(
     "kind",
     [
-        *("sft", "grpo"),
+        "sft",
         *(
             pytest.param(kind, marks=pytest.mark.slow)
-            for kind in ("dpo", "rm", "ppo", "distill", "online-dpo", "dynamic", "environment")
+            for kind in ("grpo", "dpo", "rm", "ppo", "distill", "online-dpo", "dynamic", "environment")
         ),
     ],
 )

@@ -107,6 +107,7 @@ def test_two_fresh_runs_are_the_same_and_another_seed_is_not(place):
     assert any(not torch.equal(a[key], c[key]) for key in a)
 
 
+@pytest.mark.slow
 def test_all_of_it_at_once(tmp_path):
     """Dropout, a loss scale, a mixture and tied weights."""
     place = workplace(tmp_path, "qwen3")

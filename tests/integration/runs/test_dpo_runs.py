@@ -66,6 +66,7 @@ def test_the_reference_is_computed_once(four: Path, place: Path) -> None:
     assert (run / "reference.pt").stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kept", [True, False], ids=["reference.pt there", "reference.pt gone"])
 def test_a_longer_run_goes_on_with_the_first_weights_as_reference(
     kept: bool, four: Path, place: Path
@@ -117,6 +118,7 @@ def test_losses_without_a_reference_compute_none(place: Path) -> None:
     assert not (place / "simpo" / "reference.pt").exists()
 
 
+@pytest.mark.slow
 def test_adapters_begin_as_the_model_that_they_are_on(place: Path) -> None:
     lora = ("policy.lora.enabled=true", "policy.lora.dim=4", "checkpointing.checkpoint_dir=lora")
     succeeded(hone(*DPO, *SHORT, *lora, cwd=place))

@@ -60,6 +60,7 @@ def test_the_run_ends_with_the_data_and_goes_on_when_there_are_more(place: Path)
     assert sum(float(row["groups_drawn"]) for row in metric_rows(place / "short")) > 64
 
 
+@pytest.mark.slow
 def test_a_constant_reward_is_no_finished_run(place: Path) -> None:
     """One epoch of prompts, all with the same reward: the data end in the first step, with the weights unchanged."""
     functions = "rewards.functions=[{name: format}, {path: rewards.py:letters, name: letters, weight: 0.0}]"

@@ -19,6 +19,7 @@ def ran(place: Path, name: str, *overrides: str) -> Path:
     return place / name
 
 
+@pytest.mark.slow
 def test_every_completion_is_in_a_pair_or_counted(place: Path) -> None:
     run = ran(place, "counted")
     for row in metric_rows(run):

@@ -57,6 +57,7 @@ def held_out(place: Path) -> list[dict[str, str]]:
     return [json.loads(line) for line in (place / "held_out_pairs.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", [(), LORA], ids=["all weights", "adapters"])
 def test_a_converted_model_scores_the_same_in_transformers(
     way: tuple[str, ...], place: Path, model: Path
@@ -115,6 +116,7 @@ def test_grpo_is_rewarded_by_it(place: Path, model: Path) -> None:
         assert rollout["reward"] == pytest.approx(expected, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_training_goes_on_from_a_reward_model(place: Path, model: Path) -> None:
     run = "checkpointing.checkpoint_dir=again"
     succeeded(hone(*RM, *SHORT, "policy.model_name=converted", "rm.max_num_steps=1", run, cwd=place))

@@ -279,6 +279,7 @@ def test_a_plan_refuses_what_the_run_refuses_in_the_same_words(
     assert errors[0] == errors[1], captured.err
 
 
+@pytest.mark.slow
 def test_a_cluster_is_planned_from_a_laptop(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """Llama-2-7B by its published config: 16 bytes for each of 6,738,415,616 parameters over eight devices."""
     sizes = {

@@ -80,6 +80,7 @@ def test_reachable_means_that_the_endpoint_takes_a_connection(monkeypatch: pytes
     assert startup.reachable()
 
 
+@pytest.mark.slow
 def test_nemos_log_level(tmp_path: Path) -> None:
     code = "import sys; from hone.config import load; from hone.training.startup import log_as_asked;"
     code += "log_as_asked(load('sft', None, ['sft.seed=4321']))"

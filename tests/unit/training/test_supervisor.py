@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import psutil
+import pytest
 from processes import ENVIRONMENT
 
 SCRIPT = """
@@ -134,6 +135,7 @@ print("returned", code, flush=True)
 """
 
 
+@pytest.mark.slow
 def test_the_command_returns_once_to_who_calls_it(tmp_path: Path) -> None:
     """Also where the run is in a process of its own: the caller's next lines are no second process's."""
     ended = subprocess.run(

@@ -39,6 +39,7 @@ def table(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 def test_every_choice_is_tried_and_the_best_is_written(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -76,6 +77,7 @@ def test_crashes_cost_a_trial_each_and_are_counted(
     assert "1 failed: the best is trial 0" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_trials_that_only_fail_end_the_search(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tune(f"{LR}=uniform(0.8, 0.9)", folder=tmp_path, code=1)
     error = capsys.readouterr().err

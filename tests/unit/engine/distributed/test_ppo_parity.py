@@ -67,6 +67,7 @@ def one_process() -> TrainedValues:
     return train(None, WAYS["one at a time"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", list(WAYS.values())[1:], ids=list(WAYS)[1:])
 def test_layouts(way: dict[str, Any]) -> None:
     compare_values(one_process(), [train(None, way)])

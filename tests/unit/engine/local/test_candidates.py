@@ -108,6 +108,7 @@ def on_a_rank(mesh: Mesh) -> tuple[list[tuple[Tensor, Tensor]], dict[str, float]
     return run(learner.topk_logprobs(samples, K)), metrics | run(learner.optim_step())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mesh", [layout(shard=2), layout(tensor=2), layout(context=2)], ids=str)
 def test_ranks_agree_with_one_process(mesh: ParallelDims) -> None:
     samples = make_samples(7)
