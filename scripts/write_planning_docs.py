@@ -7,7 +7,7 @@ from pathlib import Path
 
 from transformers import LlamaConfig
 
-from hone.config import SFTConfig
+from hone.config.schema.sft import SFTConfig
 from hone.model.model_size import model_size_of
 from hone.planning.hardware import GIB, Hardware, hardware_named
 from hone.planning.planner import Choice, choose, more_devices

@@ -7,7 +7,7 @@ import torch
 from tiny import make_batch
 
 from hone.algorithms.distill import DistillLoss
-from hone.config.schema import DistillLossConfig
+from hone.config.schema.distill import DistillLossConfig
 from hone.types import Outputs, Totals
 
 gkd = pytest.importorskip("trl.experimental.gkd.gkd_trainer")

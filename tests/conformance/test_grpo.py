@@ -48,7 +48,8 @@ from transformers import PreTrainedModel
 
 from hone.algorithms import entropy_mask, grpo, ops, policy_loss
 from hone.algorithms.advantages import by_group
-from hone.config.schema import GRPOSection, LossConfig
+from hone.config.schema import LossConfig
+from hone.config.schema.grpo import GRPOSection
 from hone.types import Group, Rollout, Sample
 
 TOLERANCE = 1e-6

@@ -19,7 +19,9 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
-from hone.config.schema import GRPOConfig, ModelConfig, SFTConfig
+from hone.config.schema import ModelConfig
+from hone.config.schema.grpo import GRPOConfig
+from hone.config.schema.sft import SFTConfig
 from hone.engine.local.learner import LocalLearner
 from hone.model.attention import use_grouped_sdpa
 from hone.types import Batch, Completion, Group, Prompt, Rollout, Sample

@@ -31,7 +31,7 @@ from torch import Tensor
 
 from hone.algorithms import minibatches
 from hone.algorithms.online import Models, OnlineAlgorithm
-from hone.config.schema import DistillConfig, DistillLossConfig
+from hone.config.schema.distill import DistillConfig, DistillLossConfig
 from hone.types import Batch, Group, Learner, LossOutput, Outputs, Sample, Teacher, Totals, sample_of
 
 OUTSIDE = 100.0

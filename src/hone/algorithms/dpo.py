@@ -25,8 +25,7 @@ from hone.algorithms.losses.preference_objective import (
 from hone.algorithms.losses.preference_params import PreferenceLossParams
 from hone.algorithms.reference_logprobs import ReferenceLogprobs
 from hone.algorithms.supervised import PairAlgorithm, evaluate_loss
-from hone.config.checks.preferences import REFERENCE_FREE
-from hone.config.schema import DPOSection
+from hone.config.schema.dpo import REFERENCE_FREE, DPOSection
 from hone.data import build_preferences
 from hone.errors import DataError
 from hone.types import Learner, Sample, Scorer, TrainedModel

@@ -20,7 +20,7 @@ from hone.algorithms.advantages import GroupBaseline, compute_advantages
 from hone.algorithms.losses import kl
 from hone.algorithms.online import Models, OnlineAlgorithm
 from hone.config.reward_names import reward_name
-from hone.config.schema import GRPOConfig, GRPOSection
+from hone.config.schema.grpo import GRPOConfig, GRPOSection
 from hone.config.schema.run import RewardFunctionConfig
 from hone.types import Group, Learner, Rollout, Scorer
 

@@ -35,7 +35,7 @@ from hone.algorithms.advantages import (
 )
 from hone.algorithms.losses import kl
 from hone.algorithms.online import Models, OnlineAlgorithm
-from hone.config.schema import PPOConfig, PPOSection, ValueLossConfig
+from hone.config.schema.ppo import PPOConfig, PPOSection, ValueLossConfig
 from hone.errors import TrainingError
 from hone.types import Batch, Group, Learner, LossOutput, Outputs, Rollout, Sample, Scorer, Totals
 

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 
 from hone import evaluation
-from hone.config import DistillConfig, EvalConfig, Loaded, OnlineConfig, TrainingConfig
+from hone.config import EvalConfig, Loaded, OnlineConfig, TrainingConfig
 from hone.config.schema import RewardFunctionConfig
+from hone.config.schema.distill import DistillConfig
 from hone.data.sources import load_rows
 from hone.engine.local.threads import SMALL_MODEL, threads_for
 from hone.errors import HoneError, ModelError

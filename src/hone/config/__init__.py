@@ -1,32 +1,8 @@
-"""Typed configuration with NeMo RL's names. `load` is the way in; importing this imports no torch."""
+"""Typed configuration with NeMo RL's names. `load` is the entry point; importing this imports no torch."""
 
 from __future__ import annotations
 
 from hone.config.loading.load import Loaded, load
-from hone.config.schema import (
-    DistillConfig,
-    DPOConfig,
-    EvalConfig,
-    GRPOConfig,
-    OnlineConfig,
-    PPOConfig,
-    RLConfig,
-    RMConfig,
-    SFTConfig,
-    TrainingConfig,
-)
+from hone.config.schema import EvalConfig, OnlineConfig, RLConfig, TrainingConfig
 
-__all__ = [
-    "DPOConfig",
-    "DistillConfig",
-    "EvalConfig",
-    "GRPOConfig",
-    "Loaded",
-    "OnlineConfig",
-    "PPOConfig",
-    "RLConfig",
-    "RMConfig",
-    "SFTConfig",
-    "TrainingConfig",
-    "load",
-]
+__all__ = ["EvalConfig", "Loaded", "OnlineConfig", "RLConfig", "TrainingConfig", "load"]

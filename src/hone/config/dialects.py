@@ -40,7 +40,18 @@ def short(algorithm: str) -> list[Alias]:
 
 @functools.cache
 def replacements() -> Mapping[str, str]:
-    """Names that mean something else here, and what to write in their place."""
+    """Names that Hone does not accept, and what to write in their place."""
     return {
         name: text for dialect in (short_names, *_dialects()) for name, text in dialect.REPLACEMENTS.items()
+    }
+
+
+@functools.cache
+def reward_environments() -> Mapping[str, str]:
+    """Values of `env_name` that are no environment: other projects' names for scoring with a built-in reward
+    function."""
+    return {
+        name: function
+        for dialect in _dialects()
+        for name, function in getattr(dialect, "REWARD_ENVIRONMENTS", {}).items()
     }

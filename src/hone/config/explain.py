@@ -11,8 +11,8 @@ from hone.errors import ConfigError
 
 
 def explained(algorithm: str, wanted: str | None) -> str:
-    """The settings at or below a key (all for None), also by an accepted spelling of it. Raises ConfigError for no such
-    key, naming the nearest."""
+    """The settings at or below a key (all for None), also by an accepted spelling of it. Raises ConfigError for no
+    such key, naming the nearest."""
     rows = re.findall(r"^\| `(.+?)` \| `(.*?)` \| (.*) \|$", markdown_table(algorithm), flags=re.MULTILINE)
     if wanted is None:
         return _text(rows)

@@ -66,7 +66,7 @@ def named_entry(model: type[BaseModel], path: Path, depth: int, below: Path = ()
     if len(path) < depth + 2 or path[: len(below)] != below or not hasattr(model, "named_entries"):
         return False
     name = path[depth]
-    return isinstance(name, str) and name not in {*model.model_fields, *getattr(model, "not_entries", ())}
+    return isinstance(name, str) and name not in {*model.model_fields, *dialects.reward_environments()}
 
 
 def derived_text(root: type[BaseModel], path: Path) -> str | None:
@@ -102,8 +102,8 @@ def defaults(root: type[BaseModel]) -> dict[str, Any]:
 
 
 def _suggestion(algorithm: str, path: Path, also: Collection[str]) -> Path | None:
-    """The valid key that `path` was most likely meant to be; of a short name that is common in the field, such as `lr`,
-    the key that it is short for: meaning goes before likeness."""
+    """The valid key that `path` was most likely meant to be; of a short name that is common in the field, such as
+    `lr`, the key that it is short for: meaning goes before likeness."""
     root = ROOTS[algorithm]
     valid = [tuple(key.split(".")) for key, _, _ in all_keys(root)]
     typed = without_places(path)

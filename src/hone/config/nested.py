@@ -78,12 +78,12 @@ def into_entry(tree: Any, path: Path) -> Path:
     return path
 
 
-def get(tree: Any, path: Path) -> Any:
-    """The value at `path`, or MISSING."""
+def get(tree: Any, path: Path, default: Any = MISSING) -> Any:
+    """The value at `path`, or the default."""
     for part in path:
         is_place = isinstance(tree, list) and isinstance(part, int) and part < len(tree)
         if not is_place and not (isinstance(tree, dict) and part in tree):
-            return MISSING
+            return default
         tree = tree[part]
     return tree
 

@@ -29,8 +29,8 @@ def points(value: Any) -> tuple[tuple[int, float], ...]:
 
 
 def value_at(points_: tuple[tuple[int, float], ...], step: int | None, between: Between = "linear") -> float:
-    """The value once `step` steps are done: on the line between two points, or that of the last point so far. After the
-    last point, and where there are no steps (None), it is the last one's."""
+    """The value once `step` steps are done: on the line between two points, or that of the last point so far. After
+    the last point, and where there are no steps (None), it is the last one's."""
     if step is None or step >= points_[-1][0]:
         return points_[-1][1]
     following = next(i for i, (start, _) in enumerate(points_) if start > step)

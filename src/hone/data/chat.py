@@ -201,7 +201,7 @@ class Encoder:
                     f"cannot tell which tokens of message {i} are the assistant's: the chat template of "
                     f"{self.name} renders it differently within the whole conversation. Put "
                     "{% generation %} … {% endgeneration %} around the assistant's part in "
-                    "policy.tokenizer.chat_template, or set sft.only_unmask_final=true"
+                    "policy.tokenizer.chat_template, or set only_unmask_final=true"
                 )
             spans.append((span[0], self._trim(whole, *span)))
         return whole, spans

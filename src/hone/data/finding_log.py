@@ -53,7 +53,7 @@ class ConversationKinds:
 _WHY = {
     "reasoning dropped": (
         " by the chat template (most leave out that of earlier turns). Where such a turn is trained on, it is an "
-        "answer without it: split conversations before each question, or set sft.only_unmask_final=true"
+        "answer without it: split conversations before each question, or set only_unmask_final=true"
     ),
     "text beside a call dropped": " by the chat template",
     "end of text untrained": (

@@ -25,14 +25,14 @@ from hone.types import Message, Sample
 def build_supervised(
     config: Any, tokenizer: Any, invalid_rows: dict[str, str] | None = None
 ) -> SupervisedData:
-    """The data of an SFT run, from `config.data`, `config.sft` and `config.policy`.
+    """The data of a run that learns from given answers, from `config.data`, `config.loop` and `config.policy`.
 
     Every row's columns are checked here. Raises DataError naming the row (with `invalid_rows` these rows are collected
     there, location by reason), ConfigError naming the key.
     """
-    encoder = encoder_of(config, tokenizer, only_unmask_final=config.sft.only_unmask_final)
+    encoder = encoder_of(config, tokenizer, only_unmask_final=config.loop.only_unmask_final)
     training, validation = load_datasets(
-        config.data, config.sft.seed, chat=encoder.chat, invalid_rows=invalid_rows
+        config.data, config.loop.seed, chat=encoder.chat, invalid_rows=invalid_rows
     )
     return SupervisedData(training, validation, encoder, DrawSettings.of(config))
 

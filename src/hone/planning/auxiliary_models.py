@@ -6,8 +6,10 @@ from dataclasses import replace
 
 from transformers import PreTrainedTokenizerBase
 
-from hone.config import DistillConfig, PPOConfig, TrainingConfig
+from hone.config import TrainingConfig
 from hone.config.schema import ModelConfig
+from hone.config.schema.distill import DistillConfig
+from hone.config.schema.ppo import PPOConfig
 from hone.errors import ConfigError
 from hone.model.loading import load_tokenizer
 from hone.model.model_size import ModelSize, load_model_size

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from hone.config import DistillConfig, OnlineConfig, PPOConfig, SFTConfig, TrainingConfig
+from hone.config import OnlineConfig, TrainingConfig
+from hone.config.schema.distill import DistillConfig
 from hone.config.schema.model import LoraConfig, ModelConfig, OptimizerConfig
+from hone.config.schema.ppo import PPOConfig
+from hone.config.schema.sft import SFTConfig
 from hone.model.adapters import trained_settings
 from hone.model.linear_logprobs import ACCELERATOR_CHUNKS, CHUNK_ELEMENTS, KEEP_ELEMENTS
 from hone.model.model_size import Linear, ModelSize

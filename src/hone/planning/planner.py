@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import TypeVar, cast
+from typing import TypeVar
 
 from hone.config import TrainingConfig
 from hone.config.schema.base import fill_derived
@@ -106,7 +106,7 @@ def resolve(config: Config, shape: ModelSize, hardware: Hardware) -> tuple[Confi
 
 def settled(config: Config, settings: Settings) -> Config:
     """A copy with concrete values; budgets of tokens that follow the micro-batch follow it."""
-    copy = cast(Config, config.model_copy(deep=True))
+    copy = config.model_copy(deep=True)
     policy = copy.policy
     policy.train_micro_batch_size = settings.micro_batch
     policy.activation_checkpointing = settings.activation_checkpointing

@@ -13,7 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from hone.config import DistillConfig, EvalConfig, Loaded, PPOConfig, TrainingConfig
+from hone.config import EvalConfig, Loaded, TrainingConfig
+from hone.config.schema.distill import DistillConfig
+from hone.config.schema.ppo import PPOConfig
 from hone.errors import ConfigError, visible
 from hone.user_code import is_code
 

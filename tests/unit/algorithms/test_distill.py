@@ -23,7 +23,7 @@ from torch import Tensor
 
 from hone.algorithms import distill
 from hone.algorithms.distill import Compared, DistillLoss, compared
-from hone.config.schema import DistillConfig, DistillLossConfig
+from hone.config.schema.distill import DistillConfig, DistillLossConfig
 from hone.types import Outputs, Sample, Totals
 
 LAYOUTS: dict[str, dict[str, Any]] = {

@@ -12,7 +12,7 @@ from tiny import PAD, VOCABULARY, make_model, run, sft_config
 
 from hone.algorithms import dpo
 from hone.algorithms.dpo import Moments
-from hone.config.schema import DPOSection
+from hone.config.schema.dpo import DPOSection
 from hone.engine.local.learner import LocalLearner
 from hone.model.mesh import Mesh
 from hone.types import Sample

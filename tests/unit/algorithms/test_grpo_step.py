@@ -23,7 +23,8 @@ from torch import Tensor
 
 from hone.algorithms import grpo, policy_loss
 from hone.algorithms.advantages import by_group
-from hone.config.schema import GRPOSection, LossConfig
+from hone.config.schema import LossConfig
+from hone.config.schema.grpo import GRPOSection
 from hone.errors import TrainingError
 from hone.types import Completion, Group, LossFn, Sample, VersionSpan
 

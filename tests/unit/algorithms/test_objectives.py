@@ -9,7 +9,7 @@ from tiny import grpo_config, make_groups, make_learner, make_model, run
 
 from hone.algorithms import grpo
 from hone.algorithms.advantages import GroupBaseline, by_group, gdpo
-from hone.config.schema import GRPOSection
+from hone.config.schema.grpo import GRPOSection
 from hone.config.schema.run import RewardFunctionConfig
 from hone.errors import TrainingError
 from hone.rollout.environments.episode_result import EpisodeResult, add_rewards

@@ -13,7 +13,7 @@ from torch import Tensor
 from hone.algorithms import policy_loss, ppo
 from hone.algorithms.advantages import whiten
 from hone.algorithms.ppo import ValueLoss
-from hone.config.schema import PPOConfig, ValueLossConfig
+from hone.config.schema.ppo import PPOConfig, ValueLossConfig
 from hone.engine.local.learner import LocalLearner
 from hone.errors import TrainingError
 from hone.types import Group, Outputs, Sample, Totals

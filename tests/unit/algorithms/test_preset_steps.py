@@ -10,8 +10,8 @@ from tiny import make_groups, make_learner, make_model, run
 
 from hone.algorithms import grpo, policy_loss
 from hone.cli import main
-from hone.config import GRPOConfig, load
-from hone.config.schema.grpo import Preset
+from hone.config import load
+from hone.config.schema.grpo import GRPOConfig, Preset
 from hone.types import Group
 
 NAMES = get_args(Preset)

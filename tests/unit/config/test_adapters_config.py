@@ -70,7 +70,10 @@ def test_the_rank_to_begin_with() -> None:
         (["init_lora_weights=orthogonal", "dim=3"], "set policy.lora.dim to 4"),
         (["init_lora_weights=pissa", "use_dora=true"], "set one of them only"),
         (["init_lora_weights=olora", "load_in_4bit=true"], "set init_lora_weights to null"),
-        (["adapter_path=x", "init_lora_weights=kaiming"], "adapter_path says what the adapter is"),
+        (
+            ["adapter_path=x", "init_lora_weights=kaiming"],
+            "adapter_path and policy.lora.init_lora_weights define two",
+        ),
         (["adalora.enabled=true"], "needs policy.lora.adalora.total_step"),
         (["adalora.enabled=true", "adalora.total_step=9", "use_dora=true"], "exclude each other"),
         (

@@ -213,7 +213,7 @@ NEEDS = {
 REFUSED = {
     "policy.pipeline_parallel_size=2": "Hone has no pipelines",
     "value.pipeline_parallel_size=2": "Hone has no pipelines",
-    "policy.disable_dropout=false": "the reference's log-probabilities are computed once and without dropout",
+    "policy.disable_dropout=false": "the reference model's log-probabilities are computed without dropout",
     "policy.generation.repetition_penalty=1.5": "its gradient would be of another policy",
 }
 """Settings that are refused by themselves, by the words of the error: no other setting is held against them."""

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from hone.config import DistillConfig, load
+from hone.config import load
 from hone.config.infer_algorithm import infer_algorithm
+from hone.config.schema.distill import DistillConfig
 from hone.errors import ConfigError
 
 OWN = [
@@ -54,7 +55,7 @@ def test_prompts_without_validation_need_no_rewards() -> None:
     assert loaded().rewards.functions == []
     assert not loaded().uses_reference_model
     with pytest.raises(
-        ConfigError, match=r"which validation answers are right.*set data\.validation to null"
+        ConfigError, match=r"validation cannot score completions.*set data\.validation to null"
     ):
         loaded("data.validation.dataset_name=held_out.jsonl")
 

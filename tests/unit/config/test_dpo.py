@@ -42,7 +42,7 @@ def test_the_resolved_file_loads_to_the_same(tmp_path: Path) -> None:
         (["dpo.discopop_tau=0.1", "dpo.preference_loss=ipo"], ["dpo.discopop_tau", "discopop"]),
         (["dpo.desirable_weight=2.0", "dpo.preference_loss=simpo"], ["dpo.desirable_weight", "kto"]),
         (["dpo.preference_loss=exo_pair", "dpo.label_smoothing=0"], ["exo_pair infinite"]),
-        (["dpo.preference_loss=ipo", "dpo.preference_average_log_probs=true"], ["takes means always"]),
+        (["dpo.preference_loss=ipo", "dpo.preference_average_log_probs=true"], ["always averages"]),
         (
             ["dpo.preference_loss=orpo", "dpo.sft_loss_weight=0"],
             ["dpo.sft_loss_weight=1", "dpo.sft_average_log_probs=true"],

@@ -46,10 +46,10 @@ def test_an_environment_may_reward_alone() -> None:
         (["env.puzzle.path=a.py:B", "env.puzzle.timeout_s=x"], "expected a number"),
         (
             ["env.tools=[a.py:b]", "grpo.max_rollout_turns=1"],
-            "max_rollout_turns=1 leaves an environment no turn",
+            "max_rollout_turns=1 leaves the environment no turn",
         ),
         ([TURNS], "needs an environment that answers"),
-        (["data.train.env_name=maze"], "there is no env.maze.path"),
+        (["data.train.env_name=maze"], "no environment is defined by env.maze.path"),
         (["env.path=a.py:B", "env.action=a.py:c", TURNS], "go together"),
         (["env.tools=[a.py:b]", "rewards.functions=[]", TURNS], "rewards.functions is empty"),
     ],

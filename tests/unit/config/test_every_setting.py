@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from hone.config import load
-from hone.config.checks.unused_table import TABLE, UnusedUnless
+from hone.config.checks.conditions import ConditionalSettings
+from hone.config.checks.unused_table import conditional_settings
 from hone.config.keys import all_keys, find
 from hone.config.loading import files, notices
 from hone.config.nested import leaves as paths_of
@@ -67,7 +68,7 @@ ELSEWHERE: dict[str, tuple[str, str]] = {
         ),
         ("rollout/sampler.py", "getattr(generation, prefix + name)"),
     ),
-    "GRPOSection.preset": ("config/loading/base.py", 'first.value_given(("grpo", "preset"))'),
+    "GRPOSection.preset": ("config/loading/base.py", 'key = (section_of(first.algorithm), "preset")'),
     # accepted with one value alone, or ignored with a reason that is printed
     "LoraConfig.match_all_linear": ("config/checks/models.py", "match_all_linear=false and"),
     "ModelConfig.pipeline_parallel_size": ("config/checks/models.py", "model.pipeline_parallel_size > 1"),
@@ -111,7 +112,9 @@ MAKES_UNUSED: dict[str, list[str]] = {
     "no metric ranks the checkpoints": ["checkpointing.metric_name=null"],
     "the adapter of policy.lora.adapter_path has its own": ["policy.lora.adapter_path=x"],
     "the adapter of value.lora.adapter_path has its own": ["value.lora.adapter_path=x"],
-    "policy.generation.val_temperature=0 takes the likeliest token": ["policy.generation.val_temperature=0"],
+    "policy.generation.val_temperature=0 takes the most likely token": [
+        "policy.generation.val_temperature=0"
+    ],
     "the loss that is chosen clips no ratio": ["loss_fn.use_sapo=true"],
     "loss_fn.reference_policy_kl_penalty is 0": ["loss_fn.reference_policy_kl_penalty=0"],
     "only the estimators grpo and gdpo read it": ["grpo.adv_estimator.name=maxrl"],
@@ -145,15 +148,18 @@ def _told(kind: Any, key: str, given: list[str]) -> list[str]:
     return [notice for notice in load(kind, None, [*given, f"{key}={text}"]).notices if name in notice]
 
 
-def commands(entry: UnusedUnless) -> list[str]:
-    """The commands whose configurations an entry is for."""
-    return [kind for kind, root in ROOTS.items() if issubclass(root, entry.configs)]
+def first_commands() -> dict[ConditionalSettings, str]:
+    """Each entry with the first command that it is for."""
+    found: dict[ConditionalSettings, str] = {}
+    for kind, root in ROOTS.items():
+        for entry in conditional_settings(root):
+            found.setdefault(entry, kind)
+    return found
 
 
 UNUSED = [
     (kind, pattern.format(section=section_of(kind)), entry.reason)
-    for entry in TABLE
-    for kind in commands(entry)[:1]
+    for entry, kind in first_commands().items()
     for pattern in entry.keys
     if not pattern.endswith(".*")
 ]
@@ -234,7 +240,9 @@ def test_what_is_read_is_not_told(kind: Any, given: list[str]) -> None:
 @pytest.mark.parametrize("kind", ROOTS)
 def test_pipelines_are_refused_wherever_it_runs(kind: Any) -> None:
     if kind != "eval":
-        with pytest.raises(ConfigError, match=r"policy\.pipeline_parallel_size=2: Hone has no pipelines"):
+        with pytest.raises(
+            ConfigError, match=r"policy\.pipeline_parallel_size=2: Hone has no pipeline parallelism"
+        ):
             load(kind, None, ["policy.pipeline_parallel_size=2"])
 
 
@@ -251,8 +259,8 @@ READ_BY_CHOICE = {
 def test_a_key_that_one_choice_reads_is_in_the_table() -> None:
     patterns = {
         pattern.format(section=section_of(kind))
-        for entry in TABLE
-        for kind in commands(entry)
+        for kind, root in ROOTS.items()
+        for entry in conditional_settings(root)
         for pattern in entry.keys
     }
     missing = {

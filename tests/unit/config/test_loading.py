@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 import yaml
 
-from hone.config import SFTConfig, load
+from hone.config import load
 from hone.config.keys import all_keys
 from hone.config.reference_table import markdown_table
 from hone.config.resume_compat import changed_keys
 from hone.config.schema import ROOTS
 from hone.config.schema.base import fill_derived
+from hone.config.schema.sft import SFTConfig
 from hone.errors import ConfigError
 
 CONFIGS = Path(__file__).resolve().parents[3] / "examples" / "configs"

@@ -9,8 +9,8 @@ from typing import Any, get_args
 import pytest
 
 import hone.config
-from hone.config import GRPOConfig, load
-from hone.config.schema.grpo import Preset
+from hone.config import load
+from hone.config.schema.grpo import GRPOConfig, Preset
 from hone.errors import ConfigError
 
 FOLDER = Path(hone.config.__file__).parent / "presets"
@@ -134,10 +134,10 @@ CLASHES = [
     (["grpo.preset=gdpo", "grpo.reward_shaping.enabled=true"], "gdpo learns from each of them"),
     (["grpo.preset=gdpo", "grpo.adv_estimator.reward_weights=[1.0, 2.0, 3.0]"], "has 3 numbers"),
     (["grpo.adv_estimator.reward_weights=[1.0]", "grpo.adv_estimator.name=grpo"], "is for gdpo"),
-    (["grpo.preset=maxrl", "grpo.reward_shaping.enabled=true"], "none may be negative"),
+    (["grpo.preset=maxrl", "grpo.reward_shaping.enabled=true"], "no reward may be negative"),
     (
         ["grpo.use_dynamic_sampling=true", "grpo.num_generations_per_prompt=1"],
-        "a group is one",
+        "each group is one",
     ),
     (["grpo.batch_multiplier=2.0", "grpo.use_dynamic_sampling=false"], "is for dynamic sampling"),
     (

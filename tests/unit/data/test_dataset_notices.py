@@ -9,7 +9,8 @@ import pytest
 
 from hone.algorithms.dpo import DPO
 from hone.algorithms.sft import SFT
-from hone.config.schema import DPOConfig, SFTConfig
+from hone.config.schema.dpo import DPOConfig
+from hone.config.schema.sft import SFTConfig
 from hone.data import build_preferences, build_supervised
 from hone.errors import CheckpointError, DataError
 

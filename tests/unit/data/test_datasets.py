@@ -10,7 +10,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from hone.config.schema import EvalConfig, GRPOConfig, SFTConfig
+from hone.config.schema import EvalConfig
+from hone.config.schema.grpo import GRPOConfig
+from hone.config.schema.sft import SFTConfig
 from hone.data import build_eval_prompts, build_prompts, build_supervised
 from hone.data.chat import Encoder
 from hone.data.formats import PromptText

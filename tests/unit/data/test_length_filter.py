@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from hone.config.schema import DPOConfig, GRPOConfig, SFTConfig
+from hone.config.schema.dpo import DPOConfig
+from hone.config.schema.grpo import GRPOConfig
+from hone.config.schema.sft import SFTConfig
 from hone.data import build_preferences, build_prompts, build_supervised, length_filter
 from hone.data.chat import Encoder
 from hone.data.formats import Format

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tiny import make_tokenizer
 
-from hone.config.schema import RMConfig
+from hone.config.schema.rm import RMConfig
 from hone.data import build_preferences
 from hone.data.preference_formats import SCORES
 from hone.errors import DataError

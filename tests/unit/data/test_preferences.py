@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from hone.config.schema import DPOConfig
+from hone.config.schema.dpo import DPOConfig
 from hone.data import PreferenceData, build_preferences
 from hone.errors import ConfigError, DataError
 from hone.types import Sample

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from hone.config.schema import DistillConfig, SFTConfig
+from hone.config.schema.distill import DistillConfig
+from hone.config.schema.sft import SFTConfig
 from hone.data import build_prompts, build_supervised
 from hone.errors import DataError
 

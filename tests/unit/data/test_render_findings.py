@@ -8,7 +8,10 @@ from typing import Any
 
 import pytest
 
-from hone.config.schema import DPOConfig, EvalConfig, GRPOConfig, SFTConfig
+from hone.config.schema import EvalConfig
+from hone.config.schema.dpo import DPOConfig
+from hone.config.schema.grpo import GRPOConfig
+from hone.config.schema.sft import SFTConfig
 from hone.data import build_eval_prompts, build_preferences, build_prompts, build_supervised
 from hone.errors import DataError
 from tests.helpers.conversations import CALLS, call, with_template
@@ -35,7 +38,7 @@ def test_sft(qwen3: Any, tmp_path: Path) -> None:
     data = build_supervised(SFTConfig.model_validate({"data": section(rows, tmp_path)}), qwen3)
     (notice,) = data.finding_log.unreported()
     assert TOLD in notice
-    assert "sft.only_unmask_final=true" in notice
+    assert "only_unmask_final=true" in notice
     assert len(data.next(3)) == 3
     assert (data.counts["altered"], data.state_dict()["counts"]["altered"]) == (2, 2)
     assert data.finding_log.unreported() == []

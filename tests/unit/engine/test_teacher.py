@@ -12,7 +12,7 @@ from ranks import layout, on_ranks, spread_tiny
 from tiny import VOCABULARY, make_model, make_samples, make_tokenizer, run
 
 from hone.algorithms import distill
-from hone.config.schema import DistillConfig
+from hone.config.schema.distill import DistillConfig
 from hone.engine import build
 from hone.engine.local.learner import LocalLearner
 from hone.engine.local.local_engine import LocalEngine

@@ -9,7 +9,7 @@ import torch
 from tiny import make_model, make_samples, make_tokenizer, run
 
 from hone.algorithms import sft
-from hone.config.schema import PPOConfig
+from hone.config.schema.ppo import PPOConfig
 from hone.engine import build
 from hone.engine.local.local_engine import LocalEngine
 from hone.export import convert

@@ -95,7 +95,7 @@ def test_merged_and_unmerged_say_what_was_trained(kind: str, base: Path, tmp_pat
 
 
 def test_a_scoring_models_head_goes_with_its_adapter(base: Path, tmp_path: Path) -> None:
-    from hone.config.schema import RMConfig
+    from hone.config.schema.rm import RMConfig
 
     policy = RMConfig(
         policy={

@@ -13,7 +13,7 @@ from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from hone.algorithms import sft
-from hone.config import SFTConfig
+from hone.config.schema.sft import SFTConfig
 from hone.engine.local.kv_cache import preallocated_cache
 from hone.model.mesh import Mesh
 from hone.model.model_size import ModelSize, model_size_of

@@ -11,7 +11,8 @@ import pytest
 from tiny import CONFIGS
 from transformers import LlamaConfig
 
-from hone.config import GRPOConfig, SFTConfig
+from hone.config.schema.grpo import GRPOConfig
+from hone.config.schema.sft import SFTConfig
 from hone.errors import ConfigError
 from hone.model.model_size import ModelSize, model_size_of
 from hone.planning.hardware import GIB, Hardware, hardware_here, hardware_named

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hone.config.schema import GRPOConfig, GRPOSection
+from hone.config.schema.grpo import GRPOConfig, GRPOSection
 from hone.errors import ConfigError
 from hone.rollout.reward_shaping import overlong_penalty, scale, shape_reward, stop_properly
 

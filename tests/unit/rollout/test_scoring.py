@@ -8,7 +8,7 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from hone.config.schema import GRPOConfig
+from hone.config.schema.grpo import GRPOConfig
 from hone.rollout.rewards.resolve import resolve_all
 from hone.rollout.rewards.reward_pool import RewardPool
 from hone.rollout.scoring import apply_reward_shaping, columns_of, score_completions

@@ -9,28 +9,18 @@ import math
 from collections.abc import Iterator
 
 from hone.config.nested import shown
-from hone.config.schema import ModelConfig, PPOConfig, TrainingConfig
 from hone.config.schema.lora import LoraConfig
-
-
-def policy(config: TrainingConfig) -> Iterator[str]:
-    """What is wrong with the model that is trained."""
-    return _model(config.policy)
-
-
-def value_model(config: PPOConfig) -> Iterator[str]:
-    """What is wrong with the value model, where there is one."""
-    if config.critic is not None:
-        yield from _model(config.critic)
+from hone.config.schema.model import ModelConfig
 
 
 def not_a_multiple(whole: str, size: int, part: str, unit: int) -> str:
-    """The sentence about a size that is no multiple of its part."""
+    """The sentence about a size that is not a multiple of its part."""
     near = max(unit, round(size / unit) * unit)
     return f"{whole}={size} is not a multiple of {part}={unit}: set {whole} to {near}, or change {part}"
 
 
-def _model(model: ModelConfig) -> Iterator[str]:
+def model_problems(model: ModelConfig) -> Iterator[str]:
+    """What is wrong with the settings of one trained model."""
     head = model.part
     size, micro = model.train_global_batch_size, model.train_micro_batch_size
     if micro is not None and size % micro:
@@ -39,8 +29,8 @@ def _model(model: ModelConfig) -> Iterator[str]:
     yield from _adapters(model.lora, head, model.cpu_offload)
     if model.pipeline_parallel_size > 1:
         yield (
-            f"{head}.pipeline_parallel_size={model.pipeline_parallel_size}: Hone has no pipelines, FSDP spreads the "
-            "layers' weights over all ranks. Set it to 1"
+            f"{head}.pipeline_parallel_size={model.pipeline_parallel_size}: Hone has no pipeline parallelism, FSDP "
+            "shards the layers' weights over all ranks. Set it to 1"
         )
     yield from _optimizer(model, head)
     yield from _scheduler(model, head)
@@ -49,19 +39,19 @@ def _model(model: ModelConfig) -> Iterator[str]:
 def _token_budgets(model: ModelConfig, head: str) -> Iterator[str]:
     if model.dynamic_batching.enabled and model.sequence_packing.enabled:
         yield (
-            f"{head}.dynamic_batching.enabled and {head}.sequence_packing.enabled are both true, but a micro-batch is "
-            "filled in one way only: set one of them to false"
+            f"{head}.dynamic_batching.enabled and {head}.sequence_packing.enabled are both true: set one of them to "
+            "false"
         )
     longest, per_unit = model.max_total_sequence_length, model.sequences_per_unit
-    for way in ("dynamic_batching", "sequence_packing"):
-        settings = getattr(model, way)
+    for section in ("dynamic_batching", "sequence_packing"):
+        settings = getattr(model, section)
         for key in ("train_mb_tokens", "logprob_mb_tokens") if settings.enabled else ():
             budget = getattr(settings, key)
             if budget is not None and budget < longest * per_unit:
                 twice, what = ("twice ", "pair") if per_unit > 1 else ("", "sequence")
                 yield (
-                    f"{head}.{way}.{key}={budget} is less than {twice}{head}.max_total_sequence_length={longest}, so "
-                    f"the longest {what} does not fit: set it to at least {longest * per_unit}"
+                    f"{head}.{section}.{key}={budget} is less than {twice}{head}.max_total_sequence_length={longest}, "
+                    f"so the longest {what} does not fit: set it to at least {longest * per_unit}"
                 )
 
 
@@ -117,7 +107,7 @@ def _adapters(lora: LoraConfig, part: str, offload: bool | None) -> Iterator[str
         yield f"{head}.load_in_4bit=true and {part}.cpu_offload=true exclude each other: set one of them to false"
     if lora.adapter_path is not None and (lora.adalora.enabled or init is not None):
         key = "adalora.enabled" if lora.adalora.enabled else "init_lora_weights"
-        yield f"{head}.adapter_path says what the adapter is, and {head}.{key} says another: leave one of them out"
+        yield f"{head}.adapter_path and {head}.{key} define two different adapters: leave one of them out"
     if lora.adalora.enabled:
         yield from _adalora(lora, head)
 
@@ -126,7 +116,7 @@ def _adalora(lora: LoraConfig, head: str) -> Iterator[str]:
     settings = lora.adalora
     if lora.trainable_token_indices:
         yield (
-            f"{head}.adalora.enabled=true knows no {head}.trainable_token_indices: name embed_tokens in "
+            f"{head}.adalora.enabled=true does not support {head}.trainable_token_indices: name embed_tokens in "
             f"{head}.modules_to_save"
         )
     for key in ("use_rslora", "use_dora", "load_in_4bit", "init_lora_weights"):

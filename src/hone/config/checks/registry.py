@@ -10,41 +10,25 @@ from collections.abc import Callable, Iterator
 from types import UnionType
 from typing import Any
 
-from hone.config.checks import losses, models, preferences, rollouts, run
-from hone.config.schema import (
-    DistillConfig,
-    DPOConfig,
-    EvalConfig,
-    GRPOConfig,
-    OnlineConfig,
-    PolicyGradientConfig,
-    PPOConfig,
-    RLConfig,
-    TrainingConfig,
-)
+from hone.config.checks import losses, models, rollouts, run
+from hone.config.schema import EvalConfig, OnlineConfig, PolicyGradientConfig, RLConfig, TrainingConfig
 
 CHECKS: tuple[tuple[type | UnionType, Callable[[Any], Iterator[str]]], ...] = (
     (TrainingConfig | EvalConfig, run.data),
-    (TrainingConfig, models.policy),
+    (TrainingConfig, lambda config: models.model_problems(config.policy)),
     (TrainingConfig, run.length),
     (TrainingConfig, run.checkpoints),
-    (DPOConfig, preferences.preferences),
-    (DPOConfig, preferences.dropout),
     (OnlineConfig | EvalConfig, rollouts.environments),
     (OnlineConfig, rollouts.rollouts),
     (RLConfig, rollouts.rewards),
     (PolicyGradientConfig, losses.policy_loss),
-    (GRPOConfig, losses.grpo),
-    (PPOConfig, losses.ppo),
-    (DistillConfig, losses.distill),
     (OnlineConfig, rollouts.policy_sampling),
-    (PPOConfig, models.value_model),
     (EvalConfig, rollouts.evaluation),
-    (OnlineConfig, lambda config: config.problems()),
+    (TrainingConfig, lambda config: config.problems()),
 )
-"""Which configurations a check is for, and the check."""
+"""Each check, after the configurations that it applies to."""
 
 
 def problems(config: TrainingConfig | EvalConfig) -> list[str]:
     """Everything that is wrong with settings that cannot work together, as sentences."""
-    return [found for kinds, check in CHECKS if isinstance(config, kinds) for found in check(config)]
+    return [found for configs, check in CHECKS if isinstance(config, configs) for found in check(config)]

@@ -1,35 +1,50 @@
-"""Settings of rollouts that cannot work together: their size, sampling, environments, rewards; and of evaluations."""
+"""Settings of rollouts and evaluations that cannot work together: sizes, sampling, environments, rewards."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import PurePath
 
+from hone.config import dialects
 from hone.config.checks.models import not_a_multiple
 from hone.config.checks.run import validates
 from hone.config.schema import EnvironmentConfig, EvalConfig, OnlineConfig, RLConfig
-from hone.config.schema.environments import EnvConfig
 from hone.config.schema.model import SamplingConfig
 from hone.config.schema.roots import own_section
 
 
 def environment_names(config: OnlineConfig | EvalConfig) -> list[str]:
-    """All `env_name`s of the data."""
+    """All `env_name` values of the data."""
     if isinstance(config, EvalConfig):
         return [config.data.env_name] if config.data.env_name is not None else []
     entries = [*(config.data.train or []), *(config.data.validation or [])]
     return sorted({entry.env_name for entry in entries if entry.env_name is not None})
 
 
+def lacks_rewards(config: OnlineConfig | EvalConfig) -> bool:
+    """Whether no reward function scores completions and no environment could."""
+    names = set(environment_names(config))
+    return not config.rewards.functions and names <= dialects.reward_environments().keys()
+
+
+def validation_needs_rewards(config: OnlineConfig) -> Iterator[str]:
+    """Validation without anything that scores completions."""
+    if validates(config) and lacks_rewards(config):
+        yield (
+            "rewards.functions is empty, so validation cannot score completions: list functions, such as "
+            "rewards.functions='[{name: math}]', or set data.validation to null"
+        )
+
+
 def environments(config: OnlineConfig | EvalConfig) -> Iterator[str]:
-    """Environments that data name, and turns that something answers."""
+    """Environments that the data name but `env` does not have, and settings of turns."""
     known = config.env.named if isinstance(config, RLConfig | EvalConfig) else {}
     for name in environment_names(config):
-        if name not in EnvConfig.not_entries and name not in known:
+        if name not in dialects.reward_environments() and name not in known:
             there = f"; there are {', '.join(known)}" if known else ""
             yield (
-                f"env_name={name}: there is no env.{name}.path or env.{name}.tools that says what it is{there}. "
-                "Completions alone are scored by your own rewards.functions"
+                f"env_name={name}: no environment is defined by env.{name}.path or env.{name}.tools{there}. To score "
+                "completions without an environment, use rewards.functions"
             )
     if isinstance(config, RLConfig | EvalConfig):
         yield from _turns(config)
@@ -44,11 +59,11 @@ def _turns(config: RLConfig | EvalConfig) -> Iterator[str]:
         )
     if env.is_configured and count == 1:
         yield (
-            f"{key}=1 leaves an environment no turn to answer: set it to how often the model may speak, such as 4"
+            f"{key}=1 leaves the environment no turn to answer: set it to the number of turns of the model, such as 4"
         )
     yield from _environment("env", env, named=False)
-    for name, one in env.named.items():
-        yield from _environment(f"env.{name}", one, named=True)
+    for name, entry in env.named.items():
+        yield from _environment(f"env.{name}", entry, named=True)
 
 
 def _environment(key: str, config: EnvironmentConfig, *, named: bool) -> Iterator[str]:
@@ -61,7 +76,7 @@ def _environment(key: str, config: EnvironmentConfig, *, named: bool) -> Iterato
 
 
 def rollouts(config: OnlineConfig) -> Iterator[str]:
-    """Sizes, turns and the goal of a run."""
+    """Sizes, turns and the stopping threshold."""
     loop, policy, section = config.loop, config.policy, own_section(config)
     rollout = loop.num_prompts_per_step * loop.samples_per_prompt
     if rollout % policy.train_global_batch_size and loop.trains_on_pairs:
@@ -90,7 +105,7 @@ def rollouts(config: OnlineConfig) -> Iterator[str]:
 
 
 def rewards(config: RLConfig) -> Iterator[str]:
-    """Rewards that are learnt from."""
+    """Rewards that are trained on."""
     loop, policy, section = config.loop, config.policy, own_section(config)
     scale, shape = loop.reward_scaling, loop.reward_shaping
     if scale.enabled and scale.source_min >= scale.source_max:
@@ -105,21 +120,21 @@ def rewards(config: RLConfig) -> Iterator[str]:
             f"{section}.reward_shaping.max_response_length={shape.max_response_length}: lower it"
         )
     yield from _function_scopes(config)
-    rewarded = config.env.path or any(one.path for one in config.env.named.values())
-    if not config.rewards.functions and not rewarded and set(environment_names(config)) <= {"math"}:
+    rewarded = config.env.path or any(entry.path for entry in config.env.named.values())
+    if not rewarded and lacks_rewards(config):
         yield (
-            "rewards.functions is empty, so nothing says which completions are good: list functions, such as "
-            "rewards.functions='[{name: math}]' (or data.default.env_name=math)"
+            "rewards.functions is empty, so completions get no reward: list functions, such as "
+            "rewards.functions='[{name: math}]'"
         )
     if policy.generation.temperature == 0:
         yield (
-            "policy.generation.temperature=0 gives every completion of a group the same tokens, so there is nothing to "
-            "learn from: set it to 1.0 (policy.generation.val_temperature=0 is for validation)"
+            "policy.generation.temperature=0 makes all completions of a group equal, so there is nothing to learn "
+            "from: set it to 1.0 (policy.generation.val_temperature=0 is for validation)"
         )
     if policy.generation.repetition_penalty != 1:
         yield (
-            f"policy.generation.repetition_penalty={policy.generation.repetition_penalty:g} samples from probabilities "
-            "that the learner does not have, so its gradient would be of another policy: set it to 1.0 "
+            f"policy.generation.repetition_penalty={policy.generation.repetition_penalty:g} samples from another "
+            "distribution than the learner's, so the gradient would be wrong: set it to 1.0 "
             "(policy.generation.val_repetition_penalty is for validation)"
         )
 
@@ -129,7 +144,7 @@ def _dynamic_sampling(config: RLConfig) -> Iterator[str]:
     loop, section = config.loop, own_section(config)
     if loop.use_dynamic_sampling and loop.num_generations_per_prompt == 1:
         yield (
-            f"{section}.use_dynamic_sampling=true leaves out groups whose rewards are equal, but a group is one "
+            f"{section}.use_dynamic_sampling=true drops groups whose rewards are equal, but each group is one "
             f"completion: set {section}.num_generations_per_prompt to 2 or more"
         )
     if loop.batch_multiplier != 1 and not loop.use_dynamic_sampling:
@@ -140,7 +155,7 @@ def _dynamic_sampling(config: RLConfig) -> Iterator[str]:
 
 
 def _function_scopes(config: RLConfig) -> Iterator[str]:
-    """Reward functions for datasets or environments that no data has: they would never be called, without a word."""
+    """Reward functions that would never be called: they are for datasets or environments that the data do not have."""
     entries = [*(config.data.train or []), *(config.data.validation or [])]
     names = {entry.dataset_name for entry in entries if entry.dataset_name is not None}
     files = {PurePath(name) for name in names if PurePath(name).suffix or name.startswith("/")}
@@ -153,19 +168,19 @@ def _function_scopes(config: RLConfig) -> Iterator[str]:
             for name in given or ():
                 if name not in known:
                     yield (
-                        f"rewards.functions.{number}.{key} names '{name}', which no data has: "
-                        f"there is {', '.join(known) or 'none'}"
+                        f"rewards.functions.{number}.{key} names '{name}', which the data do not have: there is "
+                        f"{', '.join(known) or 'none'}"
                     )
 
 
 def policy_sampling(config: OnlineConfig) -> Iterator[str]:
-    """How completions are drawn in training."""
+    """How completions are sampled in training."""
     return _sampling(config.policy.generation, "policy.generation")
 
 
 def _sampling(generation: SamplingConfig, head: str) -> Iterator[str]:
     if any(not text for text in generation.stop_strings or ()):
-        yield f"{head}.stop_strings holds an empty text, which every completion has: remove it"
+        yield f"{head}.stop_strings has an empty text, which every completion contains: remove it"
     if any(token < 0 for token in generation.stop_token_ids or ()):
         yield f"{head}.stop_token_ids={generation.stop_token_ids}: ids of tokens are not negative"
     if generation.min_new_tokens > generation.max_new_tokens:
@@ -176,13 +191,13 @@ def _sampling(generation: SamplingConfig, head: str) -> Iterator[str]:
 
 
 def evaluation(config: EvalConfig) -> Iterator[str]:
-    """What is measured, and how answers are drawn."""
+    """The metric, and how answers are sampled."""
     settings, generation = config.eval, config.generation
     count, k = settings.num_tests_per_prompt, settings.k_value
     yield from _sampling(generation, "generation")
     if k > count:
         yield (
-            f"eval.k_value={k} is more than eval.num_tests_per_prompt={count}: sample at least k answers for each "
+            f"eval.k_value={k} is more than eval.num_tests_per_prompt={count}: sample at least k answers to each "
             "problem"
         )
     elif settings.metric == "cons@k" and count % k:

@@ -1,4 +1,4 @@
-"""What surrounds training: data, length, machines, checkpoints and the metric that ranks them."""
+"""Settings around the training: data, length, processes, checkpoints and the metric that ranks them."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from hone.registry import spec_of
 
 
 def validates(config: TrainingConfig) -> bool:
-    """Whether the run will have validation metrics: it has data for it, and a time to do it."""
+    """Whether the run has validation data and validates at some step."""
     loop = config.loop
     has_data = bool(config.data.validation) or any(e.split_validation_size for e in config.data.train or ())
     return has_data and bool(loop.val_period or loop.val_at_start or loop.val_at_end)
 
 
 def data(config: TrainingConfig | EvalConfig) -> Iterator[str]:
-    """Data that has no name."""
+    """Datasets without a name."""
     evaluation = isinstance(config, EvalConfig)
     sources: Sequence[DatasetSource] = [config.data] if evaluation else config.data.train or []  # type: ignore[union-attr, list-item]
     if not sources or any(source.dataset_name is None for source in sources):
@@ -37,7 +37,7 @@ def data(config: TrainingConfig | EvalConfig) -> Iterator[str]:
 
 
 def length(config: TrainingConfig) -> Iterator[str]:
-    """A run without an end, and more processes than a machine can have."""
+    """A run without an end, and more CPU processes than a machine can hold."""
     cluster, cores, section = config.cluster, os.cpu_count() or 1, own_section(config)
     most = max(64, 8 * cores)
     if cluster.ray_address is None and cluster.num_nodes == 1 and (cluster.cpu_workers_per_node or 0) > most:
@@ -50,7 +50,7 @@ def length(config: TrainingConfig) -> Iterator[str]:
 
 
 def checkpoints(config: TrainingConfig) -> Iterator[str]:
-    """How many are kept, and by which metric."""
+    """How many are kept, and the metric that ranks them."""
     settings = config.checkpointing
     if settings.keep_top_k is not None and settings.keep_top_k < 1:
         yield f"checkpointing.keep_top_k={settings.keep_top_k}: keep at least 1, or null for all"

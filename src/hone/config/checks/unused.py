@@ -1,7 +1,7 @@
-"""Settings that were given and have no effect, given the others. The user is told of each, with the reason.
+"""Settings that were given and have no effect, because of other settings. The user gets a notice with the reason.
 
-A key in a section that is not `enabled` is unused by itself; the table lists the others, with the condition under which
-they are read. `tests/unit/config/test_every_setting.py` checks that nothing is missing here.
+A key in a section whose `enabled` is false is unused. `unused_table` and the algorithms list the others, each with the
+condition under which it is read. `tests/unit/config/test_every_setting.py` checks that nothing is missing.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from hone.config.checks.unused_table import TABLE, UnusedUnless
+from hone.config.checks.conditions import ConditionalSettings
+from hone.config.checks.unused_table import conditional_settings
 from hone.config.dependent_defaults.settings import Settings
 from hone.config.nested import Path, dotted, without_places
 from hone.config.schema.base import derived_expression, fill_derived
@@ -32,13 +33,13 @@ def _reason(s: Settings, path: Path) -> str | None:
     key = dotted(without_places(path))
     if (switch := _switch(s.config, path)) is not None and key not in KEPT:
         return f"{switch} is off"
-    for entry in TABLE:
-        if isinstance(s.config, entry.configs) and _names(entry, key, s.section) and not entry.condition(s):
+    for entry in conditional_settings(type(s.config)):
+        if _names(entry, key, s.section) and not entry.condition(s):
             return entry.reason.format(section=s.section)
     return None
 
 
-def _names(entry: UnusedUnless, key: str, section: str) -> bool:
+def _names(entry: ConditionalSettings, key: str, section: str) -> bool:
     patterns = [pattern.format(section=section) for pattern in entry.keys]
     return any(key == name or key.startswith(f"{name.removesuffix('.*')}.") for name in patterns)
 
@@ -55,7 +56,7 @@ def _switch(config: BaseModel, path: Path) -> str | None:
 
 
 def _is_default(config: BaseModel, path: Path) -> bool:
-    """Whether it has the schema's default; what is below a free mapping never has."""
+    """Whether it has the schema's default. A key of a free mapping, such as kwargs, never has."""
     node: Any = config
     for part in path[:-1]:
         if isinstance(node, list):

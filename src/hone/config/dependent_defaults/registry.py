@@ -1,7 +1,7 @@
-"""Defaults that depend on what was given: a value of a recipe, a preset or a default never stands against the user's.
+"""Defaults that depend on given settings: a value of a recipe, a preset or the schema never contradicts the user's.
 
-Each rule knows settings that have to agree. Where one of them was given and another was not, the other gets a value
-that agrees, and the user is told. Where both were given nothing is changed: `checks` names both.
+Each rule is about settings that have to agree. If one was given and another was not, the other gets a value that
+agrees, and the user gets a notice. If both were given, nothing is changed: `checks` reports both.
 """
 
 from __future__ import annotations
@@ -9,40 +9,33 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from types import UnionType
 
-from hone.config.dependent_defaults import online, preferences, shared
+from hone.config.dependent_defaults import online, shared
 from hone.config.dependent_defaults.context import context
 from hone.config.dependent_defaults.settings import Adjustment, Rule, Settings
-from hone.config.schema import (
-    DPOConfig,
-    EvalConfig,
-    OnlineConfig,
-    PolicyGradientConfig,
-    RLConfig,
-    TrainingConfig,
-)
+from hone.config.schema import EvalConfig, OnlineConfig, PolicyGradientConfig, RLConfig, TrainingConfig
 
 MAX_ROUNDS = 8
-"""An adjusted setting may have others adjusted in turn; no chain is as long as this."""
+"""Bound on chains of adjustments: an adjusted setting may require that others are adjusted."""
 RULES: tuple[tuple[type | UnionType, Rule], ...] = (
     (EvalConfig, shared.evaluation),
     (EvalConfig, shared.turns),
     (TrainingConfig, shared.micro_batches),
-    (TrainingConfig, shared.layouts),
+    (TrainingConfig, shared.batching),
     (TrainingConfig, shared.budgets),
     (TrainingConfig, shared.adapters),
     (TrainingConfig | EvalConfig, context),
-    (DPOConfig, preferences.only_reader),
-    (DPOConfig, preferences.second_half),
     *((OnlineConfig, rule) for rule in online.RULES),
     (RLConfig, shared.turns),
     *((PolicyGradientConfig, rule) for rule in online.POLICY_GRADIENT),
-    *((RLConfig, rule) for rule in online.REWARDED),
+    (RLConfig, online.shaping),
+    (RLConfig, online.sampling),
+    (TrainingConfig, lambda settings: settings.config.adjustments(settings)),
 )
-"""Which configurations a rule is for, and the rule, in order."""
+"""Each rule, after the configurations that it applies to, in order."""
 
 
 def adjustments(settings: Settings) -> list[Adjustment]:
-    """What has to change, once for each key: the first rule that is about it decides."""
+    """The adjustments to make, at most one for each key: the first rule that names it decides."""
     found: dict[str, Adjustment] = {}
     for rule in (rule for configs, rule in RULES if isinstance(settings.config, configs)):
         for key, value, cause in rule(settings):
@@ -53,7 +46,7 @@ def adjustments(settings: Settings) -> list[Adjustment]:
 
 
 def notices(adjusted: Iterable[Adjustment], shown_as: Callable[[str], str]) -> list[str]:
-    """One sentence for each given setting that others follow; `shown_as` writes a key as KEY=VALUE."""
+    """One sentence for each given setting that others were adjusted to; `shown_as` writes a key as KEY=VALUE."""
     by_cause: dict[str, list[str]] = {}
     for key, _, cause in adjusted:
         by_cause.setdefault(cause, []).append(shown_as(key))

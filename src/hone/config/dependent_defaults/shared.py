@@ -1,4 +1,4 @@
-"""Batches, layouts, adapters, evaluation: what follows what in several kinds of runs."""
+"""Batches, batching methods, adapters and evaluation, of any algorithm."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def micro_batches(s: Settings) -> Iterator[Adjustment]:
             yield Adjustment(whole, nearest_multiple(size, part), micro)
 
 
-def layouts(s: Settings) -> Iterator[Adjustment]:
-    """A micro-batch is filled in one way."""
+def batching(s: Settings) -> Iterator[Adjustment]:
+    """Dynamic batching and sequence packing exclude each other."""
     for model in models(s):
-        keys = [f"{model}.{way}.enabled" for way in ("dynamic_batching", "sequence_packing")]
+        keys = [f"{model}.{method}.enabled" for method in ("dynamic_batching", "sequence_packing")]
         if all(s[key] for key in keys):
             for key, other in (keys, keys[::-1]):
                 if s.given(other):
@@ -32,12 +32,12 @@ def layouts(s: Settings) -> Iterator[Adjustment]:
 
 
 def budgets(s: Settings) -> Iterator[Adjustment]:
-    """A budget of tokens holds the longest sequence (the longest pair)."""
+    """A token budget holds the longest sequence, or the longest pair."""
     for model in models(s):
         longest, unit = f"{model}.max_total_sequence_length", s[model].sequences_per_unit
-        for way in ("dynamic_batching", "sequence_packing"):
-            for key in ("train_mb_tokens", "logprob_mb_tokens") if s[f"{model}.{way}.enabled"] else ():
-                budget = f"{model}.{way}.{key}"
+        for method in ("dynamic_batching", "sequence_packing"):
+            for key in ("train_mb_tokens", "logprob_mb_tokens") if s[f"{model}.{method}.enabled"] else ():
+                budget = f"{model}.{method}.{key}"
                 if s.given(budget) and s[budget] is not None and s[budget] < s[longest] * unit:
                     yield Adjustment(longest, max(2, s[budget] // unit), budget)
 
@@ -56,14 +56,14 @@ def adapters(s: Settings) -> Iterator[Adjustment]:
 
 
 def turns(s: Settings) -> Iterator[Adjustment]:
-    """An environment answers between turns."""
+    """An environment needs more than one turn."""
     turns = f"{s.section}.max_rollout_turns"
     if s.config.env.is_configured and s[turns] == 1:
         yield Adjustment(turns, 4, "env.path" if s["env.path"] else "env.tools")
 
 
 def evaluation(s: Settings) -> Iterator[Adjustment]:
-    """k answers are drawn of those of a problem, which differ."""
+    """pass@k and cons@k need at least k answers to each problem, and answers that differ."""
     k, count, temperature = "eval.k_value", "eval.num_tests_per_prompt", "generation.temperature"
     if s[k] > s[count] or (s["eval.metric"] == "cons@k" and s[count] % s[k]):
         yield Adjustment(count, s[k] * math.ceil(s[count] / s[k]), k)

@@ -1,36 +1,44 @@
-"""What a user's settings lie on: the schema's defaults, the recipe of an embedded model, a preset."""
+"""The layers below the user's settings: the schema's defaults, the recipe of an embedded model, a preset."""
 
 from __future__ import annotations
 
 from pathlib import Path as FilePath
-from typing import Any, get_args
+from typing import Any
 
 from hone.config import keys
 from hone.config.loading import files
 from hone.config.loading.translation import Translation
 from hone.config.nested import Path, drop, get, merge, put
-from hone.config.schema.grpo import Preset
+from hone.config.schema import ROOTS, section_of
 from hone.errors import ConfigError
 
 
 def model_key(algorithm: str) -> Path:
-    """The key of the name of the model that a run is about."""
+    """The key of the model's name."""
     return ("generation" if algorithm == "eval" else "policy", "model_name")
 
 
+def schema_defaults(algorithm: str) -> dict[str, Any]:
+    """The schema's defaults as a tree."""
+    tree = keys.defaults(ROOTS[algorithm])
+    if "checkpointing" in tree:
+        tree["checkpointing"]["checkpoint_dir"] = f"results/{algorithm}"
+    return tree
+
+
 def preset(first: Translation) -> dict[str, Any]:
-    """The settings of the method that `grpo.preset` names. Another name is the schema's to refuse."""
-    name = first.value_given(("grpo", "preset")) if first.algorithm == "grpo" else None
-    if name not in get_args(Preset):
-        return {}
-    return files.read(FilePath(__file__).parents[1] / "presets" / f"{name}.yaml")
+    """The settings of the method that the algorithm's `preset` names. The schema refuses an unknown name."""
+    key = (section_of(first.algorithm), "preset")
+    name = first.value_given(key) if keys.find(first.root, key).what == "key" else None
+    file = FilePath(__file__).parents[1] / "presets" / f"{name}.yaml"
+    return files.read(file) if isinstance(name, str) and name.isidentifier() and file.exists() else {}
 
 
 def base_tree(
     first: Translation, preset_tree: dict[str, Any], removed: list[Path], *, rewarded: bool
 ) -> tuple[dict[str, Any], list[str]]:
-    """The lower layers as one tree, and notices. `removed`: keys that the command line takes away (`~key`)."""
-    schema = keys.defaults(first.root)
+    """The lower layers as one tree, and notices. `removed`: keys that the command line removes (`~key`)."""
+    schema = schema_defaults(first.algorithm)
     recipe, notices = _recipe(first, rewarded=rewarded)
     base = merge(merge(schema, recipe), preset_tree)
     for part in ("policy", "value"):
@@ -41,11 +49,11 @@ def base_tree(
 
 
 def _recipe(first: Translation, *, rewarded: bool) -> tuple[dict[str, Any], list[str]]:
-    """What suits the embedded model, if the run is about one; its data only if the user gives none.
+    """The recipe of an embedded model: all of it if the run trains one; its data only if the user gives none.
 
-    Another model gets of it the data and the rewards that go with them, if the user says nothing of data but how much.
+    Another model gets the recipe's data and rewards, if the user's only setting of `data` is a limit of rows, or none.
     """
-    from hone import embedded  # the names of the embedded models are there; nothing heavy is imported
+    from hone import embedded  # only names of embedded models: nothing heavy is imported
 
     name = first.value_given(model_key(first.algorithm))
     own = isinstance(name, str) and embedded.is_embedded_model(name)
@@ -69,7 +77,7 @@ def _recipe(first: Translation, *, rewarded: bool) -> tuple[dict[str, Any], list
 
 
 def _trim_optimizer(base: dict[str, Any], first: Translation, part: str) -> None:
-    """Another optimizer class than the default's does not get the default's betas and eps."""
+    """Drop the default's betas and eps where the user gives another optimizer class."""
     path = (part, "optimizer", "name")
     if path not in first.given or first.value_given(path) == get(base, path):
         return
@@ -78,7 +86,7 @@ def _trim_optimizer(base: dict[str, Any], first: Translation, part: str) -> None
 
 
 def _restore(base: dict[str, Any], schema: dict[str, Any], path: Path, first: Translation) -> None:
-    """`~key`: back to the schema's default, or gone where the schema does not name the key."""
+    """`~key`: reset to the schema's default, or removed where the schema does not name the key."""
     found = keys.find(first.root, path)
     if found.what == "unknown":
         if first.is_foreign(path):

@@ -1,7 +1,7 @@
 """`load`: from a file and overrides to a typed, checked configuration.
 
-Layers, lowest first: the schema's defaults; the recipe of the embedded model, if the run is about one; a preset; the
-files that `defaults:` names; the file; the command line. Interpolations are resolved when all are together.
+Layers, lowest first: the schema's defaults; the recipe of the embedded model, if the run trains one; a preset; the
+files that `defaults:` names; the file; the command line. Interpolations are resolved in the merged tree.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from hone.config import keys
+from hone.config import dialects
 from hone.config.checks import registry, rollouts
 from hone.config.checks.run import validates
 from hone.config.checks.unused import unused
@@ -27,7 +27,7 @@ from hone.config.loading.layers import Layer
 from hone.config.loading.notices import translation_notices
 from hone.config.loading.translation import Translation
 from hone.config.nested import Path, dotted, escape, get, leaves, put, shown, split_path
-from hone.config.schema import ROOTS, EvalConfig, OnlineConfig
+from hone.config.schema import ROOTS, EvalConfig, OnlineConfig, own_section
 from hone.config.schema.run import RewardFunctionConfig
 from hone.config.secrets import SECRETS, masked, with_references
 from hone.errors import ConfigError
@@ -38,13 +38,13 @@ Config = TypeVar("Config", bound=BaseModel)
 
 @dataclass
 class Loaded(Generic[Config]):
-    """A configuration, and what the user should know about how it was read."""
+    """A configuration, and notices for the user about how it was read."""
 
     config: Config
-    notices: list[str] = field(default_factory=list)
-    algorithm: str = "sft"
+    notices: list[str]
+    algorithm: str
     references: dict[Path, str] = field(default_factory=dict)
-    """What stays a reference to an environment variable when it is written down."""
+    """Values that are written to files as references to environment variables."""
 
     def to_yaml(self) -> str:
         """The resolved configuration, without its secrets (`hone.config.secrets`). Given as --config it loads to an
@@ -68,7 +68,7 @@ def load(
     Settings that depend on the devices stay None here: `planning.planner` chooses them when the devices are known.
     """
     user, layers, removed = _user_layers(algorithm, config_path, overrides)
-    first = Translation(algorithm, keys.defaults(ROOTS[algorithm]), user, layers)
+    first = Translation(algorithm, lower_layers.schema_defaults(algorithm), user, layers)
     preset = lower_layers.preset(first)
     base, notices = lower_layers.base_tree(first, preset, removed, rewarded="rewards" in user)
     translation, config, problems, adjusted = _adjusted(algorithm, base, user, layers)
@@ -90,7 +90,7 @@ def load(
 def _adjusted(
     algorithm: str, base: dict[str, Any], user: dict[str, Any], layers: list[Layer]
 ) -> tuple[Translation, Any | None, list[str], list[Adjustment]]:
-    """The user's settings on top of the base, whose values are adjusted where they contradict the user's."""
+    """The user's settings on top of the base; values of the base that contradict the user's are adjusted."""
     adjusted: dict[str, Adjustment] = {}
     lower = copy.deepcopy(base)
     translation, config, problems = _validated(algorithm, lower, user, layers)
@@ -111,7 +111,7 @@ def _adjusted(
 def _validated(
     algorithm: str, base: dict[str, Any], user: dict[str, Any], layers: list[Layer]
 ) -> tuple[Translation, Any | None, list[str]]:
-    """The typed configuration, or None and what is wrong."""
+    """The typed configuration, or None, and what is wrong."""
     translation = Translation(algorithm, base, user, layers)
     tree = translation.run()
     problems = list(translation.problems)
@@ -128,7 +128,7 @@ def _value_of(config: Any, key: str) -> Any:
 def _user_layers(
     algorithm: str, config_path: FilePath | str | None, texts: Sequence[str | overrides.Override]
 ) -> tuple[dict[str, Any], list[Layer], list[Path]]:
-    """The user's tree, which layer sets which leaves, and what `~key` took away."""
+    """The user's tree, the leaves that each layer sets, and the keys that `~key` removed."""
     chain = files.chain(FilePath(config_path)) if config_path is not None else []
     user = files.merged(chain)
     for spec in specs().values():
@@ -153,28 +153,32 @@ def _user_layers(
 
 
 def _preset_notice(preset: dict[str, Any], config: Any, translation: Translation) -> list[str]:
-    """Which of its settings hold, beside those that were given."""
+    """The preset's settings that are not overridden by given ones."""
     if not preset:
         return []
-    resolved = config.model_dump(warnings=False)
-    held = [
-        f"{dotted(path)}={shown(get(resolved, path))}"
-        for path, _ in leaves(preset)
-        if path not in translation.given
-    ]
-    return [f"grpo.preset={get(resolved, ('grpo', 'preset'))}: {', '.join(held)}"]
+    tree = config.model_dump(warnings=False)
+    used = [path for path, _ in leaves(preset) if path not in translation.given]
+    settings = ", ".join(f"{dotted(path)}={shown(get(tree, path))}" for path in used)
+    return [f"{own_section(config)}.preset={config.loop.preset}: {settings}"]
 
 
 def _complete(config: Any, translation: Translation) -> list[str]:
-    """Set defaults that depend on what else was given. Returns notices about them."""
+    """Set defaults that depend on other settings. Returns notices about them."""
     notices = []
     evaluation = isinstance(config, EvalConfig)
     if isinstance(config, OnlineConfig | EvalConfig) and not config.rewards.functions:
-        own = isinstance(config, EvalConfig) and bool(config.env.path)
-        named = rollouts.environment_names(config)
-        if named == ["math"] or (evaluation and not named and not own):
-            config.rewards.functions = [RewardFunctionConfig(name="math")]
-            notices.append("rewards.functions was not given: answers are checked as mathematics (`math`)")
+        names = rollouts.environment_names(config)
+        function = dialects.reward_environments().get(names[0]) if len(names) == 1 else None
+        if isinstance(config, EvalConfig) and not names and not config.env.path:
+            function = "math"
+        if function is not None:
+            config.rewards.functions = [RewardFunctionConfig(name=function)]
+            about = (
+                "answers are checked as mathematics (`math`)"
+                if function == "math"
+                else f"`{function}` is used"
+            )
+            notices.append(f"rewards.functions was not given: {about}")
     sampler = (
         config.generation if isinstance(config, EvalConfig) else getattr(config.policy, "generation", None)
     )

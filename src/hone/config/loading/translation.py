@@ -32,8 +32,8 @@ from hone.errors import ConfigError
 
 
 class Translation:
-    """Our keys from a user's tree. `problems` lists what is wrong, under the names that the user wrote; `ignored` lists
-    the keys that have no effect, by reason."""
+    """Our keys from a user's tree. `problems` lists what is wrong, under the names that the user wrote; `ignored`
+    lists the keys that have no effect, by reason."""
 
     def __init__(
         self, algorithm: str, base: dict[str, Any], user: dict[str, Any], layers: list[Layer]

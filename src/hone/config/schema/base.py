@@ -1,4 +1,4 @@
-"""What every section shares: no unknown keys, strict types, a docstring per key, derived values."""
+"""The base of every section: no unknown keys, strict types, docstrings as descriptions, derived defaults."""
 
 from __future__ import annotations
 
@@ -30,10 +30,7 @@ class ConfigModel(BaseModel):
     """A section of the configuration. Unknown keys and wrong types are errors, never conversions."""
 
     model_config = ConfigDict(
-        extra="forbid",
-        strict=True,
-        use_attribute_docstrings=True,
-        protected_namespaces=(),
+        extra="forbid", strict=True, use_attribute_docstrings=True, protected_namespaces=()
     )
 
 
@@ -43,10 +40,10 @@ def section(model: type[ConfigModel]) -> Any:
 
 
 def derived(expression: str) -> Any:
-    """A key whose default follows another key; `expression` is an interpolation such as `${.top_p}`.
+    """A key whose default is derived from another key; `expression` is an interpolation such as `${.top_p}`.
 
-    The attribute is never None on a validated root (unless the other key is); null in a file: derive it. What
-    follows a key that is chosen when the run starts (null until then) is derived again by `fill_derived` after that.
+    null in a file means: derive it. On a validated root the attribute is None only if the other key is. Where the
+    planner chooses the other key when the run starts, `fill_derived` is called again after that.
     """
     return Field(default=None, json_schema_extra={"derived": expression})
 
@@ -73,7 +70,7 @@ def _minus_one_is_none(value: Any) -> Any:
 
 
 CountOrAll = Annotated[Count | None, BeforeValidator(_minus_one_is_none)]
-"""A count; null, or -1 as upstream writes it, means no limit."""
+"""A count; null or -1 means no limit."""
 
 
 def _zero_is_none(value: Any) -> Any:
@@ -81,7 +78,7 @@ def _zero_is_none(value: Any) -> Any:
 
 
 TopK = Annotated[Count | None, BeforeValidator(_zero_is_none)]
-"""As CountOrAll, where 0 means no limit too."""
+"""As CountOrAll; 0 means no limit too."""
 
 
 def derived_expression(model: type[BaseModel], name: str) -> str | None:
@@ -102,7 +99,7 @@ def _underived(
 
 
 def fill_derived(root: BaseModel) -> None:
-    """Give every derived field that is still None the value of its expression."""
+    """Set every derived field that is None to the value of its expression."""
     missing = list(_underived(root))
     if not missing:
         return
@@ -118,7 +115,7 @@ def fill_derived(root: BaseModel) -> None:
 
 
 class RunConfig(ConfigModel):
-    """All settings of one command; derived ones are filled in once the whole is valid."""
+    """All settings of one command. Derived ones are filled in after validation."""
 
     @model_validator(mode="after")
     def _fill(self) -> Self:

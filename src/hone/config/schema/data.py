@@ -15,40 +15,39 @@ class DatasetSource(ConfigModel):
     """One dataset and how its rows are read."""
 
     dataset_name: str | None = None
-    """A file (JSONL, JSON, Parquet), a folder, a Hugging Face dataset, the embedded hone/word-problems, or a class or
-    function of your own that gives rows: `my_data.py:MyDataset` or `pkg.module.MyDataset`."""
+    """A file (JSONL, JSON, Parquet, CSV), a folder, a Hugging Face dataset, the embedded hone/word-problems, or your
+    own class or function that yields rows: `my_data.py:MyDataset` or `pkg.module.MyDataset`."""
     kwargs: dict[str, Any] = Field(default_factory=dict)
     """Arguments of that class or function, such as `{data_path: rows.json}`."""
     subset: str | None = None
     """Configuration of a Hugging Face dataset, such as `main`."""
     split: str | None = None
-    """Split to read; null: `train` for training, the first held-out one there is for validation."""
+    """Split to read; null: `train` for training, the first held-out split for validation."""
     seed: int | None = None
     """Seed of the split into training and validation rows; null: the run's."""
     limit: int | None = Field(None, ge=1)
-    """Use the first so many rows only."""
+    """Use only this many rows, the first ones."""
     input_key: str | None = None
-    """Column of the prompt; null: found from the row's format."""
+    """Column of the prompt; null: detected from the columns."""
     output_key: str | None = None
-    """Column of the answer; null: found from the row's format."""
+    """Column of the answer; null: detected from the columns."""
     prompt_template: str | None = None
-    """Text with `{column}` places, such as "Human: {input}\\n\\nAssistant: {output}"."""
+    """Text with `{column}` placeholders, such as "Human: {input}\\n\\nAssistant: {output}"."""
     prompt_file: LocalPath | None = None
-    """File with a text around the prompt, in which `{}` stands for it."""
+    """File with a text in which `{}` is replaced by the prompt."""
     system_prompt_file: LocalPath | None = None
     """File with a system message for every prompt."""
     env_name: str | None = None
-    """Which environment answers these prompts: a name under `env`. `math`, as upstream writes it: none, and with no
-    reward functions given answers are checked as mathematics."""
+    """Name under `env` of the environment for these prompts; null: the environment of all prompts, if there is one."""
 
 
 class DatasetEntry(DatasetSource):
     """One dataset of a mixture."""
 
     split_validation_size: float = Field(0.0, ge=0, lt=1)
-    """Part of the rows set aside for validation (data.train, when data.validation is not given)."""
+    """data.train: fraction of the rows that is held out for validation."""
     weight: float = Field(1.0, gt=0)
-    """Share of this dataset in the mixture, relative to the others'."""
+    """Weight of this dataset in the mixture, relative to the others."""
 
 
 def _entries(value: Any) -> Any:
@@ -62,20 +61,20 @@ class DataConfig(ConfigModel):
     """Training and validation data. `train` and `validation` each take one entry or a list of entries."""
 
     train: Annotated[Entries | None, BeforeValidator(_entries)] = None
-    """What is trained on; the typed configuration always holds a list."""
+    """Training data. (In Python: always a list.)"""
     validation: Annotated[Entries | None, BeforeValidator(_entries)] = None
-    """What is validated on; null: rows that `split_validation_size` sets aside, if any."""
+    """Validation data; null: the rows held out by `split_validation_size`, if any."""
     default: DatasetEntry = section(DatasetEntry)
     max_input_seq_length: Derived[Count] = derived("${policy.max_total_sequence_length}")
-    """Longest prompt in tokens."""
+    """Maximum tokens of a prompt."""
     overlong_prompts: Literal["error", "drop"] = "error"
-    """What to do with a prompt that is longer; dropped ones are counted."""
+    """Longer prompts: stop with an error, or drop and count them."""
     shuffle: bool = True
-    """Draw rows in an order given by the seed; false: in the file's order."""
+    """Shuffle the rows by the seed; false: keep the file's order."""
     add_bos: bool = True
-    """Begin with the tokenizer's beginning-of-sequence token, if it has one and the template puts none."""
+    """Begin with the tokenizer's BOS token, if it has one and the chat template does not write it."""
     add_eos: bool = True
-    """End a trained-on answer with the end-of-sequence token, if the template does not put it."""
+    """End a trained answer with the EOS token, if the chat template does not write it."""
 
     @model_validator(mode="after")
     def _apply_default(self) -> Self:
@@ -89,9 +88,9 @@ class PreferenceEntry(DatasetEntry):
     """One dataset of comparisons. `input_key` is the prompt's column here."""
 
     chosen_key: str | None = None
-    """Column of the better answer; null: found from the row's format."""
+    """Column of the better answer; null: detected from the columns."""
     rejected_key: str | None = None
-    """Column of the worse answer; null: found from the row's format."""
+    """Column of the worse answer; null: detected from the columns."""
 
 
 def _preference_entries(value: Any) -> Any:
@@ -105,27 +104,27 @@ class PreferenceDataConfig(DataConfig):
     """Comparisons to train and validate on. `train` and `validation` each take one entry or a list of entries."""
 
     train: PreferenceEntries = None  # type: ignore[assignment]
-    """What is trained on; the typed configuration always holds a list."""
+    """Training data. (In Python: always a list.)"""
     validation: PreferenceEntries = None  # type: ignore[assignment]
-    """What is validated on; null: rows that `split_validation_size` sets aside, if any."""
+    """Validation data; null: the rows held out by `split_validation_size`, if any."""
     default: PreferenceEntry = section(PreferenceEntry)
 
 
 class PromptDataConfig(DataConfig):
-    """Prompts to roll out."""
+    """Prompts to sample completions for. `train` and `validation` each take one entry or a list of entries."""
 
     add_generation_prompt: bool = True
-    """Put the template's opening of an assistant turn after the prompt."""
+    """End a prompt with the chat template's opening of an assistant turn."""
 
 
 class EvalDataConfig(DatasetSource):
     """The problems to evaluate on."""
 
     max_input_seq_length: Derived[Count] = derived("${generation.max_model_len}")
-    """Longest prompt in tokens."""
+    """Maximum tokens of a prompt."""
     overlong_prompts: Literal["error", "drop"] = "error"
-    """What to do with a prompt that is longer; dropped ones are counted."""
+    """Longer prompts: stop with an error, or drop and count them."""
     repeat: int = Field(1, ge=1)
-    """Ask every problem so many times."""
+    """How many times each problem is asked."""
     add_bos: bool = True
-    """Begin with the tokenizer's beginning-of-sequence token, if it has one and the template puts none."""
+    """Begin with the tokenizer's BOS token, if it has one and the chat template does not write it."""

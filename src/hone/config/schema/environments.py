@@ -1,4 +1,4 @@
-"""`env`: what answers a model between its turns: tools and environments."""
+"""`env`: environments and tools, which answer the model between its turns."""
 
 from __future__ import annotations
 
@@ -14,48 +14,46 @@ class EnvironmentConfig(ConfigModel):
     """One environment: tools, a class of your own, or both."""
 
     path: LocalName | None = None
-    """What makes environments: `my_env.py:Class` or `pkg.module.Class`, with `reset` and `step`; TRL's
-    `environment_factory` and environments of `verifiers` are taken as they are (docs/environments.md)."""
+    """Class or function that creates environments: `my_env.py:Class` or `pkg.module.Class`, with `reset` and `step`.
+    TRL's `environment_factory` and environments of `verifiers` work unchanged (docs/environments.md)."""
     kwargs: dict[str, Any] = Field(default_factory=dict)
     """Arguments of that class or function."""
     tools: list[LocalName] = Field(default_factory=list)
-    """Functions that the model may call, `my_tools.py:name` or `pkg.module.name`: with type hints and a docstring that
-    says what each argument is."""
+    """Functions that the model may call, `my_tools.py:name` or `pkg.module.name`. Each needs type hints and a
+    docstring that describes its arguments."""
     action: str | None = None
-    """OpenEnv: the function that makes an action of a message of the model's."""
+    """OpenEnv: the function that turns a message of the model into an action."""
     observation: str | None = None
-    """OpenEnv: the function that makes text of what the server answers."""
+    """OpenEnv: the function that turns the server's answer into text."""
     num_workers: int = Field(128, ge=1)
-    """Rollouts that have this environment at once, each in a process of its own."""
+    """Maximum number of concurrent rollouts with this environment, each in its own process."""
     timeout_s: float = Field(10.0, gt=0)
-    """Seconds after which a call is stopped. A tool function's time-out is told to the model; another environment's
+    """Seconds after which a call is stopped. The model is told of a tool function's time-out; that of an environment
     fails the rollout."""
     load_timeout_s: float = Field(120.0, gt=0)
-    """Seconds that importing it may take."""
+    """Seconds that the import may take."""
     memory_limit_mb: int | None = Field(None, ge=1)
     """Address space of a rollout's process (Linux); null: no limit."""
     max_observation_chars: int = Field(20_000, ge=1)
-    """Characters of one answer or tool result; what is longer is cut, and counted."""
+    """Maximum characters of an observation or tool result; longer ones are truncated and counted."""
     reward_weight: float = 1.0
-    """Factor of the environment's own reward in the sum."""
+    """Weight of the environment's own reward in the total reward."""
 
 
 class EnvConfig(EnvironmentConfig):
-    """The environment of all prompts, and under further names those that data choose by `env_name`."""
+    """The environment of all prompts, and named environments, which data select by `env_name`."""
 
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, EnvironmentConfig] = Field(init=False)
     named_entries: ClassVar[type[ConfigModel]] = EnvironmentConfig
-    """What a key that is no field of this section holds."""
-    not_entries: ClassVar[tuple[str, ...]] = ("math",)
-    """Upstream's name of what is no environment here."""
+    """The section behind a name that is not a field of this one."""
     max_wait_s: float | None = Field(1.0, ge=0)
-    """How long the generator waits for environments that have not answered before it goes on with the others; null: for
-    all. Whoever it does not wait for joins a later batch, which can change log-probabilities in their last bits."""
+    """Seconds that the generator waits for slow environments before it generates for the others; null: no limit. A
+    rollout that it does not wait for joins a later batch, which can change log-probabilities in their last bits."""
 
     @property
     def named(self) -> dict[str, EnvironmentConfig]:
-        """The environments that data choose by name."""
+        """The environments that data select by name."""
         return dict(self.__pydantic_extra__ or {})
 
     @property

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Iterator
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from hone.config.paths import LocalPath
+from hone.config.checks.conditions import ConditionalSettings, only_for
+from hone.config.dependent_defaults.settings import Adjustment, Settings
 from hone.config.schema.base import ConfigModel, section
 from hone.config.schema.online import PolicyGradientConfig, RLSection
-from hone.config.schema.run import OnlineCheckpointingConfig
 
 Preset = Literal[
     "grpo",
@@ -28,56 +29,90 @@ Preset = Literal[
 
 
 class GRPOEstimatorConfig(ConfigModel):
-    """What an advantage is measured against, and in what unit."""
+    """The advantage estimator."""
 
     name: Literal["grpo", "rloo", "reinforce_plus_plus", "gdpo", "maxrl"] = "grpo"
-    """`grpo`: relative to the group, as the two settings below `grpo` say. `rloo`: reward minus the mean of the
-    group's others. `reinforce_plus_plus`: rewards in units of the whole rollout's standard deviation. `gdpo`: each
-    reward function by itself as in `grpo`, then their weighted sum in units of its standard deviation over the rollout.
-    `maxrl`: reward minus the group's mean, over that mean."""
+    """`grpo`: reward minus the group's baseline (use_leave_one_out_baseline, normalize_rewards). `rloo`: reward minus
+    the mean of the group's other rewards. `reinforce_plus_plus`: rewards divided by their standard deviation over the
+    rollout. `gdpo`: as `grpo` for each reward function, then the weighted sum, divided by its standard deviation over
+    the rollout. `maxrl`: reward minus the group's mean, divided by that mean."""
     minus_baseline: bool = True
-    """reinforce_plus_plus: take the group's mean off first (REINFORCE++-baseline)."""
+    """reinforce_plus_plus: first subtract the group's mean (REINFORCE++-baseline)."""
     reward_weights: list[float] | None = None
-    """gdpo: a weight for each reward function, in the alphabetical order of their names; null: their own weights."""
+    """gdpo: one weight per reward function, in alphabetical order of the functions' names; null: the functions' own
+    weights."""
 
 
 class GRPOSection(RLSection):
-    """Group relative policy optimization: rollouts, advantages, validation."""
+    """Group relative policy optimization: rollouts, advantages, validations."""
+
+    passes_key: ClassVar[str | None] = "num_updates_per_rollout"
 
     preset: Preset | None = None
-    """A method's own settings (docs/rl.md), below those that are given; null: none."""
+    """The published settings of a method (docs/rl.md); settings that you give take precedence. null: none."""
     num_updates_per_rollout: int = Field(1, ge=1)
     """Passes of the optimizer over each rollout."""
     adv_estimator: GRPOEstimatorConfig = section(GRPOEstimatorConfig)
     normalize_rewards: bool = True
     """`grpo`, `gdpo`: divide advantages by the group's standard deviation."""
     use_leave_one_out_baseline: bool = True
-    """`grpo`, `gdpo`: the baseline of a completion is the mean of the others of its group; false: the group's mean."""
+    """`grpo`, `gdpo`: a completion's baseline is the mean of the group's other rewards; false: the group's mean."""
     advantage_clip_low: float | None = None
     """Lower limit of advantages; null: none."""
     advantage_clip_high: float | None = None
     """Upper limit of advantages; null: none."""
 
-    @property
-    def updates_per_rollout(self) -> int:
-        """Passes of the optimizer over each rollout."""
-        return self.num_updates_per_rollout
-
-
-class GRPOCheckpointingConfig(OnlineCheckpointingConfig):
-    """When checkpoints are written, and which are kept. The newest is always kept."""
-
-    checkpoint_dir: LocalPath = "results/grpo"
-    """The run's folder. The same command again goes on from the newest checkpoint in it."""
-
 
 class GRPOConfig(PolicyGradientConfig):
     """All settings of `hone grpo`."""
 
-    grpo: GRPOSection = section(GRPOSection)
-    checkpointing: GRPOCheckpointingConfig = section(GRPOCheckpointingConfig)
+    conditional: ClassVar[tuple[ConditionalSettings, ...]] = (
+        only_for("grpo gdpo", "grpo: normalize_rewards use_leave_one_out_baseline"),
+    )
 
-    @property
-    def loop(self) -> GRPOSection:
-        """How long the run is, when it validates, what it draws with: the section of the command's own name."""
-        return self.grpo
+    grpo: GRPOSection = section(GRPOSection)
+
+    def problems(self) -> Iterator[str]:
+        """Settings that an advantage estimator excludes, and limits of advantages that exclude each other."""
+        grpo, name, functions = self.grpo, self.grpo.adv_estimator.name, self.rewards.functions
+        weights, in_reward = grpo.adv_estimator.reward_weights, self.loss_fn.use_kl_in_reward
+        if weights is not None and name != "gdpo":
+            yield f"grpo.adv_estimator.reward_weights is for gdpo, but grpo.adv_estimator.name={name}: set it to null"
+        elif weights is not None and len(weights) != len(functions):
+            yield (
+                f"grpo.adv_estimator.reward_weights has {len(weights)} numbers, but rewards.functions has "
+                f"{len(functions)} functions: give one for each, in alphabetical order of their names"
+            )
+        if name == "gdpo":
+            for key in ("reward_scaling", "reward_shaping"):
+                if getattr(grpo, key).enabled:
+                    yield (
+                        f"grpo.{key}.enabled=true changes the sum of the rewards, but gdpo learns from each of them: "
+                        "set it to false, and make it a reward function (such as `length`)"
+                    )
+            if in_reward:
+                yield "loss_fn.use_kl_in_reward=true: gdpo learns from the reward functions alone; set it to false"
+        if name == "maxrl":
+            scale, shape = grpo.reward_scaling, grpo.reward_shaping
+            shaped = shape.enabled and shape.stop_properly_penalty_coef is None
+            if shaped or (scale.enabled and scale.target_min < 0):
+                yield (
+                    "grpo.adv_estimator.name=maxrl divides by a group's mean reward, so no reward may be negative: set "
+                    "grpo.reward_scaling.target_min to 0, and grpo.reward_shaping.enabled to false"
+                )
+            if in_reward:
+                yield "loss_fn.use_kl_in_reward=true makes rewards negative, which maxrl cannot use; set it to false"
+        low, high = grpo.advantage_clip_low, grpo.advantage_clip_high
+        if low is not None and high is not None and low >= high:
+            yield f"grpo.advantage_clip_low={low} is not below grpo.advantage_clip_high={high}"
+
+    def adjustments(self, settings: Settings) -> Iterator[Adjustment]:
+        """reward_weights select gdpo; gdpo and maxrl turn off what they exclude."""
+        name, weights = "grpo.adv_estimator.name", "grpo.adv_estimator.reward_weights"
+        if settings.given(weights) and settings[weights] is not None:
+            yield Adjustment(name, "gdpo", weights)
+        if settings[name] in ("gdpo", "maxrl"):
+            yield Adjustment("grpo.reward_shaping.enabled", False, name)
+            if settings[name] == "gdpo":
+                yield Adjustment("grpo.reward_scaling.enabled", False, name)
+            yield Adjustment("loss_fn.use_kl_in_reward", False, name)

@@ -1,4 +1,4 @@
-"""`policy`: the model that is trained, its batches, its optimizer, and where it is placed."""
+"""`policy`: the model that is trained, its tokenizer, batches, optimizer, parallelism, and how it samples."""
 
 from __future__ import annotations
 
@@ -15,12 +15,19 @@ class TokenizerConfig(ConfigModel):
     """The tokenizer and its chat template."""
 
     name: Derived[LocalName] = derived("${policy.model_name}")
-    """Tokenizer name or folder; the model's own if not given."""
+    """Tokenizer name or folder; default: the model's own."""
     chat_template: TemplateOrPath | None = "default"
-    """`default`: the tokenizer's own. null: contents of the messages one after another.
-    Else the name of one of several that the tokenizer has, a Jinja template, or the path of a file that holds one."""
+    """`default`: the tokenizer's own template. null: the messages' contents, concatenated. Otherwise the name of one
+    of the tokenizer's templates, a Jinja template, or the path of a file that holds one."""
     chat_template_kwargs: dict[str, Any] | None = None
-    """Further variables for the chat template, such as `enable_thinking`."""
+    """Variables passed to the chat template, such as `enable_thinking`."""
+
+
+def adamw(lr: float, weight_decay: float = 0.01, beta2: float = 0.999, eps: float = 1.0e-8) -> Any:
+    """A field whose default is these arguments of AdamW."""
+    return Field(
+        default_factory=lambda: {"lr": lr, "weight_decay": weight_decay, "betas": [0.9, beta2], "eps": eps}
+    )
 
 
 class OptimizerConfig(ConfigModel):
@@ -28,12 +35,12 @@ class OptimizerConfig(ConfigModel):
 
     name: str = "torch.optim.AdamW"
     """Dotted name of a `torch.optim.Optimizer` class."""
-    kwargs: dict[str, Any] = Field(default_factory=dict)
+    kwargs: dict[str, Any] = adamw(lr=5.0e-6)
     """Arguments of the class: lr, weight_decay, betas, eps …"""
 
 
 class SchedulerEntry(ConfigModel):
-    """One phase of the learning rate, or (last entry) the steps at which one phase gives way to the next."""
+    """One phase of the learning-rate schedule, or (last entry) the steps at which the next phase begins."""
 
     name: str | None = None
     """Dotted name of a `torch.optim.lr_scheduler` class."""
@@ -51,10 +58,10 @@ Scheduler = Annotated[list[SchedulerEntry] | None, BeforeValidator(_one_is_a_lis
 
 
 class TokenBudgetConfig(ConfigModel):
-    """Micro-batches that are filled up to a budget of tokens."""
+    """Micro-batches filled up to a budget of tokens."""
 
     enabled: bool = False
-    """Fill micro-batches by tokens rather than by count of sequences."""
+    """Fill micro-batches by number of tokens rather than of sequences."""
     train_mb_tokens: Derived[Count] = derived(
         "${mul:${policy.max_total_sequence_length},${policy.train_micro_batch_size}}"
     )
@@ -73,41 +80,42 @@ class DynamicBatchingConfig(TokenBudgetConfig):
 
 
 class SequencePackingConfig(TokenBudgetConfig):
-    """Several sequences end to end in one row, none of which sees another."""
+    """Several sequences packed into one row; no sequence attends to another."""
 
     enabled: bool = False
-    """Pack sequences, up to the budget of tokens. Without packing, completions of one prompt share it."""
+    """Pack sequences up to the budget of tokens. Without packing, the completions of a prompt share its
+    computation."""
 
 
 class ModelConfig(ConfigModel):
     """The model that is trained."""
 
     part: ClassVar[str] = "policy"
-    """The section that these settings are, which is the model's name in a checkpoint."""
+    """The name of this section, which is also the model's name in a checkpoint."""
     has_scalar_head: ClassVar[bool] = False
-    """Whether its head says one number (a reward or value model) rather than what comes next."""
+    """Whether the head outputs one number (a reward or value model) rather than logits over the vocabulary."""
     sequences_per_unit: ClassVar[int] = 1
-    """Sequences that sizes of batches count as one: 2 where they count pairs."""
+    """Sequences in one unit of a batch size: 2 where batch sizes count pairs."""
 
     model_name: LocalName = "hone/tiny"
     """Hugging Face name or folder of the model; or an embedded one: `hone/tiny`, `hone/tiny-sft`."""
     tokenizer: TokenizerConfig = section(TokenizerConfig)
     trust_remote_code: bool = False
-    """Run the Python code that the model's or the tokenizer's folder brings, where transformers has none for it. It
-    runs with your rights: read it first."""
+    """Run the Python code in the model's or the tokenizer's folder, where transformers has none for it. The code runs
+    with your permissions: read it first."""
     hf_config_overrides: dict[str, Any] = Field(default_factory=dict)
-    """Values that replace those of the model's own config.json."""
+    """Values that override those in the model's config.json."""
     train_global_batch_size: int = Field(32, ge=1)
     """Sequences per optimizer step, over all devices."""
     train_micro_batch_size: Count | None = None
-    """Sequences per forward and backward on one device; null: chosen to fit it. Changes memory and speed, never the
+    """Sequences per forward and backward pass on one device; null: as many as fit. Changes memory and speed, never the
     result."""
     logprob_batch_size: Derived[Count] = derived("${policy.train_micro_batch_size}")
-    """Sequences per forward when only log-probabilities are computed."""
+    """Sequences per forward pass when only log-probabilities are computed."""
     max_total_sequence_length: int = Field(1024, ge=2)
     """Longest sequence, prompt and completion together, in tokens."""
     precision: Precision = "bfloat16"
-    """Number format of the forward and backward. The optimizer's copy of the weights stays float32."""
+    """Number format of forward and backward passes. The optimizer's copy of the weights is always float32."""
     max_grad_norm: float | None = Field(1.0, gt=0)
     """Gradients are clipped to this global norm; null: not clipped."""
     optimizer: OptimizerConfig = section(OptimizerConfig)
@@ -116,30 +124,30 @@ class ModelConfig(ConfigModel):
     dynamic_batching: DynamicBatchingConfig = section(DynamicBatchingConfig)
     sequence_packing: SequencePackingConfig = section(SequencePackingConfig)
     disable_dropout: bool = True
-    """Turn off the dropout that the model came with (GPT-2's 0.1), so that ratios to old and reference
-    log-probabilities begin at 1. An adapter's is `lora.dropout`. Where any is on, a sample's is the same in every
-    forward."""
+    """Turn off the model's own dropout (0.1 in GPT-2), so that ratios to old and reference log-probabilities begin at
+    1. Adapters have `lora.dropout`. Where dropout is on, a sample's dropout mask is the same in every forward
+    pass."""
     router_aux_loss_coef: float | None = Field(None, ge=0)
-    """Weight of the balancing loss of a mixture of experts (arXiv 2101.03961), counted over the global batch at the
-    cost of one forward more and reported as `router_aux_loss`. null: the model's own where its config has
-    output_router_logits, else 0."""
+    """Weight of the load-balancing loss of a mixture of experts (arXiv 2101.03961). It is computed over the global
+    batch, which costs one more forward pass, and reported as `router_aux_loss`. null: the model's own weight if its
+    config.json sets output_router_logits, else 0."""
     activation_checkpointing: bool | None = None
-    """Recompute activations in the backward: less memory, about a third slower. Same result. null: where it is
-    needed to fit."""
+    """Recompute activations in the backward pass: less memory, about a third slower, same result. null: if needed to
+    fit the memory."""
     logprob_chunk_size: int | None = Field(None, ge=1)
-    """Target tokens per chunk of the output layer; null: chosen. Changes memory, not the result."""
+    """Target tokens per chunk of the output layer; null: chosen by the planner. Changes memory, not the result."""
     tensor_parallel_size: Count | None = None
-    """Devices that share each layer; null: 1, or more of a node where that is needed to fit."""
+    """Devices that share each layer; null: 1, or more devices of a node if needed to fit the memory."""
     context_parallel_size: int = Field(1, ge=1)
     """Devices that share each sequence."""
     pipeline_parallel_size: int = Field(1, ge=1)
     """Devices that each hold some of the layers."""
     dp_replicate_size: int = Field(1, ge=1)
-    """Groups of data-parallel devices that each hold a whole copy of the sharded model."""
+    """Data-parallel replicas, each of which shards a whole copy of the model (HSDP)."""
     sequence_parallel: bool = False
-    """With tensor parallelism: also share the parts between the layers along the sequence."""
+    """With tensor parallelism: also shard the activations between the layers along the sequence."""
     cpu_offload: bool | None = None
-    """Keep weights, gradients and optimizer state in host memory between uses; slow. null: where nothing else fits."""
+    """Keep weights, gradients and optimizer state in host memory between uses; slow. null: if nothing else fits."""
     lora: LoraConfig = section(LoraConfig)
 
 
@@ -147,24 +155,25 @@ class SamplingConfig(ConfigModel):
     """How completions are sampled."""
 
     backend: Literal["auto", "builtin", "vllm"] = "auto"
-    """`builtin`: Hone's own generator; `vllm`; `auto`: the best that is there."""
+    """`builtin`: Hone's own generator. `vllm`. `auto`: the best one installed."""
     max_new_tokens: Derived[Count] = derived("${policy.max_total_sequence_length}")
-    """Longest completion; a prompt leaves at most max_total_sequence_length minus its own length."""
+    """Maximum tokens of a completion. Prompt and completion together have at most max_total_sequence_length."""
     temperature: float = Field(1.0, ge=0)
     """Sampling temperature; 0 is greedy."""
     top_p: float = Field(1.0, gt=0, le=1)
-    """Sample from the smallest set of tokens with this probability; 1.0: from all."""
+    """Sample from the smallest set of tokens with at least this total probability; 1.0: from all tokens."""
     top_k: TopK = None
-    """Sample from the k likeliest tokens; null, 0 or -1: from all."""
+    """Sample from the k most likely tokens; null, 0 or -1: from all tokens."""
     min_p: float = Field(0.0, ge=0, le=1)
-    """Sample from the tokens that are at least this part as likely as the likeliest; 0: from all."""
+    """Sample from tokens whose probability is at least min_p times that of the most likely token; 0: from all
+    tokens."""
     repetition_penalty: float = Field(1.0, gt=0)
-    """Above 1, tokens that the prompt or the completion has already are less likely to come; 1: off, as `hone grpo` and
-    `hone ppo` want it, whose learner knows of no penalty."""
+    """Above 1: tokens that are already in the prompt or the completion become less likely. 1: off, which training on
+    samples requires, since the learner applies no penalty."""
     min_new_tokens: int = Field(0, ge=0)
-    """Nothing ends a completion before it has so many tokens."""
+    """Minimum tokens of a completion."""
     ignore_eos: bool = False
-    """The model's end-of-sequence tokens end nothing; stop_token_ids and stop_strings do."""
+    """Do not stop at the model's end-of-sequence tokens, only at stop_token_ids and stop_strings."""
     stop_token_ids: list[int] | None = None
     """Tokens that end a completion, besides every end-of-sequence token of the model."""
     stop_strings: list[str] | None = None

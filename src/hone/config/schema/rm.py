@@ -6,51 +6,35 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from hone.config.paths import LocalPath
-from hone.config.schema.base import RunConfig, section
+from hone.config.schema.base import section
 from hone.config.schema.data import PreferenceDataConfig
-from hone.config.schema.dpo import DPOCheckpointingConfig, PairPolicyConfig
-from hone.config.schema.run import ClusterConfig, LoggerConfig
-from hone.config.schema.sft import SupervisedSection
+from hone.config.schema.pair_settings import PairPolicyConfig, PreferenceCheckpointingConfig
+from hone.config.schema.supervised import SupervisedConfig, SupervisedSection
 
 
 class RMSection(SupervisedSection):
-    """Reward models: what they learn from, how long, and when to validate."""
+    """Reward models: what they learn from, the length of the run, its validations."""
 
     reward_model_type: Literal["bradley_terry", "regression"] = "bradley_terry"
-    """`bradley_terry`: from pairs, of which one is better (with a column `margin`: by how much). `regression`: from
-    answers with a number each, their column `score`."""
+    """`bradley_terry`: from pairs; an optional column `margin` says by how much the better answer is better.
+    `regression`: from single answers, each with a number in the column `score`."""
     use_margins: bool = True
-    """Ask that a pair's scores differ by its row's margin, where it has one."""
+    """Require that a pair's scores differ by its row's margin, where it has one."""
     center_rewards_coefficient: float | None = Field(None, ge=0)
-    """Factor of the squared sum of a pair's scores, which keeps scores around 0 (0.01 is usual); null: not kept."""
+    """Weight of the squared sum of a pair's scores, which keeps scores near 0 (0.01 is usual); null: 0."""
 
 
 class RMPolicyConfig(PairPolicyConfig):
-    """The model that is trained: a language model, which gets a new head, or a reward model. Sizes of batches count
+    """The model that is trained: a language model, which gets a new head, or a reward model. Batch sizes count
     pairs."""
 
     has_scalar_head: ClassVar[bool] = True
 
 
-class RMCheckpointingConfig(DPOCheckpointingConfig):
-    """When checkpoints are written, and which are kept. The newest is always kept."""
-
-    checkpoint_dir: LocalPath = "results/rm"
-    """The run's folder. The same command again goes on from the newest checkpoint in it."""
-
-
-class RMConfig(RunConfig):
+class RMConfig(SupervisedConfig):
     """All settings of `hone rm`."""
 
     policy: RMPolicyConfig = section(RMPolicyConfig)
     rm: RMSection = section(RMSection)
     data: PreferenceDataConfig = section(PreferenceDataConfig)
-    checkpointing: RMCheckpointingConfig = section(RMCheckpointingConfig)
-    logger: LoggerConfig = section(LoggerConfig)
-    cluster: ClusterConfig = section(ClusterConfig)
-
-    @property
-    def loop(self) -> RMSection:
-        """How long the run is, when it validates, what it draws with: the section of the command's own name."""
-        return self.rm
+    checkpointing: PreferenceCheckpointingConfig = section(PreferenceCheckpointingConfig)

@@ -5,20 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from hone.config.schema.dpo import DPOConfig
 from hone.config.schema.evaluation import EvalConfig
-from hone.config.schema.online import OnlineConfig
-from hone.config.schema.rm import RMConfig
-from hone.config.schema.sft import SFTConfig
 from hone.lazy import lazy
 from hone.registry import specs
 
-SupervisedConfig = SFTConfig | DPOConfig | RMConfig
-TrainingConfig = SupervisedConfig | OnlineConfig
-
 
 class _Roots(Mapping[str, type[Any]]):
-    """Root models by command, imported when they are asked for."""
+    """Root models by command; each is imported on first use."""
 
     def __getitem__(self, algorithm: str) -> type[Any]:
         root: type[Any] = EvalConfig if algorithm == "eval" else lazy(specs()[algorithm].config)
@@ -36,11 +29,12 @@ ROOTS = _Roots()
 
 def algorithm_of(config: object) -> str:
     """The command that a configuration is for."""
-    return next(algorithm for algorithm, root in ROOTS.items() if type(config) is root)
+    root = f"{type(config).__module__}:{type(config).__qualname__}"
+    return next((name for name, spec in specs().items() if spec.config == root), "eval")
 
 
 def section_of(algorithm: str) -> str:
-    """The command's own section, which says how long a run is, when it validates and what its seed is."""
+    """The command's own section, which has the length of a run, its validations and its seed."""
     spec = specs().get(algorithm)
     return algorithm if spec is None else spec.section
 

@@ -1,4 +1,4 @@
-"""What surrounds training: checkpoints, logs, machines, reward functions."""
+"""Checkpoints, logging, devices, reward functions."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field
 
 from hone.config.paths import LocalName, LocalPath
 from hone.config.schedule import points, value_at
-from hone.config.schema.base import ConfigModel, Schedule, section
+from hone.config.schema.base import ConfigModel, Derived, Schedule, section
 
 DURATION = r"^\d+:\d{1,2}:\d{1,2}:\d{1,2}$"
 """Days, hours, minutes, seconds."""
@@ -19,33 +19,32 @@ class CheckpointingConfig(ConfigModel):
 
     enabled: bool = True
     """Write checkpoints."""
-    checkpoint_dir: LocalPath = "results/sft"
-    """The run's folder. The same command again goes on from the newest checkpoint in it."""
+    checkpoint_dir: Derived[LocalPath] = None  # type: ignore[assignment]
+    """The run's folder; null: `results/` and the command's name. The same command resumes from the newest checkpoint
+    in it."""
     metric_name: str | None = "val:val_loss"
-    """What the best are chosen by: `val:NAME` or `train:NAME`; null: the newest are kept."""
+    """Metric that ranks checkpoints: `val:NAME` or `train:NAME`; null: the newest are kept."""
     higher_is_better: bool = False
     """Whether a higher metric is better."""
     keep_top_k: int | None = Field(3)
-    """How many to keep, by the metric; null: all."""
+    """Number of checkpoints to keep, the best by the metric; null: all."""
     save_period: int = Field(10, ge=1)
     """Steps between checkpoints."""
     checkpoint_must_save_by: str | None = Field(None, pattern=DURATION)
-    """Save and stop after this much time, as DAYS:HOURS:MINUTES:SECONDS."""
+    """Save a checkpoint and stop after this time, as DAYS:HOURS:MINUTES:SECONDS."""
     async_save: bool = True
-    """Train on while a checkpoint is written, where memory has room for a copy of what is saved."""
+    """Continue training while a checkpoint is written, if memory has room for a copy of the state."""
     save_optimizer: bool = True
-    """Save the optimizer's state too, without which a run cannot go on."""
+    """Save the optimizer's state too. A run cannot resume without it."""
     allow_config_change: bool = False
-    """Go on from a checkpoint although settings that change the result have changed."""
+    """Resume even though settings that affect the result have changed."""
 
 
 class OnlineCheckpointingConfig(CheckpointingConfig):
-    """When checkpoints are written, and which are kept."""
+    """When checkpoints are written, and which are kept. The newest is always kept."""
 
-    checkpoint_dir: LocalPath = "results/online"
-    """The run's folder. The same command again goes on from the newest checkpoint in it."""
     metric_name: str | None = "val:accuracy"
-    """What the best are chosen by: `val:NAME` or `train:NAME`; null: the newest are kept."""
+    """Metric that ranks checkpoints: `val:NAME` or `train:NAME`; null: the newest are kept."""
     higher_is_better: bool = True
     """Whether a higher metric is better."""
 
@@ -54,7 +53,7 @@ class WandbConfig(ConfigModel):
     """Weights & Biases."""
 
     project: str = "hone"
-    """Project."""
+    """Name of the project."""
     name: str | None = None
     """Name of the run; null: the run's folder."""
 
@@ -63,7 +62,7 @@ class MlflowConfig(ConfigModel):
     """MLflow."""
 
     experiment_name: str = "hone"
-    """Experiment."""
+    """Name of the experiment."""
     run_name: str | None = None
     """Name of the run; null: the run's folder."""
     tracking_uri: str | None = None
@@ -71,106 +70,106 @@ class MlflowConfig(ConfigModel):
 
 
 class LoggerConfig(ConfigModel):
-    """Where metrics go besides `metrics.csv`."""
+    """Trackers and logs, besides `metrics.csv`."""
 
     log_dir: LocalPath | None = None
-    """Folder for the logs, in which the run gets a folder of its own name; null: the run's folder."""
+    """Folder for the logs, which get a subfolder with the run's name; null: the run's folder."""
     num_val_samples_to_print: int = Field(0, ge=0)
-    """Validation samples shown on the terminal each time."""
+    """Number of samples that each validation prints."""
     tensorboard_enabled: bool = True
     """Write TensorBoard event files, under `tensorboard/` in the run's folder."""
     log_rollouts: bool = True
-    """Write every rollout of every step as JSONL, with its rewards."""
+    """Write all rollouts of every step, with their rewards, as JSONL."""
     wandb_enabled: bool = False
     """Log to Weights & Biases (WANDB_MODE=offline works without an account)."""
     mlflow_enabled: bool = False
     """Log to MLflow."""
     monitor_gpus: bool = True
-    """Log memory and load of the GPUs, where there are any."""
+    """Log memory and utilisation of the GPUs, if there are any."""
     wandb: WandbConfig = section(WandbConfig)
     mlflow: MlflowConfig = section(MlflowConfig)
 
 
 class ClusterConfig(ConfigModel):
-    """The machines a run is for."""
+    """The devices of a run."""
 
     gpus_per_node: int = Field(1, ge=0)
-    """GPUs per machine; 0: run on the CPU even where there is a GPU."""
+    """GPUs per machine; 0: run on the CPU even if there is a GPU."""
     num_nodes: int = Field(1, ge=1)
-    """Machines."""
+    """Number of machines."""
     cpu_workers_per_node: int | None = Field(None, ge=1)
-    """Processes per machine that compute on the CPU, each in a GPU's place; null: gpus_per_node counts."""
+    """CPU processes per machine, each in place of a GPU; null: use gpus_per_node."""
     ray_address: str | None = None
-    """Address of a running Ray cluster (`host:6379`, or `auto`: the one that this machine belongs to). null: `auto`
-    for several machines; on one machine Hone starts Ray itself, and without a second device there is none."""
+    """Address of a running Ray cluster: `host:6379`, or `auto` for the cluster that this machine is part of. null:
+    `auto` for several machines; on one machine Hone starts Ray itself, if the run has more than one device."""
     max_restarts: int = Field(3, ge=0)
-    """How often in a row, without a checkpoint in between, lost workers are replaced before the run stops."""
+    """Maximum number of restarts after lost workers without a new checkpoint in between; then the run stops."""
     worker_timeout_s: float = Field(1800.0, gt=0)
-    """Seconds without a sign of progress (a micro-batch, a decoded token) after which a worker is taken to hang."""
+    """Seconds without progress (a micro-batch, a decoded token) after which a worker counts as hung."""
     node_wait_s: float = Field(60.0, ge=0)
-    """Seconds to wait for machines to join. A run that had them and lost some then goes on with fewer."""
+    """Seconds to wait for machines to join. After that, a run that lost machines continues with the others."""
     cpu_threads: int | None = Field(None, ge=1)
-    """Threads of torch; null: OMP_NUM_THREADS, else one for a model below 10 M parameters, else all cores."""
+    """Threads of torch; null: OMP_NUM_THREADS if set, else 1 for a model below 10 M parameters, else all cores."""
 
     @property
     def reserved_devices(self) -> int:
-        """Devices that another model than the policy has for itself."""
+        """Devices reserved for another model than the policy."""
         return 0
 
     @property
     def is_distributed(self) -> bool:
         """Whether more than one device is asked for."""
-        return (
-            self.cpu_workers_per_node or self.gpus_per_node
-        ) * self.num_nodes > 1 or self.reserved_devices > 0
+        devices = (self.cpu_workers_per_node or self.gpus_per_node) * self.num_nodes
+        return devices > 1 or self.reserved_devices > 0
 
 
 class RewardFunctionConfig(ConfigModel):
     """One reward function."""
 
     name: str | None = None
-    """Its name in metrics. Without `path` it also says where the function is."""
+    """Name in metrics. Without `path`, also the function: a built-in name."""
     path: LocalName | None = None
-    """A built-in (docs/rewards.md), `package.module.function`, or `file.py:function`; also a class, or a function that
-    makes one, which is called with `kwargs`."""
+    """The function: a built-in name (docs/rewards.md), `package.module.function`, or `file.py:function`. Also a
+    class, or a function that returns a reward function; it is called with `kwargs`."""
     weight: Schedule = 1.0
-    """Factor of this function in the sum; `{0: 1.0, 100: 0.2}`: it changes, by the number of optimizer steps done."""
+    """Weight in the total reward. A schedule maps the number of finished optimizer steps to weights, such as
+    `{0: 1.0, 100: 0.2}`."""
     weight_schedule: Literal["linear", "step"] = "linear"
-    """How a weight that changes gets from one point to the next: in a line, or at once."""
+    """Between two points of a weight schedule: interpolate, or keep the earlier weight."""
     kwargs: dict[str, Any] = Field(default_factory=dict)
-    """Further keyword arguments of the function."""
+    """Additional keyword arguments of the function."""
     datasets: list[str] | None = None
-    """Only rows of these datasets are given to the function, the others need it not; null: all."""
+    """Score only rows of these datasets; null: all."""
     envs: list[str] | None = None
-    """Only rows with these `env_name`s; null: all."""
+    """Score only rows with these `env_name` values; null: all."""
 
     def weight_at(self, step: int | None) -> float:
-        """The weight once `step` optimizer steps are done; None: at the end."""
+        """The weight after `step` finished optimizer steps; None: at the end."""
         return value_at(points(self.weight), step, self.weight_schedule)
 
 
 class SandboxConfig(ConfigModel):
-    """What a program that the model wrote may use, where a reward function runs it."""
+    """Limits of the programs that a model wrote and a reward function runs."""
 
     require_isolation: bool = True
-    """Stop where programs cannot be kept from the network, files and processes of the machine. false: run them with
-    what can be had, which is said when the run starts."""
+    """Stop if programs cannot be isolated from the machine's network, files and processes. false: run them with the
+    isolation that is available; the run prints which."""
     timeout_s: float = Field(5.0, gt=0)
     """Seconds for a program with all of its tests."""
     memory_mb: int = Field(256, ge=32)
-    """Memory of all of its processes together, in MiB; it also bounds the address space of each."""
+    """Memory of all processes of a program together, in MiB; also the address space of each."""
     max_processes: int = Field(16, ge=1)
-    """Processes and threads at once."""
+    """Maximum number of processes and threads."""
     disk_mb: int = Field(32, ge=1)
-    """What it may write, in MiB; kept in memory and thrown away."""
+    """Maximum size of the files it writes, in MiB. They are kept in memory and deleted at the end."""
     max_open_files: int = Field(64, ge=8)
-    """Files that a process may hold open."""
+    """Maximum number of open files of a process."""
     output_kb: int = Field(1024, ge=1)
-    """What it may print, in KiB, before it is stopped."""
+    """Maximum output in KiB; then it is stopped."""
 
 
 def _function_entries(value: Any) -> Any:
-    """`math`, `f.py:fn` and `[f.py:fn, math]` are entries, too."""
+    """`math`, `f.py:fn` and `[f.py:fn, math]` as entries."""
     entries = [value] if isinstance(value, str | dict) else value
     if not isinstance(entries, list):
         return value
@@ -181,22 +180,23 @@ def _function_entries(value: Any) -> Any:
 
 
 class RewardsConfig(ConfigModel):
-    """What completions are scored by: the weighted sum of reward functions, run in killable processes."""
+    """The total reward of a completion: a weighted sum of reward functions, which run in processes with time
+    limits."""
 
     functions: Annotated[list[RewardFunctionConfig], BeforeValidator(_function_entries)] = Field(
         default_factory=list
     )
-    """Each with TRL's signature `f(prompts, completions, **columns) -> list[float | None]`. A text is an entry, too:
-    a `name`, or with a dot or a colon in it a `path`, such as `[math, my_rewards.py:short]`."""
+    """Reward functions with TRL's signature, `f(prompts, completions, **columns) -> list[float | None]`. An entry may
+    be a text: a `name`, or, with a dot or colon, a `path`; such as `[math, my_rewards.py:short]`."""
     num_workers: int = Field(2, ge=1)
     """Processes that run reward functions."""
     timeout_s: float = Field(10.0, gt=0)
-    """Seconds after which a call is stopped and counts as failed; what it imports meanwhile is not counted."""
+    """Seconds after which a call is stopped and counts as failed. Time for imports is not included."""
     load_timeout_s: float = Field(120.0, gt=0)
-    """Seconds that a function may take to be imported and to begin, and again for what a call of it imports; a reward
-    model has half an hour at least."""
+    """Seconds for importing and starting a function, and again for imports within a call. A reward model has at least
+    half an hour."""
     memory_limit_mb: int | None = Field(None, ge=64)
-    """Memory (address space) of each process that runs reward functions, in MiB; null: no limit."""
+    """Address space of each process that runs reward functions, in MiB; null: no limit."""
     max_failure_fraction: float = Field(0.1, ge=0, le=1)
-    """The run stops when more than this part of a step's calls fail."""
+    """Stop the run when more than this fraction of a step's calls fail."""
     sandbox: SandboxConfig = section(SandboxConfig)

@@ -16,7 +16,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from hone.config import DistillConfig, TrainingConfig
+from hone.config import TrainingConfig
+from hone.config.schema.distill import DistillConfig
 from hone.engine.base import WeightTransport
 from hone.engine.distributed.heartbeat import HEARTBEAT, doing
 from hone.engine.local.local_engine import build_local, build_teacher, tokenizer_of

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from hone.config import DistillConfig, OnlineConfig, TrainingConfig
+from hone.config import OnlineConfig, TrainingConfig
 from hone.config.schema import ModelConfig
+from hone.config.schema.distill import DistillConfig
 from hone.engine.base import Engine
 from hone.engine.distributed.sharding import unsharded_copy
 from hone.engine.local.generator import LocalGenerator

@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from hone.config import dialects
 from hone.config.schema import EnvConfig
 from hone.rollout.environments.processes import EnvProcess, EnvServer
 from hone.rollout.workers.child_process import CallFailed, Died, open_log
@@ -65,7 +66,7 @@ class EnvironmentPool:
         """The name of the environment for a prompt's `env`; None without one."""
         if env in self.servers:
             return env
-        return DEFAULT if DEFAULT in self.servers and env not in EnvConfig.not_entries else None
+        return DEFAULT if DEFAULT in self.servers and env not in dialects.reward_environments() else None
 
     def described(self, name: str) -> Mapping[str, Any]:
         """`schemas` of an environment's tools, its `name`, whether it is `stateless`, and whether it `steps`."""

@@ -11,7 +11,7 @@ from ranks import on_meshes, on_ranks, spread_tiny
 from tiny import PAD, WAYS, make_groups, make_model, run
 
 from hone.algorithms import distill
-from hone.config.schema import DistillConfig
+from hone.config.schema.distill import DistillConfig
 from hone.engine.local.learner import LocalLearner
 from hone.model.mesh import Mesh
 from hone.planning.parallel_dims import ParallelDims

@@ -11,7 +11,7 @@ from ranks import layout, on_ranks, spread_tiny
 from tiny import PAD, grpo_config, make_groups, make_model, make_samples, run, sft_config
 
 from hone.algorithms import grpo, sft
-from hone.config.schema import GRPOConfig
+from hone.config.schema.grpo import GRPOConfig
 from hone.engine.local.learner import LocalLearner
 from hone.model.mesh import Mesh
 from hone.planning.parallel_dims import ParallelDims

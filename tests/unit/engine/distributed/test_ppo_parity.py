@@ -12,7 +12,7 @@ from ranks import on_meshes, on_ranks, spread_tiny
 from tiny import PAD, WAYS, make_groups, make_model, run
 
 from hone.algorithms import ppo
-from hone.config.schema import PPOConfig
+from hone.config.schema.ppo import PPOConfig
 from hone.engine.local.learner import LocalLearner
 from hone.model.mesh import Mesh
 from hone.planning.parallel_dims import ParallelDims

@@ -14,8 +14,10 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
 from hone.algorithms.dpo import Moments, loss_of
 from hone.algorithms.losses.preference_objective import PreferenceObjective
-from hone.config.schema import DPOConfig, GRPOConfig, SFTConfig
+from hone.config.schema.dpo import DPOConfig
+from hone.config.schema.grpo import GRPOConfig
 from hone.config.schema.lora import LoraConfig
+from hone.config.schema.sft import SFTConfig
 from hone.engine.build import build
 from hone.engine.local.learner import LocalLearner
 from hone.model import dropout

@@ -12,7 +12,7 @@ from typing import Any
 from hone.config.alias import Alias, Switch, Translate, choice
 from hone.config.compat.nemo_rl.computed import computed, megatron_computed
 from hone.config.compat.nemo_rl.switches import DTENSOR, MEGATRON, aliases_of_value
-from hone.config.schema import ROOTS, EvalConfig, OnlineConfig, PPOConfig, section_of
+from hone.config.schema import ROOTS, EvalConfig, OnlineConfig, section_of
 from hone.config.short_names import PRECISION, optimizer_class
 
 LORA = ("enabled", "dim", "alpha", "dropout", "target_modules", "exclude_modules")
@@ -246,7 +246,7 @@ def aliases(algorithm: str) -> list[Alias]:
     policy = [*_dtensor(), *_megatron(), *_renamed(PEFT, "policy.lora.")]
     found = [*_lightning(section), *_nemo(section, online=online), *_training(), *policy]
     found += _renamed({**(_online(section) if online else {}), **_OF.get(algorithm, {})})
-    if issubclass(root, PPOConfig):
+    if "value" in root.model_fields:
         found += aliases_of_value(policy)
     return found + [
         Alias(path, to, compute=compute) for path, (to, compute) in computed(section, online=online).items()

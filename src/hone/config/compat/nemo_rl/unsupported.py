@@ -9,18 +9,11 @@ from hone.config.alias import KeyRule, Switch, allowed, ignored
 from hone.config.compat.nemo_rl import megatron
 from hone.config.compat.nemo_rl.megatron import EMPTY, ENGINE, ENV_VARS, EXPERTS, NONE, OFF
 from hone.config.compat.nemo_rl.switches import DTENSOR, LORA, rules_of_value
-from hone.config.schema import (
-    ROOTS,
-    DistillConfig,
-    EvalConfig,
-    OnlineConfig,
-    PPOConfig,
-    RLConfig,
-    RMConfig,
-    section_of,
-)
+from hone.config.schema import ROOTS, EvalConfig, OnlineConfig, RLConfig, section_of
 
 REPLACEMENTS: dict[str, str] = {}
+REWARD_ENVIRONMENTS = {"math": "math"}
+"""NeMo RL's `env_name: math` is an environment of one turn that checks answers: here, the reward function `math`."""
 SPEED = "changes speed alone"
 SAMPLED = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 DTENSOR_CFG = "policy.dtensor_cfg"
@@ -281,6 +274,5 @@ def rules(algorithm: str) -> list[KeyRule]:
         own += [*_generation("policy.generation"), _ENV]
     if issubclass(root, RLConfig):
         own += _rl(section_of(algorithm))
-    for kind, further in ((RMConfig, _RM), (PPOConfig, _PPO), (DistillConfig, _DISTILL)):
-        own += further if issubclass(root, kind) else []
+    own += {"rm": _RM, "ppo": _PPO, "distill": _DISTILL}.get(algorithm, [])
     return [*megatron.RULES, *_DTENSOR, *_POLICY, *own, *_AROUND, _method(algorithm)]

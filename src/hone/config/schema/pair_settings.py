@@ -1,0 +1,68 @@
+"""What runs on pairs of answers share: batch sizes that count pairs, and names of metrics."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, ClassVar
+
+from pydantic import BeforeValidator, Field
+
+from hone.config.schema.base import Count, Derived, derived, section
+from hone.config.schema.model import DynamicBatchingConfig, SequencePackingConfig
+from hone.config.schema.run import CheckpointingConfig
+from hone.config.schema.supervised import SupervisedPolicyConfig
+
+PAIR_TOKENS = "${{mul:2,${{mul:${{policy.max_total_sequence_length}},${{policy.{size}}}}}}}"
+
+
+class PairBatchingConfig(DynamicBatchingConfig):
+    """Micro-batches of pairs of similar lengths, filled up to a budget of padded tokens."""
+
+    train_mb_tokens: Derived[Count] = derived(PAIR_TOKENS.format(size="train_micro_batch_size"))
+    """Tokens of a micro-batch in training."""
+    logprob_mb_tokens: Derived[Count] = derived(PAIR_TOKENS.format(size="logprob_batch_size"))
+    """Tokens of a micro-batch when only log-probabilities are computed."""
+
+
+class PairPackingConfig(SequencePackingConfig):
+    """Several pairs packed into one row; no answer attends to another."""
+
+    train_mb_tokens: Derived[Count] = derived(PAIR_TOKENS.format(size="train_micro_batch_size"))
+    """Tokens of a micro-batch in training."""
+    logprob_mb_tokens: Derived[Count] = derived(PAIR_TOKENS.format(size="logprob_batch_size"))
+    """Tokens of a micro-batch when only log-probabilities are computed."""
+
+
+class PairPolicyConfig(SupervisedPolicyConfig):
+    """The model that is trained. Batch sizes count pairs."""
+
+    sequences_per_unit: ClassVar[int] = 2
+
+    train_global_batch_size: int = Field(32, ge=1)
+    """Pairs (or rated answers) per optimizer step, over all devices."""
+    train_micro_batch_size: Count | None = None
+    """Pairs per forward and backward pass on one device; null: as many as fit. Changes memory and speed, never the
+    result."""
+    logprob_batch_size: Derived[Count] = derived("${policy.train_micro_batch_size}")
+    """Pairs per forward pass when only log-probabilities are computed."""
+    disable_dropout: bool = True
+    """Turn off the model's own dropout (0.1 in GPT-2): a reference model has none, and chosen and rejected answers are
+    compared. Adapters have `lora.dropout`."""
+    dynamic_batching: PairBatchingConfig = section(PairBatchingConfig)
+    sequence_packing: PairPackingConfig = section(PairPackingConfig)
+
+
+def _hone_metric(value: Any) -> Any:
+    """NeMo RL names a validation metric after the dataset, `val:validation-default_loss`, and calls the share of pairs
+    that are ranked right `accuracy`."""
+    if not isinstance(value, str):
+        return value
+    value = re.sub(r"^val:validation-[^:]*_(loss|accuracy)$", r"val:val_\1", value)
+    return re.sub(r"^(val:(?:val_)?|train:)(accuracy|margin)$", r"\1reward_\2", value)
+
+
+class PreferenceCheckpointingConfig(CheckpointingConfig):
+    """When checkpoints are written, and which are kept. The newest is always kept."""
+
+    metric_name: Annotated[str | None, BeforeValidator(_hone_metric)] = "val:val_loss"
+    """Metric that ranks checkpoints: `val:NAME` or `train:NAME`; null: the newest are kept."""
