@@ -151,7 +151,7 @@ class _Episode:
         except CallFailed as failed:
             where = f"environment '{self.handle.server.name}'"
             rollout.failure = (
-                f"{where} {failed.kind}" if isinstance(failed, Raised) else f"{failed.kind} in {where}"
+                f"{where} {failed.cause}" if isinstance(failed, Raised) else f"{failed.cause} in {where}"
             )
         except _TooLong as error:
             rollout.failure = str(error)
@@ -230,7 +230,7 @@ class _Episode:
             calls = message["tool_calls"]
             self.stats["tool_calls"] += len(calls)
             self.stats["tool_failures"] += len(calls)
-            content = str({"error": failed.kind})
+            content = str({"error": failed.cause})
             results = [
                 {"role": "tool", "name": call["function"]["name"], "content": content}
                 | ({"tool_call_id": call["id"]} if call.get("id") else {})

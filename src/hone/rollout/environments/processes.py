@@ -59,7 +59,7 @@ class EnvServer:
             reply = exchange(self._child.channel, pickle.dumps(request), Clock(config.load_timeout_s))
         except CallFailed as failed:
             output = self._child.kill()
-            raise ConfigError(f"{self.label} cannot be imported: {failed.kind}\n{output}") from None
+            raise ConfigError(f"{self.label} cannot be imported: {failed.cause}\n{output}") from None
         if "raised" in reply:
             raise ConfigError(f"{self.label} cannot be imported: {reply['raised']}\n{reply['traceback']}")
         if "missing" in reply:

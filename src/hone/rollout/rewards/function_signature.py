@@ -1,10 +1,10 @@
-"""What a reward function takes, from its signature and its attributes.
+"""The arguments of a reward function, from its signature and its attributes.
 
 A function may have these attributes, as the built-in ones do:
 
     any_of_columns          it needs at least one of these columns
-    prepare(**kwargs)       is called when the function is loaded; a text that it returns is shown to the user
-    seconds_each(**kwargs)  seconds that each completion of a call may take, added to the limit of the call
+    prepare(**kwargs)       is called when the function is loaded; a string that it returns is shown to the user
+    seconds_each(**kwargs)  seconds for each completion of a call, added to the time limit of the call
 """
 
 from __future__ import annotations
@@ -17,26 +17,23 @@ PASSED = (
     "prompts", "completions", "completion_ids", "trainer_state", "log_metric", "log_extra", "environments", "prefills",
 )  # fmt: skip
 """Arguments that Hone passes. They are not columns of the data, and `kwargs` cannot set them."""
+Function = Callable[..., Any]
 
 
 class Unusable(Exception):
     """The target is not a usable reward function; the message says why."""
 
 
-def instantiate(
-    found: Callable[..., Any], kwargs: Mapping[str, Any]
-) -> tuple[Callable[..., Any], dict[str, Any]]:
-    """The function to call for rewards, and its kwargs. A class, or a function that returns a reward function (such as
-    TRL's `get_soft_overlong_punishment`), is called with `kwargs` first. Raises Unusable, or what the call raises."""
-    if not isinstance(found, type) and _takes_completions(found):
-        return found, dict(kwargs)
+def instantiate(found: Function, kwargs: Mapping[str, Any]) -> tuple[Function, dict[str, Any]]:
+    """The reward function and its kwargs. A class, or a function that returns a reward function (such as TRL's
+    `get_soft_overlong_punishment`), is called with `kwargs` first. Raises Unusable, or what the call raises."""
     if isinstance(found, type):
         if not any("__call__" in vars(base) for base in found.__mro__):
             raise Unusable(
                 "is a class, not a function, and its instances cannot be called: give it "
                 "`__call__(self, completions, **columns)`"
             )
-    elif not _could_make(found, kwargs):
+    elif _takes_completions(found) or not _is_factory(found, kwargs):
         return found, dict(kwargs)
     try:
         inspect.signature(found).bind(**kwargs)
@@ -48,39 +45,34 @@ def instantiate(
     return function, {}
 
 
-def _takes_completions(function: Callable[..., Any]) -> bool:
+def _takes_completions(function: Function) -> bool:
     parameters = inspect.signature(function).parameters
-    return bool({"completions", "completion_ids"} & set(parameters)) or any(
-        p.kind is p.VAR_KEYWORD for p in parameters.values()
-    )
+    has_kwargs = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    return has_kwargs or bool({"completions", "completion_ids"} & set(parameters))
 
 
-def _could_make(function: Callable[..., Any], kwargs: Mapping[str, Any]) -> bool:
-    """Whether `kwargs` give all that it needs: a function that needs more expects data."""
+def _is_factory(function: Function, kwargs: Mapping[str, Any]) -> bool:
+    """Whether `kwargs` give all arguments that it requires: a function that requires others expects data."""
     parameters = inspect.signature(function).parameters.values()
-    needed = {p.name for p in parameters if p.default is p.empty}
-    return bool(kwargs) and needed <= set(kwargs)
+    return bool(kwargs) and {p.name for p in parameters if p.default is p.empty} <= set(kwargs)
 
 
-def describe(function: Callable[..., Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """What the function takes: `accepts`, its arguments (None: any, it has **kwargs); `columns`, the data columns that
-    it needs; `any_of`, columns of which it needs one; `asynchronous`; `seconds_each`. Raises Unusable where Hone could
-    not call it."""
+def describe(function: Function, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a function: `accepts`, their names (None: any, it has **kwargs); `columns`, the data columns
+    that it needs; `any_of`, columns of which it needs one; `asynchronous`; `seconds_each`. Raises Unusable if Hone
+    cannot call it."""
     parameters = inspect.signature(function).parameters.values()
     named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     if any(p.kind is p.POSITIONAL_ONLY and p.default is p.empty for p in parameters):
         raise Unusable("has positional-only parameters; arguments are passed by keyword")
-    anything = any(p.kind is p.VAR_KEYWORD for p in parameters)
-    names = {p.name for p in named}
-    if not anything and not names & {"completions", "completion_ids"}:
+    has_kwargs = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    names, required = {p.name for p in named}, {p.name for p in named if p.default is p.empty}
+    if not has_kwargs and not names & {"completions", "completion_ids"}:
         raise Unusable("takes no `completions`: its signature must be f(prompts, completions, **columns)")
-    unknown = sorted(set(kwargs) - names)
-    if unknown and not anything:
-        raise Unusable(
-            f"has no argument {', '.join(unknown)} (given in kwargs); it takes {', '.join(sorted(names))}"
-        )
-    required = {p.name for p in named if p.default is p.empty} - set(PASSED) - set(kwargs)
-    if "environments" in {p.name for p in named if p.default is p.empty}:
+    unknown = ", ".join(sorted(set(kwargs) - names))
+    if unknown and not has_kwargs:
+        raise Unusable(f"has no argument {unknown} (given in kwargs); it takes {', '.join(sorted(names))}")
+    if "environments" in required:
         raise Unusable(
             "needs `environments`, which run in another process: let the environment compute that part of the "
             "reward (docs/environments.md)"
@@ -89,15 +81,15 @@ def describe(function: Callable[..., Any], kwargs: Mapping[str, Any]) -> dict[st
     if hasattr(function, "any_of_columns") and kwargs.get("column"):
         any_of = (kwargs["column"],)
     return {
-        "accepts": None if anything else sorted(names),
-        "columns": sorted(required),
+        "accepts": None if has_kwargs else sorted(names),
+        "columns": sorted(required - set(PASSED) - set(kwargs)),
         "any_of": list(any_of),
         "asynchronous": is_async(function),
         "seconds_each": float(function.seconds_each(**kwargs)) if hasattr(function, "seconds_each") else 0.0,
     }
 
 
-def is_async(function: Callable[..., Any]) -> bool:
+def is_async(function: Function) -> bool:
     """Whether a call returns an awaitable; also for an object with `async def __call__`."""
     plain = inspect.unwrap(getattr(function, "func", function))  # functools.partial
     return inspect.iscoroutinefunction(plain) or inspect.iscoroutinefunction(getattr(plain, "__call__", None))  # noqa: B004

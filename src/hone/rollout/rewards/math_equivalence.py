@@ -1,8 +1,9 @@
-r"""Mathematical equivalence of an answer and the gold answer: by math-verify, after cases that it gets wrong.
+r"""Mathematical equivalence of an answer and the gold answer: by math-verify, after the cases that it gets wrong.
 
-normalize   −5, ½, x², 1\,000, 1e3 and **5** become LaTeX that math-verify parses
-numbers     compared exactly where both are numbers, also in words (forty-two)
+normalize   −5, ½, x², 1\,000, 1e3 and **5** become LaTeX that math-verify parses; lines `5 \\ 6` become a list
+numbers     compared exactly if both are numbers, also in words (forty-two)
 words       names and choices are compared as text: math-verify parses them as products of letters
+statements  `4 \text{ is wrong}` is no value: it equals the same text only
 equations   `x = 5` determines x; `3x = 18` does not, and `2 + 2 = 5` is wrong; in `a \approx b` both sides must agree
 """
 
@@ -30,6 +31,12 @@ _UNICODE = str.maketrans(_SIGNS)
 _RAISED, _LOWERED = "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ", "₀₁₂₃₄₅₆₇₈₉"
 _RAISED_AS, _LOWERED_AS = str.maketrans(_RAISED, "0123456789+-n"), str.maketrans(_LOWERED, "0123456789")
 _TEXT = re.compile(r"\\(?:text(?:bf|it|rm|normal)?|math(?:rm|bf|it)|mbox|operatorname)\s*\{([^{}]*)\}")
+_STATED_OF_VALUE = re.compile(
+    r"[^\s{]\s*\\text\{\s*(?:is|are|was|were)\b(?!(?: the| my| our)?(?: final| correct| right)*(?: answers?)?[.\s]*\})"
+    r"|\\text\{[^{}]*?(?:\bnot|n't|\bnever|\bwrong|\bincorrect)\b"
+)
+r"""A statement in `\text{…}` about a value, other than that it is the answer."""
+_LINE_BREAK = re.compile(r"\s*\\(?:\\(?![a-zA-Z]{2})(?:\[[^\[\]]{0,9}\])?|newline(?![a-zA-Z]))\s*")
 _EXPONENT = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)[eE]([-+]?\d{1,4})(?!\w)")
 _THOUSANDS = re.compile(r"(?<=\d)(?:\{,\}|\\[,!;:]| )(?=\d{3}(?!\d))")
 _MIXED = re.compile(r"(-?\d+)\s+(\d+)/(\d+)")
@@ -69,6 +76,8 @@ def normalized(answer: str) -> str:
     answer = re.sub(r"\\(?:boldsymbol|bm)\s*(?=\{)", "", answer)
     answer = re.sub(r"(?i)\binfinity\b", r"\\infty", answer)
     answer = re.sub(r"(\d*)\.(\d*)\\overline\{(\d{1,9})\}", _repeating, answer)
+    if r"\begin" not in answer:  # in a matrix, `\\` separates rows
+        answer = _LINE_BREAK.sub(", ", answer).strip(", ")
     answer = _THOUSANDS.sub("", answer).rstrip(".").strip()
     answer = _EXPONENT.sub(lambda m: rf"{m[1]} \times 10^{{{m[2]}}}", answer)
     mixed = _MIXED.fullmatch(answer)
@@ -116,6 +125,11 @@ class Answer:
             len(w) > _MAX_NAME or _SHORT_WORDS.fullmatch(w) for w in words
         )
         return self.plain.casefold() if worded else None
+
+    @cached_property
+    def is_statement(self) -> bool:
+        """Whether it states something about a value, such as that it is wrong."""
+        return _STATED_OF_VALUE.search(self.normalized) is not None
 
     @cached_property
     def is_prose(self) -> bool:
@@ -176,7 +190,8 @@ def same(given: Answer, gold: Answer) -> bool:
         return True
     if gold.choices and given.chosen:
         return given.chosen == gold.choices
-    if gold.words is not None or given.words is not None:
+    as_text = gold.words is not None or given.words is not None
+    if as_text or gold.is_statement or given.is_statement:
         return given.plain.casefold() == gold.plain.casefold()
     if not _EQUALS.search(gold.normalized) and not settles(given.normalized):
         return False
@@ -191,11 +206,10 @@ def same_in_text(text: str, gold: Answer) -> bool:
     from math_verify import parse, verify
 
     last = _LAST_FORMULA.search(text) or _LAST_LINE.search(text)
-    if (
-        last
-        and not _EQUALS.search(gold.normalized)
-        and not settles(normalized(next(filter(None, last.groups()))))
-    ):
+    formula = Answer(next(filter(None, last.groups())) if last else "")
+    if formula.is_statement or (_LINE_BREAK.search(formula.raw) and r"\begin" not in formula.raw):
+        return same(formula, gold)
+    if not _EQUALS.search(gold.normalized) and not settles(formula.normalized):
         return False
     text = _EXPONENT.sub(lambda m: rf"{m[1]} \times 10^{{{m[2]}}}", with_plain_minus(text))
     if _depth(text) > _MAX_DEPTH:

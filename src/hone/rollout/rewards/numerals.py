@@ -35,7 +35,7 @@ def with_plain_minus(text: str) -> str:
 def as_number(text: str) -> Fraction | None:
     r"""The exact value of `72`, `-1,234.50`, `$72.`, `-$5`, `50%` (as 50), `3/4`, `1 1/2`, `1e3`; None for other text.
 
-    Thousands may be separated as in LaTeX (`1{,}234`, `1\,234`), and a minus may be U+2212.
+    LaTeX's thousands separators (`1{,}234`, `1\,234`) and the minus sign U+2212 are accepted.
     """
     if len(text) > 2 * _MAX_DIGITS:
         return None

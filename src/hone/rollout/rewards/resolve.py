@@ -1,7 +1,7 @@
-"""From a config entry {name, path, weight, kwargs, …} to a RewardSpec that a worker can load.
+"""From an entry of `rewards.functions` to a RewardSpec that a worker can load.
 
-Users' modules are not imported here, since that may hang, crash or claim a GPU: a worker imports them
-(`RewardPool.start`), before any model is loaded. All that can be checked without an import is checked here.
+Users' modules are not imported here, since an import may hang, crash or allocate a GPU: a worker imports them
+(`RewardPool.start`) before any model is loaded. Everything that needs no import is checked here.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ _KEYS = ("name", "path", "weight", "weight_schedule", "kwargs", "datasets", "env
 
 @dataclass(frozen=True)
 class RewardSpec:
-    """A reward function, named by its location. Picklable."""
+    """A reward function, identified by its location. Picklable."""
 
     name: str
     """Its name in metrics and messages; unique in a run."""
     target: str
     """A built-in's name, `pkg.module.function`, or `/abs/path/file.py:function`."""
     weight: float = 1.0
-    """The weight, or the first of a schedule."""
+    """The weight, or the first weight of a schedule."""
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     weights: tuple[tuple[int, float], ...] = ()
     """(step, weight) points of a schedule; empty for a constant weight."""
@@ -52,50 +52,54 @@ class RewardSpec:
     def applies(self, dataset: str, env: str) -> bool:
         """Whether it scores rows of this dataset and environment."""
         labels = {dataset, dataset.rpartition("#")[0]}  # the second dataset of one name is NAME#2
-        return (self.datasets is None or bool(labels & set(self.datasets))) and (
-            self.envs is None or env in self.envs
-        )
+        in_datasets = self.datasets is None or not labels.isdisjoint(self.datasets)
+        return in_datasets and (self.envs is None or env in self.envs)
 
     @property
     def judges(self) -> bool:
-        """Whether it decides if an answer is right, rather than grades it or checks its format."""
+        """Whether it decides if an answer is correct. Other functions grade it or check its format."""
         return getattr(BUILTIN.get(self.target), "judges", True)
 
     @property
     def label(self) -> str:
-        """Its name in messages, with its location where that differs."""
+        """Its name in messages, with its location if that differs."""
         return f"'{self.name}'" if self.target == self.name else f"'{self.name}' ({self.target})"
 
     @property
     def alone(self) -> bool:
-        """Whether one process of its own runs it, on whole batches (it holds a model, or mostly waits)."""
+        """Whether it runs in one process of its own, on whole batches (it holds a model, or mostly waits)."""
         return getattr(BUILTIN.get(self.target), "alone", False)
 
 
 def resolve(entry: str | Mapping[str, Any] | Any) -> RewardSpec:
     """One entry of `rewards.functions`: a name, a mapping, or an object with those attributes.
 
-    Raises RewardError for an unknown name, a missing file, options a built-in does not have, a bad weight.
+    Raises RewardError for an unknown name, a missing file, an unknown option of a built-in, a bad weight.
     """
     fields = _fields(entry)
     target = fields.get("path") or fields.get("name")
     if not target:
         raise RewardError(f"a reward function needs a `name` or a `path`: got {fields}")
-    name = reward_name(fields.get("name"), fields.get("path"))
     target = _target(str(target))
-    weights = _weights(fields.get("weight"), target)
+    between = fields.get("weight_schedule")
+    if between not in (None, "linear", "step"):
+        raise RewardError(f"reward '{target}': weight_schedule={between}: choose linear or step")
+    try:
+        weight = fields.get("weight")
+        weights = points(1.0 if weight is None else weight)
+    except ValueError as error:
+        raise RewardError(f"reward '{target}': weight: {error}") from error
     spec = RewardSpec(
-        name=name,
+        name=reward_name(fields.get("name"), fields.get("path")),
         target=target,
         weight=weights[0][1],
         kwargs=dict(fields.get("kwargs") or {}),
         weights=weights if len(weights) > 1 else (),
-        between=_between(fields.get("weight_schedule"), target),
+        between=between or "linear",
         datasets=_names(fields.get("datasets"), "datasets", target),
         envs=_names(fields.get("envs"), "envs", target),
     )
-    reserved = sorted(set(spec.kwargs) & set(PASSED))
-    if reserved:
+    if reserved := sorted(set(spec.kwargs) & set(PASSED)):
         raise RewardError(f"reward {spec.label}: kwargs may not set {', '.join(reserved)}: Hone passes them")
     if target in BUILTIN:
         _check_builtin_options(spec)
@@ -103,14 +107,12 @@ def resolve(entry: str | Mapping[str, Any] | Any) -> RewardSpec:
 
 
 def resolve_all(entries: Iterable[Any]) -> list[RewardSpec]:
-    """Every entry of `rewards.functions`. Raises RewardError when two share a name or no weight counts."""
+    """Every entry of `rewards.functions`. Raises RewardError if two share a name or all weights are 0."""
     specs = [resolve(entry) for entry in entries]
     names = [spec.name for spec in specs]
     for name in names:
         if names.count(name) > 1:
-            raise RewardError(
-                f"two reward functions are called '{name}': give one `path: {name}` and its own `name`"
-            )
+            raise RewardError(f"two reward functions are called '{name}': give one a `name` of its own")
     if not any(spec.counts for spec in specs):
         raise RewardError("no reward function has a weight other than 0: list one under rewards.functions")
     return specs
@@ -120,11 +122,8 @@ def _fields(entry: Any) -> dict[str, Any]:
     if isinstance(entry, str):
         return {"name": entry}
     if isinstance(entry, Mapping):
-        unknown = sorted(set(entry) - set(_KEYS))
-        if unknown:
-            raise RewardError(
-                f"a reward function has no key {', '.join(unknown)}: it takes {', '.join(_KEYS)}"
-            )
+        if unknown := ", ".join(sorted(set(entry) - set(_KEYS))):
+            raise RewardError(f"a reward function has no key {unknown}: its keys are {', '.join(_KEYS)}")
         return dict(entry)
     return {key: getattr(entry, key, None) for key in _KEYS}
 
@@ -153,37 +152,21 @@ def _target(target: str) -> str:
     return target
 
 
-def _weights(weight: Any, target: str) -> tuple[tuple[int, float], ...]:
-    try:
-        return points(1.0 if weight is None else weight)
-    except ValueError as error:
-        raise RewardError(f"reward '{target}': weight: {error}") from error
-
-
-def _between(between: Any, target: str) -> Between:
-    if between not in (None, "linear", "step"):
-        raise RewardError(f"reward '{target}': weight_schedule={between}: choose linear or step")
-    return between or "linear"
-
-
 def _names(names: Any, key: str, target: str) -> tuple[str, ...] | None:
-    """Names of datasets or environments, with the stems of file names added."""
+    """Names of datasets or environments, and the stems of file names among them."""
     if names is None:
         return None
     if isinstance(names, str) or not names or not all(isinstance(name, str) for name in names):
         raise RewardError(f"reward '{target}': {key} must be a list of names, or null for all: got {names!r}")
-    short = {
-        PurePath(name).name.split(".")[0] for name in names if PurePath(name).suffix or name.startswith("/")
-    }
-    return (*dict.fromkeys([*names, *sorted(short)]),)
+    files = [PurePath(name) for name in names if PurePath(name).suffix or name.startswith("/")]
+    return (*dict.fromkeys([*names, *sorted({file.name.split(".")[0] for file in files})]),)
 
 
 def _check_builtin_options(spec: RewardSpec) -> None:
     """Check kwargs: a built-in takes any name as **columns, so a mistyped option would have no effect."""
     parameters = inspect.signature(BUILTIN[spec.target]).parameters.values()
     options = {p.name for p in parameters if p.default is not p.empty} - set(PASSED)
-    unknown = sorted(set(spec.kwargs) - options)
-    if unknown:
+    if unknown := sorted(set(spec.kwargs) - options):
         takes = ", ".join(sorted(options)) or "none"
         raise RewardError(f"reward {spec.label} has no option {', '.join(unknown)}; its options: {takes}")
     for name, value in spec.kwargs.items():
@@ -196,6 +179,4 @@ def _check_builtin_options(spec: RewardSpec) -> None:
     except Unusable as error:
         raise RewardError(f"reward {spec.label}: {error}") from error
     except (TypeError, ValueError) as error:
-        raise RewardError(
-            f"reward {spec.label}: an option of the wrong kind in {dict(spec.kwargs)}: {error}"
-        ) from error
+        raise RewardError(f"reward {spec.label}: a wrong type in {dict(spec.kwargs)}: {error}") from error

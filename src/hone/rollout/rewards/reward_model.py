@@ -1,6 +1,6 @@
 """Scores texts with a reward model: Hone's, or any `AutoModelForSequenceClassification` with one label.
 
-It calls the model's own forward on padded batches, so encoders and decoders score as in transformers.
+The model's own forward is called on padded batches, so encoders and decoders score as in transformers.
 """
 
 from __future__ import annotations
@@ -47,12 +47,9 @@ class RewardModel:
         if precision not in PRECISIONS:
             raise ConfigError(f"reward_model: precision={precision}: choose one of {', '.join(PRECISIONS)}")
         self.name, self.batch_size = model, batch_size
-        loaded = load_model(
-            resolve(model), scalar=True, fresh_head=False, trust_remote_code=trust_remote_code
-        )
-        self.tokenizer = load_tokenizer(
-            model, chat_template=template or "default", trust_remote_code=trust_remote_code
-        )
+        trust: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+        loaded = load_model(resolve(model), scalar=True, fresh_head=False, **trust)
+        self.tokenizer = load_tokenizer(model, chat_template=template or "default", **trust)
         self.encoder = Encoder(self.tokenizer)
         size = sum(weight.numel() for weight in loaded.parameters())
         if "OMP_NUM_THREADS" not in os.environ or size >= SMALL:
@@ -71,7 +68,7 @@ class RewardModel:
         """The score of each completion with its prompt, each text or messages. Raises ValueError for one that exceeds
         the model's context."""
         pairs = list(zip(prompts, completions, strict=True))
-        # An encoder joins two texts in its own way.
+        # The tokenizer of an encoder joins the two texts itself.
         if self.tokenizer.cls_token_id is not None and not self.encoder.chat:
             texts = [(_text(prompt), _text(completion)) for prompt, completion in pairs]
             return self.score_tokens(self.tokenizer(texts, verbose=False)["input_ids"] if texts else [])
@@ -83,7 +80,7 @@ class RewardModel:
         longest = max(map(len, rows), default=0)
         if longest > self.max_length:
             raise ValueError(
-                f"a text of {longest} tokens is longer than the {self.max_length} that reward model {self.name} reads"
+                f"a text has {longest} tokens; reward model {self.name} reads {self.max_length} at most"
             )
         order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
         scores = [0.0] * len(rows)

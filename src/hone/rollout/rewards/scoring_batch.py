@@ -20,30 +20,27 @@ class Scored:
     """The scores of one completion. `reward` is None where scoring failed; `failure` is the cause."""
 
     rewards: dict[str, float | None] = field(default_factory=dict)
-    """By function; None where the function does not apply or failed."""
+    """By function; None if the function does not apply or failed."""
     reward: float | None = None
     """The sum of weight x reward over the functions that apply."""
     failure: str | None = None
     extra: dict[str, Any] = field(default_factory=dict)
     """Values that functions reported with `log_extra`, by column."""
     weights: dict[str, float] = field(default_factory=dict, compare=False)
-    """The weight of each function in the sum. A batch has them in common, so they are not compared."""
+    """The weight of each function in the sum: the same for all completions of a batch."""
 
 
 @dataclass(frozen=True)
 class TrainingProgress:
-    """The point of training at which a batch is scored. Functions receive it, and weights may depend on it."""
+    """The training step at which a batch is scored. Functions receive it, and weights may depend on it."""
 
     step: int | None = None
-    """Optimizer steps done; None outside of training."""
+    """Optimizer steps done; None outside training."""
     max_steps: int | None = None
 
     def state(self) -> dict[str, Any]:
         """The attributes of `trainer_state`."""
-        return {
-            "global_step": self.step or 0,
-            "max_steps": self.max_steps if self.max_steps is not None else -1,
-        }
+        return {"global_step": self.step or 0, "max_steps": -1 if self.max_steps is None else self.max_steps}
 
 
 class ScoringBatch:
@@ -60,17 +57,14 @@ class ScoringBatch:
         progress: TrainingProgress | None = None,
     ) -> None:
         """sources: the dataset and the environment of each completion's row."""
-        self._specs = specs
-        self._sources = sources
+        self._specs, self._sources = specs, sources
         self._progress = progress or TrainingProgress()
         self._weights = {spec.name: spec.weight_at(self._progress.step) for spec in specs}
         self._columns = {**columns, "prompts": prompts, "completions": completions}
-        for name, values in self._columns.items():
-            if len(values) != len(completions):
-                raise ValueError(
-                    f"column '{name}' has {len(values)} values for {len(completions)} completions"
-                )
         self.size = len(completions)
+        for name, values in self._columns.items():
+            if len(values) != self.size:
+                raise ValueError(f"column '{name}' has {len(values)} values for {self.size} completions")
         self._rewards: dict[str, list[float | None]] = {spec.name: [None] * self.size for spec in specs}
         self._extra: list[dict[str, Any]] = [{} for _ in range(self.size)]
         self._failures = FailureBudget(max_failure_fraction, self.size)
@@ -83,10 +77,8 @@ class ScoringBatch:
 
     def request(self, spec: RewardSpec, accepts: list[str] | None, indices: Sequence[int]) -> bytes:
         """The pickled call of `spec` on some completions. Raises RewardError for a column that cannot be pickled."""
-        wanted = (
-            self._columns if accepts is None else {k: v for k, v in self._columns.items() if k in accepts}
-        )
-        arguments = {name: [values[i] for i in indices] for name, values in wanted.items()}
+        names = [name for name in self._columns if accepts is None or name in accepts]
+        arguments = {name: [self._columns[name][i] for i in indices] for name in names}
         message = {
             "op": "score",
             "name": spec.name,
@@ -102,42 +94,38 @@ class ScoringBatch:
             raise RewardError(f"reward {spec.label}: column '{column}' cannot be pickled: {error}") from error
 
     def record(self, spec: RewardSpec, indices: Sequence[int], reply: Mapping[str, Any]) -> None:
-        """Record what the function returned. A reward that is not finite fails its completion, and so does an
-        exception in its place."""
+        """Record what the function returned. A completion fails if its reward is not finite or an exception."""
         for column, values in reply["extra"].items():
             for i, value in zip(indices, values, strict=True):
                 self._extra[i][column] = value
         for i, reward in zip(indices, reply["ok"], strict=True):
             if isinstance(reward, dict):
-                kind = f"reward '{spec.name}': {reward['kind']}"
-                self.fail(i, f"reward '{spec.name}': {reward['failed']}", kind)
+                category = f"reward '{spec.name}': {reward['type']}"
+                self.fail(i, f"reward '{spec.name}': {reward['failed']}", category)
             elif reward is None or math.isfinite(reward):
                 self._rewards[spec.name][i] = reward
             else:
-                what = "NaN" if math.isnan(reward) else str(reward)
-                self.fail(i, f"reward '{spec.name}' returned {what}")
+                self.fail(i, f"reward '{spec.name}' returned {'NaN' if math.isnan(reward) else reward}")
 
-    def fail(self, index: int, cause: str, kind: str | None = None, detail: str = "") -> None:
-        """Record a failure; `kind` is the cause as counted. Raises RewardError past the bound."""
-        self._failures.add(index, cause, kind, detail)
+    def fail(self, index: int, cause: str, category: str | None = None, detail: str = "") -> None:
+        """Record a failure (see FailureBudget.add). Raises RewardError if too many completions failed."""
+        self._failures.add(index, cause, category, detail)
         self._failures.check("completions could not be scored", "rewards.timeout_s")
 
     def scored(self) -> list[Scored]:
-        """All scores, in order, once every function has replied. Raises RewardError past the bound."""
-        rows = [{spec.name: self._rewards[spec.name][i] for spec in self._specs} for i in range(self.size)]
+        """All scores, in order, once every function has replied. Raises RewardError if too many failed."""
+        counted = [spec.name for spec in self._specs if spec.counts]
+        rows = [{name: values[i] for name, values in self._rewards.items()} for i in range(self.size)]
         for i, rewards in enumerate(rows):
-            if i not in self._failures.causes and all(
-                rewards[spec.name] is None or not spec.counts for spec in self._specs
-            ):
+            if i not in self._failures.causes and all(rewards[name] is None for name in counted):
                 self.fail(i, NO_FUNCTION_APPLIES)
         return [self._one(i, rewards) for i, rewards in enumerate(rows)]
 
     def _one(self, index: int, rewards: dict[str, float | None]) -> Scored:
-        causes = self._failures.causes.get(index)
-        if causes:
-            return Scored(rewards, None, "; ".join(causes), self._extra[index], self._weights)
-        total = math.fsum(self._weights[name] * r for name, r in rewards.items() if r is not None)
-        return Scored(rewards, total, None, self._extra[index], self._weights)
+        causes, total = self._failures.causes.get(index), None
+        if not causes:
+            total = math.fsum(self._weights[name] * r for name, r in rewards.items() if r is not None)
+        return Scored(rewards, total, "; ".join(causes or ()) or None, self._extra[index], self._weights)
 
 
 def _unpicklable(arguments: Mapping[str, Any]) -> str:

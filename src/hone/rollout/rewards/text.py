@@ -1,4 +1,4 @@
-"""Extracts answers from completions and from gold columns of several conventions. All scans are linear."""
+"""Extracts answers from completions and from gold columns in several conventions. All scans are linear."""
 
 from __future__ import annotations
 
@@ -15,16 +15,15 @@ _FENCE = re.compile(r" {0,3}(`{3,})(.*)")
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])\s*")
 _BETWEEN_BOXES = re.compile(r"(?:\\?[$,;()\s]|\\text\{\s*(?:and|or)\s*\}|\b(?:and|or)\b|[a-zA-Z]\s*=)*")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
-_MAX_BOX = 10_000  # characters; what is longer is no answer
-_LAST_BOXES = 8  # those before are not looked at
-_BETWEEN = 40  # characters between two boxes that are one answer
+_MAX_BOX = 10_000  # characters; longer contents are no answer
+_LAST_BOXES = 8  # earlier boxes are ignored
+_BETWEEN = 40  # characters between two boxes of one answer
 _STATED = re.compile(r"(?i)\banswers?\b[^\n:=]{0,40}?(?:\bis\b|\bare\b|[:=])[\s*:]*(?=([^\n]{1,1000}))")
 _SENTENCE_END = re.compile(r"[.;!?](?=\s|$)|,(?=\s+[a-zA-Z])")
-_THOUGHT = "</think>"
 
 
 def text_of(completion: str | list[dict[str, Any]]) -> str:
-    """The text of a completion: itself, or the content of the last assistant message where it is conversational."""
+    """The text of a completion; the content of the last assistant message if it is conversational."""
     if isinstance(completion, str):
         return completion
     messages = [message for message in completion if message.get("role") == "assistant"] or completion
@@ -55,7 +54,7 @@ def answer_tag(text: str) -> str | None:
 def boxed(text: str) -> str | None:
     r"""The content of the last `\boxed{…}` (or `\fbox{…}`, `\boxed 5`), with balanced braces.
 
-    Boxes separated by "and", "or" or a comma only are one answer: `3, 4`. None without a box, and where the last one is
+    Boxes separated only by "and", "or" or a comma are one answer: `3, 4`. None without a box, and if the last one is
     not closed.
     """
     boxes = _boxes(text)
@@ -76,7 +75,7 @@ def has_box(text: str) -> bool:
 
 
 def _boxes(text: str) -> list[tuple[int, int, str] | None]:
-    """The last boxes as (start, end, content); None for an unclosed one. Of nested boxes only the inner counts."""
+    """The last boxes as (start, end, content); None for an unclosed one. Of nested boxes, only the inner one."""
     starts = list(_BOX.finditer(text))[-_LAST_BOXES:]
     found: list[tuple[int, int, str] | None] = []
     for here, following in zip(starts, [*starts[1:], None], strict=False):
@@ -92,7 +91,7 @@ def _boxes(text: str) -> list[tuple[int, int, str] | None]:
 
 
 def _closing(text: str, start: int) -> int | None:
-    """The index after the brace that closes the one at `start`; None without one. `\\{` is text."""
+    """The index after the brace that closes the one at `start`; None if it is not closed. `\\{` is text."""
     depth = 0
     for brace in _BRACE.finditer(text, start, start + _MAX_BOX):
         depth += (brace[0] == "{") - (brace[0] == "}")
@@ -103,11 +102,11 @@ def _closing(text: str, start: int) -> int | None:
 
 def after_thought(text: str) -> str:
     """The text after the last `</think>`; all of it without one."""
-    return text.rpartition(_THOUGHT)[2]
+    return text.rpartition("</think>")[2]
 
 
 def stated_answer(text: str) -> str | None:
-    """What follows the last `####` (unless it is a heading), or the last "the answer is", to the end of the sentence;
+    """The text after the last `####` (unless it is a heading) or the last "the answer is", to the end of the sentence;
     None without either."""
     if "####" in text:
         line, more, _ = text.rpartition("####")[2].strip().partition("\n")
@@ -138,15 +137,15 @@ def gold_answer(gold: object) -> str | None:
 
 
 def same_answer(given: str, gold: str) -> bool:
-    """Equal as numbers where both are numbers; else as text, ignoring case and runs of white space."""
-    given_number, gold_number = as_number(given), as_number(gold)
-    if given_number is not None and gold_number is not None:
-        return given_number == gold_number
+    """Equal as numbers if both are numbers; else as text, ignoring case and runs of white space."""
+    numbers_2 = as_number(given), as_number(gold)
+    if None not in numbers_2:
+        return numbers_2[0] == numbers_2[1]
     return given.casefold().split() == gold.casefold().split()
 
 
 def fenced(text: str) -> str | None:
-    """What stands in the last closed Markdown fence (three or more backticks on a line of their own); None without."""
+    """The content of the last closed Markdown fence (three or more backticks on their own line); None without one."""
     found, opened = None, ""
     inside: list[str] = []
     for line in text.split("\n"):

@@ -1,6 +1,6 @@
-"""The body of a reward worker: a process that loads reward functions and calls them on request.
+"""The main function of a reward worker: a process that loads reward functions and calls them on request.
 
-Requests are pickles from the parent. Replies are JSON, so that nothing a reward function returns can run code in the
+Requests are pickles from the parent. Replies are JSON, so that no value of a reward function can run code in the
 parent. Imports the standard library only.
 
 The process ends with the run, even inside a function that never returns (subprocesses.end_with_parent). All processes
@@ -52,7 +52,7 @@ def main(channel_fd: int, import_signals_fd: int, memory_limit_mb: int | None) -
 
 
 def _handle(message: bytes, functions: Functions) -> dict[str, Any]:
-    """The reply to one request. Whatever the function raises becomes a reply, SystemExit included."""
+    """The reply to one request. Every exception of the function becomes a reply, SystemExit included."""
     file = None
     metrics.forget()
     try:
@@ -67,15 +67,15 @@ def _handle(message: bytes, functions: Functions) -> dict[str, Any]:
     except (Unusable, _Defect) as error:
         return {"defect": str(error)}
     except BaseException as error:
-        # Users' code may raise anything, KeyboardInterrupt and SystemExit included. None of it may end the worker: the
-        # pool counts it against the completion, and raises RewardError past the bound.
+        # Users' code may raise KeyboardInterrupt and SystemExit, too. No exception may end the worker: the pool counts
+        # it as a failure of the completion, and raises RewardError for too many.
         report = exception_report(error, file)
         report["raised"] += _advice(error)
         return report | {"restart": isinstance(error, MemoryError)}
 
 
 def _load(request: dict[str, Any], functions: Functions) -> dict[str, Any]:
-    """Import a function, have it prepare itself, and describe what it takes (see function_signature.describe)."""
+    """Import a function, call its `prepare`, and describe its arguments (see function_signature.describe)."""
     worker_settings.update(request["settings"])
     function, kwargs = instantiate(load(request["target"]), request["kwargs"])
     described = describe(function, kwargs) | {"pid": os.getpid()}
@@ -103,7 +103,7 @@ def _file_of(function: Callable[..., Any]) -> str | None:
 def _rewards(
     function: Callable[..., Any], arguments: dict[str, Any], request: dict[str, Any]
 ) -> list[float | dict[str, str] | None]:
-    """Call the function and read what it returned as one number or None for each completion."""
+    """Call the function and convert its result to one number or None for each completion."""
     accepts, count = request["accepts"], request["count"]
     arguments |= {
         "trainer_state": SimpleNamespace(**request["state"]),
@@ -115,32 +115,27 @@ def _rewards(
     returned = function(**arguments)
     if inspect.isawaitable(returned):
         returned = _run(returned)
-    if isinstance(returned, str | bytes | dict | set | frozenset):
+    if isinstance(returned, str | bytes | dict | set | frozenset) or not hasattr(returned, "__len__"):
         raise _Defect(f"returned a {type(returned).__name__}; expected a list of {count} rewards")
-    try:
-        size = len(returned)
-    except TypeError as error:
-        raise _Defect(f"returned a {type(returned).__name__}; expected a list of {count} rewards") from error
-    if size != count:
+    if (size := len(returned)) != count:
         raise _Defect(f"returned {size} rewards; expected {count}, one for each completion")
     return [_number(reward) for reward in returned]
 
 
 def _number(reward: Any) -> float | dict[str, str] | None:
-    """A number or None; for an exception in its place, the cause of the failure."""
+    """A number or None; for an exception, the cause of the failure."""
     if reward is None:
         return None
+    name = type(reward).__name__
     if isinstance(reward, BaseException):
-        return {"failed": str(reward)[:MAX_MESSAGE] or type(reward).__name__, "kind": type(reward).__name__}
+        return {"failed": str(reward)[:MAX_MESSAGE] or name, "type": name}
     if isinstance(reward, str | bytes) or not hasattr(reward, "__float__"):
-        raise _Defect(
-            f"returned {reward!r:.100} ({type(reward).__name__}) as a reward; expected a number or None"
-        )
+        raise _Defect(f"returned {reward!r:.100} ({name}) as a reward; expected a number or None")
     return float(reward)
 
 
 def _run(awaitable: Any) -> Any:
-    import asyncio  # 40 ms that only async functions pay
+    import asyncio  # 40 ms; only async functions need it
 
     async def wait() -> Any:
         return await awaitable
@@ -149,10 +144,10 @@ def _run(awaitable: Any) -> Any:
 
 
 def _advice(error: BaseException) -> str:
-    """The correction for a function that expects text where completions are messages, or the reverse."""
+    """Advice for a function that expects text although completions are messages, or the reverse."""
     message = str(error)
     if isinstance(error, TypeError) and message.startswith("string indices must be integers"):
-        return "; the prompts are plain text here, so each completion is a text: c, not c[0]['content']"
+        return "; the prompts are plain text here, so each completion is a string: c, not c[0]['content']"
     wrong = ("expected string or bytes-like object, got 'list'", "'list' object has no attribute '")
     if isinstance(error, TypeError | AttributeError) and message.startswith(wrong):
         return "; the prompts are conversations here, so a completion's text is c[0]['content']"

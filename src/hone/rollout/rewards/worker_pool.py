@@ -1,4 +1,4 @@
-"""WorkerPool: reward workers, and a thread for each that never waits beyond a deadline."""
+"""WorkerPool: reward workers, each driven by a thread whose waits have a deadline."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Reply = dict[str, Any] | CallFailed
 
 
 class WorkerPool:
-    """`num_workers` workers, and as many threads that drive them. They start when first needed."""
+    """`num_workers` workers and as many threads. They start on first use."""
 
     def __init__(self, num_workers: int, limits: Limits, log: logging.Logger | None) -> None:
         self.workers: Sequence[WorkerProcess] = [WorkerProcess(limits, log) for _ in range(num_workers)]
@@ -41,12 +41,12 @@ class WorkerPool:
         return self._threads.submit(work)
 
     def kill(self) -> None:
-        """Kill the workers, whatever they are doing; `wait` comes next."""
+        """Kill the workers, also during a call; `wait` comes next."""
         for worker in self.workers:
             worker.close()
 
     def wait(self) -> None:
-        """Wait for the threads, whose calls have failed, and release what the workers hold."""
+        """Wait for the threads, whose calls have failed, and release the workers' resources."""
         self._threads.shutdown(wait=True, cancel_futures=True)
         for worker in self.workers:
             worker.kill()

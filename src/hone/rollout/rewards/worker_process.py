@@ -1,4 +1,4 @@
-"""One reward worker as the pool sees it: load functions in it, call them with a time limit, replace it once it died."""
+"""The parent's end of one reward worker: load functions, call them with a time limit, restart the worker if it died."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from hone.rollout.workers.import_time import Clock
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds of a worker: seconds for a call, seconds to import a function, megabytes of address space."""
+    """Limits of a worker: seconds for a call, seconds to import a function, megabytes of address space."""
 
     timeout_s: float
     load_timeout_s: float
@@ -29,12 +29,11 @@ class Limits:
 class WorkerProcess:
     """One worker, started on first use and again after it was killed. Used by one thread at a time.
 
-    `close` may be called from any thread: a call in progress then ends within a fraction of a second with Died.
+    Any thread may call `close`: a call in progress then raises Died within a fraction of a second.
     """
 
     def __init__(self, limits: Limits, log: logging.Logger | None = None) -> None:
-        self._limits = limits
-        self._log = log
+        self._limits, self._log = limits, log
         self._child: ChildProcess | None = None
         self._import_signals: int | None = None
         self._described: dict[str, dict[str, Any]] = {}
@@ -42,14 +41,14 @@ class WorkerProcess:
 
     @property
     def pid(self) -> int | None:
-        """Process (and group) id of the running worker; that of its supervisor until a function is loaded."""
+        """The process id of the running worker; the id of its supervisor until a function is loaded."""
         loaded = next(iter(self._described.values()), {})
         return None if self._child is None else loaded.get("pid", self._child.process.pid)
 
     def load(self, spec: RewardSpec) -> dict[str, Any]:
-        """Start the worker if needed and have it import the function; what it takes (see function_signature.describe).
+        """Start the worker if needed and import the function in it; its arguments (see function_signature.describe).
 
-        Raises RewardError when it cannot be imported or is not a reward function.
+        Raises RewardError if it cannot be imported or is not a reward function.
         """
         if self._child is None:
             self._start()
@@ -60,9 +59,7 @@ class WorkerProcess:
                 reply = self._exchange(pickle.dumps(request), Clock(self._limits.load_timeout_s))
             except CallFailed as failed:
                 advice = " (raise rewards.load_timeout_s?)" if isinstance(failed, TimedOut) else ""
-                raise RewardError(
-                    f"reward {spec.label} cannot be imported: {failed.kind}{advice}\n{failed.detail}".rstrip()
-                ) from None
+                reply = {"raised": failed.cause + advice, "traceback": failed.detail}
             if "raised" in reply:
                 problem = f"{reply['raised']}\n{reply['traceback']}".rstrip()
                 raise RewardError(f"reward {spec.label} cannot be imported: {problem}")
@@ -72,8 +69,8 @@ class WorkerProcess:
         return self._described[spec.name]
 
     def call(self, spec: RewardSpec, request: bytes, count: int = 1) -> dict[str, Any]:
-        """Send a request to score `count` completions and return the reply. Raises TimedOut or Died; the worker is
-        gone then."""
+        """Send a request to score `count` completions and return the reply. Raises TimedOut or Died after the worker
+        has ended."""
         described = self.load(spec)
         seconds = self._limits.timeout_s + count * described["seconds_each"]
         reply = self._exchange(request, Clock(seconds, self._limits.load_timeout_s, self._import_signals))
@@ -82,14 +79,13 @@ class WorkerProcess:
         return reply
 
     def close(self) -> None:
-        """Stop the worker for good. Safe from any thread; the thread that uses it calls `kill` afterwards."""
+        """Stop the worker permanently. Safe from any thread; the thread that uses it calls `kill` afterwards."""
         self._closed.set()
-        child = self._child
-        if child is not None:
+        if (child := self._child) is not None:
             child.stop()
 
     def kill(self) -> str:
-        """Kill the worker and everything it started, wait for it, and return the last of its output."""
+        """Kill the worker and all that it started, wait for it, and return the last of its output."""
         if self._child is None:
             return ""
         output = self._child.kill()
@@ -110,14 +106,12 @@ class WorkerProcess:
         self._described = {}
 
     def _exchange(self, message: bytes, clock: Clock) -> dict[str, Any]:
-        child = self._child
+        child, closed = self._child, self._closed
         assert child is not None
         try:
-            return exchange(
-                child.channel, message, clock, lambda: child.alive() and not self._closed.is_set()
-            )
+            return exchange(child.channel, message, clock, lambda: child.alive() and not closed.is_set())
         except TimedOut as late:
-            raise TimedOut(late.kind, self.kill()) from None
+            raise TimedOut(late.cause, self.kill()) from None
         except Died as died:
             output = self.kill()
-            raise Died(child.exit_reason() if died.kind == ENDED else died.kind, output) from None
+            raise Died(child.exit_reason() if died.cause == ENDED else died.cause, output) from None

@@ -1,4 +1,4 @@
-"""Settings of the run that a worker's functions read: the limits of sandboxes."""
+"""Settings of the run that reward functions read in a worker: the limits of sandboxes."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _settings: dict[str, Any] = {}
 
 
 def update(settings: Mapping[str, Any]) -> None:
-    """Take over the pool's settings, before a function is loaded."""
+    """Set the pool's settings, before a function is loaded."""
     _settings.update(settings)
 
 
 def sandbox() -> SandboxLimits:
-    """`rewards.sandbox`, or the defaults outside of a pool."""
+    """`rewards.sandbox`; the defaults outside a pool."""
     return SandboxLimits(**_settings.get("sandbox", {}))

@@ -1,7 +1,7 @@
-"""The parent's end of a child process: start it, call it within a time limit, kill it with all that it started.
+"""The parent's end of a child process: start it, call it within a time limit, kill it and all that it started.
 
-The child runs `main` of a module on one end of a socket pair. It leads a session of its own: Ctrl-C in the terminal
-does not reach it. Its standard input is a pipe that closes when this process ends (subprocesses.end_with_parent).
+The child runs `main` of a module on one end of a socket pair. It leads its own session, so Ctrl-C in the terminal does
+not reach it. Its standard input is a pipe that closes when this process ends (subprocesses.end_with_parent).
 """
 
 from __future__ import annotations
@@ -31,25 +31,24 @@ _BOOT = (
     "import importlib, json, sys; module, arguments, sys.path[:] = json.loads(sys.argv[1]); "
     "importlib.import_module(module).main(*arguments)"
 )
-_TICK_S = 0.25  # how often a wait checks whether the process is alive
+_POLL_S = 0.25  # a wait checks this often whether the process is alive
 _KILL_WAIT_S = 5.0
-_LOG_BYTES = 5_000_000  # of output kept on disk, twice over
+_LOG_BYTES = 5_000_000  # of output in each of the two log files
 _TAIL_BYTES = 4000  # of output kept for messages
 ENDED = "process died"
-"""What `exchange` says of a process that closed its channel."""
+"""The cause that `exchange` gives for a process that closed its channel."""
 
 
 class CallFailed(Exception):
-    """A call without an answer. `kind` says what happened, `detail` is the last output or a traceback."""
+    """A call without a reply. `cause` says what happened; `detail` is the last output or a traceback."""
 
-    def __init__(self, kind: str, detail: str = "") -> None:
-        super().__init__(kind)
-        self.kind = kind
-        self.detail = detail
+    def __init__(self, cause: str, detail: str = "") -> None:
+        super().__init__(cause)
+        self.cause, self.detail = cause, detail
 
 
 class TimedOut(CallFailed):
-    """No answer within the limit; the process was killed."""
+    """No reply within the limit; the process was killed."""
 
 
 class Died(CallFailed):
@@ -57,11 +56,11 @@ class Died(CallFailed):
 
 
 class Raised(CallFailed):
-    """The user's code raised; its process lives on."""
+    """The user's code raised; its process keeps running."""
 
 
 class ChildProcess:
-    """A running child. `channel` is its socket; its output goes to `log` and is kept, up to a bound, for messages."""
+    """A running child. `channel` is its socket. Its output goes to `log`; the end of it is kept for messages."""
 
     def __init__(
         self,
@@ -72,7 +71,7 @@ class ChildProcess:
         log: logging.Logger | None = None,
         environment: dict[str, str] | None = None,
     ) -> None:
-        """Run `module.main(descriptor of the channel, *arguments)`; `title` shows in the list of processes."""
+        """Run `module.main(descriptor of the channel, *arguments)`. `title` is shown by `ps`."""
         self.channel, theirs = socket.socketpair()
         boot = json.dumps([module, [theirs.fileno(), *arguments], search_path()])
         with theirs:
@@ -91,11 +90,11 @@ class ChildProcess:
         self._reader.start()
 
     def alive(self) -> bool:
-        """Whether the process has not ended."""
+        """Whether the process is running."""
         return self.process.poll() is None
 
     def stop(self) -> None:
-        """Have a supervised process (reaper.supervise) end with all that it started. Does not wait."""
+        """End a supervised process (reaper.supervise) and all that it started, without waiting."""
         if sys.platform == "linux":
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 self.process.terminate()
@@ -113,10 +112,10 @@ class ChildProcess:
             self.process.wait(patience_s)
         except subprocess.TimeoutExpired:
             self._kill_group()
-            # A process that waits for a disk cannot be killed: it ends when it can.
+            # A process that waits for a disk cannot be killed before the disk answers.
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(_KILL_WAIT_S)
-        self._reader.join(_TICK_S)  # a process that escaped may hold the pipe open
+        self._reader.join(_POLL_S)  # an escaped process may hold the pipe open
         assert self.process.stdin is not None
         self.process.stdin.close()
         self.channel.close()
@@ -131,12 +130,11 @@ class ChildProcess:
         return f"worker exited with code {code}"
 
     def _kill_group(self) -> None:
-        # Gone already: macOS reports EPERM for a zombie.
-        with contextlib.suppress(ProcessLookupError, PermissionError):
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS: EPERM for a zombie
             os.killpg(self.process.pid, signal.SIGKILL)
 
     def _read_output(self) -> None:
-        """Runs in a thread until the last process that holds the pipe ends."""
+        """Runs in a thread until no process holds the pipe."""
         assert self.process.stdout is not None
         with contextlib.suppress(OSError, ValueError), self.process.stdout as stream:
             while part := stream.read(1 << 16):
@@ -148,10 +146,10 @@ class ChildProcess:
 def exchange(
     channel: socket.socket, message: bytes, clock: Clock, alive: Callable[[], bool] = lambda: True
 ) -> dict[str, Any]:
-    """Send a message (none where it is empty) and receive one reply, a JSON object.
+    """Send a message (unless it is empty) and receive one reply, a JSON object.
 
-    Raises TimedOut past `clock`, and Died at the end of the stream, for a reply that is not a JSON object, and where
-    nothing arrives and `alive` is False.
+    Raises TimedOut when `clock` runs out. Raises Died at the end of the stream, for a reply that is not a JSON object,
+    and if nothing arrives while `alive` is False.
     """
     channel.setblocking(False)
     unsent = memoryview(frame(message) if message else b"")
@@ -162,49 +160,36 @@ def exchange(
             clock.listen()
             if (left := clock.left()) <= 0:
                 raise TimedOut(clock.verdict())
-            ready = selector.select(min(left, _TICK_S))
-            for _, events in ready:
-                try:
+            ready = selector.select(min(left, _POLL_S))
+            try:
+                for _, events in ready:
                     if events & selectors.EVENT_WRITE and unsent:
                         unsent = unsent[channel.send(unsent) :]
                         if not unsent:
                             selector.modify(channel, selectors.EVENT_READ)
                     if events & selectors.EVENT_READ:
-                        _receive(channel, reader)
-                except BlockingIOError:
-                    continue
-                except (BrokenPipeError, ConnectionResetError):
-                    raise Died(ENDED) from None
-            if (reply := reader.message()) is not None:
-                return _parsed(reply)
+                        if not (part := channel.recv(1 << 20)):
+                            raise Died(ENDED)
+                        reader.add(part)
+                if (reply := reader.message()) is not None:
+                    return parse_object(reply)
+            except BlockingIOError:
+                continue
+            except (BrokenPipeError, ConnectionResetError):
+                raise Died(ENDED) from None
+            except FrameError as error:
+                raise Died(str(error)) from None
             if not ready and not alive():
                 raise Died(ENDED)
 
 
-def _receive(channel: socket.socket, reader: FrameReader) -> None:
-    part = channel.recv(1 << 20)
-    if not part:
-        raise Died(ENDED)
-    try:
-        reader.add(part)
-    except FrameError as error:
-        raise Died(str(error)) from None
-
-
-def _parsed(reply: bytes) -> dict[str, Any]:
-    try:
-        return parse_object(reply)
-    except FrameError as error:
-        raise Died(str(error)) from None
-
-
 def _environment() -> dict[str, str]:
-    """One thread for numerics in each worker, and the same order of sets in each, so that runs repeat."""
+    """One numerics thread in each worker, and a fixed hash seed: sets have the same order in every run."""
     return {"OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0", "TOKENIZERS_PARALLELISM": "false", **os.environ}
 
 
 def open_log(path: str | Path | None) -> tuple[RotatingFileHandler | None, logging.Logger | None]:
-    """A log of at most 2 x _LOG_BYTES for the output of child processes."""
+    """A log of at most 2 x _LOG_BYTES for the output of child processes; (None, None) without a path."""
     if path is None:
         return None, None
     import logging

@@ -1,6 +1,6 @@
-"""Messages between processes: 8 bytes of length, then the message. Lengths above a bound are refused.
+"""Messages between processes: 8 bytes of length, then the message. Lengths above a limit are rejected.
 
-Imports the standard library only: the processes that use it must start fast.
+Imports the standard library only, so that child processes start fast.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ LENGTH = struct.Struct(">Q")
 REQUEST_BYTES = 4 << 30
 """The longest request. Requests come from the run itself."""
 REPLY_BYTES = 64 << 20
-"""The longest reply. Replies come from processes that run code on what models wrote."""
+"""The longest reply. Replies come from processes that run user code on generated text."""
 
 
 class FrameError(Exception):
-    """The received bytes are not a message; the text says why."""
+    """The received bytes are not a valid message."""
 
 
 def frame(message: bytes, max_bytes: int = REQUEST_BYTES) -> bytes:
-    """The message behind its length. Raises FrameError for one longer than `max_bytes`."""
+    """The length and the message. Raises FrameError for a message longer than `max_bytes`."""
     _check(len(message), max_bytes)
     return LENGTH.pack(len(message)) + message
 
@@ -38,7 +38,7 @@ def send_json(channel: socket.socket, message: Any) -> None:
 
 
 def send_reply(channel: socket.socket, reply: dict[str, Any], too_long: dict[str, Any]) -> None:
-    """Send a reply as JSON; `too_long` in its place where it exceeds REPLY_BYTES."""
+    """Send a reply as JSON; send `too_long` instead of a reply longer than REPLY_BYTES."""
     message = json.dumps(reply).encode()
     send(channel, message if len(message) <= REPLY_BYTES else json.dumps(too_long).encode())
 
@@ -54,14 +54,14 @@ def receive(channel: socket.socket, max_bytes: int = REQUEST_BYTES) -> bytes | N
 
 
 def receive_with_descriptors(channel: socket.socket, max_descriptors: int) -> tuple[bytes, list[int]] | None:
-    """The next message with the file descriptors sent along; None at the end of the stream."""
+    """The next message and the file descriptors sent with it; None at the end of the stream."""
     header, descriptors, _, _ = socket.recv_fds(channel, LENGTH.size, max_descriptors)
     message = receive_exactly(channel, LENGTH.unpack(header)[0]) if len(header) == LENGTH.size else None
     return None if message is None else (message, descriptors)
 
 
 def receive_exactly(channel: socket.socket, size: int) -> bytes | None:
-    """`size` bytes; None where the stream ends before."""
+    """`size` bytes; None if the stream ends before."""
     data = bytearray()
     while len(data) < size:
         part = channel.recv(min(size - len(data), 1 << 20))
@@ -72,7 +72,7 @@ def receive_exactly(channel: socket.socket, size: int) -> bytes | None:
 
 
 class FrameReader:
-    """Assembles one reply from its parts."""
+    """Assembles one reply from received parts."""
 
     def __init__(self, max_bytes: int = REPLY_BYTES) -> None:
         self._max_bytes = max_bytes

@@ -1,4 +1,4 @@
-"""Imports during a call count against a limit of their own: the worker signals them, and the parent's clock pauses.
+"""Imports during a call count against their own time limit: the worker signals them, and the parent's clock pauses.
 
 Imports the standard library only.
 """
@@ -58,14 +58,14 @@ class _Announcer:
     def _move(self, by: int) -> None:
         with self._lock:
             before, self._depth = self._depth, self._depth + by
-            if os.getpid() != self._pid or (before and self._depth):  # a fork's imports are nobody's
+            if os.getpid() != self._pid or (before and self._depth):  # the imports of a fork do not count
                 return
             with contextlib.suppress(OSError):
                 os.write(self._fd, _BEGINS if by > 0 else _ENDS)
 
 
 class Clock:
-    """Parent side: how long a call may still take. Time that the worker spends on imports counts against `import_s`."""
+    """Parent side: the time left for a call. Time that the worker spends on imports counts against `import_s`."""
 
     def __init__(
         self,
@@ -74,12 +74,11 @@ class Clock:
         signals: int | None = None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`signals`: a non-blocking descriptor with the worker's signals; None without imports to wait for."""
+        """`signals`: a non-blocking descriptor with the worker's signals; None if imports are not signalled."""
         self._call_s, self._import_s, self._signals, self._now = call_s, import_s, signals, now
-        self._begun, self._imported = now(), 0.0
+        self._start, self._imported = now(), 0.0
         self._since: float | None = None
-        self.listen()
-        # Signals from after the previous call say nothing of this one.
+        self.listen()  # discards signals from before this call
         self._since, self._imported = None, 0.0
 
     def listen(self) -> None:
@@ -98,10 +97,10 @@ class Clock:
         """Seconds left."""
         if self._since is not None:
             return self._import_s - self._imported - (self._now() - self._since)
-        return self._call_s - (self._now() - self._begun - min(self._imported, self._import_s))
+        return self._call_s - (self._now() - self._start - min(self._imported, self._import_s))
 
     def verdict(self) -> str:
-        """The failure of a call that took too long."""
+        """The cause of failure of a call that took too long."""
         if self._since is not None:
             return f"timeout after {self._import_s:g} s of imports"
         return f"timeout after {self._call_s:g} s"

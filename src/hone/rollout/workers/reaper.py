@@ -1,8 +1,7 @@
-"""A process that stays behind to end what another one leaves: children that call setsid escape a process group.
+"""A supervising process that kills all descendants of another one, also those that left its process group (setsid).
 
-`supervise()` forks. The child goes on; its parent adopts whatever the child's descendants leave behind (it is their
-"subreaper", see prctl(2)) and ends with the child, or with the run, after it has killed them all. Linux; elsewhere
-nothing is done, and process groups are all there is.
+`supervise()` forks. The child continues. Its parent is the "subreaper" (prctl(2)) that adopts orphaned descendants;
+when the child or the run ends, it kills all of them and ends. Linux only: elsewhere there are process groups only.
 """
 
 from __future__ import annotations
@@ -22,9 +21,9 @@ _GRACE_S = 0.25
 
 
 def supervise() -> None:
-    """Return in a child that leads a session of its own; this process only waits from here on.
+    """Return in a child that leads its own session, while this process waits.
 
-    Standard input must be a pipe on which nobody writes, and that closes when the run ends. SIGTERM ends both.
+    Standard input must be a pipe without data that closes when the run ends. SIGTERM ends both processes.
     """
     if sys.platform != "linux":
         return
@@ -48,38 +47,33 @@ def supervise() -> None:
 
 
 def _wait(child: int, woken: int, wake: int) -> NoReturn:
-    """Until the child, or the run, has ended; then end everything, and end as the child did."""
+    """Wait until the child or the run has ended; then kill all descendants, and end with the child's status."""
     status = None
     try:
         _close_all_but(0, woken, wake)
         poll = select.poll()
-        poll.register(0, 0)  # the end of a pipe is told unasked
+        poll.register(0, 0)  # poll always reports the end of a pipe
         poll.register(woken, select.POLLIN)
         asked_to_end = False
         while status is None and not asked_to_end:
             for descriptor, _ in poll.poll():
                 asked_to_end |= descriptor == 0 or signal.SIGTERM in os.read(woken, 1 << 12)
             status = _reap(child)
-        if status is None:  # one that is ending already keeps the status that it ends with
+        if status is None:
             os.kill(child, signal.SIGKILL)
             status = os.waitpid(child, 0)[1]
-        _let_end()
+        until = time.monotonic() + _GRACE_S  # a sandbox ends with the child, and then cleans up
+        while time.monotonic() < until and descendants(os.getpid()):
+            _reap(0)
+            time.sleep(0.005)
         kill_descendants()
         _end_as(status)
     finally:
         os._exit(1)
 
 
-def _let_end() -> None:
-    """Those who end with the child by themselves, and leave nothing behind when they may: sandboxes do."""
-    until = time.monotonic() + _GRACE_S
-    while time.monotonic() < until and descendants(os.getpid()):
-        _reap(0)
-        time.sleep(0.005)
-
-
 def _close_all_but(*kept: int) -> None:
-    """Descriptors of the child's: whoever reads from them must see their end."""
+    """Close the child's descriptors: their readers must see the end of the stream."""
     low = 0
     for descriptor in (*sorted(kept), 1 << 16):
         if low < descriptor:  # os.closerange(0, 0) closes everything
@@ -88,7 +82,7 @@ def _close_all_but(*kept: int) -> None:
 
 
 def _reap(child: int) -> int | None:
-    """The child's status, if it has ended; others that have ended are forgotten."""
+    """Reap ended children; the status of `child`, if it is among them."""
     found = None
     with contextlib.suppress(ChildProcessError):
         while (ended := os.waitpid(-1, os.WNOHANG))[0]:
@@ -97,7 +91,7 @@ def _reap(child: int) -> int | None:
 
 
 def _end_as(status: int) -> None:
-    """End in the way that a status tells of."""
+    """End with a wait(2) status."""
     if os.WIFSIGNALED(status):
         with contextlib.suppress(OSError, ValueError):
             signal.signal(os.WTERMSIG(status), signal.SIG_DFL)
@@ -106,12 +100,12 @@ def _end_as(status: int) -> None:
 
 
 def kill_descendants() -> None:
-    """Kill what there is until nothing is left. Orphans come to us, if we are their subreaper."""
+    """Kill descendants until none is left. A subreaper also adopts and kills orphans."""
     for _ in range(_ROUNDS):
         children = descendants(os.getpid())
         if not children:
             return
-        for number in (signal.SIGSTOP, signal.SIGKILL):  # stopped first: none forks while others are killed
+        for number in (signal.SIGSTOP, signal.SIGKILL):  # a stopped process does not fork
             for pid in children:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.kill(pid, number)
@@ -122,12 +116,12 @@ def kill_descendants() -> None:
 
 
 def descendants(root: int) -> list[int]:
-    """Process ids below one, as /proc has them; none where there is no /proc."""
+    """The process ids of all descendants, from /proc; empty without /proc."""
     return sorted(descendant_stats(root))
 
 
 def descendant_stats(root: int) -> dict[int, list[bytes]]:
-    """Of each process below one: the fields of /proc/PID/stat from the third on, which is its state; see proc(5)."""
+    """For each descendant: the fields of /proc/PID/stat from the third (the state) on; see proc(5)."""
     stats: dict[int, list[bytes]] = {}
     for name in os.listdir("/proc") if os.path.isdir("/proc") else ():
         if name.isdigit():

@@ -166,7 +166,7 @@ def test_completions_in_the_other_form_are_named_as_that(tmp_path: Path) -> None
     (tmp_path / "mine.py").write_text("\n".join(lines))
     message = [{"role": "assistant", "content": "4"}]
     for name, completions, advice in (
-        ("messages", ["4", "4"], "each completion is a text: c, not c[0]['content']"),
+        ("messages", ["4", "4"], "each completion is a string: c, not c[0]['content']"),
         ("texts", [message, message], "a completion's text is c[0]['content']"),
         ("lower", [message, message], "a completion's text is c[0]['content']"),
     ):
@@ -183,5 +183,5 @@ def test_names_of_the_runs_own_columns_are_refused(name: str) -> None:
 
 
 def test_extra_columns_of_another_length_are_refused() -> None:
-    with pytest.raises(RewardError, match=r"log_extra.'size', ….* got 1 values; expected 2"):
+    with pytest.raises(RewardError, match=r"log_extra.'size', ….* got 1 values for 2 completions"):
         score([entry("short_extra")], ["a", "b"], {})

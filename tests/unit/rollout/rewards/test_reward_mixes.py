@@ -143,7 +143,7 @@ sandbox: {timeout_s: 1.5, memory_mb: 128}
         assert [function.weight_at(5) for function in config.functions] == [0.5]
         assert pool.specs[0].applies("a", "")
         assert not pool.specs[0].applies("b", "")
-        limits = pool._limits
+        limits = pool.limits
         assert (limits.load_timeout_s, limits.memory_mb) == (7, 512)
         assert (limits.sandbox.timeout_s, limits.sandbox.memory_mb, limits.sandbox.max_processes) == (
             1.5,

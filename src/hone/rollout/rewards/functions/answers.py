@@ -12,11 +12,11 @@ from hone.rollout.rewards.math_equivalence import MAX_ANSWER, Answer, same, same
 from hone.rollout.rewards.numerals import as_number, last_number
 from hone.rollout.rewards.text import answer_tag, answers_of, boxed, has_box, same_answer, stated_answer
 
-_PLAIN_TAIL = 1000  # characters of an untagged completion in which `math` looks for the answer
+_PLAIN_TAIL = 1000  # characters of an untagged completion that `math` searches for the answer
 _PLAIN_ANSWER = re.compile(
     r"(-?\$?[\d.,/]*\d%?)(?: [^\W\d_]+){1,3}|([-\d.,/\s]*\d,?\s+(?:and|or)\s+[-\d.,/]*\d)"
 )
-"""What may follow "the answer is": a number with its unit, or several numbers."""
+"""A plain answer after "the answer is": a number with its unit, or several numbers."""
 _EXTRACT = ("all", "answer", "boxed", "last_line")
 
 
@@ -47,13 +47,17 @@ def exact(
     `\boxed{…}`) or `last_line`.
     """
     _check_exact(extract=extract)
-    rewards: list[float | None] = []
-    for text, gold in zip(answers_of(completions, prefills), golds(column, columns), strict=True):
-        given = _part(text, extract)
-        if ignore_case:
-            given, gold = given and given.casefold(), gold and gold.casefold()
-        rewards.append(None if gold is None else float(given is not None and given.strip() == gold.strip()))
-    return rewards
+    pairs = zip(answers_of(completions, prefills), golds(column, columns), strict=True)
+    return [
+        None if gold is None else float(_is_exact(_part(text, extract), gold, ignore_case))
+        for text, gold in pairs
+    ]
+
+
+def _is_exact(given: str | None, gold: str, ignore_case: bool) -> bool:
+    if given is not None and ignore_case:
+        given, gold = given.casefold(), gold.casefold()
+    return given is not None and given.strip() == gold.strip()
 
 
 def numeric(
@@ -71,15 +75,14 @@ def numeric(
     _check_numeric(tolerance=tolerance, relative_tolerance=relative_tolerance)
     rewards: list[float | None] = []
     for text, gold in zip(answers_of(completions, prefills), golds(column, columns), strict=True):
-        wanted = None if gold is None else as_number(gold)
+        given, wanted = last_number(text), None if gold is None else as_number(gold)
         if wanted is None and gold is not None:
             wanted = last_number(gold)
-        given = last_number(text)
         if wanted is None or given is None:
             rewards.append(None if wanted is None else 0.0)
-            continue
-        allowed = max(Fraction(tolerance), Fraction(relative_tolerance) * abs(wanted))
-        rewards.append(float(abs(given - wanted) <= allowed))
+        else:
+            allowed = max(Fraction(tolerance), Fraction(relative_tolerance) * abs(wanted))
+            rewards.append(float(abs(given - wanted) <= allowed))
     return rewards
 
 
@@ -91,44 +94,43 @@ def math(
 ) -> list[float | None]:
     r"""1 if the completion's answer is the gold one as mathematics (numbers, LaTeX, sets, intervals, words, …), else 0.
 
-    The answer is the last `<answer>…</answer>`, else the last `\boxed{…}`, else what follows `####` or "the answer
+    The answer is the last `<answer>…</answer>`, else the last `\boxed{…}`, else the text after `####` or "the answer
     is", else the last expression in the text; text before `</think>` is ignored. None for a gold answer that is not
     readable (prose, empty). math-verify's own time limits are off, because they would turn "took too long" into
-    "wrong"; the worker's limit makes it a failure. For what counts as equal see math_equivalence.py.
+    "wrong"; the worker's limit makes it a failure. math_equivalence.py defines equality.
     """
-    read = [None if gold is None else Answer(_inner(gold)) for gold in golds(column, columns)]
+    parsed = [None if gold is None else Answer(_inner(gold)) for gold in golds(column, columns)]
     return [
-        float(_is_right(text, gold)) if gold and gold.readable else None
-        for text, gold in zip(answers_of(completions, prefills), read, strict=True)
+        float(_is_correct(text, gold)) if gold and gold.readable else None
+        for text, gold in zip(answers_of(completions, prefills), parsed, strict=True)
     ]
 
 
-def _is_right(text: str, gold: Answer) -> bool:
+def _is_correct(text: str, gold: Answer) -> bool:
     given = answer_tag(text)
     given = boxed(text) if given is None else given
     if given is not None:
         return 0 < len(given) <= MAX_ANSWER and same(Answer(_inner(given)), gold)
-    if has_box(text):  # it is not closed: the answer was cut off
+    if has_box(text):  # not closed: the answer was truncated
         return False
     tail = text[-_PLAIN_TAIL:]
     stated = stated_answer(tail) or ""
     plain = _PLAIN_ANSWER.fullmatch(stated)
     answer = Answer((plain[1] or plain[2]) if plain else stated)
-    if plain or answer.number is not None or (answer.plain and (gold.words is not None or gold.choices)):
+    as_text = answer.is_statement or (answer.plain and (gold.words is not None or gold.choices))
+    if plain or answer.number is not None or as_text:
         return same(answer, gold)
     return same_in_text(tail, gold)
 
 
 def _inner(text: str) -> str:
-    """The answer inside a sentence, as gold columns and `<answer>` may have it."""
+    """The answer in a sentence: gold columns and `<answer>` may hold one."""
     inner = boxed(text)
-    if inner is None:
-        inner = stated_answer(text)
-    return inner or text
+    return (stated_answer(text) if inner is None else inner) or text
 
 
 def _prepare_math(column: str | None = None) -> None:
-    """Import math-verify (half a second) before the first call, so that it does not count against its time limit."""
+    """Import math-verify (half a second) before the first call, whose time limit it would count against."""
     import math_verify  # noqa: F401
 
 

@@ -1,9 +1,9 @@
 """The built-in reward functions, by name.
 
-Each has TRL's signature, reads plain and conversational completions, and takes its options (the `kwargs` of a config
-entry) as named arguments with defaults. Attributes tell the pool more: `any_of_columns`, `alone`,
-`check`, `prepare` and `seconds_each` (see hone.rollout.rewards.function_signature). `judges` is False for a function
-that grades an answer or looks at its format, and does not decide whether it is right.
+Each has TRL's signature, accepts plain and conversational completions, and takes its options (the `kwargs` of a config
+entry) as named arguments with defaults. Its attributes are for the pool: `any_of_columns`, `alone`, `check`, `prepare`,
+`seconds_each` (see hone.rollout.rewards.function_signature). `judges` is False for a function that does not decide
+whether an answer is correct.
 """
 
 from __future__ import annotations
@@ -23,4 +23,4 @@ _FUNCTIONS: tuple[Callable[..., list[Any]], ...] = (
     answer, code, exact, format, json_schema, judge, length, math, numeric, overlong, regex, repetition, reward_model,
 )  # fmt: skip
 BUILTIN = {function.__name__: function for function in _FUNCTIONS}
-"""What a config entry may name without a path."""
+"""Functions that a config entry names without a path."""

@@ -1,9 +1,9 @@
 """Rewards for programs that pass tests. Programs run in a sandbox (hone.rollout.sandbox), one for each worker.
 
 Python tests run in another process than the program (sandbox/judge.py). Tests that need the program's own process, or
-that call nothing, make the completion fail. A program that hangs, crashes or exceeds a limit is wrong: its reward is 0.
-The outcome is kept with the rollout (`code_outcome`); metrics are the fractions that passed, timed out, or exceeded
-another limit.
+that call nothing, make the completion fail. A program that hangs, crashes or exceeds a limit has the reward 0. The
+outcome is saved with the rollout (`code_outcome`); metrics are the fractions of programs that passed, timed out, or
+exceeded another limit.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _NEEDS_PROCESS = re.compile(
     r"\bsys\.(stdin|stdout|stderr|argv)\s*=[^=]|\bredirect_std(out|err)\b|\bbuiltins\.\w+\s*=[^=]|\bmonkeypatch\b"
     r"|\b(mock\.)?patch(\.(object|dict))?\(|\bcapsys\b"
 )
-"""Tests that change the process they run in for the program to see."""
+"""Tests that change their process in a way that the program must see."""
 _SETUP_COLUMNS = ("test_setup_code", "test_imports")
 _KILLED = ("signal", "output", "memory", "processes", "MemoryError", "exit", "lost")
 _RESERVE_S = 1.0
@@ -42,9 +42,9 @@ class Tests:
 
     asserts: list[str] = field(default_factory=list)
     support: str = ""
-    """Run after the program and before the asserts: imports, a `check` function."""
+    """Code that runs after the program and before the asserts: imports, a `check` function."""
     setup: str = ""
-    """Also run before the program, which may use it."""
+    """Code that runs before the program, which may use it."""
     pairs: list[tuple[str, str]] = field(default_factory=list)
 
 
@@ -60,39 +60,34 @@ def code(
 ) -> list[Any]:
     """1 if the program in the completion passes all tests of its row, else 0; None for a row without tests.
 
-    The program is the last fenced block (also one that the prompt begins), else the whole completion. Where it does not
-    define the row's `entry_point`, but a plain prompt does, it goes on from the prompt. The tests, in `column` or in
-    the first of TEST_COLUMNS that the data has, are in the form of HumanEval (`test` with `check(candidate)`, and
-    `entry_point`), a list of assertions, a list of `{"input": …, "output": …}`, or `{"inputs": […], "outputs": […]}`,
-    as values or as JSON.
+    The program is the last fenced block (also one that the prompt opens), else the whole completion. It continues a
+    plain prompt that defines the row's `entry_point` if the program does not. The tests are in `column`, or in the
+    first of TEST_COLUMNS that the data has: HumanEval's form (`test` with `check(candidate)`, and `entry_point`), a
+    list of assertions, a list of `{"input": …, "output": …}`, or `{"inputs": […], "outputs": […]}`, as values or JSON.
 
-    partial_credit: the part of the tests that pass, instead of all or nothing. max_tests: only the first so many.
+    partial_credit: the reward is the fraction of tests that pass. max_tests: run this many tests at most.
     """
     rows = rows_of(columns, len(completions))
     outcomes: list[str | None] = []
     rewards: list[Any] = []
     for prompt, text, row in zip(prompts, answers_of(completions, prefills), rows, strict=True):
         tests = _tests(row, column, max_tests, prompt)
-        if tests is None:
-            rewards.append(None)
-            outcomes.append(None)
-            continue
-        if problem := _problem(tests):
-            rewards.append(RuntimeError(problem))
-            outcomes.append(None)
-            continue
-        cause, passed = _run(_program(prompt, text, row), tests)
-        if cause == LOST:
-            rewards.append(RuntimeError(cause))
-        else:
-            rewards.append(sum(passed) / len(passed) if partial_credit else float(all(passed)))
-        outcomes.append(cause)
+        outcome: str | None = None
+        reward: Any = None
+        if tests is not None and (problem := _problem(tests)):
+            reward = RuntimeError(problem)
+        elif tests is not None:
+            outcome, passed = _run(_program(prompt, text, row), tests)
+            reward = sum(passed) / len(passed) if partial_credit else float(all(passed))
+            reward = RuntimeError(outcome) if outcome == LOST else reward
+        outcomes.append(outcome)
+        rewards.append(reward)
     _report(outcomes, log_extra)
     return rewards
 
 
 def _problem(tests: Tests) -> str:
-    """Why the tests of a row cannot judge a program; empty where they can."""
+    """Why the tests of a row cannot judge a program; empty if they can."""
     if (found := _NEEDS_PROCESS.search("\n".join([tests.support, *tests.asserts]))) is not None:
         return f"its tests change the process ({found[0].strip()}), which is not the program's"
     if tests.asserts and all(map(_only_defines, tests.asserts)):
@@ -101,7 +96,7 @@ def _problem(tests: Tests) -> str:
 
 
 def _only_defines(test: str) -> bool:
-    """Whether a test passes with any program: definitions and imports alone."""
+    """Whether a test holds only definitions and imports, so that every program passes it."""
     try:
         body = ast.parse(test).body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
@@ -124,7 +119,7 @@ def _report(outcomes: list[str | None], log_extra: Callable[[str, list[Any]], No
 
 
 def _run(program: str, tests: Tests) -> tuple[str, list[bool]]:
-    """The cause of the first failure (`ok` without one), and which tests passed."""
+    """The cause of the first failure (`ok` without one), and for each test whether it passed."""
     box = sandbox()
     if tests.asserts:
         outcome = box.run(program, tests=tests.asserts, support=tests.support, setup=tests.setup)
@@ -142,7 +137,7 @@ def _run(program: str, tests: Tests) -> tuple[str, list[bool]]:
 
 
 def _lines(text: str) -> list[str]:
-    """Output as compared: without white space at the ends of lines and of the text."""
+    """Output for comparison: without trailing white space."""
     return [line.rstrip() for line in text.strip().splitlines()]
 
 
@@ -158,11 +153,10 @@ def _program(prompt: Any, text: str, row: Mapping[str, Any]) -> str:
 
 
 def _defines(program: str, name: str) -> bool:
-    """Whether a name is defined at the top level."""
+    """Whether a program defines a name at the top level."""
     name = re.escape(name)
-    return (
-        re.search(rf"^(?:(?:async +)?def +|class +){name}\b|^{name} *[:=]", program, re.MULTILINE) is not None
-    )
+    definition = rf"^(?:(?:async +)?def +|class +){name}\b|^{name} *[:=]"
+    return re.search(definition, program, re.MULTILINE) is not None
 
 
 def _tests(row: Mapping[str, Any], column: str | None, most: int | None, prompt: Any = "") -> Tests | None:
@@ -180,10 +174,9 @@ def _tests(row: Mapping[str, Any], column: str | None, most: int | None, prompt:
             return Tests([f"check({entry})"], f"{support}\n{_given(prompt, str(entry))}\n{value}", support)
         return Tests([value], support, support)
     if isinstance(value, Mapping) or name == "inputs":
-        both = (
-            value if isinstance(value, Mapping) else {"inputs": value, "outputs": _parsed(row.get("outputs"))}
-        )
-        value = [{"input": i, "output": o} for i, o in zip(both["inputs"], both["outputs"], strict=True)]
+        if not isinstance(value, Mapping):
+            value = {"inputs": value, "outputs": _parsed(row.get("outputs"))}
+        value = [{"input": i, "output": o} for i, o in zip(value["inputs"], value["outputs"], strict=True)]
     value = [each for each in value if not isinstance(each, str) or each.strip()][:most]
     if not value:
         return None
@@ -193,16 +186,15 @@ def _tests(row: Mapping[str, Any], column: str | None, most: int | None, prompt:
 
 
 def _given(prompt: Any, entry: str) -> str:
-    """What a Python prompt defines besides the requested function: tests use the prompt's definitions, not the
-    program's."""
+    """The definitions of a Python prompt, without the requested function: tests use them, not the program's."""
     if not (isinstance(prompt, str) and _defines(prompt, entry)):
         return ""
     try:
-        written = ast.parse(prompt)
+        tree = ast.parse(prompt)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return ""
-    written.body = [part for part in written.body if getattr(part, "name", None) != entry]
-    return ast.unparse(written)
+    tree.body = [part for part in tree.body if getattr(part, "name", None) != entry]
+    return ast.unparse(tree)
 
 
 def _parsed(value: Any) -> Any:
@@ -216,7 +208,7 @@ def _parsed(value: Any) -> Any:
 
 
 def _text(value: Any) -> str:
-    """Input or output as text: a list is one of lines."""
+    """Input or output as text; a list holds lines."""
     return "\n".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
@@ -229,15 +221,15 @@ def sandbox() -> Sandbox:
 
 
 def _prepare(**options: Any) -> str:
-    """Start the sandbox when the run starts; the message says what isolation is in force."""
+    """Start the sandbox when the run starts; a message about its isolation."""
     try:
-        return f"generated code runs apart: {sandbox().start()}"
+        return f"generated code runs in a sandbox: {sandbox().start()}"
     except IsolationError as error:
         raise BadOption(f"cannot be used: {error}") from error
 
 
 def _seconds_each(**options: Any) -> float:
-    """How long a completion may take, besides `rewards.timeout_s` for the call."""
+    """Seconds for one completion, in addition to `rewards.timeout_s` for the call."""
     return worker_settings.sandbox().timeout_s + _RESERVE_S
 
 

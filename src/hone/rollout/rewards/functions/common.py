@@ -20,7 +20,7 @@ def golds(column: str | None, columns: dict[str, Any]) -> list[str | None]:
     names = [column] if column else [name for name in GOLD_COLUMNS if name in columns]
     if not names or names[0] not in columns:
         raise LookupError(
-            f"no gold column: needs {column or ' or '.join(GOLD_COLUMNS)}, has {sorted(columns)}"
+            f"no gold column {column or ' or '.join(GOLD_COLUMNS)}: there are {sorted(columns)}"
         )
     rows = zip(*(columns[name] for name in names), strict=True)
     return [gold_answer(next((value for value in row if value is not None), None)) for row in rows]

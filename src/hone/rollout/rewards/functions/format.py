@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import operator
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -20,7 +21,7 @@ def format(
     prefills: Sequence[str] | None = None,
     **columns: Any,
 ) -> list[float | None]:
-    """1 if all of it is `<think>…</think>` then `<answer>…</answer>`, each tag exactly once, else 0.
+    """1 if the completion is `<think>…</think>` then `<answer>…</answer>`, each tag exactly once, else 0.
 
     A prefill belongs to the completion: a template may open the thought itself.
 
@@ -44,27 +45,19 @@ def regex(
 
     pattern: the expression, or `column`: the column that holds one for each row (None: does not apply).
     mode: `search` (anywhere), `match` (from the beginning) or `fullmatch`. flags: of `i`, `m`, `s`, `x`, `a`, as
-    in `(?i)`. An expression that does not end runs into the worker's time limit, which is a failure.
+    in `(?i)`. A search that does not end is stopped by the worker's time limit, which is a failure.
     """
     _check_regex(pattern, column, mode, flags)
     patterns = [pattern] * len(completions) if column is None else columns[column]
-    rewards: list[float | None] = []
-    for text, each in zip(texts_of(completions, prefills), patterns, strict=True):
-        if each is None:
-            rewards.append(None)
-            continue
-        found = getattr(_compiled(each, flags), mode)(text)
-        rewards.append(float(found is not None))
-    return rewards
+    return [
+        None if each is None else float(getattr(_compiled(each, flags), mode)(text) is not None)
+        for text, each in zip(texts_of(completions, prefills), patterns, strict=True)
+    ]
 
 
-def _check_regex(
-    pattern: str | None = None, column: str | None = None, mode: str = "search", flags: str = ""
-) -> None:
+def _check_regex(pattern: Any = None, column: Any = None, mode: str = "search", flags: str = "") -> None:
     if (pattern is None) == (column is None):
-        raise BadOption(
-            "needs kwargs.pattern (a regular expression) or kwargs.column (where each row has one)"
-        )
+        raise BadOption("needs kwargs.pattern (a regular expression) or kwargs.column (the column with one)")
     if mode not in _MODES:
         raise BadOption(f"mode={mode}: choose one of {', '.join(_MODES)}")
     if set(flags) - set(_FLAGS):
@@ -80,10 +73,9 @@ def _check_format(pattern: str | None = None) -> None:
 
 @functools.lru_cache(1024)
 def _compiled(pattern: str, flags: str) -> re.Pattern[str]:
+    combined = functools.reduce(operator.or_, map(_FLAGS.__getitem__, flags), re.RegexFlag(0))
     try:
-        return re.compile(
-            pattern, functools.reduce(lambda all_, each: all_ | _FLAGS[each], flags, re.RegexFlag(0))
-        )
+        return re.compile(pattern, combined)
     except (re.error, RecursionError, OverflowError) as error:
         raise BadOption(f"pattern {pattern!r:.200} is not a regular expression: {error}") from error
 

@@ -31,16 +31,11 @@ def json_schema(
     """
     if column is None and schema is None:
         _check(schema, column)
-    one = None if column is not None else _validator(_text_of_schema(schema))
-    schemas = columns[column] if column is not None else [schema] * len(completions)
-    rewards: list[float | None] = []
-    for text, each in zip(answers_of(completions, prefills), schemas, strict=True):
-        if each is None:
-            rewards.append(None)
-            continue
-        validator = one or _validator(_text_of_schema(each))
-        rewards.append(_judged(text, validator, valid_json))
-    return rewards
+    schemas = [_text_of_schema(schema)] * len(completions) if column is None else columns[column]
+    return [
+        None if each is None else _judged(text, _validator(_text_of_schema(each)), valid_json)
+        for text, each in zip(answers_of(completions, prefills), schemas, strict=True)
+    ]
 
 
 def _judged(text: str, validator: Any, valid_json: float) -> float:
@@ -78,21 +73,19 @@ def _validator(schema: str) -> Any:
         raise BadOption(f"needs the package jsonschema: {install_command('jsonschema>=4.18')}") from error
     try:
         parsed = json.loads(schema)
-        kind = jsonschema.validators.validator_for(parsed, default=jsonschema.Draft202012Validator)
-        kind.check_schema(parsed)
+        draft = jsonschema.validators.validator_for(parsed, default=jsonschema.Draft202012Validator)
+        draft.check_schema(parsed)
     except (ValueError, RecursionError, jsonschema.SchemaError) as error:
         reason = getattr(error, "message", None) or str(error)
         raise BadOption(f"schema {schema:.100} is not a JSON Schema: {reason}") from error
-    return kind(parsed, registry=Registry())
+    return draft(parsed, registry=Registry())
 
 
 def _check(schema: Any = None, column: str | None = None, valid_json: float = 0.0) -> None:
     if isinstance(valid_json, str | bool) or not isinstance(valid_json, int | float):
         raise BadOption(f"valid_json={valid_json} is not a number")
     if (schema is None) == (column is None):
-        raise BadOption(
-            "needs kwargs.schema (a schema or its file) or kwargs.column (where each row has one)"
-        )
+        raise BadOption("needs kwargs.schema (a schema or its file) or kwargs.column (the column with one)")
     if schema is not None:
         _validator(_text_of_schema(schema))
 

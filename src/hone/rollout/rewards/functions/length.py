@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from hone.rollout.reward_shaping import overlong_penalty
 from hone.rollout.rewards.functions.common import BadOption
 from hone.rollout.rewards.text import text_of
 
@@ -24,19 +25,11 @@ def overlong(
     penalty: float = 1.0,
     **columns: Any,
 ) -> list[float | None]:
-    """DAPO's soft punishment (Eq. 13 of arXiv 2503.14476), times `penalty`: 0 up to max_length - buffer_length tokens,
-    falling linearly to -penalty at max_length, and -penalty beyond."""
+    """DAPO's soft punishment of long responses (see hone.rollout.reward_shaping.overlong_penalty)."""
     _check_overlong(max_length, buffer_length)
     assert max_length is not None
     assert buffer_length is not None
-    rewards: list[float | None] = []
-    for ids in completion_ids:
-        over = len(ids) - (max_length - buffer_length)
-        if over <= 0:
-            rewards.append(0.0)
-        else:
-            rewards.append(-penalty * (min(1.0, over / buffer_length) if buffer_length else 1.0))
-    return rewards
+    return [overlong_penalty(len(ids), max_length, buffer_length, penalty) for ids in completion_ids]
 
 
 def repetition(
@@ -47,10 +40,10 @@ def repetition(
     unit: str = "tokens",
     **columns: Any,
 ) -> list[float | None]:
-    """`max_penalty` (not above 0) times the fraction of n-grams that repeat an earlier one; 0 for a completion shorter
+    """`max_penalty` (at most 0) times the fraction of n-grams that repeat an earlier one; 0 for a completion shorter
     than one n-gram. Appendix C.2 of arXiv 2502.03373.
 
-    unit: n-grams of `tokens`, or of `words` (without regard to case).
+    unit: n-grams of `tokens`, or of `words` (case is ignored).
     """
     _check_repetition(ngram_size, max_penalty, unit)
     texts = [text_of(c).casefold().split() for c in completions] if unit == "words" else completion_ids
@@ -69,17 +62,13 @@ def _check_length(target: int = 100) -> None:
         raise BadOption(f"target={target} must be at least 1")
 
 
-def _check_overlong(
-    max_length: int | None = None, buffer_length: int | None = None, penalty: float = 1.0
-) -> None:
+def _check_overlong(max_length: Any = None, buffer_length: Any = None, penalty: float = 1.0) -> None:
     if max_length is None or buffer_length is None:
         raise BadOption("needs kwargs.max_length and kwargs.buffer_length, in tokens")
     if not 0 <= buffer_length <= max_length:
         raise BadOption(f"buffer_length={buffer_length} must lie between 0 and max_length={max_length}")
     if penalty < 0:
-        raise BadOption(
-            f"penalty={penalty} is negative, which would reward length: give the amount to subtract"
-        )
+        raise BadOption(f"penalty={penalty} would reward length: give the amount to subtract, at least 0")
 
 
 def _check_repetition(ngram_size: int = 3, max_penalty: float = -1.0, unit: str = "tokens") -> None:

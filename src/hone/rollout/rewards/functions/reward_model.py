@@ -27,16 +27,16 @@ def reward_model(
 ) -> list[float | None]:
     """The score of a reward model for the prompt with its completion (see hone.rollout.rewards.reward_model).
 
-    One process holds the model and gets the whole batch; `timeout_s` bounds that call.
+    One process holds the model and gets the whole batch; `timeout_s` limits that call.
     """
     held = _held(model, template, batch_size, max_length, precision, device, trust_remote_code)
     return [*held.score(prompts, completions)]
 
 
 def _prepare(model: str | None = None, timeout_s: float = 600.0, **options: Any) -> None:
-    """Load the model when the run starts, not when the first completion is scored."""
-    defaults = {name: p.default for name, p in inspect.signature(reward_model).parameters.items()}
-    _held(model, *(options.get(name, defaults[name]) for name in _OPTIONS))
+    """Load the model when the run starts."""
+    defaults = inspect.signature(reward_model).parameters
+    _held(model, *(options.get(name, defaults[name].default) for name in _OPTIONS))
 
 
 @functools.cache

@@ -144,7 +144,7 @@ def test_what_became_of_each_is_counted_and_kept() -> None:
         limits = SandboxLimits(timeout_s=1.0)
         async with RewardPool(resolve_all(["code"]), num_workers=1, timeout_s=5, sandbox=limits) as pool:
             assert pool.notes[0].startswith(
-                "reward 'code': generated code runs apart: no network, own process tree"
+                "reward 'code': generated code runs in a sandbox: no network, own process tree"
             )
             hang = "def add(a, b):\n    while True: pass"
             big = "def add(a, b): return bytearray(1 << 30)"
