@@ -26,12 +26,12 @@ def test_forms() -> None:
     assert pickle.loads(pickle.dumps(spec)) == spec
 
 
-def test_relative_file(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_relative_path_becomes_absolute(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(FUNCTIONS.parent)
     assert resolve("reward_functions.py:length").target == f"{FUNCTIONS}:length"
 
 
-def test_the_section_of_the_config() -> None:
+def test_the_configuration_describes_the_pool() -> None:
     section = RewardsConfig.model_validate(
         {"functions": [{"name": "answer"}, {"name": "format", "weight": 0.2}]}
     )
@@ -47,8 +47,8 @@ def test_the_section_of_the_config() -> None:
         ("nothing_like_it", "Built in: answer, code, exact, format"),
         ({}, "needs a `name` or a `path`"),
         ({"name": "answer", "wieght": 1}, "no key wieght"),
-        ({"name": "answer", "weight": "1"}, "weight must be a finite number"),
-        ({"name": "answer", "weight": float("nan")}, "weight must be a finite number"),
+        ({"name": "answer", "weight": "1"}, "weight: expected a finite number"),
+        ({"name": "answer", "weight": float("nan")}, "weight: expected a finite number"),
         ({"name": "length", "kwargs": {"taget": 9}}, "no option taget; its options: target"),
         ({"name": "answer", "kwargs": {"completions": []}}, "may not set completions"),
         ("no/such/file.py:f", "there is no file"),
@@ -57,7 +57,7 @@ def test_the_section_of_the_config() -> None:
         ("a..b", "no reward function 'a..b'"),
     ],
 )
-def test_refused(entry: object, problem: str) -> None:
+def test_a_wrong_entry_is_refused(entry: object, problem: str) -> None:
     with pytest.raises(RewardError) as caught:
         resolve(entry)
     assert problem in str(caught.value)
