@@ -1,8 +1,7 @@
-"""Hone from Python: `hone.grpo(model=..., reward_funcs=[...], dataset=...)` and its siblings, on the same engine as the
-commands.
+"""Hone from Python: a function for each command, such as `hone.grpo(model=..., reward_funcs=[...], dataset=...)`.
 
-    commands.py    the functions             in_memory.py  data and functions that are in memory -> files of the run
-    arguments.py   arguments -> settings     running.py    a run in this process     result.py   what comes back
+commands.py    the functions             in_memory.py  data and functions in memory -> files of the run
+arguments.py   arguments -> settings     running.py    a run in this process     result.py   what a call returns
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Arguments of a call -> settings: sections as dicts, dotted keys, and names that TRL's users know."""
+"""Arguments of a call -> settings: sections as dicts, dotted keys, and TRL's names."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ OTHERWISE = {
     "callbacks": "nothing of the kind; metrics are in Result.history",
     "reward_processing_classes": "reward_funcs=[{'name': 'reward_model', 'kwargs': {...}}]",
 }
-"""TRL's arguments that only a Python call has, and what to write. `config.common_names` knows the settings."""
+"""TRL's arguments that only a Python call has, and what to write instead. `hone.config` knows TRL's settings."""
 
 
 def settings_of(algorithm: str, given: Mapping[str, Any]) -> list[Override]:
     """Keyword arguments, or a mapping of settings: keys may be dotted, values sections. Raises ConfigError for TRL's
-    arguments that have no equal here, saying what to write."""
+    arguments that Hone does not have, saying what to write."""
     found: list[Override] = []
     for name, value in given.items():
         if name in OTHERWISE and not (name == "tokenizer" and isinstance(value, Mapping)):
@@ -34,7 +34,7 @@ def settings_of(algorithm: str, given: Mapping[str, Any]) -> list[Override]:
 
 
 def plain(value: Any) -> Any:
-    """What YAML can hold, of what Python has besides: paths, tuples, numbers of NumPy. Functions are left."""
+    """The value as YAML can hold it: paths as text, tuples as lists, numbers of NumPy as Python's. Functions stay."""
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, Mapping):
@@ -47,20 +47,18 @@ def plain(value: Any) -> Any:
 
 
 def named(model: Any, argument: str) -> str | None:
-    """A model by name or folder. Raises ConfigError for a model that is in memory."""
-    if model is None or isinstance(model, str):
-        return model
-    if isinstance(model, Path):
-        return str(model)
+    """A model's name or folder. Raises ConfigError for a model in memory."""
+    if model is None or isinstance(model, str | Path):
+        return None if model is None else str(model)
     raise ConfigError(
-        f"{argument} is a {type(model).__name__}: give a Hugging Face name or a folder. What is in memory can be "
-        "written there: model.save_pretrained(FOLDER) and tokenizer.save_pretrained(FOLDER)"
+        f"{argument} is a {type(model).__name__}: give a Hugging Face name or a folder. To write a model that is in "
+        "memory: model.save_pretrained(FOLDER) and tokenizer.save_pretrained(FOLDER)"
     )
 
 
 def arguments_of(settings: dict[str, Any], **own: Any) -> dict[str, Any]:
-    """The call's own arguments, with those that TRL names otherwise taken out of `settings`. Raises ConfigError for one
-    that is given under both names."""
+    """The call's own arguments; those under TRL's names are taken out of `settings`. Raises ConfigError for one that is
+    given under both names."""
     for theirs, ours in ARGUMENT.items():
         if theirs not in settings:
             continue

@@ -1,8 +1,8 @@
-"""What a call was given in memory, as files of the run's folder: `data/train.jsonl`, `functions/NAME.py`.
+"""Writes what a call was given in memory to files of the run's folder: `data/train.jsonl`, `functions/NAME.py`.
 
 A function that can be imported is named. Any other (of a notebook or `__main__`, a lambda, a closure) is pickled by
-value with cloudpickle, and a small module beside the pickle gives it back to whoever imports that: the processes that
-run rewards, also when the run goes on by the command line.
+value with cloudpickle; a small module beside the pickle loads it when it is imported, by the processes that run rewards
+and by a resumed run.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from hone.errors import CheckpointError, ConfigError, DataError, RewardError
 from hone.files import write_atomically
 
 UNPICKLABLE = (pickle.PicklingError, TypeError, AttributeError, ValueError, RecursionError, RuntimeError)
-"""What pickling raises for locks, open files, generators, frames ..."""
+"""Exceptions of pickling locks, open files, generators, frames ..."""
 STUB = '''"""`{name}`, as it was given to hone in memory; {pickle} holds it (and unpickling runs code)."""
 
 import pickle
@@ -36,15 +36,15 @@ sys.path += [entry for entry in {path} if entry not in sys.path]  # what it uses
 
 
 class Rows:
-    """Rows that are in memory, until they have a file."""
+    """Rows in memory that are not in a file yet."""
 
     def __init__(self, rows: list[dict[str, Any]], *, filled: bool = False) -> None:
-        """`filled`: they come from a table, whose nulls are keys that a row does not have."""
+        """`filled`: from a table, whose nulls stand for keys that a row does not have."""
         self.rows, self.filled = rows, filled
 
     def text(self, argument: str) -> str:
         """JSON Lines. Raises DataError for a value that JSON does not have."""
-        from hone.data.values import tidy_row  # which brings torch
+        from hone.data.values import tidy_row  # imports torch
 
         lines = []
         for index, row in enumerate(self.rows):
@@ -67,8 +67,8 @@ def _as_json(value: Any) -> Any:
 
 
 def dataset_of(given: Any, argument: str) -> tuple[Any, Any]:
-    """What an argument says: (what to train on, what it says of validation), each a setting of `data.train`, Rows, or
-    None. Raises DataError for what is no data."""
+    """The training and the validation data of an argument, each a setting of `data.train`, Rows, or None. Raises
+    DataError for a value that is not data."""
     if given is None or isinstance(given, Rows):
         return given, None
     if isinstance(given, str | Path):
@@ -112,8 +112,8 @@ def _from_columns(columns: Mapping[str, Any], argument: str) -> list[dict[str, A
 
 
 def keep_rows(rows: Rows, folder: Path, name: str, *, may_change: bool = False) -> str:
-    """Write rows to `data/NAME.jsonl` of the run's folder; the path. Raises CheckpointError where the run has been
-    trained on others."""
+    """Write rows to `data/NAME.jsonl` of the run's folder; returns the path. Raises CheckpointError if the run has a
+    checkpoint and other rows."""
     path = folder / "data" / f"{name}.jsonl"
     text = rows.text("dataset" if name == "train" else name)
     begun = any(folder.glob("step_*"))
@@ -126,8 +126,8 @@ def keep_rows(rows: Rows, folder: Path, name: str, *, may_change: bool = False) 
     return str(path)
 
 
-def place_of(function: Callable[..., Any]) -> str | None:
-    """`file.py:name` or `package.module.name` by which other processes can import a function; None for none."""
+def import_path(function: Callable[..., Any]) -> str | None:
+    """`file.py:name` or `package.module.name` by which other processes can import a function; None if they cannot."""
     module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", "")
     if not module or module == "__main__" or not name.isidentifier() or module not in sys.modules:
         return None
@@ -140,13 +140,12 @@ def place_of(function: Callable[..., Any]) -> str | None:
 
 
 def keep_function(function: Callable[..., Any], folder: Path, name: str) -> str:
-    """Where a function can be imported from: its own place, or one made in the run's folder.
+    """The path by which a function can be imported: its own, or that of a file written to the run's folder.
 
-    Raises RewardError for one that cannot leave this process.
+    Raises RewardError for a function that cannot be pickled.
     """
-    place = place_of(function)
-    if place is not None:
-        return place
+    if (own := import_path(function)) is not None:
+        return own
     path = folder / "functions" / f"{name}.py"
     try:
         content = cloudpickle.dumps(function)
@@ -164,23 +163,23 @@ def keep_function(function: Callable[..., Any], folder: Path, name: str) -> str:
 
 
 def _own_path() -> list[str]:
-    """Folders that this process imports from and another Python would not."""
-    everyones = {Path(base).resolve() for base in (sys.prefix, sys.base_prefix)}
+    """Folders of sys.path that another Python process would not have."""
+    shared = {Path(base).resolve() for base in (sys.prefix, sys.base_prefix)}
     found = [Path(entry or ".").resolve() for entry in sys.path]
-    return [str(entry) for entry in found if entry.is_dir() and not everyones & {entry, *entry.parents}]
+    return [str(entry) for entry in found if entry.is_dir() and not shared & {entry, *entry.parents}]
 
 
-def name_of(function: Callable[..., Any], place: int) -> str:
-    """What to call a function in metrics: its own name, or by its place where it has none."""
+def name_of(function: Callable[..., Any], index: int) -> str:
+    """The name of a function in metrics: its own, or `function_N` if it has none."""
     inner = function
     while isinstance(inner, functools.partial):
         inner = inner.func
     name = getattr(inner, "__name__", None) or type(inner).__name__
-    return name if name.isidentifier() else f"function_{place + 1}"
+    return name if name.isidentifier() else f"function_{index + 1}"
 
 
 def _guilty(function: Callable[..., Any]) -> str:
-    """Which of the things that a function uses cannot be pickled."""
+    """Which of the values that a function uses cannot be pickled."""
     plain = inspect.unwrap(function)
     if not inspect.isfunction(plain):
         return ""
@@ -194,7 +193,7 @@ def _guilty(function: Callable[..., Any]) -> str:
 
 
 def _source(function: Callable[..., Any]) -> str:
-    """What was written, as comments, for those who read the run's folder."""
+    """The function's source as comments, for readers of the run's folder."""
     try:
         text = inspect.getsource(function)
     except (OSError, TypeError):
@@ -204,19 +203,19 @@ def _source(function: Callable[..., Any]) -> str:
 
 
 def reward_entries(given: Any, weights: Any) -> list[Any]:
-    """`reward_funcs` as entries of `rewards.functions`; functions are still in memory. Raises ConfigError."""
+    """`reward_funcs` as entries of `rewards.functions`, functions still in memory. Raises ConfigError."""
     items = list(given) if isinstance(given, list | tuple) else [given]
     entries: list[dict[str, Any]] = []
-    for place, one in enumerate(items):
-        if isinstance(one, Mapping):
-            entries.append(dict(one))
-        elif isinstance(one, str):
-            entries.append({"path" if ":" in one or "." in one else "name": one})
-        elif callable(one):
-            entries.append({"name": name_of(one, place), "path": one})
+    for index, item in enumerate(items):
+        if isinstance(item, Mapping):
+            entries.append(dict(item))
+        elif isinstance(item, str):
+            entries.append({"path" if ":" in item or "." in item else "name": item})
+        elif callable(item):
+            entries.append({"name": name_of(item, index), "path": item})
         else:
             raise ConfigError(
-                f"reward_funcs[{place}] is a {type(one).__name__}: give a name, `file.py:function`, or a function"
+                f"reward_funcs[{index}] is a {type(item).__name__}: give a name, `file.py:function`, or a function"
             )
     if weights is not None:
         if len(weights) != len(entries):
@@ -235,8 +234,8 @@ def functions_in(value: Any) -> bool:
 
 
 def with_functions_kept(value: Any, folder: Path | None, taken: dict[str, Any]) -> Any:
-    """A setting with every function in it replaced by where it can be imported from; without a folder by a name that
-    stands for it. `taken`: names given so far, so that two functions of one name do not share a file."""
+    """A setting with its functions replaced by the paths to import them by; without a folder, by placeholders. `taken`:
+    the names so far, so that two functions of one name do not share a file."""
     if isinstance(value, Mapping):
         return {key: with_functions_kept(item, folder, taken) for key, item in value.items()}
     if isinstance(value, list):

@@ -1,10 +1,9 @@
-"""What a call gives back: the run's folder, and what is in it."""
+"""What a call returns: the run's folder, and what is in it."""
 
 from __future__ import annotations
 
 import base64
 import html
-import importlib
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from hone.cli.show import show
 from hone.errors import CheckpointError
+from hone.lazy import lazy
 from hone.report.formatting import number
 from hone.report.panels import summary_metrics
 from hone.report.run_view import Record, RunView, open_run
@@ -24,16 +24,16 @@ MOST_PICTURE = 600_000
 
 
 class Result:
-    """A run. Everything is read from its folder when it is asked for, so it is as true of one that goes on.
+    """A run. Every property reads the folder, so that it is up to date for a running run as well.
 
-    folder: where everything is. summary: how the call ended (`step`, `total_steps`, `stopped`, `seconds`), empty for a
-    run that was not made by this call.
+    folder: the run's folder. summary: how the call ended (`step`, `total_steps`, `stopped`, `seconds`); empty for
+    a run that was loaded.
     """
 
     def __init__(self, folder: Path, summary: Mapping[str, Any] | None = None) -> None:
         self.folder = folder
         self.summary = dict(summary or {})
-        open_run(folder)  # nothing there: said now
+        open_run(folder)  # raises now if there is no run
 
     @property
     def view(self) -> RunView:
@@ -51,7 +51,7 @@ class Result:
         """Every step's metrics: a pandas.DataFrame by step where pandas is installed, else a list of dicts."""
         rows = [row for row in self.view.rows if len(row) > 1]
         try:
-            pandas = importlib.import_module("pandas")
+            pandas = lazy("pandas")
         except ImportError:
             return rows
         frame = pandas.DataFrame(rows)
@@ -74,41 +74,29 @@ class Result:
         return self.view.config
 
     def rollouts(self, step: int | None = None, *, validation: bool = False) -> list[Record]:
-        """What was sampled at a step (the last one), with rewards, as docs/seeing.md says; empty where nothing was."""
+        """The records of a step (default: the last), described in docs/seeing.md; empty for a step without any."""
         view, what = self.view, "validation" if validation else "rollouts"
         steps = view.samples.get(what) or {}
-        if not steps:
-            return []
-        return (
-            view.read(what, next(reversed(steps)) if step is None else step)
-            if step is None or step in steps
-            else []
-        )
+        wanted = next(reversed(steps), -1) if step is None else step
+        return view.read(what, wanted) if wanted in steps else []
 
     def show(self, **options: Any) -> None:
-        """Print what `hone show` prints; options are its own: `step`, `best`, `worst`, `failed`, `prompt`, ..."""
+        """Print what `hone show` prints, with its options: `step`, `best`, `worst`, `failed`, `prompt`, ..."""
         show(self.view, **options)
 
     def report(self) -> Path:
-        """Write the run's page anew; its path."""
+        """Write the run's HTML page again; returns its path."""
         from hone.report import write_report
 
         return write_report(self.view)
 
-    def save(
-        self,
-        out: str | Path,
-        *,
-        step: int | None = None,
-        dtype: str = "float32",
-        adapter: bool = False,
-        trust_remote_code: bool = False,
-    ) -> Path:
+    def save(self, out: str | Path, *, step: int | None = None, dtype: str = "float32", adapter: bool = False,
+             trust_remote_code: bool = False) -> Path:  # fmt: skip
         """Write the model as a folder that transformers loads, from the newest checkpoint or from `step`.
 
-        Raises CheckpointError where there is none, or where `out` holds something already.
+        Raises CheckpointError if there is none, or if `out` is not empty.
         """
-        export = importlib.import_module("hone.export")
+        export = lazy("hone.export")
         wanted = self.folder if step is None else self.folder / f"step_{step}"
         if not wanted.is_dir():
             steps = ", ".join(map(str, self.view.checkpoints())) or "none"
@@ -127,16 +115,15 @@ class Result:
         with tempfile.TemporaryDirectory(prefix="hone-") as made:
             trusted = bool(options.get("trust_remote_code", False))
             folder = self.save(Path(made) / "model", step=step, trust_remote_code=trusted)
-            auto_config = importlib.import_module("transformers").AutoConfig.from_pretrained(
-                folder, trust_remote_code=trusted
-            )
+            auto_config = lazy("transformers:AutoConfig").from_pretrained(folder, trust_remote_code=trusted)
+            options["trust_remote_code"] = trusted
             loaded: PreTrainedModel = auto_class(has_scalar_head(auto_config)).from_pretrained(
-                folder, **{**options, "trust_remote_code": trusted}
+                folder, **options
             )
             return loaded
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The tokenizer that the newest checkpoint has."""
+        """The tokenizer of the newest checkpoint."""
         from hone.model.loading import load_tokenizer
 
         if self.checkpoint is None:
@@ -150,19 +137,12 @@ class Result:
     def _repr_html_(self) -> str:
         """The run in a notebook: its state, its numbers, its curves."""
         view = self.view
-        rows = [
-            (
-                line.title + (f" ({line.unit})" if line.unit else ""),
-                number(values[0], line),
-                number(values[-1], line),
-            )
-            for line in summary_metrics(view.metrics())
-            if (values := view.values(line.metrics[0].name)[1])
-        ]
-        cells = "".join(
-            f"<tr><td style='text-align:left'>{html.escape(name)}</td><td>{first}</td><td>{last}</td></tr>"
-            for name, first, last in rows
-        )
+        cells = ""
+        for line in summary_metrics(view.metrics()):
+            name = html.escape(line.title + (f" ({line.unit})" if line.unit else ""))
+            values = view.values(line.metrics[0].name)[1]
+            ends = "".join(f"<td>{number(value, line)}</td>" for value in (values[0], values[-1]))
+            cells += f"<tr><td style='text-align:left'>{name}</td>{ends}</tr>"
         where = html.escape(str(view.folder.report if view.folder.report.is_file() else self.folder))
         title = f"<b>{html.escape(f'{view.algorithm}: {view.model}')}</b>, {html.escape(view.state())}"
         return (

@@ -1,4 +1,4 @@
-"""A run in this process, whatever this process is: a script, a notebook, a thread."""
+"""A run in this process: a script, a notebook, a thread."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ from hone.lazy import lazy
 from hone.registry import main_of
 from hone.training.process import check_writable, lock_folder
 
-STANDS_FOR = "rows-in-memory.jsonl"
+PLACEHOLDER = "rows-in-memory.jsonl"
+"""A dataset's name before its rows have a file."""
 
 
 def train(
@@ -34,18 +35,15 @@ def train(
     folder: str | Path | None,
     config: str | Path | Mapping[str, Any] | None,
     settings: dict[str, Any],
-    *,
     reward_funcs: Any = None,
     teacher: Any = None,
 ) -> Result:
-    """The run that a call of `hone.KIND` describes. Raises HoneError."""
+    """Run the algorithm with a call's arguments. Raises HoneError."""
     own = arguments_of(settings, dataset=dataset, validation=validation, folder=folder)
     rows, also = dataset_of(own["dataset"], "dataset")
     held, _ = dataset_of(own["validation"], "validation")
-    data: dict[KeyPath, Any] = {
-        ("data", "train"): rows,
-        ("data", "validation"): held if held is not None else also,
-    }
+    held = held if held is not None else also
+    data: dict[KeyPath, Any] = {("data", "train"): rows, ("data", "validation"): held}
     file, given = _given(algorithm, config, settings, reward_funcs)
     for section, argument, value in (("policy", "model", model), ("teacher", "teacher", teacher)):
         if (name := named(value, argument)) is not None:
@@ -57,7 +55,7 @@ def train(
     if _in_memory(given, data):
         may_change = loaded.config.checkpointing.allow_config_change
         check_writable(where, "folder")
-        with lock_folder(where, "folder"):  # another run's files are not to be replaced
+        with lock_folder(where, "folder"):  # so that no running run's files are replaced
             loaded = _load(algorithm, file, given, data, where, may_change=may_change)
     summary = work(algorithm, loaded)
     return Result(where, summary)
@@ -71,7 +69,7 @@ def ask(
     config: str | Path | Mapping[str, Any] | None,
     settings: dict[str, Any],
 ) -> dict[str, Any]:
-    """The report of an evaluation. Raises HoneError."""
+    """Run an evaluation with a call's arguments; returns its report. Raises HoneError."""
     own = arguments_of(settings, dataset=dataset, folder=folder)
     data: dict[KeyPath, Any] = {("data",): dataset_of(own["dataset"], "dataset")[0]}
     file, given = _given("eval", config, settings, reward_funcs)
@@ -90,7 +88,7 @@ def ask(
 def _given(
     algorithm: str, config: str | Path | Mapping[str, Any] | None, settings: dict[str, Any], reward_funcs: Any
 ) -> tuple[str | None, list[Override]]:
-    """A file of settings, and those that were given beside it, `config`'s first."""
+    """The configuration file, and the settings beside it, `config`'s first."""
     weights = settings.pop("reward_weights", None)
     if weights is not None and reward_funcs is None:
         raise ConfigError("reward_weights= is given without reward_funcs=")
@@ -107,42 +105,36 @@ def _given(
 
 
 def _in_memory(given: list[Override], data: Mapping[KeyPath, Any]) -> bool:
-    return any(functions_in(override.value) for override in given) or any(
-        isinstance(value, Rows) or functions_in(value) for value in data.values()
-    )
+    values = (*(override.value for override in given), *data.values())
+    return any(isinstance(value, Rows) or functions_in(value) for value in values)
 
 
 def _load(
-    algorithm: Any,
-    file: str | None,
-    given: list[Override],
-    data: Mapping[KeyPath, Any],
-    folder: Path | None,
-    *,
+    algorithm: Any, file: str | None, given: list[Override], data: Mapping[KeyPath, Any], folder: Path | None, *,
     may_change: bool = False,
-) -> Loaded[Any]:
-    """The configuration, with what is in memory written to `folder`, or (without one) with names that stand for it."""
+) -> Loaded[Any]:  # fmt: skip
+    """The configuration. What is in memory is written to `folder`, or without one has a placeholder's name."""
     taken: dict[str, Any] = {}
     overrides = [Override(one.path, with_functions_kept(one.value, folder, taken)) for one in given]
     for path, value in data.items():
         if isinstance(value, Rows):
             name = str(path[-1]) if len(path) > 1 else "test"
-            place = STANDS_FOR if folder is None else keep_rows(value, folder, name, may_change=may_change)
-            overrides.append(Override(path, {"dataset_name": place}))
+            kept = PLACEHOLDER if folder is None else keep_rows(value, folder, name, may_change=may_change)
+            overrides.append(Override(path, {"dataset_name": kept}))
         elif value is not None:
             overrides.append(Override(path, with_functions_kept(value, folder, taken)))
     return load(algorithm, file, overrides)
 
 
 def work(algorithm: str, loaded: Loaded[Any]) -> dict[str, Any]:
-    """Do what a command does, in this process, and leave the process as it was. Raises HoneError."""
+    """Run a command's function in this process and restore the process's state. Raises HoneError."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # as the command line does
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    start = lazy("hone.training.startup")
-    start.enable_offline_if_hub_unreachable(loaded)
-    start.announce(algorithm, loaded)
+    startup = lazy("hone.training.startup")
+    startup.enable_offline_if_hub_unreachable(loaded)
+    startup.announce(algorithm, loaded)
     try:
-        with as_it_was():
+        with process_state_restored():
             result: dict[str, Any] = lazy(main_of(algorithm))(loaded)
     except OSError as error:
         if (message := disk_full_message(error)) is None:
@@ -154,8 +146,8 @@ def work(algorithm: str, loaded: Loaded[Any]) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def as_it_was() -> Iterator[None]:
-    """Signal handlers and torch's threads are afterwards what they were before."""
+def process_state_restored() -> Iterator[None]:
+    """Restore signal handlers and the number of torch's threads when the block exits."""
     import torch
 
     handlers = {}

@@ -1,6 +1,5 @@
 """The command line. Nothing heavy is imported here: `hone --help` and a mistyped command answer at once."""
 
-from hone.cli.arguments import ABOUT
 from hone.cli.commands import main
 
-__all__ = ["ABOUT", "main"]
+__all__ = ["main"]

@@ -1,4 +1,4 @@
-"""What the commands are called, and how their arguments are read."""
+"""Names and summaries of the commands, and the parser of their arguments."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ ABOUT = {
     **{name: spec.summary for name, spec in specs().items()},
     "eval": "score a model by sampling answers",
     "eval-rm": "measure how well a reward model ranks held-out pairs",
-    "convert": "make a Hugging Face folder of a checkpoint",
-    "show": "look at a run: its numbers, and what the model said; at its data before it runs",
+    "convert": "write a checkpoint as a Hugging Face folder",
+    "show": "show a run's metrics and samples, or its data before it runs",
     "tune": "search for the best settings of a command",
-    "plan": "resolve and check a run, and say what it needs, without starting it",
+    "plan": "check a run's settings and estimate what it needs, without starting it",
     "doctor": "check this machine and say what to install",
     "config": "list the settings of a command, or explain one",
-    "completion": "print a script with which the shell completes commands, keys and values",
+    "completion": "print a completion script for bash, zsh or fish",
 }
 RUN_COMMANDS = (*specs(), "eval")
 """Commands that take a configuration."""
@@ -27,14 +27,14 @@ RUN_COMMANDS = (*specs(), "eval")
 OVERRIDES = """\
 overrides:
   key=value      set a setting:            policy.optimizer.kwargs.lr=1e-4
-  +key=value     set one that is not in the file; ++key=value does either
+  +key=value     add one that is not in the file; ++key=value does either
   ~key           remove one
-Without --config the embedded model and task are used. `hone config COMMAND` lists all settings.
+Without --config, the model and task that come with Hone are used. `hone config COMMAND` lists all settings.
 """
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse that fails as everything else in Hone does: one message, and exit code 2."""
+    """argparse whose errors are ConfigErrors: one message, and exit code 2."""
 
     def error(self, message: str) -> NoReturn:
         unknown = message.removeprefix("unrecognized arguments: ").split("=")[0].split()

@@ -1,4 +1,4 @@
-"""The commands by name. What one needs is imported when it is called."""
+"""The commands by name. What a command needs is imported when it is called."""
 
 from __future__ import annotations
 
@@ -15,13 +15,6 @@ from hone.cli.runs import load_any, plan, run
 from hone.errors import ConfigError
 from hone.lazy import lazy
 from hone.version import __version__
-
-MODULES = {
-    "eval-rm": "hone.evaluation.reward_model:command",
-    "tune": "hone.tune.command:command",
-    "show": "hone.cli.show:command",
-}
-"""Functions of `(parser, argv)` that are a whole command."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -42,10 +35,10 @@ def _dispatch(argv: list[str]) -> int:
     name, rest = argv[0], argv[1:]
     commands: dict[str, Callable[[list[str]], int]] = {
         **{name: partial(run, name) for name in RUN_COMMANDS},
-        "eval-rm": partial(_of_module, "eval-rm"),
+        "eval-rm": partial(_lazy, "eval-rm", "hone.evaluation.reward_model:command"),
         "convert": convert,
         "show": _show,
-        "tune": partial(_of_module, "tune"),
+        "tune": partial(_lazy, "tune", "hone.tune.command:command"),
         "plan": plan,
         "doctor": _doctor,
         "config": _config,
@@ -64,31 +57,28 @@ def _dispatch(argv: list[str]) -> int:
 
 def _overview() -> str:
     width = max(map(len, ABOUT)) + 2
-    lines = [f"  {name:<{width}}{about}" for name, about in ABOUT.items()]
-    return "\n".join(
-        [
-            "usage: hone COMMAND [--config FILE] [key=value ...]",
-            "",
-            "Post-training for language models.",
-            "",
-            *lines,
-            "",
-            f"`hone COMMAND --help` tells more. Without arguments, {', '.join(RUN_COMMANDS[:-1])}",
-            f"and {RUN_COMMANDS[-1]} use the embedded model.",
-        ]
-    )
+    commands = "\n".join(f"  {name:<{width}}{about}" for name, about in ABOUT.items())
+    return f"""\
+usage: hone COMMAND [--config FILE] [key=value ...]
+
+Post-training for language models.
+
+{commands}
+
+`hone COMMAND --help` tells more. Without arguments, {", ".join(RUN_COMMANDS[:-1])}
+and {RUN_COMMANDS[-1]} use a small model that comes with Hone."""
 
 
-def _of_module(name: str, argv: list[str]) -> int:
-    command: Callable[..., int] = lazy(MODULES[name])
-    return command(parser_of(name), argv)
+def _lazy(name: str, target: str, argv: list[str], *further: object) -> int:
+    """Run a command that is a function of a parser and the arguments."""
+    command: Callable[..., int] = lazy(target)
+    return command(parser_of(name), argv, *further)
 
 
 def _show(argv: list[str]) -> int:
     if argv[:1] == ["data"]:
-        look: Callable[..., int] = lazy("hone.cli.show_data:command")
-        return look(parser_of("show"), argv[1:], load_any)
-    return _of_module("show", argv)
+        return _lazy("show", "hone.cli.show_data:command", argv[1:], load_any)
+    return _lazy("show", "hone.cli.show:command", argv)
 
 
 def _doctor(argv: list[str]) -> int:

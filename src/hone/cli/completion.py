@@ -1,5 +1,5 @@
-"""`hone completion bash|zsh|fish`: a script in which commands, keys and values stand as text, so that a Tab starts no
-Python. Made from the schema, without torch.
+"""`hone completion bash|zsh|fish`: a script that holds commands, keys and values as text, so that Tab starts no Python.
+Made from the schema, without torch.
 
     source <(hone completion bash)          in ~/.bashrc, or  hone completion bash > FILE  once and source that
     source <(hone completion zsh)           in ~/.zshrc, after compinit
@@ -8,7 +8,7 @@ Python. Made from the schema, without torch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -30,24 +30,26 @@ def script(shell: str) -> str:
     return {"bash": _bash, "zsh": _zsh, "fish": _fish}[shell]()
 
 
-def keys_of(kind: str) -> list[str]:
-    """Every key and short name that a command takes, and the learning rate, which is below a free mapping."""
-    names = [key for key, _, _ in all_keys(ROOTS[kind])]
-    names += [alias.path for alias in dialects.short(kind)]
-    names += [] if kind == "eval" else ["policy.optimizer.kwargs.lr", "policy.optimizer.kwargs.weight_decay"]
+def keys_of(command: str) -> list[str]:
+    """Every key and short name that a command takes, and the optimizer's usual arguments."""
+    names = [key for key, _, _ in all_keys(ROOTS[command])]
+    names += [alias.path for alias in dialects.short(command)]
+    names += (
+        [] if command == "eval" else ["policy.optimizer.kwargs.lr", "policy.optimizer.kwargs.weight_decay"]
+    )
     return sorted(set(names))
 
 
 def values() -> dict[str, tuple[str, ...]]:
-    """The values of every key that has few."""
+    """The values of every key that takes one of a few."""
     found: dict[str, tuple[str, ...]] = {}
-    for kind, root in ROOTS.items():
+    for command, root in ROOTS.items():
         for key, field, _ in all_keys(root):
-            if choices := tuple(dict.fromkeys(_choices(field.annotation))):
+            if (choices := tuple(_choices(field.annotation))) and choices != ("null",):
                 found[key] = tuple(dict.fromkeys((*found.get(key, ()), *choices)))
             elif key.endswith("model_name"):
                 found[key] = tuple(embedded.MODELS)
-        for alias in dialects.short(kind):
+        for alias in dialects.short(command):
             if alias.to[0] in found and alias.value is None and alias.compute is None:
                 found.setdefault(alias.path, found[alias.to[0]])
     return found
@@ -68,24 +70,24 @@ def _choices(annotation: Any) -> Iterator[str]:
         yield "null"
 
 
-def _choices_worth_it() -> dict[str, tuple[str, ...]]:
-    return {key: choices for key, choices in values().items() if choices != ("null",)}
-
-
 def _posix_tables() -> str:
-    """`_hone_keys KIND` and `_hone_values KEY`, for bash (3.2 of macOS, too) and zsh."""
+    """`_hone_keys COMMAND` and `_hone_values KEY`, for bash (also macOS's 3.2) and zsh."""
     lines = ["_hone_keys() {", '  case "$1" in']
-    lines += [f"    {kind}) echo '{' '.join(keys_of(kind))}' ;;" for kind in ROOTS]
+    lines += [f"    {command}) echo '{' '.join(keys_of(command))}' ;;" for command in ROOTS]
     lines += ["  esac", "}", "_hone_values() {", '  case "$1" in']
     by_values: dict[str, list[str]] = {}
-    for key, choices in _choices_worth_it().items():
+    for key, choices in values().items():
         by_values.setdefault(" ".join(choices), []).append(key)
     lines += [f"    {'|'.join(keys)}) echo '{choices}' ;;" for choices, keys in by_values.items()]
     return "\n".join([*lines, "  esac", "}"])
 
 
-def _kinds(word: str = "|") -> str:
-    return word.join(ROOTS)
+PATTERN, WORDS = "|".join(ROOTS), " ".join(ROOTS)
+"""The commands with a configuration, as a pattern of the shell and as words."""
+
+
+def _descriptions() -> dict[str, str]:
+    return {name: text.replace("'", "") for name, text in ABOUT.items()}
 
 
 def _bash() -> str:
@@ -111,11 +113,11 @@ _hone() {{
     completion) _hone_reply '{" ".join(SHELLS)}' "$cur" '' ' '; return ;;
     plan|tune|config)
       if [ "${{#words[@]}}" -eq 2 ]; then
-        _hone_reply '{_kinds(" ")}' "$cur" '' ' '; return
+        _hone_reply '{WORDS}' "$cur" '' ' '; return
       fi
       word="${{words[2]}}" ;;
   esac
-  case "$word" in {_kinds()}) ;; *) return ;; esac
+  case "$word" in {PATTERN}) ;; *) return ;; esac
   case "${{words[${{#words[@]}}-1]}}" in --config) return ;; esac
   local head="${{cur%%[A-Za-z-]*}}" after='='
   case "${{words[1]}}$head" in config*|*'~') after=' ' ;; esac
@@ -130,7 +132,7 @@ complete -o nospace -o default -F _hone hone
 
 
 def _zsh() -> str:
-    described = "\n".join(f"    '{name}:{text.replace(chr(39), '')}'" for name, text in ABOUT.items())
+    described = "\n".join(f"    '{name}:{text}'" for name, text in _descriptions().items())
     return f"""#compdef hone
 {_posix_tables()}
 _hone() {{
@@ -138,15 +140,15 @@ _hone() {{
   commands=(
 {described}
   )
-  local kind="${{words[2]}}" word="${{words[2]}}"
+  local command="${{words[2]}}" word="${{words[2]}}"
   if (( CURRENT == 2 )); then _describe command commands; return; fi
-  case "$kind" in
+  case "$command" in
     completion) compadd {" ".join(SHELLS)}; return ;;
     plan|tune|config)
-      if (( CURRENT == 3 )); then compadd {_kinds(" ")}; return; fi
+      if (( CURRENT == 3 )); then compadd {WORDS}; return; fi
       word="${{words[3]}}" ;;
   esac
-  case "$word" in {_kinds()}) ;; *) _files; return ;; esac
+  case "$word" in {PATTERN}) ;; *) _files; return ;; esac
   if [[ "${{words[CURRENT-1]}}" == --config ]]; then _files; return; fi
   local prefix="${{PREFIX%%[A-Za-z-]*}}"
   if compset -P '*='; then
@@ -160,7 +162,7 @@ _hone() {{
     local -a found
     found=($(_hone_keys "$word"))
     [[ -n "$prefix" ]] && compset -P "$prefix"
-    if [[ "$kind" == config || "$prefix" == '~' ]]; then compadd -a found; else compadd -S '=' -a found; fi
+    if [[ "$command" == config || "$prefix" == '~' ]]; then compadd -a found; else compadd -S '=' -a found; fi
   fi
 }}
 (( $+functions[compdef] )) && compdef _hone hone
@@ -168,23 +170,22 @@ _hone() {{
 
 
 def _fish() -> str:
-    keys = "\n".join(f"    case {kind}\n      string split ' ' '{' '.join(keys_of(kind))}'" for kind in ROOTS)
-    few = "\n".join(
-        f"    case {key}\n      string split ' ' '{' '.join(choices)}'"
-        for key, choices in _choices_worth_it().items()
-    )
+    def cases(table: dict[str, Iterable[str]]) -> str:
+        return "\n".join(
+            f"    case {name}\n      string split ' ' '{' '.join(of)}'" for name, of in table.items()
+        )
+
     commands = "\n".join(
-        f"complete -c hone -n __hone_first -f -a {name} -d '{text.replace(chr(39), '')}'"
-        for name, text in ABOUT.items()
+        f"complete -c hone -n __hone_first -f -a {name} -d '{text}'" for name, text in _descriptions().items()
     )
     return f"""function __hone_keys
   switch $argv[1]
-{keys}
+{cases({command: keys_of(command) for command in ROOTS})}
   end
 end
 function __hone_values
   switch $argv[1]
-{few}
+{cases(dict(values()))}
   end
 end
 function __hone_first
@@ -194,7 +195,7 @@ function __hone_second
   set -l words (commandline -opc)
   test (count $words) -eq 2; and contains -- $words[2] $argv
 end
-function __hone_kind
+function __hone_command
   set -l words (commandline -opc)
   if contains -- "$words[2]" plan tune config
     echo $words[3]
@@ -216,18 +217,18 @@ function __hone_settings
     set -l words (commandline -opc)
     set -l equals =
     test "$words[2]" = config; and set equals ''
-    for name in (__hone_keys (__hone_kind))
+    for name in (__hone_keys (__hone_command))
       echo $name$equals
     end
   end
 end
 {commands}
 function __hone_settings_now
-  contains -- (__hone_kind) $argv; and not __hone_second plan tune config
+  contains -- (__hone_command) $argv; and not __hone_second plan tune config
 end
 complete -c hone -n '__hone_second completion' -f -a '{" ".join(SHELLS)}'
-complete -c hone -n '__hone_second plan tune config' -f -a '{_kinds(" ")}'
-complete -c hone -n '__hone_settings_now {_kinds(" ")}' -f -a '(__hone_settings)'
-complete -c hone -n 'contains -- (__hone_kind) {_kinds(" ")}' -l config -r
-complete -c hone -n 'contains -- (__hone_kind) {_kinds(" ")}' -l dry-run
+complete -c hone -n '__hone_second plan tune config' -f -a '{WORDS}'
+complete -c hone -n '__hone_settings_now {WORDS}' -f -a '(__hone_settings)'
+complete -c hone -n 'contains -- (__hone_command) {WORDS}' -l config -r
+complete -c hone -n 'contains -- (__hone_command) {WORDS}' -l dry-run
 """

@@ -1,4 +1,4 @@
-"""`hone doctor`: can a run start on this machine, and what would make it better?"""
+"""`hone doctor`: whether a run can start on this machine, and what is missing."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
+from hone import embedded
 from hone.errors import HoneError, install_command
+from hone.registry import specs
 from hone.units import GIB
 
 OPTIONAL = {
@@ -26,13 +28,12 @@ OPTIONAL = {
     "mlflow": ("logger.mlflow_enabled", "hone[mlflow]"),
     "trl": ("the benchmarks' peer", "hone[bench]"),
 }
-"""Module: what it is for, and what pip is to install for it."""
+"""Module: its use, and what pip installs for it."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report. `bad` keeps runs from starting; `absent` is an optional part; `poor` is a
-    warning."""
+    """One line of the report. `bad`: runs cannot start; `absent`: an optional part; `poor`: a warning."""
 
     name: str
     state: Literal["ok", "poor", "absent", "bad"]
@@ -44,16 +45,15 @@ def main() -> int:
     """Print the report; 0 if a run can start here, 1 if not."""
     findings = list(examine())
     show(findings)
-    bad = [finding for finding in findings if finding.state == "bad"]
-    if bad:
+    if bad := [finding for finding in findings if finding.state == "bad"]:
         print("A run cannot start here: " + "; ".join(f.fix or f"{f.name}: {f.text}" for f in bad))
         return 1
-    print("A run can start: hone sft")
+    print(f"A run can start: hone {next(iter(specs()))}")
     return 0
 
 
 def examine() -> Iterator[Finding]:
-    """All findings, cheap ones first. What a broken installation lacks is a finding, never an exception."""
+    """All findings, cheap ones first. Missing parts of an installation are findings, never exceptions."""
     yield python()
     missing = list(packages())
     yield from missing
@@ -81,9 +81,8 @@ def packages() -> Iterator[Finding]:
 
         declared = [Requirement(text) for text in metadata.requires("hone") or ()]
     except (ImportError, metadata.PackageNotFoundError) as error:
-        yield Finding(
-            "packages", "bad", f"Hone is not fully installed ({error})", "make setup, or pip install -e ."
-        )
+        text = f"Hone is not fully installed ({error})"
+        yield Finding("packages", "bad", text, "make setup, or pip install -e .")
         return
     for needed in declared:
         if needed.marker is not None and not needed.marker.evaluate({"extra": ""}):
@@ -99,7 +98,7 @@ def packages() -> Iterator[Finding]:
 
 
 def torch_and_devices() -> Iterator[Finding]:
-    """torch, and what it can compute on."""
+    """torch, and the devices that it finds."""
     try:
         import torch
     except (ImportError, OSError) as error:  # OSError: a shared library that does not load
@@ -110,15 +109,13 @@ def torch_and_devices() -> Iterator[Finding]:
         for index in range(torch.cuda.device_count()):
             free, total = torch.cuda.mem_get_info(index)
             bf16 = "bf16" if torch.cuda.is_bf16_supported() else "no bf16: set policy.precision=float16"
-            text = (
-                f"{torch.cuda.get_device_name(index)}, {free / GIB:.1f} of {total / GIB:.1f} GiB free, {bf16}"
+            name = torch.cuda.get_device_name(index)
+            yield Finding(
+                f"gpu {index}", "ok", f"{name}, {free / GIB:.1f} of {total / GIB:.1f} GiB free, {bf16}"
             )
-            yield Finding(f"gpu {index}", "ok", text)
     elif shutil.which("nvidia-smi") is not None:
         built = torch.version.cuda or "no CUDA"
-        text = (
-            f"there is an NVIDIA driver, but torch (built for {built}) finds no device: the CPU will be used"
-        )
+        text = f"an NVIDIA driver, but torch (built for {built}) finds no device: runs use the CPU"
         yield Finding("gpu", "poor", text, "install a torch build that matches the driver")
     else:
         yield Finding("gpu", "ok", "none: runs use the CPU, which is enough for small models")
@@ -136,7 +133,7 @@ def memory() -> Finding:
 
 
 def disk(folder: Path) -> Finding:
-    """Room for a run's folder, which is `results/` below where the command is typed."""
+    """Free space for runs' folders, which are in `results/` below the working directory."""
     try:
         free = shutil.disk_usage(folder).free
     except OSError as error:
@@ -146,32 +143,29 @@ def disk(folder: Path) -> Finding:
         elsewhere = "set checkpointing.checkpoint_dir to a folder you may write"
         return Finding("disk", "bad", f"{folder} cannot be written", elsewhere)
     if free < GIB // 4:
-        return Finding(
-            "disk", "bad", text, "free some space, or set checkpointing.checkpoint_dir to another disk"
-        )
+        fix = "free some space, or set checkpointing.checkpoint_dir to another disk"
+        return Finding("disk", "bad", text, fix)
     if free < 5 * GIB:
         return Finding("disk", "poor", text, "a checkpoint of 1B parameters takes about 12 GiB")
     return Finding("disk", "ok", text)
 
 
 def embedded_model() -> Finding:
-    """Whether the model that `hone grpo` uses without arguments loads."""
-    started = time.perf_counter()
+    """Whether a model that comes with Hone loads."""
+    started, name = time.perf_counter(), list(embedded.MODELS)[-1]
     try:
         from hone.model.loading import load_model, load_tokenizer
 
-        count = sum(weight.numel() for weight in load_model("hone/tiny-sft").parameters())
-        load_tokenizer("hone/tiny-sft")
+        count = sum(weight.numel() for weight in load_model(name).parameters())
+        load_tokenizer(name)
     except (ImportError, OSError, HoneError) as error:
-        return Finding(
-            "model", "bad", f"hone/tiny-sft does not load: {first_line(error)}", "make clean setup"
-        )
+        return Finding("model", "bad", f"{name} does not load: {first_line(error)}", "make clean setup")
     seconds = time.perf_counter() - started
-    return Finding("model", "ok", f"hone/tiny-sft loads: {count / 1e6:.2f}M parameters in {seconds:.1f} s")
+    return Finding("model", "ok", f"{name} loads: {count / 1e6:.2f}M parameters in {seconds:.1f} s")
 
 
 def programs() -> Finding:
-    """How programs that a model wrote would be kept apart, and what would be open to them."""
+    """How the sandbox isolates programs that a model wrote."""
     from hone.rollout.sandbox import IsolationError, Sandbox, SandboxLimits
 
     try:
@@ -182,8 +176,8 @@ def programs() -> Finding:
     if "NO NAMESPACES" not in text:
         return Finding("sandbox", "ok", f"programs that a model wrote: {text}")
     fix = (
-        "the reward function code wants Linux with user namespaces, or root with CAP_SYS_ADMIN (see SECURITY.md); "
-        "rewards.sandbox.require_isolation=false goes without"
+        "the reward function code needs Linux with user namespaces, or root with CAP_SYS_ADMIN (see SECURITY.md); "
+        "rewards.sandbox.require_isolation=false runs it without"
     )
     return Finding("sandbox", "poor", f"programs that a model wrote: {text}", fix)
 
@@ -213,14 +207,15 @@ def cores() -> int:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, in one line."""
+    """The first line of an error's message."""
     return re.split(r"[\r\n]", str(error).strip(), maxsplit=1)[0] or type(error).__name__
 
 
 def show(findings: list[Finding]) -> None:
-    """Print the findings as a table; as plain lines where even rich is missing."""
+    """Print the findings as a table, or as plain lines if rich is missing."""
     try:
         from rich.console import Console
+        from rich.markup import escape
         from rich.table import Table
     except ImportError:
         for f in findings:
@@ -234,12 +229,6 @@ def show(findings: list[Finding]) -> None:
     }
     table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
     for f in findings:
-        fix = f"\n[cyan]{_literal(f.fix)}[/]" if f.fix else ""
-        table.add_row(marks[f.state], f.name, _literal(f.text) + fix)
+        fix = f"\n[cyan]{escape(f.fix)}[/]" if f.fix else ""
+        table.add_row(marks[f.state], f.name, escape(f.text) + fix)
     Console(highlight=False).print(table)
-
-
-def _literal(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)

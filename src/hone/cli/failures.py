@@ -1,4 +1,4 @@
-"""How a command ends: its exit code, and one line for a failure that is expected."""
+"""How a command ends: its exit code, and one line for an expected failure."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from hone.files import disk_full_message
 
 
 def reported(command: Callable[[], int]) -> int:
-    """The exit code of a command, whose expected failures are printed."""
+    """Run a command and print its expected failures; returns the exit code."""
     try:
         return command()
-    except Interrupted as stopped:  # what was asked for is no error
+    except Interrupted as stopped:  # requested by the user, so not an error
         sys.stdout.flush()
         print(stopped, file=sys.stderr)
         return stopped.exit_code
@@ -22,7 +22,7 @@ def reported(command: Callable[[], int]) -> int:
         return _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
-    except BrokenPipeError:  # `hone config sft | head`: the reader has enough
+    except BrokenPipeError:  # `hone config sft | head`: the reader has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0
     except OSError as error:

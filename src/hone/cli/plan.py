@@ -1,8 +1,8 @@
-"""`hone plan`: the resolved run, before anything heavy.
+"""`hone plan`: the resolved run and what it needs, before anything heavy.
 
-A plan refuses what the run would refuse before its first step, in the same words, since it goes through the run's own
-checks (`hone.training.preflight`). Only hardware that is not here is no failure: a plan for the machines that
-the config asks for may be typed on any other, and then a model or data that are not there are said instead of refused.
+A plan makes the run's own checks (`hone.training.preflight`), so it refuses what the run would refuse before its first
+step, with the same messages. Only missing hardware is no error: a plan for a cluster may be made on any machine, and if
+the model or the data are not there, it says so.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import torch
 from hone import evaluation
 from hone.config import EvalConfig, Loaded, OnlineConfig, TrainingConfig
 from hone.config.schema import RewardFunctionConfig
-from hone.config.schema.distill import DistillConfig
 from hone.data.sources import load_rows
 from hone.engine.local.threads import SMALL_MODEL, threads_for
 from hone.errors import HoneError, ModelError
@@ -32,8 +31,8 @@ from hone.units import counted, format_count
 
 
 def main(algorithm: str, loaded: Loaded, gpu: str | None = None) -> int:
-    """Print the plan, for GPUs of the kind `gpu` where it is given, and return 0. Raises the HoneError that the run
-    would end with."""
+    """Print the plan, for GPUs of the kind `gpu` if it is given, and return 0. Raises the HoneError that the run would
+    end with."""
     loaded = with_models_of_runs(loaded, only_described=True)
     parts = sections(algorithm, loaded, gpu)
     if not elsewhere(loaded.config, gpu) or reachable(loaded.config):
@@ -50,7 +49,7 @@ def main(algorithm: str, loaded: Loaded, gpu: str | None = None) -> int:
 
 
 def elsewhere(config: TrainingConfig | EvalConfig, gpu: str | None) -> bool:
-    """Whether the plan is for other machines than this one."""
+    """Whether the plan is for other hardware than this machine's."""
     cluster = config.cluster
     if gpu is not None or cluster.ray_address is not None:
         return True
@@ -60,11 +59,8 @@ def elsewhere(config: TrainingConfig | EvalConfig, gpu: str | None) -> bool:
 
 def reachable(config: TrainingConfig | EvalConfig) -> bool:
     """Whether the models and the training data are here, so that more can be checked than the settings."""
-    models = [
-        getattr(config, part)
-        for part in ("policy", "teacher", "value", "generation")
-        if hasattr(config, part)
-    ]
+    parts = ("policy", "teacher", "value", "generation")
+    models = [getattr(config, part) for part in parts if hasattr(config, part)]
     entries = [config.data] if isinstance(config, EvalConfig) else list(config.data.train or [])
     try:
         for model in models:
@@ -79,64 +75,67 @@ def reachable(config: TrainingConfig | EvalConfig) -> bool:
 def sections(algorithm: str, loaded: Loaded, gpu: str | None = None) -> list[tuple[str, list[str]]]:
     """Title and lines of each part of the plan. Raises ConfigError for settings that the model cannot have."""
     config = loaded.config
-    if isinstance(config, EvalConfig):
-        shape, about = model_shape(config.generation)
-        parts = [
-            ("model", about),
-            ("devices", devices(config, shape)),
-            ("data", data_lines(config, [config.data])),
-        ]
-        parts.append(("sampling", eval_lines(config)))
+    parts = _evaluation(config) if isinstance(config, EvalConfig) else _training(config, gpu)
+    return parts + ([("notes", list(loaded.notices))] if loaded.notices else [])
+
+
+def _evaluation(config: EvalConfig) -> list[tuple[str, list[str]]]:
+    size, about = model_size(config.generation)
+    return [
+        ("model", about),
+        ("devices", devices(config, size)),
+        ("data", data_lines(config, [config.data])),
+        ("sampling", eval_lines(config)),
+    ]
+
+
+def _training(config: TrainingConfig, gpu: str | None) -> list[tuple[str, list[str]]]:
+    policy = config.policy
+    size, about = model_size(policy, scalar=policy.has_scalar_head)
+    parts = [("model", about)]
+    if (value := value_settings(config)) is not None:
+        value_size, about = model_size(value, scalar=True)
+        size = None if size is None or value_size is None else replace(size, beside=value_size)
+        parts.append(("value model", about))
+    if (teacher := teacher_settings(config)) is not None:
+        teacher_size, about = model_size(teacher)
+        size = None if size is None or teacher_size is None else replace(size, teacher=teacher_size)
+        parts.append(("teacher", about))
+    parts.append(("devices", devices(config, size, gpu)))
+    hardware = planned_hardware(config, gpu)
+    if size is None:
+        parts.append(("memory", ["unknown without the model's config.json"]))
     else:
-        policy = config.policy
-        shape, about = model_shape(policy, scalar=policy.has_scalar_head)
-        parts = [("model", about)]
-        if (value := value_settings(config)) is not None:
-            beside, description = model_shape(value, scalar=True)
-            shape = None if shape is None or beside is None else replace(shape, beside=beside)
-            parts.append(("value model", description))
-        if (teacher := teacher_settings(config)) is not None:
-            teacher_size, description = model_shape(teacher)
-            shape = None if shape is None or teacher_size is None else replace(shape, teacher=teacher_size)
-            parts.append(("teacher", description))
-        parts.append(("devices", devices(config, shape, gpu)))
-        hardware = planned_hardware(config, gpu)
-        if shape is None:
-            parts.append(("memory", ["unknown without the model's config.json"]))
-        else:
-            check_length(policy, shape.context)
-            choice = choose(shape, config, hardware)
-            if hardware.count > 1 and (gpu is not None or not is_single_process(config.cluster)):
-                check_distributed(config)
-                check_mesh(settled(config, choice.taken.settings), choice.dims)
-            config = settled(config, choice.taken.settings)
-            parts.append(("run as", choice_lines(choice)))
-            parts.append(("memory", memory_lines(choice, shape, config)))
-        parts += [
-            ("data", data_lines(config, list(config.data.train or []))),
-            ("batch", batch_lines(config)),
-            ("checkpoints", checkpoint_lines(config)),
-        ]
-    if loaded.notices:
-        parts.append(("notes", list(loaded.notices)))
-    return parts
+        check_length(policy, size.context)
+        choice = choose(size, config, hardware)
+        if hardware.count > 1 and (gpu is not None or not is_single_process(config.cluster)):
+            check_distributed(config)
+            check_mesh(settled(config, choice.taken.settings), choice.dims)
+        config = settled(config, choice.taken.settings)
+        parts += [("run as", choice_lines(choice)), ("memory", memory_lines(choice, size, config))]
+    return [
+        *parts,
+        ("data", data_lines(config, list(config.data.train or []))),
+        ("batch", batch_lines(config)),
+        ("checkpoints", checkpoint_lines(config)),
+    ]
 
 
-def model_shape(model: Any, *, scalar: bool = False) -> tuple[ModelSize | None, list[str]]:
-    """The size of the model of a section, counted from its config alone; or why it cannot be told from here."""
+def model_size(model: Any, *, scalar: bool = False) -> tuple[ModelSize | None, list[str]]:
+    """The size of a section's model, counted from its config.json, and lines about it; or why it is unknown."""
     name, overrides = model.model_name, getattr(model, "hf_config_overrides", {})
     try:
-        shape = load_model_size(name, overrides, scalar=scalar, trust_remote_code=model.trust_remote_code)
+        size = load_model_size(name, overrides, scalar=scalar, trust_remote_code=model.trust_remote_code)
     except ModelError as error:
         return None, [f"{name}: not reachable from here ({error})"]
-    return shape, [
-        f"{name}: {shape.architecture}, {format_count(shape.parameters)} parameters",
-        f"{shape.layers} layers of {shape.hidden}, vocabulary {shape.vocabulary}, context {shape.context}",
+    return size, [
+        f"{name}: {size.architecture}, {format_count(size.parameters)} parameters",
+        f"{size.layers} layers of {size.hidden}, vocabulary {size.vocabulary}, context {size.context}",
     ]
 
 
 def planned_hardware(config: TrainingConfig, gpu: str | None) -> Hardware:
-    """The devices to plan for: GPUs of a kind that was named, those here (any others being alike), or the CPU."""
+    """The devices to plan for: GPUs of the kind `gpu`, this machine's (further nodes have the same), or the CPU."""
     cluster = config.cluster
     nodes, per_node = cluster.num_nodes, cluster.gpus_per_node
     if gpu is not None:
@@ -150,24 +149,16 @@ def planned_hardware(config: TrainingConfig, gpu: str | None) -> Hardware:
     return hardware_here(gpu=False)
 
 
-def devices(
-    config: TrainingConfig | EvalConfig, shape: ModelSize | None, gpu: str | None = None
-) -> list[str]:
-    """What the config asks for, and what is here."""
+def devices(config: TrainingConfig | EvalConfig, size: ModelSize | None, gpu: str | None = None) -> list[str]:
+    """The devices that the config asks for, and those of this machine."""
     cluster = config.cluster
     if cluster.cpu_workers_per_node is not None and gpu is None:
-        return [
-            f"asked for: {cluster.num_nodes} x {counted(cluster.cpu_workers_per_node, 'process')} on the CPU"
-        ]
-    wanted = cluster.gpus_per_node * cluster.num_nodes
-    here = torch.cuda.device_count()
-    asked = (
-        f"{cluster.num_nodes} x {cluster.gpus_per_node} GPUs"
-        if wanted > 1
-        else "1 GPU"
-        if wanted
-        else "the CPU"
-    )
+        processes = counted(cluster.cpu_workers_per_node, "process")
+        return [f"asked for: {cluster.num_nodes} x {processes} on the CPU"]
+    wanted, here = cluster.gpus_per_node * cluster.num_nodes, torch.cuda.device_count()
+    asked = "1 GPU" if wanted else "the CPU"
+    if wanted > 1:
+        asked = f"{cluster.num_nodes} x {cluster.gpus_per_node} GPUs"
     lines = [f"asked for: {asked}; here: {counted(here, 'GPU') if here else 'none'}"]
     if gpu is not None:
         return lines
@@ -178,27 +169,19 @@ def devices(
             + "--gpu A100-80G (or another kind) plans for their memory"
         )
     elif not here:
-        threads = threads_for(cluster.cpu_threads, shape.parameters if shape is not None else SMALL_MODEL)
+        threads = threads_for(cluster.cpu_threads, size.parameters if size is not None else SMALL_MODEL)
         lines.append(f"a run here uses one process on the CPU, {counted(threads, 'thread')}")
     return lines
 
 
-def at_once(config: TrainingConfig) -> str:
-    """How much one forward and backward holds."""
-    policy = config.policy
-    if policy.train_micro_batch_size is None:
-        return "in micro-batches that are chosen when the model is known"
-    return f"at most {tokens(policy, policy.train_micro_batch_size)} tokens at once"
-
-
 def data_lines(config: TrainingConfig | EvalConfig, entries: list[Any]) -> list[str]:
     """Each dataset with its number of rows, or why it cannot be read from here."""
-    kind = "test" if isinstance(config, EvalConfig) else "train"
+    split = "test" if isinstance(config, EvalConfig) else "train"
     lines = []
     for entry in entries:
         name = entry.dataset_name + (f" [{entry.split}]" if entry.split else "")
         try:
-            lines.append(f"{name}: {len(load_rows(entry, kind=kind))} rows")
+            lines.append(f"{name}: {len(load_rows(entry, kind=split))} rows")
         except (HoneError, OSError) as error:
             lines.append(f"{name}: not reachable from here ({str(error).splitlines()[0]})")
     return lines or ["none"]
@@ -208,10 +191,13 @@ def batch_lines(config: TrainingConfig) -> list[str]:
     """The arithmetic from rows to updates."""
     policy = config.policy
     unit = "sequences" if policy.sequences_per_unit == 1 else "pairs"
-    update = f"{policy.train_global_batch_size} {unit} per update, {at_once(config)}"
+    at_once = "in micro-batches that are chosen when the model is known"
+    if policy.train_micro_batch_size is not None:
+        at_once = f"at most {tokens(policy, policy.train_micro_batch_size)} tokens at once"
     layout = "packed" if policy.sequence_packing.enabled else "padded"
+    update = f"{policy.train_global_batch_size} {unit} per update, {at_once} ({layout})"
     if not isinstance(config, OnlineConfig):
-        return [f"{update} ({layout})", steps_line(config.loop.max_num_steps, config.loop.max_num_epochs)]
+        return [update, steps_line(config.loop.max_num_steps, config.loop.max_num_epochs)]
     g = config.loop
     rollouts = g.num_prompts_per_step * g.num_generations_per_prompt
     trained = g.num_prompts_per_step * g.samples_per_prompt
@@ -219,53 +205,32 @@ def batch_lines(config: TrainingConfig) -> list[str]:
     return [
         f"{g.num_prompts_per_step} prompts x {g.num_generations_per_prompt} completions = {rollouts} per step, "
         + (f"at most {trained} pairs, " if g.trains_on_pairs else "")
-        + f"{updates} update{'s' if updates > 1 else ''} of {policy.train_global_batch_size}",
-        f"{update} ({layout})",
+        + f"{counted(updates, 'update')} of {policy.train_global_batch_size}",
+        update,
         f"generation: {generation_backend(config.policy.generation.backend)}",
-        *teacher_lines(config),
+        *config.plan_lines,
         "rewards: " + ", ".join(f"{weight_text(f)} x {f.path or f.name}" for f in config.rewards.functions),
         steps_line(g.max_num_steps, g.max_num_epochs),
     ]
 
 
 def weight_text(function: RewardFunctionConfig) -> str:
-    """`0.5`; or, of one that changes, `1..0.2` from its first to its last."""
+    """A weight such as `0.5`; the first and last of one that changes: `1..0.2`."""
     first, last = function.weight_at(0), function.weight_at(None)
     return f"{first:g}" if not isinstance(function.weight, dict) else f"{first:g}..{last:g}"
-
-
-def teacher_lines(config: OnlineConfig) -> list[str]:
-    """What is learnt from the teacher, if there is one."""
-    if not isinstance(config, DistillConfig):
-        return []
-    loss, share = config.loss_fn, config.distillation.on_policy_fraction
-    answers = (
-        "the student's own answers"
-        if share == 1
-        else f"the student's own answers in {share:.0%} of the steps"
-    )
-    own = config.cluster.reserved_devices
-    description = f"{loss.kl_type} divergence over its {config.distillation.topk_logits_k} likeliest tokens"
-    return [
-        f"teacher: {description}, temperature {loss.temperature:g}",
-        *([f"teacher: on {own} device{'s' if own > 1 else ''} of its own"] if own else []),
-        f"learns from {answers if share else 'the data'}",
-    ]
 
 
 def steps_line(steps: int | None, epochs: int | None) -> str:
     """How long the run is."""
     limits = [f"{steps} steps"] if steps is not None else []
-    limits += [f"{epochs} epoch{'s' if epochs > 1 else ''} of the data"] if epochs is not None else []
+    limits += [f"{counted(epochs, 'epoch')} of the data"] if epochs is not None else []
     return "until " + " or ".join(limits) + (", whichever is first" if len(limits) > 1 else "")
 
 
 def generation_backend(wanted: str) -> str:
-    """Which generator a run here gets, and why."""
+    """Which generator a run on this machine gets, and why."""
     if wanted == "vllm":
-        return (
-            "built-in (the vLLM backend is not part of this version; the samples have the same distribution)"
-        )
+        return "built-in (this version has no vLLM backend; the samples have the same distribution)"
     return "built-in generator, in the learner's process"
 
 

@@ -1,4 +1,4 @@
-"""Commands that run a configuration, or plan it: `hone sft` and its like, `hone plan`."""
+"""Commands that run or plan a configuration: one for each algorithm, `hone eval`, `hone plan`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hone.registry import main_of
 
 
 def run(algorithm: str, argv: list[str]) -> int:
-    """`hone KIND`; where several devices are asked for, in a process of its own."""
+    """`hone ALGORITHM` and `hone eval`; on several devices in a child process, which is restarted if Ray ends it."""
     parser = with_config(parser_of(algorithm))
     parser.add_argument("--dry-run", action="store_true", help=f"the same as hone plan {algorithm}")
     options = parser.parse_intermixed_args(argv)
@@ -25,14 +25,15 @@ def run(algorithm: str, argv: list[str]) -> int:
     if algorithm != "eval" and loaded.config.cluster.is_distributed:
         from hone.training.supervisor import run_in_child
 
-        return run_in_child(
-            loaded.config, lambda recovering: reported(partial(_work, algorithm, loaded, recovering))
-        )
+        def work(recovering: bool) -> int:
+            return reported(partial(_work, algorithm, loaded, recovering))
+
+        return run_in_child(loaded.config, work)
     return _work(algorithm, loaded)
 
 
 def _work(algorithm: str, loaded: Any, recovering: bool = False) -> int:
-    """What a command is for."""
+    """Run the command's function and print how it ended."""
     arguments = {"recovering": True} if recovering else {}
     result = lazy(main_of(algorithm))(loaded, **arguments)
     if isinstance(result, dict) and "folder" in result:
@@ -54,11 +55,8 @@ def plan(argv: list[str]) -> int:
     """`hone plan`."""
     parser = with_config(parser_of("plan"))
     parser.usage = f"hone plan [{'|'.join(RUN_COMMANDS)}] [--gpu KIND] [--config FILE] [key=value ...]"
-    parser.add_argument(
-        "--gpu",
-        metavar="KIND",
-        help="plan for GPUs of this kind, here or not: A100-80G, H100-80G, ... or the GiB of one",
-    )
+    about = "plan for GPUs of this kind: A100-80G, H100-80G, ... or the GiB of one; they need not be here"
+    parser.add_argument("--gpu", metavar="KIND", help=about)
     options = parser.parse_intermixed_args(argv)
     loaded = load_any(options.config, options.overrides)
     return _planned(loaded.algorithm, loaded, options.gpu)
@@ -69,7 +67,7 @@ def _planned(algorithm: str, *arguments: Any) -> int:
 
 
 def load_any(config: str | None, overrides: list[str]) -> Any:
-    """Settings of the algorithm that the first word names, or else of the one that they are for. Raises ConfigError."""
+    """Settings of the command that the first word names, or else of the one inferred from them. Raises ConfigError."""
     if overrides and overrides[0] in RUN_COMMANDS:
         algorithm, *overrides = overrides
     else:
@@ -80,8 +78,8 @@ def load_any(config: str | None, overrides: list[str]) -> Any:
 
 
 def _load(algorithm: str, config: str | None, overrides: list[str]) -> Any:
-    """`hone.config.load`, after a look at what is no override at all, and what has to be set before anything heavy is
-    imported. Raises ConfigError."""
+    """`hone.config.load`, and the process's settings that must precede heavy imports. Raises ConfigError, also for a
+    word that is not an override."""
     for text in overrides:
         if "=" in text or text.startswith("~"):
             continue

@@ -17,59 +17,45 @@ if TYPE_CHECKING:
 
 EPILOG = """\
 examples:
-  hone show results/grpo                           how it went; the last step's best and worst rollouts
-  hone show results/grpo --step 10 --worst 5       of one step
-  hone show results/grpo --failed                  what failed or was left out, and why
-  hone show results/grpo --prompt 17               the whole group of a prompt
-  hone show results/grpo --validation --best 3     held-out samples
-  hone show results/grpo --metrics reward,entropy  step by step
-  hone show results/a --compare results/b          numbers and settings beside each other
-  hone show results/grpo --html                    write report.html
-  hone show data sft --config my.yaml              before a run: its rows as they will be tokenised and masked
+  hone show results/run                           a summary; the last step's best and worst rollouts
+  hone show results/run --step 10 --worst 5       the worst rollouts of step 10
+  hone show results/run --failed                  rollouts that failed or were left out, and why
+  hone show results/run --prompt 17               all rollouts of a prompt
+  hone show results/run --validation --best 3     held-out samples
+  hone show results/run --metrics reward,entropy  metrics by step
+  hone show results/a --compare results/b         two runs: their metrics, and the settings that differ
+  hone show results/run --html                    write report.html
+  hone show data --config my.yaml                 before a run: its rows, tokenised and masked
 """
 
 
 def command(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
-    """Show a run as the arguments say. Raises HoneError for what is no run, or has nothing of what is asked for."""
+    """`hone show RUN`. Raises HoneError for a folder that is not a run's, or a step, prompt or metric that it lacks."""
     parser.usage = "hone show RUN [what to show]"
     parser.epilog = EPILOG
-    parser.add_argument("run", metavar="RUN", help="a run's folder, or where hone eval saved")
-    parser.add_argument(
-        "--step", type=int, metavar="N", help="the step whose rollouts to show (default: the last)"
-    )
-    parser.add_argument("--best", type=int, metavar="K", help="the K rollouts with the highest reward")
-    parser.add_argument("--worst", type=int, metavar="K", help="the K rollouts with the lowest reward")
-    parser.add_argument("--failed", action="store_true", help="rollouts that failed or were left out")
-    parser.add_argument("--prompt", metavar="ID", help="all rollouts of one prompt, by (a part of) its id")
-    parser.add_argument("--validation", action="store_true", help="held-out samples rather than rollouts")
-    parser.add_argument("--metrics", metavar="NAMES", help="these metrics, step by step: name,name")
-    parser.add_argument("--compare", metavar="RUN", help="another run, beside this one")
-    parser.add_argument(
-        "--html", nargs="?", const="", metavar="FILE", help="write the page (default: report.html)"
-    )
-    options = parser.parse_args(argv)
+    given = parser.add_argument
+    given("run", metavar="RUN", help="a run's folder, or the folder of hone eval's results")
+    given("--step", type=int, metavar="N", help="the step whose rollouts to show (default: the last)")
+    given("--best", type=int, metavar="K", help="the K rollouts with the highest reward")
+    given("--worst", type=int, metavar="K", help="the K rollouts with the lowest reward")
+    given("--failed", action="store_true", help="rollouts that failed or were left out")
+    given("--prompt", metavar="ID", help="all rollouts of one prompt, by its id or a part of it")
+    given("--validation", action="store_true", help="held-out samples in place of rollouts")
+    given("--metrics", metavar="NAMES", help="these metrics by step: name,name")
+    given("--compare", metavar="RUN", help="another run, side by side with this one")
+    given("--html", nargs="?", const="", metavar="FILE", help="write the HTML page (default: report.html)")
+    options = vars(parser.parse_args(argv))
     for name in ("best", "worst"):
-        if (count := getattr(options, name)) is not None and count < 1:
+        if (count := options[name]) is not None and count < 1:
             raise ConfigError(f"--{name} {count}: give a number above 0")
-    view = open_run(options.run)
-    if options.html is not None:
-        from hone.report.page import write_report
-
-        check_local(options.html, "--html")
-        print(f"wrote {write_report(view, Path(options.html) if options.html else None)}")
+    view, html = open_run(options.pop("run")), options.pop("html")
+    if html is None:
+        show(view, **options)
         return 0
+    from hone.report.page import write_report
 
-    show(
-        view,
-        step=options.step,
-        best=options.best,
-        worst=options.worst,
-        failed=options.failed,
-        prompt=options.prompt,
-        validation=options.validation,
-        metrics=options.metrics,
-        compare=options.compare,
-    )
+    check_local(html, "--html")
+    print(f"wrote {write_report(view, Path(html) if html else None)}")
     return 0
 
 
@@ -85,7 +71,7 @@ def show(
     metrics: str | Sequence[str] | None = None,
     compare: str | Path | None = None,
 ) -> None:
-    """Print a run. Raises HoneError for what it does not have."""
+    """Print a run. Raises HoneError for a step, prompt or metric that it does not have."""
     from hone.report import terminal
     from hone.report.compare import compare as print_both
 
@@ -101,12 +87,12 @@ def show(
 
 
 def console_of() -> Console:
-    """Colours and the window's width on a terminal; elsewhere neither, and COLUMNS or 100 characters a line."""
+    """A console as wide as the terminal, with colours; elsewhere COLUMNS or 100 characters wide, without."""
     from rich.console import Console
 
     class Quiet(Console):
         def on_broken_pipe(self) -> None:
-            raise BrokenPipeError  # `| head`: the command line ends without a word; rich would exit with 1
+            raise BrokenPipeError  # `| head`: the command ends without a message; rich would exit with 1
 
     console = Quiet(highlight=False, markup=False, emoji=False, soft_wrap=False)
     if console.is_terminal:

@@ -10,6 +10,7 @@ from typing import Any
 from hone.cli.arguments import RUN_COMMANDS
 from hone.cli.show import console_of
 from hone.errors import ConfigError, DataError
+from hone.units import counted
 
 EPILOG = """\
 examples:
@@ -18,27 +19,26 @@ examples:
   hone show data dpo data.train.dataset_name=pairs.jsonl --html          a page: data.html
   hone show data grpo --config rl.yaml --validation                      held-out prompts
 
-It reads the data as `hone sft` (…) would, tokenised and masked, with the same checks, and loads no model. It lists
-the rows that would stop the run; then the exit code is 1.
+Rows are read, checked, tokenised and masked as in the run; no model is loaded. Rows that would stop the run are listed,
+and the exit code is then 1.
 """
 
 
 def command(
     parser: argparse.ArgumentParser, argv: Sequence[str], load: Callable[[str | None, list[str]], Any]
 ) -> int:
-    """Show the rows that the arguments name; `load` makes settings of a file and overrides.
+    """`hone show data`; `load` reads settings from a file and overrides.
 
-    Raises HoneError for what would stop the run before its first step; for rows that it refuses, when they are shown.
+    Raises HoneError for what would stop the run before its first step, and for refused rows after they are printed.
     """
     parser.usage = f"hone show data [{'|'.join(RUN_COMMANDS)}] [what to show] [--config FILE] [key=value ...]"
     parser.epilog = EPILOG
     parser.add_argument("--config", metavar="FILE", help="YAML file of settings")
-    parser.add_argument("--count", type=int, default=3, metavar="N", help="so many rows (default: 3)")
-    parser.add_argument("--rows", metavar="ROWS", help="these: 0,17 or DATASET:17 (numbers from 0)")
+    parser.add_argument("--count", type=int, default=3, metavar="N", help="number of rows (default: 3)")
+    parser.add_argument("--rows", metavar="ROWS", help="these rows: 0,17 or DATASET:17, counted from 0")
     parser.add_argument("--validation", action="store_true", help="held-out rows")
-    parser.add_argument(
-        "--html", nargs="?", const="data.html", metavar="FILE", help="write a page: data.html"
-    )
+    about = "write an HTML page (default: data.html)"
+    parser.add_argument("--html", nargs="?", const="data.html", metavar="FILE", help=about)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that replace the file's")
     options = parser.parse_intermixed_args(argv)
     if options.count < 1:
@@ -54,6 +54,6 @@ def command(
         data_terminal.show(console_of(), view)
     if count := len(view.refused):
         raise DataError(
-            f"a run stops at {count} row{'s' if count > 1 else ''} of this data: mend or remove what is refused"
+            f"a run stops at {counted(count, 'row')} of this data: correct or remove what is refused"
         )
     return 0

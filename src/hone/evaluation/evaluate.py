@@ -1,4 +1,4 @@
-"""Evaluation by sampling: every prompt `num_tests_per_prompt` times, right where the first reward function says 1."""
+"""Evaluation by sampling: `num_tests_per_prompt` answers to every prompt, scored by the reward functions."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 
 def main(loaded: Loaded) -> dict[str, Any]:
-    """Evaluate as configured, print the result, write it where `eval.save_path` says."""
+    """Evaluate as configured, print the report, and write it to `eval.save_path`."""
     loaded = with_models_of_runs(loaded)
     for notice in (*loaded.notices, *placement_notices(loaded.config)):
         print(notice, flush=True)
@@ -52,22 +52,22 @@ def main(loaded: Loaded) -> dict[str, Any]:
 
 @dataclass
 class Prepared:
-    """What an evaluation works with besides its model."""
+    """What an evaluation needs besides its model."""
 
     tokenizer: PreTrainedTokenizerBase
     prompts: list[Prompt]
     pool: RewardPool
     episodes: EpisodeRunner | None
-    own: Any
+    own: list[own_metrics.Metric]
     """The user's metrics."""
     notices: list[str]
-    """What to say of the chat template, and of what it makes of the rows."""
+    """About the chat template, and how it changes rows."""
 
 
 @contextlib.asynccontextmanager
 async def prepared(config: EvalConfig, *, load_models: bool = True) -> AsyncIterator[Prepared]:
-    """All that comes before the model is loaded; `load_models`: with reward models. Raises HoneError for what would
-    stop the evaluation."""
+    """Prepare everything but the model; `load_models`: reward models, too. Raises HoneError for what would stop the
+    evaluation."""
     own = own_metrics.load(config.eval.metrics, "eval.metrics")
     tokenizer = load_tokenizer(
         config.tokenizer.name,
@@ -88,37 +88,31 @@ async def prepared(config: EvalConfig, *, load_models: bool = True) -> AsyncIter
 
 
 def check(loaded: Loaded[EvalConfig]) -> None:
-    """Raise what would stop the evaluation before its first answer. Nothing is written."""
+    """Raise HoneError for what would stop the evaluation before its first answer. Writes nothing."""
     config = loaded.config
     if config.eval.save_path:
         check_could_write(Path(config.eval.save_path), "eval.save_path")
 
     async def prepare() -> None:
         async with prepared(config, load_models=False):
-            load_model_size(
-                config.generation.model_name, trust_remote_code=config.generation.trust_remote_code
-            )
+            model = config.generation
+            load_model_size(model.model_name, trust_remote_code=model.trust_remote_code)
 
     asyncio.run(prepare())
 
 
 async def evaluate(config: EvalConfig) -> dict[str, Any]:
-    """The report as a dictionary. Failed samples count as wrong here, and are counted beside the score."""
+    """Evaluate; returns the report. Failed samples count as wrong answers; `failed` is their number."""
     started = time.perf_counter()
     if config.eval.save_path:
         check_writable(Path(config.eval.save_path), "eval.save_path")
     async with prepared(config) as ready:
-        for note in (
-            *ready.pool.notes,
-            *ready.notices,
-            *(ready.episodes.notices if ready.episodes is not None else []),
-        ):
-            print(note, flush=True)
+        episode_notices = ready.episodes.notices if ready.episodes is not None else []
+        for notice in (*ready.pool.notes, *ready.notices, *episode_notices):
+            print(notice, flush=True)
         with working(f"loading {config.generation.model_name}"):
             generator = build_generator(config, ready.tokenizer)
-        groups = await _answered(
-            config, ready.prompts, ready.tokenizer, generator, ready.pool, ready.episodes
-        )
+        groups = await _sample_and_score(config, ready, generator)
     report = report_of(groups, config) | {"seconds": time.perf_counter() - started}
     if ready.own:
         report["metrics"] = own_metrics.measure(ready.own, lists_of(groups, config.data.output_key))
@@ -127,16 +121,10 @@ async def evaluate(config: EvalConfig) -> dict[str, Any]:
     return report
 
 
-async def _answered(
-    config: EvalConfig,
-    prompts: Sequence[Prompt],
-    tokenizer: PreTrainedTokenizerBase,
-    generator: LocalGenerator,
-    pool: RewardPool,
-    episodes: EpisodeRunner | None,
-) -> list[Group]:
-    """Every prompt sampled and scored, some at a time."""
+async def _sample_and_score(config: EvalConfig, ready: Prepared, generator: LocalGenerator) -> list[Group]:
+    """Every prompt's group of scored answers, some prompts at a time."""
     groups: list[Group] = []
+    prompts, episodes = ready.prompts, ready.episodes
     tests, sampling = config.eval.num_tests_per_prompt, sampling_from(config.generation, config.eval.seed)
     size = config.generation.num_prompts_per_step or max(1, config.generation.batch_size // tests)
     if episodes is not None:
@@ -146,10 +134,10 @@ async def _answered(
             chunk = prompts[start : start + size]
             if episodes is not None:
                 results = await episodes.run(chunk, generator, sampling, tests)
-                new = await score_episodes(chunk, results, pool, config.rewards)
+                new = await score_episodes(chunk, results, ready.pool, config.rewards)
             else:
                 completions = await generator.generate(chunk, sampling, count=tests)
-                new = await score_completions(chunk, completions, tokenizer, pool)
+                new = await score_completions(chunk, completions, ready.tokenizer, ready.pool)
             groups += new
             tokens = sum(len(rollout.completion.tokens) for group in new for rollout in group.rollouts)
             done = {"accuracy": score(groups, "pass@k", 1)}
@@ -176,14 +164,14 @@ def report_of(groups: Sequence[Group], config: EvalConfig) -> dict[str, Any]:
 
 
 FOUND = ("predictions", "labels", "completions", "prompts", "rewards")
-"""What a metric of the user's own may ask for, besides columns of the data."""
+"""Arguments of a user's metric, besides columns of the data."""
 LABELS = ("answer", "label", "labels", "target", "solution", "output")
-"""Columns that hold what is right, where `data.output_key` does not say."""
+"""Columns that may hold the right answer, if `data.output_key` is not set."""
 
 
 def lists_of(groups: Sequence[Group], output_key: str | None) -> dict[str, list[Any]]:
-    """A list for each name in FOUND and each column, one item a sample. `predictions` and `labels` are in one form:
-    numbers as numbers, other answers without regard to case and spaces; None without one."""
+    """A list for each name in FOUND and each column, an item for each sample. `predictions` and `labels` are in one
+    form: numbers as numbers, other answers in lower case with single spaces, None without one."""
     rollouts = [rollout for group in groups for rollout in group.rollouts]
     rows = [rollout.prompt.row for rollout in rollouts]
     label = output_key or next((name for name in LABELS if name in rows[0]), "")

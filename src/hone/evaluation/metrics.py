@@ -1,4 +1,4 @@
-"""What an evaluation reports: pass@k and cons@k of groups of scored answers."""
+"""pass@k and cons@k of groups of scored answers."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ from hone.types import Group, Rollout
 
 def score(groups: Sequence[Group], metric: str, k: int) -> float:
     """Mean over the groups of `pass@k` or `cons@k`; nan without groups."""
-    values = [
-        _pass(group, k) if metric == "pass@k" else consensus_at_k(group.rollouts, k) for group in groups
-    ]
+    measure = pass_of if metric == "pass@k" else consensus_at_k
+    values = [measure(group.rollouts, k) for group in groups]
     return sum(values) / len(values) if values else math.nan
 
 
@@ -27,47 +26,46 @@ def pass_at_k(samples: int, correct: int, k: int) -> float:
 
 
 def consensus_at_k(rollouts: Sequence[Rollout], k: int) -> float:
-    """How often the commonest answer of k samples is right: self-consistency (Wang et al., arXiv 2203.11171).
+    """How often the most common answer of k samples is right: self-consistency (Wang et al., arXiv 2203.11171).
 
-    The mean over the disjoint chunks of k. Of answers equally common, the one given first counts; a sample without
-    an answer has no vote, and a chunk without any is wrong.
+    The mean over disjoint chunks of k. Ties go to the answer given first; a sample without an answer has no vote, and a
+    chunk without any answer is wrong.
     """
     chunks = [rollouts[start : start + k] for start in range(0, len(rollouts) - k + 1, k)]
     return sum(_majority_is_right(chunk) for chunk in chunks) / len(chunks)
 
 
 def is_right(rollout: Rollout) -> bool:
-    """A reward of at least 1 by the function that judges answers, or without one by the first; a sample that failed is
-    not right."""
+    """Whether the function that judges answers, or without one the first function, gives a reward of at least 1; False
+    for a failed sample."""
     reward = rollout.judgement if rollout.judge != "" else next(iter(rollout.rewards.values()), None)
     return reward is not None and reward >= 1.0
 
 
 def answer_of(text: str) -> Hashable | None:
-    r"""The answer that a completion gives, for comparison: what its last `<answer>…</answer>` holds, else its last
-    `\boxed{…}`, else its last number, without its thoughts. Equal numbers are equal however they are written; None
-    without an answer."""
+    r"""The answer of a completion, in a form to compare: the content of its last `<answer>…</answer>`, else of its last
+    `\boxed{…}`, else its last number, thoughts left out. None without an answer."""
     text = after_thought(text)
     given = answer_tag(text)
     if given is None:
         given = boxed(text)
-    if given is None:
-        return last_number(text)
-    number = as_number(given)
-    return number if number is not None else " ".join(given.casefold().split()) or None
+    return last_number(text) if given is None else _comparable(given)
 
 
 def label_of(label: object) -> Hashable | None:
-    """What is right, in the form of `answer_of`: what follows the last `####` of a worked solution, else all of it."""
-    if label is None:
-        return None
-    given = str(label).rpartition("####")[2]
-    number = as_number(given)
-    return number if number is not None else " ".join(given.casefold().split()) or None
+    """The right answer in the form of `answer_of`: what follows the last `####` of a worked solution, else all."""
+    return None if label is None else _comparable(str(label).rpartition("####")[2])
 
 
-def _pass(group: Group, k: int) -> float:
-    return pass_at_k(len(group.rollouts), sum(map(is_right, group.rollouts)), k)
+def _comparable(answer: str) -> Hashable | None:
+    """A number however it is written, else the text in lower case with single spaces; None for an empty text."""
+    number = as_number(answer)
+    return number if number is not None else " ".join(answer.casefold().split()) or None
+
+
+def pass_of(rollouts: Sequence[Rollout], k: int) -> float:
+    """`pass_at_k` of a group's rollouts."""
+    return pass_at_k(len(rollouts), sum(map(is_right, rollouts)), k)
 
 
 def _majority_is_right(rollouts: Sequence[Rollout]) -> bool:
@@ -75,5 +73,5 @@ def _majority_is_right(rollouts: Sequence[Rollout]) -> bool:
     votes = Counter(answer for answer in answers if answer is not None)
     if not votes:
         return False
-    winner = votes.most_common(1)[0][0]  # the first seen of equally common ones
+    winner = votes.most_common(1)[0][0]  # the first seen in a tie
     return is_right(rollouts[answers.index(winner)])

@@ -1,4 +1,4 @@
-"""Metrics of users' own: functions that are called once, with lists of what was found, by their parameters' names."""
+"""Users' own metrics: functions that are called once, with lists that their parameters' names choose."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hone.user_code import MissingCodeError, find
 
 @dataclass(frozen=True)
 class Metric:
-    """One function, and what it takes."""
+    """A function, the parameters it takes, and those without a default."""
 
     name: str
     function: Callable[..., Any]
@@ -24,7 +24,7 @@ class Metric:
 
 
 def load(targets: Sequence[str], key: str) -> list[Metric]:
-    """The functions, found before anything heavy is. Raises ConfigError that names `key`."""
+    """Import the functions. Raises ConfigError that names the setting `key`."""
     found = []
     for target in targets:
         named = f"{key}={target}"
@@ -42,23 +42,21 @@ def load(targets: Sequence[str], key: str) -> list[Metric]:
         found.append(Metric(last_name(target), function, takes, needs))
     names = [metric.name for metric in found]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ConfigError(
-            f"{key}: two functions are called {', '.join(twice)}: give one of them another name"
-        )
+        raise ConfigError(f"{key}: two functions are called {', '.join(twice)}: give one another name")
     return found
 
 
-def check(metrics: Sequence[Metric], there: Sequence[str], key: str) -> None:
-    """Raise ConfigError for a function that needs what an evaluation does not have."""
+def check(metrics: Sequence[Metric], available: Sequence[str], key: str) -> None:
+    """Raise ConfigError for a function with a parameter that is not in `available`."""
     for metric in metrics:
-        if lacking := [name for name in metric.needs if name not in there]:
+        if missing := [name for name in metric.needs if name not in available]:
             raise ConfigError(
-                f"{key}: {metric.name} takes {', '.join(lacking)}, which is not there; there are {', '.join(there)}"
+                f"{key}: {metric.name} takes {', '.join(missing)}, which is not there; there are {', '.join(available)}"
             )
 
 
 def measure(metrics: Sequence[Metric], lists: Mapping[str, list[Any]]) -> dict[str, float]:
-    """Each function's number. Raises DataError for one that fails, or gives none."""
+    """The value of each function. Raises DataError for one that fails or returns no number."""
     values = {}
     for metric in metrics:
         try:

@@ -1,4 +1,4 @@
-"""`hone eval-rm`: how well a reward model ranks held-out pairs, in numbers and as a picture."""
+"""`hone eval-rm`: how well a reward model ranks held-out pairs: accuracy, margin, calibration."""
 
 from __future__ import annotations
 
@@ -29,48 +29,32 @@ from hone.tracking.reliability_plot import draw_reliability
 from hone.training.process import check_writable
 
 CHUNK = 256
-"""Pairs between two signs of progress."""
+"""Pairs between two updates of the progress line."""
 
 
 def command(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
     """`hone eval-rm` with its arguments."""
     parser.usage = "hone eval-rm --model_path MODEL [--test_dataset DATA] [option ...]"
     given = parser.add_argument
-    given(
-        "--model_path",
-        "--model-path",
-        required=True,
-        metavar="MODEL",
-        help="a reward model, or a run's folder",
+    about = "a reward model, or a run's folder"
+    given("--model_path", "--model-path", required=True, metavar="MODEL", help=about)
+    about = (
+        "a file, a folder or a Hugging Face dataset of pairs (default: the comparisons that come with Hone)"
     )
-    given(
-        *("--test_dataset", "--test-dataset"),
-        metavar="DATA",
-        default=preference_pairs.NAME,
-        help="a file, a folder or a Hugging Face dataset of pairs (default: the embedded comparisons)",
-    )
-    given("--split", help="split of the dataset (default: test, where it has one)")
-    given("--template", help="chat template: Jinja, or a file with it (default: the model's own)")
+    data = preference_pairs.NAME
+    given("--test_dataset", "--test-dataset", metavar="DATA", default=data, help=about)
+    given("--split", help="split of the dataset (default: test, if it has one)")
+    given("--template", help="chat template: Jinja, or a file of it (default: the model's own)")
     given("--batch_size", "--batch-size", type=int, default=16, help="texts computed at once (default: 16)")
-    given("--limit", type=int, help="use the first so many rows only")
+    given("--limit", type=int, metavar="N", help="use the first N rows only")
     given("--precision", default="float32", help="float32, bfloat16 or float16 (default: float32)")
-    given(
-        "--trust-remote-code", action="store_true", help="run the Python code that the model's folder brings"
-    )
-    given("--device", help="such as cpu or cuda:1 (default: a GPU where there is one)")
-    given(
-        *("--metric",),
-        action="append",
-        default=[],
-        metavar="CODE",
-        help="a function of your own, my_metrics.py:name, of predictions, labels, predicted_rewards, human_ratings",
-    )
-    given(
-        "--out",
-        metavar="FOLDER",
-        default="results/eval_rm",
-        help="folder to write (default: results/eval_rm)",
-    )
+    about = "run the Python code in the model's folder"
+    given("--trust-remote-code", action="store_true", help=about)
+    given("--device", help="such as cpu or cuda:1 (default: a GPU if there is one)")
+    about = "your own metric, my_metrics.py:name, of predictions, labels, predicted_rewards, human_ratings"
+    given("--metric", action="append", default=[], metavar="CODE", help=about)
+    about = "folder to write (default: results/eval_rm)"
+    given("--out", metavar="FOLDER", default="results/eval_rm", help=about)
     options = vars(parser.parse_args(argv))
     entry = PreferenceEntry.model_validate(
         {"dataset_name": options.pop("test_dataset"), "split": options.pop("split")}
@@ -88,7 +72,7 @@ def main(
     metric: Sequence[str] = (),
     **options: Any,
 ) -> dict[str, Any]:
-    """Score the pairs of a dataset by a reward model, print how they are ranked, and write `report.json`,
+    """Score the pairs of a dataset with a reward model, print the report, and write `report.json`,
     `reliability.png` and `scores.jsonl` to `out`. `options` are RewardModel's."""
     own = own_metrics.load(metric, "--metric")
     own_metrics.check(own, list(lists_of([])), "--metric")
@@ -114,9 +98,8 @@ def main(
 
 
 def lists_of(rows: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
-    """What a metric of the user's own may ask for. By pair: whether the chosen answer got the higher score
-    (`predictions`), and that it should (`labels`); by answer, all chosen ones first: its score, and whether it was
-    chosen."""
+    """Arguments of a user's metric. For each pair: whether the chosen answer has the higher score (`predictions`), and
+    1 (`labels`). For each answer, chosen ones first: its score, and whether it was chosen."""
     chosen, rejected = [row["chosen"] for row in rows], [row["rejected"] for row in rows]
     return {
         "predictions": [int(one > other) for one, other in zip(chosen, rejected, strict=True)],
@@ -131,7 +114,7 @@ def lists_of(rows: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
 def evaluate(
     scorer: RewardModel, entry: PreferenceEntry, *, limit: int | None = None
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The report, and each pair's scores. Raises DataError for data without pairs."""
+    """Returns the report and each pair's scores. Raises DataError for data without pairs."""
     encoder = scorer.encoder
     encoder.max_length = scorer.max_length
     dataset = load_dataset(entry, "test", chat=encoder.chat)
@@ -147,9 +130,8 @@ def evaluate(
             for sample, chosen, rejected in zip(samples[0::2], scores[0::2], scores[1::2], strict=True):
                 rows.append({"id": sample.unit, "chosen": chosen, "rejected": rejected})
             progress.update(len(rows), {}, sum(len(sample) for sample in samples))
-    ranking = ranking_of(
-        torch.tensor([row["chosen"] for row in rows]), torch.tensor([row["rejected"] for row in rows])
-    )
+    chosen_N, rejected_N = (torch.tensor([row[side] for row in rows]) for side in ("chosen", "rejected"))
+    ranking = ranking_of(chosen_N, rejected_N)
     report = {
         "dataset": entry.dataset_name,
         "pairs": ranking.pairs,
@@ -157,16 +139,14 @@ def evaluate(
         "accuracy": ranking.accuracy,
         "margin": ranking.margin,
         "calibration_error": ranking.calibration_error,
-        "bins": [
-            dict(zip(("confidence", "accuracy", "pairs"), found, strict=True)) for found in ranking.bins
-        ],
+        "bins": [dict(zip(("confidence", "accuracy", "pairs"), row, strict=True)) for row in ranking.bins],
     }
     return report, rows
 
 
 @contextmanager
 def as_hugging_face(model: str, *, trust_remote_code: bool = False) -> Iterator[str]:
-    """A model's name, or for a run's folder (or one of its steps) its converted model, as long as it is looked at."""
+    """A model's name; for a run's folder (or a step's), a temporary folder of its converted model."""
     path = Path(model).expanduser()
     is_run = path.is_dir() and ((path / "policy" / "weights").is_dir() or any(path.glob("step_*")))
     if not is_run:
@@ -178,7 +158,7 @@ def as_hugging_face(model: str, *, trust_remote_code: bool = False) -> Iterator[
 
 
 def save(out: Path, report: dict[str, Any], rows: list[dict[str, Any]]) -> None:
-    """Everything that was found, the report last."""
+    """Write all files, the report last."""
     (out / "scores.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     draw_reliability(
         [(found["confidence"], found["accuracy"], found["pairs"]) for found in report["bins"]],

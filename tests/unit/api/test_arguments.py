@@ -22,10 +22,10 @@ from hone.api.in_memory import (
     Rows,
     dataset_of,
     functions_in,
+    import_path,
     keep_function,
     keep_rows,
     name_of,
-    place_of,
     reward_entries,
     with_functions_kept,
 )
@@ -180,13 +180,13 @@ def test_functions_reach_another_process_whatever_they_are(tmp_path: Path) -> No
 
 
 def test_what_can_be_imported_is_named_not_pickled(tmp_path: Path) -> None:
-    place = place_of(importable)
+    place = import_path(importable)
     assert place == f"{calls.__file__}:importable"
     assert keep_function(importable, tmp_path, "importable") == place
     assert not list(tmp_path.iterdir())
     assert find(place).__name__ == "importable"
-    assert place_of(hone.load_run) == "hone.api.commands.load_run"
-    assert place_of(functools.wraps(importable)(lambda: None)) is None, "a wrapper is not what it wraps"
+    assert import_path(hone.load_run) == "hone.api.commands.load_run"
+    assert import_path(functools.wraps(importable)(lambda: None)) is None, "a wrapper is not what it wraps"
 
 
 def test_a_function_that_cannot_leave_is_told_with_what_holds_it(tmp_path: Path) -> None:
@@ -221,7 +221,7 @@ def test_a_function_anywhere_in_the_settings_has_a_place(tmp_path: Path) -> None
     env = {"tools": [importable, *tool, *other], "kwargs": {"a": 1}}
     kept = with_functions_kept(env, tmp_path, {})
     assert kept["kwargs"] == {"a": 1}
-    assert kept["tools"][0] == place_of(importable)
+    assert kept["tools"][0] == import_path(importable)
     assert [find(place)() for place in kept["tools"][1:]] == [1, 2], "two lambdas, two files"
     assert functions_in(env)
     assert not functions_in(kept)

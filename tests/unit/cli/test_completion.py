@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from hone.cli import ABOUT, main
+from hone.cli import main
+from hone.cli.arguments import ABOUT
 from hone.cli.completion import keys_of, script, values
 
 ALIASES = Path(__file__).resolve().parents[3] / "examples" / "aliases.sh"

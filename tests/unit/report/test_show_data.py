@@ -210,7 +210,7 @@ def test_data_of_which_every_row_is_refused(tmp_path: Path, capsys: pytest.Captu
         assert f"{path}: every row is refused" in out
         assert f"{path}, row 0 (line 1): " in out
         assert why in out
-        assert err == "error: a run stops at 1 row of this data: mend or remove what is refused\n"
+        assert err == "error: a run stops at 1 row of this data: correct or remove what is refused\n"
 
 
 def test_prompts_that_are_too_long_are_refused_rows(

@@ -14,6 +14,7 @@ from hone.config.schema.base import ConfigModel, Count, Derived, Precision, deri
 from hone.config.schema.model import ModelConfig, OptimizerConfig, adamw
 from hone.config.schema.online import OnlineConfig, OnlinePolicyConfig, OnlineSection
 from hone.config.schema.run import ClusterConfig
+from hone.units import counted
 
 Share = Annotated[float, Field(ge=0, le=1)]
 READ_BY = {"mixed_kl_weight": "mixed", "jsd_beta": "jsd"}
@@ -204,3 +205,15 @@ class DistillConfig(OnlineConfig):
         theirs, ours = "teacher.max_total_sequence_length", "policy.max_total_sequence_length"
         if settings[theirs] < settings[ours]:
             yield Adjustment(ours, settings[theirs], theirs)
+
+    @property
+    def plan_lines(self) -> list[str]:
+        """What is learnt from the teacher."""
+        loss, share, own = self.loss_fn, self.distillation.on_policy_fraction, self.cluster.reserved_devices
+        answers = "the student's own answers" + ("" if share == 1 else f" in {share:.0%} of the steps")
+        divergence = f"{loss.kl_type} divergence over its {self.distillation.topk_logits_k} likeliest tokens"
+        return [
+            f"teacher: {divergence}, temperature {loss.temperature:g}",
+            *([f"teacher: on {counted(own, 'device')} of its own"] if own else []),
+            f"learns from {answers if share else 'the data'}",
+        ]

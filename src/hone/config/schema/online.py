@@ -200,6 +200,11 @@ class OnlineConfig(TrainingConfig):
         own: OnlineSection = super().loop
         return own
 
+    @property
+    def plan_lines(self) -> list[str]:
+        """Further lines of `hone plan` about a step."""
+        return []
+
 
 class RLConfig(OnlineConfig):
     """Settings of a command that learns from rewards."""
