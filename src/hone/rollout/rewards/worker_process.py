@@ -106,10 +106,10 @@ class WorkerProcess:
         self._described = {}
 
     def _exchange(self, message: bytes, clock: Clock) -> dict[str, Any]:
-        child, closed = self._child, self._closed
+        child, stopping = self._child, self._closed
         assert child is not None
         try:
-            return exchange(child.channel, message, clock, lambda: child.alive() and not closed.is_set())
+            return exchange(child.channel, message, clock, lambda: child.alive() and not stopping.is_set())
         except TimedOut as late:
             raise TimedOut(late.cause, self.kill()) from None
         except Died as died:
