@@ -112,7 +112,7 @@ def accepted() -> str:
     found: dict[str, tuple[Alias, list[str]]] = {}
     for kind in TRAINING:
         for alias in nemo_rl.aliases(kind):
-            if not alias.path.startswith("value."):
+            if not alias.path.startswith("value.") and alias.to != (alias.path,):
                 found.setdefault(general(kind, alias.path), (alias, []))[1].append(kind)
     rows = []
     for path, (alias, kinds) in sorted(found.items()):

@@ -157,13 +157,7 @@ async def score(model: Scorer, samples: list[Sample], column: str) -> None:
 
 
 async def train_policy(
-    learner: Learner,
-    slots: Slots,
-    config: LossConfig,
-    *,
-    size: int,
-    passes: int,
-    version: int,
+    learner: Learner, slots: Slots, config: LossConfig, *, size: int, passes: int, version: int
 ) -> list[dict[str, float]]:
     """`train` with the policy's loss, on the tokens of high entropy where that is asked for.
 

@@ -52,7 +52,7 @@ class NoEffect(Exception):
 
 @dataclass(frozen=True)
 class Alias:
-    """Another name, `path`, of our keys `to`.
+    """Another name, `path`, of our keys `to`; or our own key, whose values have other names.
 
     `value` translates the value. `compute` derives the values from other keys as well, and `to` then tells the reader
     what it sets. `beats` names keys that are not read when this one is given; `when`: accepted only in that case.

@@ -54,9 +54,7 @@ def make_mesh(axes: Mapping[str, int], device_type: str) -> Mesh:
     replicate, shard, context, tensor = (axes[name] for name in ("replicate", "shard", "context", "tensor"))
     return Mesh(
         weights=init_device_mesh(
-            device_type,
-            (replicate, shard * context, tensor),
-            mesh_dim_names=("replicate", "shard", "tensor"),
+            device_type, (replicate, shard * context, tensor), mesh_dim_names=("replicate", "shard", "tensor")
         ),
         work=init_device_mesh(
             device_type, (replicate * shard, context, tensor), mesh_dim_names=("data", "context", "tensor")

@@ -79,11 +79,7 @@ def check_auxiliary_models(
     if (value := value_settings(config)) is not None and shape.beside is not None:
         check_length(value, shape.beside.context)
         check_same_tokens(
-            "value",
-            value.tokenizer.name,
-            config.policy,
-            tokenizer,
-            trust_remote_code=value.trust_remote_code,
+            "value", value.tokenizer.name, config.policy, tokenizer, trust_remote_code=value.trust_remote_code
         )
     if isinstance(config, DistillConfig) and shape.teacher is not None:
         check_teacher(config, shape.teacher, shape.vocabulary, tokenizer)
@@ -96,11 +92,7 @@ def check_teacher(
     of them."""
     teacher, policy = config.teacher, config.policy
     check_same_tokens(
-        "teacher",
-        teacher.tokenizer.name,
-        policy,
-        tokenizer,
-        trust_remote_code=teacher.trust_remote_code,
+        "teacher", teacher.tokenizer.name, policy, tokenizer, trust_remote_code=teacher.trust_remote_code
     )
     longest = teacher.max_total_sequence_length
     if shape.context is not None and longest > shape.context:

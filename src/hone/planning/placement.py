@@ -111,11 +111,7 @@ def placement_notices(config: TrainingConfig | EvalConfig) -> list[str]:
     if not isinstance(config, EvalConfig):
         asked += [f"cluster.teacher_devices={cluster.reserved_devices}"] if cluster.reserved_devices else []
         policy = config.policy
-        sizes = (
-            "tensor_parallel_size",
-            "context_parallel_size",
-            "dp_replicate_size",
-        )
+        sizes = ("tensor_parallel_size", "context_parallel_size", "dp_replicate_size")
         for name in (*sizes, "sequence_parallel"):
             if (value := getattr(policy, name)) not in (None, 1, False):
                 asked.append(f"policy.{name}={value}")

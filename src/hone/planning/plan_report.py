@@ -82,11 +82,7 @@ def _kinds(choice: Choice, shape: ModelSize, config: TrainingConfig) -> list[tup
             held.generator,
             f"a whole copy on each device, {format_count(shape.parameters)} x {size} bytes",
         ),
-        (
-            "gathered",
-            held.gathered,
-            f"(2 blocks of {block} and {root} outside{gradients}) x 4 bytes{split}",
-        ),
+        ("gathered", held.gathered, f"(2 blocks of {block} and {root} outside{gradients}) x 4 bytes{split}"),
         ("cast", held.cast, f"{casts} in {policy.precision}{split}"),
         ("activations", held.activations, f"about: {at_once}, {shape.layers} layers{recomputed}"),
         ("logits", held.logits, "some at once, and the output layer's gradient"),

@@ -24,10 +24,7 @@ class MoreMachines(Exception):
 
 
 async def run_with_restarts(
-    config: TrainingConfig,
-    train: Callable[[bool], Awaitable[dict[str, Any]]],
-    *,
-    recovering: bool = False,
+    config: TrainingConfig, train: Callable[[bool], Awaitable[dict[str, Any]]], *, recovering: bool = False
 ) -> dict[str, Any]:
     """`train(recovering)` from its last checkpoint again and again, while workers are lost and it gets on in between.
 

@@ -109,10 +109,7 @@ async def with_batch_statistics(
 
     `mismatched` are KTO's prompts with answers of others, with their `reference`.
     """
-    losses, average = (
-        objective.terms.preference_loss.keys(),
-        objective.terms.preference_average_log_probs,
-    )
+    losses, average = (objective.terms.preference_loss.keys(), objective.terms.preference_average_log_probs)
     if "kto" in losses and mismatched:
         ratios_S = await _ratios(model, mismatched, average=average)
         params = replace(objective.params, kl=max(0.0, float(ratios_S.mean())))

@@ -77,7 +77,8 @@ class Translation:
         return user
 
     def _classify(self, layers: list[Layer]) -> None:
-        """Each leaf is a key of ours, an alias of one, a key with a rule, or a problem."""
+        """Each leaf is a key of ours (whose value an alias of its own path translates), an alias of one, a key with a
+        rule, or a problem."""
         unknown: dict[Path, list[Path]] = {}
         for number, layer in enumerate(layers):
             for path in layer.paths:
@@ -86,7 +87,7 @@ class Translation:
                     continue  # a later layer removed it, or filled it
                 found, alias = keys.find(self.root, path), self._alias(path)
                 if found.what == "key":
-                    self.given.setdefault(path, []).append(GivenKey(number, path))
+                    self.given.setdefault(path, []).append(GivenKey(number, path, alias))
                 elif found.what == "section":
                     self._expect_section(path)
                 elif alias is not None:

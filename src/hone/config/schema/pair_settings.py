@@ -1,11 +1,10 @@
-"""What runs on pairs of answers share: batch sizes that count pairs, and names of metrics."""
+"""What runs on pairs of answers share: batch sizes that count pairs."""
 
 from __future__ import annotations
 
-import re
-from typing import Annotated, Any, ClassVar
+from typing import ClassVar
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
 from hone.config.schema.base import Count, Derived, derived, section
 from hone.config.schema.model import DynamicBatchingConfig, SequencePackingConfig
@@ -52,17 +51,8 @@ class PairPolicyConfig(SupervisedPolicyConfig):
     sequence_packing: PairPackingConfig = section(PairPackingConfig)
 
 
-def _hone_metric(value: Any) -> Any:
-    """NeMo RL names a validation metric after the dataset, `val:validation-default_loss`, and calls the share of pairs
-    that are ranked right `accuracy`."""
-    if not isinstance(value, str):
-        return value
-    value = re.sub(r"^val:validation-[^:]*_(loss|accuracy)$", r"val:val_\1", value)
-    return re.sub(r"^(val:(?:val_)?|train:)(accuracy|margin)$", r"\1reward_\2", value)
-
-
 class PreferenceCheckpointingConfig(CheckpointingConfig):
     """When checkpoints are written, and which are kept. The newest is always kept."""
 
-    metric_name: Annotated[str | None, BeforeValidator(_hone_metric)] = "val:val_loss"
+    metric_name: str | None = "val:val_loss"
     """Metric that ranks checkpoints: `val:NAME` or `train:NAME`; null: the newest are kept."""

@@ -126,6 +126,21 @@ def test_dpo_values(tmp_path: Path) -> None:
     assert config.data.train[0].dataset_name == "HelpSteer3"
 
 
+@pytest.mark.parametrize("command", ["dpo", "rm"])
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ("val:validation-default_accuracy", "val:val_reward_accuracy"),
+        ("val:accuracy", "val:reward_accuracy"),
+        ("train:accuracy", "train:reward_accuracy"),
+        ("val:reward_margin", "val:reward_margin"),
+    ],
+)
+def test_a_metric_of_pairs_may_have_upstreams_name(command: str, theirs: str, ours: str) -> None:
+    config = load(command, None, [f"checkpointing.metric_name={theirs}"]).config
+    assert config.checkpointing.metric_name == ours
+
+
 def test_sft_values(tmp_path: Path) -> None:
     config = load("sft", save(nemo_rl_config("sft"), tmp_path), []).config
     assert config.sft.max_num_steps == 60

@@ -6,6 +6,7 @@ different values are an error. `beats` names keys that upstream does not read wh
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +15,7 @@ from hone.config.compat.nemo_rl.computed import computed, megatron_computed
 from hone.config.compat.nemo_rl.switches import DTENSOR, MEGATRON, aliases_of_value
 from hone.config.schema import ROOTS, EvalConfig, OnlineConfig, section_of
 from hone.config.short_names import PRECISION, optimizer_class
+from hone.registry import specs
 
 LORA = ("enabled", "dim", "alpha", "dropout", "target_modules", "exclude_modules")
 PEFT = {"r": "policy.lora.dim", "lora_alpha": "policy.lora.alpha", "lora_dropout": "policy.lora.dropout"}
@@ -23,6 +25,7 @@ LORA_INIT_METHOD = choice("expected one of", {"xavier": "xavier", "kaiming": "ka
 KWARGS = "policy.optimizer.kwargs"
 LR, LENGTH = f"{KWARGS}.lr", "policy.max_total_sequence_length"
 GLOBAL_BATCH, MICRO_BATCH = "policy.train_global_batch_size", "policy.train_micro_batch_size"
+METRIC = "checkpointing.metric_name"
 TRAIN_DATA, VALIDATION_DATA = "data.train.dataset_name", "data.validation.dataset_name"
 
 
@@ -51,6 +54,15 @@ def _only_file(value: Any) -> Any:
     if isinstance(value, list):
         raise ValueError("for several files give data.train as a list of entries {dataset_name, weight}")
     return value
+
+
+def _pair_metric(value: Any) -> Any:
+    """A metric of pairs. NeMo RL names validation metrics after the dataset, `val:validation-default_loss`, and calls
+    the share of pairs that are ranked right `accuracy`."""
+    if not isinstance(value, str):
+        return value
+    value = re.sub(r"^val:validation-[^:]*_(loss|accuracy)$", r"val:val_\1", value)
+    return re.sub(r"^(val:(?:val_)?|train:)(accuracy|margin)$", r"\1reward_\2", value)
 
 
 def _minus_one_is_null(value: Any) -> Any:
@@ -246,6 +258,8 @@ def aliases(algorithm: str) -> list[Alias]:
     policy = [*_dtensor(), *_megatron(), *_renamed(PEFT, "policy.lora.")]
     found = [*_lightning(section), *_nemo(section, online=online), *_training(), *policy]
     found += _renamed({**(_online(section) if online else {}), **_OF.get(algorithm, {})})
+    if specs()[algorithm].data == "comparisons":
+        found.append(Alias(METRIC, (METRIC,), _pair_metric))
     if "value" in root.model_fields:
         found += aliases_of_value(policy)
     return found + [
