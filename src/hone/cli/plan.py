@@ -20,7 +20,7 @@ from hone.engine.local.threads import SMALL_MODEL, threads_for
 from hone.errors import HoneError, ModelError
 from hone.export import with_models_of_runs
 from hone.model.model_size import ModelSize, load_model_size
-from hone.planning.auxiliary_models import check_length, teacher_settings, value_settings
+from hone.planning.auxiliary_models import check_length
 from hone.planning.hardware import Hardware, hardware_here, hardware_named
 from hone.planning.memory_estimate import tokens
 from hone.planning.placement import check_distributed, check_mesh, is_single_process
@@ -93,11 +93,11 @@ def _training(config: TrainingConfig, gpu: str | None) -> list[tuple[str, list[s
     policy = config.policy
     size, about = model_size(policy, scalar=policy.has_scalar_head)
     parts = [("model", about)]
-    if (value := value_settings(config)) is not None:
+    if (value := config.critic) is not None:
         value_size, about = model_size(value, scalar=True)
-        size = None if size is None or value_size is None else replace(size, beside=value_size)
+        size = None if size is None or value_size is None else replace(size, value=value_size)
         parts.append(("value model", about))
-    if (teacher := teacher_settings(config)) is not None:
+    if (teacher := config.teacher_model) is not None:
         teacher_size, about = model_size(teacher)
         size = None if size is None or teacher_size is None else replace(size, teacher=teacher_size)
         parts.append(("teacher", about))

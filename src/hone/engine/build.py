@@ -22,7 +22,6 @@ from hone.planning.auxiliary_models import (
     check_auxiliary_models,
     check_length,
     model_size_of_run,
-    value_settings,
 )
 from hone.planning.placement import check_distributed, device_of_this_process, hardware_of, is_single_process
 
@@ -31,13 +30,13 @@ def check(config: TrainingConfig, tokenizer: PreTrainedTokenizerBase) -> ModelSi
     """The sizes of the run's models. Raises ConfigError and ModelError for what they cannot do, or what does not go
     together: lengths, vocabularies, adapters, optimizers. No weight is read."""
     policy = config.policy
-    shape = model_size_of_run(config)
-    check_length(policy, shape.context)
-    check_auxiliary_models(config, shape, tokenizer)
-    for settings in filter(None, (policy, value_settings(config))):
+    size = model_size_of_run(config)
+    check_length(policy, size.context)
+    check_auxiliary_models(config, size, tokenizer)
+    for settings in filter(None, (policy, config.critic)):
         check_optimizer(settings)
         check_start(settings, tokenizer, config.cluster)
-    return shape
+    return size
 
 
 def build(config: TrainingConfig, tokenizer: PreTrainedTokenizerBase, *, recovering: bool = False) -> Engine:
@@ -51,11 +50,11 @@ def build(config: TrainingConfig, tokenizer: PreTrainedTokenizerBase, *, recover
 
 
 def _built(
-    config: TrainingConfig, tokenizer: PreTrainedTokenizerBase, shape: ModelSize, recovering: bool
+    config: TrainingConfig, tokenizer: PreTrainedTokenizerBase, size: ModelSize, recovering: bool
 ) -> Engine:
     """In this process or on a cluster."""
     if is_single_process(config.cluster):
-        settled, _ = planner.resolve(config, shape, hardware_of(config.cluster))
+        settled, _ = planner.resolve(config, size, hardware_of(config.cluster))
         device = device_of_this_process(config.cluster)
         offload = settled.policy.cpu_offload and device.type == "cuda"
         return build_local(settled, tokenizer, device, mesh_of_one(device.type) if offload else None)
@@ -63,7 +62,7 @@ def _built(
 
     check_distributed(config)
     hardware_of(config.cluster)  # more GPUs than there are stop the run before Ray starts
-    engine = build_on_cluster(config, tokenizer, shape, recovering=recovering)
+    engine = build_on_cluster(config, tokenizer, size, recovering=recovering)
     # This process's generators are saved, too, and starting Ray draws from them.
     seed_everything(config.loop.seed)
     return engine

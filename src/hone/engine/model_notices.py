@@ -10,7 +10,6 @@ from hone.config.schema import ModelConfig
 from hone.model import adapter_targets, balancing, dropout, generation_config
 from hone.model.composite import left_out
 from hone.model.loading import configured, empty_model, resolve
-from hone.planning.auxiliary_models import value_settings
 
 
 def model_notices(config: TrainingConfig, tokenizer: PreTrainedTokenizerBase) -> list[str]:
@@ -18,7 +17,7 @@ def model_notices(config: TrainingConfig, tokenizer: PreTrainedTokenizerBase) ->
     and generation config; and of turns that end with another token than the tokenizer's end of sequence."""
     policy = config.policy
     found = generation_config.notices("policy", policy.model_name, resolve(policy.model_name))
-    for settings in filter(None, (policy, value_settings(config))):
+    for settings in filter(None, (policy, config.critic)):
         own = configured(
             resolve(settings.model_name),
             settings.hf_config_overrides,

@@ -1,4 +1,4 @@
-"""What is known of a model from its config alone: counted on a meta device, where weights take no memory."""
+"""A model's sizes from its config alone: parameters are counted on the meta device, where they take no memory."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ class ModelSize:
     """Parameters of the input embedding."""
     block: int
     """Parameters of the largest block."""
-    root: int
-    """Parameters outside of the blocks: embedding, output layer, last norm."""
+    non_block: int
+    """Parameters outside the blocks: embedding, output layer, last norm."""
     layers: int
     hidden: int
     intermediate: int
@@ -56,19 +56,17 @@ class ModelSize:
     tied: bool
     plain_head: bool
     """Whether the config names nothing (soft cap, scale) that stands between the output layer and the logits."""
-    splits: bool
-    """Whether tensor parallelism has a plan for the architecture."""
-    splits_sequence: bool
-    """Whether sequence parallelism is made for the architecture."""
+    supports_tensor_parallel: bool
+    supports_sequence_parallel: bool
     linears: tuple[Linear, ...] = ()
     scalar: bool = False
-    """Whether the head says one number, so that there are no logits."""
-    scores: bool = False
-    """Whether the backward needs each head's attention scores: PyTorch's attention does not compute this model's."""
-    beside: ModelSize | None = None
-    """The value model that is trained on the same devices."""
+    """Whether it has a scalar head, and so no logits."""
+    keeps_attention_scores: bool = False
+    """Whether the backward needs each head's attention scores, since PyTorch's fused attention cannot be used."""
+    value: ModelSize | None = None
+    """Of the value model that is trained on the same devices."""
     teacher: ModelSize | None = None
-    """The teacher that lies on the same devices."""
+    """Of the teacher on the same devices."""
 
 
 def load_model_size(
@@ -78,10 +76,9 @@ def load_model_size(
     scalar: bool = False,
     trust_remote_code: bool = False,
 ) -> ModelSize:
-    """The shape of a model by name: its config is read, its weights are not.
+    """The sizes of a model by name, from its config; no weight is read.
 
-    Raises ModelError for a config that cannot be read or tells of another head, ConfigError for an override that it
-    does not have.
+    Raises ModelError for a config that cannot be read or has another head, ConfigError for an unknown override.
     """
     try:
         trusted = {"trust_remote_code": trust_remote_code}
@@ -103,7 +100,7 @@ def model_size_of(
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     blocks = [sum(p.numel() for p in block.parameters()) for block in blocks_of(model)]
     parameters = sum(p.numel() for p in model.parameters())
-    splits, splits_sequence = _splits(config)
+    tensor_parallel, sequence_parallel = _supported_parallelism(config)
     heads = getattr(text, "num_attention_heads", None) or 1
     return ModelSize(
         architecture=type(model).__name__,
@@ -111,7 +108,7 @@ def model_size_of(
         parameters=parameters,
         embedding=sum(p.numel() for p in embedding.parameters()),
         block=max(blocks, default=parameters),
-        root=parameters - sum(blocks),
+        non_block=parameters - sum(blocks),
         layers=text.num_hidden_layers,
         hidden=text.hidden_size,
         intermediate=_intermediate(text),
@@ -122,11 +119,12 @@ def model_size_of(
         context=getattr(text, "max_position_embeddings", None),
         tied=head is not None and head.weight is embedding.weight,
         plain_head=isinstance(head, nn.Linear) and head.bias is None and not _scaled(text),
-        splits=splits,
-        splits_sequence=splits_sequence,
+        supports_tensor_parallel=tensor_parallel,
+        supports_sequence_parallel=sequence_parallel,
         linears=_linears(model, head_of(model) if scalar else head),
         scalar=scalar,
-        scores=caps_scores(config) or (hasattr(text, "num_attention_heads") and not model._supports_sdpa),
+        keeps_attention_scores=caps_scores(config)
+        or (hasattr(text, "num_attention_heads") and not model._supports_sdpa),
     )
 
 
@@ -154,9 +152,10 @@ def _scaled(text: PreTrainedConfig) -> bool:
     return any(getattr(text, key, None) not in (None, 1, 1.0) for key in ("logit_scale", "logits_scaling"))
 
 
-def _splits(config: PreTrainedConfig) -> tuple[bool, bool]:
+def _supported_parallelism(config: PreTrainedConfig) -> tuple[bool, bool]:
+    """Whether tensor and sequence parallelism are made for an architecture."""
     from hone.model.parallelize import BETWEEN_IS_NORMS, STYLES, block_plan
 
     plan = block_plan(config)
-    splits = bool(plan) and set(plan.values()) <= set(STYLES)
-    return splits, splits and config.model_type in BETWEEN_IS_NORMS
+    tensor_parallel = bool(plan) and set(plan.values()) <= set(STYLES)
+    return tensor_parallel, tensor_parallel and config.model_type in BETWEEN_IS_NORMS

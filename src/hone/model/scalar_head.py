@@ -45,12 +45,12 @@ def check_head(name: str, config: PreTrainedConfig, *, scalar: bool, fresh: bool
         if config.num_labels != 1:
             raise ModelError(
                 f"{name} is a {kind} with num_labels={config.num_labels}: a reward model has one. Name another, or a "
-                "causal language model, which `hone rm` gives a new head"
+                "causal language model, which gets a new head"
             )
     elif not fresh:
         raise ModelError(
             f"{name} is a {kind}, not a reward model: name an AutoModelForSequenceClassification with num_labels=1, "
-            "such as `hone convert` makes of a run of `hone rm`"
+            "such as `hone convert` writes for a trained reward model"
         )
     elif "For" in kind and "CausalLM" not in kind:
         raise ModelError(

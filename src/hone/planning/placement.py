@@ -9,7 +9,6 @@ from hone.config.schema import ClusterConfig
 from hone.errors import ConfigError
 from hone.model.loading import configured, resolve
 from hone.model.parallelize import check_parallel
-from hone.planning.auxiliary_models import teacher_settings, value_settings
 from hone.planning.hardware import Hardware, hardware_here
 from hone.planning.parallel_dims import ParallelDims
 
@@ -80,8 +79,8 @@ def check_distributed(config: TrainingConfig) -> None:
 
 def check_mesh(config: TrainingConfig, dims: ParallelDims) -> None:
     """Raise ConfigError for a model that cannot be spread like this. Reads its config, not its weights."""
-    beside = [value_settings(config), None if config.cluster.reserved_devices else teacher_settings(config)]
-    for model in filter(None, (config.policy, *beside)):
+    teacher = None if config.cluster.reserved_devices else config.teacher_model
+    for model in filter(None, (config.policy, config.critic, teacher)):
         if model.lora.enabled and model.lora.trainable_token_indices:
             raise ConfigError(
                 f"{model.part}.lora.trainable_token_indices is not made for several devices: name embed_tokens in "

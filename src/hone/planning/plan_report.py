@@ -31,13 +31,13 @@ def choice_lines(choice: Choice) -> list[str]:
     return lines
 
 
-def memory_lines(choice: Choice, shape: ModelSize, config: TrainingConfig) -> list[str]:
+def memory_lines(choice: Choice, model: ModelSize, config: TrainingConfig) -> list[str]:
     """The most that is held at once, and what it is made of."""
     hardware, held = choice.hardware, choice.taken.memory
     where = f"on each of {hardware.count} devices" if hardware.count > 1 else f"on the {hardware.device}"
     room = "" if hardware.room is None else f" of {format_bytes(hardware.room)} that can be used"
     lines = [f"{format_bytes(held.peak)} at most {where}{room}, in {held.phase}"]
-    rows = [(name, size, why) for name, size, why in _kinds(choice, shape, config) if size]
+    rows = [(name, size, why) for name, size, why in _kinds(choice, model, config) if size]
     width = max(len(name) for name, _, _ in rows)
     lines += [f"  {name:<{width}} {format_bytes(size):>10}  {why}" for name, size, why in rows]
     if held.host:
@@ -50,41 +50,45 @@ def memory_lines(choice: Choice, shape: ModelSize, config: TrainingConfig) -> li
     return lines
 
 
-def _kinds(choice: Choice, shape: ModelSize, config: TrainingConfig) -> list[tuple[str, int, str]]:
+def _kinds(choice: Choice, model: ModelSize, config: TrainingConfig) -> list[tuple[str, int, str]]:
     """Name, bytes and arithmetic of each kind."""
     policy, dims, held, settings = config.policy, choice.dims, choice.taken.memory, choice.taken.settings
     ranks = dims.shard * dims.context * dims.tensor
     share = f" / {ranks} ranks" if ranks > 1 else ""
     split = f" / {dims.tensor} tensor ranks" if dims.tensor > 1 else ""
-    all_of_it, trained = format_count(shape.parameters), format_count(shape.parameters)
+    all_of_it, trained = format_count(model.parameters), format_count(model.parameters)
     if policy.lora.enabled:
-        trained = format_count(adapter_parameters(shape, policy.lora))
+        trained = format_count(adapter_parameters(model, policy.lora))
         all_of_it = f"({all_of_it} + adapters of {trained})"
-    block, root = format_count(shape.block), format_count(shape.root)
-    gradients = "" if policy.lora.enabled else f", and the gradients of {block} + {root}"
+    block, outside = format_count(model.block), format_count(model.non_block)
+    gradients = "" if policy.lora.enabled else f", and the gradients of {block} + {outside}"
     size = BYTES[policy.precision]
     at_once = f"{tokens(policy, settings.micro_batch)} tokens at once"
     at_once += f" / {dims.context} context ranks" if dims.context > 1 else ""
     recomputed = ", one of them in full" if settings.activation_checkpointing else ""
     casts = f"{block} + the output layer" if settings.activation_checkpointing else "all matrices"
     rows = getattr(policy, "generation_batch_size", 0)
-    beside = format_count(shape.beside.parameters) if shape.beside is not None else ""
-    teacher_parameters = format_count(shape.teacher.parameters) if shape.teacher is not None else ""
+    value_parameters = format_count(model.value.parameters) if model.value is not None else ""
+    teacher_parameters = format_count(model.teacher.parameters) if model.teacher is not None else ""
     return [
         ("weights", held.weights, f"{all_of_it} x 4 bytes{share}"),
         ("gradients", held.gradients, f"{trained} x 4 bytes{share}"),
         ("optimizer", held.optimizer, f"{trained} x {state_bytes(policy.optimizer)} bytes{share}"),
-        ("reference", held.reference, f"{format_count(shape.parameters)} x 4 bytes{share}"),
+        ("reference", held.reference, f"{format_count(model.parameters)} x 4 bytes{share}"),
         ("teacher", held.teacher, f"{teacher_parameters} x 4 bytes{share}"),
-        ("value model", held.value, f"{beside}: weights, gradients and optimizer{share}"),
+        ("value model", held.value, f"{value_parameters}: weights, gradients and optimizer{share}"),
         (
             "generator",
             held.generator,
-            f"a whole copy on each device, {format_count(shape.parameters)} x {size} bytes",
+            f"a whole copy on each device, {format_count(model.parameters)} x {size} bytes",
         ),
-        ("gathered", held.gathered, f"(2 blocks of {block} and {root} outside{gradients}) x 4 bytes{split}"),
+        (
+            "gathered",
+            held.gathered,
+            f"(2 blocks of {block} and {outside} outside{gradients}) x 4 bytes{split}",
+        ),
         ("cast", held.cast, f"{casts} in {policy.precision}{split}"),
-        ("activations", held.activations, f"about: {at_once}, {shape.layers} layers{recomputed}"),
+        ("activations", held.activations, f"about: {at_once}, {model.layers} layers{recomputed}"),
         ("logits", held.logits, "some at once, and the output layer's gradient"),
         (
             "its reading",

@@ -93,12 +93,12 @@ class Choice:
         return f"at least ({self.taken}) {need}. What would fit: {would}"
 
 
-def resolve(config: Config, shape: ModelSize, hardware: Hardware) -> tuple[Config, Choice]:
+def resolve(config: Config, model: ModelSize, hardware: Hardware) -> tuple[Config, Choice]:
     """The configuration with a value for every key of `OPEN`, and why.
 
     Raises ConfigError, before any weight is loaded, where nothing fits (a CPU's memory is taken to stretch).
     """
-    choice = choose(shape, config, hardware)
+    choice = choose(model, config, hardware)
     if choice.fits is False and not hardware.elastic:
         raise ConfigError(f"{config.policy.model_name} does not fit: it needs {choice.short()}")
     return settled(config, choice.taken.settings), choice
@@ -120,16 +120,16 @@ def settled(config: Config, settings: Settings) -> Config:
     return copy
 
 
-def choose(shape: ModelSize, config: TrainingConfig, hardware: Hardware) -> Choice:
+def choose(model: ModelSize, config: TrainingConfig, hardware: Hardware) -> Choice:
     """The first candidate that fits. Raises ConfigError when the given sizes do not multiply out."""
-    found = _first(shape, config, hardware)
-    return replace(found, nearest=nearest(shape, config, hardware)) if found.fits is False else found
+    found = _first(model, config, hardware)
+    return replace(found, nearest=nearest(model, config, hardware)) if found.fits is False else found
 
 
-def _first(shape: ModelSize, config: TrainingConfig, hardware: Hardware) -> Choice:
+def _first(model: ModelSize, config: TrainingConfig, hardware: Hardware) -> Choice:
     refused: list[Candidate] = []
-    for settings, dims in candidates(shape, config, hardware):
-        candidate = Candidate(settings, dims, estimate_memory(shape, config, dims, settings))
+    for settings, dims in candidates(model, config, hardware):
+        candidate = Candidate(settings, dims, estimate_memory(model, config, dims, settings))
         if hardware.room is None or _fits(candidate, hardware):
             known = None if hardware.room is None else True
             return Choice(hardware, candidate, known, tuple(refused))
@@ -145,12 +145,12 @@ def _fits(candidate: Candidate, hardware: Hardware) -> bool:
 
 
 def candidates(
-    shape: ModelSize, config: TrainingConfig, hardware: Hardware
+    model: ModelSize, config: TrainingConfig, hardware: Hardware
 ) -> Iterator[tuple[Settings, ParallelDims]]:
     """What the configuration leaves open, the fewest changes first: as it is; activation checkpointing; smaller
     micro-batches; tensor parallelism inside a node; offload."""
     policy = config.policy
-    ways = tensor_sizes(shape, policy, hardware)
+    ways = tensor_sizes(model, policy, hardware)
     fixed = hardware.elastic or (policy.lora.enabled and policy.lora.load_in_4bit)
     offloads = _open(policy.cpu_offload, [False] if fixed else [False, True])
     checkpoints = _open(policy.activation_checkpointing, [False, True])
@@ -158,7 +158,7 @@ def candidates(
         dims = parallel_dims_for(policy, hardware, tensor)
         sizes = micro_batches(policy, dims, CPU_TOKENS if hardware.elastic else GPU_TOKENS)
         chosen = policy.tensor_parallel_size is None and tensor > 1
-        rest = (tensor, shape.splits_sequence if chosen else policy.sequence_parallel, offload)
+        rest = (tensor, model.supports_sequence_parallel if chosen else policy.sequence_parallel, offload)
         yield from ((Settings(sizes[0], checkpoint, *rest), dims) for checkpoint in checkpoints)
         yield from ((Settings(size, checkpoints[-1], *rest), dims) for size in sizes[1:])
 
@@ -179,15 +179,15 @@ def micro_batches(policy: ModelConfig, dims: ParallelDims, wanted: int) -> list[
     return sizes[:1] if tokens(policy, 1) == tokens(policy, 2) else sizes
 
 
-def tensor_sizes(shape: ModelSize, policy: ModelConfig, hardware: Hardware) -> list[int]:
+def tensor_sizes(model: ModelSize, policy: ModelConfig, hardware: Hardware) -> list[int]:
     """The given size, or those that can be chosen: powers of two within a node that divide heads and vocabulary."""
     if policy.tensor_parallel_size is not None:
         return [policy.tensor_parallel_size]
-    if not shape.splits or policy.lora.enabled:  # adapters are not spread
+    if not model.supports_tensor_parallel or policy.lora.enabled:  # adapters are not spread
         return [1]
     outer = policy.context_parallel_size * policy.dp_replicate_size
     sizes = [1, *(2**power for power in range(1, 11) if 2**power <= hardware.per_node)]
-    divided = (shape.heads, shape.kv_heads, shape.vocabulary, hardware.per_node)
+    divided = (model.heads, model.kv_heads, model.vocabulary, hardware.per_node)
     return [
         size
         for size in sizes
@@ -213,30 +213,30 @@ def parallel_dims_for(policy: ModelConfig, hardware: Hardware, tensor: int) -> P
     return ParallelDims(hardware.nodes, hardware.per_node, replicate, shard, context, tensor)
 
 
-def nearest(shape: ModelSize, config: TrainingConfig, hardware: Hardware) -> tuple[str, ...]:
+def nearest(model: ModelSize, config: TrainingConfig, hardware: Hardware) -> tuple[str, ...]:
     """Changes with which it would fit, each on its own: an open key, adapters, more devices of the same kind."""
     found = []
     given = [key for key in OPEN if getattr(config.policy, key) is not None]
     ways = [(key,) for key in given] + ([tuple(given)] if len(given) > 1 else [])
     for way in ways:
-        opened = _first(shape, _with(config, **dict.fromkeys(way)), hardware)
+        opened = _first(model, _with(config, **dict.fromkeys(way)), hardware)
         if opened.fits:
             keys = ", ".join(f"policy.{key}" for key in way)
             found.append(f"leave {keys} open (null): {_described(opened)}")
             break
     if not config.policy.lora.enabled:
         lora = config.policy.lora.model_copy(update={"enabled": True})
-        adapted = _first(shape, _with(config, lora=lora, tensor_parallel_size=1), hardware)
+        adapted = _first(model, _with(config, lora=lora, tensor_parallel_size=1), hardware)
         if adapted.fits:
             found.append(f"policy.lora.enabled=true: {_described(adapted)}")
-    if (more := more_devices(shape, config, hardware)) is not None:
+    if (more := more_devices(model, config, hardware)) is not None:
         keys = f"cluster.num_nodes={more.hardware.nodes} cluster.gpus_per_node={more.hardware.per_node}"
         found.append(f"{more.hardware} ({keys}): {_described(more)}")
     return tuple(found)
 
 
 def more_devices(
-    shape: ModelSize, config: TrainingConfig, hardware: Hardware, *, offload: bool | None = None
+    model: ModelSize, config: TrainingConfig, hardware: Hardware, *, offload: bool | None = None
 ) -> Choice | None:
     """The smallest number of the same devices, up to 8 a node and then in more nodes, on which it fits, if any."""
     config = config if offload is None else _with(config, cpu_offload=offload)
@@ -244,7 +244,7 @@ def more_devices(
     while nodes * per_node < LARGEST:
         nodes, per_node = (nodes, 2 * per_node) if 2 * per_node <= 8 else (2 * nodes, per_node)
         try:
-            found = _first(shape, config, replace(hardware, nodes=nodes, per_node=per_node))
+            found = _first(model, config, replace(hardware, nodes=nodes, per_node=per_node))
         except ConfigError:  # the given sizes do not multiply out to this number
             continue
         if found.fits:

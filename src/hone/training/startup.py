@@ -14,8 +14,6 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from hone.config import EvalConfig, Loaded, TrainingConfig
-from hone.config.schema.distill import DistillConfig
-from hone.config.schema.ppo import PPOConfig
 from hone.errors import ConfigError, visible
 from hone.user_code import is_code
 
@@ -30,7 +28,7 @@ def announce(kind: str, loaded: Loaded) -> None:
         return
     data = ", ".join(str(entry.dataset_name) for entry in config.data.train or [])
     folder = config.checkpointing.checkpoint_dir
-    from_teacher = f" from {config.teacher.model_name}" if isinstance(config, DistillConfig) else ""
+    from_teacher = f" from {config.teacher_model.model_name}" if config.teacher_model is not None else ""
     print(visible(f"{kind}: {config.policy.model_name}{from_teacher} on {data}, into {folder}"), flush=True)
 
 
@@ -86,11 +84,8 @@ def _names(config: TrainingConfig | EvalConfig) -> Iterator[str | None]:
     if isinstance(config, EvalConfig):
         yield from (config.generation.model_name, config.tokenizer.name, config.data.dataset_name)
         return
-    yield from (config.policy.model_name, config.policy.tokenizer.name)
-    if isinstance(config, DistillConfig):
-        yield from (config.teacher.model_name, config.teacher.tokenizer.name)
-    if isinstance(config, PPOConfig):
-        yield from (config.value.model_name, config.value.tokenizer.name)
+    for model in filter(None, (config.policy, config.critic, config.teacher_model)):
+        yield from (model.model_name, model.tokenizer.name)
     for entry in (*(config.data.train or ()), *(config.data.validation or ())):
         yield entry.dataset_name
 

@@ -114,7 +114,12 @@ def test_shards_and_offload_by_hand() -> None:
     small = shape()
     parameters, block = 19_616, 2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 48 + 2 * 32
     root = 2 * 64 * 32 + 32
-    assert (small.parameters, small.block, small.root, small.embedding) == (parameters, block, root, 64 * 32)
+    assert (small.parameters, small.block, small.non_block, small.embedding) == (
+        parameters,
+        block,
+        root,
+        64 * 32,
+    )
     layout = ParallelDims(nodes=2, per_node=4, replicate=2, shard=2, tensor=2)
     spread = held(small, dims=layout, settings=Settings(1, tensor=2))
     assert (spread.weights, spread.gradients, spread.optimizer) == (parameters, parameters, 2 * parameters)

@@ -216,7 +216,7 @@ def test_tensor_sizes_divide_heads_vocabulary_and_the_node() -> None:
     assert tensor_sizes(shape, sft().policy, a100(per_node=6)) == [1, 2]
     assert tensor_sizes(shape, sft(context_parallel_size=4).policy, a100(per_node=8)) == [1, 2]
     assert tensor_sizes(replace(shape, vocabulary=32001), sft().policy, a100(per_node=8)) == [1]
-    assert tensor_sizes(replace(shape, splits=False), sft().policy, a100(per_node=8)) == [1]
+    assert tensor_sizes(replace(shape, supports_tensor_parallel=False), sft().policy, a100(per_node=8)) == [1]
     assert tensor_sizes(shape, sft(lora={"enabled": True}).policy, a100(per_node=8)) == [1]
 
 

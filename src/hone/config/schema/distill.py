@@ -170,6 +170,16 @@ class DistillConfig(OnlineConfig):
         """Settings of the teacher."""
         return self.teacher.as_model_config(self.policy)
 
+    @property
+    def teacher_topk(self) -> int:
+        """Number of the teacher's most likely tokens that are compared at each target."""
+        return self.distillation.topk_logits_k
+
+    @property
+    def logits_temperature(self) -> float:
+        """Divides the logits of both before they are compared."""
+        return self.loss_fn.temperature
+
     def problems(self) -> Iterator[str]:
         """Settings of another divergence, a teacher that is too short or the student itself, unscored validation."""
         loss, teacher, policy = self.loss_fn, self.teacher, self.policy

@@ -205,6 +205,11 @@ class OnlineConfig(TrainingConfig):
         """Further lines of `hone plan` about a step."""
         return []
 
+    @property
+    def logits_temperature(self) -> float:
+        """Divides the logits before log-probabilities are taken: that of sampling."""
+        return self.policy.generation.temperature
+
 
 class RLConfig(OnlineConfig):
     """Settings of a command that learns from rewards."""

@@ -66,6 +66,16 @@ class TrainingConfig(RunConfig):
         """Settings of the frozen teacher, if the run has one."""
         return None
 
+    @property
+    def teacher_topk(self) -> int:
+        """Number of the teacher's most likely tokens that are compared at each target."""
+        return 0
+
+    @property
+    def logits_temperature(self) -> float:
+        """Divides the logits before log-probabilities are taken."""
+        return 1.0
+
     def problems(self) -> Iterator[str]:
         """What is wrong with the algorithm's own settings: sentences that name the keys and the fix."""
         yield from ()

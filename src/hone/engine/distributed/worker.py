@@ -16,8 +16,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from hone.config import TrainingConfig
-from hone.config.schema.distill import DistillConfig
+from hone.config import OnlineConfig, TrainingConfig
 from hone.engine.base import WeightTransport
 from hone.engine.distributed.heartbeat import HEARTBEAT, doing
 from hone.engine.local.local_engine import build_local, build_teacher, tokenizer_of
@@ -106,7 +105,7 @@ class Worker:
             self.models["teacher"] = engine.teacher
         self.generator, self.transport = engine.generator, engine.transport
 
-    def build_teacher(self, config: DistillConfig, dims: ParallelDims, vocabulary: int) -> None:
+    def build_teacher(self, config: OnlineConfig, dims: ParallelDims, vocabulary: int) -> None:
         """Load the teacher alone onto the mesh."""
         with doing("loading the teacher"):
             device = _device(config)

@@ -14,7 +14,6 @@ from transformers import PreTrainedTokenizerBase
 
 from hone.config import OnlineConfig, TrainingConfig
 from hone.config.schema import ModelConfig
-from hone.config.schema.distill import DistillConfig
 from hone.engine.base import Engine
 from hone.engine.distributed.sharding import unsharded_copy
 from hone.engine.local.generator import LocalGenerator
@@ -24,7 +23,7 @@ from hone.engine.local.threads import set_threads
 from hone.engine.local.weight_sync import InProcessTransport
 from hone.model.loading import load_tokenizer, stop_tokens
 from hone.model.mesh import Mesh
-from hone.planning.auxiliary_models import readable_tokens, teacher_settings, value_settings
+from hone.planning.auxiliary_models import readable_tokens
 from hone.types import Sample
 
 
@@ -68,13 +67,6 @@ def tokenizer_of(config: TrainingConfig) -> PreTrainedTokenizerBase:
     )
 
 
-def temperature_of(config: TrainingConfig) -> float:
-    """What divides logits before log-probabilities are taken: that of sampling, or of a comparison with a teacher."""
-    if isinstance(config, DistillConfig):
-        return config.loss_fn.temperature
-    return config.policy.generation.temperature if isinstance(config, OnlineConfig) else 1.0
-
-
 def build_local(
     config: TrainingConfig,
     tokenizer: PreTrainedTokenizerBase,
@@ -90,12 +82,12 @@ def build_local(
     if mesh is None:
         set_threads(config.cluster.cpu_threads, learner.scorer)
     engine = LocalEngine(tokenizer, learner)
-    if (settings := value_settings(config)) is not None:
+    if (settings := config.critic) is not None:
         engine.value = learner_of(settings)
     if not isinstance(config, OnlineConfig):
         return engine
     here = mesh is None or not config.cluster.reserved_devices
-    if here and (settings := teacher_settings(config)) is not None:
+    if here and (settings := config.teacher_model) is not None:
         vocabulary = learner.model.config.get_text_config().vocab_size
         engine.teacher = learner_of(settings, trained=False, vocabulary=vocabulary)
     if config.uses_reference_model:
@@ -122,7 +114,7 @@ def build_local(
 
 
 def build_teacher(
-    config: DistillConfig,
+    config: OnlineConfig,
     tokenizer: PreTrainedTokenizerBase,
     device: torch.device,
     mesh: Mesh,
@@ -131,7 +123,7 @@ def build_teacher(
 ) -> LocalLearner:
     """This rank's part of a teacher on devices of its own, which scores tokens below `vocabulary` alone: embeddings of
     one family may be padded to other sizes, and a token without a row in the student is not taught."""
-    settings = teacher_settings(config)
+    settings = config.teacher_model
     assert settings is not None
     return _learner(config, tokenizer, device, mesh, settings, trained=False, vocabulary=vocabulary)
 
@@ -153,7 +145,7 @@ def _learner(
         config.loop.seed,
         device,
         mesh,
-        temperature=temperature_of(config),
+        temperature=config.logits_temperature,
         trained=trained,
         vocabulary=vocabulary,
     )

@@ -23,7 +23,6 @@ from hone.engine.ray.nodes import NodeLost, connect, usable_nodes, wait_for_node
 from hone.engine.ray.worker_group import WorkerGroup
 from hone.model.model_size import ModelSize
 from hone.planning import planner
-from hone.planning.auxiliary_models import teacher_settings, value_settings
 from hone.planning.parallel_dims import ParallelDims
 from hone.planning.placement import check_mesh, hardware_of
 from hone.types import Completion, LossFn, Prompt, Sample, Sampling
@@ -32,7 +31,7 @@ from hone.types import Completion, LossFn, Prompt, Sample, Sampling
 def build_on_cluster(
     config: TrainingConfig,
     tokenizer: PreTrainedTokenizerBase,
-    shape: ModelSize,
+    size: ModelSize,
     *,
     recovering: bool,
 ) -> ClusterEngine:
@@ -46,12 +45,12 @@ def build_on_cluster(
         teacher_workers: WorkerGroup | None = None
         try:
             nodes = wait_for_nodes(config.cluster, recovering=recovering)
-            settled, choice = planner.resolve(config, shape, hardware_of(config.cluster, nodes))
+            settled, choice = planner.resolve(config, size, hardware_of(config.cluster, nodes))
             dims = choice.dims
             check_mesh(settled, dims)
             beside = config.cluster.reserved_devices
             sharers = dims.per_node + beside
-            threads = threads_for(config.cluster.cpu_threads, shape.parameters, sharers=sharers)
+            threads = threads_for(config.cluster.cpu_threads, size.parameters, sharers=sharers)
             patience = config.cluster.worker_timeout_s
             workers = WorkerGroup(settled, dims, threads=threads, own=own)
             workers.start()
@@ -61,7 +60,7 @@ def build_on_cluster(
                 teacher_workers = WorkerGroup(settled, together, threads=threads, own=False, title="teacher")
                 teacher_workers.start()
                 teacher_workers.call_all(
-                    "build_teacher", settled, together, shape.vocabulary, seconds=patience
+                    "build_teacher", settled, together, size.vocabulary, seconds=patience
                 )
             break
         except NodeLost:  # one was counted that was dead already
@@ -85,9 +84,9 @@ def build_on_cluster(
         tokenizer, ClusterLearner(workers, "learner"), ranks=dims.world, notices=notices, workers=workers
     )
     engine.teacher_workers = teacher_workers
-    if value_settings(config) is not None:
+    if config.critic is not None:
         engine.value = ClusterLearner(workers, "value")
-    if teacher_settings(config) is not None:
+    if config.teacher_model is not None:
         engine.teacher = ClusterLearner(teacher_workers or workers, "teacher")
     if isinstance(config, OnlineConfig):
         engine.generator, engine.transport = ClusterGenerator(workers), ClusterTransport(workers, workers)
