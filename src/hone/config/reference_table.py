@@ -2,10 +2,40 @@
 
 from __future__ import annotations
 
+import ast
+import functools
+import inspect
+import sys
+from itertools import pairwise
+
+from pydantic import BaseModel
+
 from hone.config import keys
 from hone.config.loading import files
 from hone.config.schema import ROOTS
 from hone.config.schema.base import derived_expression
+
+
+def description(owner: type[BaseModel], name: str) -> str:
+    """What a key means: the docstring under it, in the class that last defines it.
+
+    Read from the source on demand: pydantic's `use_attribute_docstrings` parses all of it at import.
+    """
+    defined = next(base for base in owner.__mro__ if name in inspect.get_annotations(base))
+    return _docstrings(defined.__module__).get(f"{defined.__name__}.{name}", "")
+
+
+@functools.cache
+def _docstrings(module: str) -> dict[str, str]:
+    """The docstrings under annotated attributes of a module's classes, as `Class.attribute`."""
+    found = {}
+    for node in ast.parse(inspect.getsource(sys.modules[module])).body:
+        body = node.body if isinstance(node, ast.ClassDef) else []
+        for field, text in pairwise(body):
+            match field, text:
+                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(doc))):
+                    found[f"{node.name}.{name}"] = " ".join(doc.split())  # type: ignore[attr-defined]
+    return found
 
 
 def markdown_table(algorithm: str) -> str:
@@ -18,10 +48,11 @@ def markdown_table(algorithm: str) -> str:
         if top != section:
             section = top
             lines += ["", f"### {algorithm}: `{section}`", "", "| key | default | meaning |", "|---|---|---|"]
-        default = derived_expression(owner, key.rpartition(".")[2])
+        name = key.rpartition(".")[2]
+        default = derived_expression(owner, name)
         if default is None:
             value = field.get_default(call_default_factory=True)
             default = files.dump([value]).strip()[2:] if not isinstance(value, list | dict) else str(value)
-        meaning = " ".join((field.description or "").split()).replace("|", "\\|")
+        meaning = description(owner, name).replace("|", "\\|")
         lines.append(f"| `{key}` | `{default}` | {meaning} |")
     return "\n".join(lines).lstrip("\n") + "\n"

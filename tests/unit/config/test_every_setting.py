@@ -15,6 +15,7 @@ from hone.config.keys import all_keys, find
 from hone.config.loading import files, notices
 from hone.config.nested import leaves as paths_of
 from hone.config.nested import split_path
+from hone.config.reference_table import description
 from hone.config.schema import ROOTS
 from hone.config.schema.roots import section_of
 from hone.errors import ConfigError
@@ -266,9 +267,9 @@ def test_a_key_that_one_choice_reads_is_in_the_table() -> None:
     missing = {
         key
         for root in ROOTS.values()
-        for key, field, _ in all_keys(root)
-        if SAYS_WHO_READS.match(field.description or "")
-        and not field.description.startswith(
+        for key, _, owner in all_keys(root)
+        if SAYS_WHO_READS.match(about := description(owner, key.rpartition(".")[2]))
+        and not about.startswith(
             ("null:", "`default`", "`bradley", "`pass", "`forward", "`builtin", "false:")
         )
         and not any(key == p or (p.endswith(".*") and key.startswith(p[:-1])) for p in patterns)

@@ -29,9 +29,7 @@ Precision = Literal["float32", "bfloat16", "float16"]
 class ConfigModel(BaseModel):
     """A section of the configuration. Unknown keys and wrong types are errors, never conversions."""
 
-    model_config = ConfigDict(
-        extra="forbid", strict=True, use_attribute_docstrings=True, protected_namespaces=()
-    )
+    model_config = ConfigDict(extra="forbid", strict=True, protected_namespaces=())
 
 
 def section(model: type[ConfigModel]) -> Any:
