@@ -1,13 +1,14 @@
-"""What a configuration dialect is made of: aliases of our settings, and rules for keys that Hone does not have.
+"""The parts of a configuration dialect: aliases of Hone's settings, and rules for keys that Hone does not have.
 
 A dialect is a package of `hone.config.compat`. It offers `aliases(algorithm) -> Iterable[Alias]`,
-`rules(algorithm) -> Iterable[KeyRule]` and `REPLACEMENTS`, a mapping from names that are refused to what to write in
-their place. `hone.config.dialects` finds the packages that are there; nothing else knows them by name.
+`rules(algorithm) -> Iterable[KeyRule]`, `REPLACEMENTS`, a mapping from refused names to what to write in their place,
+and optionally `REWARD_ENVIRONMENTS` (`dialects.reward_environments`). `hone.config.dialects` finds the installed
+packages; nothing else knows them by name.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,8 +20,7 @@ Accept = Callable[[Any, Callable[[str], Any]], bool]
 
 @dataclass(frozen=True)
 class Switch:
-    """Whether a section is in use: the key that says so, its default, the values that mean yes, and a key that
-    switches the section off."""
+    """Whether a section is in use: by the value of `key` (one of `on`), unless the key `unless` is true."""
 
     key: str
     default: bool = False
@@ -30,12 +30,12 @@ class Switch:
 
 @dataclass(frozen=True)
 class Context:
-    """What a computed alias may look at."""
+    """What a computed alias can read."""
 
     section: str
     """The command's own section."""
     ours: Callable[[str], Any]
-    """The value of one of our keys as it stands, defaults included; None for a key that does not exist."""
+    """The current value of one of our keys, defaults included; None for a key that does not exist."""
     written: Callable[[str], Any]
     """The value of a key as the user spelled it, or MISSING."""
     given: Callable[[str], bool]
@@ -68,11 +68,11 @@ class Alias:
 
 @dataclass(frozen=True)
 class KeyRule:
-    """What becomes of a key that Hone does not have.
+    """How a key that Hone does not have is treated.
 
     `while_off`: ignored while that switch is off, otherwise the next rule decides. `ignored_at`: ignored with these
-    values, otherwise the next rule decides. `allowed`: accepted with these values, refused by name with others.
-    None of them: always ignored. `reason` completes "ignored KEY: …" or "KEY=VALUE: …".
+    values, otherwise the next rule decides. `allowed`: accepted with these values, refused with others. If none of them
+    is set, the key is always ignored. `reason` completes "ignored KEY: …" or "KEY=VALUE: …".
     """
 
     pattern: str
@@ -95,7 +95,7 @@ class KeyRule:
 
 
 def ignored(reason: str, *patterns: str) -> list[KeyRule]:
-    """Keys that change nothing here."""
+    """Keys that have no effect in Hone."""
     return [KeyRule(pattern, reason) for pattern in patterns]
 
 
@@ -104,8 +104,13 @@ def allowed(pattern: str, values: tuple[Any, ...] | Accept, reason: str) -> KeyR
     return KeyRule(pattern, reason, allowed=values)
 
 
+def only(values: tuple[Any, ...], reasons: Mapping[str, str], head: str = "") -> list[KeyRule]:
+    """Keys below `head` that may have these values only, each with its reason."""
+    return [KeyRule(f"{head}{pattern}", reason, allowed=values) for pattern, reason in reasons.items()]
+
+
 def choice(what: str, meanings: dict[Any, Any]) -> Translate:
-    """Translate one of several names; case does not matter."""
+    """A translation of one of several names, in upper or lower case."""
 
     def translate(value: Any) -> Any:
         key = value.lower() if isinstance(value, str) else value
@@ -117,7 +122,7 @@ def choice(what: str, meanings: dict[Any, Any]) -> Translate:
 
 
 def count(value: Any, what: str) -> int:
-    """The value, which has to be a number of at least 1. Raises ValueError, which says of `what`."""
+    """The value, if it is a whole number of at least 1. Raises ValueError, which names `what` is counted."""
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ValueError(f"expected a number of {what}, at least 1")
     return value

@@ -37,16 +37,7 @@ SPLIT_ROWS = {"sft": 16_000, "train": 8_000, "validation": 256, "test": 512}
 """Rows of each split. sft and validation demonstrate; train (for RL) and test have a prompt and an answer."""
 _BUCKETS = ("sft",) * 10 + ("train",) * 6 + ("validation",) * 1 + ("test",) * 3
 
-_PEOPLE = (
-    ("Tom", "He"),
-    ("Mia", "She"),
-    ("Ben", "He"),
-    ("Ana", "She"),
-    ("Sam", "He"),
-    ("Zoe", "She"),
-    ("Max", "He"),
-    ("Eva", "She"),
-)
+_PEOPLE = tuple(zip(("Tom", "Mia", "Ben", "Ana", "Sam", "Zoe", "Max", "Eva"), ("He", "She") * 4, strict=True))
 _THINGS = ("apples", "pens", "cards", "books", "shells", "coins", "eggs", "stamps")
 _MASK = (1 << 64) - 1
 
@@ -80,37 +71,23 @@ class Problem:
 _ADD, _TAKE, _BAGS, _FEW = range(2, 13), range(4, 16), range(2, 5), range(2, 10)
 _HAS, _ASK = "{A} has {0} {things}. ", "How many {things} does {A} have?"
 _PACKS = "{A} has {0} bags of {1} {things}. "
-FAMILIES = (
-    Family("add", _HAS + "{He} buys {1} more. " + _ASK, (_ADD, _FEW), (("+", 1),)),
-    Family("sub", _HAS + "{He} gives {1} to {B}. " + _ASK, (_TAKE, _FEW), (("-", 1),)),
-    Family("mul", _PACKS + _ASK, (_BAGS, _FEW), (("*", 1),)),
-    Family(
-        "add_add", _HAS + "{He} buys {1} and finds {2}. " + _ASK, (_ADD, _FEW, _FEW), (("+", 1), ("+", 2))
-    ),
-    Family(
-        "add_sub",
-        _HAS + "{He} buys {1} and gives {2} to {B}. " + _ASK,
-        (_ADD, _FEW, _FEW),
-        (("+", 1), ("-", 2)),
-    ),
-    Family(
-        "sub_add", _HAS + "{He} loses {1} and buys {2}. " + _ASK, (_TAKE, _FEW, _FEW), (("-", 1), ("+", 2))
-    ),
-    Family(
-        "sub_sub",
-        _HAS + "{He} loses {1} and gives {2} to {B}. " + _ASK,
-        (_TAKE, _FEW, _FEW),
-        (("-", 1), ("-", 2)),
-    ),
-    Family("mul_add", _PACKS + "{He} finds {2}. " + _ASK, (_BAGS, _FEW, _FEW), (("*", 1), ("+", 2))),
-    Family("mul_sub", _PACKS + "{He} loses {2}. " + _ASK, (_BAGS, _FEW, _FEW), (("*", 1), ("-", 2))),
-    Family(
-        "more",
-        _HAS + "{B} has {1} more. How many {things} do they have in all?",
-        (_ADD, _FEW),
-        (("+", 1), ("+", 0)),
-    ),
+_THREE = ((_ADD, _FEW, _FEW), (_TAKE, _FEW, _FEW), (_BAGS, _FEW, _FEW))
+FAMILIES = tuple(
+    Family(name, text, ranges, tuple((step[0], int(step[1])) for step in steps.split()))
+    for name, text, ranges, steps in (
+        ("add", _HAS + "{He} buys {1} more. " + _ASK, (_ADD, _FEW), "+1"),
+        ("sub", _HAS + "{He} gives {1} to {B}. " + _ASK, (_TAKE, _FEW), "-1"),
+        ("mul", _PACKS + _ASK, (_BAGS, _FEW), "*1"),
+        ("add_add", _HAS + "{He} buys {1} and finds {2}. " + _ASK, _THREE[0], "+1 +2"),
+        ("add_sub", _HAS + "{He} buys {1} and gives {2} to {B}. " + _ASK, _THREE[0], "+1 -2"),
+        ("sub_add", _HAS + "{He} loses {1} and buys {2}. " + _ASK, _THREE[1], "-1 +2"),
+        ("sub_sub", _HAS + "{He} loses {1} and gives {2} to {B}. " + _ASK, _THREE[1], "-1 -2"),
+        ("mul_add", _PACKS + "{He} finds {2}. " + _ASK, _THREE[2], "*1 +2"),
+        ("mul_sub", _PACKS + "{He} loses {2}. " + _ASK, _THREE[2], "*1 -2"),
+        ("more", _HAS + "{B} has {1} more. How many {things} do they have in all?", (_ADD, _FEW), "+1 +0"),
+    )
 )
+"""A step such as `+1` adds the number with that index."""
 
 
 def rows(split: str, limit: int | None = None) -> list[dict[str, Any]]:

@@ -1,10 +1,10 @@
-"""NeMo RL's `policy.megatron_cfg`: Hone has one engine for training, so most of it says how, not what."""
+"""NeMo RL's `policy.megatron_cfg`. Hone has one training engine, so keys that say how Megatron computes are ignored."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from hone.config.alias import KeyRule, allowed, ignored
+from hone.config.alias import KeyRule, allowed, ignored, only
 from hone.config.compat.nemo_rl.switches import LORA, MEGATRON
 
 ENGINE = "Hone has one engine, on PyTorch: it reads the sizes, the optimizer and the schedule"
@@ -36,19 +36,26 @@ RULES: list[KeyRule] = [
     KeyRule(f"{HEAD}.enabled", ENGINE, ignored_at=(True,)),
     allowed(f"{HEAD}.enabled", (True, False), "expected true or false"),
     KeyRule(f"{HEAD}.**", f"{MEGATRON.key} is off", while_off=MEGATRON),
-    allowed(f"{HEAD}.expert_tensor_parallel_size", (1,), EXPERTS),
-    allowed(f"{HEAD}.expert_model_parallel_size", (1,), EXPERTS),
-    allowed(f"{HEAD}.num_layers_in_first_pipeline_stage", NONE, EVEN),
-    allowed(f"{HEAD}.num_layers_in_last_pipeline_stage", NONE, EVEN),
-    allowed(f"{HEAD}.model_overrides", EMPTY, "use policy.hf_config_overrides"),
-    allowed(f"{HEAD}.env_vars", EMPTY, ENV_VARS),
+    *only(
+        OFF,
+        {
+            "fp8_cfg.enabled": "Hone does not train in FP8; set it to false",
+            "optimizer.optimizer_cpu_offload": "use policy.cpu_offload",
+            "optimizer.fp16": "use policy.precision: float16",
+            "peft.a2a_experimental": "Hone has no such variant; set it to false",
+        },
+        f"{HEAD}.",
+    ),
+    *only(
+        (1,),
+        dict.fromkeys(("expert_tensor_parallel_size", "expert_model_parallel_size"), EXPERTS),
+        f"{HEAD}.",
+    ),
+    *only(NONE, {f"num_layers_in_{end}_pipeline_stage": EVEN for end in ("first", "last")}, f"{HEAD}."),
+    *only(EMPTY, {"model_overrides": "use policy.hf_config_overrides", "env_vars": ENV_VARS}, f"{HEAD}."),
     allowed(f"{HEAD}.mtp_num_layers", (0, None), "Hone does not train multi-token prediction; set it to 0"),
-    allowed(f"{HEAD}.fp8_cfg.enabled", OFF, "Hone does not train in FP8; set it to false"),
-    allowed(f"{HEAD}.optimizer.optimizer_cpu_offload", OFF, "use policy.cpu_offload"),
-    allowed(f"{HEAD}.optimizer.fp16", OFF, "use policy.precision: float16"),
     allowed(f"{HEAD}.optimizer.params_dtype", ("float32",), "the optimizer's weights are float32"),
     allowed(f"{HEAD}.scheduler.weight_decay_incr_style", ("constant",), "weight decay is constant"),
-    allowed(f"{HEAD}.peft.a2a_experimental", OFF, "Hone has no such variant; set it to false"),
     KeyRule(f"{HEAD}.peft.**", "the adapter is off", while_off=LORA),
     allowed(f"{HEAD}.peft.dropout_position", ("pre",), "dropout is on the adapter's input; set it to pre"),
     allowed(f"{HEAD}.peft.lora_B_init_method", ("zero",), "the second factor begins as zero"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from hone.config.alias import KeyRule, Switch, allowed, ignored
+from hone.config.alias import KeyRule, Switch, allowed, ignored, only
 from hone.config.compat.nemo_rl import megatron
 from hone.config.compat.nemo_rl.megatron import EMPTY, ENGINE, ENV_VARS, EXPERTS, NONE, OFF
 from hone.config.compat.nemo_rl.switches import DTENSOR, LORA, rules_of_value
@@ -14,9 +14,13 @@ from hone.config.schema import ROOTS, EvalConfig, OnlineConfig, RLConfig, sectio
 REPLACEMENTS: dict[str, str] = {}
 REWARD_ENVIRONMENTS = {"math": "math"}
 """NeMo RL's `env_name: math` is an environment of one turn that checks answers: here, the reward function `math`."""
+ON = (True,)
 SPEED = "changes speed alone"
 SAMPLED = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 DTENSOR_CFG = "policy.dtensor_cfg"
+PLAN = "Hone chooses the plan; set it to null"
+TRANSFORMERS = "Hone loads models with transformers"
+DROPOUT = "dropout is on the adapter's input; set it to pre"
 
 
 def _dropout_before(value: Any, ours: Callable[[str], Any]) -> bool:
@@ -30,16 +34,12 @@ _DTENSOR = [
     *ignored(ENGINE, f"{DTENSOR_CFG}._v2"),
     allowed(f"{DTENSOR_CFG}.env_vars", EMPTY, ENV_VARS),
     allowed(f"{DTENSOR_CFG}.env_vars.*", ("", None), ENV_VARS),
-    *ignored("the allocator's cache is PyTorch's own affair", f"{DTENSOR_CFG}.clear_cache_every_n_steps"),
-    allowed(f"{DTENSOR_CFG}.custom_parallel_plan", NONE, "Hone chooses the plan; set it to null"),
-    allowed(f"{DTENSOR_CFG}.automodel_kwargs", EMPTY, "Hone loads models with transformers; set it to {}"),
-    allowed(f"{DTENSOR_CFG}.automodel_kwargs.**", EMPTY, "Hone loads models with transformers; remove it"),
+    *ignored("PyTorch manages the allocator's cache", f"{DTENSOR_CFG}.clear_cache_every_n_steps"),
+    allowed(f"{DTENSOR_CFG}.custom_parallel_plan", NONE, PLAN),
+    allowed(f"{DTENSOR_CFG}.automodel_kwargs", EMPTY, f"{TRANSFORMERS}; set it to {{}}"),
+    allowed(f"{DTENSOR_CFG}.automodel_kwargs.**", EMPTY, f"{TRANSFORMERS}; remove it"),
     KeyRule(f"{DTENSOR_CFG}.lora_cfg.**", "the adapter is off", while_off=LORA),
-    allowed(
-        f"{DTENSOR_CFG}.lora_cfg.dropout_position",
-        _dropout_before,
-        "dropout is on the adapter's input; set it to pre",
-    ),
+    allowed(f"{DTENSOR_CFG}.lora_cfg.dropout_position", _dropout_before, DROPOUT),
     *ignored("how adapters are computed, not what", f"{DTENSOR_CFG}.lora_cfg.use_triton"),
 ]
 
@@ -52,8 +52,7 @@ _POLICY = [
     *ignored(SPEED, "policy.make_sequence_length_divisible_by"),
     *ignored(
         "samples are packed by best-fit decreasing, and packed rows are not padded: the result is the same",
-        "policy.sequence_packing.algorithm",
-        "policy.sequence_packing.sequence_length_round",
+        *("policy.sequence_packing.algorithm", "policy.sequence_packing.sequence_length_round"),
     ),
     *ignored("rows are prepared when they are drawn, in this process", "data.num_workers"),
     *ignored("the opening of a turn is never trained on", "data.add_generation_prompt"),
@@ -73,7 +72,7 @@ def _generation(head: str) -> list[KeyRule]:
     shared, one_process = "generation shares the learner's devices", "one process needs no ports or transport"
     one_device = "each generator runs on one device; set it to 1"
     return [
-        allowed(f"{head}.colocated.enabled", (True,), f"{shared}; set it to true"),
+        allowed(f"{head}.colocated.enabled", ON, f"{shared}; set it to true"),
         *ignored(shared, f"{head}.colocated.resources.**"),
         *ignored(one_process, f"{head}.port_range_low", f"{head}.port_range_high"),
         *ignored(one_process, f"{head}.refit_transport", f"{head}.refit_cfg.**"),
@@ -89,44 +88,33 @@ def _generation(head: str) -> list[KeyRule]:
         allowed(f"{vllm}.expert_parallel_size", (1,), EXPERTS),
         allowed(f"{vllm}.tensor_parallel_size", (1,), one_device),
         allowed(f"{vllm}.pipeline_parallel_size", (1,), one_device),
-        *(_generation_of_policy(vllm) if head == "policy.generation" else ()),
-        *ignored(
-            "vLLM's own tuning, which changes speed alone", *(f"{vllm}.{key}" for key in VLLM_TUNING.split())
-        ),
+        *(_same_as_policy(vllm) if head == "policy.generation" else ()),
+        *ignored(f"vLLM's own tuning, which {SPEED}", *(f"{vllm}.{key}" for key in VLLM_TUNING.split())),
     ]
 
 
-def _generation_of_policy(vllm: str) -> list[KeyRule]:
+def _same_as_policy(vllm: str) -> list[KeyRule]:
+    def same_as(key: str) -> Callable[[Any, Callable[[str], Any]], bool]:
+        return lambda value, ours: bool(value == ours(key))
+
+    length = "policy.max_total_sequence_length"
+    precision = "the generator has policy.precision; set it to ${policy.precision}"
     return [
-        allowed(
-            f"{vllm}.precision",
-            lambda value, ours: value == ours("policy.precision"),
-            "the generator has policy.precision; set it to ${policy.precision}",
-        ),
-        allowed(
-            f"{vllm}.max_model_len",
-            lambda value, ours: value == ours("policy.max_total_sequence_length"),
-            "is policy.max_total_sequence_length; set that, or this to ${policy.max_total_sequence_length}",
-        ),
+        allowed(f"{vllm}.precision", same_as("policy.precision"), precision),
+        allowed(f"{vllm}.max_model_len", same_as(length), f"is {length}; set that, or this to ${{{length}}}"),
     ]
 
 
 def _rl(section: str) -> list[KeyRule]:
     """Commands that learn from rewards."""
-    asynchronous = f"{section}.async_{section}"
-    other = "this command does not distil"
+    asynchronous, other = f"{section}.async_{section}", "this command does not distil"
+    reasons = {
+        "seq_logprob_error_threshold": "it leaves out no sequence; set it to null",
+        "invalid_tool_call_advantage": "the model is told of errors; set it to null",
+        "malformed_thinking_advantage": "use the reward function `format`; set it to null",
+    }
     return [
-        allowed(
-            f"{section}.seq_logprob_error_threshold", NONE, "no sequence is left out by it; set it to null"
-        ),
-        allowed(
-            f"{section}.invalid_tool_call_advantage", NONE, "errors are told to the model; set it to null"
-        ),
-        allowed(
-            f"{section}.malformed_thinking_advantage",
-            NONE,
-            "use the reward function `format`; set it to null",
-        ),
+        *only(NONE, reasons, f"{section}."),
         allowed(f"{asynchronous}.enabled", OFF, "rollouts and training take turns; set it to false"),
         *ignored(f"{asynchronous}.enabled is off", f"{asynchronous}.**"),
         allowed("reward_penalties.token_ids", EMPTY, "write it as a reward function"),
@@ -140,43 +128,46 @@ def _rl(section: str) -> list[KeyRule]:
     ]
 
 
-_ENV = allowed(
-    "env.math.math_verify_impl",
-    ("hf_math_verify", "dapo_math_verify"),
-    "answers are checked with math-verify; remove it",
-)
-_FORMATS = ("sft_processor", "math_hf_data_processor", "math_data_processor", None)
-_PROCESSOR = "the format of rows is found from their columns; remove it"
-_PORTS = "one process needs no ports or segments"
-_AROUND = [
-    *(
-        allowed(f"data.{part}processor", _FORMATS, _PROCESSOR)
-        for part in ("", "train.", "validation.", "default.")
+_VERIFIERS = ("hf_math_verify", "dapo_math_verify")
+_ENV = allowed("env.math.math_verify_impl", _VERIFIERS, "answers are checked with math-verify; remove it")
+_PROCESSORS = ("sft_processor", "math_hf_data_processor", "math_data_processor", None)
+_PROCESSOR = "the format of rows is detected from their columns; remove it"
+_SHARED_SECTIONS = [
+    *only(
+        _PROCESSORS,
+        {f"data.{part}processor": _PROCESSOR for part in ("", "train.", "validation.", "default.")},
     ),
-    allowed("data.use_multiple_dataloader", OFF, "datasets are mixed by their weight; set it to false"),
-    allowed("checkpointing.save_consolidated", OFF, "use `hone convert` after the run; set it to false"),
+    *only(
+        OFF,
+        {
+            "data.use_multiple_dataloader": "datasets are mixed by their weight; set it to false",
+            "checkpointing.save_consolidated": "use `hone convert` after the run; set it to false",
+            "logger.swanlab_enabled": "there is no SwanLab logger; set it to false",
+        },
+    ),
     *ignored(
         "checkpoints are PyTorch's; `hone convert` writes safetensors", "checkpointing.model_save_format"
     ),
-    allowed("logger.swanlab_enabled", OFF, "there is no SwanLab logger; set it to false"),
     *ignored("logger.swanlab_enabled is off", "logger.swanlab.**"),
-    *ignored("TensorBoard's files lie in the run's folder", "logger.tensorboard", "logger.tensorboard.**"),
-    *ignored("GPUs are looked at once per step", "logger.gpu_monitoring.**"),
+    *ignored("TensorBoard's files are in the run's folder", "logger.tensorboard", "logger.tensorboard.**"),
+    *ignored("GPUs are monitored once per step", "logger.gpu_monitoring.**"),
     *ignored("there are no such tables", "logger.wandb.log_nemo_gym_full_result_tables"),
+    *ignored("one process needs no segments", "cluster.segment_size"),
     *ignored(
-        _PORTS,
-        *(f"cluster.{key}" for key in ("master_port_range_low", "master_port_range_high", "segment_size")),
+        "one process needs no ports or segments",
+        *(f"cluster.master_port_range_{end}" for end in ("low", "high")),
     ),
-    allowed("checkpoint.save_last", (True,), "the newest checkpoint is always kept; set it to true"),
-    allowed(
-        "checkpoint.resume.enabled",
-        (True,),
-        "a run goes on by itself; for a new one set another checkpoint_dir",
+    *only(
+        ON,
+        {
+            "checkpoint.save_last": "the newest checkpoint is always kept; set it to true",
+            "checkpoint.resume.enabled": "a run resumes by itself; for a new one set another checkpoint_dir",
+        },
     ),
     allowed(
         "checkpoint.resume.resume_from_checkpoint",
         ("auto", None),
-        "a run goes on from its own folder: set checkpointing.checkpoint_dir to it",
+        "a run resumes from its own folder: set checkpointing.checkpoint_dir to it",
     ),
     allowed("model.architecture", ("transformer",), "the model's own config.json says it; remove it"),
 ]
@@ -190,31 +181,20 @@ def _method(algorithm: str) -> KeyRule:
 
 
 _RM = [
-    allowed("policy.reward_model_cfg.enabled", (True,), "this is `hone rm`; set it to true"),
+    allowed("policy.reward_model_cfg.enabled", ON, "this is `hone rm`; set it to true"),
     allowed("policy.activation_checkpointing_enabled", OFF, "use policy.activation_checkpointing"),
 ]
 _SKIP_REFERENCE = "ppo.skip_reference_policy_logprobs_calculation"
-
-
-def _not_needed(value: Any, ours: Callable[[str], Any]) -> bool:
-    return not value or not ours("loss_fn.reference_policy_kl_penalty")
-
-
+_PENALTY = "loss_fn.reference_policy_kl_penalty"
 _PPO = [
     *ignored("only gdpo reads it", "ppo.adv_estimator.reward_weights"),
-    KeyRule(
-        _SKIP_REFERENCE,
-        "they are computed where loss_fn.reference_policy_kl_penalty needs them",
-        ignored_at=(False,),
-    ),
+    KeyRule(_SKIP_REFERENCE, f"they are computed where {_PENALTY} needs them", ignored_at=(False,)),
     allowed(
         _SKIP_REFERENCE,
-        _not_needed,
-        "the penalty loss_fn.reference_policy_kl_penalty needs them; set it to false, or the penalty to 0",
+        lambda value, ours: not value or not ours(_PENALTY),
+        f"the penalty {_PENALTY} needs them; set it to false, or the penalty to 0",
     ),
-    allowed(
-        "value.reward_model_cfg.enabled", (True,), "a value model has a head of one number; set it to true"
-    ),
+    allowed("value.reward_model_cfg.enabled", ON, "a value model has a scalar head; set it to true"),
     allowed(
         "value.reward_model_cfg.reward_model_type",
         ("regression",),
@@ -236,7 +216,7 @@ _OF_TEACHER = {
     "scheduler offload_optimizer_for_logprob dynamic_batching.train_mb_tokens sequence_packing.train_mb_tokens",
     SPEED: "make_sequence_length_divisible_by sequence_packing.algorithm sequence_packing.microbatch_order "
     "sequence_packing.sequence_length_round",
-    "the teacher lies on the policy's devices, spread as the policy is": "dtensor_cfg.** megatron_cfg.**",
+    "the teacher shares the policy's devices and sharding": "dtensor_cfg.** megatron_cfg.**",
 }
 """Why keys of `teacher` are ignored, and which."""
 _DISTILL = [
@@ -245,10 +225,16 @@ _DISTILL = [
         _same_temperature,
         "both are compared at loss_fn.temperature; set that, or this to the same",
     ),
-    allowed("teacher.dtensor_cfg.cpu_offload", OFF, "use policy.cpu_offload, which is for both"),
-    allowed("teacher.dtensor_cfg.custom_parallel_plan", NONE, "Hone chooses the plan; set it to null"),
-    allowed("teacher.megatron_cfg.fp8_cfg.enabled", OFF, "the teacher computes in teacher.precision"),
-    allowed("teacher.dtensor_cfg.lora_cfg.enabled", OFF, "merge the teacher's adapter into it first"),
+    allowed("teacher.dtensor_cfg.custom_parallel_plan", NONE, PLAN),
+    *only(
+        OFF,
+        {
+            "dtensor_cfg.cpu_offload": "use policy.cpu_offload, which is for both",
+            "megatron_cfg.fp8_cfg.enabled": "the teacher computes in teacher.precision",
+            "dtensor_cfg.lora_cfg.enabled": "merge the teacher's adapter into it first",
+        },
+        "teacher.",
+    ),
     *(
         rule
         for reason, keys in _OF_TEACHER.items()
@@ -261,18 +247,12 @@ def rules(algorithm: str) -> list[KeyRule]:
     """All rules for a configuration of this command."""
     root = ROOTS[algorithm]
     if issubclass(root, EvalConfig):
-        validation = (f"generation.val_{key}" for key in SAMPLED)
-        return [
-            *_generation("generation"),
-            *ignored("an evaluation is no validation", *validation),
-            *_POLICY,
-            _ENV,
-            *_AROUND,
-        ]
+        validation = ignored("an evaluation is no validation", *(f"generation.val_{key}" for key in SAMPLED))
+        return [*_generation("generation"), *validation, *_POLICY, _ENV, *_SHARED_SECTIONS]
     own: list[KeyRule] = []
     if issubclass(root, OnlineConfig):
         own += [*_generation("policy.generation"), _ENV]
     if issubclass(root, RLConfig):
         own += _rl(section_of(algorithm))
     own += {"rm": _RM, "ppo": _PPO, "distill": _DISTILL}.get(algorithm, [])
-    return [*megatron.RULES, *_DTENSOR, *_POLICY, *own, *_AROUND, _method(algorithm)]
+    return [*megatron.RULES, *_DTENSOR, *_POLICY, *own, *_SHARED_SECTIONS, _method(algorithm)]
