@@ -31,7 +31,7 @@ ACCENT = {
     "KL to the reference": RED,
 }
 ONLINE = (
-    *("Reward", "Accuracy", "Reward by function", "Completion length", "Entropy"),
+    *("Reward", "Accuracy", "Reward by function", "Completion length", "Entropy", "Pairs ranked right"),
     *("KL to the reference", "Gradient norm", "Learning rate"),
 )
 SUPERVISED = (
