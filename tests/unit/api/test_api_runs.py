@@ -217,6 +217,16 @@ def test_the_siblings(tmp_path: Path) -> None:
     answered = [{**row, **lesson} for row, lesson in zip(rows(), lessons(16), strict=True)]
     ppo = {**few, "num_prompts_per_step": 16}
     assert hone.ppo("hone/tiny-sft", importable, rows(), folder=tmp_path / "ppo", ppo=ppo, **online).step == 1
+    ranked = hone.online_dpo(
+        "hone/tiny-sft",
+        [importable],
+        rows(),
+        folder=tmp_path / "online_dpo",
+        online_dpo=TINY["grpo"],
+        beta=[0.3],
+        **{**online, "policy": {"train_global_batch_size": 2}},
+    )
+    assert (ranked.step, ranked.metrics["beta"]) == (1, 0.3)
     taught = hone.distill(
         "hone/tiny",
         "hone/tiny-sft",
