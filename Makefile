@@ -58,10 +58,10 @@ lint: setup-test ## ruff and mypy
 test-quick: lint ## lint and the tests that take seconds
 	$(BIN)/python -m pytest -m "not slow" -n auto
 
-test: lint ## lint and the tests, a quarter of an hour on 2 cores
+test: lint ## lint and the tests, half an hour on 2 cores
 	$(BIN)/python -m pytest -m "not long" -n auto
 
-test-all: lint ## the same with more kills and more meshes, an hour
+test-all: lint ## the same with whole tutorials, more kills and more meshes, over an hour
 	$(BIN)/python -m pytest -n auto
 
 # What the jobs of .github/workflows/tests.yml run: SHARD=2/4 is the second quarter of the test files, SELECT pytest's -m.

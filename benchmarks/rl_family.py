@@ -13,7 +13,6 @@ a process of its own, one at a time. Accuracy is greedy, on the 256 validation p
 from __future__ import annotations
 
 import argparse
-import csv
 import os
 import resource
 import statistics
@@ -21,6 +20,8 @@ import subprocess
 import sys
 from itertools import pairwise
 from pathlib import Path
+
+from hone.tracking.metrics_csv import read_table
 
 FOUR = [
     "grpo.num_generations_per_prompt=4",
@@ -85,11 +86,7 @@ def place(folder: Path, method: str, seed: int) -> Path:
 
 
 def rows(target: Path) -> list[dict[str, str]]:
-    path = target / "metrics.csv"
-    if not path.is_file():
-        return []
-    with path.open() as lines:
-        return list(csv.DictReader(lines))
+    return read_table(target / "metrics.csv")[1]
 
 
 def curve(target: Path) -> list[tuple[int, float, float]]:

@@ -97,6 +97,7 @@ def _config(argv: list[str]) -> int:
 
 def _completion(argv: list[str]) -> int:
     parser = parser_of("completion")
+    parser.epilog = "bash, zsh: source <(hone completion bash); fish: hone completion fish | source"
     parser.add_argument("shell", help="bash, zsh or fish")
     print(lazy("hone.cli.completion:script")(parser.parse_args(argv).shell))
     return 0
