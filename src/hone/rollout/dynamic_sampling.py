@@ -1,14 +1,13 @@
 """Dynamic sampling (DAPO, arXiv 2503.14476, eq. 11): prompts are drawn until enough groups are informative.
 
-A group whose rewards are all equal has zero advantages. Such groups are left out, and more prompts are drawn in their
-place, one batch at a time:
+A group whose rewards are all equal has zero advantages. Such groups are excluded and replaced, one batch at a time:
 
     first batch      `groups` x `batch_multiplier` prompts
-    later batches    missing groups / fraction kept so far, at most as many as the first
+    later batches    missing groups / fraction kept so far; not more than in the first batch
 
-The result depends on the order of the data and on the rewards only, and the data position counts draws: a killed run
-draws the same prompts again. Surplus groups are discarded, since the next step has newer weights. All of this is
-counted in metrics.
+The result depends only on the order of the data and on the rewards, and the data position counts draws: a killed run
+draws the same prompts again. Surplus groups are discarded, since the next step has newer weights. Metrics count all of
+these groups.
 """
 
 from __future__ import annotations
@@ -24,7 +23,10 @@ from hone.types import Group, Prompt, Rollout
 
 Weight = Callable[[Rollout, str], float]
 """(rollout, name of a reward) -> weight of that reward."""
-GroupKind = Literal["informative", "all_right", "all_wrong", "all_failed"]
+GroupClass = Literal["informative", "all_right", "all_wrong", "all_failed"]
+
+
+_UNINFORMATIVE: tuple[GroupClass, ...] = ("all_right", "all_wrong", "all_failed")
 
 
 @dataclass(frozen=True)
@@ -35,14 +37,14 @@ class DynamicSamplingSpec:
     max_batches: int
     multiplier: float = 1.0
     weight: Weight | None = None
-    """For algorithms that normalize each reward on its own (GDPO): groups with equal sums of unequal rewards are
-    informative, and differences in a reward of weight 0 are not. None: only the sum counts."""
+    """For algorithms that normalize each reward separately (GDPO): groups with equal sums of unequal rewards are
+    informative; differences in a reward of weight 0 are not. None: only the sum counts."""
 
     @classmethod
     def of(cls, loop: RLSection, weight: Weight | None) -> DynamicSamplingSpec:
         """From the settings of a run."""
-        most = loop.dynamic_sampling_max_gen_batches
-        return cls(loop.num_prompts_per_step, most, loop.batch_multiplier, weight)
+        max_batches = loop.dynamic_sampling_max_gen_batches
+        return cls(loop.num_prompts_per_step, max_batches, loop.batch_multiplier, weight)
 
     @property
     def batch(self) -> int:
@@ -55,11 +57,11 @@ class DynamicSamplingResult:
     """The groups of a step. `rollout.excluded` says why a rollout is not trained on."""
 
     groups: list[Group] = field(default_factory=list)
-    """To train on; fewer than asked for where the batches or the data ran out."""
+    """The groups to train on; fewer than requested if the batches or the data ran out."""
     drawn: list[Group] = field(default_factory=list)
     """All sampled groups, in order."""
     batches: int = 0
-    counts: dict[GroupKind, int] = field(default_factory=dict)
+    counts: dict[GroupClass, int] = field(default_factory=dict)
     missing: int = 0
     surplus: int = 0
 
@@ -71,35 +73,33 @@ class DynamicSamplingResult:
             "dynamic_sampling_num_discarded_valid_samples": float(self.surplus),
             "groups_drawn": float(len(self.drawn)),
             "groups_missing": float(self.missing),
-            "groups_all_right": float(self.counts.get("all_right", 0)),
-            "groups_all_wrong": float(self.counts.get("all_wrong", 0)),
-            "groups_all_failed": float(self.counts.get("all_failed", 0)),
+            **{f"groups_{name}": float(self.counts.get(name, 0)) for name in _UNINFORMATIVE},
             "filtered_reward": sum(rewards) / len(rewards) if rewards else float("nan"),
         }
 
     def summary(self) -> str:
         """Counts of the uninformative groups, and reward functions that were constant."""
-        right, wrong, failed = (self.counts.get(kind, 0) for kind in ("all_right", "all_wrong", "all_failed"))
+        right, wrong, failed = (self.counts.get(name, 0) for name in _UNINFORMATIVE)
         counts = f"{right} all right, {wrong} all wrong" + (f", {failed} failed" if failed else "")
         return counts + describe_constant_rewards(self.drawn)
 
 
 def describe_constant_rewards(groups: Sequence[Group]) -> str:
     """For each reward function with one value only: "; reward function 'f' is 0 for all 64 completions"."""
-    judged: dict[str, list[float]] = {}
+    by_name: dict[str, list[float]] = {}
     for rollout in (rollout for group in groups for rollout in group.rollouts):
         for name, value in rollout.rewards.items():
             if value is not None:
-                judged.setdefault(name, []).append(value)
+                by_name.setdefault(name, []).append(value)
     return "".join(
         f"; reward function '{name}' is {values[0]:g} for all {len(values)} completions"
-        for name, values in judged.items()
+        for name, values in by_name.items()
         if len(values) > 1 and len(set(values)) == 1
     )
 
 
-def classify_group(group: Group, weight: Weight | None = None) -> GroupKind:
-    """Informative where the rewards differ, and the functions' own rewards too (a difference by length penalty alone
+def classify_group(group: Group, weight: Weight | None = None) -> GroupClass:
+    """Informative if the rewards differ, and the values of the functions, too (a difference by length penalty alone
     does not count). Otherwise all right (see Rollout.right), all wrong or all failed. `weight`: see
     DynamicSamplingSpec."""
     scored = [rollout for rollout in group.rollouts if rollout.reward is not None]
@@ -120,10 +120,10 @@ async def sample_informative_groups(
     spec: DynamicSamplingSpec,
     last: Callable[[], bool] = lambda: False,
 ) -> DynamicSamplingResult:
-    """Draw prompts and sample for them until `spec.groups` groups are informative, or batches or prompts run out.
+    """Draw prompts and sample completions until `spec.groups` groups are informative, or batches or prompts run out.
 
-    `draw` returns fewer prompts than asked for, then none, at the end of the data. `last` says whether a step may have
-    no groups (the last step of a run that has trained before). Raises TrainingError without one informative group.
+    At the end of the data `draw` returns fewer prompts than requested, then none. `last` says whether a step may have
+    no groups (the last step of a run that has trained before). Raises TrainingError if no group is informative.
     """
     result = DynamicSamplingResult()
     kept: list[Group] = []
@@ -133,25 +133,25 @@ async def sample_informative_groups(
             break
         result.batches += 1
         for group in await sample(prompts):
-            kind = classify_group(group, spec.weight)
-            result.counts[kind] = result.counts.get(kind, 0) + 1
+            group_class = classify_group(group, spec.weight)
+            result.counts[group_class] = result.counts.get(group_class, 0) + 1
             result.drawn.append(group)
-            if kind == "informative":
+            if group_class == "informative":
                 kept.append(group)
             else:
-                _exclude(group, kind)
+                _exclude(group, group_class)
     if not kept and not last():
         every = "" if result.batches == spec.max_batches else ", all the data,"
         raise TrainingError(
             f"no group of {len(result.drawn)} in {result.batches} batches{every} has unequal rewards "
-            f"({result.summary()}): nothing can be learnt from them. Give prompts that are neither too easy nor too "
+            f"({result.summary()}), so all advantages are zero. Use prompts that are neither too easy nor too "
             "hard, raise num_generations_per_prompt or dynamic_sampling_max_gen_batches, or stop earlier with "
             "stop_at_validation_metric"
         )
-    result.groups, beyond = kept[: spec.groups], kept[spec.groups :]
-    for group in beyond:
+    result.groups, surplus = kept[: spec.groups], kept[spec.groups :]
+    for group in surplus:
         _exclude(group, "surplus")
-    result.surplus = sum(len(group.rollouts) for group in beyond)
+    result.surplus = sum(len(group.rollouts) for group in surplus)
     result.missing = spec.groups - len(result.groups)
     return result
 
@@ -159,8 +159,7 @@ async def sample_informative_groups(
 def _next_batch(kept: int, drawn: int, spec: DynamicSamplingSpec) -> int:
     if not drawn or not kept:
         return spec.batch
-    missing = spec.groups - kept
-    return min(spec.batch, math.ceil(missing * drawn / kept))
+    return min(spec.batch, math.ceil((spec.groups - kept) * drawn / kept))
 
 
 def _exclude(group: Group, why: str) -> None:

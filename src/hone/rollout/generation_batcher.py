@@ -1,20 +1,20 @@
-"""Batches the turns that concurrent multi-turn rollouts ask for.
+"""Batches the requests of concurrent multi-turn rollouts.
 
     async with GenerationBatcher(generator, sampling, max_wait_s=1.0) as batcher:
         async with batcher.participate():                 # one running rollout
             completion = await batcher.generate(prompt)   # `prompt.id` names the rollout's turn
 
-A batch starts when the generator is free and every running rollout waits for it. Rollouts whose environments take
-longer than `max_wait_s` are not waited for; they join a later batch (None: all are waited for). Sampling depends on a
-prompt's id and number only, so tokens do not depend on the batch. Log-probabilities are the same to the last bit where
-the same rows share a batch, which holds while no environment is slower than `max_wait_s`.
+A batch starts when the generator is free and every running rollout waits for it. A rollout whose environment takes
+longer than `max_wait_s` joins a later batch (None: all are waited for). Sampling depends only on a prompt's id and
+number, so tokens do not depend on the batch. Log-probabilities are bit-identical if the same rows share a batch, which
+holds while no environment is slower than `max_wait_s`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
 from hone.types import Completion, Generator, Prompt, Sampling
@@ -22,7 +22,7 @@ from hone.types import Completion, Generator, Prompt, Sampling
 
 @dataclass
 class GenerationBatcher:
-    """Collects the turns that rollouts ask for into batches."""
+    """Collects requests of rollouts into batches."""
 
     generator: Generator
     sampling: Sampling
@@ -44,7 +44,7 @@ class GenerationBatcher:
 
     @contextlib.asynccontextmanager
     async def participate(self) -> AsyncIterator[None]:
-        """Within this context, batches wait for the rollout to ask or to end."""
+        """Within this context, batches wait for the rollout's request or its end."""
         self._active += 1
         try:
             yield
@@ -66,7 +66,7 @@ class GenerationBatcher:
             self._waiting = []
             try:
                 done = await self.generator.generate([prompt for prompt, _ in batch], self.sampling)
-            except BaseException as error:  # it is raised by each waiting `generate`
+            except BaseException as error:  # each waiting `generate` raises it
                 for _, future in batch:
                     if not future.done():
                         future.set_exception(error)
@@ -78,19 +78,14 @@ class GenerationBatcher:
                     future.set_result(completions[0])
 
     async def _gather(self) -> None:
-        """Wait for a first request, then until every running rollout has asked, at most `max_wait_s`."""
-        while not self._waiting:
-            self._changed.clear()
-            await self._changed.wait()
-        deadline = None
-        if self.max_wait_s is not None:
-            deadline = asyncio.get_running_loop().time() + self.max_wait_s
-        while len(self._waiting) < self._active:
-            left = None if deadline is None else deadline - asyncio.get_running_loop().time()
-            if left is not None and left <= 0:
-                return
-            self._changed.clear()
-            try:
-                await asyncio.wait_for(self._changed.wait(), left)
-            except asyncio.TimeoutError:
-                return
+        """Wait for a first request, then for a request of every running rollout, at most `max_wait_s`."""
+
+        async def changes_until(done: Callable[[], bool]) -> None:
+            while not done():
+                self._changed.clear()
+                await self._changed.wait()
+
+        await changes_until(lambda: bool(self._waiting))
+        with contextlib.suppress(asyncio.TimeoutError):
+            all_asked = changes_until(lambda: len(self._waiting) >= self._active)
+            await asyncio.wait_for(all_asked, self.max_wait_s)

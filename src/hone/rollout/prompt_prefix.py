@@ -1,4 +1,4 @@
-"""The beginning of the answer that a prompt contains: a template's `<think>`, or an assistant message to continue."""
+"""The part of the answer that is already in a prompt: a template's `<think>`, or an assistant message to continue."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _TAIL = 48  # tokens at the end of a prompt that are searched
-_BEGUN = re.compile(r"(?:^|[\n>\]:])[ \t]*((?:<(?P<tag>[A-Za-z_]+)>|\[THINK\]|<\|START_THINKING\|>)\s*)$")
+_OPENED = re.compile(r"(?:^|[\n>\]:])[ \t]*((?:<(?P<tag>[A-Za-z_]+)>|\[THINK\]|<\|START_THINKING\|>)\s*)$")
 _EMPTY_THOUGHT = re.compile(r"<think>\s*</think>\s*$")
 _FENCE = re.compile(r"(?<![^\n])```[\w+-]*\n$")
 _BOX = re.compile(r"\\boxed\{\s*$")
@@ -20,23 +20,23 @@ _ROLES = ("assistant", "model", "bot", "system", "user", "s", "bos")
 
 
 def prefills_of(prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """The beginning of the answer in each prompt, verbatim; mostly empty."""
+    """The part of the answer in each prompt, verbatim; mostly empty."""
     tails = tokenizer.batch_decode([list(prompt.tokens[-_TAIL:]) for prompt in prompts])
-    return [_begun(prompt, tail) for prompt, tail in zip(prompts, tails, strict=True)]
+    return [_prefill(prompt, tail) for prompt, tail in zip(prompts, tails, strict=True)]
 
 
-def _begun(prompt: Prompt, tail: str) -> str:
+def _prefill(prompt: Prompt, tail: str) -> str:
     content = prompt.content
     if not isinstance(content, str) and content and content[-1].get("role") == "assistant":
         text = content[-1].get("content")
         return text if isinstance(text, str) else ""
-    return begun_at(tail)
+    return prefill_at_end(tail)
 
 
-def begun_at(tail: str) -> str:
-    """The beginning of the answer at the end of a prompt's text."""
+def prefill_at_end(tail: str) -> str:
+    """The part of the answer at the end of a prompt's text."""
     for pattern in (_EMPTY_THOUGHT, _FENCE, _BOX):
         if found := pattern.search(tail):
             return found[0]
-    found = _BEGUN.search(tail)
+    found = _OPENED.search(tail)
     return found[1] if found and found["tag"] not in _ROLES else ""

@@ -1,4 +1,4 @@
-"""What is done to a reward after the reward functions: scaling, then shaping by length. Pure functions."""
+"""Changes of a reward after the reward functions: scaling, then shaping by length. Pure functions."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ if TYPE_CHECKING:
 
 
 def scale(reward: float, source_min: float, source_max: float, target_min: float, target_max: float) -> float:
-    """Map [source_min, source_max] linearly onto [target_min, target_max]; outside it, the nearer end."""
+    """Clamp the reward to [source_min, source_max] and map it linearly onto [target_min, target_max]."""
     if source_max <= source_min:
         raise ConfigError(
-            f"reward_scaling: source_max ({source_max:g}) must be above source_min ({source_min:g})"
+            f"reward_scaling: source_max={source_max:g} must be above source_min={source_min:g}"
         )
     clamped = min(max(reward, source_min), source_max)
     return target_min + (clamped - source_min) / (source_max - source_min) * (target_max - target_min)
@@ -23,8 +23,7 @@ def scale(reward: float, source_min: float, source_max: float, target_min: float
 def overlong_penalty(length: int, max_length: int, buffer_length: int, penalty: float) -> float:
     """DAPO's soft punishment of long responses, Eq. 13 of arXiv 2503.14476, times `penalty`. Never positive.
 
-    0 up to max_length - buffer_length tokens, then falling linearly to -penalty at max_length, -penalty
-    beyond.
+    0 up to max_length - buffer_length tokens, then falling linearly to -penalty at max_length, and -penalty beyond.
     """
     if not 0 <= buffer_length <= max_length:
         raise ConfigError(
@@ -38,14 +37,14 @@ def overlong_penalty(length: int, max_length: int, buffer_length: int, penalty: 
 
 
 def stop_properly(reward: float, truncated: bool, coef: float) -> float:
-    """A truncated response keeps `coef` (0 to 1) of its reward; all of a negative one: it must not pay."""
+    """`coef` (0 to 1) times the reward of a truncated response; a negative reward is not reduced."""
     if not 0 <= coef <= 1:
         raise ConfigError(f"reward_shaping.stop_properly_penalty_coef must lie between 0 and 1, not {coef:g}")
     return min(reward, coef * reward) if truncated else reward
 
 
 def shape_reward(reward: float, length: int, truncated: bool, settings: RLSection) -> float:
-    """The reward as trained on, of a response of `length` tokens: scaled first, then shaped, each if enabled.
+    """The reward used for training, of a response of `length` tokens: scaled, then shaped, each if enabled.
 
     With `stop_properly_penalty_coef` set, it takes the place of the overlong penalty.
     Raises ConfigError for settings that contradict each other.

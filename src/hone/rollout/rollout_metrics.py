@@ -10,9 +10,9 @@ from hone.types import Group, Rollout
 
 
 def describe(groups: Sequence[Group]) -> dict[str, float]:
-    """Metrics of a batch of rollouts. Failures and exclusions are counted, never folded into a reward.
+    """Metrics of a batch of rollouts. Failures and exclusions are counted and do not change a reward.
 
-    `reward_NAME` is the mean of a reward function. `accuracy` is there only where answers are judged right or wrong.
+    `reward_NAME` is the mean of a reward function. `accuracy` is present only if answers are judged right or wrong.
     """
     rollouts = [rollout for group in groups for rollout in group.rollouts]
     scored = [rollout for rollout in rollouts if rollout.reward is not None]

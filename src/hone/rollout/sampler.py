@@ -1,4 +1,4 @@
-"""Samples completions or episodes for prompts and scores them: the source of groups of the online loop."""
+"""Samples completions or episodes for prompts and scores them: groups for the online loop."""
 
 from __future__ import annotations
 
@@ -23,22 +23,23 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+Lap = Callable[[str], None]
+
+
 @dataclass
 class RolloutSampler:
-    """Samples completions with the generator and scores them, as the configuration says."""
+    """Samples completions with the generator and scores them, according to the configuration."""
 
     generator: Generator
     tokenizer: PreTrainedTokenizerBase
     pool: RewardPool
     config: OnlineConfig
     episodes: EpisodeRunner | None = None
-    """Runs rollouts with environments, where the configuration has any."""
+    """Runs rollouts with environments, if the configuration has any."""
 
-    async def sample(
-        self, prompts: Sequence[Prompt], *, lap: Callable[[str], None] = lambda part: None
-    ) -> list[Group]:
-        """A group to train on for each prompt, with rewards where the algorithm uses them. `lap` is called as each part
-        ends: `generation` (with environments), `reward`. Raises RewardError (see RewardPool.score)."""
+    async def sample(self, prompts: Sequence[Prompt], *, lap: Lap = lambda part: None) -> list[Group]:
+        """A group to train on for each prompt, with rewards if the algorithm uses them. `lap` is called when a part has
+        ended: `generation` (with environments), `reward`. Raises RewardError (see RewardPool.score)."""
         pool = self.pool if isinstance(self.config, RLConfig) else None
         count = self.config.loop.num_generations_per_prompt
         groups = await self._groups(prompts, sampling_of(self.config), count, pool, lap)
@@ -58,7 +59,7 @@ class RolloutSampler:
         sampling: Sampling,
         count: int,
         pool: RewardPool | None,
-        lap: Callable[[str], None] = lambda part: None,
+        lap: Lap = lambda part: None,
     ) -> list[Group]:
         if self.episodes is not None and pool is not None:
             results = await self.episodes.run(prompts, self.generator, sampling, count)
@@ -81,23 +82,19 @@ async def score_episodes(
     check_failures(every, rewards.max_failure_fraction)
     ended = [one for one in every if one.rollout.failure is None]
     if pool.specs and ended:
-        whole = len(ended) == len(every)
-        size = max(len(group) for group in results) if whole else 1
-        await score_rollouts([one.rollout for one in ended], pool, size)
+        group_size = max(map(len, results)) if len(ended) == len(every) else 1
+        await score_rollouts([one.rollout for one in ended], pool, group_size)
     add_rewards(ended, NO_FUNCTION_APPLIES)
-    return [
-        Group(prompt.id, [one.rollout for one in group])
-        for prompt, group in zip(prompts, results, strict=True)
-    ]
+    return [Group(p.id, [one.rollout for one in group]) for p, group in zip(prompts, results, strict=True)]
 
 
 @contextlib.contextmanager
 def open_episode_runner(
     config: OnlineConfig | EvalConfig, tokenizer: PreTrainedTokenizerBase, log_path: str | Path | None = None
 ) -> Iterator[EpisodeRunner | None]:
-    """The environments of a configuration, checked with its chat template; None without any. Their output goes to
-    environments.log beside `log_path`. Raises ConfigError for a target that is not an environment, or a template that
-    cannot write an environment's messages."""
+    """A runner for the environments of a configuration; None without any. Their output goes to environments.log beside
+    `log_path`. Raises ConfigError for a target that is not an environment, and for a chat template that cannot write an
+    environment's messages."""
     if not isinstance(config, RLConfig | EvalConfig) or not (config.env.is_configured or config.env.named):
         yield None
         return
@@ -121,7 +118,7 @@ def sampling_of(config: OnlineConfig, *, validation: bool = False) -> Sampling:
 
 
 def sampling_from(generation: SamplingConfig, seed: int, prefix: str = "") -> Sampling:
-    """The sampling parameters of a `generation` section; `prefix` of those that validation has for itself."""
+    """The sampling parameters of a `generation` section. `prefix`: of the settings for validation."""
     names = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
     return Sampling(
         max_new_tokens=generation.max_new_tokens,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hone.config.schema import OnlineConfig, RewardsConfig, RLConfig
@@ -20,19 +19,15 @@ if TYPE_CHECKING:
 _NOT_COLUMNS = ("prompt", "completion", "prompts", "completions", "completion_ids", "prefills")
 
 
-def open_reward_pool(
-    rewards: RewardsConfig, log_path: str | Path | None = None, *, load_models: bool = True
-) -> RewardPool:
+def open_reward_pool(rewards: RewardsConfig, log_path: Any = None, *, load_models: bool = True) -> RewardPool:
     """The pool that a configuration's `rewards` section describes, for `async with`.
 
-    The functions' output goes to `log_path`, if given. Without `load_models`, functions that hold a model are left out:
-    a plan loads no weights. Raises RewardError (see resolve.resolve_all).
+    The functions' output goes to the file `log_path`, if given. Without `load_models`, functions that hold a model are
+    left out: a plan loads no weights. Raises RewardError (see resolve.resolve_all).
     """
-    specs = (
-        resolve_all(rewards.functions) if rewards.functions else []
-    )  # an environment may be the only reward
+    specs = resolve_all(rewards.functions) if rewards.functions else []  # environments give rewards, too
     return RewardPool(
-        specs if load_models else [spec for spec in specs if not spec.alone],
+        [spec for spec in specs if load_models or not spec.alone],
         num_workers=rewards.num_workers,
         timeout_s=rewards.timeout_s,
         max_failure_fraction=rewards.max_failure_fraction,
@@ -51,14 +46,14 @@ async def score_completions(
 ) -> list[Group]:
     """A Group for each prompt, in order, with the rewards (or failures) of its completions; unscored without a pool.
 
-    Reward functions see text without special tokens, in a message where the prompt is conversational; tokens stay as
-    generated. Rewards are neither scaled nor shaped. Raises RewardError (see RewardPool.score).
+    Reward functions get text without special tokens, in a message if the prompt is conversational; tokens are not
+    changed. Rewards are neither scaled nor shaped. Raises RewardError (see RewardPool.score).
     """
     pairs = [(p, c) for p, group in zip(prompts, completions, strict=True) for c in group]
     texts = tokenizer.batch_decode([list(c.tokens) for _, c in pairs], skip_special_tokens=True)
-    prefills = {p.id: prefill for p, prefill in zip(prompts, prefills_of(prompts, tokenizer), strict=True)}
+    prefills = dict(zip((p.id for p in prompts), prefills_of(prompts, tokenizer), strict=True))
     rollouts = [
-        Rollout(p, c, text, prefill=prefills[p.id]) for (p, c), text in zip(pairs, texts, strict=True)
+        Rollout(*pair, text, prefill=prefills[pair[0].id]) for pair, text in zip(pairs, texts, strict=True)
     ]
     if pool is not None:
         await score_rollouts(rollouts, pool, max(map(len, completions), default=1))
@@ -67,7 +62,7 @@ async def score_completions(
 
 
 def apply_reward_shaping(groups: Sequence[Group], cfg: OnlineConfig) -> None:
-    """Scale and shape rewards and exclude truncated rollouts, as `cfg.loop` says. Raises ConfigError (see
+    """Scale and shape rewards and exclude truncated rollouts, according to `cfg.loop`. Raises ConfigError (see
     reward_shaping.shape_reward)."""
     for rollout in (rollout for group in groups for rollout in group.rollouts):
         truncated = rollout.completion.finish == "length"
@@ -94,7 +89,7 @@ async def score_rollouts(rollouts: Sequence[Rollout], pool: RewardPool, group_si
 
 
 def columns_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    """Rows as columns, a value for each row: None where datasets are mixed and a row lacks the column."""
+    """Rows as columns with a value for each row: None if a row lacks the column (mixed datasets)."""
     names = dict.fromkeys(name for row in rows for name in row if name not in _NOT_COLUMNS)
     return {name: [row.get(name) for row in rows] for name in names}
 

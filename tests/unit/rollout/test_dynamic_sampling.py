@@ -64,7 +64,7 @@ def filled(data: Data, wanted: DynamicSamplingSpec) -> DynamicSamplingResult:
         ([None, None], "all_failed"),
     ],
 )
-def test_kinds(rewards: list[float | None], kind: str) -> None:
+def test_groups_are_classified_by_their_rewards(rewards: list[float | None], kind: str) -> None:
     assert classify_group(group_of(rewards)) == kind
 
 
@@ -108,7 +108,7 @@ def test_a_full_first_batch_is_the_last() -> None:
     assert (len(found.groups), found.surplus, data.drawn) == (4, 4, 6)
 
 
-def test_the_bound_on_batches() -> None:
+def test_dynamic_sampling_ends_at_the_maximum_of_batches() -> None:
     data = Data([RIGHT, MIXED] * 50)
     found = filled(data, DynamicSamplingSpec(10, max_batches=1))
     assert (len(found.groups), found.missing, found.batches) == (5, 5, 1)
@@ -116,7 +116,7 @@ def test_the_bound_on_batches() -> None:
         filled(Data([RIGHT] * 70 + [WRONG] * 50), DynamicSamplingSpec(10, max_batches=10))
 
 
-def test_the_end_of_the_data() -> None:
+def test_dynamic_sampling_ends_with_the_data() -> None:
     data = Data([MIXED, RIGHT, RIGHT])
     found = filled(data, DynamicSamplingSpec(2, max_batches=10))
     assert (len(found.groups), found.missing, found.batches) == (1, 1, 2)
@@ -139,7 +139,7 @@ def test_data_without_anything_to_learn_from_are_an_error_that_names_the_reward(
         )
 
 
-def test_metrics() -> None:
+def test_metrics_count_every_group() -> None:
     metrics = filled(
         Data([MIXED, RIGHT, WRONG, MIXED, [None, None], MIXED]), DynamicSamplingSpec(3, max_batches=3)
     ).metrics()

@@ -40,7 +40,7 @@ def prompt_of(tokenizer, content) -> Prompt:
 
 
 @pytest.mark.parametrize("opening", ["", "<think>\\n", "<think>\\n\\n</think>\\n\\n", "<reasoning>"])
-def test_what_a_template_opens(plain, opening: str) -> None:
+def test_the_tag_that_a_template_opens_is_a_prefill(plain, opening: str) -> None:
     tokenizer = thinking(plain, opening)
     assert prefills_of([prompt_of(tokenizer, [ASKED])], tokenizer) == [opening.replace("\\n", "\n")]
 
@@ -58,7 +58,7 @@ def test_what_a_template_opens(plain, opening: str) -> None:
         ([ASKED], ""),
     ],
 )
-def test_what_a_prompt_begins(plain, content, begun: str) -> None:
+def test_the_beginning_of_an_answer_is_found_in_a_prompt(plain, content, begun: str) -> None:
     assert prefills_of([prompt_of(plain, content)], plain) == [begun]
 
 

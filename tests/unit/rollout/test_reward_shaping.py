@@ -9,7 +9,7 @@ from hone.errors import ConfigError
 from hone.rollout.reward_shaping import overlong_penalty, scale, shape_reward, stop_properly
 
 
-def test_scale() -> None:
+def test_rewards_are_clamped_and_scaled() -> None:
     assert [scale(r, 0.0, 1.0, -1.0, 1.0) for r in (0.0, 0.25, 0.5, 1.0)] == [-1.0, -0.5, 0.0, 1.0]
     assert [scale(r, 0.0, 1.0, -1.0, 1.0) for r in (-9.0, 9.0)] == [-1.0, 1.0]
     assert scale(3.0, 2.0, 6.0, 10.0, 0.0) == 7.5  # the target may run downwards
@@ -33,7 +33,7 @@ def test_overlong_penalty_without_a_buffer_or_with_an_impossible_one() -> None:
         overlong_penalty(1, 10, 11, 1.0)
 
 
-def test_stop_properly() -> None:
+def test_a_truncated_response_keeps_a_part_of_its_reward() -> None:
     assert stop_properly(2.0, truncated=True, coef=0.25) == 0.5
     assert stop_properly(2.0, truncated=False, coef=0.25) == 2.0
     assert stop_properly(-2.0, truncated=True, coef=0.25) == -2.0  # cutting a failure short is no success

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from tiny import grpo_config, make_groups
 
+from hone.config.metric_names import column_of
 from hone.evaluation.metrics import is_right
 from hone.rollout.environments.episode_result import EpisodeResult, add_rewards
 from hone.rollout.rewards.resolve import resolve_all
@@ -78,9 +79,18 @@ def test_accuracy_is_the_share_of_right_answers_or_not_there(
         ({"reward": 3.0}, None),
     ],
 )
-def test_a_goal_is_called_what_it_is(metrics: dict[str, float], said: str | None) -> None:
+def test_a_run_stops_with_the_name_of_the_metric_that_reached_its_threshold(
+    metrics: dict[str, float], said: str | None
+) -> None:
     class Stopped:
         reason: str | None = None
+
+        @property
+        def metrics(self) -> Stopped:
+            return self
+
+        def column_of(self, metric: str, latest: dict[str, float]) -> str:
+            return column_of(metric, [latest])
 
         def stop(self, reason: str) -> None:
             self.reason = reason

@@ -40,7 +40,7 @@ def run(
     return groups
 
 
-def test_groups_rewards_and_exclusions(tokenizer: PreTrainedTokenizerFast) -> None:
+def test_groups_get_rewards_and_exclusions(tokenizer: PreTrainedTokenizerFast) -> None:
     prompts = [
         Prompt("a", (5,), "2+70?", {"answer": "#### 72", "prompt": "2+70?"}),
         Prompt("b", (5,), "7?", {"ground_truth": 7}),
@@ -100,6 +100,6 @@ def test_length_counts_tokens(tokenizer: PreTrainedTokenizerFast) -> None:
     assert group.rollouts[0].reward == -0.5
 
 
-def test_columns_of_mixed_datasets() -> None:
+def test_columns_that_a_dataset_lacks_are_none() -> None:
     rows = [{"answer": 1, "prompt": "x"}, {"task": "code"}]
     assert columns_of(rows) == {"answer": [1, None], "task": [None, "code"]}

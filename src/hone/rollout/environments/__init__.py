@@ -1,6 +1,11 @@
-"""Environments: what answers a model between its turns, and what it says the whole was worth.
+"""Environments: they answer the model between its turns, and reward the rollout.
 
-`base.py` is what a user writes against, `session.py` and `adapters.py` run in the process of one rollout (`host.py`);
-`pool.py` and `seats.py` are this process's end of it. `tool_calls.py` and `dialog.py` lie between tokens and messages,
-`episode.py` is one rollout from its prompt to its end. What runs in environment processes imports no torch.
+base.py                         the protocol that users implement
+server.py, session.py           environment side: the process of one rollout
+adapters.py, verifiers_adapter.py   environment side: other kinds of environments
+pool.py, processes.py           the parent's end of those processes
+episode.py, episode_result.py   one rollout, from its prompt to its reward
+turn_tokens.py, tool_*.py       from messages to tokens, and from tokens to tool calls
+
+The environment side imports no torch.
 """

@@ -1,10 +1,10 @@
-"""Environment side: adapters that give each kind of environment the methods `reset`, `step`, `tools`, `finish`.
+"""Environment side: adapters that give every kind of environment the methods `reset`, `step`, `tools`, `finish`.
 
     UserEnvironment   a class with reset(row) and step(message); see base.py
-    ToolEnvironment   functions alone
+    ToolEnvironment   only functions
     TrlEnvironment    TRL's `environment_factory`: reset(**row), public methods as tools, get_reward()
     VerifiersAdapter  an environment of `verifiers` before its version 1: setup_state, env_response, a rubric
-    OpenEnvAdapter    a client of an OpenEnv server, with `action(message)` and `observation(result)` beside it
+    OpenEnvAdapter    a client of an OpenEnv server, with functions `action(message)` and `observation(result)`
 
 `environment_factory` chooses by the attributes of the target.
 """
@@ -23,7 +23,7 @@ EnvironmentFactory = Callable[[], Any]
 
 
 class ToolEnvironment:
-    """Tools without an environment: the rollout ends with the first message that calls none."""
+    """Tools without an environment: the rollout ends with the first message without a tool call."""
 
     step: Any = None
     name = ""
@@ -59,30 +59,25 @@ class UserEnvironment(ToolEnvironment):
         return getattr(self.environment, "get_reward", lambda: None)()
 
 
-class TrlEnvironment(ToolEnvironment):
+class TrlEnvironment(UserEnvironment):
     """TRL's environments: public methods except `reset` and `get_reward` are tools."""
 
-    stateless = False
-
     def __init__(self, environment: Any, tools: Sequence[Tool]) -> None:
-        # From the class: reading attributes of the instance would run its properties.
+        # Names from the class: reading attributes of the instance would run its properties.
         names = [name for name, _ in inspect.getmembers(type(environment), inspect.isfunction)]
         public = [name for name in names if not name.startswith("_") and name not in ("reset", "get_reward")]
-        super().__init__([*tools, *(getattr(environment, name) for name in public)])
+        ToolEnvironment.__init__(self, [*tools, *(getattr(environment, name) for name in public)])
         self.environment, self.name = environment, type(environment).__name__
 
     def reset(self, row: dict[str, Any], prompt: list[Message]) -> Any:
         return self.environment.reset(**{**row, "prompt": prompt})
 
-    def finish(self, messages: list[Message]) -> Any:
-        return getattr(self.environment, "get_reward", lambda: None)()
-
 
 class OpenEnvAdapter(ToolEnvironment):
-    """A client of an OpenEnv server: `reset()` and `step(action)` give a result with observation, reward and done.
+    """A client of an OpenEnv server: `reset()` and `step(action)` return a result with observation, reward and done.
 
     Two functions of the user convert: `action(message)` to an action, and `observation(result)` to text for the model.
-    Where `action` raises ValueError, its message is the observation, and the server is not called.
+    If `action` raises ValueError, its message is the observation, and the server is not called.
     """
 
     stateless = False
@@ -95,9 +90,7 @@ class OpenEnvAdapter(ToolEnvironment):
         self.step = self._step
 
     def reset(self, row: dict[str, Any], prompt: list[Message]) -> Any:
-        connect = getattr(self.client, "connect", None)
-        if connect is not None:
-            connect()
+        getattr(self.client, "connect", lambda: None)()
         return self.observation(self.client.reset())
 
     def _step(self, message: Message) -> Any:
@@ -121,16 +114,14 @@ def environment_factory(
     if found is None:
         return lambda: ToolEnvironment(functions)
     if not callable(found):
-        raise Unusable(
-            f"is a {type(found).__name__}; expected a class or a function that creates environments"
-        )
+        raise Unusable(f"is a {type(found).__name__}; expected a class or a function that creates one")
     if openenv is not None:
         return lambda: OpenEnvAdapter(found(**kwargs), *openenv)
     first = found(**kwargs)
     if hasattr(first, "env_response") or hasattr(first, "rubric"):
         from hone.rollout.environments.verifiers_adapter import VerifiersAdapter
 
-        return lambda: VerifiersAdapter(first)  # shared: the adapter holds the rollout's state
+        return lambda: VerifiersAdapter(first)  # shared: the adapter keeps the rollout's state
     if not callable(getattr(first, "reset", None)):
         raise Unusable(f"creates a {type(first).__name__}, which has no method reset")
     wrap = UserEnvironment if callable(getattr(first, "step", None)) else TrlEnvironment

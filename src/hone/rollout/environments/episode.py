@@ -29,7 +29,7 @@ from hone.types import Completion, Generator, Message, Prompt, Rollout, Sampling
 
 @dataclass
 class Stream:
-    """The tokens after the prompt so far."""
+    """The tokens after the prompt, with their log-probabilities, mask and weight versions."""
 
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
@@ -64,7 +64,7 @@ class EpisodeRunner:
     encoder: Encoder
     max_turns: int
     context: int
-    """The most tokens of a sequence, prompt included."""
+    """The maximum number of tokens of a sequence, with its prompt."""
     max_wait_s: float | None = 1.0
     notices: list[str] = field(default_factory=list)
     """Messages for the user, set by `check`."""
@@ -133,26 +133,22 @@ class _Episode:
         self.batcher, self.handle = batcher, handle
         self.turn_tokens = runner._turn_tokens[name]
         self.stream, self.messages = Stream(), list[Message]()
-        self.stats = {"turns": 0.0, "tool_calls": 0.0, "tool_failures": 0.0, "cut": 0.0, "env_seconds": 0.0}
+        self.stats = dict.fromkeys(("turns", "tool_calls", "tool_failures", "cut", "env_seconds"), 0.0)
 
     async def run(self) -> EpisodeResult:
         """Run the rollout to its end."""
         own_name = self.runner.pool.described(self.name)["name"]
-        result = EpisodeResult(
-            Rollout(self.prompt, self.stream.completion("stop"), ""),
-            own_name and (self.name or own_name),
-            weight=self.handle.server.config.reward_weight,
-        )
-        rollout, finish = result.rollout, "stop"
+        rollout, finish = Rollout(self.prompt, self.stream.completion("stop"), ""), "stop"
+        weight = self.handle.server.config.reward_weight
+        result = EpisodeResult(rollout, own_name and (self.name or own_name), weight=weight)
         try:
             await self._begin()
             finish = await self._converse()
             result.reward = (await self._call("finish", self.messages))["reward"]
         except CallFailed as failed:
-            where = f"environment '{self.handle.server.name}'"
-            rollout.failure = (
-                f"{where} {failed.cause}" if isinstance(failed, Raised) else f"{failed.cause} in {where}"
-            )
+            name = f"environment '{self.handle.server.name}'"
+            raised = isinstance(failed, Raised)
+            rollout.failure = f"{name} {failed.cause}" if raised else f"{failed.cause} in {name}"
         except _TooLong as error:
             rollout.failure = str(error)
         rollout.prompt = self.prompt
@@ -173,13 +169,13 @@ class _Episode:
         tokens = tuple(self.turn_tokens.prompt(content, kwargs if isinstance(kwargs, dict) else None))
         if len(tokens) >= self.runner.context:
             raise _TooLong(
-                f"prompt of {len(tokens)} tokens, with what environment '{self.handle.server.name}' adds, leaves no "
-                f"room in {self.runner.context}"
+                f"prompt of {len(tokens)} tokens, with the messages of environment '{self.handle.server.name}', leaves "
+                f"no room for an answer in {self.runner.context}"
             )
         self.prompt = replace(self.prompt, content=content, tokens=tokens)
 
     async def _converse(self) -> str:
-        """Run all turns; the reason for the end."""
+        """Run all turns; `Completion.finish` of the rollout."""
         for turn in range(self.runner.max_turns):
             before = (*self.prompt.tokens, *self.stream.tokens)
             asked = replace(self.prompt, id=f"{self.prompt.id}/{turn}" if turn else self.prompt.id)
@@ -208,12 +204,10 @@ class _Episode:
         if tokens and tokens[-1] in self.turn_tokens.ends:
             tokens.pop()
         text = self.runner._text(tokens)
-        if not self.turn_tokens.schemas:
+        tokenizer, schemas = self.runner.encoder.tokenizer, self.turn_tokens.schemas
+        if not schemas:
             return {"role": "assistant", "content": text}
-        raw = self.runner.encoder.tokenizer.decode(tokens)
-        message = message_of(
-            self.runner.encoder.tokenizer, raw, completion.tokens, before, self.turn_tokens.schemas
-        )
+        message = message_of(tokenizer, tokenizer.decode(tokens), completion.tokens, before, schemas)
         return message if message.get("tool_calls") else {**message, "content": text}
 
     async def _answer(self, message: Message) -> dict[str, Any]:
@@ -252,7 +246,7 @@ class _TooLong(Exception):
 
 
 def _separate_prompts(group: Sequence[EpisodeResult]) -> None:
-    """Give rollouts ids of their own where their environments changed the prompt in different ways."""
+    """Give the rollouts separate prompt ids if their environments changed the prompt in different ways."""
     if len({result.rollout.prompt.tokens for result in group}) > 1:
         for result in group:
             prompt = result.rollout.prompt

@@ -16,13 +16,13 @@ class EpisodeResult:
 
     rollout: Rollout
     environment: str = ""
-    """The name of the environment's reward; empty without an environment."""
+    """The name of the environment's reward; empty if there is no environment."""
     reward: float | None = None
     weight: float = 1.0
 
 
 def check_failures(results: Sequence[EpisodeResult], allowed: float) -> None:
-    """Raise RewardError where more than the fraction `allowed` failed in their environments (see FailureBudget)."""
+    """Raise RewardError if more than the fraction `allowed` failed in their environments (see FailureBudget)."""
     failures = FailureBudget(allowed, len(results))
     for number, one in enumerate(results):
         if one.rollout.failure:
@@ -38,7 +38,7 @@ def add_rewards(results: Sequence[EpisodeResult], no_function_applies: str) -> N
             continue
         if one.environment in rollout.rewards:
             raise RewardError(
-                f"a reward function and the environment are both called '{one.environment}': give the function another "
+                f"a reward function and the environment are both named '{one.environment}': give the function another "
                 "`name` in rewards.functions"
             )
         rollout.rewards = {**rollout.rewards, one.environment: one.reward}
@@ -53,15 +53,15 @@ def add_rewards(results: Sequence[EpisodeResult], no_function_applies: str) -> N
 
 def episode_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
     """Metrics of rollouts with environments: means over those rollouts, and sums of failures and seconds."""
-    had = [rollout for rollout in rollouts if rollout.stats]
-    if not had:
+    rollouts = [rollout for rollout in rollouts if rollout.stats]
+    if not rollouts:
         return {}
-    sums = {name: sum(rollout.stats[name] for rollout in had) for name in had[0].stats}
+    sums = {name: sum(rollout.stats[name] for rollout in rollouts) for name in rollouts[0].stats}
     return {
-        "turns": sums["turns"] / len(had),
-        "tool_calls": sums["tool_calls"] / len(had),
+        "turns": sums["turns"] / len(rollouts),
+        "tool_calls": sums["tool_calls"] / len(rollouts),
         "tool_failures": sums["tool_failures"],
         "cut_observations": sums["cut"],
-        "out_of_turns": sum(rollout.completion.finish == "turns" for rollout in had) / len(had),
+        "out_of_turns": sum(rollout.completion.finish == "turns" for rollout in rollouts) / len(rollouts),
         "env_seconds": sums["env_seconds"],
     }

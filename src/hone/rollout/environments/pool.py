@@ -1,10 +1,10 @@
 """EnvironmentPool: the environments of a configuration, and the processes that run them for rollouts.
 
-    with EnvironmentPool(config.env, log) as pool:          # an unusable environment stops here
+    with EnvironmentPool(config.env, log) as pool:          # raises for an unusable environment
         async with pool.acquire(name) as handle:            # a process for one rollout
             await pool.call(handle, "open", row, prompt)
 
-A rollout keeps its process until it ends; `num_workers` of an environment bounds the number of processes. A process
+A rollout keeps its process until it ends; `num_workers` of an environment limits the number of processes. A process
 that hangs or dies during a call is killed and replaced: only that call fails.
 """
 
@@ -38,8 +38,7 @@ class EnvironmentPool:
     """Environments in processes. Construct, `start`, use `acquire` and `call`, `close`."""
 
     def __init__(self, config: EnvConfig, log_path: str | Path | None = None) -> None:
-        named = {DEFAULT: config} if config.is_configured else {}
-        self.configs = {**named, **config.named}
+        self.configs = {**({DEFAULT: config} if config.is_configured else {}), **config.named}
         self._handler, log = open_log(log_path if self.configs else None)
         self.servers = {name: EnvServer(name or "default", one, log) for name, one in self.configs.items()}
         self._idle: dict[str, list[EnvProcess]] = {name: [] for name in self.servers}
@@ -69,7 +68,7 @@ class EnvironmentPool:
         return DEFAULT if DEFAULT in self.servers and env not in dialects.reward_environments() else None
 
     def described(self, name: str) -> Mapping[str, Any]:
-        """`schemas` of an environment's tools, its `name`, whether it is `stateless`, and whether it `steps`."""
+        """An environment's `schemas` (of its tools), its `name`, whether it is `stateless`, and whether it `steps`."""
         return self.servers[name].described
 
     @contextlib.asynccontextmanager
@@ -96,17 +95,17 @@ class EnvironmentPool:
                 raise Died("process died")
             handle.process = await self._run(handle.server.fork)
             self._processes = {process for process in self._processes if process.open} | {handle.process}
-        handle.calling = True
+        handle.calling = True  # stays so if the rollout is cancelled during the call
         try:
-            found = await self._run(handle.process.call, op, arguments, handle.server.config.timeout_s)
+            reply = await self._run(handle.process.call, op, arguments, handle.server.config.timeout_s)
         except CallFailed:
             handle.calling = False
             raise
         handle.calling = False
-        return found
+        return reply
 
     async def _run(self, function: Any, *arguments: Any) -> Any:
-        def work() -> Any:  # a CallFailed is returned: as an exception it would keep frames alive
+        def work() -> Any:  # CallFailed is returned: an exception in a future would keep frames alive
             try:
                 return function(*arguments)
             except CallFailed as failed:

@@ -1,4 +1,4 @@
-"""The parent's end of environment processes: a server that has imported the environment, and the processes it forks."""
+"""The parent's end of environment processes: the server that imports an environment, and the processes it forks."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from hone.rollout.workers.child_process import CallFailed, ChildProcess, Died, R
 from hone.rollout.workers.framing import frame
 from hone.rollout.workers.import_time import Clock
 
-_FORK_S = 60.0  # for a machine that swaps
+_FORK_S = 60.0  # a fork is slow on a machine that swaps
 
 
 class EnvServer:
-    """One environment of the configuration: the process that has imported it. Any thread may call `fork`."""
+    """The process that imports one environment of the configuration. Any thread may call `fork`."""
 
     def __init__(self, name: str, config: EnvironmentConfig, log: Logger | None = None) -> None:
         self.name, self.config, self._log = name, config, log
@@ -33,44 +33,37 @@ class EnvServer:
 
     @property
     def label(self) -> str:
-        """The environment in messages."""
+        """The environment's name in messages."""
         return f"environment '{self.name}'" + (f" ({self.config.path})" if self.config.path else "")
 
     @property
     def pid(self) -> int | None:
-        """Process id of the server, once it was started."""
+        """The server's process id; None before its start."""
         return None if self._child is None else self._child.process.pid
 
     def start(self) -> None:
-        """Start the process and have it import the environment. Raises ConfigError where it is not an environment."""
+        """Start the process and import the environment in it. Raises ConfigError if the import fails, and for an object
+        that is not an environment."""
         self._child = ChildProcess("hone.rollout.environments.server", "hone-environment", log=self._log)
         config = self.config
-        request = {
-            "op": "load",
-            "path": config.path,
-            "kwargs": dict(config.kwargs),
-            "tools": list(config.tools),
-            "action": config.action,
-            "observation": config.observation,
-            "limit": config.max_observation_chars,
-            "memory_limit_mb": config.memory_limit_mb,
-        }
+        names = ("path", "action", "observation", "memory_limit_mb", "max_observation_chars")
+        request = {"op": "load", "kwargs": dict(config.kwargs), "tools": list(config.tools)}
+        request |= {name: getattr(config, name) for name in names}
         try:
             reply = exchange(self._child.channel, pickle.dumps(request), Clock(config.load_timeout_s))
         except CallFailed as failed:
-            output = self._child.kill()
-            raise ConfigError(f"{self.label} cannot be imported: {failed.cause}\n{output}") from None
+            reply = {"raised": failed.cause, "traceback": self._child.kill()}
         if "raised" in reply:
             raise ConfigError(f"{self.label} cannot be imported: {reply['raised']}\n{reply['traceback']}")
         if "missing" in reply:
-            section = "env" if isinstance(self.config, EnvConfig) else f"env.{self.name}"
+            section = "env" if isinstance(config, EnvConfig) else f"env.{self.name}"
             raise ConfigError(f"{self.label}: {section}.{reply['missing']}")
         if "defect" in reply:
             raise ConfigError(f"{self.label} {reply['defect']}")
         self.described = reply["ok"]
 
     def fork(self) -> EnvProcess:
-        """A process for one rollout at a time. Raises CallFailed when the server has ended."""
+        """A process for one rollout at a time. Raises CallFailed if the server has ended."""
         ours, theirs = socket.socketpair()
         reading, lifeline = os.pipe()
         message = frame(pickle.dumps({"op": "fork"}))
@@ -88,23 +81,22 @@ class EnvServer:
         return EnvProcess(ours, lifeline, reply["ok"])
 
     def close(self) -> None:
-        """End the server with all that it started. The processes that it forked are closed on their own."""
+        """End the server and all that it started. Forked processes are closed separately."""
         if self._child is not None:
             self._child.kill()
 
 
 class EnvProcess:
-    """A process that answers one rollout at a time."""
+    """A process that serves one rollout at a time."""
 
     def __init__(self, channel: socket.socket, lifeline: int, pid: int) -> None:
-        """lifeline: the end of a pipe that the process watches: it ends when the pipe closes."""
-        self.pid = pid
+        """lifeline: the writing end of a pipe; the process ends when it closes."""
+        self.pid, self.open = pid, True
         self._channel, self._lifeline = channel, lifeline
-        self.open = True
 
     def call(self, op: str, arguments: Sequence[Any], timeout_s: float) -> Any:
-        """Call a method of the rollout's Session. Raises TimedOut or Died, and the process is gone then; or Raised,
-        and it lives on."""
+        """Call a method of the rollout's Session. Raises TimedOut or Died after the process has ended, and Raised while
+        it is still running."""
         try:
             message = pickle.dumps({"op": op, "arguments": list(arguments)})
             reply = exchange(self._channel, message, Clock(timeout_s))

@@ -1,10 +1,10 @@
 """Environment side: a process that imports a user's environment once, and forks a process for each running rollout.
 
-A fork costs a millisecond and shares the server's memory, so hundreds of rollouts can each have a process that can be
-killed alone. Requests are pickles and replies JSON, as in reward workers. A request to fork carries two descriptors for
+A fork takes a millisecond and shares the server's memory, so each of hundreds of rollouts can have its own killable
+process. Requests are pickles and replies are JSON, as in reward workers. A request to fork carries two descriptors for
 the new process: its channel, and the pipe that closes when the run ends.
 
-Imports the standard library only. Schemas of tools are made in a fork, since that imports transformers.
+Imports the standard library only. The tools' schemas are computed in a fork, because that imports transformers.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def main(channel_fd: int) -> None:
 
 
 def _child(fds: list[int], factory: EnvironmentFactory, limits: Mapping[str, Any]) -> None:
-    """A forked process: answers until its channel closes, one rollout after another, each with a new Session."""
+    """A forked process: serves one rollout after another, each with a new Session, until its channel closes."""
     try:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         os.setsid()
@@ -80,9 +80,9 @@ def _child(fds: list[int], factory: EnvironmentFactory, limits: Mapping[str, Any
                 session = None
             try:
                 if session is None:
-                    session = Session(factory(), limits["limit"])
+                    session = Session(factory(), limits["max_observation_chars"])
                 reply = {"ok": getattr(session, request["op"])(*request["arguments"])}
-            except BaseException as error:  # SystemExit too is a reply
+            except BaseException as error:  # SystemExit becomes a reply, too
                 reply = _failure(error)
             send_reply(channel, reply, REPLY_TOO_LONG)
     finally:
@@ -90,12 +90,12 @@ def _child(fds: list[int], factory: EnvironmentFactory, limits: Mapping[str, Any
 
 
 def _load(request: Mapping[str, Any]) -> tuple[EnvironmentFactory | None, dict[str, Any]]:
-    """The factory, and the reply: {"ok": {"schemas", "name", "stateless", "steps"}}, or what is wrong."""
+    """The factory, and the reply: {"ok": {"schemas", "name", "stateless", "steps"}}, or the problem."""
     try:
-        tools = [_found("tools", target) for target in request["tools"]]
-        between = [(name, request[name]) for name in ("action", "observation") if request[name]]
-        openenv = (_found(*between[0]), _found(*between[1])) if len(between) == 2 else None
-        found = None if request["path"] is None else _found("path", request["path"])
+        tools = [_find("tools", target) for target in request["tools"]]
+        converters = [(name, request[name]) for name in ("action", "observation") if request[name]]
+        openenv = (_find(*converters[0]), _find(*converters[1])) if len(converters) == 2 else None
+        found = None if request["path"] is None else _find("path", request["path"])
         factory = environment_factory(found, request["kwargs"], tools, openenv)
         if openenv is not None:
             return factory, {"ok": {"schemas": [], "name": "OpenEnv", "stateless": False, "steps": True}}
@@ -113,7 +113,7 @@ def _load(request: Mapping[str, Any]) -> tuple[EnvironmentFactory | None, dict[s
         return None, _failure(error)
 
 
-def _found(setting: str, target: str) -> Any:
+def _find(setting: str, target: str) -> Any:
     """The object that a setting names. Raises MissingCodeError with the setting, or whatever the import raises."""
     try:
         return find(target)
@@ -129,7 +129,9 @@ def _in_a_fork(tools: list[Any]) -> list[dict[str, Any]]:
     pid = os.fork()
     if pid == 0:
         try:
-            schemas = json.dumps(_schemas(tools))
+            from transformers.utils import get_json_schema
+
+            schemas = json.dumps([get_json_schema(tool) for tool in tools])
         except BaseException as error:
             schemas = json.dumps(str(error))
         with os.fdopen(into, "w") as file:
@@ -141,12 +143,6 @@ def _in_a_fork(tools: list[Any]) -> list[dict[str, Any]]:
     if isinstance(found, str):
         raise Unusable(f"has a tool without a usable signature or docstring: {found}")
     return found
-
-
-def _schemas(tools: list[Any]) -> list[dict[str, Any]]:
-    from transformers.utils import get_json_schema
-
-    return [get_json_schema(tool) for tool in tools]
 
 
 def _failure(error: BaseException) -> dict[str, Any]:

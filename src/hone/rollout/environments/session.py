@@ -1,7 +1,7 @@
-"""Environment side: one rollout's environment behind three calls: open, act, finish.
+"""Environment side: one rollout's environment, with three calls: open, act, finish.
 
-Tool calls run here. A tool that raises, does not exist or is called wrongly returns its error to the model, as
-`{'error': …}`; other exceptions fail the rollout. Replies are JSON values.
+Tool calls run here. If a tool raises, does not exist or is called with wrong arguments, the model receives the error,
+as `{'error': …}`; other exceptions fail the rollout. Replies are JSON values.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Session:
     """One rollout. `environment` is an adapter (see adapters.py)."""
 
     def __init__(self, environment: Any, limit: int) -> None:
-        """`limit`: characters of one observation or tool result; longer ones are cut."""
+        """`limit`: characters of one observation or tool result; longer ones are truncated."""
         self.environment, self.limit = environment, limit
         self.tools: dict[str, Tool] = {}
         self.reward: float | None = None
@@ -42,8 +42,8 @@ class Session:
         return {"append": None, "messages": self._messages(observed)}
 
     def act(self, message: Message) -> dict[str, Any]:
-        """Answer the model's message: {"messages": [...], "done": bool, "counts": {...}}. A message without calls ends
-        the rollout where there is no `step`."""
+        """Answer the model's message: {"messages": [...], "done": bool, "counts": {...}}. Without a `step`, a message
+        without calls ends the rollout."""
         self.counts = dict.fromkeys(self.counts, 0)
         messages, done = self._act(message)
         return {"messages": messages, "done": done, "counts": self.counts}
@@ -74,7 +74,7 @@ class Session:
             self.counts["tool_calls"] += 1
             try:
                 results.append(self._begin(call))
-            except (Exception, SystemExit) as error:  # the model gets it as the tool's result
+            except (Exception, SystemExit) as error:  # the model receives it as the tool's result
                 results.append(self._failed(error))
         waiting = [i for i, result in enumerate(results) if inspect.isawaitable(result)]
         if waiting:
@@ -98,7 +98,7 @@ class Session:
         return {"error": str(error)[:_MAX_ERROR] or type(error).__name__}
 
     def _result(self, call: Mapping[str, Any], result: Any) -> Message:
-        """The message with a tool's result: its text as in TRL; the texts of content blocks are joined."""
+        """The message with a tool's result: as text, as in TRL; texts of content blocks are joined."""
         if isinstance(result, list) and result and all(isinstance(p, dict) and "type" in p for p in result):
             result = "".join(str(part.get("text", "")) for part in result)
         message = {"role": "tool", "name": call["function"]["name"], "content": self._cut(_text(result))}
@@ -119,13 +119,9 @@ class Session:
         for message in observation:
             if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
                 raise Defect(f"answered with {message!r:.100}, which is not a message with role and content")
-            messages.append(
-                {
-                    "role": message["role"],
-                    "content": self._cut(_text(message.get("content") or "")),
-                    **{k: str(message[k]) for k in ("name", "tool_call_id") if message.get(k)},
-                }
-            )
+            content = self._cut(_text(message.get("content") or ""))
+            more = {key: str(message[key]) for key in ("name", "tool_call_id") if message.get(key)}
+            messages.append({"role": message["role"], "content": content, **more})
         return messages
 
     def _cut(self, text: str) -> str:
@@ -135,7 +131,7 @@ class Session:
         return text[: self.limit] + " […]"
 
     def _wait(self, found: Any) -> Any:
-        """The value, awaited if necessary on one event loop for the whole rollout."""
+        """The value; an awaitable is awaited, on one event loop for the whole rollout."""
         if not inspect.isawaitable(found):
             return found
         if self._loop is None:
@@ -174,11 +170,11 @@ def _number(reward: Any) -> float:
 
 def usable_tools(tools: Sequence[Any]) -> list[Tool]:
     """The tools. Raises Unusable unless each is a function with a unique name."""
-    names: list[str] = []
+    names: set[str] = set()
     for tool in tools:
         if isinstance(tool, type) or not callable(tool) or not hasattr(tool, "__name__"):
             raise Unusable(f"has {tool!r:.80} among its tools, which is not a function")
         if tool.__name__ in names:
-            raise Unusable(f"has two tools called {tool.__name__}")
-        names.append(tool.__name__)
+            raise Unusable(f"has two tools named {tool.__name__}")
+        names.add(tool.__name__)
     return list(tools)

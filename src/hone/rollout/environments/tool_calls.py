@@ -12,7 +12,7 @@ from typing import Any
 
 from hone.rollout.environments.tool_formats import find
 from hone.rollout.environments.tool_reading import Malformed, ParsedCall, values
-from hone.rollout.prompt_prefix import begun_at
+from hone.rollout.prompt_prefix import prefill_at_end
 from hone.types import Message
 
 _THOUGHTS = (
@@ -26,32 +26,27 @@ TURN_ENDS = (
     "<|end_of_text|>", "<|endoftext|>", "<end_of_turn>", "<turn|>", "<|tool_response>", "<|observation|>",
     "<|user|>", "<｜end▁of▁sentence｜>", "<|END_OF_TURN_TOKEN|>",
 )  # fmt: skip
-"""Tokens that end a model's turn or hand over to a tool."""
+"""Tokens that end a model's turn, or its turn before a tool's result."""
 _TAIL = 32  # tokens at the end of a prompt that may open a thought
+Tokens = Sequence[int]
 
 
-def message_of(
-    tokenizer: Any, text: str, tokens: Sequence[int], prefix: Sequence[int], schemas: list[Any]
-) -> Message:
+def message_of(tokenizer: Any, text: str, tokens: Tokens, prefix: Tokens, schemas: list[Any]) -> Message:
     """The assistant's message. `text`: the decoded `tokens`, with special tokens; `prefix`: the tokens before. The
     token that ends the turn is left out. Without `schemas` there are no calls."""
     if not schemas:
         return {"role": "assistant", "content": text}
     if getattr(tokenizer, "response_template", None) is not None:
-        own = _by_template(tokenizer, tokens, prefix, schemas)
-        if own is not None:
-            return own
+        parsed = _parse_by_template(tokenizer, tokens, prefix, schemas)
+        if parsed is not None:
+            return parsed
     text = without_end(text)
-    start = _behind_thoughts(text, tokenizer.decode(list(prefix[-_TAIL:])))
+    start = _end_of_thoughts(text, tokenizer.decode(list(prefix[-_TAIL:])))
     found = find(text[start:], types_of(schemas))
     if found is None:
         return {"role": "assistant", "content": text}
-    at, calls = found
-    return {
-        "role": "assistant",
-        "content": text[: start + at].rstrip(),
-        "tool_calls": [_call(call) for call in calls],
-    }
+    content, calls = text[: start + found[0]].rstrip(), [_call(call) for call in found[1]]
+    return {"role": "assistant", "content": content, "tool_calls": calls}
 
 
 def types_of(schemas: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -62,17 +57,14 @@ def types_of(schemas: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
 
 def without_end(text: str) -> str:
     """The text without the tokens that end a turn."""
-    while True:
-        ended = text.rstrip()
-        end = next((end for end in TURN_ENDS if ended.endswith(end)), None)
-        if end is None:
-            return text
-        text = ended[: -len(end)]
+    while end := next((end for end in TURN_ENDS if text.rstrip().endswith(end)), None):
+        text = text.rstrip()[: -len(end)]
+    return text
 
 
-def _behind_thoughts(text: str, before: str) -> int:
-    """Where the last thought ends; the end of the text for an open one. `before`: the text before it."""
-    start, begun = 0, begun_at(before).strip()
+def _end_of_thoughts(text: str, before: str) -> int:
+    """The position where the last thought ends; the end of the text if it is open. `before`: the text before it."""
+    start, begun = 0, prefill_at_end(before).strip()
     for start_tag, end_tag in _THOUGHTS:
         last_open, last_closed = text.rfind(start_tag), text.rfind(end_tag)
         if last_closed >= 0 and last_closed > last_open:
@@ -82,18 +74,14 @@ def _behind_thoughts(text: str, before: str) -> int:
     return start
 
 
-def _by_template(
-    tokenizer: Any, tokens: Sequence[int], prefix: Sequence[int], schemas: list[Any]
-) -> Message | None:
-    """The message parsed by the tokenizer; None where it cannot."""
+def _parse_by_template(tokenizer: Any, tokens: Tokens, prefix: Tokens, schemas: list[Any]) -> Message | None:
+    """The message as the tokenizer parses it; None if it cannot."""
     try:
         message = tokenizer.parse_response(list(tokens), prefix=list(prefix), tools=schemas)
         if not isinstance(message, dict):
             return None
         found = [call.get("function", call) for call in message.get("tool_calls") or []]
-        calls = [
-            _call(ParsedCall(call["name"], call.get("arguments", call.get("parameters")))) for call in found
-        ]
+        calls = [_call(ParsedCall(f["name"], f.get("arguments", f.get("parameters")))) for f in found]
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
     kept = {k: v for k, v in message.items() if k != "tool_calls"}
@@ -112,9 +100,6 @@ def _call(found: ParsedCall) -> dict[str, Any]:
     arguments = {} if arguments is None else arguments
     if error is None and not isinstance(arguments, dict):
         error = f"the arguments of {found.name} are not a JSON object"
-    call: dict[str, Any] = {"type": "function", "function": {"name": found.name, "arguments": arguments}}
-    if error is not None:
-        call = {"type": "function", "function": {"name": found.name, "arguments": {}}, "error": error}
-    if found.id is not None:
-        call["id"] = found.id
-    return call
+    function = {"name": found.name, "arguments": arguments if error is None else {}}
+    more = {"error": error, "id": found.id}
+    return {"type": "function", "function": function} | {k: v for k, v in more.items() if v is not None}

@@ -1,11 +1,11 @@
-r"""The formats of tool calls, and a reader for each. A reader gets the text from its mark on; scans are linear.
+r"""The formats of tool calls, and a parser for each. A parser gets the text from its marker on; scans are linear.
 
 <tool_call>{"name": …, "arguments": {…}}</tool_call>                Hermes, Qwen, Granite
 <tool_call><function=f><parameter=x>1</parameter></function>…       Qwen 3.5, Qwen Coder, Nemotron
 <tool_call>f<arg_key>x</arg_key><arg_value>1</arg_value>…           GLM 4.5
 f\n{…}                                                              GLM 4, where f is one of the tools
 [TOOL_CALLS][{…}, …]   [TOOL_CALLS]f[ARGS]{…}                       Mistral
-{"name": …, "parameters": {…}}   <|python_tag|>{…}; {…}             Llama 3, where it is all of the message
+{"name": …, "parameters": {…}}   <|python_tag|>{…}; {…}             Llama 3, if it is the whole message
 <|tool_call_start|>[f(x=1), g()]<|tool_call_end|>   [f(x=1)]        LFM 2, Llama 4
 <|tool_call>call:f{x:1,y:<|"|>text<|"|>}<tool_call|>                Gemma 4
 … to=functions.f<|channel|>commentary json<|message|>{…}            gpt-oss
@@ -31,12 +31,12 @@ from hone.rollout.environments.tool_reading import (
     json_calls,
 )
 
-_MAX_PYTHON = 100_000  # characters; the parser needs memory for each
+_MAX_PYTHON = 100_000  # characters; Python's parser needs memory for each
 _RECIPIENT = re.compile(r"to=functions\.([\w.-]+)[^\n]{0,80}?<\|message\|>")
 
 
 def find(text: str, types: ParameterSchemas) -> tuple[int, list[ParsedCall]] | None:
-    """Where the calls begin, and the calls; None for a text without any."""
+    """The position of the first call, and all calls; None for a text without any."""
     marks = [(at, reader) for mark, reader in _MARKED if (at := text.find(mark)) >= 0]
     marks += [(m.start(), reader) for mark, reader in _PATTERNS if (m := mark.search(text))]
     if marks:
@@ -48,7 +48,7 @@ def find(text: str, types: ParameterSchemas) -> tuple[int, list[ParsedCall]] | N
     return None
 
 
-# ---- formats with a mark
+# Formats with a marker
 
 
 def _mistral(text: str, types: ParameterSchemas) -> Iterator[ParsedCall]:
@@ -156,7 +156,7 @@ def _kimi(text: str, types: ParameterSchemas) -> Iterator[ParsedCall]:
 
 
 def _behind(mark: str) -> Reader:
-    """A reader of JSON after each occurrence of a mark."""
+    """A parser of JSON after each occurrence of a marker."""
 
     def read(text: str, types: ParameterSchemas) -> Iterator[ParsedCall]:
         for part in text.split(mark)[1:]:
@@ -165,18 +165,14 @@ def _behind(mark: str) -> Reader:
     return read
 
 
-# ---- formats without a mark: the whole message
+# Formats without a marker: the call is the whole message
 
 
 def _bare_json(text: str, types: ParameterSchemas) -> Iterator[ParsedCall]:
     if text.startswith(("{", "[{")) and text.endswith(("}", "]")) and '"name"' in text:
         found = list(json_calls(text))
-        if any(call.name in types or _has_arguments(call) for call in found):
+        if any(c.name in types or (c.error is None and isinstance(c.arguments, dict)) for c in found):
             yield from found
-
-
-def _has_arguments(call: ParsedCall) -> bool:
-    return call.error is None and isinstance(call.arguments, dict)
 
 
 def _bare_python(text: str, types: ParameterSchemas) -> Iterator[ParsedCall]:

@@ -1,4 +1,4 @@
-"""Tool calls as models write them, and the JSON that most formats use."""
+"""Parsed tool calls, and the JSON of most formats."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Malformed(ValueError):
 
 @dataclass(frozen=True)
 class ParsedCall:
-    """A tool call as written; `error` says why it cannot be parsed."""
+    """A tool call; `error` says why it cannot be parsed."""
 
     name: str = "unknown"
     arguments: Any = field(default_factory=dict)
@@ -46,10 +46,9 @@ def values(text: str) -> Iterator[Any]:
 
 
 def json_calls(text: str) -> Iterator[ParsedCall]:
-    """Calls as JSON. After a malformed one the rest is skipped; its `error` says so."""
+    """Calls as JSON. The first malformed call has an `error`; the text after it is skipped."""
     try:
-        for value in values(text):
-            yield _named(value)
+        yield from map(_named, values(text))
     except Malformed as error:
         yield ParsedCall(error=str(error))
 
@@ -60,25 +59,20 @@ def _named(value: Any) -> ParsedCall:
     name = value.get("name", value.get("tool_name")) if isinstance(value, dict) else None
     if not isinstance(name, str):
         return ParsedCall(error="a tool call needs a name and arguments")
-    ids = value.get("id", value.get("tool_call_id"))
-    return ParsedCall(
-        name, value.get("arguments", value.get("parameters")), ids if isinstance(ids, str) else None
-    )
+    id = value.get("id", value.get("tool_call_id"))
+    arguments = value.get("arguments", value.get("parameters"))
+    return ParsedCall(name, arguments, id if isinstance(id, str) else None)
 
 
 def json_arguments(name: str, text: str) -> ParsedCall:
     """A call with a plain name and JSON arguments."""
     try:
-        return ParsedCall(name.strip(), next(values(_unfenced(text))))
+        text = text.strip().removeprefix("```json").removeprefix("```").strip()
+        return ParsedCall(name.strip(), next(values(text)))
     except Malformed as error:
         return ParsedCall(name.strip() or "unknown", error=str(error))
     except StopIteration:  # an empty list
         return ParsedCall(name.strip())
-
-
-def _unfenced(text: str) -> str:
-    text = text.strip()
-    return text.removeprefix("```json").removeprefix("```").strip()
 
 
 def typed(name: str, pairs: Sequence[tuple[str, str]], types: ParameterSchemas) -> ParsedCall:

@@ -1,8 +1,8 @@
-"""The tokens between a model's turns: what the chat template writes after one turn and before the next.
+"""The tokens that the chat template writes between two turns of the model.
 
-Generated tokens are never re-encoded. The text between turns is cut out of the template's rendering of a conversation
-with a marker in place of the model's turn: from the end of that turn to the opening of the next. A template may
-therefore render earlier turns differently once others follow (many drop thoughts); `check` warns of it.
+Generated tokens are never re-encoded. The template renders a conversation with a marker in place of the model's turn;
+the text from the end of that turn to the opening of the next one is taken. A template may therefore render earlier
+turns differently once others follow (many omit thoughts); `check` warns about it.
 """
 
 from __future__ import annotations
@@ -37,10 +37,8 @@ class TurnTokens:
 
     def prompt(self, content: str | list[Message], template_kwargs: Any = None) -> list[int]:
         """The prompt tokens before the first turn. Raises DataError."""
-        rendered = self.encoder.render_prompt(
-            PromptText(content, self.schemas or None, template_kwargs or {})
-        )
-        return self.encoder.encode_prompts([rendered])[0]
+        text = PromptText(content, self.schemas or None, template_kwargs or {})
+        return self.encoder.encode_prompts([self.encoder.render_prompt(text)])[0]
 
     def between(self, messages: Sequence[Message], last: int) -> list[int]:
         """The tokens of an environment's messages, after the last token of the model's turn (`last`) and up to the
@@ -68,21 +66,20 @@ class TurnTokens:
         return next((special for special in run if special in stops), run[0] if run else None)
 
     def check(self, roles: Sequence[str]) -> list[str]:
-        """Raise ConfigError for a template that cannot write the environment's messages; return warnings for the user.
-        `roles`: of the environment's messages."""
+        """Raise ConfigError for a template that cannot write messages with these `roles`, or calls of the tools; return
+        warnings for the user."""
         for schema in self.schemas:
             name = schema["function"]["name"]
             if name not in self._render([_ASKED], generation=True):
                 raise ConfigError(
-                    f"the chat template of {self.encoder.name} does not tell the model about its tools ({name} is "
-                    f"not in what it writes). {_FIX}"
+                    f"the chat template of {self.encoder.name} does not write the tool {name}. {_FIX}"
                 )
             self._check_call(schema)
         for role in roles:
             message = {"role": role, "content": _MARK + role} | ({"name": "tool"} if role == "tool" else {})
             if _MARK + role not in self._after_turn([message])[1]:
                 raise ConfigError(
-                    f"the chat template of {self.encoder.name} leaves out messages with the role `{role}`. {_FIX}"
+                    f"the chat template of {self.encoder.name} omits messages of role `{role}`. {_FIX}"
                 )
         return self._rewrites(roles)
 
@@ -90,15 +87,13 @@ class TurnTokens:
         """A warning where the template renders earlier turns differently once others follow."""
         turn = {"role": "assistant", "content": f"<think>\n{_THOUGHT}\n</think>\n\n{_MARK}"}
         before = self._render([_ASKED, turn], generation=False).rstrip()
-        for role in roles:
-            if role == "tool":
-                continue
+        for role in (role for role in roles if role != "tool"):
             after = self._render([_ASKED, turn, {"role": role, "content": "!"}], generation=True)
             if not after.startswith(before):
                 return [
-                    f"the chat template of {self.encoder.name} writes earlier turns otherwise once others follow (most "
-                    "leave thoughts out). Rollouts keep all that was generated: serve the model with a template that "
-                    "does, too"
+                    f"the chat template of {self.encoder.name} renders earlier turns differently once others follow "
+                    "(most omit thoughts). Rollouts keep all generated tokens: serve the model with a template that "
+                    "keeps them, too"
                 ]
         return []
 
@@ -108,10 +103,8 @@ class TurnTokens:
         function = {"name": name, "arguments": example_of({"type": "object", **parameters})}
         turn = {"role": "assistant", "content": "", "tool_calls": [_called(function, 0)]}
         try:
-            before, text = (
-                self._render([_ASKED], generation=True),
-                self._render([_ASKED, turn], generation=False),
-            )
+            before = self._render([_ASKED], generation=True)
+            text = self._render([_ASKED, turn], generation=False)
         except DataError as error:
             raise ConfigError(f"{error}: it cannot write a call of the tool {name}. {_FIX}") from error
         begun = os.path.commonprefix([before, text])  # noqa: RUF071  (by characters, as it should be)
@@ -124,7 +117,7 @@ class TurnTokens:
             )
 
     def _after_turn(self, messages: Sequence[Message]) -> tuple[str, str]:
-        """The token that ends the turn before the messages (or begins them, where nothing ends it), and the template's
+        """The token that ends the turn before the messages (or opens them, if the turn has no end), and the template's
         text from there to the opening of the next turn. Raises ConfigError, DataError."""
         answers = [message for message in messages if message["role"] == "tool"]
         functions = [{"name": m.get("name") or _TURN, "arguments": {_TURN: _TURN}} for m in answers]
@@ -135,7 +128,7 @@ class TurnTokens:
             for message in messages
         ]
         turn: Message = {"role": "assistant", "content": _TURN}
-        # Some templates need a call for each result, and leave out or move the content of a turn with calls.
+        # Some templates need a call for each result, and omit or move the content of a turn with calls.
         if answers:
             turn |= {"content": "", "tool_calls": calls}
         text = self._render([_ASKED, turn, *messages], generation=True)
@@ -173,10 +166,10 @@ def example_of(schema: Mapping[str, Any]) -> Any:
         return schema["enum"][0]
     for choice in (schema.get("anyOf") or schema.get("oneOf") or [])[:1]:
         return example_of(choice)
-    kind = schema.get("type")
-    kind = kind[0] if isinstance(kind, list) and kind else kind
-    if kind == "object":
-        return {name: example_of(of) for name, of in (schema.get("properties") or {}).items()}
-    if kind == "array":
+    type_ = schema.get("type")
+    type_ = type_[0] if isinstance(type_, list) and type_ else type_
+    if type_ == "object":
+        return {name: example_of(value) for name, value in (schema.get("properties") or {}).items()}
+    if type_ == "array":
         return [example_of(schema.get("items") or {})]
-    return {"integer": 3, "number": 2.5, "boolean": True}.get(str(kind), _MARK)
+    return {"integer": 3, "number": 2.5, "boolean": True}.get(str(type_), _MARK)

@@ -1,8 +1,8 @@
 """Environment side: environments of `verifiers` before version 1 (MultiTurnEnv, ToolEnv and subclasses).
 
-In `verifiers` the environment calls the model. So its own `rollout` runs here, with a client that passes each request
-on and waits for the model's message; turns, tools, stop conditions and state are the environment's. Its rubric scores
-the rollout by itself: functions over groups see a group of one.
+In `verifiers` the environment calls the model. So its own `rollout` runs here, with a client that forwards each request
+and waits for the model's message; the environment handles turns, tools, stop conditions and state. Its rubric scores
+each rollout separately: functions over groups get a group of one.
 
     env.path=my_env.py:load_environment
     data.train.dataset_name=hone.rollout.environments.verifiers_adapter.rows
@@ -46,7 +46,7 @@ class VerifiersAdapter:
         return []
 
     async def reset(self, row: dict[str, Any], prompt: list[Message]) -> Any:
-        """Start the environment's rollout. Its first request is the prompt and the messages that it adds."""
+        """Start the environment's rollout. Its first request holds the prompt and the messages that it adds."""
         given = {"example_id": 0, **row, "prompt": prompt}
         self.rollout = asyncio.ensure_future(
             self.environment.rollout(given, client=_client(self), model="hone", sampling_args={})
@@ -58,7 +58,7 @@ class VerifiersAdapter:
         return [_plain(message) for message in messages[len(prompt) :]]
 
     async def step(self, message: Message) -> Any:
-        """Pass the model's message on; the environment's next messages, or that it is done."""
+        """Forward the model's message; the environment's next messages, or that it is done."""
         await self.replies.put(_response(message))
         messages = await self._next()
         if messages is None:
@@ -67,7 +67,7 @@ class VerifiersAdapter:
         return [_plain(one) for one in new], None, False
 
     async def finish(self, messages: list[Message]) -> Any:
-        """The rubric's reward. A rollout that a limit ended is scored as it is."""
+        """The rubric's reward. A rollout that reached a limit is scored, too."""
         assert self.rollout is not None
         if not self.rollout.done():
             self.rollout.cancel()
@@ -91,13 +91,11 @@ class VerifiersAdapter:
 
 
 def _client(adapter: VerifiersAdapter) -> Any:
-    """A client of `verifiers` that passes requests to the adapter."""
+    """A client of `verifiers` that forwards requests to the adapter."""
     from verifiers.clients.client import Client
 
-    class PassingClient(Client):
-        async def get_response(
-            self, prompt: Any, model: str, sampling_args: Any, tools: Any = None, **more: Any
-        ) -> Any:
+    class ForwardingClient(Client):
+        async def get_response(self, prompt: Any, model: str, *args: Any, **more: Any) -> Any:
             adapter.state = more["state"]
             await adapter.requests.put(list(prompt))
             return await adapter.replies.get()
@@ -108,7 +106,7 @@ def _client(adapter: VerifiersAdapter) -> Any:
         setup_client = to_native_tool = to_native_prompt = get_native_response = _unused
         raise_from_native_response = from_native_response = close = _unused
 
-    return PassingClient(None)
+    return ForwardingClient(None)
 
 
 def _response(message: Message) -> Any:

@@ -1,4 +1,4 @@
-"""Runs programs that a model wrote in isolation: `Sandbox(SandboxLimits(timeout_s=2)).run(source)`.
+"""Runs generated programs in isolation: `Sandbox(SandboxLimits(timeout_s=2)).run(source)`.
 
 sandbox.py                         Sandbox, the interface
 server.py, process_monitor.py      runs one program at a time and enforces limits of time, memory and output

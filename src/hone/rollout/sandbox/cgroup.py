@@ -1,7 +1,7 @@
-"""A control group for a sandbox, where this process may create one: the kernel then counts all memory and processes.
+"""A control group for a sandbox, if this process may create one: the kernel then counts all memory and processes.
 
-The spawner is moved into it once, before it forks (moving each program would cost as much as running it). Version 1:
-below this process's own groups. Version 2: next to its own group or in it, where the memory controller is delegated.
+The spawner is moved into it once, before it forks (moving a program takes as long as running it). Version 1: below this
+process's groups. Version 2: next to its group or in it, where the memory controller is delegated.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class ControlGroup:
         return self._events is not None
 
     def add(self, pid: int) -> None:
-        """Move a process, and what it will fork, into the group; where that fails, remove the group."""
+        """Move a process, and its future children, into the group; if that fails, remove the group."""
         try:
             for folder in self._folders:
                 (folder / "cgroup.procs").write_text(str(pid))
@@ -71,15 +71,13 @@ class ControlGroup:
         return False
 
     def _legacy(self, memory_bytes: int, processes: int) -> None:
-        for kind, file, most in (
-            ("memory", "memory.limit_in_bytes", memory_bytes),
-            ("pids", "pids.max", processes),
-        ):
-            parent = _legacy_group(kind)
+        limits = {"memory": ("memory.limit_in_bytes", memory_bytes), "pids": ("pids.max", processes)}
+        for controller, (file, limit) in limits.items():
+            parent = _legacy_group(controller)
             if parent is not None and os.access(parent, os.W_OK):
                 folder = self._make(parent)
-                (folder / file).write_text(str(most))
-                if kind == "memory":
+                (folder / file).write_text(str(limit))
+                if controller == "memory":
                     self._events = folder / "memory.oom_control"
 
     def _make(self, parent: Path) -> Path:
@@ -91,9 +89,9 @@ class ControlGroup:
 
 
 def _own_groups() -> dict[str, str]:
-    """The paths of this process's groups, by controller (version 1); by "" for version 2."""
+    """The paths of this process's groups, by controller (version 1); under "" for version 2."""
     lines = [line.split(":", 2) for line in Path("/proc/self/cgroup").read_text().splitlines()]
-    return {kind: path for _, kinds, path in lines for kind in kinds.split(",")}
+    return {name: path for _, names, path in lines for name in names.split(",")}
 
 
 def _delegated() -> Iterator[Path]:
@@ -104,13 +102,10 @@ def _delegated() -> Iterator[Path]:
             yield from (each for each in (group, group.parent) if (each / "cgroup.subtree_control").exists())
 
 
-def _legacy_group(kind: str) -> Path | None:
-    own = _own_groups().get(kind)
-    # A container sees its own group as /.
-    for path in () if own is None else (_ROOT / kind / own.lstrip("/"), _ROOT / kind):
-        if (path / "cgroup.procs").exists():
-            return path
-    return None
+def _legacy_group(controller: str) -> Path | None:
+    own, root = _own_groups().get(controller), _ROOT / controller
+    paths = () if own is None else (root / own.lstrip("/"), root)  # a container sees its own group as /
+    return next((path for path in paths if (path / "cgroup.procs").exists()), None)
 
 
 def _forget_dead(parent: Path) -> None:

@@ -1,10 +1,9 @@
-"""Isolation of programs from the machine: namespaces, a root of their own, another user, limits. Only limits outside of
-Linux.
+"""Isolation of programs from the machine: namespaces, a separate root, another user, limits. Outside Linux there are
+limits only.
 
-`enter` is called once, by the spawner. It creates namespaces without network and other processes, and with a root that
+The spawner calls `enter` once. It creates namespaces without network and without other processes, and with a root that
 holds only Python. `new_process_namespace` gives each program a process namespace: when its first process ends, the
-kernel ends all others. `drop_privileges` is called in the program's process. Without namespaces, Landlock restricts
-files.
+kernel kills all others. The program's process calls `drop_privileges`. Without namespaces, Landlock restricts files.
 """
 
 from __future__ import annotations
@@ -23,10 +22,10 @@ from pathlib import Path
 from hone.rollout.sandbox import kernel, landlock, root_filesystem, seccomp
 from hone.rollout.workers.reaper import kill_descendants
 
-_APART = kernel.NEWNS | kernel.NEWUTS | kernel.NEWIPC | kernel.NEWPID | kernel.NEWNET
+_NAMESPACES = kernel.NEWNS | kernel.NEWUTS | kernel.NEWIPC | kernel.NEWPID | kernel.NEWNET
 _FIRST_USER = 1_500_000_000
-"""Unused user ids: each sandbox has its own, so that limits on processes count its processes only."""
-_MAX_WORD = 500
+"""Unused user ids. Each sandbox has its own, so that the limit on processes counts only its processes."""
+_MAX_ERROR = 500
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class Isolation:
     network_off: bool = False
     own_user: bool = False
     files: str = ""
-    """`root` (a root of its own), `landlock`, or empty."""
+    """`root` (a separate root), `landlock`, or empty."""
     signals: bool = False
     """Whether a program cannot signal outside processes."""
     counted: bool = False
@@ -46,7 +45,7 @@ class Isolation:
     """Why there are no namespaces."""
 
     def permitted(self) -> list[str]:
-        """What a program can still do."""
+        """The actions that a program is not prevented from."""
         user = "a user of its own" if self.own_user else "the user of the run"
         found = [] if self.network_off else ["use the network"]
         if not self.files:
@@ -55,7 +54,7 @@ class Isolation:
             found.append("end " + ("its own sandbox" if self.own_user else "any process of the run's user"))
         if not self.namespaces:
             found += [] if self.files else ["see which processes there are"]
-            found += [] if self.counted else ["use more memory than asked between two looks"]
+            found += [] if self.counted else ["exceed its memory limit between two measurements"]
         return found
 
     def __str__(self) -> str:
@@ -87,24 +86,21 @@ class Jail:
         self._filter: bytes | None = None
         self._landlock = False
         self._locked_in = False
-        """Python is in a folder that only root may enter: the sandbox's user keeps a capability to read it."""
+        """Only root may enter Python's folder: the sandbox's user keeps a capability to read it."""
         self._needed = root_filesystem.needed()
         self.isolation = Isolation()
 
     def enter(self, counted: bool) -> None:
-        """Create the namespaces, where possible. The calling process then waits for the child in which this returns,
-        and ends with it. counted: a control group counts memory."""
-        as_root, own = (
-            os.geteuid() == 0,
-            _FIRST_USER + os.getpid(),
-        )  # before the user namespace changes them
+        """Create the namespaces, if possible. This returns in a child; the calling process waits for the child and ends
+        with it. counted: a control group counts memory."""
+        as_root, own = os.geteuid() == 0, _FIRST_USER + os.getpid()  # a user namespace changes them
         if sys.platform == "linux":
-            self._proc = os.open("/proc", os.O_RDONLY | os.O_CLOEXEC)  # it will not be reachable later
-        problem = try_in_child(self._go_apart) if self._wanted else "not asked for"
+            self._proc = os.open("/proc", os.O_RDONLY | os.O_CLOEXEC)  # not reachable later
+        problem = try_in_child(self._create_namespaces) if self._wanted else "not requested"
         if not problem:
-            self._go_apart(_continue_in_child)
+            self._create_namespaces(_continue_in_child)
             kernel.prctl(kernel.PDEATHSIG, signal.SIGKILL)
-        else:  # without PDEATHSIG: the spawner itself ends the program when its client ends
+        else:  # without PDEATHSIG: the spawner ends the program when its client ends
             self.directory = tempfile.mkdtemp(prefix="hone-sandbox-")
             if sys.platform == "linux":
                 kernel.prctl(kernel.CHILD_SUBREAPER, 1)
@@ -114,12 +110,8 @@ class Jail:
         self._filter = code if code is not None and not try_in_child(lambda: seccomp.forbid(code)) else None
         self.reset_directory()
         self._landlock = bool(problem) and landlock.version() > 0 and not try_in_child(self._restrict)
-        self._locked_in = (
-            self._landlock
-            and self._user is not None
-            and self._filter is not None
-            and root_filesystem.is_closed()
-        )
+        confined = self._landlock and self._user is not None and self._filter is not None
+        self._locked_in = confined and root_filesystem.is_closed()
         self.isolation = Isolation(
             namespaces=not problem,
             network_off=not problem or self._filter is not None,
@@ -130,23 +122,20 @@ class Jail:
             problem=problem,
         )
 
-    def _go_apart(self, then: Callable[[], None] = lambda: None) -> None:
-        if os.geteuid() != 0 or kernel.libc.unshare(_APART) != 0:
+    def _create_namespaces(self, then: Callable[[], None] = lambda: None) -> None:
+        if os.geteuid() != 0 or kernel.libc.unshare(_NAMESPACES) != 0:
             user, group = os.geteuid(), os.getegid()
-            kernel.call("unshare", _APART | kernel.NEWUSER)
-            for file, line in (
-                ("setgroups", "deny"),
-                ("uid_map", f"{user} {user} 1"),
-                ("gid_map", f"{group} {group} 1"),
-            ):
-                Path(f"/proc/self/{file}").write_text(line)
+            kernel.call("unshare", _NAMESPACES | kernel.NEWUSER)
+            Path("/proc/self/setgroups").write_text("deny")
+            Path("/proc/self/uid_map").write_text(f"{user} {user} 1")
+            Path("/proc/self/gid_map").write_text(f"{group} {group} 1")
         then()
         self._processes = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
-        self.directory = root_filesystem.workplace(self._needed)
+        self.directory = root_filesystem.work_folder(self._needed)
         root_filesystem.build(self._needed, self.directory)
 
     def new_process_namespace(self) -> None:
-        """Let the next forked process start a process namespace."""
+        """Start a process namespace with the next forked process."""
         if self._processes >= 0:
             kernel.call("setns", self._processes, kernel.NEWPID)
             kernel.call("unshare", kernel.NEWPID)
@@ -164,7 +153,7 @@ class Jail:
             os.close(file)
 
     def reset_directory(self) -> None:
-        """An empty working directory for the next program."""
+        """Empty the working directory for the next program."""
         if self._processes >= 0:
             with contextlib.suppress(OSError):  # not mounted yet
                 kernel.unmount(self.directory)
@@ -176,13 +165,13 @@ class Jail:
         os.chmod(self.directory, 0o777 if self._user is not None else 0o700)
 
     def remove_directory(self) -> None:
-        """Remove the working directory, which would stay without a mount namespace."""
+        """Remove the working directory if there is no mount namespace, with which it would end."""
         if self._processes < 0:
             shutil.rmtree(self.directory, ignore_errors=True)
 
     def drop_privileges(self, visible: bool) -> None:
-        """Drop all privileges of this process and its children. visible: processes of its user may read its memory, to
-        measure it."""
+        """Drop all privileges of this process and its children. visible: processes of the same user may read its
+        memory, to measure it."""
         if self._user is not None:
             if self._locked_in:
                 kernel.prctl(kernel.KEEPCAPS, 1)
@@ -198,29 +187,27 @@ class Jail:
             seccomp.forbid(self._filter)
 
     def kill(self, first: int) -> None:
-        """Kill a program with all that it started, given its first process, and wait for the end."""
+        """Kill the first process of a program, and with it all that the program started. Wait for its end."""
         with contextlib.suppress(ProcessLookupError):
             os.kill(first, signal.SIGKILL)
-        # The kernel first kills the rest of the process namespace.
-        with contextlib.suppress(ChildProcessError):
+        with contextlib.suppress(
+            ChildProcessError
+        ):  # the kernel kills the rest of the process namespace first
             os.waitpid(first, 0)
 
     def kill_leftovers(self) -> None:
-        """Kill what is left of programs without a namespace."""
+        """Kill all remaining processes of programs, if there is no namespace."""
         if self._processes < 0:
             kill_descendants()
 
     def _restrict(self) -> None:
-        devices = [
-            path
-            for path in root_filesystem.DEVICES
-            if os.path.exists(path) and stat.S_ISCHR(os.stat(path).st_mode)
-        ]
+        present = filter(os.path.exists, root_filesystem.DEVICES)
+        devices = [path for path in present if stat.S_ISCHR(os.stat(path).st_mode)]
         landlock.restrict(self._needed.paths, devices, self.directory)
 
 
 def try_in_child(act: Callable[[], None]) -> str:
-    """Try an irreversible action in a child process; its error message, or an empty text."""
+    """Try an irreversible action in a child process; its error message, or an empty string."""
     out, into = os.pipe()
     child = os.fork()
     if child == 0:
@@ -231,7 +218,7 @@ def try_in_child(act: Callable[[], None]) -> str:
         except (OSError, ValueError, AttributeError, StopIteration) as error:
             problem = f"{type(error).__name__}: {error}"
         finally:
-            os.write(into, problem.encode(errors="replace")[:_MAX_WORD] or b"\0")
+            os.write(into, problem.encode(errors="replace")[:_MAX_ERROR] or b"\0")
             os._exit(0)
     os.close(into)
     with open(out, "rb") as file:
@@ -241,10 +228,10 @@ def try_in_child(act: Callable[[], None]) -> str:
 
 
 def _continue_in_child() -> None:
-    """Continue in a child, the first process of the namespace: when it ends, the kernel ends all others."""
+    """Continue in a child, the first process of the namespace: when it ends, the kernel kills all others."""
     child = os.fork()
     if child == 0:
         return
-    os.closerange(3, 256)  # the channel included: the other side must see its end
+    os.closerange(3, 256)  # with the channel: the other side must see its end
     status = os.waitpid(child, 0)[1]
     os._exit(os.waitstatus_to_exitcode(status) & 0xFF)

@@ -1,7 +1,7 @@
-"""The process that runs a program's tests. The program is in another one, and nothing of it ever runs here: its
-functions are asked for their results, which arrive as plain values and are compared by this process's own rules.
+"""The process that runs a program's tests. The program runs in another process, and none of its code runs here: the
+tests call its functions remotely; results arrive as plain values, and this process compares them by its own rules.
 
-For each test a line of JSON is reported: `[number, passed, cause, what it said]`; number -2 is the support.
+For each test a line of JSON is reported: `[number, passed, cause, message]`; number -2 is the support.
 """
 
 from __future__ import annotations
@@ -30,34 +30,34 @@ _ASKABLE = (
     "call", "getattr", "setattr", "getitem", "setitem", "len", "iter", "next", "bool", "str", "repr",
     "isinstance", "eq", "ne", "lt", "le", "gt", "ge", "enter", "exit",
 )  # fmt: skip
-"""What a program may do with an object that a test has given it."""
+"""Operations that a program may request on an object that a test has given it."""
 _NOT_CALLABLE = (eval, exec, compile, open, __import__, getattr, setattr, delattr, globals, locals, vars)
 """Built-in functions that a program may not call in this process, even where a test passes them to it."""
 _MODULES = {name: name for name in (*SHARED_MODULES, "numpy", "pandas", "unittest")} | dict(_ALIASES)
 
 
 def run(jail: Jail, request: Mapping[str, Any], streams: list[int]) -> NoReturn:
-    """Become the judge. streams: nothing, three times; report, tests, and the link to the program."""
+    """Become the judge. streams: /dev/null three times; report, tests, and the link to the program."""
     enter_sandbox(jail, request["limits"], request["seconds"], streams, visible=False)
-    signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # a program that hangs up is told of as any other
-    asked = json.loads(text())
-    link = Link(socket.socket(fileno=LINK), {name: OPERATIONS[name] for name in _ASKABLE}, _may)
-    _Judge(link, asked["support"], asked["tests"]).all()
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # a closed link is a failure of the program
+    tests = json.loads(text())
+    link = Link(socket.socket(fileno=LINK), {name: OPERATIONS[name] for name in _ASKABLE}, _check_permitted)
+    _Judge(link, tests["support"], tests["tests"]).run_all()
     os._exit(0)
 
 
-def _may(link: Link, operation: str, arguments: list[Any]) -> None:
-    """Refuse what would show more of a test than it has given away: functions can be called and nothing else, and of
-    objects whose class a test defines the public attributes can be had."""
+def _check_permitted(link: Link, operation: str, arguments: list[Any]) -> None:
+    """Raise for an operation that would reveal more of a test than it has given: a program may call functions, and use
+    the public attributes of objects whose class a test defines."""
     own = arguments[1:2] if operation == "isinstance" else arguments[:1]
     if not own or not link.holds(own[0]):
-        raise TypeError(f"{operation} is not for a program to ask")
+        raise TypeError(f"a program may not request {operation}")
     if operation == "call" and any(own[0] is function for function in _NOT_CALLABLE):
-        raise TypeError(f"{own[0].__name__} is not for a program to call")
+        raise TypeError(f"a program may not call {own[0].__name__}")
     if operation in ("getattr", "setattr"):
-        name, kind = arguments[1], own[0] if isinstance(own[0], type) else type(own[0])
-        if type(name) is not str or name.startswith("_") or kind.__module__ != "__main__":
-            raise AttributeError(f"{name!s:.100} cannot be had of an object of the tests")
+        name, owner = arguments[1], own[0] if isinstance(own[0], type) else type(own[0])
+        if type(name) is not str or name.startswith("_") or owner.__module__ != "__main__":
+            raise AttributeError(f"a program may not use the attribute {name!s:.100} of a test's object")
 
 
 class _Judge:
@@ -69,14 +69,14 @@ class _Judge:
         self._bound: dict[str, Any] = {}
         self._wanted: list[str] = []
         self._compares = False
-        """Whether the tests use other names of the program than those of libraries."""
+        """Whether the tests use names of the program that are not names of libraries."""
 
-    def all(self) -> None:
-        """Run them, each in the names that the program and the support have left."""
+    def run_all(self) -> None:
+        """Run the support and each test, all in one namespace with the program's names."""
         try:
             self._wanted = self._used(self._link.ask("names"))
         except (Lost, ValueError, TypeError) as error:
-            self._tell(SUPPORT, False, "lost", exception_text(error))
+            self._report(SUPPORT, "lost", exception_text(error))
             return
         if self._attempt(SUPPORT, self._support):
             for number, test in enumerate(self._tests):
@@ -91,21 +91,22 @@ class _Judge:
         except Lost as error:
             cause, detail = "lost", exception_text(error)
         except BaseException as error:
-            # A test fails by whatever it raises, SystemExit among it; and so the program can fail its own.
+            # Any exception fails the test, SystemExit included; so a program can only fail its own tests.
             cause, detail = type(error).__name__[:100], exception_text(error)
-            self._tell(number, False, cause, detail)
+            self._report(number, cause, detail, passed=False)
             return False
-        if self._link.lost:  # whatever the test made of it
+        if self._link.lost:  # also if the test caught the exception
             cause, detail = "lost", self._link.lost
-        self._tell(number, cause == "ok", cause, detail)
+        self._report(number, cause, detail)
         return cause == "ok"
 
-    def _tell(self, number: int, passed: bool, cause: str, detail: str) -> None:
+    def _report(self, number: int, cause: str, detail: str, passed: bool | None = None) -> None:
+        passed = cause == "ok" if passed is None else passed
         os.write(REPORT, json.dumps([number, passed, cause, detail]).encode() + b"\n")
 
     def _used(self, offered: Any) -> list[str]:
-        """The program's names that the tests need. A built-in name keeps its meaning, whatever the program says: but
-        where a test needs none of the program's other names, it means to test the one of that name."""
+        """The program's names that the tests use. A built-in name keeps its meaning, even if the program defines it,
+        unless the tests use no other name of the program: then they test that definition."""
         if not isinstance(offered, list) or not all(type(name) is str for name in offered):
             raise TypeError("the program has no names")
         codes = [code for source in (self._support, *self._tests) for code in _codes(source)]
@@ -116,7 +117,7 @@ class _Judge:
         return own or used
 
     def _bind(self) -> None:
-        """The program's names, as they are now, unless the tests have given one another meaning."""
+        """Bind the program's names to their current values, except names that the tests have redefined."""
         for name in self._wanted:
             if name in self._names and self._names[name] is not self._bound.get(name):
                 continue
@@ -125,31 +126,25 @@ class _Judge:
                 self._names[name] = self._bound[name] = found[0]
 
     def _found(self, name: str) -> tuple[Any] | None:
-        """What the program means by it, in a tuple. Modules are imported here, if they are what they are called."""
+        """The value of a program's name, in a tuple. Modules are imported here, if they have their usual name."""
         how, value = self._link.ask("look", name)
         if how == "value" or isinstance(value, Remote):
             real = self._library(name) if self._compares else None
             return (value,) if real is None else (real,)
         if how == "from" and value in SHARED_MODULES:
             return (getattr(importlib.import_module(value), name),)
-        if (
-            how == "module"
-            and type(value) is str
-            and (value.split(".")[-1] == name or (name, value) in _ALIASES)
-        ):
-            return (importlib.import_module(value),)
-        return None
+        usual = type(value) is str and (value.split(".")[-1] == name or (name, value) in _ALIASES)
+        return (importlib.import_module(value),) if how == "module" and usual else None
 
     def _library(self, name: str) -> Any:
-        """What a name means in the standard library or NumPy, where the tests use it so. A program that defines its
-        own `math` or `isclose` would decide about itself."""
+        """The module or function of this name in the standard library or NumPy, if the tests use it as such: a program
+        with its own `math` or `isclose` would judge itself."""
         if name == "isclose":
             return math.isclose
         if name not in _MODULES:
             return None
-        used = {
-            attribute for source in (self._support, *self._tests) for attribute in _attributes(source, name)
-        }
+        sources = (self._support, *self._tests)
+        used = {attribute for source in sources for attribute in _attributes(source, name)}
         try:
             module = importlib.import_module(_MODULES[name])
         except ImportError:
@@ -158,7 +153,7 @@ class _Judge:
 
 
 def _attributes(source: str, name: str) -> Iterator[str]:
-    """The attributes of a name that a source uses; none where it has no syntax."""
+    """The attributes of a name that a source uses; none if the source is not valid Python."""
     try:
         tree = ast.parse(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
@@ -169,7 +164,7 @@ def _attributes(source: str, name: str) -> Iterator[str]:
 
 
 def _codes(source: str) -> Iterator[types.CodeType]:
-    """A source's code, and that of every function in it; none where it has no syntax."""
+    """The code objects of a source and of every function in it; none if the source is not valid Python."""
     try:
         waiting = [compile(source, "<test>", "exec", dont_inherit=True)]
     except (SyntaxError, ValueError, RecursionError, MemoryError):

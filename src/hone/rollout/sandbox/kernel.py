@@ -35,23 +35,23 @@ def prctl(option: int, value: int) -> None:
     call("prctl", option, ctypes.c_ulong(value), 0, 0, 0)
 
 
-def mount(source: str | None, target: str, kind: str | None, flags: int, options: str | None = None) -> None:
+def mount(
+    source: str | None, target: str, fstype: str | None, flags: int, options: str | None = None
+) -> None:
     """See mount(2)."""
-    texts = [None if text is None else text.encode() for text in (source, target, kind, options)]
+    texts = [None if text is None else text.encode() for text in (source, target, fstype, options)]
     call("mount", texts[0] or b"none", texts[1], texts[2], ctypes.c_ulong(flags), texts[3])
 
 
 def unmount(target: str) -> None:
-    """Unmount lazily: as soon as the mount is unused."""
+    """Unmount as soon as the mount is unused."""
     call("umount2", target.encode(), DETACH)
 
 
 def change_root() -> None:
-    """Make the working directory, a mount, the root, and detach the old root."""
-    number = _PIVOT_ROOT.get(os.uname().machine)
+    """Make the working directory, which is a mount, the root, and detach the old root."""
+    number = _PIVOT_ROOT.get(os.uname().machine, -1)  # -1: ENOSYS
     try:
-        if number is None:
-            raise OSError(errno.ENOSYS, "pivot_root")
         call("syscall", number, b".", b".")
         call("umount2", b".", DETACH)
     except OSError:  # the initial root file system cannot be moved
@@ -72,7 +72,7 @@ def make_read_only(path: str) -> None:
 
 
 def drop_capabilities(kept: int = 0) -> None:
-    """Drop all capabilities outside of the mask, permanently, also for programs that this process runs."""
-    header, wanted = ((ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)(kept, kept))
-    call("capset", ctypes.byref(header), ctypes.byref(wanted))
+    """Drop all capabilities outside the mask, permanently, also for programs that this process runs."""
+    header, mask = ((ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)(kept, kept))
+    call("capset", ctypes.byref(header), ctypes.byref(mask))
     prctl(NO_NEW_PRIVS, 1)

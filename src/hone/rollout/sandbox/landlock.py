@@ -1,6 +1,6 @@
-"""Landlock: restricts a program's files where it has no root of its own. Needs no privilege (Linux 5.13).
+"""Landlock: restricts the files of a program without its own root. Needs no privilege (Linux 5.13).
 
-From Linux 6.12 on it also blocks signals to outside processes. See landlock(7); numbers from linux/landlock.h.
+From Linux 6.12 on it also blocks signals to outside processes. See landlock(7); the numbers are from linux/landlock.h.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _SIGNALS_FROM = 6
 
 
 def version() -> int:
-    """The ABI version of the kernel's Landlock; 0: none."""
+    """The ABI version of the kernel's Landlock; 0 without it."""
     found = kernel.libc.syscall(_CREATE, None, ctypes.c_size_t(0), _VERSION) if hasattr(os, "O_PATH") else 0
     return max(0, int(found))
 

@@ -1,4 +1,4 @@
-"""The memory of all processes of a program together: the kernel's limits apply to each process alone."""
+"""The memory of all processes of a program together: the kernel's limits apply to each process separately."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hone.rollout.workers.reaper import descendant_stats
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _THREADS, _RESIDENT = 17, 21
 """Fields of /proc/PID/stat, counted from the state."""
-_SHARE = 0.05  # of the time may be spent on measuring
+_SHARE = 0.05  # the fraction of time for measurements
 
 
 class MemoryMeter:
@@ -23,8 +23,8 @@ class MemoryMeter:
         """Seconds until the next measurement."""
 
     def exceeded(self, limit_bytes: int, limit_processes: int) -> str | None:
-        """`memory` where they use more (shared pages count once); `processes` where there are more, threads included
-        (the kernel's limit does not bind a process that was root outside of its namespace)."""
+        """`memory` if they use more (shared pages count once); `processes` if there are more, threads included (the
+        kernel's limit does not apply to a process that was root outside its namespace)."""
         begin = time.monotonic()
         stats = descendant_stats(self._root)
         held = sum(int(fields[_RESIDENT]) for fields in stats.values()) * _PAGE

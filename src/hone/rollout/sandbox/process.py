@@ -1,4 +1,4 @@
-"""Sets up a forked process for a program or its judge: only imported modules remain of the spawner."""
+"""Sets up a forked process for a program or its judge: it keeps only the imported modules of the spawner."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ _FREE, _MAX_DESCRIPTOR = 64, 1 << 12
 def enter_sandbox(
     jail: Jail, limits: Mapping[str, Any], seconds: float, streams: Sequence[int], visible: bool
 ) -> None:
-    """Keep only `streams`, as descriptors 0, 1, …; drop privileges, environment, folder and signal handlers. visible:
-    processes of the same user may read this process's memory, to measure it."""
+    """Keep only `streams`, as descriptors 0, 1, …; reset privileges, environment, directory and signal handlers.
+    visible: processes of the same user may read this process's memory, to measure it."""
     os.setsid()
     high = [fcntl.fcntl(stream, fcntl.F_DUPFD, _FREE) for stream in streams]
     for number, stream in enumerate(high):
@@ -48,11 +48,11 @@ def enter_sandbox(
         open(number, mode, encoding="utf-8", errors="replace", closefd=False)  # noqa: SIM115
         for number, mode in ((0, "r"), (1, "w"), (2, "w"))
     )
-    random.seed(0)  # a resumed run sees the same
+    random.seed(0)  # a resumed run gets the same numbers
 
 
 def text() -> bytes:
-    """The source text of the process."""
+    """The source code that this process runs."""
     with open(TEXT, "rb") as file:
         return file.read()
 
@@ -69,10 +69,10 @@ def _limit(limits: Mapping[str, Any], seconds: float) -> None:
         "RLIMIT_CPU": int(seconds) + 2,
     }
     for name, value in bounds.items():
-        kind = getattr(resource, name, None)
-        if kind is None:
-            continue
-        hard = resource.getrlimit(kind)[1]
-        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
-        with contextlib.suppress(OSError, ValueError):  # macOS refuses RLIMIT_AS
-            resource.setrlimit(kind, (value, value))
+        with contextlib.suppress(
+            OSError, ValueError, AttributeError
+        ):  # not on macOS: RLIMIT_AS, RLIMIT_MSGQUEUE
+            number = getattr(resource, name)
+            hard = resource.getrlimit(number)[1]
+            value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+            resource.setrlimit(number, (value, value))

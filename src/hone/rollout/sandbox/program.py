@@ -1,7 +1,7 @@
-"""The process of one program: all code of the model runs below `run`. It holds no test and no other program.
+"""The process of one program: generated code runs in `run` only. The process holds no test and no other program.
 
-It reports its end as one line of JSON, `[ended normally, exception, message]`. With tests, it then answers the requests
-of the judge's process until that ends.
+It reports its end as one line of JSON, `[ended normally, exception, message]`. With tests, it then serves the judge's
+process until that ends.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SHARED_MODULES = (
     "bisect", "cmath", "collections", "copy", "datetime", "decimal", "fractions", "functools", "heapq",
     "itertools", "json", "math", "operator", "random", "re", "statistics", "string", "typing",
 )  # fmt: skip
-"""Modules that tests may use where only the program imports them: their names mean the same to both."""
+"""Modules that tests may use even if only the program imports them: they are the same in both processes."""
 
 
 def run(jail: Jail, request: Mapping[str, Any], streams: list[int]) -> NoReturn:
@@ -38,7 +38,7 @@ def run(jail: Jail, request: Mapping[str, Any], streams: list[int]) -> NoReturn:
     try:
         write(REPORT, json.dumps(report).encode())
         if judged and report[0]:
-            _answer(names)
+            _serve(names)
         flush()
     except (OSError, ValueError, AttributeError, Lost):  # the program closed a descriptor or the link
         leave(1)
@@ -53,20 +53,20 @@ def _attempt(names: dict[str, Any], judged: bool) -> list[Any]:
     except SystemExit as error:
         return [error.code in (None, 0) and not judged, "SystemExit", ""]
     except BaseException as error:
-        # The process belongs to the program now; whatever it raised is the result.
+        # This process runs only the program: any exception is its result.
         return [False, type(error).__name__[:100], exception_text(error)]
     return [True, "", ""]
 
 
 def _set_up(setup: str, names: dict[str, Any]) -> None:
-    """Define what the program may use. Setup that needs the program fails here; the judge runs it again later."""
+    """Run the setup, whose names the program may use. Setup that needs the program fails here; the judge repeats it."""
     try:
         exec(compile(setup, "<setup>", "exec", dont_inherit=True), names)
     except BaseException:
         return
 
 
-def _answer(names: dict[str, Any]) -> None:
+def _serve(names: dict[str, Any]) -> None:
     def look(name: str) -> tuple[str, Any]:
         value = names[name]
         if isinstance(value, types.ModuleType):
@@ -87,7 +87,7 @@ def _answer(names: dict[str, Any]) -> None:
 
 
 def _awaited(coroutine: Any) -> Any:
-    import asyncio  # 60 ms; few programs need it
+    import asyncio  # takes 60 ms; few programs need it
 
     async def wait() -> Any:
         return await coroutine
@@ -96,8 +96,8 @@ def _awaited(coroutine: Any) -> Any:
 
 
 def exception_text(error: BaseException) -> str:
-    """The message of an exception, which its class may refuse to give."""
+    """The message of an exception; the class of a program's exception may raise in its `__str__`."""
     try:
         return str(error)[:_MAX_DETAIL]
-    except BaseException as raised:  # a class of the program
+    except BaseException as raised:
         return f"(cannot be printed: {type(raised).__name__})"

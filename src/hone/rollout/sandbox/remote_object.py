@@ -1,7 +1,7 @@
-"""What one side of a link has of an object on the other: it asks there for all that is done with it.
+"""A proxy for an object of the other side of a link: operations on it are requested there.
 
-But no object answers for its own comparison with a plain value: where its class is derived from a built-in container,
-the content is fetched and compared here; else the two are not equal, and there is no arithmetic between them.
+The object is never asked whether it equals a plain value. If its class is derived from a built-in container, its
+content is fetched and compared here; otherwise the two are not equal, and arithmetic between them is not supported.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ class Remote:
 
     @staticmethod
     def number_of(remote: Remote) -> int:
-        """By which the other side finds it."""
+        """The number by which the other side finds the object."""
         return remote._number
 
     def _ask(self, operation: str, *arguments: Any, **named: Any) -> Any:
         return self._link.ask(operation, self, *arguments, **named)
 
     def _content(self, other: Any) -> Any:
-        """What stands for this in an operation with `other`: itself beside its like, else its content."""
+        """The operand for an operation with `other`: this proxy for another proxy, else the object's content."""
         if isinstance(other, Remote) or self._base is None:
             return self
         return self._ask("plain")
@@ -110,7 +110,7 @@ class RemoteCallable(Remote):
 
 
 async def later(remote: Remote) -> Any:
-    """What a coroutine of the other side will have returned."""
+    """The result of a coroutine of the other side."""
     return remote._ask("await")
 
 
@@ -118,24 +118,16 @@ def _unary(name: str) -> Callable[[Remote], Any]:
     return lambda self: self._ask(name)
 
 
-def _binary(name: str) -> Callable[[Remote, Any], Any]:
+def _binary(name: str, reflected: bool = False) -> Callable[[Remote, Any], Any]:
     plain = getattr(operator, name, None) or getattr(operator, f"{name}_")
 
     def operate(self: Remote, other: Any) -> Any:
-        if isinstance(other, Remote):
+        if isinstance(other, Remote) and not reflected:
             return self._ask(name, other)
         mine = self._content(other)
-        return NotImplemented if mine is self else plain(mine, other)
-
-    return operate
-
-
-def _reflected(name: str) -> Callable[[Remote, Any], Any]:
-    plain = getattr(operator, name, None) or getattr(operator, f"{name}_")
-
-    def operate(self: Remote, other: Any) -> Any:
-        mine = self._content(other)
-        return NotImplemented if mine is self else plain(other, mine)
+        if mine is self:
+            return NotImplemented
+        return plain(other, mine) if reflected else plain(mine, other)
 
     return operate
 
@@ -145,4 +137,4 @@ for _each in _UNARY:
 for _each in (*_BINARY, *_COMPARED):
     setattr(Remote, f"__{_each}__", _binary(_each))
 for _each in _BINARY:
-    setattr(Remote, f"__r{_each}__", _reflected(_each))
+    setattr(Remote, f"__r{_each}__", _binary(_each, reflected=True))

@@ -1,4 +1,4 @@
-"""Sandbox: runs untrusted Python programs one after another and reports the outcome of each."""
+"""Sandbox: runs untrusted Python programs, one at a time, and reports the outcome of each."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from hone.rollout.workers.framing import FrameError, parse_object, receive, send
 
 _START_S, _GRACE_S = 60.0, 20.0
 _MAX_REPLY_BYTES = 16 << 20
-"""Besides a program's output, which may grow to six times its size as JSON."""
+"""In addition to a program's output, which may grow to six times its size as JSON."""
 _RESERVED_CAUSES = ("ok", "timeout", "memory", "processes", "output", "lost")
 LOST = "sandbox lost"
-"""The cause where the outcome of a program is unknown."""
+"""The cause if the outcome of a program is unknown."""
 
 
 class IsolationError(Exception):
@@ -26,7 +26,7 @@ class IsolationError(Exception):
 
 @dataclass(frozen=True)
 class SandboxLimits:
-    """Limits of one program, all of its processes together; memory and open files also for each process."""
+    """Limits of one program, for all its processes together; memory and open files also for each process."""
 
     timeout_s: float = 5.0
     memory_mb: int = 256
@@ -45,10 +45,10 @@ class Outcome:
     """`ok`; `timeout`, `memory`, `processes`, `output` (too much), `signal SIGKILL`, `exit 3`; or the name of the
     exception that ended it or, with tests, of the first failed test."""
     passed: list[bool] = field(default_factory=list)
-    """For each test, in order; False for tests that were not reached."""
+    """For each test, in order; False for tests that did not run."""
     stdout: str = ""
     stderr: str = ""
-    """The last of it."""
+    """The end of it."""
     detail: str = ""
     """The exception's message."""
     seconds: float = 0.0
@@ -96,21 +96,20 @@ class Sandbox:
         """Run a program, after `setup` in the same namespace; then `support` and each of `tests` in another process,
         where the names of the program refer to objects in the program's process.
 
-        A test passes when it raises nothing. Values of built-in types are copied and compared; other objects stay in
-        the program's process, and their attributes, items and methods are used remotely. Raises IsolationError (see
-        `start`); whatever the program does is an Outcome.
+        A test passes if it raises nothing. Values of built-in types are copied and compared; other objects stay in the
+        program's process, and their attributes, items and methods are used remotely. Raises IsolationError (see
+        `start`); every behaviour of the program is an Outcome.
         """
         self.start()
         seconds = self.limits.timeout_s if timeout_s is None else min(timeout_s, self.limits.timeout_s)
-        request = {
+        request: dict[str, Any] = {
             "source": source,
             "tests": list(tests),
             "support": support,
             "setup": setup,
             "stdin": stdin,
-            "seconds": seconds,
-            "limits": asdict(self.limits),
         }
+        request |= {"seconds": seconds, "limits": asdict(self.limits)}
         problem = ""
         for _ in range(2):
             try:
@@ -122,7 +121,7 @@ class Sandbox:
         return Outcome(LOST, [False] * len(tests), detail=problem)
 
     def close(self) -> str:
-        """End the server, and with it whatever it runs; the last of its output."""
+        """End the server and all that it runs; the end of its output."""
         child, self._child = self._child, None
         if child is None:
             return ""
@@ -142,17 +141,16 @@ class Sandbox:
         except (OSError, FrameError) as error:
             output = self.close()
             raise IsolationError(f"the sandbox did not start: {error}\n{output}".rstrip()) from error
-        if "isolation" in hello and self.limits.require_isolation and not hello["namespaces"]:
-            self.close()
-            raise IsolationError(
-                "this machine cannot isolate programs that a model wrote "
-                f"({hello.get('problem') or hello['isolation']}): it needs Linux with user namespaces, or root with "
-                "CAP_SYS_ADMIN. Run where they are allowed, or set rewards.sandbox.require_isolation=false to go "
-                "without"
-            )
         if "isolation" not in hello:
             self.close()
             raise IsolationError(f"the sandbox did not start: {hello['problem']}")
+        if self.limits.require_isolation and not hello["namespaces"]:
+            self.close()
+            raise IsolationError(
+                f"this machine cannot isolate generated programs ({hello['problem'] or hello['isolation']}): it needs "
+                "Linux with user namespaces, or root with CAP_SYS_ADMIN. Use a machine that has them, or set "
+                "rewards.sandbox.require_isolation=false"
+            )
         self._isolation = hello["isolation"]
 
     def _exchange(self, request: dict[str, Any], timeout_s: float) -> dict[str, Any]:
@@ -204,12 +202,12 @@ def _cause(
 
 
 def _word(name: str) -> str:
-    """An exception's name, distinct from the causes that are reserved."""
+    """An exception's name, distinct from the reserved causes."""
     return name if name.isidentifier() and name not in _RESERVED_CAUSES else f"exception {name!r}"
 
 
 def _ended(status: int) -> str:
-    """How the process ended, from its wait(2) status; negative where that is unknown."""
+    """How the process ended, from its wait(2) status; a negative status is unknown."""
     if status < 0:
         return "lost"
     if os.WIFSIGNALED(status):

@@ -1,7 +1,7 @@
 """Blocked system calls, on x86-64 and 64-bit ARM: sockets, calls that could undo the isolation, and memory that no
 limit counts or that outlives a program (System V and POSIX queues, shared memory, memfd).
 
-The second layer behind the namespaces, and the only one that blocks the network where namespaces are not available. See
+This is the second layer of isolation after the namespaces; without namespaces, it alone blocks the network. See
 seccomp(2) and linux/filter.h; the numbers are from the kernel's system call tables.
 """
 
@@ -80,7 +80,7 @@ def _filter(machine: int, refused: dict[str, int], clone: int) -> bytes:
         steps += [(_JUMP_AT_LEAST, 0, 1, _X32), refuse]
     for number in sorted(refused.values()):
         steps += [(_JUMP_EQUAL, 0, 1, number), refuse]
-    # clone3 has its flags in memory, out of a filter's reach: with ENOSYS the C library uses clone instead.
+    # A filter cannot read the flags of clone3, which are in memory: on ENOSYS the C library uses clone instead.
     steps += [(_JUMP_EQUAL, 0, 1, _CLONE3), (_RETURN, 0, 0, _ERRNO | errno.ENOSYS)]
     steps += [
         (_JUMP_EQUAL, 0, 3, clone),

@@ -1,8 +1,8 @@
-"""The server process of a sandbox: runs one program at a time. Trusted: it holds source texts and executes none.
+"""The server process of a sandbox: runs one program at a time. It is trusted: it holds source code and executes none.
 
 Requests and replies are JSON frames. A spawner, forked before the first request, forks the program and the judge of its
-tests; each reads its text from a descriptor. The server ends when its channel closes, even while a program runs, and
-all processes end with it.
+tests; each reads its source code from a descriptor. The server ends when its channel closes, even while a program runs,
+and all processes end with it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _PRELOADED = (
 )  # fmt: skip
 _TAIL = 2000
 _JUDGE_BYTES, _SPARE_BYTES = 32 << 20, 64 << 20
-"""Memory of the judge besides the program's; and slack in the limit of the control group."""
+"""Memory of the judge, and slack in the limit of the control group."""
 _SPARE_PROCESSES = 8
 
 
@@ -42,14 +42,11 @@ def main(channel_fd: int, disk_mb: int, memory_mb: int, max_processes: int, name
     for name in _PRELOADED:
         __import__(name)
     channel = socket.socket(fileno=channel_fd)
-    group = ControlGroup(
-        ((memory_mb + disk_mb) << 20) + _JUDGE_BYTES + _SPARE_BYTES, max_processes + _SPARE_PROCESSES
-    )
+    memory_bytes = ((memory_mb + disk_mb) << 20) + _JUDGE_BYTES + _SPARE_BYTES
+    group = ControlGroup(memory_bytes, max_processes + _SPARE_PROCESSES)
     pid, below = _spawn(channel, Jail(disk_mb, namespaces), group)
-    if sys.platform == "linux":
-        kernel.prctl(
-            kernel.DUMPABLE, 0
-        )  # it holds the tests: other processes of its user may not read its memory
+    if sys.platform == "linux":  # it holds the tests: other processes of its user may not read its memory
+        kernel.prctl(kernel.DUMPABLE, 0)
     hello = receive(below)
     if hello is None:
         send_json(channel, {"problem": "its first process ended"})
@@ -85,7 +82,7 @@ def _spawn(channel: socket.socket, jail: Jail, group: ControlGroup) -> tuple[int
 
 
 class ProgramRunner:
-    """Runs programs one after another."""
+    """Runs programs, one at a time."""
 
     def __init__(
         self, channel: socket.socket, below: socket.socket, meter: MemoryMeter, group: ControlGroup
@@ -93,7 +90,7 @@ class ProgramRunner:
         self._channel, self._below, self._meter, self._group = channel, below, meter, group
 
     def serve(self, request: dict[str, Any]) -> dict[str, Any] | None:
-        """Run a program and its tests; None when the client is gone."""
+        """Run a program and its tests; None if the client has ended."""
         begin = time.monotonic()
         limits = request["limits"]
         texts = {"stdin": request["stdin"].encode(errors="replace")}
@@ -104,14 +101,14 @@ class ProgramRunner:
         monitor = ProcessMonitor(limits["output_kb"] << 10, judged="tests" in texts)
         self._launch(texts, monitor, {"op": "launch", "limits": limits, "seconds": request["seconds"]})
         memory = (limits["memory_mb"] << 20) + (_JUDGE_BYTES if "tests" in texts else 0)
-        most = memory, limits["max_processes"] + _SPARE_PROCESSES
+        bounds = memory, limits["max_processes"] + _SPARE_PROCESSES
         try:
-            stopped = monitor.until(begin + request["seconds"], self._channel, self._meter, most)
+            stopped = monitor.until(begin + request["seconds"], self._channel, self._meter, bounds)
         finally:
             send_json(self._below, {"op": "end"})
         if receive(self._below) is None:
             raise ConnectionResetError("the spawner ended")
-        seen = monitor.drained()
+        seen = monitor.drain()
         if stopped == "abandoned":
             return None
         if self._group.out_of_memory():
@@ -139,11 +136,8 @@ class ProgramRunner:
 
 def _file_of(data: bytes) -> int:
     """A descriptor of a file with this content."""
-    with (
-        tempfile.TemporaryFile()
-        if not hasattr(os, "memfd_create")
-        else open(os.memfd_create("input"), "w+b") as file
-    ):
+    in_memory = hasattr(os, "memfd_create")
+    with open(os.memfd_create("input"), "w+b") if in_memory else tempfile.TemporaryFile() as file:
         file.write(data)
         file.flush()
         file.seek(0)
@@ -151,7 +145,7 @@ def _file_of(data: bytes) -> int:
 
 
 def _report(line: bytearray) -> list[Any] | None:
-    """The program's report of its end. Untrusted: only a failure is believed."""
+    """The program's report of its end. It is untrusted: only a failure is taken from it."""
     with contextlib.suppress(ValueError, RecursionError):
         parsed = json.loads(bytes(line))
         if isinstance(parsed, list) and [type(each) for each in parsed] == [bool, str, str]:
@@ -160,7 +154,7 @@ def _report(line: bytearray) -> list[Any] | None:
 
 
 def _verdicts(lines: bytearray) -> list[list[Any]]:
-    """The judge's verdict on each test. The last line may be incomplete where the judge was stopped."""
+    """The judge's verdict on each test. If the judge was killed, the last line may be incomplete."""
     verdicts = []
     for line in bytes(lines).split(b"\n"):
         with contextlib.suppress(ValueError):

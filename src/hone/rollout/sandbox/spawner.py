@@ -1,4 +1,4 @@
-"""The process that forks programs and their judges. It receives limits and descriptors, never source text. So the
+"""The process that forks programs and their judges. It receives limits and descriptors, never source code. So the
 memory that a program inherits holds neither its own tests nor those of earlier programs.
 """
 
@@ -25,7 +25,7 @@ _BROKEN = 120
 
 
 def main(channel: socket.socket, jail: Jail, counted: bool) -> NoReturn:
-    """Serve until the other end goes: `{"op": "launch", …}` with descriptors by name, then `{"op": "end"}`."""
+    """Serve until the channel closes: `{"op": "launch", …}` with descriptors by name, then `{"op": "end"}`."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     jail.enter(counted)
     state = jail.isolation
@@ -54,9 +54,10 @@ def _end(jail: Jail, started: list[int]) -> None:
     jail.kill_leftovers()
 
 
-def _launch(
-    jail: Jail, channel: socket.socket, request: Mapping[str, Any], descriptors: dict[str, int]
-) -> list[int]:
+Request = Mapping[str, Any]
+
+
+def _launch(jail: Jail, channel: socket.socket, request: Request, descriptors: dict[str, int]) -> list[int]:
     """Fork the program's init process, and the judge of its tests."""
     try:
         started = [_fork_in_namespace(jail, channel, lambda: _init(jail, request, descriptors))]
@@ -71,7 +72,7 @@ def _launch(
 
 
 def _fork_in_namespace(jail: Jail, channel: socket.socket, body: Any) -> int:
-    """Fork a process that starts a process namespace and runs `body`."""
+    """Fork the first process of a new process namespace, which calls `body`."""
     jail.new_process_namespace()
     first = os.fork()
     if first:

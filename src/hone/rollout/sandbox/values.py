@@ -1,9 +1,9 @@
-"""ValueCodec as they travel between a program and the judge of its tests: JSON, from which only plain values are built.
+"""Encodes values as JSON between a program and the judge of its tests; decoding creates plain values only.
 
-What is exactly of a built-in type, or of one of the standard library's value types, travels by value; lists and other
-containers keep their identity within one call. Everything else stays where it is and travels as a number, behind which
-the other side has a `Remote` (see link.py). So nothing that a program made is ever run, or compared by its own rules,
-in the process that judges it.
+Objects of exactly a built-in type, or of a value type of the standard library, are copied; lists and other containers
+keep their identity within one call. All other objects stay in their process and are sent as a number, for which the
+other side has a `Remote` (see remote_link.py). So the judge's process neither runs a program's code nor compares by the
+program's rules.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _PACKED_FROM = 100
 _AS_THEY_ARE = {str, float, bool, type(None)}
 _DECODED = (str, float, bool, type(None), int)
 TYPES = {n: v for n, v in vars(builtins).items() if isinstance(v, type) and v.__module__ == "builtins"}
-"""Built-in types and exceptions: they are the same on both sides, and travel by name."""
+"""Built-in types and exceptions: they are the same on both sides, and are sent by name."""
 _CONTAINERS = (list, tuple, dict, set, frozenset, deque)
 _TEMPORAL: dict[type, tuple[str, ...]] = {
     datetime.date: ("year", "month", "day"),
@@ -39,7 +39,7 @@ _NUMERIC = "biufc?"
 
 
 class ContainerTable:
-    """The containers of one call: both sides number them alike, in the order in which they are met."""
+    """The containers of one call: both sides number them equally, in the order of their encoding."""
 
     def __init__(self) -> None:
         self.objects: list[Any] = []
@@ -47,7 +47,7 @@ class ContainerTable:
         self._numbers: dict[int, int] = {}
 
     def number(self, container: Any) -> int:
-        """Of a container that is, or will be, known to both sides."""
+        """The number of a container that both sides know, or will know."""
         if id(container) not in self._numbers:
             self._numbers[id(container)] = len(self.objects)
             self.objects.append(container)
@@ -55,8 +55,8 @@ class ContainerTable:
 
 
 class ValueCodec:
-    """Encodes and decodes for one end of a link. `own` numbers an object that stays here, `mine` finds it again, and
-    `theirs` makes something of one that stayed there."""
+    """Encodes and decodes for one end of a link. `own` describes an object that stays here, `mine` finds it by number,
+    and `theirs` creates the proxy of one that stays there."""
 
     def __init__(
         self, own: Callable[[Any], list[Any]], mine: Callable[[int], Any], theirs: Callable[[list[Any]], Any]
@@ -64,7 +64,7 @@ class ValueCodec:
         self._own, self._mine, self._theirs = own, mine, theirs
 
     def encode(self, value: Any, seen: ContainerTable) -> Any:
-        """As JSON can hold it."""
+        """The value as JSON data."""
         kind = type(value)
         if kind in _AS_THEY_ARE:
             return value
@@ -104,16 +104,16 @@ class ValueCodec:
         return [self.encode(each, seen) for each in values]
 
     def plain(self, value: Any) -> Any:
-        """The content of an object whose class is derived from a container's; else itself."""
+        """The content of an object whose class is derived from a built-in container; else the object."""
         base = base_of(value)
         return value if base is None else base(_CONTENT[base](value))
 
     def decode(self, data: Any, seen: ContainerTable) -> Any:
-        """The value again. Raises ValueError, TypeError or KeyError for what is none."""
+        """The value. Raises ValueError, TypeError or KeyError for data that is not an encoded value."""
         if not isinstance(data, list):
             if isinstance(data, _DECODED):
                 return data
-            raise ValueError("no value")
+            raise ValueError("not a value")
         tag, *parts = data
         if tag in _PLAIN:
             return _PLAIN[tag](*parts)
@@ -136,7 +136,7 @@ class ValueCodec:
         return [self.decode(each, seen) for each in content]
 
     def _filled(self, tag: str, parts: list[Any], seen: ContainerTable) -> Any:
-        """A container with its content: one that both sides know is filled anew, in place."""
+        """A container with its content; a container that both sides know is filled in place."""
         number, content, *more = parts
         made = _EMPTY[tag](*more)
         if number < len(seen.objects):
@@ -145,7 +145,7 @@ class ValueCodec:
                 raise ValueError("a container changed its type")
             made = known
         elif seen.number(made) != number:
-            raise ValueError("a container out of turn")
+            raise ValueError("a container with a wrong number")
         if tag == "B":
             made[:] = bytes.fromhex(content)
             return made
@@ -174,7 +174,7 @@ def base_of(value: Any) -> type | None:
 
 
 def _packed(numbers: Any, code: str) -> str | None:
-    """Many numbers as one text, ten times as fast as one by one; None for few, and for what does not fit."""
+    """Many numbers as one string: ten times as fast as a list. None for few numbers, and for large integers."""
     if len(numbers) < _PACKED_FROM:
         return None
     try:
@@ -185,14 +185,14 @@ def _packed(numbers: Any, code: str) -> str | None:
 
 def _unpacked(text: str) -> list[Any]:
     if text[:1] not in ("q", "d"):
-        raise ValueError("no numbers")
+        raise ValueError("not packed numbers")
     numbers = array(text[0])
     numbers.frombytes(base64.b64decode(text[1:]))
     return numbers.tolist()
 
 
 def _scalar(kind: type, value: Any) -> list[Any] | None:
-    """ValueCodec that hold no others."""
+    """The encoding of a value that is no container; None if it cannot be copied."""
     if kind is bytes:
         return ["b", value.hex()]
     if kind is complex:
@@ -200,10 +200,8 @@ def _scalar(kind: type, value: Any) -> list[Any] | None:
     if kind is range or kind is slice:
         bounds = (value.start, value.stop, value.step)
         if all(each is None or type(each) is int for each in bounds):
-            return [
-                "r" if kind is range else "S",
-                *(None if each is None else f"{each:x}" for each in bounds),
-            ]
+            tag = "r" if kind is range else "S"
+            return [tag, *(None if each is None else f"{each:x}" for each in bounds)]
     if kind is Decimal:
         return ["D", str(value)]
     if kind is Fraction:
@@ -224,7 +222,7 @@ def _array(kind: type, value: Any) -> list[Any] | None:
 
 
 def _reduced(value: Any) -> Any:
-    """The number or text that an object of a derived class is, by the built-in class's own rules."""
+    """The plain number or string of an object of a derived class, by the rules of the built-in class."""
     if isinstance(value, int):
         return int.__pos__(value)
     if isinstance(value, float):
@@ -241,7 +239,7 @@ def _reduced(value: Any) -> Any:
 
 def _natural(number: Any) -> int:
     if type(number) is not int or number < 0:
-        raise ValueError("no number of an object")
+        raise ValueError("not the number of an object")
     return number
 
 
@@ -249,12 +247,12 @@ def _bound(text: str | None) -> int | None:
     return None if text is None else int(text, 16)
 
 
-def _rebuilt_array(kind: str, shape: list[int], data: str) -> Any:
+def _decode_array(dtype_name: str, shape: list[int], data: str) -> Any:
     import numpy
 
-    dtype = numpy.dtype(kind)
+    dtype = numpy.dtype(dtype_name)
     if dtype.kind not in _NUMERIC:
-        raise ValueError("no array of numbers")
+        raise ValueError("not an array of numbers")
     return numpy.frombuffer(bytes.fromhex(data), dtype).reshape(shape).copy()
 
 
@@ -269,12 +267,12 @@ _PLAIN: dict[str, Callable[..., Any]] = {
     "T": lambda name, parts: _TEMPORAL_NAMES[name](*parts),
     "y": TYPES.__getitem__,
     "e": {"Ellipsis": Ellipsis, "NotImplemented": NotImplemented}.__getitem__,
-    "n": _rebuilt_array,
+    "n": _decode_array,
 }
 
 
 def described(value: Any, number: int) -> list[Any]:
-    """How an object that stays is told to the other side: its number, what can be done with it, its name, its base."""
+    """The description of an object that stays here: its number, what can be done with it, its name, its base class."""
     name = str(getattr(value, "__name__", type(value).__name__))[:_MAX_NAME]
     base = base_of(value)
     if isinstance(value, type) and issubclass(value, BaseException):
@@ -286,5 +284,5 @@ def described(value: Any, number: int) -> list[Any]:
 
 
 def builtin_exception(kind: type) -> type[BaseException]:
-    """The nearest built-in class of an exception's."""
+    """The nearest built-in base class of a class of exceptions."""
     return next(base for base in kind.__mro__ if TYPES.get(base.__name__) is base)

@@ -67,7 +67,7 @@ def old_verifiers() -> None:
         pytest.skip("verifiers from version 1 on is another library")
 
 
-def test_a_game_of_verifiers() -> None:
+def test_a_game_of_verifiers_is_an_environment() -> None:
     old_verifiers()
     session = Session(environment_factory(make_verifiers, {}, [], None)(), 1000)
     assert session.open({"answer": "7"}, USER) == {"append": None, "messages": []}
@@ -81,7 +81,7 @@ def test_a_game_of_verifiers() -> None:
     assert cut.finish([said("3"), {"role": "user", "content": "no"}, said("4")])["reward"] == 0.0
 
 
-def test_tools_of_verifiers() -> None:
+def test_tools_of_verifiers_are_run_by_its_environment() -> None:
     old_verifiers()
     kind = environment_factory(make_tool_env, {}, [], None)()
     assert [schema["function"]["name"] for schema in kind.schemas] == ["add"]
@@ -129,7 +129,7 @@ def to_text(result: Any) -> str:
     return f"[{result.observation}]"
 
 
-def test_a_client_of_openenv() -> None:
+def test_a_client_of_openenv_is_an_environment() -> None:
     session = Session(environment_factory(Echo, {"base_url": "http://x"}, [], (to_action, to_text))(), 1000)
     assert session.open({}, USER)["append"] == "[ready]"
     assert session.act(said(""))["messages"] == [{"role": "user", "content": "say something"}]

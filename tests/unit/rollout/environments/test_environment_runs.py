@@ -87,7 +87,7 @@ def test_an_evaluation_with_an_environment(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.long
 @pytest.mark.parametrize(("name", "steps", "gain"), [("calculator", 10, 0.4), ("guess", 20, 0.4)])
-def test_an_example_learns(name: str, steps: int, gain: float, tmp_path: Path) -> None:
+def test_a_run_of_the_documented_example_learns(name: str, steps: int, gain: float, tmp_path: Path) -> None:
     config = ROOT / "examples" / "environments" / f"{name}.yaml"
     start, run = tmp_path / "sft", tmp_path / "run"
     hone("sft", f"--config={config.with_name(f'{name}_sft.yaml')}", f"checkpointing.checkpoint_dir={start}")

@@ -161,7 +161,7 @@ def test_environments_run_beside_each_other(play: Play) -> None:
     assert time.monotonic() - started < sum(one.rollout.stats["env_seconds"] for [one] in played)
 
 
-def test_who_is_slow_is_not_waited_for(play: Play, tokenizer: Any) -> None:
+def test_a_slow_environment_delays_no_other_rollout(play: Play, tokenizer: Any) -> None:
     def say(id: str, before: str) -> str:
         seconds = 0.6 if id.startswith("slow") else 0.0
         call = f'<tool_call>{{"name": "later", "arguments": {{"seconds": {seconds}}}}}</tool_call>'
@@ -196,7 +196,7 @@ def test_a_function_named_like_the_environment_is_not_overwritten() -> None:
     rollout = Rollout(
         Prompt("p", (1,), [], {}), Completion.of_version((1,), (0.0,), "stop", 0), "", rewards={"Shop": 0.5}
     )
-    with pytest.raises(RewardError, match="are both called 'Shop': give the function another `name`"):
+    with pytest.raises(RewardError, match="are both named 'Shop': give the function another `name`"):
         add_rewards([EpisodeResult(rollout, "Shop", 1.0)], "")
     assert rollout.rewards == {"Shop": 0.5}
 

@@ -109,7 +109,7 @@ def test_a_huge_result_is_cut_and_counted(play: Play) -> None:
 
 
 @pytest.mark.parametrize("kind", ["set", "object", "bytes", "surrogate"])
-def test_what_json_cannot_hold_is_text(play: Play, kind: str) -> None:
+def test_values_that_json_cannot_hold_become_text(play: Play, kind: str) -> None:
     [[played]] = play(SHARED, once(call("strange", kind=kind)), [asking("?")])
     answers = {"set": "{1}", "object": "<class 'object'>", "bytes": r"b'\xff'", "surrogate": "?"}
     assert told(played) == [answers[kind]]
@@ -132,7 +132,7 @@ def test_what_json_cannot_hold_is_text(play: Play, kind: str) -> None:
             {"shop": {"tools": [here("ad")]}},
             "environment 'shop': env.shop.tools=.*: there is no .* mean 'add'",
         ),
-        ({"tools": [here("add"), here("add")]}, "two tools called add"),
+        ({"tools": [here("add"), here("add")]}, "two tools named add"),
         ({"tools": [here("Counter")]}, "is not a function"),
         ({"tools": ["no_such_module.f"]}, "No module named"),
     ],

@@ -114,7 +114,7 @@ def test_a_call_in_a_thought_is_none_and_hides_none(form: str) -> None:
     assert calls(f"not <tool_call> yet</think>\n{text}", before="<|im_start|>assistant\n<think>\n") == BOTH
 
 
-def test_a_single_call_behind_its_name() -> None:
+def test_a_single_call_after_its_name_is_parsed() -> None:
     assert calls(f"find\n{PARIS_JSON}<|observation|>") == [("find", PARIS)]
     assert calls(f"lose\n{PARIS_JSON}") == []
 
@@ -162,7 +162,7 @@ def test_a_broken_call_takes_no_good_one_with_it(text: str, error: str) -> None:
         "a [b](c)",
     ],
 )
-def test_what_is_no_call_is_text(text: str) -> None:
+def test_text_without_a_call_is_content(text: str) -> None:
     assert said(text) == {"role": "assistant", "content": text}
 
 

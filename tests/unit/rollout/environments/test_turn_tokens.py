@@ -79,7 +79,7 @@ def test_what_other_models_templates_write_between(
 def test_history_that_is_written_otherwise_is_told(tokenizer: Any) -> None:
     thinking = dialog(peer("qwen3"))
     [said] = thinking.check(["tool", "user"])
-    assert "writes earlier turns otherwise" in said
+    assert "renders earlier turns differently" in said
     assert dialog(str(TEMPLATE)).check(["tool", "user"]) == []
     assert dialog(peer("qwen2_5")).check(["tool", "user"]) == []
 
@@ -87,7 +87,7 @@ def test_history_that_is_written_otherwise_is_told(tokenizer: Any) -> None:
 @pytest.mark.parametrize(
     ("template", "roles", "said"),
     [
-        ("default", ["tool"], "does not tell the model about its tools"),
+        ("default", ["tool"], "does not write the tool"),
         (None, ["user"], "ends a turn with no special token"),
         (
             "{% for m in messages %}{% if m.role != 'tool' %}<|im_start|>{{ m.content }}<|im_end|>{% endif %}"
@@ -102,7 +102,7 @@ def test_history_that_is_written_otherwise_is_told(tokenizer: Any) -> None:
             "<|im_end|>{% endif %}{% endfor %}"
             "{% if m is not defined %}{% for t in tools %}<|im_end|>{{ t.function.name }}{% endfor %}{% endif %}",
             ["tool"],
-            "leaves out messages with the role `tool`",
+            "omits messages of role `tool`",
         ),
     ],
 )

@@ -36,7 +36,7 @@ def test_async_numpy_and_callable_object() -> None:
     assert [s.reward for s in score([entry("instance")], completions)] == [2.0] * 20
 
 
-def test_columns_by_keyword_and_kwargs() -> None:
+def test_columns_are_passed_by_keyword_with_kwargs() -> None:
     columns = {"target": [10, 20], "completion_ids": [[1], [1, 2]], "unused": [object, object]}
     scored = score([entry("by_keyword", kwargs={"scale": 2.0})], ["a", "b"], columns)
     assert [s.reward for s in scored] == [2.0 * (4 + 1 + 10), 2.0 * (4 + 2 + 20)]
@@ -49,7 +49,7 @@ def test_a_missing_column_is_named() -> None:
         score(["answer"], ["a"], {"label": [1]})
 
 
-def test_the_gold_column_by_name() -> None:
+def test_a_gold_column_can_be_named() -> None:
     by_name = {"name": "answer", "kwargs": {"column": "gold"}}
     columns = {"gold": ["1"], "answer": ["2"]}
     assert score([by_name], ["<answer>1</answer>"], columns)[0].reward == 1.0
@@ -62,7 +62,7 @@ def test_a_column_that_cannot_be_pickled_is_named() -> None:
         score([entry("length")], ["a"], {"fine": [1], "lock": [lambda: None]})
 
 
-def test_trl_arguments_and_metrics() -> None:
+def test_trl_arguments_are_passed_and_metrics_are_collected() -> None:
     async def run() -> None:
         columns = {"completion_ids": [[1]] * 16}
         async with RewardPool(resolve_all([entry("trl_style")]), num_workers=2) as pool:

@@ -54,7 +54,7 @@ def isolated() -> None:
         pytest.skip(str(error))
 
 
-def test_every_kind_once() -> None:
+def test_each_kind_of_hostile_completion_is_judged_correctly() -> None:
     batch = each_once()
 
     async def judged() -> None:
@@ -108,7 +108,7 @@ def test_a_folder_that_is_deleted_under_the_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-def test_ten_thousand() -> None:
+def test_ten_thousand_hostile_completions_are_judged_correctly() -> None:
     report = asyncio.run(run(completions(10_000), size=500, workers=2))
     assert report["completions"] == report["counted"] == 10_000
     late = [

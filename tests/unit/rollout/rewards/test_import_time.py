@@ -61,7 +61,7 @@ def test_imports_have_a_limit_that_is_named(place: Path) -> None:
         scored(place.parent / "top.py", "lazily", load_timeout_s=0.8)
 
 
-def test_what_is_loaded_is_said(place: Path) -> None:
+def test_the_function_that_is_being_loaded_is_named(place: Path) -> None:
     said: list[str] = []
     pool = RewardPool(resolve_all(["format", f"{place}:lazily"]), num_workers=1)
     pool.start(said.append).close()

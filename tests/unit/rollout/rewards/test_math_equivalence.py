@@ -404,7 +404,7 @@ ROWS: dict[str, list[tuple[str, str, int | None]]] = {
 
 
 @pytest.mark.parametrize("form", ROWS)
-def test_math_agrees_with_a_reader(form: str) -> None:
+def test_math_agrees_with_verdicts_made_by_hand(form: str) -> None:
     rows = ROWS[form]
     given = math([completion for completion, _, _ in rows], answer=[gold for _, gold, _ in rows])
     wrong = [(*row, reward) for row, reward in zip(rows, given, strict=True) if reward != row[2]]

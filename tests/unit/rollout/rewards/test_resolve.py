@@ -13,7 +13,7 @@ from hone.rollout.scoring import open_reward_pool
 from tests.helpers.pool_helpers import FUNCTIONS
 
 
-def test_forms() -> None:
+def test_a_reward_function_is_named_by_name_module_or_file() -> None:
     assert resolve("answer") == RewardSpec("answer", "answer", 1.0, {})
     assert resolve({"name": "length", "weight": 0.5, "kwargs": {"target": 9}}) == RewardSpec(
         "length", "length", 0.5, {"target": 9}

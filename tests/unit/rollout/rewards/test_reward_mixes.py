@@ -33,7 +33,9 @@ from tests.helpers.pool_helpers import entry, score
         (999, 1.0, 1.0),
     ],
 )
-def test_a_schedule_by_hand(step: int, linear: float, stepped: float) -> None:
+def test_a_weight_schedule_agrees_with_numbers_worked_out_by_hand(
+    step: int, linear: float, stepped: float
+) -> None:
     given = points({100: 0.2, 0: 1.0, 200: 1.0})
     assert value_at(given, step, "linear") == pytest.approx(linear)
     assert value_at(given, step, "step") == stepped

@@ -60,7 +60,7 @@ def test_scores_are_those_of_each_text_alone(folder: str, batch_size: int) -> No
     assert model.score([], []) == []
 
 
-def test_conversations_by_the_template(folder: str) -> None:
+def test_conversations_are_scored_with_the_chat_template(folder: str) -> None:
     model = RewardModel(folder, template=TEMPLATE)
     prompt = [{"role": "user", "content": "hi"}]
     answer = [{"role": "assistant", "content": "yes"}]
@@ -113,6 +113,6 @@ def test_an_encoder_reads_two_texts_its_own_way(tmp_path: Path) -> None:
     assert together == pytest.approx(single, abs=1e-5)
 
 
-def test_a_device_that_is_not_there(folder: str) -> None:
+def test_a_device_that_does_not_exist_is_named(folder: str) -> None:
     with pytest.raises(ModelError, match="cannot be put on device"):
         RewardModel(folder, device="cuda:7" if not torch.cuda.is_available() else "nowhere")

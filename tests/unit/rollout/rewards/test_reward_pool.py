@@ -38,7 +38,7 @@ def only_guilty(scored: list[Scored], completions: list[str], guilty: int, cause
         ("none", "no reward function applies"),
     ],
 )
-def test_one_bad_completion_in_64(trouble: str, cause: str) -> None:
+def test_one_bad_completion_of_64_fails_alone(trouble: str, cause: str) -> None:
     completions = ["x" * (i % 17) for i in range(64)]
     completions[37] = trouble
     only_guilty(score([entry("troubled")], completions), completions, 37, cause)
@@ -57,7 +57,7 @@ def test_the_place_of_an_exception_is_in_the_users_file() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_AS binds on Linux")
-def test_memory_limit() -> None:
+def test_a_worker_cannot_exceed_its_memory_limit() -> None:
     scored = score([entry("troubled")], ["fine", "memory", "fine"], memory_limit_mb=1024)
     only_guilty(scored, ["fine", "memory", "fine"], 1, "raised MemoryError")
 
@@ -87,7 +87,7 @@ def test_all_hanging_ends_at_the_bound_and_not_after_every_one() -> None:
     assert time.monotonic() - start < 200 * 0.2 / 2 / 2
 
 
-def test_bound() -> None:
+def test_a_run_stops_past_the_fraction_of_failures() -> None:
     three_of_32 = ["nan"] * 3 + ["ok"] * 29
     assert sum(s.failure is not None for s in score([entry("troubled")], three_of_32)) == 3
     with pytest.raises(RewardError, match=r"max_failure_fraction=0.05"):
@@ -129,5 +129,5 @@ def test_chunks_hold_whole_groups() -> None:
     assert sizes == [20.0] * 20 + [10.0] * 10
 
 
-def test_an_empty_batch() -> None:
+def test_an_empty_batch_has_no_scores() -> None:
     assert score([entry("length")], []) == []

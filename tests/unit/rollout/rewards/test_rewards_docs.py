@@ -31,7 +31,7 @@ def test_options_are_those_that_there_are() -> None:
             assert option in parameters, (name, option)
 
 
-def test_settings_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_settings_of_the_page_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "my_rewards.py").write_text("def brief(completions, **kwargs): return []\n")
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
@@ -60,7 +60,7 @@ EXAMPLES = {
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_examples(name: str) -> None:
+def test_the_examples_of_the_page_hold(name: str) -> None:
     text, columns, options = EXAMPLES[name]
     row = next(
         line for line in PAGE.partition("One example")[2].splitlines() if line.startswith(f"| `{name}` |")

@@ -58,7 +58,7 @@ def test_functions_that_trl_ships_run_by_dotted_path() -> None:
     assert scored[0].extra["solution"] == r"\frac{1}{3}"
 
 
-def test_plain_functions() -> None:
+def test_plain_functions_are_reward_functions() -> None:
     columns = {"completion_ids": [[1], [1, 2]]}
     assert rewards(score([own("by_tokens")], ["abc", "d"], columns)) == [1.0, 2.0]
     assert rewards(score([own("by_characters")], ["abc", "d"], columns)) == [3.0, 1.0]

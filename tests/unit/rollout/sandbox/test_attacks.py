@@ -229,12 +229,12 @@ def test_others_are_not_reached_by_signals(done: dict[str, Any]) -> None:
     assert done["by kind"]["is honest"]["cause"] == "ok"
 
 
-def test_python_is_all_there(done: dict[str, Any]) -> None:
+def test_a_program_can_import_the_standard_library_and_packages(done: dict[str, Any]) -> None:
     for kind in ("imports", *(() if "without" in done["mode"] else ("semaphores",))):  # those lie in /dev/shm
         assert (done["by kind"][kind]["cause"], done["by kind"][kind]["detail"]) == ("ok", ""), kind
 
 
-def test_what_is_open_is_said(done: dict[str, Any]) -> None:
+def test_the_isolation_names_what_programs_may_still_do(done: dict[str, Any]) -> None:
     assert done["says"].startswith("no network")
     if "without" in done["mode"]:
         assert "NO NAMESPACES" in done["says"]
@@ -248,5 +248,5 @@ def test_what_is_open_is_said(done: dict[str, Any]) -> None:
 
 
 def test_programs_work_where_nothing_that_python_needs_is_covered() -> None:
-    for paths, place in (((), "/tmp"), (("/tmp/venv/lib",), "/work"), (("/tmp/venv", "/work/x"), "/box")):
-        assert root_filesystem.workplace(root_filesystem.PythonFiles(paths, (), ())) == place
+    for paths, folder in (((), "/tmp"), (("/tmp/venv/lib",), "/work"), (("/tmp/venv", "/work/x"), "/box")):
+        assert root_filesystem.work_folder(root_filesystem.PythonFiles(paths, (), ())) == folder

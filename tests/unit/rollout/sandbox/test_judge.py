@@ -344,7 +344,7 @@ STRICT = [
 
 
 @pytest.mark.parametrize("kind", _cases(CHEATS))
-def test_what_cannot_deceive_a_test(sandbox: Sandbox, kind: str) -> None:
+def test_a_program_cannot_deceive_its_tests(sandbox: Sandbox, kind: str) -> None:
     source = _cases(CHEATS)[kind].replace("@ALWAYS", ALWAYS).replace("@FRAME", FRAME)
     outcome = sandbox.run(source, tests=STRICT)
     assert outcome.passed == [False] * len(STRICT)

@@ -103,7 +103,7 @@ def test_installed_packages_can_be_imported(sandbox: Sandbox) -> None:
     assert sandbox.run("import numpy, asyncio; print(numpy.ones(2).sum())").stdout == "2.0\n"
 
 
-def test_chance_repeats(sandbox: Sandbox) -> None:
+def test_random_numbers_repeat_in_every_run_of_a_program(sandbox: Sandbox) -> None:
     first, second = (sandbox.run("import random; print(random.random())").stdout for _ in range(2))
     assert first == second != ""
 
@@ -189,7 +189,7 @@ def test_memory_is_counted_over_all_processes(namespaces: bool) -> None:
 
 
 @pytest.mark.parametrize("namespaces", [True, False])
-def test_no_folder_is_left(namespaces: bool) -> None:
+def test_a_sandbox_leaves_no_folder(namespaces: bool) -> None:
     before = set(os.listdir(tempfile.gettempdir()))
     with Sandbox(SandboxLimits(require_isolation=namespaces), namespaces=namespaces) as box:
         try:

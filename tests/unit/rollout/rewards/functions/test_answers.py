@@ -18,7 +18,7 @@ from hone.rollout.rewards.text import answer_tag, boxed, gold_answer, text_of
 GSM8K = Path(__file__).parents[6] / "shared" / "data" / "gsm8k"
 
 
-def test_gold_answer() -> None:
+def test_gold_answers_are_found_in_each_convention() -> None:
     assert gold_answer("48/2 = <<48/2=24>>24 clips.\n#### 72") == "72"
     assert gold_answer("#### 1,234\n") == "1,234"
     assert gold_answer("so it is \\boxed{\\frac{1}{2}}.") == "\\frac{1}{2}"
@@ -73,7 +73,7 @@ def test_boxed_balances_braces() -> None:
         ("9" * 5000, None),
     ],
 )
-def test_as_number(text: str, value: Fraction | None) -> None:
+def test_numbers_are_parsed_exactly(text: str, value: Fraction | None) -> None:
     assert as_number(text) == value
 
 
@@ -88,14 +88,14 @@ def test_the_text_of_a_completion_is_what_the_model_said_last() -> None:
     assert answer([[said, told]], answer=["5"]) == [0.0]
 
 
-def test_last_number() -> None:
+def test_the_last_number_of_a_text_is_found() -> None:
     assert last_number("from 3 to 1,234.5, that is all.") == Fraction(12345, 10)
     assert last_number("10-5") == 5
     assert last_number("it is -5.") == -5
     assert last_number("x2") is None
 
 
-def test_answer() -> None:
+def test_answer_compares_the_tag_with_the_gold_answer() -> None:
     completions = [
         "<answer>72</answer>",
         "<answer> $72.00 </answer>",
@@ -114,7 +114,7 @@ def test_rows_of_several_datasets_take_the_gold_column_that_they_have() -> None:
     assert answer(["<answer>1</answer>"] * 2, answer=["1", None], ground_truth=[None, "2"]) == [1.0, 0.0]
 
 
-def test_numeric() -> None:
+def test_numeric_compares_the_last_number() -> None:
     assert numeric(["I think 3, no: 72.", "72 or 71", "none"], answer=["#### 72"] * 3) == [1.0, 0.0, 0.0]
     assert numeric(["72"], answer=["seventy-two"]) == [None]
 
@@ -135,7 +135,7 @@ def test_numeric() -> None:
         ("\\boxed{72}", None, None),
     ],
 )
-def test_math(completion: str, gold: str | None, reward: float | None) -> None:
+def test_math_counts_equivalent_answers(completion: str, gold: str | None, reward: float | None) -> None:
     assert math([completion], solution=[gold]) == [reward]
 
 
@@ -155,11 +155,11 @@ def test_math(completion: str, gold: str | None, reward: float | None) -> None:
         ("", 0.0),
     ],
 )
-def test_format(completion: str, reward: float) -> None:
+def test_format_wants_each_tag_once(completion: str, reward: float) -> None:
     assert format([completion]) == [reward]
 
 
-def test_length() -> None:
+def test_length_penalizes_the_distance_to_the_target() -> None:
     ids = [[0] * n for n in (10, 5, 15, 0, 40)]
     assert length([""] * 5, completion_ids=ids, target=10) == [0.0, -0.5, -0.5, -1.0, -1.0]
 
@@ -201,7 +201,7 @@ def check_gsm8k(golds: list[str]) -> None:
     assert numeric([f"That makes {final}." for final in wrong], answer=golds) == zeros
 
 
-def test_gsm8k_gold() -> None:
+def test_gold_answers_of_gsm8k_are_read() -> None:
     check_gsm8k(gsm8k(200))
 
 

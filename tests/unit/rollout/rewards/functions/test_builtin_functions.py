@@ -17,7 +17,7 @@ from hone.rollout.rewards.text import fenced
 TICKS = "`" * 3
 
 
-def test_exact() -> None:
+def test_exact_compares_characters() -> None:
     golds = {"answer": ["Paris", "Paris", "#### 7", None]}
     assert exact([" Paris\n", "paris", "7", "x"], **golds) == [1.0, 0.0, 1.0, None]
     assert exact(["Paris", "paris", "7.0", "x"], ignore_case=True, **golds) == [1.0, 1.0, 0.0, None]
@@ -46,7 +46,7 @@ def test_overlong_is_what_trl_computes(length: int) -> None:
     assert overlong([""], completion_ids=ids, max_length=100, buffer_length=20) == theirs(completion_ids=ids)
 
 
-def test_overlong_by_hand() -> None:
+def test_overlong_agrees_with_numbers_worked_out_by_hand() -> None:
     ids = [[1] * n for n in (80, 85, 90, 100, 101)]
     given = {"completion_ids": ids, "max_length": 100, "buffer_length": 20}
     assert overlong([""] * 5, **given) == [0.0, -0.25, -0.5, -1.0, -1.0]
@@ -62,7 +62,7 @@ def test_repetition_is_what_trl_computes(size: int) -> None:
     assert repetition([""] * 5, completion_ids=ids, ngram_size=size) == pytest.approx(theirs)
 
 
-def test_repetition_by_hand() -> None:
+def test_repetition_agrees_with_numbers_worked_out_by_hand() -> None:
     assert repetition(["", ""], completion_ids=[[5] * 5, [1, 2]], ngram_size=2) == [-0.75, 0.0]
     words = repetition(
         ["No no NO no", "a b c"], completion_ids=[[], []], ngram_size=1, unit="words", max_penalty=-2.0
@@ -70,7 +70,7 @@ def test_repetition_by_hand() -> None:
     assert words == [-1.5, 0.0]
 
 
-def test_regex_and_format() -> None:
+def test_regex_and_format_match_patterns() -> None:
     assert regex(["a1", "b"], pattern=r"\d") == [1.0, 0.0]
     assert regex(["A1", "1a"], pattern="a", mode="match", flags="i") == [1.0, 0.0]
     assert regex(["ab", "abc"], pattern="ab", mode="fullmatch") == [1.0, 0.0]
@@ -115,7 +115,7 @@ SCHEMA: dict[str, Any] = {
         ('<think>{}</think><answer>{"name": "Ada"}</answer>', 1.0),
     ],
 )
-def test_json_schema(text: str, reward: float) -> None:
+def test_json_is_validated_against_the_schema(text: str, reward: float) -> None:
     assert json_schema([text], schema=SCHEMA, valid_json=0.5) == [reward]
 
 

@@ -79,7 +79,7 @@ def corrupted(row: dict) -> dict[str, str]:
     return {"returns nothing": empty, "another result": wrapped}
 
 
-def test_humaneval() -> None:
+def test_tests_in_the_form_of_humaneval_are_run() -> None:
     rows = rows_of(HUMANEVAL)
     assert len(rows) == 164
     columns = {name: [row[name] for row in rows] for name in ("test", "entry_point")}

@@ -86,7 +86,7 @@ def options(server: Judge, **more: Any) -> dict[str, Any]:
     return {"base_url": server.url, "model": "critic", "template": "{completion}", "max_retries": 2, **more}
 
 
-def test_what_it_is_asked(server: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_judge_is_asked_with_the_filled_template(server: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_KEY", "sk-secret")
     template = 'Task {prompt}, JSON {"x": 1}, gold {answer}, hint {hint}, {unknown}: {completion}'
     prompt = [{"role": "user", "content": "2+2?"}]
@@ -103,7 +103,7 @@ def test_what_it_is_asked(server: Judge, monkeypatch: pytest.MonkeyPatch) -> Non
     assert server.headers == ["Bearer sk-secret"]
 
 
-def test_what_is_read_from_the_reply(server: Judge) -> None:
+def test_the_score_is_read_from_the_judges_reply(server: Judge) -> None:
     texts = ["Score: 7", "score: 2\nScore: **8.5**", "no number", "Score: 11", "html", "Score: -1"]
     found = judge([""] * 6, texts, **options(server))
     assert found[:2] == [0.7, 0.85]
@@ -139,14 +139,14 @@ def test_busy_is_tried_again_as_the_judge_says(server: Judge) -> None:
     assert len(server.tries["status 401 9"]) == 1
 
 
-def test_so_many_at_once_and_no_more(server: Judge) -> None:
+def test_no_more_requests_than_max_concurrency_run_at_once(server: Judge) -> None:
     begin = time.monotonic()
     assert judge([""] * 12, ["slow Score: 1"] * 12, **options(server, max_concurrency=4)) == [0.1] * 12
     assert server.most == 4
     assert time.monotonic() - begin < 12 * 0.2
 
 
-def test_no_answer_in_time(server: Judge) -> None:
+def test_a_judge_without_a_reply_in_time_fails_its_completions(server: Judge) -> None:
     found = judge([""] * 2, ["hang", "Score: 3"], **options(server, request_timeout_s=0.3, max_retries=0))
     assert "does not answer" in str(found[0])
     assert found[1] == 0.3
