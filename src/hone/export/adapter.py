@@ -54,7 +54,7 @@ def save_adapter(
     name = settings["model_name"]
     base = resolve(name)
     local = Path(base).is_dir()
-    if local and not any(any(Path(base).glob(kind)) for kind in WEIGHT_FILES):
+    if local and not any(any(Path(base).glob(pattern)) for pattern in WEIGHT_FILES):
         raise ConfigError(
             f"--adapter: {name} has no weights of its own, so the run's base was drawn at random and is in this "
             "checkpoint alone. Leave --adapter out: the merged model holds it"

@@ -94,8 +94,8 @@ def numbers(console: Console, view: RunView) -> None:
     if not lines:
         console.print(Text("nothing has been logged yet", style="dim"))
         return
-    room = min(SPARKLINE_WIDTH, console.width - BESIDE_SPARKLINE)
-    sparklines = ["trend"] if room >= LEAST_SPARKLINE else []
+    width = min(SPARKLINE_WIDTH, console.width - BESIDE_SPARKLINE)
+    sparklines = ["trend"] if width >= LEAST_SPARKLINE else []
     table = plain_table("metric", ">first", ">best", ">last", *sparklines)
     table.columns[-1].no_wrap = True
     constant = []
@@ -107,7 +107,7 @@ def numbers(console: Console, view: RunView) -> None:
         best = "" if not line.better else number((max if line.better > 0 else min)(values), line)
         unit = f" ({line.unit})" if line.unit else ""
         cells = [clean(line.title + unit), number(values[0], line), best, number(values[-1], line)]
-        table.add_row(*cells, *(sparkline(values, room) for _ in sparklines))
+        table.add_row(*cells, *(sparkline(values, width) for _ in sparklines))
     console.print(table)
     if constant:
         console.print(Text(clean("constant: " + ", ".join(constant)), style="dim"))

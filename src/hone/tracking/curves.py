@@ -217,7 +217,7 @@ def limits(panel: Panel, values: Sequence[float]) -> tuple[float, float]:
     usual = ordered[int(0.98 * (len(ordered) - 1))]
     if len(ordered) >= 50 and high > low + 3 * (usual - low):
         high = low + 1.3 * (usual - low)
-    room = (high - low) * 0.06 or abs(high) * 0.1 or 1.0
+    margin = (high - low) * 0.06 or abs(high) * 0.1 or 1.0
     if panel.from_zero and low >= 0:
-        return 0.0, high + room
-    return low - room, high + room
+        return 0.0, high + margin
+    return low - margin, high + margin

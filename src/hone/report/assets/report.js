@@ -19,7 +19,7 @@ function svg(tag, attributes, text) {
   if (text !== undefined) node.textContent = text;
   return node;
 }
-const color = (place) => `var(--c${place % 8})`;
+const color = (index) => `var(--c${index % 8})`;
 
 // Numbers.
 function show(value, share) {
@@ -57,9 +57,9 @@ function limits(values, panel) {
   let low = ordered[0], high = ordered[ordered.length - 1];
   const usual = ordered[Math.floor(0.98 * (ordered.length - 1))];
   if (!panel.stacked && ordered.length >= 50 && usual > low && high > low + 3 * (usual - low)) high = low + 1.3 * (usual - low);
-  const room = (high - low) * 0.06 || Math.abs(high) * 0.1 || 1;
-  if (low >= 0 && (panel.from_zero || panel.percent)) low = 0; else low -= room;
-  high += room;
+  const margin = (high - low) * 0.06 || Math.abs(high) * 0.1 || 1;
+  if (low >= 0 && (panel.from_zero || panel.percent)) low = 0; else low -= margin;
+  high += margin;
   return [low, panel.percent ? Math.min(high, 1.03) : high];
 }
 
@@ -112,15 +112,15 @@ function point(wanted) {
   const step = wanted === null ? null : run.steps.reduce((best, at) => (Math.abs(at - wanted) < Math.abs(best - wanted) ? at : best), first);
   for (const one of charts) one.point(step);
 }
-function named(place, label, value, several) {
-  return el("span", {}, several || label ? el("i", { style: `background:${color(place)}` }) : "", label ? `${label} ` : "", el("b", {}, value));
+function named(index, label, value, several) {
+  return el("span", {}, several || label ? el("i", { style: `background:${color(index)}` }) : "", label ? `${label} ` : "", el("b", {}, value));
 }
 
 // A panel of curves, or of parts that add up.
 function curves(panel) {
-  const lines = panel.lines.map(([metric, label], place) => {
+  const lines = panel.lines.map(([metric, label], index) => {
     const points = run.metrics[metric].map((value, at) => [run.steps[at], value]).filter(([, value]) => value !== null);
-    return { metric, label, place, points };
+    return { metric, label, index, points };
   });
   const several = lines.length > 1;
   const draw = (box) => {
@@ -135,52 +135,52 @@ function curves(panel) {
     root.append(window_, group);
     const path = (points, attributes) => group.append(svg("path", { d: points.map(([step, value], at) => `${at ? "L" : "M"}${x(step).toFixed(1)},${y(value).toFixed(1)}`).join(""), fill: "none", "stroke-linejoin": "round", ...attributes }));
     if (panel.stacked) {
-      const places = run.steps.map((_, at) => at).filter((at) => lines.some((line) => run.metrics[line.metric][at] !== null));
-      let below = places.map(() => 0);
+      const indices = run.steps.map((_, at) => at).filter((at) => lines.some((line) => run.metrics[line.metric][at] !== null));
+      let below = indices.map(() => 0);
       for (const line of lines) {
-        const top = below.map((value, i) => value + (run.metrics[line.metric][places[i]] || 0));
-        const ring = [...places.map((at, i) => [run.steps[at], top[i]]), ...places.map((at, i) => [run.steps[at], below[i]]).reverse()];
-        path(ring, { fill: color(line.place), "fill-opacity": 0.75 });
+        const top = below.map((value, i) => value + (run.metrics[line.metric][indices[i]] || 0));
+        const ring = [...indices.map((at, i) => [run.steps[at], top[i]]), ...indices.map((at, i) => [run.steps[at], below[i]]).reverse()];
+        path(ring, { fill: color(line.index), "fill-opacity": 0.75 });
         below = top;
       }
       return drawn;
     }
-    for (const { points, place } of lines) {
+    for (const { points, index } of lines) {
       const noisy = points.length >= 30;
-      path(points, { stroke: color(place), "stroke-width": noisy ? 1 : 2, "stroke-opacity": noisy ? 0.3 : 1 });
+      path(points, { stroke: color(index), "stroke-width": noisy ? 1 : 2, "stroke-opacity": noisy ? 0.3 : 1 });
       if (noisy) {
         const within = points.map(([, value]) => Math.min(Math.max(value, low), high));
-        path(smoothed(within).map((value, at) => [points[at][0], value]), { stroke: color(place), "stroke-width": 2 });
+        path(smoothed(within).map((value, at) => [points[at][0], value]), { stroke: color(index), "stroke-width": 2 });
       }
-      if (points.length <= 25) for (const [step, value] of points) group.append(svg("circle", { cx: x(step), cy: y(value), r: 2.6, fill: color(place) }));
+      if (points.length <= 25) for (const [step, value] of points) group.append(svg("circle", { cx: x(step), cy: y(value), r: 2.6, fill: color(index) }));
     }
     return drawn;
   };
-  const read = (step) => lines.map(({ metric, label, place, points }) => {
+  const read = (step) => lines.map(({ metric, label, index, points }) => {
     const value = step === null ? points[points.length - 1][1] : run.metrics[metric][run.steps.indexOf(step)];
-    return named(place, label, show(value, panel.percent), several);
+    return named(index, label, show(value, panel.percent), several);
   });
   return chart(panel.title, panel.unit, panel.about, draw, read);
 }
 
 // How rewards are spread at each step: shares of the step's rollouts, the lowest reward at the bottom.
-function shade(place, count) {
-  const share = count === 1 ? 1 : place / (count - 1);
+function shade(index, count) {
+  const share = count === 1 ? 1 : index / (count - 1);
   const [from, to, part] = share < 0.5 ? ["low", "mid", 2 * share] : ["mid", "high", 2 * share - 1];
   return `color-mix(in oklab, rgb(var(--${to})) ${(100 * part).toFixed(0)}%, rgb(var(--${from})))`;
 }
 function histogram(drawn, steps) {
   const totals = drawn.counts.map((row) => row.reduce((sum, count) => sum + count, 0));
-  const nearest = (step) => steps.reduce((best, at, place) => (Math.abs(at - step) < Math.abs(steps[best] - step) ? place : best), 0);
+  const nearest = (step) => steps.reduce((best, at, index) => (Math.abs(at - step) < Math.abs(steps[best] - step) ? index : best), 0);
   const draw = (box) => {
     const made = frame(box, 0, 1, (value) => show(value, true), [0, 0.25, 0.5, 0.75, 1]);
-    steps.forEach((step, place) => {
-      const from = place ? (made.x(steps[place - 1]) + made.x(step)) / 2 : made.x(first);
-      const to = place < steps.length - 1 ? (made.x(steps[place + 1]) + made.x(step)) / 2 : made.x(last);
+    steps.forEach((step, index) => {
+      const from = index ? (made.x(steps[index - 1]) + made.x(step)) / 2 : made.x(first);
+      const to = index < steps.length - 1 ? (made.x(steps[index + 1]) + made.x(step)) / 2 : made.x(last);
       let below = 0;
-      drawn.counts[place].forEach((count, bin) => {
+      drawn.counts[index].forEach((count, bin) => {
         if (!count) return;
-        const share = count / totals[place];
+        const share = count / totals[index];
         made.root.append(svg("rect", { x: from, width: Math.max(to - from, 2), y: made.y(below + share), height: made.y(below) - made.y(below + share), style: `fill:${shade(bin, drawn.bins.length)}`, "shape-rendering": "crispEdges" }));
         below += share;
       });
@@ -188,9 +188,9 @@ function histogram(drawn, steps) {
     return made;
   };
   const read = (step) => {
-    const place = step === null ? steps.length - 1 : nearest(step);
-    const shown = drawn.bins.map((label, bin) => [label, bin]).filter(([, bin]) => drawn.counts[place][bin]);
-    return shown.map(([label, bin]) => el("span", {}, el("i", { style: `background:${shade(bin, drawn.bins.length)}` }), `${label}: `, el("b", {}, String(drawn.counts[place][bin])))).concat(el("span", {}, `of ${totals[place]}`));
+    const index = step === null ? steps.length - 1 : nearest(step);
+    const shown = drawn.bins.map((label, bin) => [label, bin]).filter(([, bin]) => drawn.counts[index][bin]);
+    return shown.map(([label, bin]) => el("span", {}, el("i", { style: `background:${shade(bin, drawn.bins.length)}` }), `${label}: `, el("b", {}, String(drawn.counts[index][bin])))).concat(el("span", {}, `of ${totals[index]}`));
   };
   return chart(drawn.name === "reward" ? "Rewards" : `Rewards: ${drawn.name}`, "share of rollouts", "", draw, read);
 }
@@ -205,7 +205,7 @@ function messages(value, style) {
   return value.flatMap((message) => [alone ? "" : el("div", { class: "role" }, String(message.role ?? "")), el("pre", { class: style }, content(message.tool_calls ? [message.content, message.tool_calls] : message.content ?? message))]);
 }
 function rollout(record, prompt) {
-  const chip = (text, kind) => el("span", { class: `chip ${kind || ""}` }, text);
+  const chip = (text, tone) => el("span", { class: `chip ${tone || ""}` }, text);
   const signed = (value) => (value > 0 ? "good" : value < 0 ? "bad" : "");
   const scores = Object.entries(record.rewards || {});
   const chips = [
@@ -235,13 +235,13 @@ function browser(found, title) {
     output.textContent = `step ${step.step} · ${step.count} in all`;
     buttons.replaceChildren(...views.map(([key, label]) => el("button", { type: "button", "aria-pressed": key === view, onclick: () => { view = key; update(); } }, label)));
     if (view !== "groups") {
-      const shown = (step[view] || []).map((place) => rollout(found.records[place], found.prompts[found.records[place].group]));
+      const shown = (step[view] || []).map((index) => rollout(found.records[index], found.prompts[found.records[index].group]));
       return body.replaceChildren(shown.length ? el("div", { class: "cards" }, ...shown) : el("p", { class: "soft" }, "none at this step"));
     }
-    const places = step.groups[Math.min(group, step.groups.length - 1)] || [];
-    if (!places.length) return body.replaceChildren(el("p", { class: "soft" }, "none at this step"));
-    const choose = el("div", { class: "bar" }, ...step.groups.map((_, place) => el("button", { type: "button", "aria-pressed": place === group, onclick: () => { group = place; update(); } }, `group ${place + 1}`)), el("span", { class: "soft" }, found.records[places[0]].group));
-    body.replaceChildren(choose, el("div", { class: "card", style: "margin-bottom:14px" }, ...messages(found.prompts[found.records[places[0]].group], "said asked")), el("div", { class: "cards" }, ...places.map((place) => rollout(found.records[place]))));
+    const indices = step.groups[Math.min(group, step.groups.length - 1)] || [];
+    if (!indices.length) return body.replaceChildren(el("p", { class: "soft" }, "none at this step"));
+    const choose = el("div", { class: "bar" }, ...step.groups.map((_, index) => el("button", { type: "button", "aria-pressed": index === group, onclick: () => { group = index; update(); } }, `group ${index + 1}`)), el("span", { class: "soft" }, found.records[indices[0]].group));
+    body.replaceChildren(choose, el("div", { class: "card", style: "margin-bottom:14px" }, ...messages(found.prompts[found.records[indices[0]].group], "said asked")), el("div", { class: "cards" }, ...indices.map((index) => rollout(found.records[index]))));
   }
   update();
   return [el("h2", {}, title), el("div", { class: "bar" }, slider, output, buttons), body, el("p", { class: "soft" }, found.note)];
@@ -251,7 +251,7 @@ function keyCell(key) {
   return el("td", { class: "key" }, ...key.split(/(?<=[._])/).flatMap((part) => [part, el("wbr")]));
 }
 function table(heads, rows, numbers) {
-  const cell = (tag) => (text, place) => tag === "td" && place === 0 && heads[0] === "key" ? keyCell(text) : el(tag, numbers.includes(place) ? { class: "number" } : {}, text);
+  const cell = (tag) => (text, index) => tag === "td" && index === 0 && heads[0] === "key" ? keyCell(text) : el(tag, numbers.includes(index) ? { class: "number" } : {}, text);
   return el("table", {}, el("thead", {}, el("tr", {}, ...heads.map(cell("th")))), el("tbody", {}, ...rows.map((row) => el("tr", {}, ...row.map(cell("td"))))));
 }
 
