@@ -1,4 +1,4 @@
-"""Advantages: from rewards (and values) to how much better an action was than expected.
+"""Advantages from rewards and values: how much better an action was than expected.
 
     GRPO, RLOO       A_i = r_i - a baseline of its group (over the group's std)            `ops.group_advantages`
     MaxRL            A_i = r_i - its group's mean, over that mean                          `ops.mean_advantages`
@@ -6,9 +6,9 @@
     REINFORCE++      A_t = whitened over the rollout: r - KL from t on                     `reinforce_plus_plus`
     GAE              A_t = sum over k of (gamma lambda)^k delta_(t+k)                      `gae`
 
-Estimators that compare a prompt's completions are shared by GRPO and PPO (`by_group`); GAE needs a value model.
-`_ST`: one row for each sequence, zeros after its last target. All in fp64, on the CPU.
-"""
+GRPO and PPO share the estimators that compare a prompt's completions (`by_group`); GAE needs a value model. Shapes:
+`_G` completions of a group, `_N` values of a rollout, `_S` sequences, `_T` targets of one sequence, `_ST` targets
+padded with zeros. All in fp64, on the CPU."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from hone.types import Group, Rollout, Sample
 
 @dataclass(frozen=True)
 class GroupBaseline:
-    """How completions of one prompt are compared."""
+    """How the completions of a prompt are compared."""
 
     name: Literal["grpo", "rloo", "reinforce_plus_plus", "gdpo", "maxrl"] = "grpo"
     leave_one_out: bool = False
@@ -34,14 +34,14 @@ class GroupBaseline:
     minus_baseline: bool = True
     limits: tuple[float | None, float | None] = (None, None)
     weights: tuple[tuple[str, float], ...] = ()
-    """gdpo: of reward functions, by name, in place of those that rollouts were scored with."""
+    """gdpo: weights of reward functions by name, in place of those that rollouts were scored with."""
 
     def weight(self, rollout: Rollout, name: str) -> float:
-        """gdpo: what a reward of a rollout counts. Raises TrainingError for one that has no weight."""
+        """gdpo: the weight of one of a rollout's rewards. Raises TrainingError where it has none."""
         found = dict(self.weights).get(name, rollout.weights.get(name))
         if found is None:
             raise TrainingError(
-                f"reward '{name}' of {rollout.prompt.id} has no weight: it cannot be added to others"
+                f"reward '{name}' of {rollout.prompt.id} has no weight, so it cannot be summed"
             )
         return found
 
@@ -62,22 +62,22 @@ def gae(rewards_ST: Tensor, values_ST: Tensor, *, gamma: float, lambda_S: Tensor
 
 
 def adaptive_lambda(lengths_S: Tensor, alpha: float) -> Tensor:
-    """Lambda of a completion of l tokens: 1 - 1 / (alpha l), so that what lambda sums over grows with the length
-    (VAPO, arXiv 2504.05118 section 4.2); 0 where that is negative."""
+    """Lambda of a completion of l tokens, 1 - 1 / (alpha l), at least 0: the horizon grows with the length (VAPO,
+    arXiv 2504.05118 section 4.2)."""
     return (1 - 1 / (alpha * lengths_S.double())).clamp(min=0)
 
 
 def whiten(values_N: Tensor, *, eps: float = 1e-6) -> Tensor:
-    """To mean 0 and standard deviation 1 (ddof 1) over all of them, which are a whole rollout's and never a
-    micro-batch's. Exactly zero where all are equal, up to the rounding of fp64 sums."""
+    """Normalise to mean 0 and standard deviation 1 (ddof 1) over a whole rollout, never a micro-batch. Exactly zero
+    where all values are equal, up to the rounding of fp64 sums."""
     if values_N.numel() < 2 or _equal(values_N):
         return torch.zeros_like(values_N)
     return (values_N - values_N.mean()) / (values_N.std() + eps)
 
 
 def scaled(values_N: Tensor, *, eps: float = 1e-6) -> Tensor:
-    """In units of their standard deviation over all of them; their mean is not taken off, which would pay for length.
-    As they are where all are equal."""
+    """Divide by the standard deviation over a whole rollout. The mean is kept: without it, length would be rewarded.
+    Unchanged where all values are equal."""
     if values_N.numel() < 2 or _equal(values_N):
         return values_N
     return values_N / (values_N.std() + eps)
@@ -97,11 +97,11 @@ def reinforce_plus_plus(returns: Sequence[Tensor]) -> list[Tensor]:
 def by_group(
     groups: Sequence[Group], baseline: GroupBaseline, kl_penalties: Mapping[int, float] | None = None
 ) -> None:
-    """Set `advantage` of every rollout that has a reward, from its group alone. Failed ones take no part in it.
+    """Set `advantage` of every rollout that has a reward, compared within its group. Failed rollouts are left out.
 
     grpo: as the baseline's settings say. rloo: the mean of the others as baseline, nothing else (arXiv 2402.14740
     eq. 6). maxrl: over the group's mean. reinforce_plus_plus: the reward, minus the group's mean if `minus_baseline`;
-    `compute_advantages` does the rest. `kl_penalties`: subtracted from the rewards first, by the `id` of a rollout.
+    `compute_advantages` does the rest. `kl_penalties`, by the `id` of a rollout, are subtracted from the rewards first.
     Raises TrainingError (see ops.mean_advantages).
     """
     kl_penalties = kl_penalties or {}
@@ -128,10 +128,10 @@ def _of_group(rewards_G: Tensor, baseline: GroupBaseline) -> Tensor:
 
 
 def gdpo(groups: Sequence[Group], baseline: GroupBaseline) -> None:
-    """GDPO (arXiv 2601.05242 eq. 4 to 6): each reward function is compared within the group by itself, the sum by the
-    functions' weights is brought to standard deviation 1 over the rollout. Its mean there is 0 as it is.
+    """GDPO (arXiv 2601.05242 eq. 4 to 6): advantages within the group for each reward function, summed with the
+    functions' weights and scaled to standard deviation 1 over the rollout (their mean is 0 already).
 
-    A rollout that a function does not apply to (None) takes no part in that function's comparison.
+    A rollout to which a function does not apply (None) is left out of that function's comparison.
     """
     scored = [rollout for group in groups for rollout in group.rollouts if rollout.reward is not None]
     names = dict.fromkeys(name for rollout in scored for name in rollout.rewards)
@@ -155,21 +155,18 @@ def compute_advantages(
     kl_penalties: Sequence[Tensor | None],
     baseline: GroupBaseline,
 ) -> None:
-    """Give every rollout its advantage and every sample its column `advantage`.
+    """Set every rollout's advantage and every sample's column `advantage`.
 
-    `kl_penalties` (KL in the reward) are subtracted from the reward of the whole completion; for reinforce_plus_plus
-    from each token's return. The reward that is recorded for a rollout stays as it was given.
+    `kl_penalties` (KL in the reward) are subtracted from the completion's reward; for reinforce_plus_plus from each
+    token's return. The reward recorded in a rollout does not change.
     """
     rollouts = [rollout for group in groups for rollout in group.rollouts]
     per_token = baseline.name == "reinforce_plus_plus"
-    pairs = zip(rollouts, kl_penalties, strict=True)
-    whole = {
-        id(rollout): float(kl_penalty_T.sum()) for rollout, kl_penalty_T in pairs if kl_penalty_T is not None
-    }
     if baseline.name == "gdpo":
         gdpo(groups, baseline)
     else:
-        by_group(groups, baseline, {} if per_token else whole)
+        penalties = () if per_token else zip(rollouts, kl_penalties, strict=True)
+        by_group(groups, baseline, {id(r): float(kl_T.sum()) for r, kl_T in penalties if kl_T is not None})
     trained = [(r, s, c) for r, s, c in zip(rollouts, slots, kl_penalties, strict=True) if s is not None]
     if not per_token:
         for rollout, sample, _ in trained:
@@ -177,15 +174,12 @@ def compute_advantages(
         return
     returns = [_returns(rollout, sample, kl_penalty_T) for rollout, sample, kl_penalty_T in trained]
     for (rollout, sample, _), advantage_T in zip(trained, reinforce_plus_plus(returns), strict=True):
-        set_advantage(
-            rollout,
-            sample,
-            advantage_T.clamp(*baseline.limits) if baseline.limits != (None, None) else advantage_T,
-        )
+        bounded = baseline.limits != (None, None)
+        set_advantage(rollout, sample, advantage_T.clamp(*baseline.limits) if bounded else advantage_T)
 
 
 def set_advantage(rollout: Rollout, sample: Sample, advantage_T: Tensor) -> None:
-    """An advantage for each token; the rollout is written down with their mean."""
+    """Give a sample an advantage for each token, and the rollout their mean."""
     sample.token_columns["advantage"] = advantage_T.float()
     rollout.advantage = float(advantage_T.mean())
 

@@ -1,4 +1,4 @@
-"""Distillation: the student learns what the teacher would say next, at every token of an answer.
+"""Distillation: the student learns the teacher's distribution over the next token, at every token of an answer.
 
     p = the teacher's distribution, q = the student's, over the teacher's top k                        `DistillLoss`
     forward  sum p (log p - log q)         Hinton et al. 2015, arXiv 1503.02531: q covers all that p does
@@ -8,16 +8,17 @@
              forward KL, b 1 the reverse one
     loss   = mean over the target tokens of the global batch
 
-Logits of both are divided by a temperature first; the loss is not multiplied by its square, as Hinton's is. With k the
-size of the vocabulary all of this is exact. With fewer, zero_outside_topk false makes p and q sum to 1 over the k
-tokens; true keeps q as it is, and p has nothing outside. What q has there, r = 1 - sum q, costs the reverse KL what it
-would if p were e^-100 for each of the rest. That is sum q log q + 100 r over the rest; here the rest counts as one
-token, r log r + 100 r, which is more, by at most r log(number of the rest). The jsd is exact: -(1 - b) r log(1 - b).
+Logits of both are divided by a temperature first; the loss is not multiplied by its square, as Hinton's is. With k
+the size of the vocabulary all of this is exact. With fewer, zero_outside_topk false makes p and q sum to 1 over the k
+tokens; true keeps q, and p is 0 outside. The reverse KL then treats the probability that q has outside, r = 1 - sum
+q, as if p were e^-100 for each of these tokens: sum q log q + 100 r. They count as one token here, r log r + 100 r,
+which is more by at most r log(their number). The jsd is exact: -(1 - b) r log(1 - b).
 
 GKD: answers are the student's own samples, or in a share of the steps the data's (distillation.on_policy_fraction).
+Shapes: `_N` target tokens, `_NK` the teacher's top k at each of them, `_TK` the same for one sequence.
 
-Simplified away: gradients through the sampling of answers (MiniLLM's policy gradient), a cross-entropy on the data's
-tokens beside it.
+Simplified away: gradients through the sampling of answers (MiniLLM's policy gradient), an additional cross-entropy on
+the data's tokens.
 """
 
 from __future__ import annotations
@@ -35,14 +36,14 @@ from hone.config.schema.distill import DistillConfig, DistillLossConfig
 from hone.types import Batch, Group, Learner, LossOutput, Outputs, Sample, Teacher, Totals, sample_of
 
 OUTSIDE = 100.0
-"""Minus the logarithm of the probability that the teacher is taken to give what is not among its top k."""
+"""Minus the log-probability that the teacher is assumed to give each token outside its top k."""
 LEAST = 1e-12
-"""A rest smaller than this is none: below it, a sum of probabilities in fp32 says nothing."""
+"""Least probability outside the top k: below it, 1 - (a sum of probabilities in fp32) is rounding."""
 
 
 @dataclass(frozen=True)
 class Compared:
-    """Log-probabilities [N, K] of both at the teacher's top k, and what the student has outside of it, [N] or none."""
+    """Log-probabilities of both at the teacher's top k [N, K]; the student's probability outside of it [N], or None."""
 
     teacher_NK: Tensor
     student_NK: Tensor
@@ -50,7 +51,7 @@ class Compared:
 
 
 def compared(teacher_NK: Tensor, student_NK: Tensor, *, zero_outside_topk: bool) -> Compared:
-    """Both distributions as they are compared, from their log-probabilities over the whole vocabulary."""
+    """Renormalise log-probabilities over the whole vocabulary for the comparison."""
     teacher_NK = teacher_NK.log_softmax(-1)
     if zero_outside_topk:
         rest_N = (1 - student_NK.exp().sum(-1)).clamp(min=LEAST)
@@ -77,13 +78,13 @@ def jsd(c: Compared, beta: float) -> Tensor:
         return reverse_kl(c)
     mixture_NK = torch.logaddexp(c.teacher_NK + math.log(beta), c.student_NK + math.log1p(-beta))
     teacher_N, student_N = _divergence(c.teacher_NK, mixture_NK), _divergence(c.student_NK, mixture_NK)
-    if c.rest_N is not None:  # there, the mixture is the student's part of it alone
+    if c.rest_N is not None:  # outside the top k the mixture has the student's part alone
         student_N = student_N - c.rest_N * math.log1p(-beta)
     return beta * teacher_N + (1 - beta) * student_N
 
 
 def _divergence(one_NK: Tensor, other_NK: Tensor) -> Tensor:
-    """sum of p (log p - log q). What has underflowed to probability 0 costs nothing."""
+    """sum of p (log p - log q); probabilities that have underflowed to 0 add nothing."""
     return (one_NK.exp() * (one_NK - other_NK)).sum(-1)
 
 
@@ -120,7 +121,7 @@ class DistillLoss:
 
 
 def samples_of(groups: Sequence[Group]) -> list[Sample]:
-    """A sample for each completion that is learnt from: all but those that are excluded, or empty."""
+    """A sample for each completion, except those that are excluded or empty."""
     rollouts = [rollout for group in groups for rollout in group.rollouts]
     kept = [(i, r) for i, r in enumerate(rollouts) if r.excluded is None and r.completion.tokens]
     return [replace(sample_of(rollout), id=f"{rollout.prompt.id}#{index}") for index, rollout in kept]
@@ -128,9 +129,8 @@ def samples_of(groups: Sequence[Group]) -> list[Sample]:
 
 async def teach(teacher: Teacher, samples: Sequence[Sample], k: int) -> None:
     """Give each sample the teacher's top k at its targets, as token columns."""
-    for sample, (logprobs_TK, tokens_TK) in zip(
-        samples, await teacher.topk_logprobs(samples, k), strict=True
-    ):
+    found = await teacher.topk_logprobs(samples, k)
+    for sample, (logprobs_TK, tokens_TK) in zip(samples, found, strict=True):
         sample.token_columns |= {"teacher_logprobs": logprobs_TK, "candidates": tokens_TK}
 
 
@@ -139,7 +139,7 @@ async def step(
 ) -> dict[str, float]:
     """An optimizer step for every global batch of the answers. Metrics are means over the steps.
 
-    What the teacher says is kept for one global batch at a time: it is k numbers and k tokens for each target.
+    The teacher's log-probabilities, k for each target, are kept for one global batch at a time.
     """
     size, loss = config.policy.train_global_batch_size, DistillLoss(config.loss_fn)
     history: list[dict[str, float]] = []
@@ -154,7 +154,7 @@ async def step(
 
 
 class Distill(OnlineAlgorithm):
-    """A student and its teacher; answers are the student's own, or in a share of the steps the data's."""
+    """A student and its teacher."""
 
     config: DistillConfig
 

@@ -42,7 +42,7 @@ class Moments:
     count: float = 0.0
 
     def add(self, mean: float, count: float) -> None:
-        """Take a batch in."""
+        """Add a batch."""
         self.count += count
         self.mean += (mean - self.mean) * count / max(self.count, 1.0)
 
@@ -118,12 +118,11 @@ class DPO(PairAlgorithm):
         )
 
     async def prepare(self, learner: TrainedModel, draws: int) -> None:
-        """The reference's log-probabilities of all answers that the run will come to, unless they are known."""
+        """Compute the reference's log-probabilities of all answers of the run, unless they are known."""
         if self.uses_reference_model:
             self.reference.read()
-            units = min(draws, self.data.num_rows) + len(self.data.validation) // (
-                2 if self.data.paired else 1
-            )
+            held_out = len(self.data.validation) // (2 if self.data.paired else 1)
+            units = min(draws, self.data.num_rows) + held_out
             await self.reference.compute(learner, self._all(draws), units)
 
     def _all(self, draws: int) -> Iterator[list[Sample]]:
@@ -144,7 +143,7 @@ class DPO(PairAlgorithm):
         return await step(learner, samples, loss, self.moments)
 
     async def measure(self, learner: TrainedModel, samples: Sequence[Sample]) -> dict[str, float]:
-        """The loss of the held-out comparisons and all that it reports, without a step."""
+        """The loss of held-out comparisons and its metrics, without a step."""
         loss = await self._loss(learner, samples)
         return evaluate_loss(loss, samples, await learner.forward(samples))
 
@@ -166,22 +165,20 @@ class DPO(PairAlgorithm):
         return [*super().notes(), *(self._balance() if single else ())]
 
     def _balance(self) -> list[str]:
-        """What KTO is told of how many answers are good and bad: desirable_weight · desirable / (undesirable_weight ·
-        undesirable) is best between 1 and 4/3 (arXiv 2402.01306 eq. 8)."""
+        """Notices on KTO's class balance: desirable_weight · desirable / (undesirable_weight · undesirable) is best
+        between 1 and 4/3 (arXiv 2402.01306 eq. 8)."""
         good, bad = (self.data.counts[name] for name in ("desirable", "undesirable"))
         if not good or not bad:
             return [
                 f"kto: all {good + bad} answers are {'desirable' if good else 'undesirable'}, and nothing says what is "
                 f"{'worse' if good else 'better'}: add rows with label {'false' if good else 'true'}"
             ]
-        weights = [
-            1.0 if weight is None else weight
-            for weight in (self.settings.desirable_weight, self.settings.undesirable_weight)
-        ]
+        given = (self.settings.desirable_weight, self.settings.undesirable_weight)
+        weights = [1.0 if weight is None else weight for weight in given]
         if not bad * weights[1] <= good * weights[0] <= 4 / 3 * bad * weights[1] and all(weights):
             return [
                 f"kto: {good} answers are desirable and {bad} are not, with weights {weights[0]:g} and {weights[1]:g}; "
-                f"arXiv 2402.01306 wants dpo.desirable_weight between {bad * weights[1] / good:.3g} and "
+                f"arXiv 2402.01306 recommends dpo.desirable_weight between {bad * weights[1] / good:.3g} and "
                 f"{4 / 3 * bad * weights[1] / good:.3g}"
             ]
         return []

@@ -1,10 +1,10 @@
-"""Training on the tokens that the policy is least sure of (arXiv 2506.01939 section 5: the top 20 % by entropy).
+"""Training on the tokens of highest entropy (arXiv 2506.01939 section 5: the top 20 %).
 
     threshold = the (1 - share) quantile of the entropies of all target tokens of the global batch
     a token takes part in the policy loss where its entropy reaches it; denominators still count every token
 
-Counted before the backward, with the weights that the update begins from, so that how a batch is divided into
-micro-batches and ranks changes nothing.
+Computed before the backward, with the weights before the update, so that micro-batches and ranks change nothing.
+Shapes: `_N` target tokens of a global batch, `_T` of one sequence.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ async def mark(learner: Learner, samples: Sequence[Sample], share: float) -> dic
 
 
 def quantile(values_N: Tensor, share: float) -> float:
-    """As torch.quantile, linear between neighbours; of any number of values, where that takes 16 million."""
+    """As torch.quantile (linear interpolation), which is limited to 16 million values."""
     ordered_N = values_N.sort().values
-    place = share * (len(ordered_N) - 1)
-    below = math.floor(place)
+    position = share * (len(ordered_N) - 1)
+    below = math.floor(position)
     low, high = ordered_N[below], ordered_N[min(below + 1, len(ordered_N) - 1)]
-    return float(low + (place - below) * (high - low))
+    return float(low + (position - below) * (high - low))

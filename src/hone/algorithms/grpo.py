@@ -26,7 +26,7 @@ from hone.types import Group, Learner, Rollout, Scorer
 
 
 def baseline_of(config: GRPOSection, functions: Sequence[RewardFunctionConfig] = ()) -> GroupBaseline:
-    """How the completions of a group are compared."""
+    """How the completions of a group are compared: the advantage estimator's settings."""
     weights: dict[str, float] = {}
     if config.adv_estimator.reward_weights is not None:
         names = sorted(reward_name(function.name, function.path) for function in functions)
@@ -49,8 +49,8 @@ async def step(
     *,
     version: int = 0,
 ) -> dict[str, float]:
-    """All optimizer steps on one batch of rollouts. Metrics are means over the steps. `version` is that of the weights
-    (`policy_loss.train_policy`)."""
+    """All optimizer steps on one batch of rollouts. Metrics are means over the steps. `version`: that of the weights
+    (see `policy_loss.train_policy`)."""
     slots = policy_loss.samples_of(groups)
     size, times = config.policy.train_global_batch_size, config.grpo.num_updates_per_rollout
     updates = times * -(-len(slots) // size)
@@ -65,7 +65,7 @@ async def step(
 
 
 class GRPO(OnlineAlgorithm):
-    """A policy, and the model that it began as where a KL penalty asks for it."""
+    """A policy, and its frozen initial model where there is a KL penalty."""
 
     config: GRPOConfig
 

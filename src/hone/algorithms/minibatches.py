@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from hone.types import Learner, LossFn, Sample
 
 Slots = Sequence[Sample | None]
-"""One for each rollout, in order; None for one that is not trained on."""
+"""One sample for each rollout, in order; None for a rollout that is not trained on."""
 
 
 async def train(
@@ -19,15 +19,16 @@ async def train(
     passes: int,
     before: Callable[[list[Sample]], Awaitable[dict[str, float]]] | None = None,
 ) -> list[dict[str, float]]:
-    """Go over the rollouts `passes` times, in their order, with an update for every `size`; the metrics of each.
+    """Go over the rollouts `passes` times, in order, with an update for every `size`. Returns the metrics of each
+    update.
 
-    `before` is given each update's global batch first, to add what the loss compares with the whole of it.
+    `before` is called with the global batch before each update, to add columns that depend on the whole batch.
     """
     history: list[dict[str, float]] = []
     for _ in range(passes):
         for start in range(0, len(slots), size):
             batch = [sample for sample in slots[start : start + size] if sample is not None]
-            if not batch:  # every rollout failed or was filtered: nothing to learn, and the metrics say so
+            if not batch:  # every rollout failed or was filtered; the metrics count them
                 continue
             metrics = await before(batch) if before is not None else {}
             metrics |= await learner.forward_backward(batch, loss)
@@ -36,7 +37,7 @@ async def train(
 
 
 def means(history: Sequence[dict[str, float]]) -> dict[str, float]:
-    """The mean over the updates of each metric; the largest of what is a maximum."""
+    """Each metric's mean over the updates; the maximum of those whose names end in `_max`."""
     names = history[0] if history else ()
     return {
         name: max(m[name] for m in history)

@@ -52,10 +52,8 @@ class OnlineAlgorithm(ABC):
         """Advantages, losses and optimizer steps on the groups of step `number`. Returns metrics, `loss` among them."""
 
     def weight_of_reward(self) -> Callable[[Rollout, str], float] | None:
-        """Weight of a reward of a rollout, where rewards are learned from one by one; None where their sum is.
-
-        Dynamic sampling asks for it: which groups can be learned from.
-        """
+        """The weight of one of a rollout's rewards, if each reward has an advantage of its own; None if their sum has
+        one. Dynamic sampling needs it to tell which groups have a gradient."""
         return None
 
     def is_on_policy_step(self, number: int) -> bool:
@@ -67,5 +65,6 @@ class OnlineAlgorithm(ABC):
         raise NotImplementedError
 
     def needs_answers(self) -> bool:
-        """Whether any step learns from answers of the data: rows without one are refused before a model is loaded."""
+        """Whether any step learns from answers of the data. Rows without one are then refused before a model is
+        loaded."""
         return False

@@ -7,8 +7,8 @@
 
 ref is the policy as the run began. Rewards are the weighted sum of the run's reward functions; a reward model or a
 judge may be among them. A group whose best and worst reward are equal gives no pair, and so no gradient: it is counted
-(`tied_groups`), and the mean is over the pairs that there are. Of more than two completions of a prompt those between
-the best and the worst are counted (`unpaired_samples`).
+(`tied_groups`), and the mean is over the pairs that there are. Completions between the best and the worst of a prompt
+are counted (`unpaired_samples`). Shapes: `_T` targets of one sequence.
 
 Simplified away: judges that compare two completions without a reward for each; updates beyond one pass over the pairs.
 """
@@ -30,7 +30,7 @@ Pair = tuple[Rollout, Rollout]
 
 
 def usable(group: Group) -> list[Rollout]:
-    """The rollouts that can be in a pair: not those that failed, are excluded or hold no token of the policy's."""
+    """The rollouts that can be in a pair: all but those that failed, are excluded or have no sampled token."""
     return [
         r for r in group.rollouts if r.reward is not None and r.excluded is None and r.completion.num_sampled
     ]
@@ -94,7 +94,7 @@ async def step(
 
 
 class OnlineDPO(OnlineAlgorithm):
-    """A policy and the model that it began as."""
+    """A policy and its frozen initial model."""
 
     config: OnlineDPOConfig
 

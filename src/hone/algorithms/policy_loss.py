@@ -1,4 +1,4 @@
-"""What GRPO and PPO share: the policy's loss, the samples of rollouts, passes of an optimizer over them.
+"""What GRPO and PPO share: the policy-gradient loss, samples from rollouts, passes of the optimizer over them.
 
     loss = mean over tokens of w_t objective(rho_t, A_t) + beta KL_t - c H_t                          `PolicyLoss`
            + mu times the mean of -log pi over the tokens of right answers (VAPO, arXiv 2504.05118 eq. 10)
@@ -7,7 +7,8 @@
     (`importance_sampling.py`); H_t: the entropy of the distribution that the token is drawn from, in nats
     KL_t: `losses/kl.py`
 
-An advantage is a completion's (a sequence column) or each token's (a token column).
+Advantages are one per completion (a sequence column) or per token (a token column).
+Shapes: `_N` target tokens of a batch, `_T` targets of one sequence.
 """
 
 from __future__ import annotations
@@ -29,17 +30,16 @@ from hone.types import Batch, Group, Learner, LossOutput, Outputs, Sample, Score
 
 @dataclass(frozen=True)
 class PolicyLoss:
-    """The policy-gradient loss and its variants. Picklable: its only state is the configuration, and what is known of
-    the samples."""
+    """The policy-gradient loss and its variants. Picklable."""
 
     config: LossConfig
     on_policy: bool = False
-    """The samples are of the very weights that are trained, in one update: every ratio is 1. Else samples without
-    `old_logprobs` are refused (TrainingError)."""
+    """The samples come from the weights that are trained, in one update: every ratio is 1. If false, samples without
+    `old_logprobs` raise TrainingError."""
 
     @property
     def needs_entropy(self) -> bool:
-        """Whether the learner has to say how sure the policy is."""
+        """Whether the loss reads entropies."""
         return self.config.entropy_coef > 0
 
     def __call__(self, outputs: Outputs, batch: Batch, totals: Totals) -> LossOutput:
@@ -89,8 +89,8 @@ class PolicyLoss:
         return log_ratio_N.exp()
 
     def _seen(self, ratio_N: Tensor, advantage_N: Tensor, logprobs_N: Tensor) -> dict[str, Tensor]:
-        """Of each token: its ratio, whether the clip took its gradient (of CISPO, which clips a weight: whether it was
-        cut; there where something is clipped), its part of an estimate of the entropy."""
+        """For each token: its ratio, its part of an entropy estimate, and (with a clip) whether the clip removed its
+        gradient, or for CISPO, which clips a weight, whether it was clipped."""
         config, seen = self.config, {"ratio": ratio_N, "approx_entropy": -logprobs_N}
         if config.disable_ppo_ratio or config.use_sapo:
             return seen
@@ -101,7 +101,7 @@ class PolicyLoss:
 
 
 def largest(values_N: Tensor) -> Tensor:
-    """The largest of numbers that are not negative; 0 of none, as on a rank without work."""
+    """The maximum of non-negative values; 0 without any, as on a rank without work."""
     return values_N.detach().max() if values_N.numel() else values_N.new_zeros(())
 
 
@@ -130,11 +130,10 @@ def samples_of(groups: Sequence[Group]) -> list[Sample | None]:
 async def prepare(
     learner: Scorer, reference: Scorer | None, slots: Slots, config: LossConfig, *, updates: int
 ) -> list[Tensor | None]:
-    """Add what the policy and the reference say before the first update, where the loss will read it.
+    """Add the log-probabilities of the policy before the first update and of the reference, where the loss reads them.
 
-    Returns the KL penalty of each token of each slot (arXiv 2203.02155 eq. 2) where the KL is a part of the reward and
-    not of the loss; else None for each.
-    """
+    Returns each slot's KL penalty per token (arXiv 2203.02155 eq. 2) if the KL is part of the reward; else None for
+    each."""
     samples = [sample for sample in slots if sample is not None]
     in_reward = config.use_kl_in_reward and reference is not None
     if in_reward or (updates > 1 and not config.force_on_policy_ratio):
@@ -152,16 +151,16 @@ async def prepare(
 
 async def score(model: Scorer, samples: list[Sample], column: str) -> None:
     """Add the model's log-probabilities (or values) of each sample's targets as a column."""
-    for sample, said_T in zip(samples, await model.forward(samples), strict=True):
-        sample.token_columns[column] = said_T
+    for sample, found_T in zip(samples, await model.forward(samples), strict=True):
+        sample.token_columns[column] = found_T
 
 
 async def train_policy(
     learner: Learner, slots: Slots, config: LossConfig, *, size: int, passes: int, version: int
 ) -> list[dict[str, float]]:
-    """`train` with the policy's loss, on the tokens of high entropy where that is asked for.
+    """`train` with the policy's loss, on the tokens of highest entropy if `top_entropy_quantile` is below 1.
 
-    `version`: that of the weights that are trained; samples of others are off-policy and need old log-probabilities.
+    `version`: of the weights that are trained. Samples of other versions are off-policy and need old log-probabilities.
     """
     mark = None
     if config.top_entropy_quantile < 1:

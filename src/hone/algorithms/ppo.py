@@ -11,7 +11,9 @@ cut the completion off. VAPO (arXiv 2504.05118): gae_lambda_value 1, length_adap
 policy_training_start_step for values that are learned before they are used, ratio_clip_max above ratio_clip_min,
 positive_example_nll_weight 0.1. Estimators other than gae have no value model: what is left is the policy's epochs.
 
-Simplified away: minibatches are the rollout's own order in every epoch.
+Shapes: `_N` targets of a batch, `_T` of one sequence, `_S` sequences, `_ST` targets padded with zeros.
+
+Simplified away: every epoch goes over the minibatches in the rollout's order.
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ from hone.errors import TrainingError
 from hone.types import Batch, Group, Learner, LossOutput, Outputs, Rollout, Sample, Scorer, Totals
 
 Trained = list[tuple[Rollout, Sample, Tensor | None]]
-"""Each rollout that is trained on, its sample, and the KL penalty of its tokens."""
+"""Rollouts that are trained on, with their samples and their tokens' KL penalties."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ class ValueLoss:
 
 
 def baseline_of(config: PPOSection) -> GroupBaseline:
-    """How the completions of a group are compared, for an estimator other than gae."""
+    """How the completions of a group are compared: the settings of an estimator other than gae."""
     chosen = config.adv_estimator
     assert chosen.name != "gae"
     return GroupBaseline(
@@ -93,7 +95,7 @@ async def step(
     """All optimizer steps of both models on one batch of rollouts, the run's `number`-th from 1. Metrics are means over
     the steps.
 
-    Raises TrainingError when the value model says what is not a number.
+    Raises TrainingError for values that are not finite.
     """
     rollouts = [rollout for group in groups for rollout in group.rollouts]
     slots = policy_loss.samples_of(groups)
@@ -126,7 +128,7 @@ async def step(
 
 
 class PPO(OnlineAlgorithm):
-    """A policy, a value model, and the model that the policy began as where a KL penalty asks for it."""
+    """A policy, a value model, and the policy's frozen initial model where there is a KL penalty."""
 
     config: PPOConfig
 
@@ -135,7 +137,7 @@ class PPO(OnlineAlgorithm):
 
 
 async def _train_value(value: Learner, slots: Sequence[Sample | None], config: PPOConfig) -> dict[str, float]:
-    """The value model's passes over the rollouts, with metrics named so that they stand beside the policy's."""
+    """The value model's passes over the rollouts; names of metrics begin with `value`."""
     size = config.value.train_global_batch_size
     history = await minibatches.train(
         value, slots, ValueLoss(config.value_loss_fn), size=size, passes=config.ppo.ppo_epochs
@@ -148,13 +150,13 @@ def _check(samples: Sequence[Sample]) -> None:
     bad = [sample.id for sample in samples if not sample.token_columns["old_values"].isfinite().all()]
     if bad:
         raise TrainingError(
-            f"the value model gives values that are no numbers, for {', '.join(bad[:4])}: nothing was updated. Look at "
-            "value.model_name's weights, or lower value.optimizer.kwargs.lr"
+            f"the value model's values are not finite for {', '.join(bad[:4])}: nothing was updated. Check the weights "
+            "of value.model_name, or lower value.optimizer.kwargs.lr"
         )
 
 
 def _compute_advantages(trained: Trained, config: PPOSection) -> dict[str, float]:
-    """Give every sample its columns `advantage` and `returns`; how good the values were before they learn from them."""
+    """Set every sample's columns `advantage` and `returns`. Returns metrics of the values before they are trained."""
     if not trained:
         return {}
     chosen = config.adv_estimator
@@ -170,11 +172,9 @@ def _compute_advantages(trained: Trained, config: PPOSection) -> dict[str, float
         found_ST = gae(rewards_ST, values_ST, gamma=chosen.gae_gamma, lambda_S=lambda_S)
         return torch.cat([row[:length] for row, length in zip(found_ST, lengths, strict=True)])
 
-    values_N = torch.cat(values)
-    returns_N = (
-        advantages(torch.full_like(lengths_S, chosen.gae_lambda_value, dtype=torch.float64)) + values_N
-    )
-    lambda_S = torch.full_like(returns_N[: len(trained)], chosen.gae_lambda_policy)
+    values_N, ones_S = torch.cat(values), torch.ones(len(trained), dtype=torch.float64)
+    returns_N = advantages(ones_S * chosen.gae_lambda_value) + values_N
+    lambda_S = ones_S * chosen.gae_lambda_policy
     if chosen.length_adaptive_alpha:
         lambda_S = adaptive_lambda(lengths_S, chosen.length_adaptive_alpha)
     advantages_N = advantages(lambda_S)

@@ -1,8 +1,7 @@
 """The reference's log-probabilities of whole answers: computed once, by the policy before its first update.
 
-One number for each answer, which is kept in the run's folder and in every checkpoint: a resumed run has the same bits,
-and no second model is ever in memory. Beside each stands a checksum of the answer's tokens, so that data that has
-changed since is noticed.
+One number for each answer is kept in the run's folder and in every checkpoint, so that a resumed run has the same bits
+and no second model is in memory. A checksum of the answer's tokens is kept with it, to notice data that has changed.
 """
 
 from __future__ import annotations
@@ -29,21 +28,19 @@ _EPOCH = re.compile(r"@\d+(?=:[^:]*$)")
 
 
 def key_of(sample: Sample) -> str:
-    """What stays the same of a sample's id over the epochs."""
+    """A sample's id without its epoch."""
     return _EPOCH.sub("", sample.id)
 
 
 def checksum(sample: Sample) -> int:
-    """Of the tokens, and of which of them are targets."""
+    """A checksum of the tokens and of the loss mask."""
     tokens = sample.tokens_T.numpy().astype(np.int64).tobytes()
     return zlib.crc32(sample.loss_mask_T.numpy().tobytes(), zlib.crc32(tokens))
 
 
 class ReferenceLogprobs:
-    """Sums of log-probabilities by answer.
-
-    `identity` says what they are the log-probabilities of; a file of another identity is not taken.
-    """
+    """Sums of log-probabilities by answer. `identity`: of which model and tokenizer; a file of another identity is not
+    read."""
 
     def __init__(self, folder: Path, identity: Any) -> None:
         self.file = folder / NAME
@@ -51,7 +48,7 @@ class ReferenceLogprobs:
         self.sums: dict[str, tuple[int, float]] = {}
 
     def read(self) -> None:
-        """Take what an earlier process left in the run's folder, if it is about the same model."""
+        """Read what an earlier process left in the run's folder, if it has the same identity."""
         if not self.file.is_file():
             return
         try:
@@ -64,12 +61,12 @@ class ReferenceLogprobs:
             print(f"{self.file} cannot be read ({type(error).__name__}): computed again", file=sys.stderr)
 
     def write(self) -> None:
-        """Put all that is known into the run's folder."""
+        """Write all sums to the run's folder."""
         with replacing(self.file) as temporary:
             torch.save(self.state_dict(), temporary)
 
     async def compute(self, model: Scorer, chunks: Iterable[Sequence[Sample]], total: int) -> None:
-        """Fill in what is not known yet, showing how far it is. `total` is the number of units, as far as is known."""
+        """Compute the sums that are missing, and report progress. `total`: expected number of units."""
         done, new = 0, 0
         with Progress(total, "reference") as progress:
             for samples in chunks:
@@ -85,7 +82,7 @@ class ReferenceLogprobs:
             self.write()
 
     def attach(self, samples: Iterable[Sample]) -> None:
-        """Give each sample its `reference`. Raises CheckpointError for one that is not what it was."""
+        """Set each sample's column `reference`. Raises CheckpointError for a sample whose tokens have changed."""
         for sample in samples:
             known = self.sums.get(key_of(sample))
             if known is None or known[0] != checksum(sample):
@@ -101,7 +98,7 @@ class ReferenceLogprobs:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """What was saved wins over what was computed since. Raises CheckpointError when it is about other answers."""
+        """Restore saved sums over those computed since. Raises CheckpointError if they are about other answers."""
         keys = state["keys"].split("\n") if state["keys"] else []
         pairs = zip(state["checksums"].tolist(), state["sums"].tolist(), strict=True)
         for key, saved in zip(keys, pairs, strict=True):

@@ -1,4 +1,4 @@
-"""Reward models: one number for a text, learned from which of two is better, or from numbers that were given.
+"""Reward models: a score for a text, learned from comparisons of two answers or from given scores.
 
 Bradley and Terry (1952) as in Ouyang et al. 2022 (arXiv 2203.02155 section 3.5), with the margin of Touvron et al. 2023
 (arXiv 2307.09288 section 3.2.2) and the centring of Eisenstein et al. 2023 (arXiv 2312.09244 section 2):
@@ -32,11 +32,10 @@ Kind = Literal["bradley_terry", "regression"]
 
 
 def append_score_token(sample: Sample, *, pad: int, columns: dict[str, float] | None = None) -> Sample:
-    """The sample with a closing token as its only target, so that what is read there is the score of the whole.
+    """The sample with a closing token as its only target, where the score of the whole text is read.
 
-    Padding tokens at its end are left out: `transformers` takes the last token that is no padding for the end, and
-    where a tokenizer pads with its end-of-sequence token that is the one before it.
-    """
+    Padding tokens at its end are dropped: `transformers` takes the last token that is not padding as the end, and
+    where a tokenizer pads with its end-of-sequence token that is the one before it."""
     kept = (sample.tokens_T != pad).nonzero()
     length = int(kept[-1]) + 1 if len(kept) else 1
     mask = torch.zeros(length + 1, dtype=torch.bool)
@@ -54,7 +53,7 @@ def append_score_token(sample: Sample, *, pad: int, columns: dict[str, float] | 
 
 @dataclass(frozen=True)
 class RewardModelObjective:
-    """What a run says about its loss. `margins`: whether the rows' margins count."""
+    """The run's loss and its settings. `margins`: whether the rows' margins count."""
 
     pad: int
     kind: Kind = "bradley_terry"
@@ -63,13 +62,12 @@ class RewardModelObjective:
 
     @property
     def loss(self) -> LossFn:
-        """The loss, ready to travel."""
-        return (
-            regression_loss if self.kind == "regression" else partial(bradley_terry_loss, center=self.center)
-        )
+        """The loss, picklable."""
+        pairs = partial(bradley_terry_loss, center=self.center)
+        return regression_loss if self.kind == "regression" else pairs
 
     def prepared(self, samples: Sequence[Sample]) -> list[Sample]:
-        """The samples closed, with the columns that the loss reads."""
+        """The samples with their score tokens and the columns that the loss reads."""
         if self.kind == "regression":
             given = [{"row": 1.0, "target": sample.sequence_columns["score"]} for sample in samples]
         else:
@@ -103,7 +101,7 @@ async def measure(
 
 
 class RM(PairAlgorithm):
-    """Pairs of answers, or answers with a number each, and the score of each."""
+    """Pairs of answers, or answers with a score each."""
 
     def __init__(self, config: Any, tokenizer: Any) -> None:
         super().__init__(config, build_preferences(config, tokenizer))

@@ -1,4 +1,4 @@
-"""The protocol of algorithms that learn from given examples, and what all of them do alike."""
+"""The protocol of algorithms that learn from given examples, and what they have in common."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hone.types import Batch, LossFn, Outputs, Sample, Totals, TrainedModel
 
 
 class Data(Protocol):
-    """What an algorithm draws its samples from, resumable."""
+    """A resumable source of training samples."""
 
     @property
     def counts(self) -> Mapping[str, int]: ...
@@ -53,10 +53,9 @@ class SupervisedAlgorithm(ABC):
         metrics = await algorithm.step(learner, samples)
         held_out = await algorithm.measure(learner, algorithm.held_out())
 
-    Whatever `step` carries from one step to the next, and the position in the data, must be in `state_dict`: a run that
-    is killed continues from it, bit for bit. What `prepare` works out of the first weights must be there, too, since a
-    resumed run no longer has them.
-    """
+    All state that `step` carries to the next step, and the position in the data, must be in `state_dict`: a killed
+    run resumes from it, bit for bit. So must what `prepare` computes from the initial weights, which a resumed run no
+    longer has."""
 
     section: SupervisedSection
 
@@ -65,7 +64,7 @@ class SupervisedAlgorithm(ABC):
         self.section = config.loop
 
     async def prepare(self, learner: TrainedModel, draws: int) -> None:  # noqa: B027 (most need nothing)
-        """Compute what is needed of the first weights, for the first `draws` rows of the run. Called before a
+        """Compute what the algorithm needs from the initial weights, for the first `draws` rows. Called before a
         checkpoint is loaded."""
 
     @abstractmethod
@@ -77,7 +76,7 @@ class SupervisedAlgorithm(ABC):
         """Metrics of held-out samples, without a step."""
 
     def describe(self, metrics: dict[str, float], samples: Sequence[Sample]) -> dict[str, float]:
-        """The step's metrics as they are logged, with counts of what was left out."""
+        """The step's metrics as they are logged, with counts of truncated and excluded samples."""
         counts = self.data.counts
         return {
             "train_loss": metrics.pop("loss"),
@@ -91,7 +90,7 @@ class SupervisedAlgorithm(ABC):
         }
 
     def held_out(self) -> list[Sample]:
-        """The held-out samples that a validation looks at."""
+        """The samples of a validation."""
         size = self.section.val_batches * self.section.val_global_batch_size
         samples = self.data.validation
         if size <= 0:
@@ -101,13 +100,12 @@ class SupervisedAlgorithm(ABC):
         return [sample for sample in samples if (sample.unit or sample.id) in taken]
 
     def left_out(self) -> str:
-        """A sentence about the rows that are not trained on at all; empty when there are none."""
+        """A sentence about the rows that are not trained on; empty if there are none."""
         return ""
 
     def notes(self) -> list[str]:
         """Notices on the data, printed before the first step."""
-        left_out = self.left_out()
-        return [*([left_out] if left_out else []), *self.data.unread_columns()]
+        return [*filter(None, [self.left_out()]), *self.data.unread_columns()]
 
     def state_dict(self) -> dict[str, Any]:
         return self.data.state_dict()
@@ -129,8 +127,8 @@ class PairAlgorithm(SupervisedAlgorithm):
 
 
 def evaluate_loss(loss: LossFn, samples: Sequence[Sample], outputs: Sequence[Tensor]) -> dict[str, float]:
-    """`loss` and its metrics on held-out samples, without a backward, from what the model said of their targets:
-    log-probabilities or values, one tensor for each sample."""
+    """`loss` and its metrics on held-out samples, without a backward. `outputs`: the model's log-probabilities or
+    values of each sample's targets. Shapes: `_N` targets, `_S` sequences."""
     lengths_S = torch.tensor([values.numel() for values in outputs])
     batch = Batch(
         ids=[sample.id for sample in samples],

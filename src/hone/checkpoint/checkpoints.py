@@ -1,9 +1,9 @@
-"""Checkpoints of a run: `step_N/`, written aside and renamed, checked when read, pruned by a metric.
+"""Checkpoints of a run: `step_N/`, written under a temporary name and renamed, verified when read, pruned by a metric.
 
 step_N/config.yaml        the resolved configuration
 step_N/policy/weights/    DCP shards; policy/optimizer/; policy/tokenizer/
-step_N/state.pt           data cursor and random generators
-step_N/training_info.json step, and the metrics that were measured at it
+step_N/state.pt           data position and random generators
+step_N/training_info.json the step and its metrics
 step_N/manifest.json      size and CRC-32 of every other file, written last
 """
 
@@ -32,38 +32,38 @@ from hone.files import is_disk_full, sync
 
 STEP = re.compile(r"step_(\d+)")
 NO_SPACE = 1 << 16
-"""Free bytes below which a failed write is the disk's fault."""
+"""Free bytes below which a failed write is blamed on a full disk."""
 
 
 class Saved(Protocol):
-    """What can be put into a checkpoint and taken out of it."""
+    """A part of a checkpoint."""
 
     async def save(self, path: Path, *, wait: bool = True) -> None:
-        """Write the present state below `path`; without `wait` it is only taken, and written meanwhile."""
+        """Write the present state below `path`; without `wait`, copy it and write the copy in the background."""
 
     def wait_for_save(self) -> None:
-        """Return when all that was saved is on the disk. Raises what went wrong."""
+        """Return when everything that was saved is on the disk. Raises the error of a failed write."""
 
     async def load(self, path: Path) -> None:
         """Restore what `save` wrote."""
 
 
 class Writing:
-    """A checkpoint on its way. What it will hold is taken; its files are being written, and it has another name."""
+    """A checkpoint that is being written: its state is copied, and its folder has a temporary name."""
 
     def __init__(self, final: Path, parts: Mapping[str, Saved]) -> None:
         self.final, self.parts = final, parts
-        # Nobody else's: a rank of a group that was given up may still write into the one before.
+        # A unique name: a rank of an abandoned worker group may still write into an earlier folder.
         self.aside = final.with_name(f".writing_{final.name}_{uuid.uuid4().hex[:8]}")
         self.seconds = 0.0
         self.error: BaseException | None = None
         self._started = time.monotonic()
-        self._given_up = False
+        self._abandoned = False
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._complete, daemon=True, name="checkpoint")
 
     def complete(self, *, meanwhile: bool) -> None:
-        """Wait for the parts' files, then give the folder its name; `meanwhile`: on a thread."""
+        """Wait for the parts' files, then rename the folder; `meanwhile`: on a thread."""
         if meanwhile:
             self._thread.start()
         else:
@@ -75,11 +75,11 @@ class Writing:
                 part.wait_for_save()
             write_manifest(self.aside)
             with self._lock:
-                if not self._given_up:
+                if not self._abandoned:
                     remove(self.final)
                     os.replace(self.aside, self.final)
                     sync(self.final.parent)
-        except BaseException as error:  # raised where it is waited for
+        except BaseException as error:  # raised by `Checkpoints.finish_write`
             self.error = error
         self.seconds = time.monotonic() - self._started
 
@@ -88,14 +88,14 @@ class Writing:
         return not self._thread.is_alive()
 
     def wait(self) -> None:
-        """Until it is complete, or has failed."""
+        """Return when it is complete or has failed."""
         if self._thread.ident is not None:
             self._thread.join()
 
     def give_up(self) -> None:
-        """It is complete now, or never will be."""
+        """Never rename the folder, unless that has happened already."""
         with self._lock:
-            self._given_up = True
+            self._abandoned = True
 
 
 class Checkpoints:
@@ -107,10 +107,10 @@ class Checkpoints:
         self._writing: Writing | None = None
         self._ranked_by: str | None = None
         self.slowest = 0.0
-        """Seconds that the slowest one took from its beginning to its name."""
+        """Longest time in seconds from `begin` to the rename."""
 
     def steps(self) -> list[int]:
-        """Steps with a complete checkpoint, ascending. What is half-written has another name and is not seen."""
+        """Steps with a complete checkpoint, ascending. Incomplete ones have other names."""
         if not self.root.is_dir():
             return []
         matches = (STEP.fullmatch(path.name) for path in self.root.iterdir())
@@ -120,16 +120,16 @@ class Checkpoints:
         return self.root / f"step_{step}"
 
     def before(self, path: Path) -> list[Path]:
-        """The other checkpoints, oldest first: what there is to go back to."""
+        """The other checkpoints, oldest first: those to fall back to."""
         return [self.path(step) for step in self.steps() if self.path(step) != path]
 
     def tidy(self) -> None:
-        """Remove what a killed process left half-written or half-removed."""
+        """Remove the incomplete folders that a killed process left."""
         for left in (*self.root.glob(".writing_step_*"), *self.root.glob(".removing_*")):
             shutil.rmtree(left, ignore_errors=True)
 
     async def save(self, step: int, parts: Mapping[str, Saved], **content: Any) -> Path:
-        """`begin`, and wait for the end of it."""
+        """`begin`, and wait until it is complete."""
         await self.begin(step, parts, **content, wait=True)
         path = self.finish_write()
         assert path is not None
@@ -147,11 +147,11 @@ class Checkpoints:
         config_yaml: str,
         wait: bool = False,
     ) -> None:
-        """Take what `step_N` is to hold. It is written aside and renamed into place, then what `keep_top_k` no longer
-        wants is removed: meanwhile, unless `wait`. One is written at a time.
+        """Copy the state of `step_N`. It is written under a temporary name and renamed, then checkpoints beyond
+        `keep_top_k` are removed; on a thread, unless `wait`. One checkpoint is written at a time.
 
         `ranked_by`: which of the `metrics` of all checkpoints the best are chosen by; None: the newest are kept.
-        Raises CheckpointError when it, or the one before, cannot be written; earlier ones are left as they are.
+        Raises CheckpointError when it, or the one before, cannot be written; complete checkpoints are not touched.
         """
         self.finish_write()
         self._ranked_by = ranked_by
@@ -172,11 +172,11 @@ class Checkpoints:
         writing.complete(meanwhile=not wait)
 
     def done(self) -> Path | None:
-        """The checkpoint that has been completed since this was last asked. Raises CheckpointError if it failed."""
+        """The checkpoint that was completed since the last call, if any. Raises CheckpointError if it failed."""
         return self.finish_write() if self._writing is not None and self._writing.done else None
 
     def finish_write(self) -> Path | None:
-        """Wait for the checkpoint that is being written, if there is one. Raises CheckpointError if it failed."""
+        """Wait for the checkpoint that is being written, if any. Raises CheckpointError if it failed."""
         if (writing := self._writing) is None:
             return None
         writing.wait()
@@ -188,7 +188,7 @@ class Checkpoints:
         return writing.final
 
     def give_up(self) -> None:
-        """Do not wait for the checkpoint that is being written: if it is not complete by now it never will be."""
+        """Abandon the checkpoint that is being written."""
         if self._writing is not None:
             self._writing.give_up()
             self._writing = None
@@ -211,11 +211,11 @@ class Checkpoints:
         return read_state(path / "state.pt")
 
     def metrics(self, step: int) -> dict[str, float]:
-        """The metrics that were current when `step_N` was saved."""
+        """The metrics of `step_N`."""
         try:
             return dict(json.loads((self.path(step) / "training_info.json").read_text())["metrics"])
         except (OSError, ValueError, KeyError, TypeError):
-            return {}  # a damaged file ranks last; loading that checkpoint says what is wrong with it
+            return {}  # a damaged file ranks last; `load` raises its error
 
     def _ranked(self) -> list[int]:
         if self._ranked_by is None:
@@ -226,7 +226,7 @@ class Checkpoints:
         return sorted(known, key=lambda step: (sign * known[step], -step))
 
     def _prune(self) -> None:
-        """Keep the best `keep_top_k` by the metric (by recency without one) and always the latest."""
+        """Keep the best `keep_top_k` by the metric (without one, the newest) and always the latest."""
         steps = self.steps()
         if self.config.keep_top_k is None or not steps:
             return
@@ -247,7 +247,7 @@ class Checkpoints:
 
 
 def remove(path: Path) -> None:
-    """Remove a folder. Renamed first: half-deleted when the process dies, it is never taken for a checkpoint."""
+    """Rename a folder and remove it, so that a kill never leaves part of it under a checkpoint's name."""
     if not path.exists():
         return
     trash = path.with_name(f".removing_{path.name.lstrip('.')}")
@@ -257,7 +257,7 @@ def remove(path: Path) -> None:
 
 
 def _free_space(folder: Path) -> int:
-    """Bytes that can still be written: the word of the disk where a library reports a failed write by other words."""
+    """Free bytes on the disk; libraries do not always report a full one by its errno."""
     try:
         return shutil.disk_usage(folder).free
     except OSError:

@@ -1,4 +1,4 @@
-"""Tensors on disk in PyTorch's distributed checkpoint format (DCP): written at once or on a thread, read in place."""
+"""Tensors in PyTorch's distributed checkpoint format (DCP): written at once or on a thread, read in place."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from hone.errors import CheckpointError
 from hone.model.weights import checkpointed_weights
 
 WRITERS: dict[int, ThreadPoolExecutor] = {}
-"""One writing thread by process (a fork has no threads): all ranks write several learners' files in the same order."""
+"""One writing thread per process (a fork has no threads), so that all ranks write files in the same order."""
 RANKS_PER_NODE = 4
-"""Assumed where a copy of the state is weighed against the node's free memory."""
+"""Assumed number of ranks that copy their state into a node's free memory."""
 
 
 def write_states(
     states: Mapping[Path, dict[str, Any]], group: dist.ProcessGroup | None, *, wait: bool
 ) -> Future[None]:
-    """Write each state as a DCP folder; on a mesh each rank writes its parts, and `group` is all ranks.
+    """Write each state as a DCP folder; on a mesh each rank writes its shards, and `group` has all ranks.
 
-    Without `wait` the state is copied, if host memory has room for that, and written on a thread.
+    Without `wait` the state is copied, if it fits into host memory, and written on a thread.
     """
     if wait or not _has_room_for_copies(states.values()):
         done: Future[None] = Future()
@@ -57,13 +57,13 @@ def _has_room_for_copies(states: Iterable[dict[str, Any]]) -> bool:
 
 def _write(states: Mapping[Path, dict[str, Any]], group: dist.ProcessGroup | None) -> None:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # DCP notes that one process saves without a process group
+        warnings.simplefilter("ignore")  # DCP warns when a single process saves without a process group
         for folder, state in states.items():
             dcp.save(state, checkpoint_id=str(folder), process_group=group, no_dist=group is None)
 
 
 def read_into(state: dict[str, Any], path: Path) -> None:
-    """Read what a DCP folder holds into the tensors of `state`, in place. Raises CheckpointError if it does not fit."""
+    """Read a DCP folder into the tensors of `state`, in place. Raises CheckpointError if it does not fit."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -71,10 +71,8 @@ def read_into(state: dict[str, Any], path: Path) -> None:
     except (CheckpointException, OSError, ValueError, RuntimeError, KeyError) as error:
         if (cause := own_error(error)) is not None:
             raise cause from error
-        text = str(error).strip() or repr(error)
-        raise CheckpointError(
-            f"{path} does not fit this model or is damaged: {text.splitlines()[-1]}"
-        ) from error
+        text = (str(error).strip() or repr(error)).splitlines()[-1]
+        raise CheckpointError(f"{path} does not fit this model or is damaged: {text}") from error
 
 
 def read_weights(model: nn.Module, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a checkpoint consists of: size and CRC-32 of its files, written last and compared when it is read."""
+"""A checkpoint's manifest: size and CRC-32 of its files, written last and verified when it is read."""
 
 from __future__ import annotations
 
@@ -22,12 +22,13 @@ def verify(
     fix: str | None = None,
     largest: float = math.inf,
 ) -> None:
-    """Compare every file (or `only` one) with the manifest; those above `largest` bytes by their size alone. Raises
-    CheckpointError naming the first that differs."""
+    """Compare every file (or `only` one) with the manifest; files above `largest` bytes by size alone. Raises
+    CheckpointError for the first that differs."""
     good = f" to go on from {fallback[-1].name}" if fallback else ""
     fix = fix or f"Remove the folder {path}{good}, then run the same command"
     try:
-        expected = {name: (int(size), int(crc)) for name, (size, crc) in _manifest(path).items()}
+        listed = json.loads((path / MANIFEST).read_text())
+        expected = {name: (int(size), int(crc)) for name, (size, crc) in listed.items()}
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(f"checkpoint {path} is damaged: {MANIFEST} cannot be read. {fix}") from error
     for name in ("config.yaml", "state.pt", *expected) if only is None else (only,):
@@ -40,12 +41,8 @@ def verify(
             raise CheckpointError(f"checkpoint {path} is damaged: {name} is not what was written. {fix}")
 
 
-def _manifest(path: Path) -> dict[str, tuple[int, int]]:
-    return json.loads((path / MANIFEST).read_text())
-
-
 def write_manifest(path: Path) -> None:
-    """List all files below a folder, and see to it that they, and the list, are on the disk."""
+    """List all files below a folder, and sync them and the list to the disk."""
     files = sorted(file for file in path.rglob("*") if file.is_file())
     manifest = {str(file.relative_to(path)): [file.stat().st_size, _crc(file)] for file in files}
     (path / MANIFEST).write_text(json.dumps(manifest, indent=1))

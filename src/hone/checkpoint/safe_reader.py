@@ -1,8 +1,8 @@
-"""Reading checkpoint files without running what they hold: a run's folder may come from somebody else.
+"""Reading checkpoint files from an untrusted source without running code.
 
-PyTorch's DCP keeps its list of tensors (`.metadata`) as a pickle, and what is no tensor as pickles, too; unpickling
-runs whatever code a pickle names. Here the list is made of DCP's own records alone, and everything else of tensors,
-numbers, texts and containers. A file that holds anything else raises CheckpointError, and nothing of it has run.
+PyTorch's DCP stores its list of tensors (`.metadata`), and values that are not tensors, as pickles; unpickling runs any
+code that a pickle names. Here the list may hold DCP's own records, and everything else tensors, numbers, strings and
+containers. Any other file raises CheckpointError, and none of it is run.
 """
 
 from __future__ import annotations
@@ -47,15 +47,15 @@ NAMES: dict[tuple[str, str], Any] = {
         for t in vars(torch).values()
         if isinstance(t, torch.dtype)
     },
-    # `_get_layout` is a function, to which a pickle could give other contents.
+    # Not the function itself, which takes any argument.
     ("torch.serialization", "_get_layout"): LAYOUTS.__getitem__,
     **{(module, "PosixPath"): PosixPath for module in ("pathlib", "pathlib._local")},
 }
-"""All that `.metadata` may name: DCP's records, number formats and layouts, and the path that it was written to."""
+"""What `.metadata` may name: DCP's records, dtypes and layouts, and the path that it was written to."""
 
 
 class _Unpickler(pickle.Unpickler):
-    """An unpickler that knows the names of NAMES, and no others."""
+    """An unpickler that resolves only NAMES."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in NAMES:
@@ -64,94 +64,90 @@ class _Unpickler(pickle.Unpickler):
 
 
 class Reader(FileSystemReader):
-    """DCP's reader of a folder, with a list of tensors that runs nothing. Raises CheckpointError for one that DCP did
-    not write, OSError."""
+    """DCP's reader of a folder, with a safe list of tensors. Raises CheckpointError for one that DCP did not write,
+    OSError."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        self.found = read_list(path / ".metadata")  # now: DCP would log, and pack, what goes wrong
+        self.found = read_list(path / ".metadata")  # here, since DCP would log and wrap an error
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
-        """What the folder holds."""
+        """The list of tensors."""
         self.found.storage_meta = self.found.storage_meta or StorageMeta()
         self.found.storage_meta.load_id = self.load_id
         return self.found
 
 
 def read_list(file: Path) -> Metadata:
-    """What a checkpoint's `.metadata` lists. Raises CheckpointError for one that DCP did not write, OSError."""
+    """The contents of a checkpoint's `.metadata`. Raises CheckpointError for one that DCP did not write, OSError."""
     with file.open("rb") as stream:
         try:
             found = _Unpickler(stream).load()
         except Exception as error:  # a pickle that is damaged raises almost anything
             _refuse(file, error)
     if not _is_a_list_of_tensors(found):
-        _refuse(file, ValueError("it is no list of tensors"))
+        _refuse(file, ValueError("it is not a list of tensors"))
     return found
 
 
 def _is_a_list_of_tensors(found: Any) -> bool:
-    """Whether it is what DCP writes, of files in its own folder."""
+    """Whether it is what DCP writes, with all files in its own folder."""
     return (
         isinstance(found, Metadata)
         and isinstance(found.state_dict_metadata, Mapping)
         and isinstance(found.storage_data, Mapping)
         and isinstance(found.storage_meta, StorageMeta | None)
-        and all(isinstance(place, _StorageInfo) for place in found.storage_data.values())
         and all(
-            PurePath(place.relative_path).name == place.relative_path for place in found.storage_data.values()
+            isinstance(info, _StorageInfo) and PurePath(info.relative_path).name == info.relative_path
+            for info in found.storage_data.values()
         )
     )
 
 
 class Planner(DefaultLoadPlanner):
-    """DCP's planner, which takes of what is no tensor only numbers, texts and containers, and no such thing for a
-    tensor."""
+    """DCP's planner, which reads values that are not tensors only if they are numbers, strings and containers, and
+    never in place of a tensor."""
 
     def load_bytes(self, read_item: ReadItem, value: io.BytesIO) -> None:
-        """Put a thing that is no tensor into the state. Raises CheckpointError for one that would run code."""
+        """Put a value that is not a tensor into the state. Raises CheckpointError for one that would run code."""
         name = read_item.dest_index.fqn
         if torch.is_tensor(self.state_dict[name]):
-            raise CheckpointError(f"{name} is a tensor here, and in the checkpoint it is none")
+            raise CheckpointError(f"{name} is a tensor in this run, but not in the checkpoint")
         try:
             found = torch.load(value, weights_only=True)
-        except Exception as error:  # whatever a damaged or foreign pickle makes torch raise
+        except Exception as error:  # a damaged pickle makes torch raise almost anything
             reason = one_line(error)[:200]
-            raise CheckpointError(f"{name} in the checkpoint is not what Hone writes: {reason}") from error
+            raise CheckpointError(f"{name} in the checkpoint was not written by Hone: {reason}") from error
         own = io.BytesIO()
-        torch.save(found, own)  # DCP unpickles it again, without limits
+        torch.save(found, own)  # DCP unpickles the value again, without limits
         own.seek(0)
         super().load_bytes(read_item, own)
 
 
 def read_state(file: Path) -> dict[str, Any]:
-    """A dictionary that `torch.save` wrote: of tensors, numbers, texts and containers. Raises CheckpointError for
+    """A dictionary of tensors, numbers, strings and containers that `torch.save` wrote. Raises CheckpointError for
     anything else, OSError."""
     try:
         state = torch.load(file, weights_only=True)
     except OSError:
         raise
-    except Exception as error:  # whatever a damaged or foreign file makes torch raise
+    except Exception as error:  # a damaged file makes torch raise almost anything
         _refuse(file, error)
     if not isinstance(state, dict):
         _refuse(file, ValueError(f"it holds a {type(state).__name__}"))
     return state
 
 
+UNFIT = (LookupError, TypeError, ValueError, AttributeError, RuntimeError, yaml.YAMLError)
+"""What code raises that reads values of another type or structure than it expects."""
+
+
 @contextlib.contextmanager
 def understood(file: Path) -> Iterator[None]:
-    """Raise CheckpointError where what a file holds is taken up and turns out to be something else."""
+    """Raise CheckpointError if restoring from a file's contents fails."""
     try:
         yield
-    except (
-        KeyError,
-        IndexError,
-        TypeError,
-        ValueError,
-        AttributeError,
-        RuntimeError,
-        yaml.YAMLError,
-    ) as error:
+    except UNFIT as error:
         reason = f"it lacks {error}" if isinstance(error, KeyError) else one_line(error)[:200]
         raise CheckpointError(
             f"{file} does not hold what this run needs ({reason}): it is another run's, or damaged. Name another "
@@ -161,12 +157,12 @@ def understood(file: Path) -> Iterator[None]:
 
 def _refuse(file: Path, error: Exception) -> NoReturn:
     raise CheckpointError(
-        f"{file} is not a file that Hone wrote ({one_line(error)[:200]}): nothing of it was run. Name a checkpoint "
+        f"{file} was not written by Hone ({one_line(error)[:200]}): none of its code was run. Name a checkpoint "
         "that Hone wrote, or remove this one"
     ) from error
 
 
 def own_error(error: BaseException) -> BaseException | None:
-    """What Hone itself, or Ctrl-C, raised inside DCP, which packs everything into an exception of its own."""
+    """The HoneError or KeyboardInterrupt inside DCP's exception, if there is one."""
     inner = [cause for cause, _ in error.failures.values()] if isinstance(error, CheckpointException) else []
     return next((cause for cause in inner if isinstance(cause, HoneError | KeyboardInterrupt)), None)

@@ -1,6 +1,6 @@
 """The online loop: prompts -> rollouts -> rewards -> advantages -> loss -> optimizer step -> new weights.
 
-Synchronous today: rollouts of step k are sampled from the weights after step k - 1 (a staleness bound of zero).
+It is synchronous: rollouts of step k are sampled from the weights after step k - 1 (staleness 0).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from hone.types import Group, Prompt, Rollout
 
 
 def main(loaded: Loaded, *, recovering: bool = False) -> dict[str, Any]:
-    """Train as configured; returns the run's summary. Raises HoneError for all that is expected to go wrong."""
+    """Train as configured. Returns the run's summary. Raises HoneError for expected failures."""
     loaded = with_models_of_runs(loaded)
     return run_exclusively(
         loaded.config, run_with_restarts(loaded.config, partial(train, loaded), recovering=recovering)
@@ -96,7 +96,7 @@ async def one_step(
     sampler: RolloutSampler,
     run: TrainingRun,
 ) -> None:
-    """Sample, score, learn, hand the new weights to the generator, write everything down."""
+    """Sample, score, train, sync the weights to the generator, validate, log and save."""
     config, clock = sampler.config, _Clock(run.progress)
     sampler.pool.at(step - 1, run.total_steps)
     if algorithm.is_on_policy_step(step):
@@ -127,7 +127,7 @@ async def _learn_from_rollouts(
     run: TrainingRun,
     clock: _Clock,
 ) -> tuple[dict[str, float], int]:
-    """Sample completions of prompts, score them where rewards are learnt from, learn. Metrics, and tokens."""
+    """Sample completions, score them if there are rewards, train. Returns metrics and the number of tokens."""
     config = sampler.config
     sample = partial(sampler.sample, lap=clock.lap)
     if isinstance(config, RLConfig) and config.loop.use_dynamic_sampling:
@@ -154,7 +154,7 @@ async def _learn_from_rollouts(
 async def _learn_from_answers(
     algorithm: OnlineAlgorithm, parts: Engine, data: PromptData, config: OnlineConfig
 ) -> tuple[dict[str, float], int]:
-    """Learn from the answers that the data has to the prompts. Metrics, and tokens."""
+    """Train on the data's answers to the prompts. Returns metrics and the number of tokens."""
     prompts = data.next(config.loop.num_prompts_per_step)
     samples = data.answers(prompts)
     metrics = await algorithm.step_on_answers(parts, samples)
@@ -165,7 +165,7 @@ async def _learn_from_answers(
 
 
 def _end_with_the_data(run: TrainingRun, data: PromptData, step: int) -> None:
-    """Dynamic sampling may draw the last prompt steps before they were counted on."""
+    """End the run where the prompts are used up: dynamic sampling may need more of them than were counted."""
     if data.exhausted:
         run.total_steps = min(run.total_steps, step)
 
@@ -179,18 +179,16 @@ def total_steps(config: OnlineConfig, data: PromptData) -> int:
 
 
 def validation_is_due(step: int, total: int, config: OnlineConfig) -> bool:
-    """At the period (once `val_start_at` has passed), and at the end when asked for."""
-    if step == total and config.loop.val_at_end:
-        return True
-    return (
-        config.loop.val_period > 0 and step % config.loop.val_period == 0 and step >= config.loop.val_start_at
-    )
+    """At `val_period`, from `val_start_at` on, and with `val_at_end` after the last step."""
+    loop = config.loop
+    periodic = loop.val_period > 0 and step % loop.val_period == 0 and step >= loop.val_start_at
+    return periodic or (step == total and loop.val_at_end)
 
 
 async def validate(
     sampler: RolloutSampler, prompts: Sequence[Prompt], run: TrainingRun, *, step: int
 ) -> dict[str, float]:
-    """Sample held-out prompts and score them. Names are those of `describe`, with `val_` before them."""
+    """Sample completions of held-out prompts and score them. Metrics are those of `describe`, prefixed with `val_`."""
     config = sampler.config
     sampler.pool.at(step, run.total_steps)
     limit = config.loop.max_val_samples
@@ -227,7 +225,7 @@ VALIDATED = (
 
 
 def stop_when_reached(metrics: dict[str, float], config: OnlineConfig, run: TrainingRun) -> None:
-    """End the run once the watched validation metric is good enough."""
+    """End the run once `stop_at_validation_metric` reaches the threshold."""
     name, threshold = config.loop.stop_at_validation_metric, config.loop.stop_at_validation_threshold
     if name is None or threshold is None:
         return
@@ -250,14 +248,14 @@ def _print_samples(rollouts: Sequence[Rollout], run: TrainingRun, count: int) ->
 NEXT = {
     "generation": "scoring",
     "reward": "training",
-    "training": "handing the weights to the generator",
+    "training": "syncing weights to the generator",
     "weight_sync": "validating",
 }
-"""Part of a step, and what comes after it."""
+"""Each part of a step, and what the progress line says after it."""
 
 
 class _Clock:
-    """Seconds of each part of a step; the progress line is told of each as it begins."""
+    """Measures the seconds of each part of a step, and updates the progress line."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress

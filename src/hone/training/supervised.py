@@ -22,7 +22,7 @@ from hone.types import TrainedModel
 
 
 def main(loaded: Loaded, *, recovering: bool = False) -> dict[str, Any]:
-    """Train as configured; returns the run's summary. Raises HoneError for all that is expected to go wrong."""
+    """Train as configured. Returns the run's summary. Raises HoneError for expected failures."""
     loaded = with_models_of_runs(loaded)
     return run_exclusively(
         loaded.config, run_with_restarts(loaded.config, partial(train, loaded), recovering=recovering)
@@ -60,7 +60,6 @@ async def _train(
         return run.summary()
     with run:
         run.note_all([*algorithm.notes(), *algorithm.data.finding_log.unreported()])
-        is_reported = False
         if section.val_at_start and run.step == 0:
             run.progress.doing("validating before the first step")
             run.log_before_training(await validate(learner, algorithm))
@@ -68,9 +67,15 @@ async def _train(
             started = time.perf_counter()
             run.progress.doing("training")
             samples = algorithm.data.next(size)
-            if not samples:  # rows that are left out can end the last epoch sooner than their number says
+            if not samples:  # excluded rows can end the last epoch early
                 break
-            is_reported = is_reported or _say_truncated(run, algorithm)
+            if algorithm.data.counts["truncated"]:
+                limit = config.policy.max_total_sequence_length
+                run.note_once(
+                    "truncated",
+                    f"samples longer than policy.max_total_sequence_length={limit} are truncated; metrics.csv counts "
+                    "them (truncated_samples)",
+                )
             run.note_all(algorithm.data.finding_log.unreported())
             metrics = algorithm.describe(await algorithm.step(learner, samples), samples)
             tokens = sum(len(sample) for sample in samples)
@@ -85,7 +90,7 @@ async def _train(
 
 
 def total_steps(config: Any, algorithm: SupervisedAlgorithm) -> int:
-    """Optimizer steps of the whole run: the smaller of `max_num_steps` and what the epochs hold."""
+    """Optimizer steps of the whole run: the smaller of `max_num_steps` and the steps of the epochs."""
     section = algorithm.section
     limits = [section.max_num_steps] if section.max_num_steps is not None else []
     if section.max_num_epochs is not None:
@@ -93,20 +98,8 @@ def total_steps(config: Any, algorithm: SupervisedAlgorithm) -> int:
     return min(limits)
 
 
-def _say_truncated(run: TrainingRun, algorithm: SupervisedAlgorithm) -> bool:
-    """Tell, once, that samples are cut: whether it has been told."""
-    if not algorithm.data.counts["truncated"]:
-        return False
-    longest = run.config.policy.max_total_sequence_length
-    run.progress.note(
-        f"samples longer than policy.max_total_sequence_length={longest} are cut; metrics.csv counts them "
-        "(truncated_samples)"
-    )
-    return True
-
-
 async def validate(learner: TrainedModel, algorithm: SupervisedAlgorithm) -> dict[str, float]:
-    """The algorithm's metrics of the held-out samples; none where there are no such samples."""
+    """The algorithm's metrics on the held-out samples; empty if there are none."""
     samples = algorithm.held_out()
     if not samples:
         return {}

@@ -216,7 +216,7 @@ def test_other_estimators_have_no_value_model(name: str) -> None:
 def test_values_that_are_no_numbers_stop_the_run_before_any_update() -> None:
     policy, critic = Recorder(), Values(float("nan"))
     with pytest.raises(
-        TrainingError, match=r"value model gives values.*draw0#0.*value\.optimizer\.kwargs\.lr"
+        TrainingError, match=r"values are not finite for draw0#0.*value\.optimizer\.kwargs\.lr"
     ):
         run(ppo.step(policy, None, critic, make_groups([[1.0], [0.0]]), ppo_config(), number=1))
     assert policy.batches == critic.batches == []

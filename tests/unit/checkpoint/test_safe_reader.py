@@ -131,7 +131,7 @@ def test_a_list_may_not_name_files_elsewhere(saved: Path, tmp_path: Path) -> Non
     file.write_bytes(pickle.dumps(metadata))
     (step / "manifest.json").unlink()
     write_manifest(step)
-    with pytest.raises(CheckpointError, match="no list of tensors"):
+    with pytest.raises(CheckpointError, match="not a list of tensors"):
         run(checkpoints_of(tmp_path).load(1, {"policy": learner_of()}))
 
 

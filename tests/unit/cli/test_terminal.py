@@ -35,7 +35,7 @@ def test_rows_left_out_and_cut_are_told_once(tmp_path: Path, capsys: pytest.Capt
         out.count("2 of 8 rows are left out: their prompt alone fills policy.max_total_sequence_length=32")
         == 1
     )
-    assert out.count("samples longer than policy.max_total_sequence_length=32 are cut") == 1
+    assert out.count("samples longer than policy.max_total_sequence_length=32 are truncated") == 1
 
 
 def test_what_a_template_makes_of_the_rows_is_told_at_the_start(

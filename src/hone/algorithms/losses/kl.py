@@ -1,12 +1,12 @@
-"""KL to the starting model, in the loss or in the reward.
+"""KL to the reference model (the initial policy), in the loss or in the reward.
 
     k1 = d, k2 = d^2 / 2, k3 = exp(-d) - 1 + d, with d = log pi - log reference of a token        `ops.kl_estimate`
     in the loss: times pi / pi_old with its gradient for k1 and k3, or where use_bias_correction_kl says so  `weight`
     in the reward: k1 of the weights before the first update                                 `kl_penalty_metric`
 
 All of these have the gradient of KL(pi || reference) given what precedes a token, in expectation. Without the ratio k1
-would have none and k3 that of KL(reference || pi); k2 is right as it is (arXiv 2506.09477). What a token does to the KL
-of later ones is in the reward's alone.
+would have none and k3 that of KL(reference || pi); k2 needs no ratio (arXiv 2506.09477). Only the KL in the reward
+accounts for a token's effect on the KL of later ones. Shapes: `_N` target tokens, `_T` targets of one sequence.
 """
 
 from __future__ import annotations
@@ -34,8 +34,9 @@ def estimate(
 
 
 def weight(logprobs_N: Tensor, old_N: Tensor, generated_N: Tensor, config: LossConfig) -> Tensor | None:
-    """Policy over what sampled: estimates hold under the policy. With its gradient, which is that of sampling
-    itself, the estimate's expected gradient is the KL's (arXiv 2506.09477; DeepSeek-V3.2, arXiv 2512.02556)."""
+    """The ratio of the policy to the distribution that sampled, by which the estimate is unbiased under the policy.
+    With the ratio's gradient, the estimate's expected gradient is the KL's (arXiv 2506.09477; DeepSeek-V3.2, arXiv
+    2512.02556)."""
     if not (config.use_on_policy_kl_approximation or config.corrects_kl):
         return None
     gap_N = logprobs_N - (generated_N if config.use_on_policy_kl_approximation else old_N)
@@ -45,7 +46,7 @@ def weight(logprobs_N: Tensor, old_N: Tensor, generated_N: Tensor, config: LossC
 
 
 def kl_penalty_metric(kl_penalties: Sequence[Tensor | None], config: LossConfig) -> dict[str, float]:
-    """The metric `kl` where the KL is in the reward: the mean of a token's estimate, before the first update."""
+    """The metric `kl` if the KL is in the reward: the mean estimate per token, before the first update."""
     every = [kl_penalty_T for kl_penalty_T in kl_penalties if kl_penalty_T is not None]
     tokens = sum(len(kl_penalty_T) for kl_penalty_T in every)
     total = sum(float(kl_penalty_T.sum()) for kl_penalty_T in every)

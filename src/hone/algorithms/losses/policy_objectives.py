@@ -1,4 +1,4 @@
-"""What a token's ratio and advantage cost, [N]: pure functions, to be minimised.
+"""Objectives of a token's ratio and advantage, [N], to be minimised: pure functions. Shapes: `_N` target tokens.
 
     clipped     max(-A r, -A clip(r, 1 - low, 1 + high)), at most -A c where A < 0        PPO, arXiv 1707.06347 eq. 7
     cispo       -A sg(clip(r, 1 - low, 1 + high)) log pi                                  arXiv 2506.13585 eq. 4
@@ -17,7 +17,7 @@ from hone.config.schema import LossConfig
 
 
 def objective(ratio_N: Tensor, logprobs_N: Tensor, advantage_N: Tensor, config: LossConfig) -> Tensor:
-    """The one that is configured."""
+    """The configured objective."""
     if config.disable_ppo_ratio:
         return -advantage_N * logprobs_N
     if config.use_sapo:
@@ -31,7 +31,7 @@ def objective(ratio_N: Tensor, logprobs_N: Tensor, advantage_N: Tensor, config: 
 
 
 def clipped(ratio_N: Tensor, clipped_N: Tensor, advantage_N: Tensor, most: float | None) -> Tensor:
-    """PPO's; `most` is the dual clip's c (arXiv 1912.09729 eq. 5)."""
+    """PPO's clipped objective; `most` is the dual clip's c (arXiv 1912.09729 eq. 5)."""
     loss_N = torch.maximum(-advantage_N * ratio_N, -advantage_N * clipped_N)
     if most is None:
         return loss_N
@@ -39,6 +39,6 @@ def clipped(ratio_N: Tensor, clipped_N: Tensor, advantage_N: Tensor, most: float
 
 
 def sapo(ratio_N: Tensor, advantage_N: Tensor, *, positive: float, negative: float) -> Tensor:
-    """A soft gate for the clip: its gradient by the ratio is 1 where that is 1, and fades on both sides."""
+    """A soft gate in place of the clip: its gradient by the ratio is 1 at ratio 1 and decreases on both sides."""
     tau_N = torch.where(advantage_N > 0, positive, negative)
     return -advantage_N * torch.sigmoid(tau_N * (ratio_N - 1)) * 4 / tau_N

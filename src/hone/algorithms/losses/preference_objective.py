@@ -2,8 +2,8 @@
 
     loss = preference_loss_weight * sum over losses k of w_k mean_k + sft_loss_weight * (-mean log pi(chosen))
 
-What a loss compares with the whole global batch (AOT's ranks, KTO's KL) is computed before the backward, by
-`with_batch_statistics`.
+Statistics of the whole global batch (AOT's ranks, KTO's KL) are computed before the backward by
+`with_batch_statistics`. Shapes: `_S` answers, `_P` pairs, `_N` target tokens, `_T` targets of one answer.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from hone.types import Batch, LossOutput, Outputs, Sample, Scorer, Totals
 
 @dataclass(frozen=True)
 class PreferenceTerms:
-    """The terms of an objective, and their weights."""
+    """The terms of an objective and their weights."""
 
     preference_loss: Mapping[Any, float]
     """Losses by name, with their weights."""
     preference_loss_weight: float = 1.0
     preference_average_log_probs: bool = False
-    """Compare means over an answer's tokens, not sums."""
+    """Compare means over an answer's tokens instead of sums."""
     sft_loss_weight: float = 0.0
     sft_average_log_probs: bool = False
 
@@ -37,7 +37,7 @@ class PreferenceTerms:
 @dataclass(frozen=True)
 class PreferenceObjective:
     """All terms of the loss. Picklable. Reads the columns `label` (1 chosen, -1 rejected), `reference` (the reference's
-    sum of log-probabilities; absent for losses without), and for AOT `aot` and `aot_unpaired`."""
+    sum of log-probabilities; absent for losses without a reference), and for AOT `aot` and `aot_unpaired`."""
 
     terms: PreferenceTerms
     params: PreferenceLossParams = field(default_factory=PreferenceLossParams)
@@ -58,9 +58,7 @@ class PreferenceObjective:
                 *(length_S[good], length_S[bad]),
             )
             pairs = pairs.mean() if terms.preference_average_log_probs else pairs
-            partners = {
-                name: (column[good], column[bad]) for name, column in columns.items() if name[:3] == "aot"
-            }
+            partners = {name: (c[good], c[bad]) for name, c in columns.items() if name.startswith("aot")}
             for name in sorted(terms.preference_loss.keys() - {"kto"}):
                 losses[name] = self._pairwise(name, pairs, partners).sum() / chosen
         ratio_S = logps_S - reference_S
@@ -105,11 +103,12 @@ async def with_batch_statistics(
     samples: Sequence[Sample],
     mismatched: Sequence[Sample] = (),
 ) -> PreferenceObjective:
-    """The objective with what it compares with the whole batch: one forward more for AOT and KTO.
+    """The objective with its statistics of the whole batch: one more forward for AOT and KTO.
 
-    `mismatched` are KTO's prompts with answers of others, with their `reference`.
+    `mismatched`: for KTO, prompts with the answers of other prompts, with their `reference`.
     """
-    losses, average = (objective.terms.preference_loss.keys(), objective.terms.preference_average_log_probs)
+    losses = objective.terms.preference_loss.keys()
+    average = objective.terms.preference_average_log_probs
     if "kto" in losses and mismatched:
         ratios_S = await _ratios(model, mismatched, average=average)
         params = replace(objective.params, kl=max(0.0, float(ratios_S.mean())))
@@ -119,22 +118,21 @@ async def with_batch_statistics(
     return objective
 
 
-async def _ratios(model: Scorer, samples: Sequence[Sample], *, average: bool, policy: bool = False) -> Tensor:
-    """log pi - log ref of each sample (fp64), or log pi alone."""
+async def _ratios(model: Scorer, samples: Sequence[Sample], *, average: bool) -> Tensor:
+    """log pi - log ref of each sample, in fp64."""
     values = []
     for sample, logprobs_T in zip(samples, await model.forward(samples), strict=True):
-        value = float(logprobs_T.double().sum()) - (0.0 if policy else sample.sequence_columns["reference"])
+        value = float(logprobs_T.double().sum()) - sample.sequence_columns["reference"]
         values.append(value / max(sample.num_targets, 1) if average else value)
     return torch.tensor(values, dtype=torch.float64)
 
 
 async def _match(model: Scorer, samples: Sequence[Sample], *, average: bool) -> None:
-    """Give each sample its AOT partners: numbers of the same rank in the whole batch."""
+    """Set each sample's AOT partners: values of the same rank in the whole batch."""
     ratios_S = await _ratios(model, samples, average=average)
     lengths_S = torch.tensor([max(sample.num_targets, 1) if average else 1 for sample in samples])
-    reference_S = (
-        torch.tensor([s.sequence_columns["reference"] for s in samples], dtype=torch.float64) / lengths_S
-    )
+    references = [sample.sequence_columns["reference"] for sample in samples]
+    reference_S = torch.tensor(references, dtype=torch.float64) / lengths_S
     good, bad = ratios_S[::2], ratios_S[1::2]
     reference_P = reference_S[::2] - reference_S[1::2]
     aot_P = preference_losses.matched(good - bad + reference_P, reference_P)

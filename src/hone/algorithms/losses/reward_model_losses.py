@@ -1,6 +1,6 @@
 """Losses of reward models, and how well scores rank pairs: pure functions of scores.
 
-Shapes: `_S` texts, `_P` pairs; a pair is two texts in a row, the chosen one first.
+Shapes: `_S` texts, `_P` pairs (two adjacent texts, the chosen one first), `_N` targets, of which a text has one.
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ from torch.nn.functional import logsigmoid
 from hone.types import Batch, LossOutput, Outputs, Totals
 
 BINS = 10
-"""Equal parts of the confidence from 1/2 to 1, in which it is compared with how often it was right."""
+"""Equal bins of the confidence from 1/2 to 1, for the calibration error."""
 
 
 def bradley_terry_loss(
     outputs: Outputs, batch: Batch, totals: Totals, *, center: float | None = None
 ) -> LossOutput:
     """The pairs' loss, and their accuracy and margin. Sequence columns: `pair` (1), `margin`."""
-    chosen_P, rejected_P, weight_P = _pairs(_scores(outputs, batch), batch.sequence_columns["pair"])
+    score_S, weight_P = _scores(outputs, batch), batch.sequence_columns["pair"][0::2]
+    chosen_P, rejected_P = score_S[0::2], score_S[1::2]
     count = max(totals.sums["pair"] / 2, 1.0)
 
     def mean(values_P: Tensor) -> Tensor:
@@ -57,15 +58,11 @@ def _scores(outputs: Outputs, batch: Batch) -> Tensor:
     return batch.sum_by_sequence(outputs.values_N)
 
 
-def _pairs(score_S: Tensor, weight_S: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    return score_S[0::2], score_S[1::2], weight_S[0::2]
-
-
 @dataclass(frozen=True)
 class Ranking:
-    """How well pairs are ranked. A pair's confidence is the probability sigmoid(|chosen - rejected|) that the model
-    gives to the side that it prefers; `bins` has for each part of [1/2, 1] that is not empty its mean confidence, the
-    part that was right, and the number of pairs."""
+    """How well pairs are ranked. A pair's confidence is sigmoid(|chosen - rejected|), the probability that the model
+    gives to the answer that it prefers. `bins`: of each non-empty bin of [1/2, 1] its mean confidence, accuracy, and
+    number of pairs."""
 
     accuracy: float
     margin: float
