@@ -31,7 +31,7 @@ MAY_IMPORT: dict[str, str] = {
     "tracking": "errors registry types config",
     "rollout": "errors registry types config chat_template data user_code model",
     "algorithms": "errors registry types config data tracking",
-    "engine": "errors version types config chat_template data model planning checkpoint",
+    "engine": "errors version types user_code config chat_template data model planning checkpoint",
     "export": "errors config model checkpoint engine",
     "report": "errors registry config data model tracking checkpoint engine export",
     "training": "errors lazy registry types user_code config data model planning checkpoint tracking rollout "

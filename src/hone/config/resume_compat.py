@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-FREE_TO_CHANGE = ("checkpointing", "logger", "cluster")
+FREE_TO_CHANGE = ("checkpointing", "logger", "cluster", "policy.generation.colocated")
 """Sections that do not alter what a run computes: a resumed run may have them otherwise."""
 GOAL_KEYS = ("stop_at_validation_metric", "stop_at_validation_threshold")
 LENGTH_KEYS = ("max_num_steps", "max_num_epochs")
@@ -34,7 +34,7 @@ def changed_keys(
     bad = [
         f"{key}: {before!r} -> {after!r}"
         for key, before, after in found
-        if key.split(".")[0] not in FREE_TO_CHANGE and key.split(".")[-1] not in FREE_KEYS
+        if not key.startswith(FREE_TO_CHANGE) and key.split(".")[-1] not in FREE_KEYS
     ]
     return [key for key, _, _ in found], bad
 

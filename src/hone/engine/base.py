@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -10,7 +11,21 @@ from transformers import PreTrainedTokenizerBase
 from hone.types import Generator, Scorer, Teacher, TrainedModel
 
 
-class WeightTransport(Protocol):
+class WeightPublisher(Protocol):
+    """The learner's side of a WeightTransport."""
+
+    async def publish(self, version: int) -> None:
+        """Make the learner's present weights available as `version`."""
+
+
+class WeightReceiver(Protocol):
+    """The generator's side of a WeightTransport."""
+
+    async def receive(self, version: int) -> None:
+        """Load the weights that were published as `version`, and verify them."""
+
+
+class WeightTransport(WeightPublisher, WeightReceiver, Protocol):
     """Brings the learner's weights to a generator, by version. After every update of the weights:
 
         await transport.publish(version)    # on the learner's side, all of its ranks
@@ -20,11 +35,35 @@ class WeightTransport(Protocol):
     is not what the generator then holds. A generator never samples from weights of an unknown version.
     """
 
-    async def publish(self, version: int) -> None:
-        """Make the learner's present weights available as `version`."""
 
-    async def receive(self, version: int) -> None:
-        """Load the weights that were published as `version`, and verify them."""
+class Transport:
+    """A publisher and a receiver that were made apart."""
+
+    def __init__(self, publisher: WeightPublisher, receiver: WeightReceiver) -> None:
+        self.publish, self.receive = publisher.publish, receiver.receive
+
+
+class GeneratorServer(Generator, WeightReceiver, Protocol):
+    """A generator outside of this process: a child process, a Ray actor, a server that has a URL.
+
+        server.start()                     # launch it, or connect to it
+        await server.receive(version)      # it loads the weights that were published as `version`
+        await server.generate(prompts, sampling)
+        server.close()
+
+    Every call ends: with a result, with the HoneError that the generator raised, or with WorkerLostError, which names
+    the server, when it died, cannot be reached or makes no progress for `cluster.worker_timeout_s`. Then `close` and
+    `start` are called again, and `receive` with the present version before it is asked for completions.
+    """
+
+    name: str
+    """As messages name it: `generator 0`."""
+
+    def start(self) -> None:
+        """Return when it can be asked. Raises ClusterError, WorkerLostError included, if it cannot be had."""
+
+    def close(self) -> None:
+        """Stop it if `start` launched it. It may be gone already, or never have started."""
 
 
 @dataclass
@@ -48,6 +87,8 @@ class Engine:
     """Devices that the learner is sharded over."""
     notices: list[str] = field(default_factory=list)
     """What was chosen or detected, for the run's log."""
+    resources: ExitStack = field(default_factory=ExitStack)
+    """Processes and folders that `close` ends, the last one first."""
 
     def __enter__(self) -> Engine:
         return self
@@ -67,7 +108,8 @@ class Engine:
         await self.transport.receive(version)
 
     def close(self) -> None:
-        """Stop what was started: here, nothing."""
+        """Stop what was started for the run."""
+        self.resources.close()
 
     def can_grow(self) -> bool:
         """Whether nodes that the run asked for, and went on without, have come."""

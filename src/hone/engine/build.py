@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from hone.config import EvalConfig, TrainingConfig
+from hone.config import EvalConfig, OnlineConfig, TrainingConfig
 from hone.engine.base import Engine
+from hone.engine.generator_group import folder_for_weights, with_generators
+from hone.engine.generator_process import GeneratorProcess
 from hone.engine.local.generator import LocalGenerator
 from hone.engine.local.learner import DTYPES
 from hone.engine.local.local_engine import build_local, seed_everything
@@ -23,7 +25,13 @@ from hone.planning.auxiliary_models import (
     check_length,
     model_size_of_run,
 )
-from hone.planning.placement import check_distributed, device_of_this_process, hardware_of, is_single_process
+from hone.planning.placement import (
+    check_distributed,
+    device_of_this_process,
+    hardware_of,
+    is_single_process,
+    split_devices,
+)
 
 
 def check(config: TrainingConfig, tokenizer: PreTrainedTokenizerBase) -> ModelSize:
@@ -54,14 +62,23 @@ def _built(
 ) -> Engine:
     """In this process or on a cluster."""
     if is_single_process(config.cluster):
-        settled, _ = planner.resolve(config, size, hardware_of(config.cluster))
+        learner_hardware, own = split_devices(config, hardware_of(config.cluster))
+        settled, _ = planner.resolve(config, size, learner_hardware)
         device = device_of_this_process(config.cluster)
-        offload = settled.policy.cpu_offload and device.type == "cuda"
-        return build_local(settled, tokenizer, device, mesh_of_one(device.type) if offload else None)
+        mesh = mesh_of_one(device.type) if settled.policy.cpu_offload and device.type == "cuda" else None
+        if own is None or not isinstance(settled, OnlineConfig):
+            return build_local(settled, tokenizer, device, mesh)
+        weights = folder_for_weights(settled, size, one_node=True)
+        local = build_local(settled, tokenizer, device, mesh, weights)
+        assert local.publisher is not None
+        with_generators(
+            local, [GeneratorProcess("generator", settled, weights)], local.publisher, settled, weights
+        )
+        return local
     from hone.engine.ray.remote_engine import build_on_cluster
 
     check_distributed(config)
-    hardware_of(config.cluster)  # more GPUs than there are stop the run before Ray starts
+    split_devices(config, hardware_of(config.cluster))  # too few GPUs stop the run before Ray starts
     engine = build_on_cluster(config, tokenizer, size, recovering=recovering)
     # This process's generators are saved, too, and starting Ray draws from them.
     seed_everything(config.loop.seed)

@@ -30,16 +30,22 @@ BUCKET_BYTES = 1 << 28
 SHARED_MEMORY = Path("/dev/shm")
 
 
-def shared_folder(run_folder: Path) -> Path:
-    """A folder for the weights of this user's run: in shared memory where the system has it, else in the run's own.
+def weights_folder(run_folder: Path, *, one_node: bool, size: int) -> Path:
+    """A new folder for the weights of this user's run: in shared memory if one node has all processes and there is
+    room for two versions of `size` bytes, else in the run's folder.
 
     It is the same one after a restart, so that nothing is left behind. Raises PermissionError if it is another user's.
     """
     run_folder = run_folder.resolve()
     name = hashlib.sha256(str(run_folder).encode()).hexdigest()[:16]
-    folder = SHARED_MEMORY / f"hone-{name}" if SHARED_MEMORY.is_dir() else run_folder / "weights"
+    shared, own = SHARED_MEMORY / f"hone-{name}", run_folder / "weights"
+    for old in (shared, own):
+        if old.is_dir() and old.lstat().st_uid == os.getuid():
+            shutil.rmtree(old)
+    in_memory = one_node and SHARED_MEMORY.is_dir() and shutil.disk_usage(SHARED_MEMORY).free > 2 * size
+    folder = shared if in_memory else own
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if folder.stat().st_uid != os.getuid():
+    if folder.lstat().st_uid != os.getuid():
         raise PermissionError(f"{folder} belongs to another user")
     return folder
 
@@ -168,10 +174,3 @@ class FileReceiver:
         for part in parts:
             self.generator.load_weights(part.version, part, partial=part is publication and partial)
         self._base = publication.base
-
-
-class FileTransport:
-    """Both sides in one process, for a generator with a model of its own."""
-
-    def __init__(self, publisher: FilePublisher, receiver: FileReceiver) -> None:
-        self.publish, self.receive = publisher.publish, receiver.receive

@@ -84,15 +84,18 @@ def estimate_memory(
     policy = config.policy
     held = _trained(model, policy, dims, settings)
     if isinstance(config, OnlineConfig):
-        sharded = dims.world > 1 or settings.cpu_offload
+        sharded, colocated = (
+            dims.world > 1 or settings.cpu_offload,
+            config.policy.generation.colocated.enabled,
+        )
         ranks = dims.shard * dims.context * dims.tensor
         in_base = policy.lora.enabled and policy.lora.base_is_initial_model
         keeps_reference = config.uses_reference_model and not in_base
         held = replace(
             held,
             reference=_share(FP32 * model.parameters, ranks) if keeps_reference else 0,
-            generator=BYTES[policy.precision] * model.parameters if sharded else 0,
-            cache=cache_bytes(model, config, shared=not sharded),
+            generator=BYTES[policy.precision] * model.parameters if sharded and colocated else 0,
+            cache=cache_bytes(model, config, shared=not sharded) if colocated else 0,
         )
     if (teacher := config.teacher_model) and model.teacher and not config.cluster.reserved_devices:
         held = _with_teacher(held, model.teacher, teacher, dims, settings)
@@ -151,6 +154,13 @@ def _trained(model: ModelSize, policy: ModelConfig, dims: ParallelDims, settings
         logits=_logits(model, policy, dims, settings),
         host=weights + gradients + states if offload else 0,
     )
+
+
+def generator_bytes(model: ModelSize, config: OnlineConfig) -> tuple[int, int]:
+    """Weights, and keys and values, of a generator on a device of its own."""
+    adapters = adapter_parameters(model, config.policy.lora) if config.policy.lora.enabled else 0
+    weights = BYTES[config.policy.precision] * (model.parameters + adapters)
+    return weights, cache_bytes(model, config, shared=False)
 
 
 def tokens(policy: ModelConfig, micro_batch: int) -> int:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
-from hone.config import EvalConfig, TrainingConfig
+from hone.config import EvalConfig, OnlineConfig, TrainingConfig
 from hone.config.schema import ClusterConfig
-from hone.errors import ConfigError
+from hone.errors import ClusterError, ConfigError
 from hone.model.loading import configured, resolve
 from hone.model.parallelize import check_parallel
 from hone.planning.hardware import Hardware, hardware_here
@@ -58,6 +60,33 @@ def hardware_of(cluster: ClusterConfig, nodes: int | None = None) -> Hardware:
     if not there:  # the GPUs are on other machines, of a kind not known yet
         return Hardware("GPU", nodes, wanted)
     return hardware_here(nodes=nodes, per_node=wanted, gpu=True)
+
+
+def split_devices(config: TrainingConfig, hardware: Hardware) -> tuple[Hardware, Hardware | None]:
+    """Of a run's devices those of the learner, and those of generators in a group of their own (None: they share).
+
+    Raises ConfigError for a single GPU, which a generator in a process of its own would have to share.
+    """
+    if not isinstance(config, OnlineConfig) or config.policy.generation.colocated.enabled:
+        return hardware, None
+    if hardware.count == 1:
+        if not hardware.elastic:
+            raise ConfigError(
+                "policy.generation.colocated.enabled=false needs a GPU for the generator, and there is one in all: set "
+                "it to true, or cluster.gpus_per_node=2 and policy.generation.colocated.resources.gpus_per_node=1"
+            )
+        return hardware, hardware
+    wanted = config.policy.generation.colocated.resources
+    if config.cluster.num_nodes == 1:
+        count = wanted.gpus_per_node or 0
+        return replace(hardware, per_node=hardware.per_node - count), replace(hardware, per_node=count)
+    count = wanted.num_nodes or 0
+    if hardware.nodes <= count:
+        raise ClusterError(
+            f"policy.generation.colocated.resources.num_nodes={count}: of the machines {hardware.nodes} are there, and "
+            "none is left to learn on"
+        )
+    return replace(hardware, nodes=hardware.nodes - count), replace(hardware, nodes=count)
 
 
 def check_distributed(config: TrainingConfig) -> None:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from generating import make_generator
+from generating import ROWS, Server, make_generator
 from generator_suite import CHECKS, CONTEXT, STOPS, Subject
 from tiny import make_learner, make_model, make_tokenizer, run, sft_config
 
+from hone.config.schema import GRPOConfig
+from hone.engine.base import Transport
+from hone.engine.generator_group import GeneratorGroup
+from hone.engine.generator_process import GeneratorProcess
 from hone.engine.local.weight_sync import InProcessTransport
-from hone.engine.weight_files import FilePublisher, FileReceiver, FileTransport, Publication
+from hone.engine.weight_files import FilePublisher, FileReceiver, Publication
 from hone.errors import WeightSyncError
 from hone.model.adapters import with_lora
 from hone.model.weights import checksum
@@ -51,7 +55,54 @@ def by_files(folder: Path, generator: Any = None) -> Subject:
     learner = learner_of(make_model())
     generator = generator or make_generator(make_model(seed=5), STOPS, context=CONTEXT)
     publisher = FilePublisher(learner.weights, folder, bucket_bytes=10_000)
-    return Subject(generator, learner, FileTransport(publisher, FileReceiver(generator, folder)), decode)
+    return Subject(generator, learner, Transport(publisher, FileReceiver(generator, folder)), decode)
+
+
+def group_of_two(folder: Path) -> Subject:
+    """Two servers, whose weights come through files."""
+    learner = learner_of(make_model())
+    servers = [Server(f"generator {i}", folder, stops=STOPS, context=CONTEXT, seed=5 + i) for i in range(2)]
+    group = GeneratorGroup(servers, rows=ROWS, max_restarts=0)
+    group.start()
+    return Subject(group, learner, Transport(FilePublisher(learner.weights, folder), group), decode)
+
+
+@pytest.fixture(scope="module")
+def child(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Subject]]:
+    """One child process for all checks, with a learner of its own for each."""
+    place = tmp_path_factory.mktemp("child")
+    model = make_model(seed=5)
+    model.generation_config.eos_token_id = list(STOPS)
+    model.save_pretrained(place / "model")
+    make_tokenizer().save_pretrained(place / "model")
+    settings = {
+        "model_name": str(place / "model"),
+        "max_total_sequence_length": CONTEXT,
+        "precision": "float32",
+    }
+    config = GRPOConfig(
+        policy=settings, cluster={"gpus_per_node": 0}, checkpointing={"checkpoint_dir": str(place / "run")}
+    )
+    server = GeneratorProcess("generator", config, place)
+    group = GeneratorGroup([server], rows=ROWS, max_restarts=0)
+    group.start()
+
+    def subject() -> Subject:
+        learner = learner_of(make_model())
+        return Subject(group, learner, Transport(FilePublisher(learner.weights, place), group), decode)
+
+    yield subject
+    group.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+def test_a_child_process_does_what_all_must(
+    child: Callable[[], Subject], check: Callable[[Subject], None]
+) -> None:
+    subject = child()
+    subject.sync(0)
+    check(subject)
 
 
 def of_the_page(folder: Path) -> Subject:
@@ -67,6 +118,7 @@ SUBJECTS: dict[str, Callable[[Path], Subject]] = {
     "built-in, the learner's model": shared_model,
     "built-in, a model of its own": own_model,
     "built-in, through files": by_files,
+    "a group of two servers": group_of_two,
     "of the page on adding one": of_the_page,
 }
 
@@ -112,7 +164,7 @@ def test_once_the_base_is_there_the_files_hold_the_adapters_alone(tmp_path: Path
     learner = learner_of(with_lora(make_model(), lora))
     generator = make_generator(with_lora(make_model(seed=5), lora, seed=5), STOPS, context=CONTEXT)
     publisher = FilePublisher(learner.weights, tmp_path)
-    subject = Subject(generator, learner, FileTransport(publisher, FileReceiver(generator, tmp_path)), decode)
+    subject = Subject(generator, learner, Transport(publisher, FileReceiver(generator, tmp_path)), decode)
     for version in range(3):
         with torch.no_grad():
             for parameter in learner.model.parameters():

@@ -20,6 +20,7 @@ CHECKS: tuple[tuple[type | UnionType, Callable[[Any], Iterator[str]]], ...] = (
     (TrainingConfig, run.checkpoints),
     (OnlineConfig | EvalConfig, rollouts.environments),
     (OnlineConfig, rollouts.rollouts),
+    (OnlineConfig, rollouts.generators),
     (RLConfig, rollouts.rewards),
     (PolicyGradientConfig, losses.policy_loss),
     (OnlineConfig, rollouts.policy_sampling),

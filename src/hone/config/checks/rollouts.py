@@ -104,6 +104,27 @@ def rollouts(config: OnlineConfig) -> Iterator[str]:
         )
 
 
+def generators(config: OnlineConfig) -> Iterator[str]:
+    """Devices of generators in a group of their own, out of those of several."""
+    colocated, cluster = config.policy.generation.colocated, config.cluster
+    if colocated.enabled or not cluster.is_distributed:
+        return
+    head, per_node = "policy.generation.colocated", cluster.cpu_workers_per_node or cluster.gpus_per_node
+    kind = "cpu_workers_per_node" if cluster.cpu_workers_per_node else "gpus_per_node"
+    for key, wanted, there, total in (
+        ("num_nodes", colocated.resources.num_nodes, cluster.num_nodes, "num_nodes"),
+        ("gpus_per_node", colocated.resources.gpus_per_node, per_node, kind),
+    ):
+        divided = (key == "num_nodes") == (cluster.num_nodes > 1)
+        if divided and (wanted is None or wanted >= there):
+            yield (
+                f"{head}.enabled=false and cluster.{total}={there}: set {head}.resources.{key} to how many of them "
+                f"generate, fewer than all (it is {'null' if wanted is None else wanted})"
+            )
+        elif not divided and wanted not in (None, there):
+            yield f"{head}.resources.{key}={wanted}: set it to null, which is all {there} of cluster.{total}"
+
+
 def rewards(config: RLConfig) -> Iterator[str]:
     """Rewards that are trained on."""
     loop, policy, section = config.loop, config.policy, own_section(config)

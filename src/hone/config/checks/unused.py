@@ -17,7 +17,10 @@ from hone.config.dependent_defaults.settings import Settings
 from hone.config.nested import Path, dotted, without_places
 from hone.config.schema.base import derived_expression, fill_derived
 
-KEPT = ("checkpointing.checkpoint_dir", "checkpointing.checkpoint_must_save_by")
+KEPT = (
+    *("checkpointing.checkpoint_dir", "checkpointing.checkpoint_must_save_by"),
+    *(f"policy.generation.colocated.resources.{key}" for key in ("gpus_per_node", "num_nodes")),
+)
 """Keys that are read although their section is not enabled."""
 
 

@@ -25,6 +25,11 @@ def _validates(s: Settings) -> bool:
     return validates(s.config)
 
 
+def _several_processes(s: Settings) -> bool:
+    own_generators = isinstance(s.config, OnlineConfig) and not s["policy.generation.colocated.enabled"]
+    return bool(s.config.cluster.is_distributed or own_generators)
+
+
 TRAINING = (
     read_if("logger.wandb_enabled", "logger.wandb.*"),
     read_if("logger.mlflow_enabled", "logger.mlflow.*"),
@@ -33,7 +38,7 @@ TRAINING = (
         "checkpointing.higher_is_better",
         "no metric ranks the checkpoints",
     ),
-    read_if(lambda s: s.config.cluster.is_distributed, CLUSTER, "one device is asked for"),
+    read_if(_several_processes, CLUSTER, "one device is asked for"),
     *lora_conditions("policy"),
     read_if(
         lambda s: any(entry.split_validation_size for entry in s.config.data.train or ()),
@@ -56,6 +61,11 @@ SUPERVISED = (
     ),
 )
 ONLINE = (
+    read_if(
+        lambda s: not s["policy.generation.colocated.enabled"],
+        "policy.generation.colocated.resources.*",
+        "generation shares the learner's devices",
+    ),
     read_if(
         _validates,
         "{section}: val_start_at max_val_samples val_batch_size val_num_generations_per_prompt",

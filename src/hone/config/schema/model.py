@@ -180,9 +180,29 @@ class SamplingConfig(ConfigModel):
     """Texts that end a completion."""
 
 
+class GeneratorResourcesConfig(ConfigModel):
+    """Devices that generators have for themselves, out of those of `cluster`."""
+
+    gpus_per_node: int | None = Field(None, ge=1)
+    """On one machine: so many of its GPUs (or CPU processes, where cluster.cpu_workers_per_node is given) generate,
+    each with a whole model; the others learn."""
+    num_nodes: int | None = Field(None, ge=1)
+    """On several machines: so many of them generate, with all of their devices."""
+
+
+class ColocatedConfig(ConfigModel):
+    """Where completions are sampled."""
+
+    enabled: bool = True
+    """Generate on the learner's devices, in its processes. false: in processes and on devices of their own
+    (`resources`); without a second device, in one process beside the learner's on the CPU."""
+    resources: GeneratorResourcesConfig = section(GeneratorResourcesConfig)
+
+
 class GenerationConfig(SamplingConfig):
     """How completions are sampled, in training and in validation."""
 
+    colocated: ColocatedConfig = section(ColocatedConfig)
     val_temperature: Derived[Annotated[float, Field(ge=0)]] = derived("${.temperature}")
     """Temperature in validation."""
     val_top_p: Derived[Annotated[float, Field(gt=0, le=1)]] = derived("${.top_p}")

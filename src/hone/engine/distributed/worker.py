@@ -11,15 +11,17 @@ import sys
 import traceback
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from hone.config import OnlineConfig, TrainingConfig
-from hone.engine.base import WeightTransport
+from hone.engine.base import WeightPublisher, WeightReceiver
 from hone.engine.distributed.heartbeat import HEARTBEAT, doing
-from hone.engine.local.local_engine import build_local, build_teacher, tokenizer_of
+from hone.engine.local.local_engine import build_generator, build_local, build_teacher, tokenizer_of
+from hone.engine.weight_files import FileReceiver
 from hone.model.mesh import communication, make_mesh
 from hone.planning.parallel_dims import ParallelDims
 from hone.types import Completion, Generator, Prompt, Sampling
@@ -50,7 +52,8 @@ class Worker:
         self.models: dict[str, Any] = {}
         """By role: learner, reference, value, teacher."""
         self.generator: Generator | None = None
-        self.transport: WeightTransport | None = None
+        self.publisher: WeightPublisher | None = None
+        self.receiver: WeightReceiver | None = None
         self.listener: socket.socket | None = None
 
     def identify(self, sign: str | None, secret: Mapping[str, str]) -> dict[str, Any]:
@@ -93,17 +96,24 @@ class Worker:
             timeout=patience,
         )
 
-    def build(self, config: TrainingConfig, dims: ParallelDims) -> None:
-        """Load the run's models onto the mesh."""
+    def build(self, config: TrainingConfig, dims: ParallelDims, weights: Path | None) -> None:
+        """Load the run's models onto the mesh. `weights`: where generators in processes of their own get them."""
         with doing("loading the model"):
             device = _device(config)
             mesh = make_mesh(dims.axes, device.type)
-            engine = build_local(config, tokenizer_of(config), device, mesh)
+            engine = build_local(config, tokenizer_of(config), device, mesh, weights)
         roles = {"learner": engine.learner, "reference": engine.reference, "value": engine.value}
         self.models = {name: model for name, model in roles.items() if model is not None}
         if engine.teacher is not None:
             self.models["teacher"] = engine.teacher
-        self.generator, self.transport = engine.generator, engine.transport
+        self.generator, self.receiver = engine.generator, engine.transport
+        self.publisher = engine.publisher or engine.transport
+
+    def build_generator(self, config: OnlineConfig, weights: Path) -> None:
+        """Load a generator alone; what it samples from is received from the folder `weights`."""
+        with doing("loading the model"):
+            self.generator = build_generator(config, tokenizer_of(config))
+        self.receiver = FileReceiver(self.generator, weights)
 
     def build_teacher(self, config: OnlineConfig, dims: ParallelDims, vocabulary: int) -> None:
         """Load the teacher alone onto the mesh."""
@@ -125,19 +135,19 @@ class Worker:
 
     def publish_weights(self, version: int) -> None:
         """Make the learner's weights available as `version`."""
-        assert self.transport is not None
+        assert self.publisher is not None
         with doing("learner.publish_weights"):
-            asyncio.run(_awaited(self.transport.publish(version)))
+            asyncio.run(_awaited(self.publisher.publish(version)))
 
     def receive_weights(self, version: int) -> None:
-        """Give this rank's generator the weights that were published as `version`."""
-        assert self.transport is not None
+        """Give this process's generator the weights that were published as `version`."""
+        assert self.receiver is not None
         with doing("generator.receive_weights"):
-            asyncio.run(_awaited(self.transport.receive(version)))
+            asyncio.run(_awaited(self.receiver.receive(version)))
 
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling, count: int) -> list[list[Completion]]:
-        """Completions of every `world`-th prompt, from this rank's own number on."""
-        own = prompts[self.rank :: dist.get_world_size()]
+        """Completions of every `world`-th prompt, from this rank's own number on; of all where there are no ranks."""
+        own = prompts[self.rank :: dist.get_world_size() if dist.is_initialized() else 1]
         assert self.generator is not None
         with doing("generator.generate"):
             return asyncio.run(self.generator.generate(own, sampling, count=count)) if own else []

@@ -41,6 +41,14 @@ REMEDY = "Look at its weights, or choose another precision (float16 overflows wh
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
+def autocast(device_type: str, dtype: torch.dtype) -> contextlib.AbstractContextManager[None]:
+    """The context that computes in `dtype`."""
+    if dtype == torch.float32:
+        return contextlib.nullcontext()
+    # A cache of casts would keep every weight twice from the forward on, and each is used once in it.
+    return torch.autocast(device_type, dtype=dtype, cache_enabled=False)
+
+
 class LocalLearner:
     """Holds a model, and unless `frozen` its optimizer, schedule and loss scale.
 
@@ -284,10 +292,7 @@ class LocalLearner:
 
     def autocast(self) -> contextlib.AbstractContextManager[None]:
         """The context that computes in `policy.precision`."""
-        if self.dtype == torch.float32:
-            return contextlib.nullcontext()
-        # A cache of casts would keep every weight twice from the forward on, and each is used once in it.
-        return torch.autocast(self.device.type, dtype=self.dtype, cache_enabled=False)
+        return autocast(self.device.type, self.dtype)
 
     @contextlib.contextmanager
     def _evaluating(self, *, training: bool) -> Iterator[None]:

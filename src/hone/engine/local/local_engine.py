@@ -6,24 +6,27 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hone.config import OnlineConfig, TrainingConfig
 from hone.config.schema import ModelConfig
-from hone.engine.base import Engine
+from hone.engine.base import Engine, WeightPublisher
 from hone.engine.distributed.sharding import unsharded_copy
 from hone.engine.local.generator import LocalGenerator
-from hone.engine.local.learner import DTYPES, LocalLearner
+from hone.engine.local.learner import DTYPES, LocalLearner, autocast
 from hone.engine.local.model_factory import make_model, make_scorer
 from hone.engine.local.threads import set_threads
 from hone.engine.local.weight_sync import InProcessTransport
+from hone.engine.weight_files import FilePublisher
 from hone.model.loading import load_tokenizer, stop_tokens
 from hone.model.mesh import Mesh
 from hone.planning.auxiliary_models import readable_tokens
+from hone.planning.placement import device_of_this_process
 from hone.types import Sample
 
 
@@ -48,6 +51,8 @@ class LocalEngine(Engine):
     generator: LocalGenerator | None = None
     value: LocalLearner | None = None
     teacher: LocalLearner | None = None
+    publisher: WeightPublisher | None = None
+    """Of the learner's weights, for generators in other processes."""
 
 
 def seed_everything(seed: int) -> None:
@@ -72,8 +77,10 @@ def build_local(
     tokenizer: PreTrainedTokenizerBase,
     device: torch.device,
     mesh: Mesh | None = None,
+    weights: Path | None = None,
 ) -> LocalEngine:
-    """Load the run's models and its generator onto `device`; on a mesh this rank's part of them."""
+    """Load the run's models and its generator onto `device`; on a mesh this rank's part of them. Generators in other
+    processes get the weights from the folder `weights`; then there is none in this one."""
     policy = config.policy
     seed = config.loop.seed
     seed_everything(seed + (mesh.rank("data") if mesh is not None else 0))
@@ -96,21 +103,40 @@ def build_local(
             if policy.lora.enabled and policy.lora.base_is_initial_model
             else learner_of(policy, trained=False)
         )
+    if weights is not None:
+        engine.publisher = FilePublisher(learner.weights, weights, dtype=DTYPES[policy.precision])
+        return engine
     model = learner.model
     if mesh is not None:
         empty = make_model(policy, tokenizer, seed, True, False, DTYPES[policy.precision])
         model = unsharded_copy(empty, learner.model, device)
-    engine.generator = LocalGenerator(
+    generator = _generator(model, tokenizer, config)
+    engine.generator, engine.transport = generator, InProcessTransport(learner, generator)
+    return engine
+
+
+def build_generator(config: OnlineConfig, tokenizer: PreTrainedTokenizerBase) -> LocalGenerator:
+    """A generator with a whole model of its own, in the precision that it computes in, on this process's device."""
+    model = make_model(config.policy, tokenizer, config.loop.seed, True, True)
+    set_threads(config.cluster.cpu_threads, model)
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(DTYPES[config.policy.precision])
+    torch.nn.Module.to(model, device_of_this_process(config.cluster))
+    return _generator(model.requires_grad_(False).eval(), tokenizer, config)
+
+
+def _generator(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: OnlineConfig
+) -> LocalGenerator:
+    return LocalGenerator(
         model,
         tokenizer,
         stop_tokens=stop_tokens(model, tokenizer),
         context=config.policy.max_total_sequence_length,
         max_rows=config.policy.generation_batch_size,
-        autocast=learner.autocast,
+        autocast=partial(autocast, model.device.type, DTYPES[config.policy.precision]),
         tokens=readable_tokens(config),
     )
-    engine.transport = InProcessTransport(learner, engine.generator)
-    return engine
 
 
 def build_teacher(

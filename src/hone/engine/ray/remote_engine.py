@@ -8,6 +8,7 @@ dies, or makes no progress, is named with its cause and the last lines of its lo
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,16 +17,21 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from hone.config import OnlineConfig, TrainingConfig
-from hone.engine.base import Engine
+from hone.engine.base import Engine, Transport
+from hone.engine.generator_group import folder_for_weights, with_generators
 from hone.engine.local.threads import threads_for
 from hone.engine.ray import local_cluster
-from hone.engine.ray.nodes import NodeLost, connect, usable_nodes, wait_for_nodes
+from hone.engine.ray.nodes import NodeLost, connect, ray, usable_nodes, wait_for_nodes
 from hone.engine.ray.worker_group import WorkerGroup
+from hone.errors import WorkerLostError
 from hone.model.model_size import ModelSize
 from hone.planning import planner
 from hone.planning.parallel_dims import ParallelDims
-from hone.planning.placement import check_mesh, hardware_of
+from hone.planning.placement import check_mesh, hardware_of, split_devices
 from hone.types import Completion, LossFn, Prompt, Sample, Sampling
+
+if ray is not None:
+    from ray.exceptions import RayError
 
 
 def build_on_cluster(
@@ -40,58 +46,88 @@ def build_on_cluster(
     Raises ConfigError and ClusterError before any weight is loaded, WorkerLostError when a rank is lost meanwhile.
     """
     own = connect(config.cluster)
-    while True:
-        workers: WorkerGroup | None = None
-        teacher_workers: WorkerGroup | None = None
-        try:
-            nodes = wait_for_nodes(config.cluster, recovering=recovering)
-            settled, choice = planner.resolve(config, size, hardware_of(config.cluster, nodes))
-            dims = choice.dims
-            check_mesh(settled, dims)
-            beside = config.cluster.reserved_devices
-            sharers = dims.per_node + beside
-            threads = threads_for(config.cluster.cpu_threads, size.parameters, sharers=sharers)
-            patience = config.cluster.worker_timeout_s
-            workers = WorkerGroup(settled, dims, threads=threads, own=own)
-            workers.start()
-            workers.call_all("build", settled, dims, seconds=patience)
-            if beside:
-                together = ParallelDims(1, beside, shard=beside)
-                teacher_workers = WorkerGroup(settled, together, threads=threads, own=False, title="teacher")
-                teacher_workers.start()
-                teacher_workers.call_all(
-                    "build_teacher", settled, together, size.vocabulary, seconds=patience
-                )
-            break
-        except NodeLost:  # one was counted that was dead already
-            for group in filter(None, (teacher_workers, workers)):
-                group.close(stay=True)
-        except BaseException:
-            for group in filter(None, (teacher_workers, workers)):
-                group.close()
-            if workers is None and own:
-                local_cluster.stop()
-            raise
-    notices = [f"{dims} on {nodes} machine{'s' if nodes > 1 else ''}; logs of the ranks: {workers.folder}"]
-    if teacher_workers is not None:
-        notices.append(f"the teacher on {teacher_workers.dims} of its own")
-    missing = config.cluster.num_nodes - nodes
-    if missing:
-        notices.append(
+    with ExitStack() as started:
+        if own:
+            started.callback(local_cluster.stop)
+        while True:
+            groups = ExitStack()
+            try:
+                engine = _build(config, tokenizer, size, own, recovering, groups)
+                break
+            except NodeLost:  # one was counted that was dead already
+                groups.close()
+            except BaseException:
+                groups.close()
+                raise
+        started.callback(groups.close)
+        engine.resources = started.pop_all()
+    return engine
+
+
+def _build(
+    config: TrainingConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    size: ModelSize,
+    own: bool,
+    recovering: bool,
+    groups: ExitStack,
+) -> ClusterEngine:
+    """The engine; `groups` closes what was started for it, also what was started before an exception."""
+    nodes = wait_for_nodes(config.cluster, recovering=recovering)
+    hardware = hardware_of(config.cluster, nodes)
+    learner_hardware, generator_hardware = split_devices(config, hardware)
+    settled, choice = planner.resolve(config, size, learner_hardware)
+    check_mesh(settled, choice.dims)
+    beside = config.cluster.reserved_devices
+    threads = threads_for(config.cluster.cpu_threads, size.parameters, sharers=hardware.per_node + beside)
+
+    def start(dims: ParallelDims, title: str) -> WorkerGroup:
+        group = WorkerGroup(settled, dims, threads=threads, own=own, title=title)
+        groups.callback(group.close)
+        group.start()
+        group.join()
+        return group
+
+    patience = config.cluster.worker_timeout_s
+    weights = None
+    if generator_hardware is not None and isinstance(settled, OnlineConfig):
+        weights = folder_for_weights(settled, size, one_node=nodes == 1)
+    workers = start(choice.dims, "rank {}")
+    workers.call_all("build", settled, choice.dims, weights, seconds=patience)
+    engine = ClusterEngine(
+        tokenizer, ClusterLearner(workers, "learner"), ranks=choice.dims.world, workers=workers
+    )
+    engine.nodes, engine.resources = nodes, groups
+    engine.notices += [
+        f"{choice.dims} on {nodes} machine{'s' if nodes > 1 else ''}; logs of the ranks: {workers.folder}"
+    ]
+    teacher_workers = workers
+    if beside:
+        dims = ParallelDims(1, beside, shard=beside)
+        teacher_workers = start(dims, "teacher rank {}")
+        teacher_workers.call_all("build_teacher", settled, dims, size.vocabulary, seconds=patience)
+        engine.notices.append(f"the teacher on {dims} of its own")
+    if missing := config.cluster.num_nodes - nodes:
+        engine.notices.append(
             f"{missing} of {config.cluster.num_nodes} machines are missing: going on with those left"
         )
-    engine = ClusterEngine(
-        tokenizer, ClusterLearner(workers, "learner"), ranks=dims.world, notices=notices, workers=workers
-    )
-    engine.teacher_workers = teacher_workers
     if config.critic is not None:
         engine.value = ClusterLearner(workers, "value")
     if config.teacher_model is not None:
-        engine.teacher = ClusterLearner(teacher_workers or workers, "teacher")
-    if isinstance(config, OnlineConfig):
-        engine.generator, engine.transport = ClusterGenerator(workers), ClusterTransport(workers, workers)
-        if config.uses_reference_model:
-            engine.reference = ClusterLearner(workers, "reference")
+        engine.teacher = ClusterLearner(teacher_workers, "teacher")
+    if not isinstance(settled, OnlineConfig):
+        return engine
+    if settled.uses_reference_model:
+        engine.reference = ClusterLearner(workers, "reference")
+    if weights is not None and generator_hardware is not None:
+        servers = [
+            RayGenerator(f"generator {i}", settled, weights, threads) for i in range(generator_hardware.count)
+        ]
+        with_generators(engine, servers, ClusterLearner(workers, "learner"), settled, weights)
+    else:
+        generator = ClusterGenerator(workers)
+        engine.generator = generator
+        engine.transport = Transport(ClusterLearner(workers, "learner"), generator)
     return engine
 
 
@@ -136,6 +172,10 @@ class ClusterLearner:
         """Every rank reads its part, whatever mesh wrote it."""
         await self._call("load", path.resolve())
 
+    async def publish(self, version: int) -> None:
+        """Every rank takes part; the weights do not pass through this process."""
+        await self.workers.call_all_async("publish_weights", version)
+
     async def _call(self, verb: str, *arguments: Any) -> Any:
         return (await self.workers.call_all_async("call", self.role, verb, *arguments))[0]
 
@@ -153,20 +193,30 @@ class ClusterGenerator:
         shares = await self.workers.call_all_async("generate", list(prompts), sampling, count)
         return [shares[i % len(shares)][i // len(shares)] for i in range(len(prompts))]
 
-
-class ClusterTransport:
-    """From the learner's ranks to the generator's ranks: the weights do not pass through this process."""
-
-    def __init__(self, learners: WorkerGroup, generators: WorkerGroup) -> None:
-        self.learners, self.generators = learners, generators
-
-    async def publish(self, version: int) -> None:
-        """On every rank of the learner."""
-        await self.learners.call_all_async("publish_weights", version)
-
     async def receive(self, version: int) -> None:
-        """On every rank of the generator."""
-        await self.generators.call_all_async("receive_weights", version)
+        """Every rank's generator loads the weights that were published as `version`."""
+        await self.workers.call_all_async("receive_weights", version)
+
+
+class RayGenerator(ClusterGenerator):
+    """A GeneratorServer: one Ray actor with a device and a whole model of its own."""
+
+    def __init__(self, name: str, config: OnlineConfig, weights: Path, threads: int) -> None:
+        super().__init__(WorkerGroup(config, ParallelDims(), threads=threads, own=False, title=name))
+        self.name, self.config, self.weights = name, config, weights
+
+    def start(self) -> None:
+        """Place the actor, and load its model."""
+        try:
+            self.workers.start()
+        except (NodeLost, RayError) as error:
+            raise WorkerLostError(f"{self.name} has lost its machine: {error}") from error
+        seconds = self.config.cluster.worker_timeout_s
+        self.workers.call_all("build_generator", self.config, self.weights, seconds=seconds)
+
+    def close(self) -> None:
+        """Stop the actor."""
+        self.workers.close()
 
 
 @dataclass
@@ -174,18 +224,13 @@ class ClusterEngine(Engine):
     """All of it on the ranks of a cluster."""
 
     workers: WorkerGroup = field(kw_only=True)
-    teacher_workers: WorkerGroup | None = None
-    """The teacher's, where it has devices of its own."""
-
-    def close(self) -> None:
-        """Stop the ranks."""
-        for group in filter(None, (self.teacher_workers, self.workers)):
-            group.close()
+    nodes: int = 1
+    """Machines that it runs on."""
 
     def can_grow(self) -> bool:
         """Whether machines that are asked for, and were missing, have come."""
-        cluster, nodes = self.workers.config.cluster, self.workers.dims.nodes
-        return nodes < cluster.num_nodes and len(usable_nodes(cluster)) > nodes
+        cluster = self.workers.config.cluster
+        return self.nodes < cluster.num_nodes and len(usable_nodes(cluster)) > self.nodes
 
     async def usage(self) -> dict[str, float]:
         """`host_memory_gib` and, on GPUs, `gpu_memory_gib` of the fullest rank, mean `gpu_utilization`."""

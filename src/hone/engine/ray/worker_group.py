@@ -17,7 +17,6 @@ import torch
 from hone.config import TrainingConfig
 from hone.config.secrets import SECRETS
 from hone.engine.distributed.worker import Worker
-from hone.engine.ray import local_cluster
 from hone.engine.ray.nodes import NodeLost, ray, usable_nodes
 from hone.engine.ray.watchdog import (
     LOOK_S,
@@ -51,7 +50,10 @@ LOOPBACK_DEVICE = "lo0" if sys.platform == "darwin" else "lo"
 
 
 class WorkerGroup:
-    """The ranks of a run, or of one of its models that has devices of its own, named in `title`."""
+    """The ranks of a run, or of one of its models that has devices of its own.
+
+    `title` names each rank in messages and in its log's file name: `teacher rank {}`.
+    """
 
     def __init__(
         self,
@@ -60,7 +62,7 @@ class WorkerGroup:
         *,
         threads: int,
         own: bool,
-        title: str = "",
+        title: str = "rank {}",
     ) -> None:
         self.config, self.dims, self.threads, self.own, self.title = config, dims, threads, own, title
         self.folder = Path(config.checkpointing.checkpoint_dir).resolve() / "workers"
@@ -69,9 +71,8 @@ class WorkerGroup:
         self.group: Any = None
 
     def start(self) -> None:
-        """Start the ranks, let them say hello, and let them meet. Raises ClusterError for ranks that do not fit."""
-        cluster = self.config.cluster
-        gpus = 0 if cluster.cpu_workers_per_node is not None else 1
+        """Start the ranks, and check that they can work together. Raises ClusterError where they cannot."""
+        gpus = 0 if self.config.cluster.cpu_workers_per_node is not None else 1
         each = {"CPU": float(self.dims.per_node)}
         if gpus:
             each["GPU"] = float(self.dims.per_node)
@@ -99,9 +100,12 @@ class WorkerGroup:
         finally:
             sign.unlink(missing_ok=True)
         self._check_alike()
+
+    def join(self) -> None:
+        """Make the ranks one process group."""
         address = ray.get(self.actors[0].rendezvous.remote(self.own), timeout=START_S)
         # Later than the watch, which says which rank it is that hangs.
-        patience = 2 * cluster.worker_timeout_s + 60
+        patience = 2 * self.config.cluster.worker_timeout_s + 60
         self.call_all("join", address, self.dims, patience, seconds=START_S)
 
     def _wait_for_room(self, each: dict[str, float]) -> None:
@@ -145,15 +149,16 @@ class WorkerGroup:
     def _check_alike(self) -> None:
         ours = {"hone": __version__, "torch": torch.__version__.split("+")[0]}
         for rank, about in enumerate(self.about):
+            who = f"{self.title.format(rank)} on {about['host']}"
             for name, version in ours.items():
                 if about[name] != version:
                     raise ClusterError(
-                        f"rank {rank} on {about['host']} has {name} {about[name]}, this process {version}: install "
+                        f"{who} has {name} {about[name]}, this process {version}: install "
                         "the same version on every machine"
                     )
             if not about["sees"]:
                 raise ClusterError(
-                    f"rank {rank} on {about['host']} does not see checkpointing.checkpoint_dir={self.folder.parent}: "
+                    f"{who} does not see checkpointing.checkpoint_dir={self.folder.parent}: "
                     "name a folder that all machines share"
                 )
 
@@ -226,11 +231,11 @@ class WorkerGroup:
     def name(self, rank: int) -> str:
         """Which rank, where."""
         about = self.about[rank] if rank < len(self.about) else None
-        name = f"{self.title} rank {rank}".strip()
+        name = self.title.format(rank)
         return f"{name} (pid {about['pid']} on {about['host']})" if about else name
 
     def _log(self, rank: int) -> Path:
-        return self.folder / f"{self.title}{'_' if self.title else ''}rank_{rank}.log"
+        return self.folder / f"{self.title.format(rank).replace(' ', '_')}.log"
 
     def _last_lines(self, rank: int, count: int = 5) -> str:
         try:
@@ -243,14 +248,12 @@ class WorkerGroup:
             else ""
         )
 
-    def close(self, *, stay: bool = False) -> None:
-        """Stop the ranks, and Ray if it was started here, unless it is to `stay`."""
+    def close(self) -> None:
+        """Stop the ranks, and give their devices back."""
         for actor in self.actors:
             with contextlib.suppress(RayError):
                 ray.kill(actor)
-        if self.group is not None and (stay or not self.own):
+        if self.group is not None:
             with contextlib.suppress(RayError):
                 remove_placement_group(self.group)
-        self.actors = []
-        if self.own and not stay:
-            local_cluster.stop()
+        self.actors, self.group = [], None

@@ -69,11 +69,9 @@ def _generation(head: str) -> list[KeyRule]:
     """`policy.generation` of training, `generation` of evaluation."""
     vllm, kwargs = f"{head}.vllm_cfg", f"{head}.vllm_kwargs"
     switch = Switch(f"{head}.backend", on=("vllm",))
-    shared, one_process = "generation shares the learner's devices", "one process needs no ports or transport"
+    one_process = "one process needs no ports or transport"
     one_device = "each generator runs on one device; set it to 1"
     return [
-        allowed(f"{head}.colocated.enabled", ON, f"{shared}; set it to true"),
-        *ignored(shared, f"{head}.colocated.resources.**"),
         *ignored(one_process, f"{head}.port_range_low", f"{head}.port_range_high"),
         *ignored(one_process, f"{head}.refit_transport", f"{head}.refit_cfg.**"),
         *ignored("for quantized models", f"{head}.real_quant_export_cpu_offload"),
@@ -88,7 +86,7 @@ def _generation(head: str) -> list[KeyRule]:
         allowed(f"{vllm}.expert_parallel_size", (1,), EXPERTS),
         allowed(f"{vllm}.tensor_parallel_size", (1,), one_device),
         allowed(f"{vllm}.pipeline_parallel_size", (1,), one_device),
-        *(_same_as_policy(vllm) if head == "policy.generation" else ()),
+        *(_same_as_policy(vllm) if head == "policy.generation" else _generation_of_evaluation()),
         *ignored(f"vLLM's own tuning, which {SPEED}", *(f"{vllm}.{key}" for key in VLLM_TUNING.split())),
     ]
 
@@ -102,6 +100,14 @@ def _same_as_policy(vllm: str) -> list[KeyRule]:
     return [
         allowed(f"{vllm}.precision", same_as("policy.precision"), precision),
         allowed(f"{vllm}.max_model_len", same_as(length), f"is {length}; set that, or this to ${{{length}}}"),
+    ]
+
+
+def _generation_of_evaluation() -> list[KeyRule]:
+    one = "an evaluation has one generator"
+    return [
+        allowed("generation.colocated.enabled", ON, f"{one}; set it to true"),
+        *ignored(one, "generation.colocated.resources.**"),
     ]
 
 

@@ -1,0 +1,141 @@
+"""Generators outside of this process as one: prompts are spread over them, and one that is lost is started again."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+
+from hone.config import OnlineConfig
+from hone.engine.base import Engine, GeneratorServer, Transport, WeightPublisher
+from hone.engine.weight_files import weights_folder
+from hone.errors import ClusterError, WorkerLostError
+from hone.model.model_size import ModelSize
+from hone.planning.memory_estimate import generator_bytes
+from hone.types import Completion, Prompt, Sampling
+
+
+def folder_for_weights(config: OnlineConfig, model: ModelSize, *, one_node: bool) -> Path:
+    """Where the learner's ranks publish weights for generators in processes of their own."""
+    weights, _ = generator_bytes(model, config)
+    return weights_folder(Path(config.checkpointing.checkpoint_dir), one_node=one_node, size=weights)
+
+
+def with_generators(
+    engine: Engine,
+    servers: Sequence[GeneratorServer],
+    publisher: WeightPublisher,
+    config: OnlineConfig,
+    weights: Path,
+) -> None:
+    """Start the servers, and make them the generator of an engine."""
+    rows, count = config.policy.generation_batch_size, len(servers)
+    group = GeneratorGroup(servers, rows=rows, max_restarts=config.cluster.max_restarts)
+    engine.resources.callback(shutil.rmtree, weights, ignore_errors=True)
+    engine.resources.callback(group.close)
+    try:
+        group.start()
+    except BaseException:
+        engine.close()
+        raise
+    engine.generator, engine.transport = group, Transport(publisher, group)
+    engine.notices.append(
+        f"{count} generator{'s' * (count > 1)}, in processes of their own; weights by {weights}"
+    )
+    completions = config.loop.num_prompts_per_step * config.loop.num_generations_per_prompt
+    if completions <= (count - 1) * rows:
+        engine.notices.append(
+            f"a step's {completions} completions are not {count} batches of policy.generation_batch_size={rows}: "
+            f"some generators are idle. Set it to {-(-completions // count)} or less"
+        )
+
+
+class GeneratorGroup:
+    """A Generator and WeightReceiver made of servers. The next batch of `rows` completions goes to the next free one.
+
+    Batches do not depend on the servers, their number or losses, and are those that one built-in generator would make
+    of the same prompts: so are the completions and, in fp32, the bits of their log-probabilities.
+    """
+
+    def __init__(self, servers: Sequence[GeneratorServer], *, rows: int, max_restarts: int) -> None:
+        self.servers, self.rows, self.max_restarts = servers, rows, max_restarts
+        self.version = 0
+        self.losses = 0
+        """Since all servers received a version."""
+
+    def start(self) -> None:
+        """Start all servers at once. Raises ClusterError for one that cannot be had."""
+        with ThreadPoolExecutor(len(self.servers)) as pool:
+            list(pool.map(lambda server: server.start(), self.servers))
+
+    def close(self) -> None:
+        """Stop all servers."""
+        for server in self.servers:
+            server.close()
+
+    async def receive(self, version: int) -> None:
+        """Have every server load the weights that were published as `version`."""
+        await asyncio.gather(*(self._receive(server, version) for server in self.servers))
+        self.version, self.losses = version, 0
+
+    async def _receive(self, server: GeneratorServer, version: int) -> None:
+        try:
+            await server.receive(version)
+        except WorkerLostError as error:
+            await self._restart(server, version, error)
+
+    async def _restart(self, server: GeneratorServer, version: int, error: ClusterError) -> None:
+        """Start a server that was lost, and have it receive the present weights.
+
+        Raises WorkerLostError after more than `max_restarts` losses in a row.
+        """
+        while True:
+            self.losses += 1
+            if self.losses > self.max_restarts:
+                raise WorkerLostError(str(error)) from error
+            print(f"{error}\nstarting {server.name} again", file=sys.stderr, flush=True)
+            try:
+                server.close()
+                await asyncio.to_thread(server.start)
+                return await server.receive(version)
+            except ClusterError as again:
+                error = again
+
+    async def generate(
+        self, prompts: Sequence[Prompt], sampling: Sampling, *, count: int = 1
+    ) -> list[list[Completion]]:
+        """As `Generator.generate`; completions of a server that is lost are sampled again, with the same seeds."""
+        rows = [replace(prompt, number=prompt.number + c) for prompt in prompts for c in range(count)]
+        size = max(self.rows // count * count, min(self.rows, count))  # whole groups where they fit
+        batches: asyncio.Queue[int | None] = asyncio.Queue()
+        done: dict[int, list[list[Completion]]] = {}
+
+        async def serve(server: GeneratorServer) -> None:
+            while (start := await batches.get()) is not None:
+                try:
+                    done[start] = await server.generate(rows[start : start + size], sampling)
+                except WorkerLostError as error:
+                    batches.put_nowait(start)
+                    await self._restart(server, self.version, error)
+                finally:
+                    batches.task_done()
+
+        for start in range(0, len(rows), size):
+            batches.put_nowait(start)
+        finished = asyncio.ensure_future(batches.join())
+        serving = [asyncio.ensure_future(serve(server)) for server in self.servers]
+        try:
+            await asyncio.wait([finished, *serving], return_when=asyncio.FIRST_COMPLETED)
+            for _ in serving:
+                batches.put_nowait(None)
+            await asyncio.gather(*serving)
+        finally:
+            for task in (finished, *serving):
+                task.cancel()
+        flat = [one for each in chain.from_iterable(done[start] for start in sorted(done)) for one in each]
+        return [flat[p * count : (p + 1) * count] for p in range(len(prompts))]
