@@ -13,9 +13,7 @@ if TYPE_CHECKING:
 def scale(reward: float, source_min: float, source_max: float, target_min: float, target_max: float) -> float:
     """Clamp the reward to [source_min, source_max] and map it linearly onto [target_min, target_max]."""
     if source_max <= source_min:
-        raise ConfigError(
-            f"reward_scaling: source_max={source_max:g} must be above source_min={source_min:g}"
-        )
+        raise ConfigError(f"reward_scaling: source_max={source_max:g} is not above source_min={source_min:g}")
     clamped = min(max(reward, source_min), source_max)
     return target_min + (clamped - source_min) / (source_max - source_min) * (target_max - target_min)
 

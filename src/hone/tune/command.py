@@ -21,13 +21,9 @@ finished one.
 
 def command(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
     """Parse the arguments, search, and print the best trial."""
-    parser.usage = (
-        "hone tune COMMAND [--config FILE] [--study FILE] [--trials N] key=RANGE ... [key=value ...]"
-    )
+    parser.usage = "hone tune COMMAND [--config FILE] [--study FILE] [--trials N] key=RANGE ... [key=value]"
     parser.epilog = ABOUT
-    parser.add_argument(
-        "words", nargs="*", metavar="COMMAND key=RANGE", help="the training command, then keys"
-    )
+    parser.add_argument("words", nargs="*", metavar="COMMAND key=RANGE", help="training command, then keys")
     for option, metavar, text in (
         ("--config", "FILE", "YAML file of settings that every trial starts from"),
         ("--study", "FILE", "YAML file of the search (see docs/tuning.md)"),

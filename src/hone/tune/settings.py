@@ -182,9 +182,7 @@ def _first(parameters: Sequence[Parameter]) -> list[str]:
     return [override(p.key, p.probes[0]) for p in parameters]
 
 
-def _checked(
-    algorithm: Any, config: str | None, fixed: list[str], parameters: Sequence[Parameter]
-) -> Loaded[Any]:
+def _checked(algorithm: Any, config: Any, fixed: list[str], parameters: Sequence[Parameter]) -> Loaded[Any]:
     """The configuration at the low ends of all ranges. Raises ConfigError for a value that the command would reject."""
     for word in fixed:
         if "=" not in word and not word.startswith("~"):

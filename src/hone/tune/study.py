@@ -85,7 +85,7 @@ class Tuner:
         self._stop_all()
         done = len(results.finished(self.study))
         raise Interrupted(
-            f"stopped after {done} of {self.search.num_trials} trials: the same command continues"
+            f"stopped after {done} of {self.search.num_trials} trials: run it again to continue"
         )
 
     def _has_more(self) -> bool:

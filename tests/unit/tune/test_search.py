@@ -238,7 +238,7 @@ def test_ctrl_c_lets_the_trials_stop(tmp_path: Path) -> None:
     search.send_signal(signal.SIGINT)
     _, error = search.communicate(timeout=60)
     assert search.returncode == 130
-    assert b"stopped after 0 of 2 trials: the same command continues" in error
+    assert b"stopped after 0 of 2 trials: run it again to continue" in error
     tune(choices, folder=tmp_path)
     assert [row["state"] for row in table(tmp_path)] == ["done", "done"]
 

@@ -22,14 +22,8 @@ import json
 import re
 from collections.abc import Iterator
 
-from hone.rollout.environments.tool_markup import INVOKE, functions, invokes, tagged
-from hone.rollout.environments.tool_reading import (
-    ParameterSchemas,
-    ParsedCall,
-    Reader,
-    json_arguments,
-    json_calls,
-)
+from hone.rollout.environments import tool_reading
+from hone.rollout.environments.tool_reading import ParameterSchemas, ParsedCall, json_arguments, json_calls
 
 _MAX_PYTHON = 100_000  # characters; Python's parser needs memory for each
 _RECIPIENT = re.compile(r"to=functions\.([\w.-]+)[^\n]{0,80}?<\|message\|>")
@@ -155,7 +149,7 @@ def _kimi(text: str, types: ParameterSchemas) -> Iterator[ParsedCall]:
         yield ParsedCall(call.name, call.arguments, id.strip(), call.error)
 
 
-def _behind(mark: str) -> Reader:
+def _behind(mark: str) -> tool_reading.Reader:
     """A parser of JSON after each occurrence of a marker."""
 
     def read(text: str, types: ParameterSchemas) -> Iterator[ParsedCall]:
@@ -187,9 +181,9 @@ def _bare_name(text: str, types: ParameterSchemas) -> Iterator[ParsedCall]:
         yield json_arguments(name, rest)
 
 
-_MARKED: tuple[tuple[str, Reader], ...] = (
-    ("<tool_call>", tagged),
-    ("<function=", functions),
+_MARKED: tuple[tuple[str, tool_reading.Reader], ...] = (
+    ("<tool_call>", tool_reading.tagged),
+    ("<function=", tool_reading.functions),
     ("[TOOL_CALLS]", _mistral),
     ("<|python_tag|>", _python_tag),
     ("<|tool_call_start|>", _python_list),
@@ -199,4 +193,7 @@ _MARKED: tuple[tuple[str, Reader], ...] = (
     ("<|START_ACTION|>", _behind("<|START_ACTION|>")),
     ("<|tool_call|>", _behind("<|tool_call|>")),
 )
-_PATTERNS: tuple[tuple[re.Pattern[str], Reader], ...] = ((_RECIPIENT, _harmony), (INVOKE, invokes))
+_PATTERNS: tuple[tuple[re.Pattern[str], tool_reading.Reader], ...] = (
+    (_RECIPIENT, _harmony),
+    (tool_reading.INVOKE, tool_reading.invokes),
+)

@@ -71,16 +71,12 @@ class TurnTokens:
         for schema in self.schemas:
             name = schema["function"]["name"]
             if name not in self._render([_ASKED], generation=True):
-                raise ConfigError(
-                    f"the chat template of {self.encoder.name} does not write the tool {name}. {_FIX}"
-                )
+                raise ConfigError(f"the chat template of {self.encoder.name} omits the tool {name}. {_FIX}")
             self._check_call(schema)
         for role in roles:
             message = {"role": role, "content": _MARK + role} | ({"name": "tool"} if role == "tool" else {})
             if _MARK + role not in self._after_turn([message])[1]:
-                raise ConfigError(
-                    f"the chat template of {self.encoder.name} omits messages of role `{role}`. {_FIX}"
-                )
+                raise ConfigError(f"the chat template of {self.encoder.name} omits the role `{role}`. {_FIX}")
         return self._rewrites(roles)
 
     def _rewrites(self, roles: Sequence[str]) -> list[str]:

@@ -120,11 +120,9 @@ class Answer:
         """Its words, where they cannot be a product of letters; they are compared as text."""
         if _WORDS.fullmatch(self.plain) is None:
             return None
-        words = self.plain.casefold().split()
-        worded = self.plain != self.normalized or any(
-            len(w) > _MAX_NAME or _SHORT_WORDS.fullmatch(w) for w in words
-        )
-        return self.plain.casefold() if worded else None
+        words = self.plain.casefold()
+        named = any(len(word) > _MAX_NAME or _SHORT_WORDS.fullmatch(word) for word in words.split())
+        return words if named or self.plain != self.normalized else None
 
     @cached_property
     def is_statement(self) -> bool:
@@ -164,13 +162,11 @@ class Answer:
     @property
     def readable(self) -> bool:
         """Whether other answers can be compared with it."""
-        if (
-            len(self.raw) > MAX_ANSWER
-            or self.plain.casefold() in _NOT_GIVEN
-            or (self.is_prose and self.number is None)
-        ):
+        if len(self.raw) > MAX_ANSWER or self.plain.casefold() in _NOT_GIVEN:
             return False
-        return self.number is not None or self.words is not None or bool(self.parsed)
+        if self.is_prose or self.number is not None:
+            return self.number is not None
+        return self.words is not None or bool(self.parsed)
 
 
 def _depth(text: str) -> int:

@@ -80,7 +80,7 @@ class RewardModel:
         longest = max(map(len, rows), default=0)
         if longest > self.max_length:
             raise ValueError(
-                f"a text has {longest} tokens; reward model {self.name} reads {self.max_length} at most"
+                f"a text of {longest} tokens exceeds the {self.max_length} of reward model {self.name}"
             )
         order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
         scores = [0.0] * len(rows)

@@ -25,8 +25,7 @@ from hone.errors import RewardError
 from hone.rollout.rewards.metrics import column_of
 from hone.rollout.rewards.resolve import RewardSpec
 from hone.rollout.rewards.scoring_batch import Scored, ScoringBatch, TrainingProgress
-from hone.rollout.rewards.worker_pool import Reply, WorkerPool
-from hone.rollout.rewards.worker_process import Limits
+from hone.rollout.rewards.worker_process import Limits, Reply, WorkerPool
 from hone.rollout.sandbox import SandboxLimits
 from hone.rollout.workers.child_process import CallFailed, TimedOut, open_log
 

@@ -1,11 +1,14 @@
-"""The parent's end of one reward worker: load functions, call them with a time limit, restart the worker if it died."""
+"""The parent's end of reward workers: load functions, call them with a time limit, restart workers that died."""
 
 from __future__ import annotations
 
 import logging
 import os
 import pickle
+import queue
 import threading
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -115,3 +118,43 @@ class WorkerProcess:
         except Died as died:
             output = self.kill()
             raise Died(child.exit_reason() if died.cause == ENDED else died.cause, output) from None
+
+
+Reply = dict[str, Any] | CallFailed
+"""The function's reply, or how the call failed."""
+
+
+class WorkerPool:
+    """`num_workers` workers and as many threads. They start on first use."""
+
+    def __init__(self, num_workers: int, limits: Limits, log: logging.Logger | None) -> None:
+        self.workers: Sequence[WorkerProcess] = [WorkerProcess(limits, log) for _ in range(num_workers)]
+        self._idle: queue.LifoQueue[WorkerProcess] = queue.LifoQueue()  # started workers first
+        for worker in reversed(self.workers):
+            self._idle.put(worker)
+        self._threads = ThreadPoolExecutor(num_workers, thread_name_prefix="hone-reward")
+
+    def submit(self, spec: RewardSpec, request: bytes, count: int) -> Future[Reply]:
+        """Have a free worker score `count` completions."""
+
+        def work() -> Reply:
+            worker = self._idle.get_nowait()  # as many threads as workers: one is free
+            try:
+                return worker.call(spec, request, count)
+            except CallFailed as failed:
+                return failed
+            finally:
+                self._idle.put(worker)
+
+        return self._threads.submit(work)
+
+    def kill(self) -> None:
+        """Kill the workers, also during a call; `wait` comes next."""
+        for worker in self.workers:
+            worker.close()
+
+    def wait(self) -> None:
+        """Wait for the threads, whose calls have failed, and release the workers' resources."""
+        self._threads.shutdown(wait=True, cancel_futures=True)
+        for worker in self.workers:
+            worker.kill()

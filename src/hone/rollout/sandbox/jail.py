@@ -190,9 +190,7 @@ class Jail:
         """Kill the first process of a program, and with it all that the program started. Wait for its end."""
         with contextlib.suppress(ProcessLookupError):
             os.kill(first, signal.SIGKILL)
-        with contextlib.suppress(
-            ChildProcessError
-        ):  # the kernel kills the rest of the process namespace first
+        with contextlib.suppress(ChildProcessError):  # the kernel kills the rest of the namespace first
             os.waitpid(first, 0)
 
     def kill_leftovers(self) -> None:

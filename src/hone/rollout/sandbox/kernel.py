@@ -35,11 +35,9 @@ def prctl(option: int, value: int) -> None:
     call("prctl", option, ctypes.c_ulong(value), 0, 0, 0)
 
 
-def mount(
-    source: str | None, target: str, fstype: str | None, flags: int, options: str | None = None
-) -> None:
+def mount(source: str | None, target: str, type_: str | None, flags: int, options: str | None = None) -> None:
     """See mount(2)."""
-    texts = [None if text is None else text.encode() for text in (source, target, fstype, options)]
+    texts = [None if text is None else text.encode() for text in (source, target, type_, options)]
     call("mount", texts[0] or b"none", texts[1], texts[2], ctypes.c_ulong(flags), texts[3])
 
 

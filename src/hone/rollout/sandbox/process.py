@@ -33,12 +33,8 @@ def enter_sandbox(
         signal.signal(name, signal.SIG_DFL)
     os.chdir(jail.directory)
     os.environ.clear()
-    os.environ |= {
-        "HOME": jail.directory,
-        "TMPDIR": jail.directory,
-        "PATH": "/usr/bin:/bin",
-        "LANG": "C.UTF-8",
-    }
+    os.environ |= dict.fromkeys(("HOME", "TMPDIR"), jail.directory)
+    os.environ |= {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
     os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # each thread reserves memory
     os.umask(0o077)
     _limit(limits, seconds)
@@ -69,9 +65,8 @@ def _limit(limits: Mapping[str, Any], seconds: float) -> None:
         "RLIMIT_CPU": int(seconds) + 2,
     }
     for name, value in bounds.items():
-        with contextlib.suppress(
-            OSError, ValueError, AttributeError
-        ):  # not on macOS: RLIMIT_AS, RLIMIT_MSGQUEUE
+        # macOS has no RLIMIT_MSGQUEUE and refuses RLIMIT_AS.
+        with contextlib.suppress(OSError, ValueError, AttributeError):
             number = getattr(resource, name)
             hard = resource.getrlimit(number)[1]
             value = value if hard == resource.RLIM_INFINITY else min(value, hard)

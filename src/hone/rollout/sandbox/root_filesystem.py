@@ -101,9 +101,8 @@ def build(needed: PythonFiles, work: str) -> None:
         os.close(descriptor)
     for folder in ("/proc", "/dev", work):
         os.makedirs(root + folder, exist_ok=True)
-    if not os.path.lexists(
-        f"{root}/dev/shm"
-    ):  # named semaphores and shared memory: files of the working directory
+    # Named semaphores and shared memory become files of the working directory.
+    if not os.path.lexists(f"{root}/dev/shm"):
         os.symlink(work, f"{root}/dev/shm")
     for folder in needed.hidden:
         if os.path.isdir(root + folder):

@@ -70,22 +70,14 @@ def forbid(code: bytes) -> None:
 def _filter(machine: int, refused: dict[str, int], clone: int) -> bytes:
     """One instruction is (code, jump if true, jump if false, operand)."""
     refuse = (_RETURN, 0, 0, _ERRNO | errno.EPERM)
-    steps = [
-        (_LOAD, 0, 0, _MACHINE),
-        (_JUMP_EQUAL, 1, 0, machine),
-        (_RETURN, 0, 0, _KILL),
-        (_LOAD, 0, 0, _NUMBER),
-    ]
+    steps = [(_LOAD, 0, 0, _MACHINE), (_JUMP_EQUAL, 1, 0, machine), (_RETURN, 0, 0, _KILL)]
+    steps += [(_LOAD, 0, 0, _NUMBER)]
     if platform.machine() == "x86_64":
         steps += [(_JUMP_AT_LEAST, 0, 1, _X32), refuse]
     for number in sorted(refused.values()):
         steps += [(_JUMP_EQUAL, 0, 1, number), refuse]
     # A filter cannot read the flags of clone3, which are in memory: on ENOSYS the C library uses clone instead.
     steps += [(_JUMP_EQUAL, 0, 1, _CLONE3), (_RETURN, 0, 0, _ERRNO | errno.ENOSYS)]
-    steps += [
-        (_JUMP_EQUAL, 0, 3, clone),
-        (_LOAD, 0, 0, _FIRST_ARGUMENT),
-        (_JUMP_ANY_BIT, 0, 1, _NAMESPACE_FLAGS),
-    ]
-    steps += [refuse, (_RETURN, 0, 0, _ALLOW)]
+    steps += [(_JUMP_EQUAL, 0, 3, clone), (_LOAD, 0, 0, _FIRST_ARGUMENT)]
+    steps += [(_JUMP_ANY_BIT, 0, 1, _NAMESPACE_FLAGS), refuse, (_RETURN, 0, 0, _ALLOW)]
     return b"".join(struct.pack("=HBBI", *step) for step in steps)

@@ -87,7 +87,7 @@ def test_history_that_is_written_otherwise_is_told(tokenizer: Any) -> None:
 @pytest.mark.parametrize(
     ("template", "roles", "said"),
     [
-        ("default", ["tool"], "does not write the tool"),
+        ("default", ["tool"], "omits the tool"),
         (None, ["user"], "ends a turn with no special token"),
         (
             "{% for m in messages %}{% if m.role != 'tool' %}<|im_start|>{{ m.content }}<|im_end|>{% endif %}"
@@ -102,7 +102,7 @@ def test_history_that_is_written_otherwise_is_told(tokenizer: Any) -> None:
             "<|im_end|>{% endif %}{% endfor %}"
             "{% if m is not defined %}{% for t in tools %}<|im_end|>{{ t.function.name }}{% endfor %}{% endif %}",
             ["tool"],
-            "omits messages of role `tool`",
+            "omits the role `tool`",
         ),
     ],
 )

@@ -19,9 +19,7 @@ def golds(column: str | None, columns: dict[str, Any]) -> list[str | None]:
     """The gold answer of each row, from `column` or from the first of GOLD_COLUMNS that has a value there."""
     names = [column] if column else [name for name in GOLD_COLUMNS if name in columns]
     if not names or names[0] not in columns:
-        raise LookupError(
-            f"no gold column {column or ' or '.join(GOLD_COLUMNS)}: there are {sorted(columns)}"
-        )
+        raise LookupError(f"no gold column {column or ' or '.join(GOLD_COLUMNS)} in {sorted(columns)}")
     rows = zip(*(columns[name] for name in names), strict=True)
     return [gold_answer(next((value for value in row if value is not None), None)) for row in rows]
 

@@ -1,7 +1,7 @@
-"""A language model as judge, behind any endpoint with OpenAI's chat completions API.
+"""A language model as judge: any endpoint with OpenAI's chat completions API.
 
-One process sends the requests of a batch, `max_concurrency` at a time. A completion without a score fails with the
-cause; the others keep their scores. Imports the standard library only.
+One process sends the requests of a batch, at most `max_concurrency` at a time. A completion without a score fails with
+the cause; the others keep their scores. Imports the standard library only.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class JudgeError(Exception):
 
 
 class EndpointDown(JudgeError):
-    """The endpoint does not answer."""
+    """The endpoint does not respond."""
 
 
 def judge(
@@ -74,12 +74,12 @@ def judge(
 ) -> list[Any]:
     """The score that a judge model gives each completion, normalized to 0 … 1.
 
-    base_url, model: the endpoint (`http://host:8000/v1`) and the model's name there. template: the question, with
-    `{prompt}`, `{completion}` and any column in braces; `{answer}` is the gold answer if the data has one.
-    score_pattern: finds the score (its first group) in the reply; the last match counts. min_score, max_score: its
-    range; replies outside of it are failures; `normalize` maps it to 0 … 1. api_key_env: the environment variable that
-    holds the key, which is sent and never written. 429 and 5xx are retried `max_retries` times, after `Retry-After` or
-    after pauses that double; `timeout_s` bounds the whole batch.
+    base_url, model: the endpoint (`http://host:8000/v1`) and its model. template: the judge's prompt, with `{prompt}`,
+    `{completion}` and any column in braces; `{answer}` is the gold answer if the data has one. score_pattern: its last
+    match in the reply has the score in the first group. min_score, max_score: the range; a score outside it is a
+    failure; `normalize` maps it to 0 … 1. api_key_env: the environment variable with the key, which is never written to
+    a file. 429 and 5xx are retried `max_retries` times, after `Retry-After` or after pauses that double; `timeout_s`
+    limits the whole batch.
     """
     given = {name: value for name, value in locals().items() if name in _defaults()}
     client = _Judge(SimpleNamespace(**given))
@@ -98,7 +98,7 @@ def _defaults() -> dict[str, Any]:
 
 
 class _Judge:
-    """The requests of one batch: their deadline, and whether the endpoint answers."""
+    """The requests of one batch: their deadline, and whether the endpoint responds."""
 
     def __init__(self, options: SimpleNamespace) -> None:
         _check(**options.__dict__)
@@ -109,12 +109,11 @@ class _Judge:
         self._in_a_row = 0
 
     def score(self, row: dict[str, Any]) -> float | JudgeError:
-        """The score of one completion, or why there is none."""
+        """The score of one completion, or the error in its place."""
         try:
-            value = self._read(self._answer(_filled(self._options.template, row)))
+            return self._read(self._answer(_filled(self._options.template, row)))
         except JudgeError as error:
             return error
-        return value
 
     def _read(self, reply: str) -> float:
         o = self._options
@@ -129,7 +128,7 @@ class _Judge:
             raise JudgeError(f"judge gave a score that is not a number: {found[-1]!r:.100}") from error
         if not o.min_score <= value <= o.max_score:
             raise JudgeError(
-                f"judge gave a score out of range: {value:g}, not {o.min_score:g} to {o.max_score:g}"
+                f"judge gave a score out of range: {value:g} ({o.min_score:g} to {o.max_score:g})"
             )
         return (value - o.min_score) / (o.max_score - o.min_score) if o.normalize else value
 
@@ -169,13 +168,8 @@ class _Judge:
         left = self._deadline - time.monotonic()
         if left <= 0:
             raise JudgeError(f"judge was not asked: kwargs.timeout_s={o.timeout_s:g} had passed")
-        body = {
-            "model": o.model,
-            "messages": [{"role": "user", "content": question}],
-            "temperature": o.temperature,
-            "max_tokens": o.max_tokens,
-            **(o.extra_body or {}),
-        }
+        body = {"model": o.model, "messages": [{"role": "user", "content": question}]}
+        body |= {"temperature": o.temperature, "max_tokens": o.max_tokens, **(o.extra_body or {})}
         headers = {"Content-Type": "application/json"}
         if o.api_key_env is not None:
             headers["Authorization"] = f"Bearer {os.environ[o.api_key_env]}"
@@ -190,10 +184,8 @@ class _Judge:
                 raise _Retry(status, _retry_after(error.headers.get("Retry-After")), down=False) from error
             raise JudgeError(f"judge {status}: {_body(error)}") from error
         except (OSError, http.client.HTTPException) as error:
-            reason = getattr(error, "reason", error)
-            raise _Retry(
-                f"at {_host(url)} does not answer: {reason or type(error).__name__}", None, down=True
-            ) from error
+            reason = getattr(error, "reason", error) or type(error).__name__
+            raise _Retry(f"at {_host(url)} does not answer: {reason}", None, down=True) from error
 
 
 class _Retry(Exception):
@@ -201,8 +193,7 @@ class _Retry(Exception):
 
     def __init__(self, what: str, wait: float | None, *, down: bool) -> None:
         super().__init__(what)
-        self.wait = wait
-        self.down = down
+        self.wait, self.down = wait, down
 
 
 def _content(body: bytes) -> str:
@@ -242,7 +233,7 @@ def _host(url: str) -> str:
 
 
 def _filled(template: str, row: dict[str, Any]) -> str:
-    """The template with the row's columns in place of their names in braces; other braces stay (JSON, LaTeX)."""
+    """The template with the row's columns in place of their names in braces; other braces stay."""
     return re.sub(r"\{(\w+)\}", lambda found: str(row.get(found[1], found[0])), template)
 
 

@@ -109,7 +109,7 @@ def test_the_score_is_read_from_the_judges_reply(server: Judge) -> None:
     assert found[:2] == [0.7, 0.85]
     said = [str(error) for error in found[2:]]
     assert said[0].startswith("judge gave no score: 'no number'")
-    assert said[1] == "judge gave a score out of range: 11, not 0 to 10"
+    assert said[1] == "judge gave a score out of range: 11 (0 to 10)"
     assert said[2].startswith("judge's reply is no chat completion")
     assert judge([""], ["Score: -1"], **options(server, min_score=-2.0, max_score=2.0, normalize=False)) == [
         -1.0
