@@ -1,4 +1,4 @@
-"""Everything that stops a run on purpose. Each message names the thing that is wrong and the fix.
+"""Expected failures. Each message names the cause and the fix.
 
 The command line prints the message alone (no traceback) and exits with `exit_code`. Anything that is not a
 `HoneError` is a defect of Hone and keeps its traceback.
@@ -45,7 +45,7 @@ class TrainingError(HoneError):
 
 
 class WeightSyncError(HoneError):
-    """A generator that cannot have the version of the weights that it is to sample from."""
+    """A generator that cannot receive the version of the weights that it has to sample from."""
 
     def __init__(self, wanted: int, found: int | None, reason: str) -> None:
         super().__init__(wanted, found, reason)
@@ -57,15 +57,15 @@ class WeightSyncError(HoneError):
 
 
 class ReportError(HoneError):
-    """A picture or a page of a run that could not be made. The run itself is not touched by it."""
+    """A plot or report of a run that could not be made. The run itself is not affected."""
 
 
 class ClusterError(HoneError):
-    """Machines that cannot be used: an address that does not answer, too few of them, another version of Hone."""
+    """Nodes that cannot be used: an unreachable address, too few of them, another version of Hone."""
 
 
 class WorkerLostError(ClusterError):
-    """A worker died, hung or lost touch: the run goes on from its last checkpoint with another in its place."""
+    """A worker died, hung or lost its connection. The run resumes from its last checkpoint with another one."""
 
 
 class Interrupted(HoneError):
@@ -75,7 +75,8 @@ class Interrupted(HoneError):
 
 
 def visible(text: str) -> str:
-    """The text, with what steers a terminal or cannot be encoded written out: `\\x1b`, `\\udcff`. Lines stay."""
+    """The text with escapes for control characters and lone surrogates (`\\x1b`, `\\udcff`), except newlines and
+    tabs."""
     return "".join(
         char
         if char in "\n\t" or (unicodedata.category(char) not in ("Cc", "Cs") and char not in _TURNS)
@@ -85,16 +86,16 @@ def visible(text: str) -> str:
 
 
 _TURNS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-"""What turns the direction of text, so that it reads as another."""
+"""Unicode characters that change the direction of text."""
 
 
 def install_command(what: str) -> str:
-    """The shell command that installs `what` for this Python: a bare `pip` is often that of another one."""
+    """The shell command that installs `what` for this Python; a bare `pip` is often another Python's."""
     python, here = Path(sys.executable), Path.cwd()
     shown = os.path.relpath(python, here) if python.is_relative_to(here) else python
     if not what.startswith("hone["):
         return f'{shown} -m pip install "{what}"'
-    # Of the checkout: the package index has a stranger's package of the name.
+    # From the checkout: on the package index another project has the name.
     source, extra = Path(__file__).resolve().parents[2], what.removeprefix("hone")
     if not (source / "pyproject.toml").is_file():
         return f"{shown} -m pip install -e '.{extra}', in Hone's source folder"

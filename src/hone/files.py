@@ -1,6 +1,6 @@
-"""Writing files so that no reader ever sees half of one, and saying which file an error is about.
+"""Atomic writes, and errors that name their file.
 
-A file is written under another name beside its place and renamed (`os.replace`, atomic on one file system), so a kill
+A file is written under a temporary name in its folder and renamed (`os.replace`, atomic on one file system), so a kill
 leaves the old file or the new one.
 """
 

@@ -86,12 +86,12 @@ class Rollout:
     completion: Completion
     text: str
     messages: list[Message] | None = None
-    """All that followed the prompt, if that was more than one answer: reward functions get these."""
+    """Everything after the prompt, if that is more than one answer: reward functions get these."""
     rewards: dict[str, float | None] = field(default_factory=dict)  # None: it does not apply
     weights: dict[str, float] = field(default_factory=dict)
     """Factor of each of `rewards` in `reward`, at the time of scoring."""
     judge: str | None = None
-    """Which of `rewards` is about the answer being right; None: the first; empty: none."""
+    """Which of `rewards` judges whether the answer is right; None: the first; empty: none."""
     reward: float | None = None  # weighted sum of `rewards`
     extra: dict[str, Any] = field(default_factory=dict)
     """What reward functions logged (`log_extra`), by column."""
@@ -104,7 +104,7 @@ class Rollout:
 
     @property
     def judgement(self) -> float | None:
-        """The reward that is about the answer being right, if there is one."""
+        """The reward that judges whether the answer is right, if there is one."""
         return self.rewards.get(next(iter(self.rewards), "") if self.judge is None else self.judge)
 
     @property
@@ -114,7 +114,7 @@ class Rollout:
         return verdict is not None and verdict > 0
 
     prefill: str = ""
-    """What the end of the prompt began of the answer, such as a template's `<think>`."""
+    """The beginning of the answer at the end of the prompt, such as a template's `<think>`."""
 
 
 @dataclass
@@ -139,7 +139,7 @@ class Sample:
     sequence_columns: dict[str, float] = field(default_factory=dict)
     group: str = ""
     prefix: int = 0
-    """Leading tokens that all samples of the same `group` have in common, so that they may be computed once."""
+    """Number of leading tokens that all samples of the same `group` share, so that they may be computed once."""
     unit: str = ""
     """Samples of one unit (a pair's chosen and rejected side) are in one micro-batch, adjacent and in order. Sizes of
     micro-batches count units; a sample without a name for it is a unit of its own."""
@@ -203,7 +203,7 @@ class Totals:
 
 @dataclass
 class Outputs:
-    """What the model gives for the targets of a Batch, in fp32.
+    """The model's outputs for the targets of a Batch, in fp32.
 
     A model with a scalar head gives values, each of the state before its target; its `logprobs_N` are nan, so that a
     loss made for a language model stops the run.
@@ -249,7 +249,7 @@ class Teacher(Protocol):
 
 
 class Learner(Scorer, Protocol):
-    """What an algorithm asks of a model that is trained."""
+    """A model that is trained."""
 
     async def entropies(self, samples: Sequence[Sample]) -> list[Tensor]:
         """Entropy at each of a sample's targets, in nats, without gradient: one fp32 tensor [targets] each."""
@@ -268,7 +268,7 @@ class TrainedModel(Learner, Protocol):
         """Write weights and optimizer state below `path`; without `wait`, a copy of them while training goes on."""
 
     def wait_for_save(self) -> None:
-        """Return when what `save` was given is on the disk. Raises what went wrong."""
+        """Return when everything that was saved is on the disk. Raises the error of a failed write."""
 
     async def load(self, path: Path) -> None:
         """Restore what `save` wrote, bit for bit."""
@@ -286,7 +286,7 @@ class Sampling:
     stop_strings: tuple[str, ...] = ()
     seed: int = 0
     min_p: float = 0.0
-    """Tokens less likely than this part of the likeliest one are left out."""
+    """Tokens with less than this fraction of the most likely token's probability are left out."""
     repetition_penalty: float = 1.0
     """Logits of tokens that the prompt or the completion has are divided by it, where positive, else multiplied."""
     min_new_tokens: int = 0

@@ -55,13 +55,13 @@ def find(target: str) -> Any:
 
 
 def module_from_file(path: Path) -> Any:
-    """Import a file under a name of its own: a file called math.py does not replace a library. Raises MissingCodeError
-    for what is no Python file, or whatever the file raises."""
+    """Import a file under a name of its own, so that a file math.py does not replace a library. Raises
+    MissingCodeError for a file that is not Python, and whatever the file raises."""
     name = f"hone_user_{path.stem}_{zlib.crc32(str(path).encode()):08x}"
     if name in sys.modules:
         return sys.modules[name]
     if str(path.parent) not in sys.path:
-        sys.path.append(str(path.parent))  # its neighbours, as when the file is run; behind everything else
+        sys.path.append(str(path.parent))  # last, so that the file can import its neighbours
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise MissingCodeError("is not a Python file")

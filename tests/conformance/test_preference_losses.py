@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from hone.algorithms.dpo import Moments, loss_of
+from hone.algorithms.losses.preference_losses import PreferenceLossParams
 from hone.algorithms.losses.preference_objective import PreferenceObjective
-from hone.algorithms.losses.preference_params import PreferenceLossParams
 from hone.config.schema.dpo import DPOSection
 from hone.types import Batch, Outputs, Sample, Totals
 

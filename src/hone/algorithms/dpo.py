@@ -17,12 +17,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from hone.algorithms.losses.preference_losses import PreferenceLossParams
 from hone.algorithms.losses.preference_objective import (
     PreferenceObjective,
     PreferenceTerms,
     with_batch_statistics,
 )
-from hone.algorithms.losses.preference_params import PreferenceLossParams
 from hone.algorithms.reference_logprobs import ReferenceLogprobs
 from hone.algorithms.supervised import PairAlgorithm, evaluate_loss
 from hone.config.schema.dpo import REFERENCE_FREE, DPOSection

@@ -18,8 +18,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hone.algorithms import minibatches
+from hone.algorithms.losses.preference_losses import PreferenceLossParams
 from hone.algorithms.losses.preference_objective import PreferenceObjective, PreferenceTerms
-from hone.algorithms.losses.preference_params import PreferenceLossParams
 from hone.algorithms.online import Models, OnlineAlgorithm
 from hone.algorithms.ops import REWARD_NOISE
 from hone.config.schema.online_dpo import OnlineDPOConfig

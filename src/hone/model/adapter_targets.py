@@ -1,7 +1,7 @@
 """Which modules, and which weights of experts, get an adapter.
 
-The experts of a layer are no linear modules but a few three-dimensional weights, which PEFT adapts as parameters. By
-itself it finds them in some architectures and not in others, and leaves `exclude_modules` out of account.
+A layer's experts are not linear modules but three-dimensional weights, which PEFT adapts as parameters. By itself PEFT
+finds them in some architectures only, and ignores `exclude_modules` for them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 FUSED = {"gate_proj": "gate_up_proj", "up_proj": "gate_up_proj", "w1": "gate_up_proj", "w3": "gate_up_proj"}
 ONE_BY_ONE = {**FUSED, "down_proj": "down_proj", "w2": "down_proj", "gate": "gate.weight"}
-"""Names of an expert's matrices where each is a module of its own, and the weight that holds all of them."""
+"""Names of an expert's matrices in models where each is a module, and the weight that holds all experts'."""
 
 
 @dataclass
@@ -32,12 +32,12 @@ class Targets:
     modules: list[str] = field(default_factory=list)
     parameters: list[str] = field(default_factory=list)
     without: list[str] = field(default_factory=list)
-    """Linear modules that are meant too and get no adapter: dense and shared experts of an architecture in which PEFT
-    takes their names (gate_proj, up_proj, down_proj) for those of the other experts' matrices."""
+    """Linear modules that are named but get no adapter: dense and shared experts of architectures in which PEFT takes
+    their names (gate_proj, up_proj, down_proj) for those of the other experts' matrices."""
 
 
 def is_linear(module: nn.Module) -> bool:
-    """Whether an adapter can stand beside it: a matrix product (GPT-2 has its own class of one)."""
+    """Whether it is a matrix product, which an adapter can extend (GPT-2 has a class of its own)."""
     return isinstance(module, nn.Linear | Conv1D)
 
 
@@ -83,7 +83,7 @@ def targets_of(model: PreTrainedModel, lora: LoraConfig, head: Sequence[str] = (
 
 
 def notice(model: PreTrainedModel, lora: LoraConfig, *, part: str) -> list[str]:
-    """What to tell of modules that `lora` means and PEFT cannot adapt in this model."""
+    """A notice about modules that `lora` names and PEFT cannot adapt in this model."""
     without = targets_of(model, lora, lora.modules_to_save).without if has_experts(model) else []
     if not without:
         return []
@@ -99,7 +99,7 @@ def _by_layer(names: Sequence[str]) -> str:
 
 
 def check_experts(lora: LoraConfig) -> None:
-    """Raise ConfigError for a kind of adapter that weights of experts cannot have."""
+    """Raise ConfigError for kinds of adapters that experts' weights do not support."""
     kinds = {
         "adalora.enabled=true": lora.adalora.enabled,
         "use_dora=true": lora.use_dora,
@@ -109,17 +109,17 @@ def check_experts(lora: LoraConfig) -> None:
     }
     for setting in (setting for setting, given in kinds.items() if given):
         raise ConfigError(
-            f"policy.lora.{setting} is not made for the weights of experts: set "
-            "policy.lora.exclude_modules=[experts,gate], or that setting otherwise"
+            f"policy.lora.{setting} does not work for the weights of experts: change it, or set "
+            "policy.lora.exclude_modules=[experts,gate]"
         )
 
 
 def check_transposed(model: PreTrainedModel, lora: LoraConfig) -> None:
-    """Raise ConfigError where PEFT would take a transposed weight apart as if it were none."""
+    """Raise ConfigError where PEFT would decompose a transposed weight as if it were not transposed."""
     if lora.init_lora_weights == "olora" and any(isinstance(module, Conv1D) for module in model.modules()):
         raise ConfigError(
-            f"policy.lora.init_lora_weights=olora is not made for {model.config.model_type} models, which hold their "
-            "weights transposed: pissa is"
+            f"policy.lora.init_lora_weights=olora does not work for {model.config.model_type} models, whose weights "
+            "are transposed: use pissa"
         )
 
 

@@ -45,12 +45,11 @@ def import_peft() -> Any:
 
 
 def with_lora(model: PreTrainedModel, lora: LoraConfig, *, seed: int = 0) -> PreTrainedModel:
-    """The model with the adapters that `policy.lora` says, ready to train; weights keep their names below
-    `base_model.model.`. A scalar head is trained, and saved, besides.
+    """The model with the adapters of `policy.lora`, ready to train; weights keep their names below
+    `base_model.model.`. A scalar head is trained and saved as well.
 
-    New ones (LoRA, arXiv 2106.09685, and its variants) are drawn with `seed`, or those of `adapter_path` are loaded. On
-    the meta device there is room for either. Raises ConfigError when PEFT is not installed, or no module has one of
-    the names.
+    New adapters (LoRA, arXiv 2106.09685, and its variants) are initialised with `seed`; or those of `adapter_path` are
+    loaded. Raises ConfigError if PEFT is not installed, or no module has one of the names.
     """
     peft = import_peft()
     empty = any(parameter.is_meta for parameter in model.parameters())
@@ -65,22 +64,20 @@ def with_lora(model: PreTrainedModel, lora: LoraConfig, *, seed: int = 0) -> Pre
 def with_adapter(
     model: PreTrainedModel, settings: Any, *, seed: int = 0, named: str = SETTINGS
 ) -> PreTrainedModel:
-    """The model with new adapters by PEFT's own settings. Raises ConfigError, which begins with `named`, when they do
-    not go together."""
+    """The model with new adapters by PEFT's settings. Raises ConfigError, which begins with `named`, if they do not
+    fit."""
     xavier = settings.init_lora_weights == "xavier"
     settings.init_lora_weights = True if xavier else settings.init_lora_weights
     with drawing(seed), warnings.catch_warnings():
-        # PEFT looks for the ranks of experts' weights among modules; it gives them all the same.
+        # PEFT looks for the ranks of experts' weights among modules, but applies them.
         warnings.filterwarnings("ignore", message=".*_pattern keys did not match any targeted module")
         try:
             adapted = import_peft().get_peft_model(model, settings)
         except ValueError as error:
-            kinds = sorted(
-                {name.rpartition(".")[2] for name, part in model.named_modules() if is_linear(part)}
-            )
-            there = f". The linear modules of this model are {', '.join(kinds)}"
-            raise ConfigError(f"{named}: {str(error).rstrip('.')}{there}") from error
-        if xavier:  # upstream's beginning, which PEFT lacks
+            linear = {name.rpartition(".")[2] for name, part in model.named_modules() if is_linear(part)}
+            hint = f"The linear modules of this model are {', '.join(sorted(linear))}"
+            raise ConfigError(f"{named}: {str(error).rstrip('.')}. {hint}") from error
+        if xavier:  # NeMo RL's initialisation, which PEFT lacks
             for name, weight in adapted.named_parameters():
                 if f".lora_A.{NAME}" in name:
                     nn.init.xavier_normal_(weight)
@@ -89,7 +86,7 @@ def with_adapter(
 
 def _settings(peft: Any, model: PreTrainedModel, lora: LoraConfig) -> Any:
     """PEFT's settings for ours."""
-    head = [head_name(model)] if is_scalar(model) else []  # new, or soon another: trained as a whole
+    head = [head_name(model)] if is_scalar(model) else []  # trained in full
     common: dict[str, Any] = {
         "lora_alpha": lora.alpha,
         "lora_dropout": lora.dropout,
@@ -124,7 +121,7 @@ def _settings(peft: Any, model: PreTrainedModel, lora: LoraConfig) -> Any:
 
 
 def _whole(model: PreTrainedModel, lora: LoraConfig) -> list[str]:
-    """The modules that are trained as a whole. Raises ConfigError for a name that no module has."""
+    """The modules that are trained in full. Raises ConfigError for a name that no module has."""
     names = [name for name, _ in model.named_modules()]
     for wanted in lora.modules_to_save:
         if not any(name == wanted or name.endswith(f".{wanted}") for name in names):
@@ -145,14 +142,14 @@ def _tokens(model: PreTrainedModel, lora: LoraConfig) -> list[int]:
 
 @contextlib.contextmanager
 def drawing(seed: int) -> Iterator[None]:
-    """Draws within come from `seed` alone, and others are none the wiser."""
+    """Seed PyTorch's generator within the block, and restore its state afterwards."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
 
 
 def _with_trained(model: PreTrainedModel, folder: Path, empty: bool) -> PreTrainedModel:
-    """The model with the adapter of a folder, to go on training."""
+    """The model with the adapter of a folder, to train it further."""
     peft = import_peft()
     settings = read_settings(folder)
     settings.inference_mode = False
@@ -165,12 +162,12 @@ def _with_trained(model: PreTrainedModel, folder: Path, empty: bool) -> PreTrain
 
 
 def read_settings(folder: Path) -> Any:
-    """PEFT's settings of the adapter in a folder. Raises ModelError for those that would have PEFT import a module by a
-    name that the file gives."""
+    """PEFT's settings of the adapter in a folder. Raises ModelError for settings that make PEFT import a module that
+    the file names."""
     settings = import_peft().PeftConfig.from_pretrained(str(folder))
     if getattr(settings, "megatron_config", None) is not None:
         raise ModelError(
-            f"{folder / SETTINGS}: megatron_config is for layers of Megatron, which no model here has: set it to null"
+            f"{folder / SETTINGS}: megatron_config is for Megatron's layers, which no model here has: set it to null"
         )
     return settings
 
@@ -183,15 +180,15 @@ def base_of(model: PreTrainedModel) -> PreTrainedModel:
 
 def merged(model: PreTrainedModel) -> PreTrainedModel:
     """The base model with its adapters added to its weights, in place."""
-    model.requires_grad_(False)  # what PEFT makes new of a weight is to have no history
+    model.requires_grad_(False)  # merged weights get no autograd history
     return model.merge_and_unload()  # type: ignore[operator]
 
 
 def trained_settings(lora: LoraConfig) -> LoraConfig:
-    """The settings with rank, scale and modules of the adapter that `adapter_path` names, if it names one.
+    """The settings with the rank, scale and modules of the adapter in `adapter_path`, if given.
 
-    Reads its config alone. Raises ModelError for a folder without an adapter, and for one of a kind that cannot go on.
-    """
+    Reads its config alone. Raises ModelError for a folder without an adapter, or with one that cannot be trained
+    further."""
     if lora.adapter_path is None:
         return lora
     own = adapter_settings(Path(lora.adapter_path).expanduser())
@@ -210,7 +207,7 @@ def trained_settings(lora: LoraConfig) -> LoraConfig:
 
 
 def adapter_settings(folder: Path) -> dict[str, Any]:
-    """An adapter folder's adapter_config.json. Raises ModelError when it holds no adapter that can go on training."""
+    """An adapter folder's adapter_config.json. Raises ModelError if it has no adapter that can be trained further."""
     named = f"policy.lora.adapter_path={folder}"
     try:
         settings = json.loads((folder / SETTINGS).read_text())
@@ -229,10 +226,8 @@ def adapter_settings(folder: Path) -> dict[str, Any]:
 
 
 def check_adapter(model: PreTrainedModel, name: str, lora: LoraConfig) -> None:
-    """Raise ModelError when `adapter_path` was trained on another base than `model`, which is called `name`.
-
-    `model` is on the meta device: names and shapes are compared, and no weight is read.
-    """
+    """Raise ModelError if `adapter_path` was trained on another base model than `model` (on the meta device), which is
+    called `name`. Compares names and shapes; no weight is read."""
     if lora.adapter_path is None:
         return
     folder = Path(lora.adapter_path).expanduser()
@@ -251,7 +246,7 @@ def check_adapter(model: PreTrainedModel, name: str, lora: LoraConfig) -> None:
 
 
 def _mismatch(model: PreTrainedModel, folder: Path) -> str | None:
-    """What of an adapter's weights does not fit the model."""
+    """The first of an adapter's weights that does not fit the model; None if all do."""
     from peft import get_peft_model, get_peft_model_state_dict
     from safetensors import SafetensorError, safe_open
 

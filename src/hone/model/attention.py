@@ -1,11 +1,11 @@
-"""Attention as PyTorch has it, in two forms that `transformers` lacks.
+"""PyTorch's attention in two forms that `transformers` lacks.
 
-Decoding with grouped queries: where several query heads share a key/value head, `transformers` copies all keys and
-values once per query head before it calls PyTorch's attention with a mask. For a single new token the query heads of
-a group can stand in the place of query positions instead: the same numbers, no copy.
+Decoding with grouped queries: where query heads share a key/value head, `transformers` copies all keys and values for
+each query head before it calls PyTorch's attention with a mask. For a single new token, the query heads of a group can
+take the place of query positions instead: the same numbers without a copy.
 
-Context parallelism: a rank has a part of each sequence's tokens. It gathers the keys and values of all (Llama 3,
-arXiv 2407.21783 section 3.3.2) and attends from its own, so any mask that one rank could use can be used.
+Context parallelism: a rank has part of each sequence's tokens. It gathers the keys and values of all ranks (Llama 3,
+arXiv 2407.21783 section 3.3.2), so that any mask can be used.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ def grouped_sdpa(
 
 
 def use_grouped_sdpa(model: PreTrainedModel) -> None:
-    """Let a model that uses PyTorch's attention use this one. Any other choice of attention is left as it is.
+    """Use `grouped_sdpa` in a model that uses PyTorch's attention; other implementations are kept.
 
-    A model that caps its attention scores (Gemma 2) computes them itself: PyTorch's attention has no cap, and
-    `transformers` leaves it out without a word.
+    A model with capped attention scores (Gemma 2) gets eager attention: PyTorch's has no cap, and `transformers` would
+    drop it silently.
     """
     if model.config._attn_implementation != "sdpa":
         return
@@ -72,10 +72,8 @@ CONTEXT = "hone_context_sdpa"
 
 
 def use_context_attention(model: PreTrainedModel, group: dist.ProcessGroup) -> None:
-    """Let a model attend to the keys and values of all ranks of `group`, each with the next part of every sequence.
-
-    Its forward must be given the mask of its own tokens, [batch, 1, own, all].
-    """
+    """Make a model attend to the keys and values of all ranks of `group`, which hold successive parts of every
+    sequence. Its forward needs the mask of this rank's tokens, [batch, 1, own, all]."""
 
     def context_sdpa(
         module: torch.nn.Module,
@@ -94,7 +92,7 @@ def use_context_attention(model: PreTrainedModel, group: dist.ProcessGroup) -> N
 
 
 class Gather(torch.autograd.Function):
-    """The parts of all ranks side by side along `dim`; backward sums what each rank asks of a part."""
+    """All-gather along `dim`; backward reduce-scatters the gradients."""
 
     @staticmethod
     def forward(ctx: Any, part: Tensor, dim: int, group: dist.ProcessGroup) -> Tensor:
@@ -112,10 +110,10 @@ class Gather(torch.autograd.Function):
 
 
 def has_chunks(config: Any) -> bool:
-    """Whether some layer attends within chunks of so many tokens, as Llama 4's do."""
+    """Whether some layer has chunked attention, as Llama 4's do."""
     return "chunked_attention" in (getattr(config.get_text_config(), "layer_types", None) or ())
 
 
 def has_full_attention(config: Any) -> bool:
-    """Whether every layer of a model sees all that came before: no sliding window, no chunks, no recurrent state."""
+    """Whether every layer attends to all previous tokens: no sliding window, no chunks, no recurrent state."""
     return all(type(layer) is DynamicLayer for layer in DynamicCache(config=config).layers)

@@ -3,9 +3,9 @@
     loss = E * sum over experts e of f_e P_e
     f_e: choices of expert e, P_e: the router's mean probability of e; both over the tokens of all layers
 
-Both are counted over the whole global batch: f_e, which has no gradient, in a forward of its own before the backward.
-A token is counted once for each sample that it is part of, so that a prompt that samples share weighs what it weighs
-apart. Padding counts for nothing. Shapes: `_E` experts, `_TE` tokens of a forward.
+Both are counted over the whole global batch; f_e, which has no gradient, in a forward before the backward. A token
+counts once for each sample that contains it, so that sharing a prompt changes nothing. Padding does not count.
+Shapes: `_T` tokens of a forward, `_E` experts, `_TE` both.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from hone.model.adapters import base_of
 
 
 def coefficient_of(config: PreTrainedConfig, asked: float | None) -> float:
-    """The weight of the loss: what is asked for, else the model's own where its config turns the loss on."""
+    """The weight of the loss: `asked`, else the model's own if its config turns the loss on."""
     if asked is not None:
         return asked
     text = config.get_text_config()
@@ -33,7 +33,7 @@ def coefficient_of(config: PreTrainedConfig, asked: float | None) -> float:
 
 
 def notice(config: PreTrainedConfig, asked: float | None, *, part: str) -> list[str]:
-    """What to tell of a balancing loss that a model's config weighs, and that is off."""
+    """A notice about a balancing loss that has a weight in the model's config, and is off."""
     own = float(getattr(config.get_text_config(), "router_aux_loss_coef", 0.0) or 0.0)
     if asked is not None or not own or coefficient_of(config, asked):
         return []
@@ -44,10 +44,8 @@ def notice(config: PreTrainedConfig, asked: float | None, *, part: str) -> list[
 
 
 class Balance:
-    """What the routers of a model decide, and the loss of it.
-
-    Raises ConfigError for a model whose routers cannot be read, naming `part`'s setting.
-    """
+    """The balancing loss of a model's routers. Raises ConfigError, which names `part`'s setting, for a model whose
+    router logits cannot be read."""
 
     def __init__(self, model: PreTrainedModel, coefficient: float, part: str) -> None:
         base = base_of(model)
@@ -57,12 +55,12 @@ class Balance:
         chosen = getattr(text, "num_experts_per_tok", None)
         if recorder is None or not experts or not chosen:
             raise ConfigError(
-                f"{part}.router_aux_loss_coef={coefficient:g}: a balancing loss is not made for {text.model_type} "
-                "models; set it to 0"
+                f"{part}.router_aux_loss_coef={coefficient:g}: {text.model_type} models have no balancing loss; set it "
+                "to 0"
             )
         self.coefficient, self.experts, self.chosen = coefficient, int(experts), int(chosen)
         self.heard: list[Tensor] | None = None
-        """Where the logits of routers that compute go."""
+        """Collects the router logits of a forward."""
         self._index = recorder.index
         for module in base.modules():
             if isinstance(module, recorder.target_class):
@@ -93,7 +91,7 @@ class Balance:
 
 @contextlib.contextmanager
 def hearing(balance: Balance | None) -> Iterator[list[Tensor]]:
-    """Collects the logits of every router that computes within, layer by layer: [tokens, E]; none without a loss."""
+    """Collect the router logits of the forwards in the block, layer by layer: [tokens, E]; none without a loss."""
     heard: list[Tensor] = []
     if balance is not None:
         balance.heard = heard

@@ -1,4 +1,5 @@
-"""What a model can do, found out by trying: short forwards whose results are compared."""
+"""A model's capabilities, found by comparing the results of short forwards. Shapes in comments: B rows, T tokens, H
+hidden."""
 
 from __future__ import annotations
 
@@ -23,7 +24,7 @@ PROBE_LOGIT = 200.0
 
 @dataclass(frozen=True)
 class Capabilities:
-    """All of them, for a rank whose model holds no weights to try with."""
+    """All capabilities, for ranks whose model has no weights to test."""
 
     head_is_plain: bool
     supports_packing: bool
@@ -31,8 +32,8 @@ class Capabilities:
 
 
 def capabilities_of(model: PreTrainedModel) -> Capabilities:
-    """Every trait of a model. Raises ModelError for a scalar head that cannot be read at single positions, and for a
-    model that is not causal."""
+    """Test a model. Raises ModelError for a scalar head that cannot be applied to single positions, and for a model
+    that is not causal."""
     check_causal(model)
     plain = head_is_plain(model)
     return Capabilities(plain, supports_packing(model), supports_shared_prefix(model))
@@ -51,17 +52,15 @@ def hidden_states(
 
 
 def decoder_of(model: PreTrainedModel) -> nn.Module:
-    """What is below the head. Of some classes (Llama 4's text model) `get_decoder` gives the whole model."""
+    """The model without its head. For some classes (Llama 4's text model) `get_decoder` returns the whole model."""
     decoder = model.get_decoder()
     return base_of(model).model if decoder is base_of(model) else decoder
 
 
 @torch.no_grad()
 def check_causal(model: PreTrainedModel) -> None:
-    """Raise ModelError for a model whose tokens see those that follow, such as BERT: it cannot learn to go on.
-
-    Asked of weights in fp32 alone: where products are rounded more, rows of another length already differ.
-    """
+    """Raise ModelError for a model whose tokens attend to later ones, such as BERT. Tested with fp32 weights only: in
+    lower precision, rows of different lengths differ by rounding."""
     if is_scalar(model) or is_quantized(model) or model.dtype != torch.float32:
         return
     text = _probe(model, 6)
@@ -69,8 +68,8 @@ def check_causal(model: PreTrainedModel) -> None:
         longer, shorter = hidden_states(model, text)[:, :3], hidden_states(model, text[:, :3])
     if torch.isfinite(longer).all() and torch.isfinite(shorter).all() and not _agree(longer, shorter):
         raise ModelError(
-            f"{model.config.model_type} models see what follows a token, so they cannot learn to continue a text: "
-            "choose a causal language model"
+            f"{model.config.model_type} models attend to later tokens, so they cannot learn to continue a text: choose "
+            "a causal language model"
         )
 
 
@@ -78,10 +77,9 @@ def check_causal(model: PreTrainedModel) -> None:
 def head_is_plain(model: PreTrainedModel) -> bool:
     """Whether the logits are a plain linear map of the last hidden states.
 
-    Compared with the model's own logits, the head's input scaled up until logits are large: at the small logits of
-    fresh weights a soft cap is the identity to the last digits. A scalar head is never plain, but must be one: raises
-    ModelError for one whose score is not that of the last token alone.
-    """
+    Compared with the model's own logits for an input scaled up until logits are large: at the small logits of fresh
+    weights a soft cap is the identity up to rounding. A scalar head is never plain; raises ModelError for one whose
+    score is not that of the last token alone."""
     if is_scalar(model):
         text, longer = _probe(model, 4), _probe(model, 6)
         with _evaluating(model):
@@ -117,9 +115,8 @@ def head_is_plain(model: PreTrainedModel) -> bool:
 def supports_packing(model: PreTrainedModel) -> bool:
     """Whether a sequence packed behind another has the hidden states that it has alone.
 
-    Attention reads the borders from the positions; recurrent layers, for one, do not. Chunks of attention are counted
-    from the row's beginning, not the sequence's, which would show at lengths that no quick check has.
-    """
+    Attention finds the boundaries from the positions; recurrent layers do not. Attention chunks are counted from the
+    start of the row and not of the sequence, which only shows at lengths beyond this test."""
     if has_chunks(model.config):
         return False
     first, second = _probe(model, 5)[:, :3], _probe(model, 9)[:, 5:]
@@ -132,9 +129,9 @@ def supports_packing(model: PreTrainedModel) -> bool:
 
 @torch.no_grad()
 def supports_shared_prefix(model: PreTrainedModel) -> bool:
-    """Whether two completions behind one prompt have the hidden states that each has with a prompt of its own.
+    """Whether two completions behind one prompt have the hidden states that each has with its own copy of the prompt.
 
-    Asked of models with full attention alone: a window would show at lengths that no quick check has.
+    False without full attention: a window only shows at lengths beyond this test.
     """
     if not has_full_attention(model.config) or "sdpa" not in model.config._attn_implementation:
         return False
@@ -155,7 +152,7 @@ def _probe(model: PreTrainedModel, length: int) -> Tensor:
 
 
 def _agree(one: Tensor, other: Tensor) -> bool:
-    """Equal but for rounding; false where a number is not finite, which the loss will report."""
+    """Equal up to rounding; false for values that are not finite, which the loss will report."""
     largest = float(one.abs().max())
     return math.isfinite(largest) and torch.allclose(one, other, rtol=1e-3, atol=1e-3 * largest)
 

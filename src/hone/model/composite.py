@@ -1,4 +1,4 @@
-"""Checkpoints of several models in one, such as text and vision: what of them is loaded."""
+"""Checkpoints of several models, such as text and vision, of which the text model is loaded."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ OTHERS = ("vision", "audio", "vq")
 
 
 def left_out(name: str, config: PreTrainedConfig) -> list[str]:
-    """What to tell of a checkpoint whose text model alone is loaded; nothing where all of it is."""
+    """A notice for a checkpoint of which only the text model is loaded."""
     others = [key.removesuffix("_config") for key in sorted(config.sub_configs) if key.startswith(OTHERS)]
     if not others or type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         return []

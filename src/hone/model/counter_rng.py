@@ -1,6 +1,6 @@
-"""Random numbers as hashes of what they are for: the same whatever else is computed, and no generator's state to save.
+"""Counter-based random numbers: hashes of a key and a position, independent of all other draws and without a state.
 
-Tensors are int64, read as 64 bits without a sign.
+Tensors are int64, read as unsigned 64-bit numbers.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def key_of(*parts: object) -> int:
 
 
 def shift_right(x: Tensor, bits: int) -> Tensor:
-    """With zeros from the left, where a shift of int64 has the sign."""
+    """Logical right shift (int64's is arithmetic)."""
     return (x >> bits) & ((1 << (64 - bits)) - 1)
 
 
@@ -32,5 +32,5 @@ def mixed(x: Tensor) -> Tensor:
 
 
 def counted(key: int | Tensor, positions: Tensor) -> Tensor:
-    """SplitMix64 with a seed `key`: the 64 bits that it gives at these positions, from 0."""
+    """SplitMix64 with seed `key`: its 64-bit outputs at these positions, from 0."""
     return mixed(key + (positions + 1) * GOLDEN)

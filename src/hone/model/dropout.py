@@ -1,10 +1,10 @@
-"""Dropout: turned off, or with masks that depend on the sample and the place in it alone.
+"""Dropout: turned off, or with masks that depend on the sample alone.
 
-Masks from a generator's state would be others for other micro-batches, and for the forward that old log-probabilities
-come from. Here whether a number is dropped is a hash of its token's key (`keys_BT`), of how many dropouts came before
-in the forward, and of where it stands in the token's vector: every layout and every forward of a sample drops the same.
+Masks from a generator's state would differ between micro-batch layouts, and between training and the forward for old
+log-probabilities. Here whether an element is dropped is a hash of its token's key (`keys_BT`), the number of dropouts
+before it in the forward, and its index in the token's vector, so that every forward of a sample drops the same.
 
-`_BT` rows and columns of a forward; `_BHTT` attention weights, query before key.
+Shapes: `_BT` rows and tokens of a forward.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ from hone.model.counter_rng import counted, mixed
 
 BITS = 24
 READ_FROM_CONFIG = ("falcon", "persimmon", "blt")
-"""Architectures whose forward looks into the config for some of its rates."""
+"""Architectures whose forward reads some of its rates from the config."""
 _active: list[SampleDropout] = []
 
 
 def rates(model: nn.Module) -> dict[str, float]:
-    """The dropouts of a model that are on, by name; not those of adapters."""
+    """A model's dropout rates above 0 by name, without those of adapters."""
     return {name: rate for name, _, _, rate in _places(model) if ".lora_dropout." not in name}
 
 
 def is_on(model: nn.Module) -> bool:
-    """Whether anything is dropped in training, an adapter's input included."""
+    """Whether any dropout is on, adapters' included."""
     return next(_places(model), None) is not None
 
 
 def turn_off(model: nn.Module) -> None:
-    """Let nothing be dropped. The model's config, which says how it was pretrained, stays as it is where it can."""
+    """Set all rates to 0; in the model's config, which documents its pretraining, only those that the forward reads."""
     for _, holder, attribute, _ in list(_places(model)):
         setattr(holder, attribute, 0.0)
 
@@ -62,7 +62,7 @@ def _places(model: nn.Module) -> Iterator[tuple[str, Any, str, float]]:
 
 
 def configured(config: PreTrainedConfig) -> dict[str, float]:
-    """The rates of a language model's dropouts, as its config has them; those of other heads left out."""
+    """A language model's dropout rates in its config, without those of other heads."""
     found = {}
     for key, value in vars(config.get_text_config()).items():
         named = key.endswith(("dropout", "pdrop")) and not key.startswith(("classifier", "summary"))
@@ -72,7 +72,7 @@ def configured(config: PreTrainedConfig) -> dict[str, float]:
 
 
 def notice(config: PreTrainedConfig, *, off: bool, part: str) -> list[str]:
-    """What to tell of the dropout that a model came with."""
+    """A notice about the dropout in a model's config."""
     if not (found := configured(config)):
         return []
     shown = ", ".join(f"{key} {rate:g}" for key, rate in sorted(found.items()))
@@ -82,13 +82,13 @@ def notice(config: PreTrainedConfig, *, off: bool, part: str) -> list[str]:
 
 
 class SampleDropout(TorchFunctionMode):
-    """A context in which PyTorch's dropout is that of the samples whose tokens have `keys_BT`, int64."""
+    """A context in which PyTorch's dropout uses the keys of the forward's tokens, `keys_BT` (int64)."""
 
     def __init__(self, keys_BT: Tensor, counts: dict[float, int] | None = None) -> None:
         super().__init__()
         self.keys_BT = keys_BT
         self.counts = counts or {}
-        """Dropouts so far, by rate: those of adapters, which a reference has not, leave the model's own as they are."""
+        """Number of dropouts so far by rate, so that adapters' dropouts do not change the model's own."""
 
     def __enter__(self) -> SampleDropout:
         super().__enter__()
@@ -135,7 +135,7 @@ class SampleDropout(TorchFunctionMode):
         return self._dropout(scores.softmax(-1, dtype=torch.float32).to(value.dtype), dropout_p) @ value
 
     def _kept(self, shape: torch.Size, rate: float) -> Tensor:
-        """Which numbers of a tensor of this shape stay."""
+        """The mask of the elements that are kept."""
         number = self.counts[rate] = self.counts.get(rate, 0) + 1
         keys_BT, length = mixed(self.keys_BT + number), self.keys_BT.shape[1]
         if len(shape) == 4 and shape[2:] == (length, length):  # attention weights: by query, key and head
@@ -147,7 +147,7 @@ class SampleDropout(TorchFunctionMode):
             element = torch.arange(math.prod(rest), device=keys.device).reshape(rest)
         else:
             raise ModelError(
-                f"dropout of a tensor of shape {list(shape)}, which is not one vector a token: set "
+                f"dropout of a tensor of shape {list(shape)}, which does not have one vector per token: set "
                 "policy.disable_dropout=true and policy.lora.dropout=0"
             )
         bits = (counted(keys, element) >> 40) & ((1 << BITS) - 1)
@@ -155,11 +155,11 @@ class SampleDropout(TorchFunctionMode):
 
 
 def of_samples(keys_BT: Tensor | None) -> contextlib.AbstractContextManager[Any]:
-    """The context of a forward whose tokens have these keys; None: nothing is dropped."""
+    """The context of a forward with these keys; None: no dropout."""
     return SampleDropout(keys_BT) if keys_BT is not None else contextlib.nullcontext()
 
 
 def recomputing() -> tuple[contextlib.AbstractContextManager[Any], contextlib.AbstractContextManager[Any]]:
-    """The contexts of an activation checkpoint's forward, and of its second one, which is to drop the same."""
+    """The contexts of an activation checkpoint's forward and of its recomputation, which has the same masks."""
     again = SampleDropout(_active[-1].keys_BT, dict(_active[-1].counts)) if _active else None
     return contextlib.nullcontext(), again or contextlib.nullcontext()

@@ -1,7 +1,7 @@
-"""A model's generation_config.json, such that transformers will save it again.
+"""A generation_config.json that transformers can save.
 
-transformers loads a file with settings that exclude each other (`do_sample: false` with a `temperature`), and refuses
-to write it: published models have such files, and their training would end without a model.
+transformers loads files with contradictory settings (`do_sample: false` with a `temperature`), which published models
+have, but refuses to write them, so that training would end without a model.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ SAMPLING = (
     *("temperature", "top_k", "top_p", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff"),
     *("num_return_sequences",),
 )
-"""What says something only where `do_sample` is true."""
+"""Settings that are read only if `do_sample` is true."""
 TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
 
 
 def savable(given: GenerationConfig) -> tuple[GenerationConfig, list[str]]:
-    """A generation config that can be saved, and the names of the settings that it lacks for that: those that greedy
+    """A generation config that can be saved, and the names of the settings left out for that: those that greedy
     decoding does not read, else all but the tokens."""
     if _is_savable(given):
         return given, []
@@ -32,7 +32,7 @@ def savable(given: GenerationConfig) -> tuple[GenerationConfig, list[str]]:
 
 
 def notices(part: str, name: str, source: str) -> list[str]:
-    """What a conversion will leave out of the file of model `name`, the setting `part`.model_name: told beforehand."""
+    """A notice about settings that a conversion will leave out of the file of model `name` (`part`.model_name)."""
     try:
         given = GenerationConfig.from_pretrained(source)
     except (OSError, ValueError):  # a model need not have one

@@ -1,14 +1,14 @@
 """Log-probabilities of target tokens from a linear head, without the logits of all tokens at once.
 
-Logits are computed tile by tile ([rows, columns of the vocabulary]), in memory that the next tile uses again. Backward
-finds them kept, as far as `KEEP_ELEMENTS` and `KEEP_SHARE` go, or computes them again: that is a fourth matrix product
-where the full logits take three, on tiles in the cache where the full logits are read and written many times over.
+Logits are computed in tiles ([rows, columns of the vocabulary]), whose memory is reused. Backward uses tiles that were
+kept, up to `KEEP_ELEMENTS` and `KEEP_SHARE`, and recomputes the others: a fourth matrix product where full logits take
+three, but on tiles in the cache, while full logits are read from and written to memory many times.
 
-The tiles of the same columns come one after the other: the gradient of those rows of the weight is then complete, and
-what is added up from tile to tile is never as large as the weight.
+Tiles of the same columns are adjacent: the gradient of these rows of the weight is then complete, and the accumulator
+is smaller than the weight.
 
-Where the head is split over processes by the vocabulary, each adds up its own shard; the processes exchange three
-numbers a row, once, and one [N, H] gradient in backward.
+If the head is sharded by the vocabulary, the ranks exchange three numbers per row, once, and one [N, H] gradient in
+backward. Shapes in docstrings: N rows, H hidden, V vocabulary, K targets of a row.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""The likeliest tokens of a linear head and their log-probabilities, without the logits of all tokens at once."""
+"""The k most likely tokens of a linear head and their log-probabilities, without the logits of all rows at once.
+
+Shapes in docstrings: N rows, H hidden, V vocabulary.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from hone.model.linear_logprobs import CHUNK_ELEMENTS, VocabularyShard
 from hone.model.tiles import even
 
 Best = tuple[Tensor, Tensor, Tensor]
-"""Logits [N, k] and tokens [N, k] of the likeliest, likeliest first, and log of the sum of exponentials of all [N]."""
+"""Logits [N, k] and tokens [N, k] of the most likely, in order, and the logsumexp of all logits [N]."""
 
 
 @torch.no_grad()
@@ -24,9 +27,8 @@ def linear_topk(
 ) -> tuple[Tensor, Tensor]:
     """The `k` largest of log softmax(hidden @ weight.T / temperature), [N, H] and [V, H], and their tokens: [N, k].
 
-    Likeliest first. With `vocabulary`, `weight` is a shard of the head; all ranks of its group call this alike and have
-    the same result.
-    """
+    Most likely first. With `vocabulary`, `weight` is a shard of the head; all ranks of its group call this with the
+    same input and get the same result."""
     device = hidden.device.type
     if torch.is_autocast_enabled(device):
         hidden = hidden.to(torch.get_autocast_dtype(device))
@@ -43,7 +45,7 @@ def linear_topk(
 
 
 def _best(hidden: Tensor, weight: Tensor, k: int, temperature: float, first: int) -> Best:
-    """Of one block of rows. A shard with fewer than `k` columns is filled up with what is never likely."""
+    """Of one block of rows. A shard with fewer than `k` columns is padded with log-probabilities of -inf."""
     logits = (hidden @ weight.t()).float() / temperature
     found = logits.topk(min(k, len(weight)), dim=-1)
     missing = k - found.values.shape[1]

@@ -1,4 +1,4 @@
-"""Why a model's files cannot be read, in one line."""
+"""One-line messages about model files that cannot be read."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ UNREADABLE = (
 
 
 def one_line(error: BaseException) -> str:
-    """The first line, or the last where the first only says where a check failed; an unreachable hub in our words."""
+    """The error's first line, or the last where the first only says which check failed; some causes in Hone's words."""
     if str(error).startswith("We couldn't connect to"):
         return (
             "there is no such folder here, the Hugging Face hub cannot be reached, and nothing of that name was "

@@ -1,4 +1,4 @@
-"""From a name to a model or a tokenizer: a Hugging Face folder or hub name, or an embedded `hone/...` model."""
+"""Loading a model or tokenizer by name: a Hugging Face folder, a hub name, or an embedded `hone/...` model."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ WEIGHT_FILES = ("*.safetensors", "pytorch_model*.bin")
 def resolve(name: str, *, needs: tuple[str, ...] = ("config.json",)) -> str:
     """The folder of an embedded model, a local folder that has one of the files it `needs`, or a hub name.
 
-    Raises ModelError for what looks like a path and is not there, since a hub error about it would mislead.
+    Raises ModelError for what looks like a path and does not exist.
     """
     check_local(name, "model")
     if embedded.is_embedded_model(name):
@@ -71,15 +71,12 @@ def load_model(
     quantization: Any = None,
     trust_remote_code: bool = False,
 ) -> PreTrainedModel:
-    """A causal language model in fp32 (the precision of a run is applied when it computes, not when it stores).
+    """A causal language model with fp32 weights (`policy.precision` is autocast's).
 
-    `overrides` change the model's config (upstream: policy.hf_config_overrides). An embedded model without weights
-    starts from random ones drawn with `seed`. `scalar`: with a head that says one number
-    (`hone.model.scalar_head`), the checkpoint's own or, where it has none and `fresh_head`, a new one drawn
-    with `seed`. `quantization`: what `hone.model.quantized` says of linear layers that are held in fewer bits.
-    `trust_remote_code`: run the code that the folder brings, where transformers has none for it. Pickled weights are
-    read as tensors alone.
-    """
+    `overrides` change the model's config. An embedded model without weights gets random ones from `seed`. `scalar`:
+    with a scalar head (`hone.model.scalar_head`), the checkpoint's or, if it has none and `fresh_head`, a new one
+    from `seed`. `quantization`: see `hone.model.quantized`. `trust_remote_code`: run the code in the model's folder,
+    where transformers has none for it. From pickled weights only tensors are read."""
     source = resolve(name)
     disable_progress_bar()  # Hone's own progress line is the only one
     try:
@@ -93,7 +90,7 @@ def load_model(
                 raise ModelError(f"{name} has no weights to hold in 4 bits: name a model that has")
             model = _random(config, seed, scalar)  # an embedded model: no code comes with it
         else:
-            # In host memory first: where the weights go is not this room's to say.
+            # On the CPU: the engine moves the model to its device.
             placed = {"quantization_config": quantization, "device_map": {"": "cpu"}}
             how = {} if quantization is None else placed
             model = _pretrained(name, source, config, seed, scalar, how, trust_remote_code)
@@ -101,8 +98,8 @@ def load_model(
         raise ModelError(f"cannot load model {name}: {one_line(error)}") from error
     if (spoilt := not_finite(model.state_dict().items())) is not None:
         raise ModelError(
-            f"weight {spoilt} of {name} holds nan or infinity, so the model cannot compute anything: load it from "
-            "its source again, or convert an earlier checkpoint"
+            f"weight {spoilt} of {name} holds nan or infinity: load it from its source again, or convert an earlier "
+            "checkpoint"
         )
     _set_up(model, activation_checkpointing)
     return model
@@ -117,7 +114,7 @@ def empty_model(
     scalar: bool = False,
     trust_remote_code: bool = False,
 ) -> PreTrainedModel:
-    """What `load_model` gives, on the meta device: no weights are read, and none take memory."""
+    """As `load_model`, on the meta device: no weights are read or allocated."""
     config = wanted_config(name, overrides or {}, scalar=scalar, trust_remote_code=trust_remote_code)
     with torch.device("meta"):
         model = auto_class(scalar).from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
@@ -129,7 +126,7 @@ def empty_model(
 
 
 def auto_class(scalar: bool) -> Any:
-    """The class of `transformers` that makes a model with the head that is wanted."""
+    """The auto class of `transformers` for a model with this head."""
     return AutoModelForSequenceClassification if scalar else AutoModelForCausalLM
 
 
@@ -141,7 +138,7 @@ def wanted_config(
     fresh_head: bool = True,
     trust_remote_code: bool = False,
 ) -> PreTrainedConfig:
-    """The config of a model with the head that is wanted. Raises ModelError where the checkpoint has another one."""
+    """The config of a model with this head. Raises ModelError if the checkpoint has another one."""
     config = configured(resolve(name), overrides, trust_remote_code=trust_remote_code)
     check_head(name, config, scalar=scalar, fresh=fresh_head)
     if scalar:
@@ -150,7 +147,7 @@ def wanted_config(
 
 
 def _set_up(model: PreTrainedModel, activation_checkpointing: bool) -> None:
-    # A checkpoint's config says what to make of its weights.
+    # `transformers` reads the architecture from a checkpoint's config.
     model.config.architectures = [type(model).__name__]
     if activation_checkpointing:
         model.gradient_checkpointing_enable(
@@ -161,12 +158,12 @@ def _set_up(model: PreTrainedModel, activation_checkpointing: bool) -> None:
 
 
 def name_of(model: PreTrainedModel) -> str:
-    """What a message calls a model: the folder or name that it was loaded from, else its architecture."""
+    """A model's name in messages: the folder or name that it was loaded from, else its architecture."""
     return model.config._name_or_path or f"the {model.config.model_type} model"
 
 
 def not_finite(weights: Iterable[tuple[str, torch.Tensor]]) -> str | None:
-    """The name of the first weight that holds nan or infinity. A sum tells, at the speed of reading."""
+    """The name of the first weight that holds nan or infinity. Sums are checked first, for speed."""
     for name, weight in weights:
         if not torch.isfinite(weight.sum()) and not torch.isfinite(weight).all():
             return name
@@ -176,7 +173,7 @@ def not_finite(weights: Iterable[tuple[str, torch.Tensor]]) -> str | None:
 def configured(
     source: str, overrides: Mapping[str, Any], *, trust_remote_code: bool = False
 ) -> PreTrainedConfig:
-    """The model's config, changed. An override that it does not have would otherwise be dropped without a word."""
+    """The model's config with the overrides. Raises ConfigError for unknown ones, which `transformers` would ignore."""
     read = partial(AutoConfig.from_pretrained, source, trust_remote_code=trust_remote_code)
     config = read()
     known = config.to_dict()
@@ -199,8 +196,8 @@ def _pretrained(
     how: Mapping[str, Any],
     trust_remote_code: bool,
 ) -> PreTrainedModel:
-    """With every weight from the files: one that they lack, or have in another shape, would otherwise be random. A new
-    scalar head is: it is drawn with `seed`."""
+    """Load all weights from the files. Raises ModelError for weights that are missing or have another shape, which
+    would be random. A new scalar head is initialised with `seed`."""
     fresh = scalar and not has_scalar_head(config)
     with _quiet(fresh), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -231,7 +228,7 @@ def _pretrained(
 
 @contextlib.contextmanager
 def _quiet(wanted: bool) -> Iterator[None]:
-    """Without the library's report of a head that is new, as it is meant to be."""
+    """Suppress the library's warning about a new head, where it is `wanted`."""
     before = logging.get_verbosity()
     if wanted:
         logging.set_verbosity_error()
@@ -255,8 +252,8 @@ def load_tokenizer(
 ) -> PreTrainedTokenizerBase:
     """A tokenizer with a padding token.
 
-    `chat_template`: "default" keeps its own; None puts contents one after another; else the name of one of several
-    that it has, a Jinja template, or the path of a file that holds one.
+    `chat_template`: "default" keeps its own; None concatenates contents; else the name of one of its templates, a Jinja
+    template, or the path of a file with one.
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(
@@ -278,7 +275,8 @@ def load_tokenizer(
 
 
 def _template(given: str, own: Any) -> str:
-    """A Jinja template is taken as it is; what has no brace in it is the name of one of the tokenizer's, or a path."""
+    """A string with a brace is a Jinja template; any other is the name of one of the tokenizer's templates, or a
+    path."""
     if "{" in given:
         return given
     if isinstance(own, Mapping) and given in own:
@@ -293,8 +291,8 @@ def _template(given: str, own: Any) -> str:
 
 
 def stop_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """Every token that ends what the model says: the end-of-sequence tokens of generation config, model config and
-    tokenizer together, and those that end an assistant turn by the tokenizer's chat template."""
+    """All tokens that end a completion: the end-of-sequence tokens of generation config, model config and tokenizer,
+    and those that end an assistant turn in the tokenizer's chat template."""
     found: set[int] = set(turn_ends(tokenizer))
     for owner in (model.generation_config, model.config, tokenizer):
         value = getattr(owner, "eos_token_id", None)
@@ -303,5 +301,5 @@ def stop_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> t
 
 
 def context_length(model: PreTrainedModel) -> int | None:
-    """Positions that the model was made for, or None where its config does not say."""
+    """The model's maximum number of positions; None if its config does not say."""
     return getattr(model.config.get_text_config(), "max_position_embeddings", None)

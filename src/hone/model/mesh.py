@@ -1,4 +1,4 @@
-"""This rank's place in the mesh of ranks, and the axes that weights and samples are spread over."""
+"""The device mesh: the axes over which weights and samples are sharded, and this rank's coordinates."""
 
 from __future__ import annotations
 
@@ -12,17 +12,16 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 @dataclass(frozen=True)
 class Mesh:
-    """One set of ranks seen in two ways. `size` and `rank` are by axis.
+    """Two device meshes of the same ranks.
 
-    `weights` has the axes replicate, shard, tensor: FSDP spreads every weight over shard (context ranks included, since
-    they hold the same weights), tensor parallelism over tensor. `work` has the axes data, context, tensor: samples are
-    shared out over data, the tokens of a sequence over context.
-    """
+    `weights` has the axes replicate, shard, tensor: FSDP shards every weight over shard (which includes the context
+    ranks), tensor parallelism over tensor. `work` has the axes data, context, tensor: samples are distributed over
+    data, the tokens of a sequence over context."""
 
     weights: DeviceMesh
     work: DeviceMesh
     files: dist.ProcessGroup
-    """All ranks, apart from what they say of training: a checkpoint is written beside it."""
+    """All ranks, for writing checkpoints while training uses the other groups."""
 
     def size(self, axis: str) -> int:
         """Ranks along `data`, `context` or `tensor`."""
@@ -33,12 +32,12 @@ class Mesh:
         return self.work[axis].get_local_rank()
 
     def group(self, axis: str) -> dist.ProcessGroup:
-        """Those that differ from this rank along one axis only."""
+        """The ranks that differ from this one along this axis only."""
         return self.work.get_group(axis)
 
 
 def communication() -> str:
-    """What PyTorch's ranks speak to each other by: NCCL where there are GPUs, gloo for what is in host memory."""
+    """The process group's backends: NCCL for GPUs, gloo for host memory."""
     return "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
 
 

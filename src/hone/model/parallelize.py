@@ -1,9 +1,9 @@
-"""Spreading a model over ranks, from outside, in one order: tensor, context, then FSDP2 over all that is left.
+"""Parallelising a model from outside, in this order: tensor, context, then FSDP2 over the other axes.
 
 Tensor parallelism follows the plan that `transformers` declares for the architecture (`base_model_tp_plan`), as
-PyTorch's styles. Sequence parallelism (Korthikanti et al. 2022, arXiv 2205.05198 section 4.2.2) besides keeps what is
-between the layers' matrix products spread over the tokens; it is made for the families in `BETWEEN_IS_NORMS`, in whose
-blocks all that lies outside attention and MLP is norms and sums.
+PyTorch's styles. Sequence parallelism (Korthikanti et al. 2022, arXiv 2205.05198 section 4.2.2) also shards what is
+between the matrix products over the tokens; it works for the families in `BETWEEN_IS_NORMS`, whose blocks have only
+norms and sums outside attention and MLP.
 """
 
 from __future__ import annotations
@@ -32,26 +32,27 @@ from hone.model.capabilities import decoder_of
 from hone.model.mesh import Mesh
 from hone.model.scorer import TokenScorer
 
-# It says at every norm of a gradient that two axes are reduced one after the other, and that this is slower than one.
+# It warns at every gradient norm that reducing two axes in sequence is slower than one.
 logging.getLogger("torch.distributed.tensor._redistribute").setLevel(logging.ERROR)
 
 BETWEEN_IS_NORMS = ("llama", "mistral", "qwen2", "qwen3", "gemma", "smollm3", "granite")
-"""Architectures that sequence parallelism is made for."""
+"""Architectures with sequence parallelism."""
 
 STYLES: dict[str, Any] = {
     "colwise": lambda: ColwiseParallel(),
     "rowwise": lambda: RowwiseParallel(),
     "colwise_gather_output": lambda: ColwiseParallel(output_layouts=Replicate()),
     "rowwise_split_input": lambda: RowwiseParallel(input_layouts=Replicate()),
-    # A norm over each head's own values: heads are spread, its weight is not, so its gradient is summed. Which dim is
-    # called sharded does not matter to it, as long as it is not the last.
+    # A norm over each head's values: heads are sharded, its weight is not, so its gradient is summed. The sharded dim
+    # may be any but the last.
     "replicated_with_grad_allreduce": lambda: SequenceParallel(sequence_dim=2, use_local_output=True),
 }
-"""By the names that `transformers` uses."""
+"""PyTorch's styles by `transformers`' names."""
 
 
 def parallelize(scorer: TokenScorer, mesh: Mesh, *, sequence_parallel: bool, cpu_offload: bool) -> None:
-    """Spread the scorer's model over the mesh, in place. Works on a meta device; weights come afterwards."""
+    """Parallelise the scorer's model over the mesh, in place. Works on the meta device; weights are loaded
+    afterwards."""
     if mesh.size("tensor") > 1:
         tensor_parallel(scorer, mesh.weights["tensor"], sequence_parallel=sequence_parallel)
     if mesh.size("context") > 1:
@@ -62,8 +63,8 @@ def parallelize(scorer: TokenScorer, mesh: Mesh, *, sequence_parallel: bool, cpu
 
 
 def tensor_parallel(scorer: TokenScorer, axis: DeviceMesh, *, sequence_parallel: bool) -> None:
-    """Spread each block over the ranks of `axis`, and the embedding and head over the vocabulary. A scalar head, like
-    the norms, is whole on every rank."""
+    """Shard each block over the ranks of `axis`, and embedding and head by the vocabulary. A scalar head and the
+    norms are replicated."""
     model = scorer.model
     decoder = decoder_of(model)
     between = Shard(1) if sequence_parallel else Replicate()
@@ -108,17 +109,15 @@ def tensor_parallel(scorer: TokenScorer, axis: DeviceMesh, *, sequence_parallel:
 
 
 def block_plan(config: PreTrainedConfig) -> dict[str, str]:
-    """`transformers`' name of the style of each module of a block, by its name in the block. {} where it has none."""
+    """`transformers`' style of each module of a block, by the module's name; {} without a plan."""
     plan = config.get_text_config().base_model_tp_plan or {}
     start = "layers.*."
     return {name.removeprefix(start): style for name, style in plan.items() if name.startswith(start)}
 
 
 def shard(scorer: TokenScorer, mesh: Mesh, *, cpu_offload: bool) -> None:
-    """FSDP2: each block is gathered when it computes; what is outside the blocks stays gathered for the step.
-
-    Gradients are summed, not averaged: a loss is divided by its global denominator before any backward.
-    """
+    """FSDP2: a block is gathered when it computes; parameters outside the blocks stay gathered for the step.
+    Gradients are summed, not averaged: a loss is divided by its global denominator before any backward."""
     replicated = mesh.weights["replicate"].size() > 1
     over = mesh.weights["replicate", "shard"] if replicated else mesh.weights["shard"]
     offload = CPUOffloadPolicy() if cpu_offload and mesh.weights.device_type != "cpu" else OffloadPolicy()
@@ -134,14 +133,14 @@ def shard(scorer: TokenScorer, mesh: Mesh, *, cpu_offload: bool) -> None:
 def check_parallel(
     config: PreTrainedConfig, axes: dict[str, int], *, sequence_parallel: bool, lora: bool
 ) -> None:
-    """Raise ConfigError for axes that this architecture cannot be spread over. Needs no weights."""
+    """Raise ConfigError for axes that this architecture does not support. Needs no weights."""
     text = config.get_text_config()
     tensor = axes["tensor"]
     if tensor > 1:
         key = f"policy.tensor_parallel_size={tensor}"
         if lora:
             raise ConfigError(
-                f"{key}: adapters are not spread over tensor ranks; set it to 1 (data parallel)"
+                f"{key}: adapters are not sharded over tensor ranks; set it to 1 (data parallel)"
             )
         plan = block_plan(config)
         if not plan or not set(plan.values()) <= set(STYLES):
@@ -159,18 +158,18 @@ def check_parallel(
         made_for = config.model_type in BETWEEN_IS_NORMS and has_full_attention(config)
         if sequence_parallel and not made_for:
             raise ConfigError(
-                f"policy.sequence_parallel=true is not made for {config.model_type} models; set it to false"
+                f"policy.sequence_parallel=true is not supported for {config.model_type} models; set it to false"
             )
     if axes["context"] > 1 and not has_full_attention(config):
         raise ConfigError(
-            f"policy.context_parallel_size={axes['context']}: {config.model_type} models have layers that do not see "
-            "all that came before (a sliding window, a recurrent state); set it to 1"
+            f"policy.context_parallel_size={axes['context']}: {config.model_type} models have layers without full "
+            "attention (a sliding window, a recurrent state); set it to 1"
         )
 
 
 def reshard(scorer: TokenScorer) -> None:
-    """Hold this rank's part of the weights alone. What is outside of the blocks stays whole after a forward that no
-    backward follows, and its parameters, whose gradients are then not seen, in place of the parts."""
+    """Free gathered weights. After a forward without a backward, FSDP keeps the parameters outside the blocks
+    gathered, and would not see the gradients of their shards."""
     if isinstance(scorer, FSDPModule):
         scorer.reshard()
 
@@ -180,7 +179,7 @@ def _is_norm(module: nn.Module) -> bool:
 
 
 def blocks_of(model: PreTrainedModel) -> list[nn.Module]:
-    """The modules that repeat: those that the architecture says are not to be split, the outermost of them."""
+    """The repeated blocks: the outermost of the modules in the architecture's `_no_split_modules`."""
     kinds = set(model._no_split_modules or ())
     found: dict[str, nn.Module] = {}
     for name, module in model.named_modules():

@@ -15,13 +15,12 @@ if TYPE_CHECKING:
 
 
 def four_bits(lora: LoraConfig, compute: torch.dtype) -> Any:
-    """What `load_model` takes as `quantization`; None where the base stays as it is. Raises ConfigError when
-    bitsandbytes is not there."""
+    """`load_model`'s `quantization`; None without 4 bits. Raises ConfigError if bitsandbytes is not installed."""
     if not (lora.enabled and lora.load_in_4bit):
         return None
     try:
-        import bitsandbytes  # noqa: F401  (transformers says of its absence what nobody understands)
-    except (ImportError, RuntimeError, OSError) as error:  # also one that was built for another CUDA
+        import bitsandbytes  # noqa: F401  (for a clearer error than that of transformers)
+    except (ImportError, RuntimeError, OSError) as error:  # also if it was built for another CUDA
         raise ConfigError(
             f"policy.lora.load_in_4bit=true needs bitsandbytes, which is made for NVIDIA GPUs: "
             f"{install_command('bitsandbytes')}, or set policy.lora.load_in_4bit=false ({error})"
@@ -37,5 +36,5 @@ def four_bits(lora: LoraConfig, compute: torch.dtype) -> Any:
 
 
 def is_quantized(model: nn.Module) -> bool:
-    """Whether linear layers of a model are held in fewer bits."""
+    """Whether a model's linear layers are quantised."""
     return bool(getattr(base_of(model), "is_quantized", False))  # type: ignore[arg-type]

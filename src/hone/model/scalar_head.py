@@ -1,8 +1,8 @@
-"""Models that say one number of each position: reward models and value models.
+"""Models with a scalar head, one number for each position: reward models and value models.
 
-Each is a `transformers` `AutoModelForSequenceClassification` with `num_labels=1`, so that what is trained loads there.
-Its head, whatever the architecture calls it, stands beside the body; it is applied to the hidden states of chosen
-positions. That this is the model's own score of the text up to there is tried once, with the model itself.
+Each is a `transformers` `AutoModelForSequenceClassification` with `num_labels=1`, which loads what is trained here. Its
+head is applied to the hidden states of chosen positions; that this is the model's own score of the text up to there is
+tested once. Shapes: `_N` chosen positions.
 """
 
 from __future__ import annotations
@@ -29,11 +29,8 @@ def has_scalar_head(config: PreTrainedConfig) -> bool:
 
 
 def check_head(name: str, config: PreTrainedConfig, *, scalar: bool, fresh: bool = True) -> None:
-    """Raise ModelError for a checkpoint whose head is not the one that is wanted, by its config alone.
-
-    `scalar`: one number a position is wanted, of a checkpoint that has such a head or (`fresh`) of one that gets a new
-    one; else log-probabilities are.
-    """
+    """Raise ModelError for a checkpoint with another head than is wanted, by its config alone. `scalar`: a scalar
+    head, which is new (`fresh`) if the checkpoint has none; else logits."""
     kind = ", ".join(config.architectures or ()) or config.model_type
     if not scalar:
         if has_scalar_head(config):
@@ -73,23 +70,23 @@ def head_of(model: nn.Module) -> nn.Module:
 
 
 def head_name(model: PreTrainedModel) -> str:
-    """What the architecture calls its head, such as `score`."""
+    """The architecture's name of the head, such as `score`."""
     head = head_of(model)
     return next(name for name, part in model.named_children() if part is head)
 
 
 def values(model: nn.Module, hidden_N: Tensor) -> Tensor:
-    """The head's number for each hidden state [N, H] -> [N] fp32; never in less: scores that are close stay apart."""
+    """The head's value for each hidden state, [N, H] -> [N]; always in fp32, so that close scores stay distinct."""
     with torch.autocast(hidden_N.device.type, enabled=False):
         return head_of(model)(hidden_N.float()).squeeze(-1)
 
 
 @torch.no_grad()
 def check_scores(model: PreTrainedModel, ids: Tensor, hidden: Tensor, longer: Tensor) -> None:
-    """Raise ModelError unless the model's own score of a text is its head's number for the text's last token.
+    """Raise ModelError unless the model's own score of a text is its head's value at the text's last token.
 
-    `ids` [1, T] with their hidden states [1, T, H]; `longer`, those of a text that begins with `ids`: a body that
-    looks ahead would show in them.
+    `ids` [1, T] with hidden states [1, T, H]; `longer`: those of a text that begins with `ids`, to find bodies that are
+    not causal.
     """
     config = cast(Any, _bare(model)).config.get_text_config()
     pad, config.pad_token_id = config.pad_token_id, None

@@ -1,4 +1,7 @@
-"""A model's log-probabilities, or values, at chosen positions, however weights and tokens are spread over ranks."""
+"""A model's log-probabilities, or values, at chosen positions, on any mesh.
+
+Shapes: `_N` chosen positions of a forward, `_NK` K tokens at each; B rows and T tokens of a row.
+"""
 
 from __future__ import annotations
 
@@ -22,24 +25,23 @@ from hone.model.mesh import Mesh
 class ScoreRequest:
     """Rows of tokens, and what to compute at some of their positions.
 
-    Rows are right-padded (causal attention never looks at what follows), or, with `position_ids` that start again at 0,
-    hold several sequences that do not see each other. T must be a multiple of `TokenScorer.divides`.
-    """
+    Rows are right-padded, or, with `position_ids` that start again at 0, hold several sequences that do not attend to
+    each other. T must be a multiple of `TokenScorer.divides`."""
 
     input_ids: Tensor
     """[B, T]"""
     positions_N: Tensor
-    """Flat positions in `input_ids`; the distribution after each is what is asked about."""
+    """Flat positions in `input_ids`, after which the distributions are computed."""
     targets_N: Tensor
     """The token whose log-probability is asked for."""
     position_ids: Tensor | None = None
     attention_mask: Tensor | None = None
-    """[B, 1, T, T], True: sees. In place of what `position_ids` say."""
+    """[B, 1, T, T], True: attends. Replaces the mask that follows from `position_ids`."""
     candidates_NK: Tensor | None = None
     """Further tokens at each position."""
     entropy: bool = False
     topk: int = 0
-    """So many of the most likely tokens, in place of targets and without gradient."""
+    """Number of most likely tokens to compute in place of targets, without gradient."""
 
     @property
     def all_targets(self) -> Tensor:
@@ -50,7 +52,7 @@ class ScoreRequest:
 
 
 class ScoreResult(NamedTuple):
-    """What was asked for, in fp32; None, what was not. A tuple, so that FSDP finds the tensors in it."""
+    """What was requested, in fp32; the rest is None. A tuple, in which FSDP finds the tensors."""
 
     logprobs_N: Tensor | None = None
     values_N: Tensor | None = None
@@ -87,7 +89,7 @@ class TokenScorer(nn.Module):
         """Set when the model is spread over ranks (`hone.model.parallelize`), as is `sequence_parallel`."""
         self.sequence_parallel = False
         self.vocabulary = vocabulary
-        """Tokens from this number on are none of the likeliest, and have no probability beside them."""
+        """Number of tokens of the top-k distribution; tokens from it on get no probability."""
         self.scalar = scalar_head.is_scalar(model)
         if known_capabilities is None:
             capabilities.check_causal(model)
@@ -97,21 +99,20 @@ class TokenScorer(nn.Module):
 
     @cached_property
     def supports_packing(self) -> bool:
-        """Whether sequences packed into one row do not see each other."""
+        """Whether sequences packed into one row do not affect each other."""
         known = self.known_capabilities
         return capabilities.supports_packing(self.model) if known is None else known.supports_packing
 
     @cached_property
     def supports_shared_prefix(self) -> bool:
-        """Whether completions may stand in one row behind a prompt that they share."""
-        known = self.known_capabilities
-        return (
-            capabilities.supports_shared_prefix(self.model) if known is None else known.supports_shared_prefix
-        )
+        """Whether completions may be laid out in one row behind a shared prompt."""
+        if (known := self.known_capabilities) is not None:
+            return known.supports_shared_prefix
+        return capabilities.supports_shared_prefix(self.model)
 
     @property
     def device(self) -> torch.device:
-        """Where it computes: under CPU offload that is not where the weights are."""
+        """The device of the computation; with CPU offload the weights are elsewhere."""
         if self.mesh is None or self.mesh.weights.device_type == "cpu":
             return self.model.device
         return torch.device(self.mesh.weights.device_type, torch.cuda.current_device())
@@ -124,11 +125,11 @@ class TokenScorer(nn.Module):
         return self.mesh.size("context") * (self.mesh.size("tensor") if self.sequence_parallel else 1)
 
     def forward(self, request: ScoreRequest) -> ScoreResult:
-        """What is asked for at each position. On a mesh every rank is given the whole rows and returns all of [N]."""
+        """Compute the request. On a mesh every rank is given whole rows and returns all of [N]."""
         if self.mesh is not None and self.mesh.size("context") > 1:
             return self._result(self._by_parts(request), request)
         positions, mask = request.position_ids, request.attention_mask
-        if self.sequence_parallel:  # the model sees a part of the tokens and would count these
+        if self.sequence_parallel:  # the model would count positions in its part of the tokens
             length = request.input_ids.shape[1]
             if positions is not None and mask is None:
                 mask = visible(positions, 0, length)
@@ -202,7 +203,7 @@ class TokenScorer(nn.Module):
         )
 
     def _by_parts(self, request: ScoreRequest) -> Tensor:
-        """`_read` where the model sees this context rank's part of every row; the ranks' parts are put together."""
+        """`_read` on this context rank's part of every row, all-reduced over the context ranks."""
         assert self.mesh is not None
         ids, position_ids, mask = request.input_ids, request.position_ids, request.attention_mask
         length = ids.shape[1]
@@ -228,15 +229,16 @@ class TokenScorer(nn.Module):
 
 
 def present(tensor: Tensor | None) -> Tensor:
-    """A part of a result that was asked for."""
+    """A field of a result that was requested."""
     assert tensor is not None
     return tensor
 
 
 def visible(position_ids: Tensor, start: int, end: int) -> Tensor:
-    """What tokens [start, end) of each row see: those before them since positions last began at 0.
+    """The mask of tokens [start, end) of each row: they attend to previous tokens of their sequence, which starts at
+    position 0.
 
-    [B, T] -> [B, 1, end - start, T], True where seen.
+    [B, T] -> [B, 1, end - start, T], True: attends.
     """
     length = position_ids.shape[1]
     sequence = (position_ids == 0).cumsum(1)
@@ -246,7 +248,7 @@ def visible(position_ids: Tensor, start: int, end: int) -> Tensor:
 
 
 def _first_row(weight: DTensor) -> int:
-    """Number of the first row that this rank holds of a weight that is spread by rows, as `torch.chunk` spreads."""
+    """Number of this rank's first row of a weight that is sharded by rows, as `torch.chunk` does."""
     ranks, rows = weight.device_mesh.size(), weight.shape[0]
     return min(rows, weight.device_mesh.get_local_rank() * -(-rows // ranks))
 
@@ -257,8 +259,8 @@ def _side_by_side(logprobs: Tensor, tokens: Tensor) -> Tensor:
 
 
 class _PutTogether(torch.autograd.Function):
-    """Values of all ranks' own targets in one tensor [N, ...]. Every rank goes on to compute the same loss of it, so
-    that backward hands each its own part and sums nothing."""
+    """Values at all ranks' targets in one tensor [N, ...]. Every rank computes the same loss from it, so that
+    backward takes this rank's part and sums nothing."""
 
     @staticmethod
     def forward(ctx: Any, own: Tensor, mine_N: Tensor, group: dist.ProcessGroup) -> Tensor:

@@ -1,4 +1,4 @@
-"""A matrix of logits [rows, columns of the vocabulary] cut into tiles, and the memory that tiles take turns in."""
+"""Tiles of a matrix of logits [rows, columns of the vocabulary], and the memory that they reuse."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Tile:
-    """Some rows by some columns, and which of them are targets: (rows, columns) counted from the tile's corner, and
-    which of its row's targets each is."""
+    """A block of rows and columns, and the targets in it: (row, column) from the tile's corner, and the index among the
+    row's targets."""
 
     rows: slice
     columns: slice
@@ -26,16 +26,15 @@ class Tile:
         return (self.rows.stop - self.rows.start) * (self.columns.stop - self.columns.start)
 
     def shaped(self, space: Tensor) -> Tensor:
-        """As much of `space` as it takes, in its shape."""
+        """A view of the beginning of `space` in the tile's shape."""
         return space[: self.size].view(self.rows.stop - self.rows.start, -1)
 
 
 def cut(targets: Tensor, width: int, rows: int, elements: int, shard: int | None) -> list[list[Tile]]:
-    """Tiles of [targets, width], of at most `rows` rows and about `elements` logits. Those of the same columns come
-    together.
+    """Tiles of [targets, width] with at most `rows` rows and about `elements` logits, grouped by columns.
 
-    `targets` [N, K] count over a head of which this is the part from row `shard` on; None: all of it, and a target
-    outside raises IndexError. Asks the device for numbers once a block of rows.
+    `targets` [N, K] are rows of the whole head, of which this is the part from row `shard` on; None: all of it, and a
+    target outside raises IndexError. Synchronises with the device once for each block of rows.
     """
     blocks = list(even(len(targets), rows))
     tallest = max((block.stop - block.start for block in blocks), default=1)
@@ -55,17 +54,15 @@ def cut(targets: Tensor, width: int, rows: int, elements: int, shard: int | None
 
 
 def even(total: int, most: int) -> Iterator[slice]:
-    """[0, total) in the fewest parts of at most `most`, all of about one size."""
+    """Split [0, total) into the fewest parts of at most `most`, of about equal size."""
     parts = -(-total // most)
     for part in range(parts):
         yield slice(total * part // parts, total * (part + 1) // parts)
 
 
 def spaces(hidden: Tensor, tiles: list[list[Tile]]) -> tuple[Tensor, Tensor]:
-    """Memory for the logits of a tile in the precision of the products, and for their exponentials in fp32.
-
-    It is used again and again (fresh memory would cost more than what is computed in it), and shared in fp32.
-    """
+    """Memory for a tile's logits in the precision of the products, and for their exponentials in fp32; the same
+    memory if both are fp32. Reused, since allocation would cost more than the computation."""
     most = max((tile.size for strip in tiles for tile in strip), default=0)
     logits = hidden.new_empty(most)
     return logits, logits if hidden.dtype == torch.float32 else hidden.new_empty(most, dtype=torch.float32)

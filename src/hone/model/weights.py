@@ -11,12 +11,12 @@ from hone.model.counter_rng import GOLDEN
 from hone.model.quantized import is_quantized
 
 FACTORS = (torch.arange(1, 4097) * GOLDEN >> 32).to(torch.int32) | 1
-"""One factor for each place in a row of words; odd, so that no bit is lost."""
+"""One factor for each position in a row of words; odd, so that no bit is lost."""
 ROWS_AT_ONCE = 1024
 
 
 def named_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Parameters and persistent buffers by name; a tensor that has several names comes once, under the first."""
+    """Parameters and persistent buffers by name; a tensor with several names once, under the first."""
     once = {name for name, _ in model.named_parameters()}
     others = {name for name, _ in model.named_parameters(remove_duplicate=False)} - once
     for name, tensor in model.state_dict().items():
@@ -25,7 +25,8 @@ def named_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def checkpointed_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """The weights that a checkpoint holds: all, except that a base in 4 bits is read from its own source again."""
+    """The weights in a checkpoint: all; of a model with a 4-bit base, which is loaded from its source, the trained
+    ones."""
     trained = (
         {name for name, p in model.named_parameters() if p.requires_grad} if is_quantized(model) else None
     )
@@ -33,10 +34,7 @@ def checkpointed_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def checksum(weights: Iterable[tuple[str, Tensor]]) -> int:
-    """A 64-bit sum over the bits of all weights, each weighted by its place.
-
-    Equal weights have equal sums on every device; weights that have changed places have another sum.
-    """
+    """A 64-bit checksum of all weights' bits and positions, the same on every device."""
     total = 0
     for index, (_, tensor) in enumerate(weights, start=1):
         total += (2 * index + 1) * _checksum_of(tensor)

@@ -1,4 +1,4 @@
-"""The devices that a run is for: those that are here, or by the name of their kind."""
+"""The devices that a run is for: those of this machine, or GPUs by name."""
 
 from __future__ import annotations
 
@@ -26,19 +26,16 @@ GPUS: dict[str, float] = {
     "H200": 139.8,
     "B200": 178.0,
 }
-"""GiB that PyTorch sees on a GPU of this kind, a little less than its name says."""
+"""GiB that PyTorch sees on each GPU, a little less than its nominal size."""
 
 USABLE = 0.92
-"""The part of a GPU's memory that a run may plan with: the rest goes to CUDA itself, to communication, and to gaps
-between allocations."""
+"""Fraction of a GPU's memory that is planned with; the rest is for CUDA, communication and fragmentation."""
 
 
 @dataclass(frozen=True)
 class Hardware:
-    """`nodes` x `per_node` equal devices. `memory` of one device and `host` of one node in bytes, None: not known.
-
-    `elastic`: memory that the operating system can stretch (a CPU's), where too much is slow rather than impossible.
-    """
+    """`nodes` x `per_node` equal devices. `memory` of a device and `host` memory of a node in bytes; None: unknown.
+    `elastic`: memory that can be swapped (a CPU's), where too much is slow and not impossible."""
 
     device: str = "CPU"
     nodes: int = 1
@@ -49,11 +46,11 @@ class Hardware:
 
     @property
     def count(self) -> int:
-        """Devices."""
+        """Number of devices."""
         return self.nodes * self.per_node
 
     @property
-    def room(self) -> int | None:
+    def usable(self) -> int | None:
         """Bytes of a device that can be planned with."""
         return None if self.memory is None else int(USABLE * self.memory)
 
@@ -63,7 +60,7 @@ class Hardware:
 
 
 def hardware_here(*, nodes: int = 1, per_node: int = 1, gpu: bool) -> Hardware:
-    """`per_node` devices of each of `nodes` machines like this one: its GPU, or its CPU shared among them."""
+    """`per_node` devices on each of `nodes` machines like this one: its GPU, or shares of its CPU."""
     import torch
 
     host = host_memory()
@@ -75,7 +72,7 @@ def hardware_here(*, nodes: int = 1, per_node: int = 1, gpu: bool) -> Hardware:
 
 
 def hardware_named(name: str, *, nodes: int, per_node: int) -> Hardware:
-    """GPUs that need not be here, by a name of `GPUS` or by their GiB. Raises ConfigError for neither."""
+    """GPUs by a name of `GPUS` or by their GiB. Raises ConfigError for any other name."""
     names = {known.lower(): known for known in GPUS}
     known = names.get(name.lower())
     try:
@@ -93,7 +90,7 @@ def hardware_named(name: str, *, nodes: int, per_node: int) -> Hardware:
 
 
 def host_memory() -> int | None:
-    """Bytes of this machine's memory, or of the container that this process lives in; None where that is not told."""
+    """Bytes of this machine's memory, or of this process's container; None if unknown."""
     try:
         whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, OSError, ValueError):

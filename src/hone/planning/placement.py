@@ -1,4 +1,4 @@
-"""Where a run is to run: the devices that its configuration asks for, against what is there. Nothing is started."""
+"""Placement of a run: the devices that its configuration asks for and those that exist. Starts nothing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hone.planning.parallel_dims import ParallelDims
 
 
 def device_of_this_process(cluster: ClusterConfig) -> torch.device:
-    """CUDA where there is some, then Apple's GPU, else the CPU; the CPU when the cluster is to have no GPU."""
+    """CUDA if available, then MPS, else the CPU; the CPU if the configuration asks for no GPU."""
     if cluster.gpus_per_node == 0 or cluster.cpu_workers_per_node is not None:
         return torch.device("cpu")
     if torch.cuda.is_available():
@@ -27,15 +27,15 @@ def device_of_this_process(cluster: ClusterConfig) -> torch.device:
 
 
 def is_single_process(cluster: ClusterConfig) -> bool:
-    """Whether this process is all that a run gets: it asks for one device, or for GPUs where there are none."""
+    """Whether the run uses this process alone: it asks for one device, or for GPUs where there are none."""
     if not cluster.is_distributed or cluster.cpu_workers_per_node is not None:
         return not cluster.is_distributed
     return cluster.ray_address is None and not torch.cuda.is_available()
 
 
 def hardware_of(cluster: ClusterConfig, nodes: int | None = None) -> Hardware:
-    """The devices of a run, on `nodes` machines in place of those that it asks for. Raises ConfigError for more GPUs
-    than this machine has, where it is the only one."""
+    """The devices of a run; `nodes` replaces cluster.num_nodes. Raises ConfigError for more GPUs than this machine
+    has, if it is the only one."""
     gpu = cluster.gpus_per_node > 0 and cluster.cpu_workers_per_node is None
     if is_single_process(cluster):
         return hardware_here(gpu=gpu)
@@ -43,16 +43,13 @@ def hardware_of(cluster: ClusterConfig, nodes: int | None = None) -> Hardware:
     if not gpu:
         return hardware_here(nodes=nodes, per_node=cluster.cpu_workers_per_node or 1, gpu=False)
     wanted, there = cluster.gpus_per_node, torch.cuda.device_count()
-    if (
-        cluster.num_nodes == 1
-        and cluster.ray_address is None
-        and wanted <= there < wanted + cluster.reserved_devices
-    ):
+    alone = cluster.num_nodes == 1 and cluster.ray_address is None
+    if alone and wanted <= there < wanted + cluster.reserved_devices:
         raise ConfigError(
             f"cluster.gpus_per_node={wanted} and cluster.teacher_devices={cluster.reserved_devices}: this machine has "
             f"{there} GPU{'s' if there != 1 else ''}. Set cluster.teacher_devices=null for a teacher on the policy's"
         )
-    if cluster.num_nodes == 1 and cluster.ray_address is None and wanted > there:
+    if alone and wanted > there:
         raise ConfigError(
             f"cluster.gpus_per_node={wanted}: this machine has {there} GPU{'s' if there != 1 else ''}. Set "
             f"cluster.gpus_per_node={there}, or cluster.cpu_workers_per_node={wanted} to try it on the CPU"
@@ -90,7 +87,7 @@ def split_devices(config: TrainingConfig, hardware: Hardware) -> tuple[Hardware,
 
 
 def check_distributed(config: TrainingConfig) -> None:
-    """Raise ConfigError for settings that several ranks cannot have, whatever the model."""
+    """Raise ConfigError for settings that do not work on several ranks, whatever the model."""
     policy = config.policy
     if policy.precision == "float16":
         raise ConfigError("policy.precision=float16 is for one device: set policy.precision=bfloat16")
@@ -107,7 +104,7 @@ def check_distributed(config: TrainingConfig) -> None:
 
 
 def check_mesh(config: TrainingConfig, dims: ParallelDims) -> None:
-    """Raise ConfigError for a model that cannot be spread like this. Reads its config, not its weights."""
+    """Raise ConfigError for a model that does not support this mesh. Reads its config, not its weights."""
     teacher = None if config.cluster.reserved_devices else config.teacher_model
     for model in filter(None, (config.policy, config.critic, teacher)):
         if model.lora.enabled and model.lora.trainable_token_indices:
@@ -128,7 +125,7 @@ def check_mesh(config: TrainingConfig, dims: ParallelDims) -> None:
 
 
 def placement_notices(config: TrainingConfig | EvalConfig) -> list[str]:
-    """What the config asks of a cluster that this process does not do. None of it changes a result beyond rounding."""
+    """A notice about cluster settings that a run in one process ignores; results differ by rounding alone."""
     cluster = config.cluster
     training = not isinstance(config, EvalConfig)
     if training and not is_single_process(cluster):

@@ -1,4 +1,4 @@
-"""The part of a plan that is arithmetic: what was chosen, and the bytes of one device by kind."""
+"""Lines of `hone plan` about the planner's choice and the memory of each device."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from hone.planning.planner import Choice
 from hone.units import format_bytes, format_count
 
 SHOWN = 3
-"""Refused ways that are shown; more are counted."""
+"""Number of rejected candidates that are shown; more are counted."""
 
 
 def choice_lines(choice: Choice) -> list[str]:
-    """How the run is done, what did not fit before, and what would where nothing does."""
+    """The candidate that was chosen, those that do not fit, and what would fit if none does."""
     dims = choice.dims
     mesh = f" ({dims})" if dims.world > 1 else ""
     lines = [f"{choice.backend}{mesh}: {choice.taken}"]
@@ -32,11 +32,11 @@ def choice_lines(choice: Choice) -> list[str]:
 
 
 def memory_lines(choice: Choice, model: ModelSize, config: TrainingConfig) -> list[str]:
-    """The most that is held at once, and what it is made of."""
+    """Peak memory and its parts."""
     hardware, held = choice.hardware, choice.taken.memory
     where = f"on each of {hardware.count} devices" if hardware.count > 1 else f"on the {hardware.device}"
-    room = "" if hardware.room is None else f" of {format_bytes(hardware.room)} that can be used"
-    lines = [f"{format_bytes(held.peak)} at most {where}{room}, in {held.phase}"]
+    usable = "" if hardware.usable is None else f" of {format_bytes(hardware.usable)} that can be used"
+    lines = [f"{format_bytes(held.peak)} at most {where}{usable}, in {held.phase}"]
     rows = [(name, size, why) for name, size, why in _kinds(choice, model, config) if size]
     width = max(len(name) for name, _, _ in rows)
     lines += [f"  {name:<{width}} {format_bytes(size):>10}  {why}" for name, size, why in rows]

@@ -1,7 +1,7 @@
-"""Choice by itself: mesh, micro-batch, activation checkpointing and offload, from sizes alone.
+"""Choice of mesh, micro-batch, activation checkpointing and CPU offload, from sizes alone.
 
-What the configuration gives is obeyed. What it leaves open (null) is tried in an order, the least intrusive first, and
-the first that fits is taken.
+Given settings are kept. Candidates for those that are null are tried in order, the least intrusive first, and the first
+that fits is taken.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from hone.planning.parallel_dims import ParallelDims
 Config = TypeVar("Config", bound=TrainingConfig)
 
 GPU_TOKENS = 8192
-"""Tokens of a micro-batch that is chosen: enough to keep a GPU's matrix products busy."""
+"""Most tokens of a chosen micro-batch: enough to use a GPU fully."""
 CPU_TOKENS = 4096
 LARGEST = 1024
-"""Most devices that are suggested."""
+"""Largest number of devices that is suggested."""
 OPEN = ("train_micro_batch_size", "activation_checkpointing", "tensor_parallel_size", "cpu_offload")
-"""Keys of `policy` that may be null, and are then chosen."""
+"""Keys of `policy` that the planner chooses if they are null."""
 
 
 @dataclass(frozen=True)
@@ -50,16 +50,16 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Choice:
-    """How a run is done. `fits` is None where the devices' memory is not known."""
+    """The planner's choice. `fits` is None if the devices' memory is unknown."""
 
     hardware: Hardware
     taken: Candidate
-    """What was chosen; where nothing fits, what comes nearest to it."""
+    """The chosen candidate; if none fits, the one with the lowest peak."""
     fits: bool | None
     refused: tuple[Candidate, ...] = ()
-    """What was tried before, the least intrusive first."""
+    """Candidates that do not fit, the least intrusive first."""
     nearest: tuple[str, ...] = ()
-    """Where nothing fits: changes with which it would."""
+    """If none fits: changes with which one would."""
 
     @property
     def dims(self) -> ParallelDims:
@@ -68,7 +68,7 @@ class Choice:
 
     @property
     def backend(self) -> str:
-        """What PyTorch does with the weights."""
+        """PyTorch's parallelism."""
         if self.dims.world == 1:
             return "FSDP2 (for the offload)" if self.taken.settings.cpu_offload else "one process"
         spread = self.dims.shard * self.dims.context > 1
@@ -78,25 +78,21 @@ class Choice:
         return " with ".join([*names, "context parallel"] if self.dims.context > 1 else names)
 
     def short(self) -> str:
-        """The sentence about what does not fit, and the nearest that would."""
+        """A sentence about the memory that is needed, and what would fit."""
         need = f"{self.taken.memory.peak / GIB:.1f} GiB on each of {self.hardware}"
-        if self.hardware.room is not None:
-            need += f", of which {self.hardware.room / GIB:.1f} GiB can be used"
+        if self.hardware.usable is not None:
+            need += f", of which {self.hardware.usable / GIB:.1f} GiB can be used"
         if self.taken.memory.host and self.hardware.host is not None:
-            need += (
-                f", and {self.taken.memory.host * self.hardware.per_node / GIB:.0f} GiB of the "
-                f"{self.hardware.host / GIB:.0f} GiB of each machine's memory"
-            )
-        would = (
-            "; or ".join(self.nearest) if self.nearest else "nothing that Hone can choose: a smaller model"
-        )
+            host = self.taken.memory.host * self.hardware.per_node
+            need += f", and {host / GIB:.0f} GiB of the {self.hardware.host / GIB:.0f} GiB of each machine's memory"
+        would = "; or ".join(self.nearest) or "nothing that Hone can choose: a smaller model"
         return f"at least ({self.taken}) {need}. What would fit: {would}"
 
 
 def resolve(config: Config, model: ModelSize, hardware: Hardware) -> tuple[Config, Choice]:
-    """The configuration with a value for every key of `OPEN`, and why.
+    """The configuration with a value for every key of `OPEN`, and the choice.
 
-    Raises ConfigError, before any weight is loaded, where nothing fits (a CPU's memory is taken to stretch).
+    Raises ConfigError if nothing fits into the memory of a GPU (a CPU's can be swapped).
     """
     choice = choose(model, config, hardware)
     if choice.fits is False and not hardware.elastic:
@@ -105,7 +101,7 @@ def resolve(config: Config, model: ModelSize, hardware: Hardware) -> tuple[Confi
 
 
 def settled(config: Config, settings: Settings) -> Config:
-    """A copy with concrete values; budgets of tokens that follow the micro-batch follow it."""
+    """A copy with the settings' values, from which token budgets are derived again."""
     copy = config.model_copy(deep=True)
     policy = copy.policy
     policy.train_micro_batch_size = settings.micro_batch
@@ -130,8 +126,8 @@ def _first(model: ModelSize, config: TrainingConfig, hardware: Hardware) -> Choi
     refused: list[Candidate] = []
     for settings, dims in candidates(model, config, hardware):
         candidate = Candidate(settings, dims, estimate_memory(model, config, dims, settings))
-        if hardware.room is None or _fits(candidate, hardware):
-            known = None if hardware.room is None else True
+        if hardware.usable is None or _fits(candidate, hardware):
+            known = None if hardware.usable is None else True
             return Choice(hardware, candidate, known, tuple(refused))
         refused.append(candidate)
     least = min(refused, key=lambda candidate: candidate.memory.peak)
@@ -139,16 +135,16 @@ def _first(model: ModelSize, config: TrainingConfig, hardware: Hardware) -> Choi
 
 
 def _fits(candidate: Candidate, hardware: Hardware) -> bool:
-    assert hardware.room is not None
+    assert hardware.usable is not None
     host = candidate.memory.host * hardware.per_node
-    return candidate.memory.peak <= hardware.room and (hardware.host is None or host <= hardware.host)
+    return candidate.memory.peak <= hardware.usable and (hardware.host is None or host <= hardware.host)
 
 
 def candidates(
     model: ModelSize, config: TrainingConfig, hardware: Hardware
 ) -> Iterator[tuple[Settings, ParallelDims]]:
-    """What the configuration leaves open, the fewest changes first: as it is; activation checkpointing; smaller
-    micro-batches; tensor parallelism inside a node; offload."""
+    """Values for the keys that are null, the least intrusive first: as it is; activation checkpointing; smaller
+    micro-batches; tensor parallelism within a node; offload."""
     policy = config.policy
     ways = tensor_sizes(model, policy, hardware)
     fixed = hardware.elastic or (policy.lora.enabled and policy.lora.load_in_4bit)
@@ -168,8 +164,8 @@ def _open(given: bool | None, choices: list[bool]) -> list[bool]:
 
 
 def micro_batches(policy: ModelConfig, dims: ParallelDims, wanted: int) -> list[int]:
-    """The given size, or those that can be chosen, largest first: they divide the global batch, and each rank has at
-    least one of them. One only, where a budget of tokens was given."""
+    """The given size, or possible sizes, largest first: divisors of the global batch with at least one micro-batch
+    for each rank. Only one if a token budget is given."""
     if policy.train_micro_batch_size is not None:
         return [policy.train_micro_batch_size]
     share = -(-policy.train_global_batch_size // dims.data)
@@ -180,10 +176,10 @@ def micro_batches(policy: ModelConfig, dims: ParallelDims, wanted: int) -> list[
 
 
 def tensor_sizes(model: ModelSize, policy: ModelConfig, hardware: Hardware) -> list[int]:
-    """The given size, or those that can be chosen: powers of two within a node that divide heads and vocabulary."""
+    """The given size, or possible sizes: powers of two within a node that divide heads and vocabulary."""
     if policy.tensor_parallel_size is not None:
         return [policy.tensor_parallel_size]
-    if not model.supports_tensor_parallel or policy.lora.enabled:  # adapters are not spread
+    if not model.supports_tensor_parallel or policy.lora.enabled:  # adapters are not sharded
         return [1]
     outer = policy.context_parallel_size * policy.dp_replicate_size
     sizes = [1, *(2**power for power in range(1, 11) if 2**power <= hardware.per_node)]
@@ -196,7 +192,7 @@ def tensor_sizes(model: ModelSize, policy: ModelConfig, hardware: Hardware) -> l
 
 
 def parallel_dims_for(policy: ModelConfig, hardware: Hardware, tensor: int) -> ParallelDims:
-    """The mesh: what is not tensor, context or replicas is sharded. One device is one rank, whatever was asked for.
+    """The mesh: devices that are not tensor or context ranks or replicas shard the weights. One device is one rank.
 
     Raises ConfigError for sizes that do not multiply out to the number of devices.
     """
@@ -214,7 +210,7 @@ def parallel_dims_for(policy: ModelConfig, hardware: Hardware, tensor: int) -> P
 
 
 def nearest(model: ModelSize, config: TrainingConfig, hardware: Hardware) -> tuple[str, ...]:
-    """Changes with which it would fit, each on its own: an open key, adapters, more devices of the same kind."""
+    """Changes each of which would make it fit: a key set to null, adapters, more devices of the same kind."""
     found = []
     given = [key for key in OPEN if getattr(config.policy, key) is not None]
     ways = [(key,) for key in given] + ([tuple(given)] if len(given) > 1 else [])
@@ -238,7 +234,7 @@ def nearest(model: ModelSize, config: TrainingConfig, hardware: Hardware) -> tup
 def more_devices(
     model: ModelSize, config: TrainingConfig, hardware: Hardware, *, offload: bool | None = None
 ) -> Choice | None:
-    """The smallest number of the same devices, up to 8 a node and then in more nodes, on which it fits, if any."""
+    """The smallest number of the same devices, up to 8 per node and then on more nodes, on which it fits, if any."""
     config = config if offload is None else _with(config, cpu_offload=offload)
     nodes, per_node = hardware.nodes, hardware.per_node
     while nodes * per_node < LARGEST:

@@ -1,8 +1,7 @@
-"""All that comes before a weight is loaded: trackers, checkpoints, data, rewards, environments, and what a model's
-config says.
+"""Checks before any weight is loaded: trackers, checkpoints, data, rewards, environments, the models' configs.
 
-A run goes through `prepare` or `prepared`, then `engine.build`, which begins with `engine.check`. `hone plan` goes
-through the same, in `check`: it refuses what the run would refuse, in the same words.
+A run calls `prepare` or `prepared`, then `engine.build`, which begins with `engine.check`. `hone plan` calls the same
+functions in `check`, so it raises the same errors.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ def check_run(loaded: Loaded[Any]) -> None:
 
 
 def prepare(loaded: Loaded[Any]) -> tuple[PreTrainedTokenizerBase, SupervisedAlgorithm]:
-    """What a supervised run works with besides its models. Raises HoneError for what would stop it."""
+    """The tokenizer and the algorithm (with its data) of a supervised run. Raises HoneError for what would stop it."""
     check_run(loaded)
     tokenizer = tokenizer_of(loaded.config)
     with working("reading the data"):
@@ -56,7 +55,7 @@ def prepare(loaded: Loaded[Any]) -> tuple[PreTrainedTokenizerBase, SupervisedAlg
 
 @dataclass
 class Prepared:
-    """What an online run works with besides its models."""
+    """What an online run needs besides its models."""
 
     algorithm: OnlineAlgorithm
     tokenizer: PreTrainedTokenizerBase
@@ -69,8 +68,8 @@ class Prepared:
 async def prepared(
     loaded: Loaded[Any], printed: Path | None, *, load_models: bool = True
 ) -> AsyncIterator[Prepared]:
-    """What an online run works with besides its models; `load_models`: with reward models. What functions print goes to
-    `printed`. Raises HoneError for what would stop the run."""
+    """What an online run needs besides its models. `printed`: file for the output of reward functions; `load_models`:
+    whether reward models are loaded. Raises HoneError for what would stop the run."""
     config: OnlineConfig = loaded.config
     check_run(loaded)
     algorithm: OnlineAlgorithm = lazy(spec_of(loaded.algorithm).build)(config)
@@ -89,7 +88,7 @@ async def prepared(
 
 
 def check(loaded: Loaded[Any]) -> None:
-    """Raise what would stop a training run before its first step. Nothing is written."""
+    """Raise the errors that would stop a training run before its first step. Writes nothing."""
     for path, key in written_folders(loaded.config):
         check_could_write(path, key)
     if not isinstance(loaded.config, OnlineConfig):

@@ -1,4 +1,4 @@
-"""What a run asks of its process and its folder: one run in a folder, and Ctrl-C that is heard at any time."""
+"""A run's process and folder: one run at a time in a folder, and Ctrl-C that stops it at once."""
 
 from __future__ import annotations
 
@@ -23,14 +23,13 @@ from hone.files import is_disk_full
 from hone.tracking import RunFolder
 
 DYING_S = 3.0
-"""Seconds in which a run that was killed lets go of its folder: its memory goes first."""
+"""Seconds that a killed run may take to release its folder, since its memory is freed first."""
 
 
 def run_exclusively(config: TrainingConfig, main: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any]:
-    """A loop's result, with the run's folder held for it alone.
+    """Run a loop while holding a lock on the run's folder, and return its result.
 
-    Raises, before anything is loaded, ConfigError for a folder that cannot be written and CheckpointError for one
-    that is in use.
+    Before anything is loaded it raises ConfigError for a folder that cannot be written, CheckpointError for one in use.
     """
     with contextlib.closing(main), claimed(config):
         return run_async(main)
@@ -39,8 +38,8 @@ def run_exclusively(config: TrainingConfig, main: Coroutine[Any, Any, dict[str, 
 def run_async(main: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any]:
     """`asyncio.run` that Ctrl-C stops at once.
 
-    asyncio's own way is to cancel the task at its next wait, and a loop in one process may never wait. It keeps out
-    where it finds another handler than Python's default.
+    asyncio cancels the task at its next await, which a loop in one process may never reach; it does not do so if SIGINT
+    has another handler than Python's default.
     """
     before = signal.getsignal(signal.SIGINT)
     ours = before is signal.default_int_handler and can_handle_signals()
@@ -60,14 +59,14 @@ def run_async(main: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any]:
 
 
 def can_handle_signals() -> bool:
-    """Whether this thread may say what a signal does."""
+    """Whether this thread may install signal handlers."""
     return threading.current_thread() is threading.main_thread()
 
 
 @contextlib.contextmanager
 def _outer_loop_set_aside() -> Iterator[None]:
-    """A notebook runs its cells inside an event loop, where asyncio lets no second one run. That loop waits meanwhile,
-    as it does for any call that takes long; in a thread of its own the run would be deaf to Ctrl-C."""
+    """Suspend the event loop of a notebook, inside which asyncio lets no second one run. In a thread of its own the run
+    would not receive Ctrl-C."""
     outer = asyncio._get_running_loop()
     if outer is None:
         yield
@@ -86,7 +85,7 @@ def _outer_loop_set_aside() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _held_back(number: signal.Signals) -> Iterator[None]:
-    """A signal that comes in here is heard at the end."""
+    """Defer the signal until the block exits."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {number})
     try:
         yield
@@ -95,7 +94,7 @@ def _held_back(number: signal.Signals) -> Iterator[None]:
 
 
 def _close(loop: asyncio.AbstractEventLoop) -> None:
-    """As `asyncio.run` does: what still runs is cancelled and may clean up."""
+    """As `asyncio.run` does: cancel the remaining tasks and let them clean up."""
     try:
         tasks = asyncio.all_tasks(loop)
         for task in tasks:
@@ -114,10 +113,8 @@ def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
 
 @contextlib.contextmanager
 def claimed(config: TrainingConfig) -> Iterator[None]:
-    """Hold the run's folder: two processes that train into one would destroy each other's checkpoints.
-
-    The claim ends with the process, however that ends.
-    """
+    """Lock the run's folder: two processes that train into it would destroy each other's checkpoints. The lock ends
+    with the process."""
     for path, key in written_folders(config):
         check_writable(path, key)
     with lock_folder(Path(config.checkpointing.checkpoint_dir), "checkpointing.checkpoint_dir"):
@@ -133,7 +130,7 @@ def written_folders(config: TrainingConfig) -> list[tuple[Path, str]]:
 
 @contextlib.contextmanager
 def lock_folder(path: Path, key: str) -> Iterator[None]:
-    """Hold a folder, which `key` names, for this process alone. Raises CheckpointError when another one has it."""
+    """Lock a folder, which the setting `key` names. Raises CheckpointError if another process holds it."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         _lock(descriptor, path, key)
@@ -143,7 +140,7 @@ def lock_folder(path: Path, key: str) -> Iterator[None]:
 
 
 def _lock(descriptor: int, path: Path, key: str) -> None:
-    """Raise CheckpointError for a folder that another process holds, also when that has had time to die."""
+    """Raise CheckpointError for a folder that another process still holds after DYING_S."""
     deadline = time.monotonic() + DYING_S
     while True:
         try:
@@ -162,7 +159,7 @@ def _lock(descriptor: int, path: Path, key: str) -> None:
 
 
 def check_writable(path: Path, key: str) -> None:
-    """Make a folder, and a file in it. Raises ConfigError, naming the key, where that is not possible."""
+    """Create a folder and a file in it. Raises ConfigError, which names the key, if that fails."""
     check_local(path, key)
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -170,13 +167,13 @@ def check_writable(path: Path, key: str) -> None:
             pass
     except OSError as error:
         if is_disk_full(error):
-            raise  # the command line says what to do about a full disk
+            raise  # the command line has a message for a full disk
         reason = "it is a file" if isinstance(error, FileExistsError) else error.strerror or str(error)
         raise ConfigError(f"{key}={path} cannot be written to: {reason}. Name a folder that can") from error
 
 
 def check_could_write(path: Path, key: str) -> None:
-    """`check_writable`, leaving no folder behind that was not there."""
+    """`check_writable`, removing the folders that it created."""
     new = [one for one in (path, *path.parents) if not one.exists()]
     try:
         check_writable(path, key)

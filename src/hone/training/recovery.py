@@ -1,4 +1,4 @@
-"""Going on: by itself when workers are lost or machines come, and only as the run that it was."""
+"""Resuming: automatically when workers are lost or nodes join, and only with unchanged settings."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from hone.errors import CheckpointError, WorkerLostError
 
 
 class MoreMachines(Exception):
-    """Machines have come that a run asked for: it goes on from the checkpoint just written, with them."""
+    """Nodes that the run asked for have joined: it resumes from the checkpoint just written, with them."""
 
 
 async def run_with_restarts(
     config: TrainingConfig, train: Callable[[bool], Awaitable[dict[str, Any]]], *, recovering: bool = False
 ) -> dict[str, Any]:
-    """`train(recovering)` from its last checkpoint again and again, while workers are lost and it gets on in between.
+    """Call `train(recovering)` again, from the last checkpoint, each time workers are lost or nodes join.
 
     Raises WorkerLostError when workers were lost more than `cluster.max_restarts` times without a new checkpoint.
     """
@@ -48,13 +48,15 @@ async def run_with_restarts(
         recovering = True
 
 
-def check_same_run(kind: str, settings: str, checkpoints: Checkpoints, path: Path) -> list[str]:
-    """The keys of the resolved configuration `settings` of the command `kind` that have changed since the checkpoint
-    `path` was written. Raises CheckpointError when they may not."""
+def check_same_run(algorithm: str, settings: str, checkpoints: Checkpoints, path: Path) -> list[str]:
+    """Keys of the resolved configuration `settings` of an algorithm that have changed since the checkpoint `path`.
+    Raises CheckpointError for those that must not change."""
     verify(path, only="config.yaml", fallback=checkpoints.before(path))
     with understood(path / "config.yaml"):
         saved = SECRETS.hide_all(dict(yaml.safe_load((path / "config.yaml").read_text())))
-    changed, bad = changed_keys(saved, yaml.safe_load(settings), ROOTS[kind]().model_dump(warnings=False))
+    changed, bad = changed_keys(
+        saved, yaml.safe_load(settings), ROOTS[algorithm]().model_dump(warnings=False)
+    )
     if bad and not checkpoints.config.allow_config_change:
         raise CheckpointError(
             f"{path} was made with other settings ({'; '.join(bad[:6])}). For a new run set another "
@@ -65,7 +67,7 @@ def check_same_run(kind: str, settings: str, checkpoints: Checkpoints, path: Pat
 
 
 def way_back(checkpoints: Checkpoints) -> str:
-    """Where a run that cannot go on stands."""
+    """Which checkpoints a failed run can resume from."""
     steps = checkpoints.steps() if checkpoints.config.enabled else []
     if not steps:
         return "No checkpoint had been written"

@@ -1,7 +1,4 @@
-"""What both loops share: the run's folder, resuming, stopping, checkpoints, metrics, progress.
-
-A loop's body is what is its own; everything that must not differ between algorithms is here.
-"""
+"""What both loops share: the run's folder, resuming, stopping, checkpoints, metrics, progress."""
 
 from __future__ import annotations
 
@@ -33,11 +30,12 @@ from hone.training.process import can_handle_signals
 from hone.training.recovery import MoreMachines, check_same_run, way_back
 
 ONE_SIGNAL_S = 0.1
-"""The same signal twice within this time is one: a scheduler sends it to all processes, and the command passes it."""
+"""The same signal twice within this time counts once: a scheduler sends it to all processes, and the command forwards
+it."""
 
 
 class Cursor(Protocol):
-    """Where a run stands in its data."""
+    """A position in the data."""
 
     def state_dict(self) -> dict[str, Any]: ...
 
@@ -47,7 +45,7 @@ class Cursor(Protocol):
 class TrainingRun:
     """One training run, from its start or from its last checkpoint to its end.
 
-    run = Run(loaded, "sft", total_steps=..., parts=..., data=..., tokenizer=..., engine=...)
+    run = TrainingRun(loaded, loaded.algorithm, total_steps=..., parts=..., data=..., tokenizer=..., engine=...)
     await run.resume()
     if run.finished:
         return run.summary()
@@ -61,7 +59,7 @@ class TrainingRun:
     def __init__(
         self,
         loaded: Loaded,
-        kind: str,
+        algorithm: str,
         *,
         total_steps: int,
         parts: Mapping[str, Saved],
@@ -70,7 +68,7 @@ class TrainingRun:
         engine: Engine,
     ) -> None:
         config: TrainingConfig = loaded.config
-        self.config, self.kind, self.total_steps = config, kind, total_steps
+        self.config, self.algorithm, self.total_steps = config, algorithm, total_steps
         self.parts, self.data, self.tokenizer, self.engine = parts, data, tokenizer, engine
         self.yaml, self.notices = loaded.to_yaml(), loaded.notices
         self.checkpoints = Checkpoints(config.checkpointing)
@@ -89,16 +87,18 @@ class TrainingRun:
         self._noted: set[str] = set()
 
     async def resume(self) -> None:
-        """Go to the state of the newest checkpoint, if there is one.
+        """Restore the newest checkpoint, if there is one.
 
-        Raises CheckpointError when that run had other settings, or its files are damaged.
+        Raises CheckpointError if that run had other settings, or its files are damaged.
         """
         self.checkpoints.tidy()
         steps = self.checkpoints.steps() if self.config.checkpointing.enabled else []
         if steps:
             self.step = self._saved_step = self._first_step = steps[-1]
-            changed = check_same_run(self.kind, self.yaml, self.checkpoints, self.checkpoints.path(self.step))
-            if self.finished:  # nothing will be done with it, so nothing needs to be loaded
+            changed = check_same_run(
+                self.algorithm, self.yaml, self.checkpoints, self.checkpoints.path(self.step)
+            )
+            if self.finished:  # no weight is needed
                 self.latest = self.checkpoints.metrics(self.step)
                 return
             state = await self.checkpoints.load(self.step, self.parts)
@@ -113,7 +113,7 @@ class TrainingRun:
 
     @property
     def finished(self) -> bool:
-        """Whether the checkpoint that was loaded is the end of the run: then there is nothing to do or to write."""
+        """Whether the checkpoint that was restored is the end of the run."""
         return self.step > 0 and (self.step >= self.total_steps or self._goal is not None)
 
     def __enter__(self) -> TrainingRun:
@@ -122,15 +122,19 @@ class TrainingRun:
             self.folder, self.config.logger, self.step or None, yaml.safe_load(self.yaml)
         )
         heard = (signal.SIGINT, signal.SIGTERM) if can_handle_signals() else ()
-        self._handlers = {kind: signal.signal(kind, self._on_signal) for kind in heard}
-        self.progress = Progress(self.total_steps, self.kind, self.step)
+        self._handlers = {number: signal.signal(number, self._on_signal) for number in heard}
+        self.progress = Progress(self.total_steps, self.algorithm, self.step)
         self.progress.__enter__()
         notices = (*self.notices, *placement_notices(self.config), *self.engine.notices)
         self.note_all(notices)
         if self.step:
             self.progress.note(f"resumed from {self.checkpoints.path(self.step)}")
         write_start(
-            self.folder, algorithm=self.kind, total_steps=self.total_steps, step=self.step, notices=notices
+            self.folder,
+            algorithm=self.algorithm,
+            total_steps=self.total_steps,
+            step=self.step,
+            notices=notices,
         )
         self._step_started = time.monotonic()
         return self
@@ -140,12 +144,12 @@ class TrainingRun:
     ) -> None:
         self._leave_checkpoint(error)
         self.progress.__exit__(kind, error, trace)
-        # A disk that is full is full here, too: what went wrong first is what is to be told.
+        # On a full disk this fails as well; the first error is the one to report.
         with contextlib.suppress(OSError) if error is not None else contextlib.nullcontext():
             self.metrics.close()
             write_end(self.folder, step=self.step, stopped=self.stop_reason, error=error)
         if self.step:
-            for problem in draw_run(self.folder, f"{self.kind}: {self._title()}"):
+            for problem in draw_run(self.folder, f"{self.algorithm}: {self._title()}"):
                 print(problem, file=sys.stderr, flush=True)
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
@@ -153,8 +157,8 @@ class TrainingRun:
             raise TrainingError(f"{error}. {way_back(self.checkpoints)}") from error
 
     def _leave_checkpoint(self, error: BaseException | None) -> None:
-        """The checkpoint that is being written is waited for, unless those who write it are lost or the user will not
-        wait. What went wrong first is what is to be told."""
+        """Wait for the checkpoint that is being written, unless its workers are lost or the user will not wait. The
+        first error is the one to report."""
         if isinstance(error, WorkerLostError | Interrupted | KeyboardInterrupt):
             self.checkpoints.give_up()
             return
@@ -162,33 +166,33 @@ class TrainingRun:
             self._tell(self.checkpoints.finish_write())
 
     def steps(self) -> Iterator[int]:
-        """The steps still to do. Ends early when something asked the run to stop."""
+        """The remaining steps. Ends early when the run is asked to stop."""
         while self.step < self.total_steps and self.stop_reason is None:
             yield self.step + 1
 
     def note_all(self, texts: Iterable[str]) -> None:
-        """Tell each of these above the progress line."""
+        """Print each text above the progress line."""
         for text in texts:
             self.progress.note(text)
 
     def note_once(self, about: str, text: str) -> None:
-        """Tell something above the progress line, the first time that there is something about it."""
+        """Print a text above the progress line, once for each `about`."""
         if about not in self._noted:
             self._noted.add(about)
             self.progress.note(text)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Record metrics of a step and remember the latest value of each."""
+        """Log metrics of a step and keep the latest value of each."""
         self.latest.update(metrics)
         self.metrics.log(step, dict(metrics))
 
     def log_before_training(self, metrics: Mapping[str, float]) -> None:
-        """Record the held-out metrics of the weights that the run begins with, as step 0."""
+        """Log the held-out metrics of the initial weights, as step 0."""
         self.log(0, metrics)
         self.progress.before_training(metrics)
 
     async def end_step(self, step: int, metrics: Mapping[str, float], *, tokens: int) -> None:
-        """Record a finished step; save when it is time to; stop when something asked for it."""
+        """Log a finished step; save a checkpoint if one is due; stop if asked to."""
         metrics = {**metrics, **await self.engine.usage()}
         if self.engine.ranks > 1 and "tokens_per_s" in metrics:
             metrics["tokens_per_s_per_device"] = metrics["tokens_per_s"] / self.engine.ranks
@@ -210,24 +214,22 @@ class TrainingRun:
                 raise MoreMachines(f"more machines after step {step}")
         self._step_started = time.monotonic()
         if self._interrupted is not None and step < self.total_steps:
-            saved = (
-                f"saved {self.checkpoints.path(step)}; run the same command to go on"
-                if settings.enabled
-                else ("nothing was saved (checkpointing.enabled=false)")
-            )
+            path = self.checkpoints.path(step)
+            saved = f"saved {path}; run the same command to go on"
+            saved = saved if settings.enabled else "nothing was saved (checkpointing.enabled=false)"
             raise Interrupted(f"stopped after step {step}: {saved}")
 
     async def finish(self) -> None:
-        """Save the end of the run, unless its last step was saved."""
+        """Save the last step, unless it is saved already."""
         if self.config.checkpointing.enabled and self.step:
             await self.save()
 
     def stop(self, reason: str) -> None:
-        """End the run after this step, saving it: its goal is reached, and the same command will not go on."""
+        """End the run after this step and save it. The goal is reached: the same command does not go on."""
         self.stop_reason = self._goal = reason
 
     async def save(self, *, wait: bool = True) -> None:
-        """Write a checkpoint of the present step, once; without `wait` while training goes on."""
+        """Write a checkpoint of the present step, once; without `wait`, in the background."""
         if self._saved_step != self.step:
             self._saved_step = self.step
             self._tell(self.checkpoints.finish_write())
@@ -262,12 +264,9 @@ class TrainingRun:
         }
 
     def _finished_message(self) -> str:
-        reached = f": {self._goal}" if self._goal is not None else ""
-        more = (
-            f"{section_of(self.kind)}.{GOAL_KEYS[1]}"
-            if self._goal is not None
-            else f"{section_of(self.kind)}.max_num_steps or max_num_epochs"
-        )
+        section, goal = section_of(self.algorithm), self._goal
+        reached = f": {goal}" if goal is not None else ""
+        more = f"{section}.{GOAL_KEYS[1] if goal is not None else 'max_num_steps or max_num_epochs'}"
         return (
             f"{self.folder.path} is a finished run (step {self.step} of {self.total_steps}{reached}); nothing was "
             f"changed. To train it further raise {more}; for a new run name another checkpointing.checkpoint_dir"
@@ -281,11 +280,11 @@ class TrainingRun:
                 f"stopped at once, in step {self.step + 1}: the last checkpoint stands; run the same command to go on"
             )
         self._interrupted, self._signal = time.monotonic(), number
-        with contextlib.suppress(RuntimeError):  # the signal came while this very line was being written
+        with contextlib.suppress(RuntimeError):  # the signal came while the progress line was being written
             self.progress.note("stopping: this step is finished and saved first (Ctrl-C again stops at once)")
 
     def _time_of_next_save(self) -> float:
-        """Seconds after the start at which a further step would have been saved, if it is as slow as the slowest."""
+        """Estimated time, in seconds after the start, at which another step would be saved."""
         return time.monotonic() - self._started + self._slowest_step + 2 * self.checkpoints.slowest
 
     def _parse_deadline(self) -> float | None:

@@ -1,6 +1,6 @@
-"""Before the heavy part of a command: say what begins, and spare it a hub that cannot be reached.
+"""The start of a command: its first line, log levels, and offline mode where the hub cannot be reached.
 
-Nothing of torch or Hugging Face is imported here: a setting for them must be there before they are.
+Imports neither torch nor Hugging Face libraries, which read their environment variables on import.
 """
 
 from __future__ import annotations
@@ -20,24 +20,28 @@ from hone.user_code import is_code
 FILES = (".jsonl", ".json", ".parquet")
 
 
-def announce(kind: str, loaded: Loaded) -> None:
-    """Print what a run is about, model, data and folder: its first step is seconds away."""
+def announce(algorithm: str, loaded: Loaded) -> None:
+    """Print a run's model, data and folder before the imports, which take seconds."""
     config: TrainingConfig | EvalConfig = loaded.config
     if isinstance(config, EvalConfig):
-        print(visible(f"{kind}: {config.generation.model_name} on {config.data.dataset_name}"), flush=True)
+        print(
+            visible(f"{algorithm}: {config.generation.model_name} on {config.data.dataset_name}"), flush=True
+        )
         return
     data = ", ".join(str(entry.dataset_name) for entry in config.data.train or [])
     folder = config.checkpointing.checkpoint_dir
     from_teacher = f" from {config.teacher_model.model_name}" if config.teacher_model is not None else ""
-    print(visible(f"{kind}: {config.policy.model_name}{from_teacher} on {data}, into {folder}"), flush=True)
+    print(
+        visible(f"{algorithm}: {config.policy.model_name}{from_teacher} on {data}, into {folder}"), flush=True
+    )
 
 
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
 
 def log_as_asked(loaded: Loaded) -> None:
-    """NEMO_LOG_LEVEL, as upstream has it: from which level on log records are printed, of Hone (DEBUG: its resolved
-    settings, every step's metrics) and of the libraries. Unset: none of Hone's. Raises ConfigError for no level."""
+    """Print the log records of Hone (DEBUG: resolved settings, every step's metrics) and of the libraries from the
+    level of the environment variable NEMO_LOG_LEVEL on, as NeMo RL does. Raises ConfigError for an unknown level."""
     asked = os.environ.get("NEMO_LOG_LEVEL")
     if asked is None:
         return
@@ -53,21 +57,18 @@ def log_as_asked(loaded: Loaded) -> None:
 
 
 def enable_offline_if_hub_unreachable(loaded: Loaded) -> None:
-    """Turn Hugging Face's offline mode on when the run names something of the hub and the hub cannot be reached.
+    """Turn Hugging Face's offline mode on if the run names something on the hub and the hub cannot be reached.
 
-    Its libraries would try five times for each file, a minute and twenty lines in all, before they look at what is
-    already on this machine. Someone who has set HF_HUB_OFFLINE is not second-guessed.
+    Its libraries would retry five times for each file, for a minute, before they use the local cache. A user's own
+    HF_HUB_OFFLINE is kept.
     """
-    if (
-        "HF_HUB_OFFLINE" not in os.environ
-        and any(map(_of_the_hub, _names(loaded.config)))
-        and not reachable()
-    ):
+    uses_hub = any(map(_of_the_hub, _names(loaded.config)))
+    if "HF_HUB_OFFLINE" not in os.environ and uses_hub and not reachable():
         os.environ["HF_HUB_OFFLINE"] = "1"
 
 
 def reachable(timeout: float = 5.0) -> bool:
-    """Whether the hub answers at all. Behind a proxy that cannot be told, and is taken to be so."""
+    """Whether the hub accepts a connection. Behind a proxy this is unknown, and taken to be true."""
     endpoint = urlsplit(os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
     if urllib.request.getproxies() or endpoint.hostname is None:
         return True

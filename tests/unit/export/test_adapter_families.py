@@ -133,8 +133,12 @@ def test_modules_that_get_no_adapter_are_named_at_the_start(
 @pytest.mark.parametrize(
     ("family", "lora", "message"),
     [
-        ("gpt2", {"init_lora_weights": "olora"}, "olora is not made for gpt2 models"),
-        ("qwen3_moe", {"use_dora": True}, "policy.lora.use_dora=true is not made for the weights of experts"),
+        ("gpt2", {"init_lora_weights": "olora"}, "olora does not work for gpt2 models"),
+        (
+            "qwen3_moe",
+            {"use_dora": True},
+            "policy.lora.use_dora=true does not work for the weights of experts",
+        ),
         ("qwen3_moe", {"dropout": 0.1}, "policy.lora.dropout=0.1 is not made"),
         ("qwen3_moe", {"init_lora_weights": "pissa"}, "policy.lora.init_lora_weights=pissa is not made"),
         (

@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 
 from hone.algorithms.losses import preference_losses
-from hone.algorithms.losses.preference_losses import PAIRWISE
-from hone.algorithms.losses.preference_params import Pairs, PreferenceLossParams
+from hone.algorithms.losses.preference_losses import PAIRWISE, Pairs, PreferenceLossParams
 from hone.types import Batch, LossOutput, Outputs, Sample, Scorer, Totals
 
 

@@ -239,5 +239,5 @@ def test_a_model_that_sees_what_follows_is_refused() -> None:
     config = BertConfig(
         vocab_size=64, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48
     )
-    with pytest.raises(ModelError, match="bert models see what follows a token"):
+    with pytest.raises(ModelError, match="bert models attend to later tokens"):
         make_learner(AutoModelForCausalLM.from_config(config))
