@@ -153,6 +153,7 @@ def checkpoint_bytes(run_dir) -> int:
     return sum(file.stat().st_blocks * 512 for file in run_dir.rglob("*") if file.is_file())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "share", [0.3, *(pytest.param(share, marks=pytest.mark.slow) for share in (0.75, 0.9))]
 )

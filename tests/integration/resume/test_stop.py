@@ -36,6 +36,7 @@ def slow_grpo(place, run_dir, seconds: float, *more: str) -> tuple[str, ...]:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "number"),
     [("sft", signal.SIGINT), pytest.param("grpo", signal.SIGTERM, marks=pytest.mark.slow)],

@@ -74,6 +74,7 @@ def test_nothing_is_learnt_where_every_completion_is_left_out(place: Path) -> No
     assert [row["updates"] for row in rows] == ["0"] * 4
 
 
+@pytest.mark.slow
 def test_rows_without_answers_stop_a_run_that_needs_them(place: Path) -> None:
     (place / "asked.jsonl").write_text('{"prompt": "What is 1 plus 2?", "answer": "3"}\n' * 8)
     arguments = ("data.train.dataset_name=asked.jsonl", "distillation.max_num_steps=1")

@@ -102,6 +102,7 @@ def test_changed_data_is_noticed(four: Path, place: Path) -> None:
     assert "Traceback" not in ended.err
 
 
+@pytest.mark.slow
 def test_a_damaged_reference_is_computed_again(four: Path, place: Path) -> None:
     run = place / "damaged"
     run.mkdir()
@@ -135,6 +136,7 @@ def rated(count: int) -> list[dict[str, object]]:
     ]
 
 
+@pytest.mark.slow
 def test_rated_answers_and_kto(place: Path) -> None:
     write_rows(place / "rated.jsonl", rated(32))
     argv = (*DPO, *SHORT, "data.train.dataset_name=rated.jsonl", "data.validation=null")

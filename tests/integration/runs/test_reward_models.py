@@ -77,6 +77,7 @@ def test_a_converted_model_scores_the_same_in_transformers(
     assert measured["val_reward_accuracy"] == float((chosen > rejected).float().mean())
 
 
+@pytest.mark.slow
 def test_eval_rm_reads_a_run_or_a_model(place: Path, model: Path) -> None:
     measured = last_row(place / "run")
     for name, out in (("run", "from_run"), ("converted", "from_model")):

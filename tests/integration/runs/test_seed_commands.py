@@ -94,6 +94,7 @@ def test_a_reward_model_and_its_evaluation_as_typed(place):
     assert (place / "results" / "eval_rm" / "reliability.png").is_file()
 
 
+@pytest.mark.slow
 def test_the_benchmark_with_a_config_file(place):
     ended = succeeded(
         hone(

@@ -166,6 +166,7 @@ def test_a_context_that_the_model_lacks_fails(capsys: pytest.CaptureFixture[str]
     assert "policy.max_total_sequence_length=100000 is more than the " in text
 
 
+@pytest.mark.slow
 def test_a_reward_that_no_worker_can_load_is_refused(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

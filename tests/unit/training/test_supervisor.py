@@ -79,6 +79,7 @@ def test_an_end_without_a_word_begins_again(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_deaths_are_counted_from_the_last_checkpoint_on(tmp_path: Path) -> None:
     process = start(tmp_path, "dies but gets on")
     _, told = process.communicate(timeout=60)
@@ -86,6 +87,7 @@ def test_deaths_are_counted_from_the_last_checkpoint_on(tmp_path: Path) -> None:
     assert "was killed by SIGKILL\nresuming from step_5 in a new process" in told
 
 
+@pytest.mark.slow
 def test_it_ends_when_it_gets_nowhere(tmp_path: Path) -> None:
     process = start(tmp_path, "always dies")
     _, told = process.communicate(timeout=60)

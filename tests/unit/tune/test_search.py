@@ -68,6 +68,7 @@ def test_a_range_is_narrowed_down(tmp_path: Path) -> None:
     assert len(set(again)) == 14
 
 
+@pytest.mark.slow
 def test_crashes_cost_a_trial_each_and_are_counted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -155,6 +156,7 @@ def test_a_study_file_describes_the_same_search_as_options(tmp_path: Path) -> No
     assert float(best["val_loss"]) == pytest.approx(1 / 3 + 0.016, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_a_folder_of_another_search_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tune(f"{LR}=choice(1e-3, 1e-2)", folder=tmp_path)
     tune(f"{LR}=choice(1e-3, 1e-4)", folder=tmp_path, code=1)

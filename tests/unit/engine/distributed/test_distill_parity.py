@@ -60,6 +60,7 @@ def test_layouts(way: dict[str, Any]) -> None:
     compare_values(one_process(), [train(None, way, LOSSES["mixed"])])
 
 
+@pytest.mark.slow
 @on_meshes()
 def test_ranks(mesh: ParallelDims) -> None:
     way = WAYS["five at a time"]

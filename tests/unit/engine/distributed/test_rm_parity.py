@@ -68,6 +68,7 @@ def test_layouts(way: dict[str, Any]) -> None:
     compare_values(one_process(), [train(None, way)])
 
 
+@pytest.mark.slow
 @on_meshes()
 def test_ranks(mesh: ParallelDims) -> None:
     compare_values(one_process(), on_ranks(mesh, partial(train, policy={"train_micro_batch_size": 2})))

@@ -218,6 +218,7 @@ def on_mesh(mesh: Mesh | None, kind: str) -> tuple[list[dict[str, float]], dict[
     return train(learner, range(UPDATES)), copy_of(learner)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind",
     [

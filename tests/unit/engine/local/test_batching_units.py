@@ -102,6 +102,7 @@ def test_the_layout_changes_nothing_but_rounding(layout: dict[str, Any], share: 
     alike(trained(None, layout, share=share), plain)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ranks", [2, pytest.param(3, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("way", ["a pair at a time", "packed"])
 def test_ranks_change_nothing_but_rounding(ranks: int, way: str, plain: Any) -> None:
@@ -109,6 +110,7 @@ def test_ranks_change_nothing_but_rounding(ranks: int, way: str, plain: Any) -> 
         alike(result, plain)
 
 
+@pytest.mark.slow
 def test_a_rank_without_a_pair_weighs_nothing() -> None:
     one = trained(None, {}, pairs=1)
     for result in on_ranks(layout(shard=2), partial(trained, policy={}, pairs=1)):
