@@ -25,9 +25,6 @@ from hone.algorithms.ops import REWARD_NOISE
 from hone.config.schema.online_dpo import OnlineDPOConfig
 from hone.types import Group, Learner, Rollout, Sample, Scorer, sample_of
 
-Pair = tuple[Rollout, Rollout]
-"""The chosen completion and the rejected one."""
-
 
 def usable(group: Group) -> list[Rollout]:
     """The rollouts that can be in a pair: all but those that failed, are excluded or have no sampled token."""
@@ -36,7 +33,7 @@ def usable(group: Group) -> list[Rollout]:
     ]
 
 
-def pair_of(group: Group, missing_eos_penalty: float = 0.0) -> Pair | None:
+def pair_of(group: Group, missing_eos_penalty: float = 0.0) -> tuple[Rollout, Rollout] | None:
     """The best and the worst of a group, the first of equals; None where they tie, up to the rounding of fp64 sums."""
     rollouts = usable(group)
     scores = [
@@ -48,20 +45,14 @@ def pair_of(group: Group, missing_eos_penalty: float = 0.0) -> Pair | None:
     return rollouts[scores.index(max(scores))], rollouts[scores.index(min(scores))]
 
 
-def samples_of(pair: Pair) -> list[Sample]:
-    """The chosen and the rejected sample, as one unit."""
+def samples_of(pair: tuple[Rollout, Rollout]) -> list[Sample]:
+    """The sample of the chosen rollout and that of the rejected one, as one unit."""
     samples = [sample_of(rollout) for rollout in pair]
     for sample, label in zip(samples, (1.0, -1.0), strict=True):
         sample.unit = sample.group
         sample.id = f"{sample.id}:{'chosen' if label > 0 else 'rejected'}"
         sample.token_columns, sample.sequence_columns = {}, {"label": label}
     return samples
-
-
-async def add_reference(reference: Scorer, samples: Sequence[Sample]) -> None:
-    """Give each sample the column `reference`: the reference's sum of log-probabilities of its targets."""
-    for sample, logprobs_T in zip(samples, await reference.forward(samples), strict=True):
-        sample.sequence_columns["reference"] = float(logprobs_T.double().sum())
 
 
 async def step(
@@ -74,11 +65,11 @@ async def step(
     slots = [sample for pair in pairs for sample in (samples_of(pair) if pair is not None else (None, None))]
     samples = [sample for sample in slots if sample is not None]
     if samples:
-        await add_reference(reference, samples)
+        for sample, logprobs_T in zip(samples, await reference.forward(samples), strict=True):
+            sample.sequence_columns["reference"] = float(logprobs_T.double().sum())
     beta = settings.beta_at(number - 1)
-    objective = PreferenceObjective(
-        PreferenceTerms({settings.loss_type: 1.0}), PreferenceLossParams(beta=beta), paired=True
-    )
+    terms = PreferenceTerms({settings.loss_type: 1.0})
+    objective = PreferenceObjective(terms, PreferenceLossParams(beta=beta), paired=True)
     size = 2 * config.policy.train_global_batch_size
     history = await minibatches.train(learner, slots, objective, size=size, passes=1)
     counts = {

@@ -23,8 +23,8 @@ REWARDS = [[1.0, 0.0, 0.5, None], [0.0, 1.0, 1.0], [0.2, 0.2], [3.0, 1.0, 2.0]]
 WAYS: dict[str, dict[str, Any]] = {
     "a pair at a time": {"train_micro_batch_size": 1},
     "three pairs at a time": {"train_micro_batch_size": 3},
-    "as many pairs at a time as fit": {"dynamic_batching": {"enabled": True, "train_mb_tokens": 64}},
-    "packed": {"sequence_packing": {"enabled": True, "train_mb_tokens": 64, "logprob_mb_tokens": 64}},
+    "as many pairs at a time as fit": {"dynamic_batching": {"enabled": True, "train_mb_tokens": 32}},
+    "packed": {"sequence_packing": {"enabled": True, "train_mb_tokens": 32, "logprob_mb_tokens": 32}},
 }
 
 

@@ -29,7 +29,7 @@ REFUSED = {
     "rewards.functions=[{name: reward_model, kwargs: {model: PATH}}]",
     "rewards.functions=[{name:reward_model}]": "reward 'reward_model': needs kwargs.model: the name or folder of a "
     "reward model",
-    "rewards.functions=[{name:reward_model,kwargs:{model:./rm}}]": "reward 'reward_model': cannot be used: model "
+    "rewards.functions=[{name:reward_model,kwargs:{model:./rm}}]": "reward 'reward_model': model "
     "folder ./rm does not exist",
     "online_dpo.max_rollout_turns=2": "online_dpo.max_rollout_turns=2 needs an environment that answers between "
     "turns: give env.tools or env.path, or set it to 1",

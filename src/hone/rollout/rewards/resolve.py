@@ -16,7 +16,7 @@ from typing import Any
 
 from hone.config.reward_names import reward_name
 from hone.config.schedule import Between, points, value_at
-from hone.errors import RewardError
+from hone.errors import HoneError, RewardError
 from hone.rollout.rewards.function_signature import PASSED, Unusable
 from hone.rollout.rewards.functions.builtin import BUILTIN
 
@@ -176,7 +176,7 @@ def _check_builtin_options(spec: RewardSpec) -> None:
     try:
         if check is not None:
             check(**spec.kwargs)
-    except Unusable as error:
+    except (Unusable, HoneError) as error:
         raise RewardError(f"reward {spec.label}: {error}") from error
     except (TypeError, ValueError) as error:
         raise RewardError(f"reward {spec.label}: a wrong type in {dict(spec.kwargs)}: {error}") from error

@@ -52,16 +52,12 @@ def _held(model: str | None, *options: Any) -> Any:
 
 
 def _check(model: str | None = None, **_: Any) -> None:
-    """Raise BadOption for a model that is not named, or whose folder is not there: no weights are read for that."""
-    from hone.errors import ModelError
+    """Raise BadOption or ModelError for a model that is not named, or whose folder is not there. Reads no weights."""
     from hone.model.loading import resolve
 
     if model is None:
         raise BadOption("needs kwargs.model: the name or folder of a reward model")
-    try:
-        resolve(model)
-    except ModelError as error:
-        raise BadOption(f"cannot be used: {error}") from error
+    resolve(model)
 
 
 reward_model.check = _check  # type: ignore[attr-defined]
