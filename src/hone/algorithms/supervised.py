@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from hone.config.schema import SupervisedSection
+from hone.config.schema.supervised import SupervisedSection
 from hone.data import PreferenceData
 from hone.data.finding_log import FindingLog
 from hone.types import Batch, LossFn, Outputs, Sample, Totals, TrainedModel

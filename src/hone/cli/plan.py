@@ -14,7 +14,7 @@ import torch
 
 from hone import evaluation
 from hone.config import EvalConfig, Loaded, OnlineConfig, TrainingConfig
-from hone.config.schema import RewardFunctionConfig
+from hone.config.schema.run import RewardFunctionConfig
 from hone.data.sources import load_rows
 from hone.engine.local.threads import SMALL_MODEL, threads_for
 from hone.errors import HoneError, ModelError
@@ -66,7 +66,7 @@ def reachable(config: TrainingConfig | EvalConfig) -> bool:
         for model in models:
             load_model_size(model.model_name, trust_remote_code=model.trust_remote_code)
         for entry in entries:
-            load_rows(entry, kind="test" if isinstance(config, EvalConfig) else "train")
+            load_rows(entry, role="test" if isinstance(config, EvalConfig) else "train")
     except (HoneError, OSError):
         return False
     return True
@@ -181,7 +181,7 @@ def data_lines(config: TrainingConfig | EvalConfig, entries: list[Any]) -> list[
     for entry in entries:
         name = entry.dataset_name + (f" [{entry.split}]" if entry.split else "")
         try:
-            lines.append(f"{name}: {len(load_rows(entry, kind=split))} rows")
+            lines.append(f"{name}: {len(load_rows(entry, role=split))} rows")
         except (HoneError, OSError) as error:
             lines.append(f"{name}: not reachable from here ({str(error).splitlines()[0]})")
     return lines or ["none"]

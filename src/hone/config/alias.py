@@ -71,8 +71,8 @@ class KeyRule:
     """How a key that Hone does not have is treated.
 
     `while_off`: ignored while that switch is off, otherwise the next rule decides. `ignored_at`: ignored with these
-    values, otherwise the next rule decides. `allowed`: accepted with these values, refused with others. If none of them
-    is set, the key is always ignored. `reason` completes "ignored KEY: …" or "KEY=VALUE: …".
+    values, otherwise the next rule decides. `allowed`: accepted with these values, refused with others. If none of
+    them is set, the key is always ignored. `reason` completes "ignored KEY: …" or "KEY=VALUE: …".
     """
 
     pattern: str

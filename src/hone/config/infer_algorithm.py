@@ -1,4 +1,4 @@
-"""Which command a configuration is for, before it is loaded."""
+"""Infer the command that a configuration is for, before it is loaded."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ EVALUATION = ("eval", "generation")
 
 
 def infer_algorithm(config: str | None, overrides: Sequence[str]) -> str:
-    """The command that a configuration is for, from its top-level sections; "sft" when nothing says.
+    """The command that a configuration is for, from its top-level sections; by default the registry's first.
 
-    Online algorithms come first, the last of the registry before the first: their configurations may hold sections of
-    others. What cannot be read counts as empty: loading it is what reports the error.
+    Online algorithms come first, those later in the registry before earlier ones, since their configurations may have
+    sections of others. A file that cannot be read counts as empty: loading it reports the error.
     """
     names = {re.split(r"[.=\[]", text.lstrip("+~"), maxsplit=1)[0] for text in overrides}
     if config is not None:

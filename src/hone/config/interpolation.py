@@ -1,4 +1,4 @@
-"""`${…}` in configurations: OmegaConf's interpolation with upstream's arithmetic, and plain errors.
+"""`${…}` in configurations: OmegaConf's interpolation with the resolvers mul, add, div, ceil and max.
 
 `${NAME}` in capitals, where no key of that name exists, is the environment variable NAME.
 """
@@ -21,7 +21,7 @@ from hone.config.nested import Path, dotted, get, split_path
 from hone.errors import ConfigError
 
 LONGEST = 1_000_000
-"""Characters of one value with all that it refers to."""
+"""Maximum characters of a value after interpolation."""
 _REFERENCE = re.compile(r"(?<!\\)\$\{(\.*)([\w.\[\]-]+)\}")
 _ENVIRONMENT = re.compile(r"(?<!\\)\$\{([A-Z][A-Z0-9_]*)\}")
 
@@ -33,7 +33,7 @@ def _divide(left: float, right: float) -> float:
 
 
 def _known(compute: Callable[..., Any]) -> Callable[..., Any]:
-    """What is computed from a null, a value that is still to be chosen, is null too."""
+    """`compute`, but null if any argument is null (a value that is chosen later)."""
     return lambda *values: None if None in values else compute(*values)
 
 
@@ -50,7 +50,7 @@ _register()
 
 
 class Interpolator:
-    """Resolves single values of a tree where they stand; what is never asked for may be unresolvable."""
+    """Resolves single values of a tree on demand; a value that is never read may be unresolvable."""
 
     def __init__(self, tree: dict[str, Any]) -> None:
         self._tree = tree
@@ -58,7 +58,7 @@ class Interpolator:
 
     @functools.cached_property
     def _root(self) -> DictConfig:
-        """Made when the first interpolation is met: most values have none."""
+        """Created at the first interpolation: most values have none."""
         return OmegaConf.create(self._with_environment(self._tree))
 
     def _with_environment(self, value: Any) -> Any:
@@ -73,7 +73,7 @@ class Interpolator:
         return found.group(0) if name in self._tree or name not in os.environ else f"${{oc.env:{name}}}"
 
     def value(self, path: Path) -> Any:
-        """The plain, resolved value at `path`, or MISSING. Raises ConfigError naming the culprit."""
+        """The resolved value at `path`, or MISSING. Raises ConfigError naming the key that cannot be resolved."""
         value = get(self._tree, path)
         if not _has_interpolation(value):
             return copy.deepcopy(value) if isinstance(value, dict | list) else value
@@ -89,14 +89,14 @@ class Interpolator:
             raise ConfigError(f"{dotted(path)}: cannot compute its value: {error}") from error
 
     def _check_size(self, path: Path) -> None:
-        """Raise ConfigError where `${…}` of `${…}` would make a value of a few lines millions of characters."""
+        """Raise ConfigError if nested interpolations would expand a value to more than LONGEST characters."""
         if self._size(path, ()) > LONGEST:
             raise ConfigError(
-                f"{dotted(path)}: its value is more than {LONGEST} characters long when all that it refers to is put in"
+                f"{dotted(path)}: its value has more than {LONGEST} characters after interpolation"
             )
 
     def _size(self, path: Path, above: tuple[Path, ...]) -> int:
-        if path in above:  # a circle, which resolving it reports
+        if path in above:  # a cycle: resolving it reports the error
             return 1
         if path not in self._sizes:
             self._sizes[path] = self._measured(get(self._tree, path), path, (*above, path))
@@ -106,7 +106,7 @@ class Interpolator:
         if isinstance(value, dict):
             return sum(self._size((*path, key), above) for key in value)
         if isinstance(value, list):
-            return sum(self._size((*path, place), above) for place in range(len(value)))
+            return sum(self._size((*path, index), above) for index in range(len(value)))
         if not isinstance(value, str):
             return 1
         found = 0

@@ -1,4 +1,4 @@
-"""Walking the schema: which keys there are, what they hold, and which one a mistyped key was meant to be."""
+"""Walk the schema: its keys, their fields and defaults, and the nearest key to a mistyped one."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from hone.config import dialects
-from hone.config.nested import Path, dotted, without_places
+from hone.config.nested import Path, dotted, without_indices
 from hone.config.schema import ROOTS
 from hone.config.schema.base import derived_expression
 
 
 def submodel(annotation: Any) -> tuple[type[BaseModel] | None, bool]:
-    """(model, is it a list of them) that a field holds, or (None, False) for a plain value."""
+    """The section model that a field holds, and whether the field is a list of them; (None, False) for a plain
+    value."""
     origin = get_origin(annotation)
     if origin is Annotated:
         return submodel(get_args(annotation)[0])
@@ -33,7 +34,7 @@ def submodel(annotation: Any) -> tuple[type[BaseModel] | None, bool]:
 
 @dataclass(frozen=True)
 class Found:
-    """What a path is: `known` parts of it are in the schema; `model` is the section that lacks the next."""
+    """What a path refers to. The first `known` parts are in the schema; `model` is the section of the last of them."""
 
     what: Literal["section", "key", "unknown"]
     known: int
@@ -42,7 +43,7 @@ class Found:
 
 
 def find(root: type[BaseModel], path: Path) -> Found:
-    """Walk `path` down the schema; places in lists of sections may be left out."""
+    """Follow `path` through the schema; list indices may be left out."""
     model, field = root, None
     for depth, part in enumerate(path):
         if isinstance(part, int):
@@ -61,8 +62,8 @@ def find(root: type[BaseModel], path: Path) -> Found:
 
 
 def named_entry(model: type[BaseModel], path: Path, depth: int, below: Path = ()) -> bool:
-    """Whether the part of `path` at `depth` is the name, given by the user, of a section in `model` (which is at
-    `below`): such as `puzzle` in env.puzzle.path."""
+    """Whether the part of `path` at `depth` is a user-defined name of a section in `model`, such as `puzzle` in
+    env.puzzle.path. `below` is the path of `model`."""
     if len(path) < depth + 2 or path[: len(below)] != below or not hasattr(model, "named_entries"):
         return False
     name = path[depth]
@@ -70,7 +71,7 @@ def named_entry(model: type[BaseModel], path: Path, depth: int, below: Path = ()
 
 
 def derived_text(root: type[BaseModel], path: Path) -> str | None:
-    """The interpolation from which the key at `path` is derived when it is not given."""
+    """The interpolation behind the key at `path`, if it is a derived one."""
     found = find(root, path)
     is_field = found.what == "key" and found.known == len(path)  # not an entry of a free mapping
     return derived_expression(found.model, str(path[-1])) if is_field else None
@@ -106,7 +107,7 @@ def _suggestion(algorithm: str, path: Path, also: Collection[str]) -> Path | Non
     `lr`, the key that it is short for: meaning goes before likeness."""
     root = ROOTS[algorithm]
     valid = [tuple(key.split(".")) for key, _, _ in all_keys(root)]
-    typed = without_places(path)
+    typed = without_indices(path)
     in_list = len(typed) < len(path)  # of entries, whose keys no short name is for
     if not in_list and (alias := dialects.aliases(algorithm).get(typed[-1])) is not None:
         by_name = tuple(alias.to[0].split("."))
@@ -118,7 +119,7 @@ def _suggestion(algorithm: str, path: Path, also: Collection[str]) -> Path | Non
     names = {*valid, *(tuple(key.split(".")) for key in also)}
     meant = _nearest(names, typed)
     if meant is not None:
-        return _with_places(meant, path)
+        return _with_indices(meant, path)
     if same:
         return same[0]
     lasts = list(dict.fromkeys(key[-1] for key in valid))
@@ -130,7 +131,7 @@ def _suggestion(algorithm: str, path: Path, also: Collection[str]) -> Path | Non
 
 
 def _nearest(names: set[tuple[str, ...]], path: tuple[str, ...]) -> tuple[str, ...] | None:
-    """`path` with its wrong parts put right, each by the nearest name at its place."""
+    """`path` with each unknown part replaced by the nearest name at its depth."""
     for depth, part in enumerate(path):
         here = {name[depth] for name in names if name[:depth] == path[:depth] and len(name) > depth}
         if part in here:
@@ -144,8 +145,8 @@ def _nearest(names: set[tuple[str, ...]], path: tuple[str, ...]) -> tuple[str, .
     return path
 
 
-def _with_places(names: tuple[str, ...], path: Path) -> Path:
-    """Put the places in lists of `path` back where they were."""
+def _with_indices(names: tuple[str, ...], path: Path) -> Path:
+    """Insert the list indices of `path` again."""
     result: list[str | int] = list(names)
     for position, part in enumerate(path):
         if isinstance(part, int) and position <= len(result):
@@ -154,8 +155,8 @@ def _with_places(names: tuple[str, ...], path: Path) -> Path:
 
 
 def unknown(algorithm: str, path: Path, also: Collection[str] = ()) -> str:
-    """The sentence about a key that is not there; `also` holds accepted spellings."""
-    if (other := dialects.replacements().get(str(without_places(path)[-1]))) is not None:
+    """The message for an unknown key. `also`: further accepted names."""
+    if (other := dialects.replacements().get(str(without_indices(path)[-1]))) is not None:
         return f"unknown key {dotted(path)}: write {other}"
     meant = _suggestion(algorithm, path, also)
     if meant is not None and meant != path:

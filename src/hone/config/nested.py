@@ -1,4 +1,4 @@
-"""Plain nested dicts and lists: paths, leaves, merging. A path is a tuple of keys and of places in lists."""
+"""Plain nested dicts and lists: paths, leaves, merging. A path is a tuple of keys and list indices."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hone.errors import ConfigError
 Path = tuple[str | int, ...]
 MISSING: Any = object()
 ENTRY_LISTS: tuple[Path, ...] = (("data", "train"), ("data", "validation"))
-"""Where a list holds sections, whose keys are looked at one by one."""
+"""Lists whose entries are sections with keys of their own."""
 
 
 def dotted(path: Path) -> str:
@@ -25,13 +25,13 @@ def split_path(text: str) -> Path:
     return tuple(int(part) if part.isdigit() else part for part in parts)
 
 
-def without_places(path: Path) -> tuple[str, ...]:
-    """The path with list places left out, as the tables of keys know it."""
+def without_indices(path: Path) -> tuple[str, ...]:
+    """The path without list indices, as tables of keys have it."""
     return tuple(part for part in path if isinstance(part, str))
 
 
 def leaves(tree: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
-    """All (path, value) pairs; an empty mapping is a value, and so is a list unless it holds sections."""
+    """All (path, value) pairs. An empty mapping is a value, and so is a list, unless its entries are sections."""
     if isinstance(tree, dict) and (tree or not path):
         for key, value in tree.items():
             yield from leaves(value, (*path, str(key)))
@@ -41,14 +41,14 @@ def leaves(tree: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
         and tree
         and all(isinstance(item, dict) for item in tree)
     ):
-        for place, item in enumerate(tree):
-            yield from leaves(item, (*path, place))
+        for index, item in enumerate(tree):
+            yield from leaves(item, (*path, index))
     else:
         yield path, tree
 
 
 def with_entries(tree: dict[str, Any]) -> dict[str, Any]:
-    """The tree, in which a dataset that is a text is its entry: `data.train: rows.jsonl` names it."""
+    """The tree with each dataset given as text made an entry: `data.train: rows.jsonl` is its dataset_name."""
     for head in ENTRY_LISTS:
         value = get(tree, head)
         if isinstance(value, str):
@@ -59,7 +59,7 @@ def with_entries(tree: dict[str, Any]) -> dict[str, Any]:
 
 
 def into_entry(tree: Any, path: Path) -> Path:
-    """`data.train.KEY` where the tree has a list of one dataset there means that dataset.
+    """The path of `data.train.KEY` within the list of datasets, if the tree has a list of one dataset there.
 
     Raises ConfigError when the list has several.
     """
@@ -81,17 +81,17 @@ def into_entry(tree: Any, path: Path) -> Path:
 def get(tree: Any, path: Path, default: Any = MISSING) -> Any:
     """The value at `path`, or the default."""
     for part in path:
-        is_place = isinstance(tree, list) and isinstance(part, int) and part < len(tree)
-        if not is_place and not (isinstance(tree, dict) and part in tree):
+        is_index = isinstance(tree, list) and isinstance(part, int) and part < len(tree)
+        if not is_index and not (isinstance(tree, dict) and part in tree):
             return default
         tree = tree[part]
     return tree
 
 
 def put(tree: Any, path: Path, value: Any) -> None:
-    """Set the value at `path`; mappings on the way are made, and replace anything that is not a container."""
-    for place, part in enumerate(path[:-1]):
-        wanted = list if isinstance(path[place + 1], int) else dict
+    """Set the value at `path`. Missing mappings on the way are created, and replace values that are no container."""
+    for index, part in enumerate(path[:-1]):
+        wanted = list if isinstance(path[index + 1], int) else dict
         child: Any = get(tree, (part,))
         if not isinstance(child, wanted):
             child = tree[part] = {}
@@ -107,7 +107,7 @@ def drop(tree: Any, path: Path) -> None:
 
 
 def merge(lower: Any, upper: Any) -> Any:
-    """A new tree: mappings are merged key by key, everything else of `upper` replaces."""
+    """A new tree: mappings are merged key by key; any other value of `upper` replaces that of `lower`."""
     if not (isinstance(lower, dict) and isinstance(upper, dict)):
         return copy.deepcopy(upper)
     merged = {key: copy.deepcopy(value) for key, value in lower.items() if key not in upper}
@@ -116,7 +116,7 @@ def merge(lower: Any, upper: Any) -> Any:
 
 
 def escape(value: Any) -> Any:
-    """Write literal `${` so that reading the tree as a configuration gives it back."""
+    """Escape each literal `${`, so that loading the tree as a configuration restores it."""
     if isinstance(value, dict):
         return {key: escape(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -127,12 +127,12 @@ def escape(value: Any) -> Any:
 
 
 def same(value: Any, other: Any) -> bool:
-    """Equal, and not merely as 1 and True are."""
+    """Whether two values are equal and both or neither are booleans (1 == True in Python)."""
     return bool(value == other) and isinstance(value, bool) == isinstance(other, bool)
 
 
 def shown(value: Any) -> str:
-    """A value as YAML writes it, shortened."""
+    """A value as YAML writes it, at most 80 characters."""
     text = (
         {True: "true", False: "false", None: "null"}[value] if isinstance(value, bool | None) else str(value)
     )

@@ -1,4 +1,4 @@
-"""Paths of this machine: an address such as s3://bucket/run is refused by name, never made a folder `s3:`."""
+"""Local paths: an address such as s3://bucket/run is an error, and never becomes a folder `s3:`."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _SCHEME = re.compile(r"\s*([A-Za-z][A-Za-z0-9+.-]+):/+")
 
 
 def scheme_of(text: str) -> str | None:
-    """`s3` of s3://bucket/run; None for a path of this machine."""
+    """`s3` for s3://bucket/run; None for a local path."""
     found = _SCHEME.match(text)
     return found.group(1).lower() if found else None
 
 
 def why_not_local(text: str) -> str | None:
-    """What is wrong with an address where a path of this machine is meant, and the fix; None for a path."""
+    """What is wrong with an address in place of a local path, and the fix; None for a local path."""
     scheme = scheme_of(text)
     if scheme is None:
         return None

@@ -1,4 +1,4 @@
-"""The table of all keys, for docs/configuration.md."""
+"""All keys with their defaults and meanings, for `hone config` and docs/configuration.md."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import ast
 import functools
 import inspect
 import sys
-from itertools import pairwise
+from itertools import groupby, pairwise
 
 from pydantic import BaseModel
 
@@ -14,6 +14,9 @@ from hone.config import keys
 from hone.config.loading import files
 from hone.config.schema import ROOTS
 from hone.config.schema.base import derived_expression
+
+Row = tuple[str, str, str]
+"""A key, its default, its meaning."""
 
 
 def description(owner: type[BaseModel], name: str) -> str:
@@ -38,21 +41,25 @@ def _docstrings(module: str) -> dict[str, str]:
     return found
 
 
-def markdown_table(algorithm: str) -> str:
-    """A Markdown table of every key of `hone KIND`, with its default and what it means, by section."""
-    root = ROOTS[algorithm]
-    lines: list[str] = []
-    section = None
-    for key, field, owner in keys.all_keys(root):
-        top = key.partition(".")[0]
-        if top != section:
-            section = top
-            lines += ["", f"### {algorithm}: `{section}`", "", "| key | default | meaning |", "|---|---|---|"]
+def rows(algorithm: str) -> list[Row]:
+    """Every key of a command, its default as YAML writes it, and its meaning, in the schema's order."""
+    found = []
+    for key, field, owner in keys.all_keys(ROOTS[algorithm]):
         name = key.rpartition(".")[2]
         default = derived_expression(owner, name)
         if default is None:
             value = field.get_default(call_default_factory=True)
             default = files.dump([value]).strip()[2:] if not isinstance(value, list | dict) else str(value)
-        meaning = description(owner, name).replace("|", "\\|")
-        lines.append(f"| `{key}` | `{default}` | {meaning} |")
+        found.append((key, default, description(owner, name)))
+    return found
+
+
+def markdown_table(algorithm: str) -> str:
+    """A Markdown table of every key of a command, by section."""
+    lines: list[str] = []
+    for section, entries in groupby(rows(algorithm), key=lambda row: row[0].partition(".")[0]):
+        lines += ["", f"### {algorithm}: `{section}`", "", "| key | default | meaning |", "|---|---|---|"]
+        for key, default, meaning in entries:
+            escaped = meaning.replace("|", "\\|")
+            lines.append(f"| `{key}` | `{default}` | {escaped} |")
     return "\n".join(lines).lstrip("\n") + "\n"

@@ -1,4 +1,4 @@
-"""Which settings a run may go on with otherwise than it began."""
+"""Which settings may differ when a run resumes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 FREE_TO_CHANGE = ("checkpointing", "logger", "cluster", "policy.generation.colocated")
-"""Sections that do not alter what a run computes: a resumed run may have them otherwise."""
+"""Sections that do not affect what a run computes."""
 GOAL_KEYS = ("stop_at_validation_metric", "stop_at_validation_threshold")
 LENGTH_KEYS = ("max_num_steps", "max_num_epochs")
 VALIDATION_KEYS = ("val_period", "val_at_start", "val_at_end", "val_start_at")
@@ -15,9 +15,9 @@ FIT_KEYS = (
     *("tensor_parallel_size", "context_parallel_size", "dp_replicate_size", "sequence_parallel"),
     *("activation_checkpointing", "cpu_offload"),
 )
-"""How a run fits its devices, which may be others when it goes on."""
+"""Settings that fit a run to its devices, which may be other ones when it resumes."""
 GONE = ("algorithm", "sequence_length_round")
-"""Of sequence_packing, in configurations of older versions: they changed nothing."""
+"""Keys of sequence_packing in configurations of older versions, which had no effect."""
 FREE_KEYS = (*GONE, *GOAL_KEYS, *LENGTH_KEYS, *VALIDATION_KEYS, *FIT_KEYS, "num_workers", "trust_remote_code")
 
 
@@ -27,8 +27,8 @@ def changed_keys(
     """The keys that differ between two resolved configurations, and `key: old -> new` of those that change what a run
     computes.
 
-    A resolved configuration has every key of its version. One that `old` lacks is of a later version, and no change as
-    long as it has its default.
+    A resolved configuration has every key of its version. A key that `old` lacks was added later; it counts as a
+    change only if it does not have its default.
     """
     found = list(_differences(old, new, defaults))
     bad = [

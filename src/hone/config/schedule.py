@@ -1,5 +1,5 @@
-"""Numbers that change over training: a constant, or points {step: value}. A pure function of the step, so that a run
-that goes on from a checkpoint sees what it would have seen."""
+"""Numbers that change over training: a constant, or points {step: value}. Values are pure functions of the step, so a
+resumed run gets the same ones."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ Between = Literal["linear", "step"]
 
 
 def points(value: Any) -> tuple[tuple[int, float], ...]:
-    """The points in order of steps; a constant is one point, at 0.
+    """The points in order of steps; a constant is one point, at step 0.
 
-    Steps count the optimizer steps that are done, so that 0 is the beginning. Raises ValueError for anything else.
+    A step is a number of finished optimizer steps, so 0 is the beginning. Raises ValueError for anything else.
     """
     if not isinstance(value, Mapping):
         return ((0, _number(value)),)

@@ -1,8 +1,8 @@
-"""Secrets in settings: passwords, tokens and keys, which no file of a run is to hold.
+"""Secrets in settings: passwords, tokens and keys, which must not be written to any file of a run.
 
-What came from an environment variable is written as its reference, `${oc.env:NAME}`, which is resolved anew when the
-file is read; a secret that was written out in the settings is written as `***`. A value is taken for a secret by its
-key (`api_key`), by its variable's name (`HF_TOKEN`), or by its form (`https://user:password@host`, `hf_...`).
+A value from an environment variable is written as a reference, `${oc.env:NAME}`, which is resolved again when the file
+is read; a secret given in the settings themselves is written as `***`. A value is recognised as a secret by its key
+(`api_key`), by its variable's name (`HF_TOKEN`), or by its form (`https://user:password@host`, `hf_...`).
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from hone.config.nested import Path, dotted, get, put
 
 MASK = "***"
 SHORTEST = 6
-"""Characters of a secret that is looked for in any text; a shorter one is masked where it stands in the settings."""
+"""Minimum length of a secret that is masked in any text; a shorter one is masked in the settings only."""
 FREE = ("rewards", "env", "logger")
-"""Sections whose keys are others' to name: a variable that is named there stays a reference, whatever it is called."""
+"""Sections whose keys users choose: a variable there stays a reference, whatever its name."""
 
 _WORDS = (
     r"api_?keys?|access_?keys?|secret_?keys?|private_?keys?|pass(word|wd|phrase)?|pwd?|secrets?|credentials?"
@@ -47,15 +47,15 @@ _FORMS = re.compile(
 
 
 class Secrets:
-    """The secrets that this process has met, each with what is written for it."""
+    """The secrets known to this process, each with the text that is written instead."""
 
     def __init__(self) -> None:
         self._shown: dict[str, str] = {}
         self._pattern: re.Pattern[str] | None = None
 
     def learn(self, given: Mapping[str, Any], resolved: Mapping[str, Any]) -> dict[Path, str]:
-        """Take note of what is secret in settings, as they were given and as they are. Returns the references that
-        stay references although nothing tells that they are secret: path and text."""
+        """Record the secrets in settings, as given and as resolved. Returns the references, by path, that are written
+        as references although they are not recognised as secrets."""
         kept: dict[Path, str] = {}
         for path, text in _texts(given):
             for name in _variables(text):
@@ -80,15 +80,15 @@ class Secrets:
         self._pattern = re.compile("|".join(map(re.escape, known))) if known else None
 
     def hide(self, text: str) -> str:
-        """A text without the secrets that are known."""
+        """A text with known secrets replaced."""
         return self._pattern.sub(lambda found: self._shown[found[0]], text) if self._pattern else text
 
     def hide_all(self, value: Any, path: Path = ()) -> Any:
-        """Settings without secrets: those that are known, and those that their key or their form gives away."""
+        """Settings without secrets: known ones, and those recognised by key or form."""
         if isinstance(value, dict):
             return {key: self.hide_all(item, (*path, key)) for key, item in value.items()}
         if isinstance(value, list | tuple):
-            return [self.hide_all(item, (*path, place)) for place, item in enumerate(value)]
+            return [self.hide_all(item, (*path, index)) for index, item in enumerate(value)]
         if not isinstance(value, str):
             return value
         hidden = self.scrub(value)
@@ -96,23 +96,23 @@ class Secrets:
         return self._shown.get(value, MASK) if secret else hidden
 
     def scrub(self, text: str) -> str:
-        """A text without known secrets, and without what has the form of one: for what is no model's and no user's
+        """A text without known secrets and without anything that has the form of a secret. Not for models' or users'
         data."""
         text = self.hide(text)
         text = _URL.sub(lambda f: MASK if f["only"] else f"{f['user']}:{MASK}", text)
         return _FORMS.sub(MASK, _QUERY.sub(lambda f: f"{f[1]}={MASK}", text))
 
     def forget(self) -> None:
-        """Know none."""
+        """Remove all."""
         self._shown, self._pattern = {}, None
 
 
 SECRETS = Secrets()
-"""Those of this process: whatever it writes is free of them."""
+"""The secrets of this process, which are removed from everything it writes."""
 
 
 def with_references(tree: dict[str, Any], kept: Mapping[Path, str]) -> dict[str, Any]:
-    """Settings with references in place of what they were resolved to, in place."""
+    """Put references back in place of their resolved values; changes the tree."""
     for path, text in kept.items():
         if isinstance(get(tree, path), str):
             put(get(tree, path[:-1]), path[-1:], text)
@@ -120,7 +120,7 @@ def with_references(tree: dict[str, Any], kept: Mapping[Path, str]) -> dict[str,
 
 
 def masked(tree: Mapping[str, Any]) -> list[str]:
-    """A problem for each secret that a file has only masked."""
+    """A problem for each secret that is masked in the settings that were given."""
     return [
         f"{dotted(path)} holds {MASK} in place of a secret: give that again, best as ${{oc.env:NAME}}"
         for path, text in _texts(tree)
@@ -131,13 +131,13 @@ def masked(tree: Mapping[str, Any]) -> list[str]:
 
 
 def _texts(value: Any, path: Path = ()) -> Iterator[tuple[Path, str]]:
-    """All texts, those in lists too, and where they are."""
+    """All texts with their paths, those in lists included."""
     if isinstance(value, Mapping):
         for key, item in value.items():
             yield from _texts(item, (*path, key))
     elif isinstance(value, list | tuple):
-        for place, item in enumerate(value):
-            yield from _texts(item, (*path, place))
+        for index, item in enumerate(value):
+            yield from _texts(item, (*path, index))
     elif isinstance(value, str) and path:
         yield path, value
 
@@ -152,14 +152,14 @@ def _is_variable(name: str) -> bool:
 
 
 def _is_key(path: Path) -> bool:
-    """Whether a key's name says that its value is secret; of a list, the list's."""
+    """Whether a key's name marks its value as a secret; for a list entry, the list's name."""
     names = [part for part in path if isinstance(part, str)]
     last = names[-1] if names else ""
     return _KEY.fullmatch(last) is not None
 
 
 def _like_one(value: str) -> bool:
-    """Whether a value could be a password: one word of letters and digits, which is no path."""
+    """Whether a value could be a password: one word with letters and digits and no slash."""
     return re.fullmatch(r"(?=.*\d)(?=.*[A-Za-z])[^\s/]{8,}", value) is not None
 
 

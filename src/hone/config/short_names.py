@@ -38,7 +38,7 @@ TRAINING: dict[str, str] = {
     **dict.fromkeys(("nodes", "num_nodes", "nnodes"), "cluster.num_nodes"),
 }
 SAMPLING = ("max_new_tokens", "temperature", "top_p", "top_k", "min_p", "repetition_penalty")
-"""Keys of `policy.generation` that are short names of commands that sample."""
+"""Keys of `policy.generation` that are also short names, for commands that sample."""
 EVALUATION: dict[str, str] = {
     **dict.fromkeys(("model", "model_name"), "generation.model_name"),
     **dict.fromkeys(("dataset", "dataset_name"), "data.dataset_name"),
@@ -54,7 +54,7 @@ REPLACEMENTS: dict[str, str] = {
     "resume": "nothing: the same command goes on where its folder stands",
     **dict.fromkeys(("lora", "use_lora"), "policy.lora.enabled=true"),
 }
-"""Names that are no setting, and what to write."""
+"""Names that are no setting, and what to write instead."""
 PRECISION = choice(
     "expected one of",
     {32: "float32", "32": "float32", "32-true": "float32", "fp32": "float32", "float32": "float32"}
@@ -74,14 +74,14 @@ _OPTIMIZERS = {
 
 
 def optimizer_class(value: Any) -> Any:
-    """A dotted name as it is, a short name as torch's class."""
+    """A dotted name unchanged; a short name as the class of torch."""
     if isinstance(value, str) and "." in value:
         return value
     return choice("expected a dotted name such as torch.optim.AdamW, or one of", _OPTIMIZERS)(value)
 
 
 def batch_size(value: Any, context: Context, *, pairs: bool = False) -> dict[str, Any]:
-    """Sequences (or pairs) per step. In the online loop these are what the prompts of a step give to train on."""
+    """Sequences (or pairs) per step. The online loop also sets the number of prompts that yields them."""
     size = count(value, "sequences")
     result = {"policy.train_global_batch_size": size}
     prompts = f"{context.section}.num_prompts_per_step"

@@ -34,9 +34,11 @@ def filled(read: Any) -> Any:
     return lambda start, stop: [tidy_row(row, filled=True) for row in read(start, stop)]
 
 
-def _plain(kind: pa.DataType) -> bool:
+def _plain(data_type: pa.DataType) -> bool:
     """Whether values of a column are what they should be as they come."""
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_integer(kind)
+    return (
+        pa.types.is_string(data_type) or pa.types.is_large_string(data_type) or pa.types.is_integer(data_type)
+    )
 
 
 def first_line(error: BaseException) -> str:

@@ -1,8 +1,8 @@
 """Find the assistant's turns in a rendered conversation, for any chat template.
 
-The conversation is rendered up to a turn, and the whole rendering must begin with that. Where it does not, because the
-template renders earlier turns differently once others follow (Qwen3 drops their reasoning), a probe in place of the
-turn's content shows where it stands. Where that fails too the result is None: never a guess.
+The conversation is rendered up to a turn, which must be a prefix of the whole rendering. If it is not, because the
+template renders earlier turns differently once others follow (Qwen3 drops their reasoning), a probe text in place of
+the turn's content shows where the turn is. If that fails too the result is None; nothing is guessed.
 """
 
 from __future__ import annotations
@@ -32,14 +32,15 @@ def turn_span(
 ) -> Span | None:
     """Characters of `whole`, the rendered conversation, that the model produces as message i.
 
-    They go from the end of the generation prompt to the end of what closes the turn. None where they cannot be found.
+    They go from the end of the generation prompt to the end of the turn's closing tokens. None if they cannot be
+    found.
     """
     start, end = _start(render, messages, i, whole, specials), _end(render, messages, i, whole, specials)
     return None if start is None or end is None or end < start else (start, end)
 
 
 def common_length(a: Sequence[Any], b: Sequence[Any]) -> int:
-    """How many leading elements are the same."""
+    """The length of the common prefix."""
     n = min(len(a), len(b))
     return next((k for k in range(n) if a[k] != b[k]), n)
 
@@ -117,7 +118,7 @@ def _probes(messages: list[Message], i: int) -> list[list[Message]]:
 
 
 def joined(spans: Sequence[Span]) -> list[Span]:
-    """Spans that touch become one."""
+    """The spans, with touching ones merged."""
     merged: list[Span] = []
     for start, end in spans:
         if merged and start <= merged[-1][1]:
@@ -130,12 +131,12 @@ def joined(spans: Sequence[Span]) -> list[Span]:
 def overlap(offsets: Sequence[Span], spans: Sequence[Span]) -> list[bool]:
     """Which tokens share a character with a span. Tokens of white space alone may have empty offsets (Llama 3's
     tokenizer trims them): they stand where the token before them ended."""
-    places = np.array(offsets, dtype=np.int64).reshape(-1, 2)
-    start, end = places[:, 0], places[:, 1]
+    offsets_N2 = np.array(offsets, dtype=np.int64).reshape(-1, 2)
+    start, end = offsets_N2[:, 0], offsets_N2[:, 1]
     before = np.concatenate([[0], end[:-1]])
     start = np.where(end <= start, np.minimum(start, before), start)
     end = np.maximum(end, start + 1)
-    mask = np.zeros(len(places), dtype=bool)
+    mask = np.zeros(len(offsets_N2), dtype=bool)
     for begin, stop in spans:
         mask |= (start < stop) & (end > begin)
     return mask.tolist()

@@ -80,10 +80,10 @@ class Encoder:
         ends_with_answer = example.messages[-1]["role"] == "assistant"
         if self._has_special(text):
             eos = self.add_eos and ends_with_answer and not self._ends_special(text)
-            made = Rendered(text, spans, add_eos=eos and self.tokenizer.eos_token is not None)
+            rendered = Rendered(text, spans, add_eos=eos and self.tokenizer.eos_token is not None)
         else:
-            made = self._plain_text(text, spans, ends_with_answer)
-        return replace(made, findings=self._findings(example, made))
+            rendered = self._plain_text(text, spans, ends_with_answer)
+        return replace(rendered, findings=self._findings(example, rendered))
 
     def tokenize(self, rendered: Sequence[Rendered]) -> list[Encoded]:
         """Tokenise together what was rendered one by one."""
@@ -94,8 +94,8 @@ class Encoder:
         if isinstance(prompt.content, str):
             return Rendered(prompt.content, [], plain=True)
         continued = prompt.content[-1]["role"] == "assistant"
-        how = "continue_final_message" if continued else "add_generation_prompt"
-        kwargs = {**prompt.template_kwargs, how: continued or self.add_generation_prompt}
+        option = "continue_final_message" if continued else "add_generation_prompt"
+        kwargs = {**prompt.template_kwargs, option: continued or self.add_generation_prompt}
         messages = self.prepared(prompt.content, prompt.tools)
         text = self.apply(messages, prompt.tools, kwargs)
         found = render_check.check(messages, text, (), (), self.name, prompt.tools)
@@ -129,15 +129,15 @@ class Encoder:
             findings=(Finding(0, "assistant", "end of text", "untrained"),) if endless else (),
         )
 
-    def _findings(self, example: Example, made: Rendered) -> tuple[Finding, ...]:
+    def _findings(self, example: Example, rendered: Rendered) -> tuple[Finding, ...]:
         """Differences of the rendering and its targets from the messages. Raises DataError for what is lost."""
         messages = example.messages
         trained = example.trained[-1:] if self.only_unmask_final else example.trained
-        found = render_check.check(messages, made.text, made.spans, trained, self.name, example.tools)
-        if len(made.spans) == len(trained):
-            for i, (start, end) in zip(trained, made.spans, strict=True):
-                gets_eos = i == len(messages) - 1 and (made.add_eos or not self.add_eos)
-                if not gets_eos and not self._ends_special(made.text[start:end]):
+        found = render_check.check(messages, rendered.text, rendered.spans, trained, self.name, example.tools)
+        if len(rendered.spans) == len(trained):
+            for i, (start, end) in zip(trained, rendered.spans, strict=True):
+                gets_eos = i == len(messages) - 1 and (rendered.add_eos or not self.add_eos)
+                if not gets_eos and not self._ends_special(rendered.text[start:end]):
                     found.append(Finding(i, "assistant", "end of turn", "untrained"))
         return tuple(found)
 

@@ -25,7 +25,7 @@ PAIRS = (
     ("query", "answer"),
     ("prompt", "response"),
 )
-PROMPT_COLUMNS = [
+PROMPT_COLUMNS = (
     "prompt",
     "messages",
     "conversations",
@@ -34,7 +34,7 @@ PROMPT_COLUMNS = [
     "instruction",
     "query",
     "input",
-]
+)
 QUESTIONS = ("question", "instruction", "query", "problem", "input")
 """What a user asked, in preference rows without a `prompt`."""
 SYSTEM = ("system", "system_prompt")

@@ -1,8 +1,8 @@
 """Rows from users' own code: `dataset_name: my_data.py:MyDataset`, with the arguments that `kwargs` gives.
 
-What is named may be a class (a PyTorch `Dataset`, say) or a function, which is called once, or something that is there
-already. Whatever comes of it gives rows, as dicts: by `len` and index, or one after another. All rows are read when the
-run starts, so that every epoch, and a run that goes on, sees the same.
+What is named may be a class (a PyTorch `Dataset`, say) or a function, which is called once, or something that is
+there already. Whatever comes of it gives rows, as dicts: by `len` and index, or one after another. All rows are read
+when the run starts, so that every epoch, and a run that goes on, sees the same.
 """
 
 from __future__ import annotations

@@ -121,12 +121,12 @@ def load_datasets(
     return training, validation
 
 
-def load_dataset(entry: Any, kind: str, *, chat: bool, invalid_rows: dict[str, str] | None = None) -> Dataset:
+def load_dataset(entry: Any, role: str, *, chat: bool, invalid_rows: dict[str, str] | None = None) -> Dataset:
     """One dataset entry; with `invalid_rows`, rows that stop a run are collected there (`Dataset.report_invalid`)."""
-    key = key_of(kind)
+    key = key_of(role)
     if entry.dataset_name is None:
         raise ConfigError(f"{key}.dataset_name is not set: give a file, a folder or a hub name")
-    rows = load_rows(entry, kind=kind)
+    rows = load_rows(entry, role=role)
     return Dataset(
         label=_label(entry.dataset_name),
         rows=rows,

@@ -1,6 +1,7 @@
 """Files of rows: which there are, opened and unpacked, here or behind a URL that fsspec can open.
 
-Only the standard library and pyarrow: importing `datasets` takes seconds. `hone.data.parsing` makes rows of their text.
+Only the standard library and pyarrow: importing `datasets` takes seconds. `hone.data.parsing` makes rows of their
+text.
 """
 
 from __future__ import annotations
@@ -66,8 +67,8 @@ def _read_text(path: str) -> str:
     except _DAMAGED as error:
         lines = data.count(NEWLINE)
         checksum = isinstance(error, gzip.BadGzipFile) and lines  # which comes last, and covers all
-        place = f"within its {lines} lines" if checksum else f"after line {lines}"
-        raise DataError(f"{path}: damaged or not compressed as its name says, {place}: {error}") from error
+        position = f"within its {lines} lines" if checksum else f"after line {lines}"
+        raise DataError(f"{path}: damaged or not compressed as its name says, {position}: {error}") from error
     except OSError as error:
         raise DataError(f"{path} could not be read: {error}") from error
     try:

@@ -1,4 +1,4 @@
-"""What was found in the renderings of many rows, and which rows have to be rendered to find it."""
+"""Findings in the renderings of many rows, and which rows have to be rendered to find them."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class FindingLog:
 
 
 class ConversationKinds:
-    """Which kinds of conversations were met. To a template those are alike whose messages have the same roles and keys,
-    follow each other in the same ways, and hold thoughts or do not. The first of each kind shows what it does to them,
-    and whether it refuses them."""
+    """The kinds of conversations seen so far. A template treats conversations alike whose messages have the same
+    roles, keys and order of roles, and hold reasoning or not. So the first of each kind shows how the template
+    renders it, or that it refuses it."""
 
     def __init__(self) -> None:
         self._met: set[Any] = set()

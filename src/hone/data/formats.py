@@ -253,24 +253,24 @@ def _fill(
         parts = list(string.Formatter().parse(template))
     except ValueError as error:
         raise ConfigError(f"data prompt_template {template!r} is not valid: {error}") from error
-    places = [i for i, (_, name, _, _) in enumerate(parts) if name is not None]
-    if len(places) < 2:
+    placeholders = [i for i, (_, name, _, _) in enumerate(parts) if name is not None]
+    if len(placeholders) < 2:
         raise ConfigError(
             f"data prompt_template {template!r} needs a place for the question and one for the answer, as in "
             "'Human: {input}\\n\\nAssistant: {output}'"
         )
     prompt = completion = ""
     for i, (literal, name, _, _) in enumerate(parts):
-        if i <= places[-1]:
+        if i <= placeholders[-1]:
             prompt += literal
         else:
             completion += literal
-        if name is None or (i == places[-1] and not answer):
+        if name is None or (i == placeholders[-1] and not answer):
             continue
         column = name if row.get(name) is not None else names.get(name, name)
         if row.get(column) is None:
             raise DataError(columns.no_column(row, [column]) + f" (prompt_template is {template!r})")
-        if i < places[-1]:
+        if i < placeholders[-1]:
             prompt += columns.text(row, column)
         else:
             completion += columns.text(row, column)

@@ -32,7 +32,7 @@ _SHORT_NAMES: dict[str, tuple[str, str | None, str | None]] = {
 """NeMo RL's names of datasets, in lower case: hub name, subset, and the split where the entry gives none."""
 
 
-def load(name: str, subset: str | None, split: str | None, kind: str) -> Rows:
+def load(name: str, subset: str | None, split: str | None, role: str) -> Rows:
     """A dataset by its hub name, or NeMo RL's name for it. Raises DataError when it cannot be had."""
     if named := _SHORT_NAMES.get(name.lower()):
         name, subset, split = named[0], subset or named[1], split or named[2]
@@ -40,35 +40,35 @@ def load(name: str, subset: str | None, split: str | None, kind: str) -> Rows:
         loaded = datasets.load_dataset(name, subset, split=split)
     except datasets.exceptions.DatasetNotFoundError as error:
         raise DataError(
-            f"{key_of(kind)}: '{name}' is neither a file or folder here nor a dataset on the Hugging Face "
+            f"{key_of(role)}: '{name}' is neither a file or folder here nor a dataset on the Hugging Face "
             f"hub (private ones need `hf auth login`). {arrow_tables.first_line(error)}"
         ) from error
     except ConnectionError as error:
         raise DataError(
-            f"{key_of(kind)}.dataset_name={name}: there is no such file or folder here, the Hugging Face hub cannot "
+            f"{key_of(role)}.dataset_name={name}: there is no such file or folder here, the Hugging Face hub cannot "
             "be reached, and no dataset of that name was downloaded before. A local file needs no network"
         ) from error
     except OSError as error:
         raise DataError(
-            f"{key_of(kind)}: dataset '{name}' could not be loaded: {arrow_tables.first_line(error)}"
+            f"{key_of(role)}: dataset '{name}' could not be loaded: {arrow_tables.first_line(error)}"
         ) from error
     except (ValueError, datasets.exceptions.DatasetsError) as error:  # unknown split or subset, broken files
-        raise DataError(f"{key_of(kind)}: dataset '{name}' could not be loaded: {error}") from error
-    return _rows(loaded, name, split, kind)
+        raise DataError(f"{key_of(role)}: dataset '{name}' could not be loaded: {error}") from error
+    return _rows(loaded, name, split, role)
 
 
-def load_saved(path: str, split: str | None, kind: str) -> Rows:
+def load_saved(path: str, split: str | None, role: str) -> Rows:
     """A folder that `datasets.save_to_disk` wrote."""
     try:
         loaded = datasets.load_from_disk(path)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        raise DataError(f"{key_of(kind)}: the saved dataset {path} could not be loaded: {error}") from error
-    return _rows(loaded, path, split, kind)
+        raise DataError(f"{key_of(role)}: the saved dataset {path} could not be loaded: {error}") from error
+    return _rows(loaded, path, split, role)
 
 
-def _rows(loaded: Any, path: str, split: str | None, kind: str) -> Rows:
+def _rows(loaded: Any, path: str, split: str | None, role: str) -> Rows:
     if isinstance(loaded, dict):
-        split = choose_split(path, list(loaded), split, kind)
+        split = choose_split(path, list(loaded), split, role)
         loaded = loaded[split]
 
     def read(start: int, stop: int) -> list[Row]:

@@ -103,8 +103,8 @@ def check_lengths(
     """Read every row, and find those that may be too long.
 
     `read` gives the text whose length counts; None: only encoding tells. The first row is always among the uncertain
-    ones: it shows whether the template works at all. Tokens are counted on all cores while the next rows are read. Rows
-    for which `read` raises DataError are invalid (`Dataset.report_invalid`).
+    ones: it shows whether the template works at all. Tokens are counted on all cores while the next rows are read.
+    Rows for which `read` raises DataError are invalid (`Dataset.report_invalid`).
     """
     found = LengthCheck()
     waiting: deque[tuple[_Undecided, Future[list[bool | None]]]] = deque()
@@ -152,7 +152,8 @@ def _collect(left: _Undecided, counted: Future[list[bool | None]], found: Length
 
 @contextmanager
 def parallel_tokenizers() -> Iterator[None]:
-    """Let tokenizers use all cores. Elsewhere the command forbids it, since a process that forks meanwhile may hang."""
+    """Let tokenizers use all cores. Elsewhere the command forbids it, since a process that forks meanwhile may
+    hang."""
     before = os.environ.get(_PARALLEL)
     os.environ[_PARALLEL] = "true"
     try:

@@ -67,14 +67,14 @@ def _is_part(value: Any) -> bool:
 def _part(part: Any, where: str) -> str:
     if isinstance(part, str):
         return part
-    kind = part.get("type", "text") if isinstance(part, Mapping) else type(part).__name__
-    if kind in _TEXT_PARTS and isinstance(part.get("text"), str):
+    part_type = part.get("type", "text") if isinstance(part, Mapping) else type(part).__name__
+    if part_type in _TEXT_PARTS and isinstance(part.get("text"), str):
         return part["text"]
-    if kind in _TEXT_PARTS:
-        raise DataError(f"{where}: a part of type '{kind}' has no text")
+    if part_type in _TEXT_PARTS:
+        raise DataError(f"{where}: a part of type '{part_type}' has no text")
     raise DataError(
-        f"{where}: its content has a part of type '{kind}', and only text can be read. Leave such rows out, or write "
-        "the part as text"
+        f"{where}: its content has a part of type '{part_type}', and only text can be read. Leave such rows out, or "
+        "write the part as text"
     )
 
 
@@ -129,24 +129,24 @@ def for_template(messages: Sequence[Message], features: TemplateFeatures, templa
 
 
 def _for_template(message: Message, features: TemplateFeatures, developer: bool) -> Message:
-    made = dict(message)
-    if made["role"] == "developer" and not developer:
-        made["role"] = "system"
-    calls, content = made.get("tool_calls"), made["content"].lstrip()
-    if features.reasoning_apart and made["role"] == "assistant" and content.startswith("<think>"):
+    converted = dict(message)
+    if converted["role"] == "developer" and not developer:
+        converted["role"] = "system"
+    calls, content = converted.get("tool_calls"), converted["content"].lstrip()
+    if features.reasoning_apart and converted["role"] == "assistant" and content.startswith("<think>"):
         thought, end_tag, answer = content.removeprefix("<think>").partition("</think>")
-        if end_tag and not any(made.get(key) for key in REASONING):
-            made |= {features.reasoning[0]: thought.strip("\n"), "content": answer.lstrip("\n")}
+        if end_tag and not any(converted.get(key) for key in REASONING):
+            converted |= {features.reasoning[0]: thought.strip("\n"), "content": answer.lstrip("\n")}
     if calls:
-        made["tool_calls"] = [_with_arguments(call, features.text_arguments) for call in calls]
-    thoughts = [key for key in REASONING if made.get(key)]
+        converted["tool_calls"] = [_with_arguments(call, features.text_arguments) for call in calls]
+    thoughts = [key for key in REASONING if converted.get(key)]
     if thoughts and features.reasoning and not {*thoughts} & {*features.reasoning}:
-        made[features.reasoning[0]] = made.pop(thoughts[0])
-    if calls and features.null_content and not made["content"]:
-        made["content"] = None
+        converted[features.reasoning[0]] = converted.pop(thoughts[0])
+    if calls and features.null_content and not converted["content"]:
+        converted["content"] = None
     elif features.parts:
-        made["content"] = [{"type": "text", "text": made["content"]}]
-    return made
+        converted["content"] = [{"type": "text", "text": converted["content"]}]
+    return converted
 
 
 def _with_arguments(call: dict[str, Any], text: bool) -> dict[str, Any]:

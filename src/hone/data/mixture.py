@@ -124,13 +124,13 @@ class Mixture:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on exactly where `state` was taken. Raises CheckpointError when the datasets are others."""
-        what = {
+        names = {
             "lengths": "rows of the datasets",
             "shares": "weights of the datasets",
             "shuffle": "data.shuffle",
             "seed": "seed",
         }
-        for key, name in what.items():
+        for key, name in names.items():
             if state[key] != getattr(self, key):
                 raise CheckpointError(
                     f"the checkpoint was written with other data: {name} then {state[key]}, now "

@@ -1,8 +1,8 @@
 """Plans of micro-batches: which samples go through the model together. Pure functions of the lengths.
 
-What is planned is whatever stays together: a sample, or the samples of a unit. Every plan holds each index exactly
-once. What is together changes nothing but speed, since denominators are counted over the global batch, so the plans
-are free to sort. Longest first: memory that does not suffice shows at once.
+An index stands for a sample, or for the samples of a unit. Every plan has each index exactly once. The grouping
+affects speed only, since denominators are counted over the global batch, so plans may sort: longest first, so that a
+lack of memory shows at once.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Plan = list[list[int]]
 
 
 class SampleTooLongError(DataError):
-    """One sample alone is longer than what a micro-batch may hold."""
+    """One sample alone exceeds the token budget of a micro-batch."""
 
     def __init__(self, index: int, length: int, budget: int) -> None:
         self.index, self.length, self.budget = index, length, budget
@@ -44,15 +44,15 @@ def by_tokens(
     """
     rows = [1] * len(lengths) if rows is None else rows
     plan: Plan = []
-    room = 0  # rows that the newest micro-batch has left
+    free_rows = 0  # rows that still fit the newest micro-batch
     for index in _longest_first(lengths):
         if lengths[index] * rows[index] > budget:
             raise SampleTooLongError(index, lengths[index] * rows[index], budget)
-        if not plan or rows[index] > room:
+        if not plan or rows[index] > free_rows:
             plan.append([])
-            room = budget // max(1, _round_up(lengths[index], round_to))
+            free_rows = budget // max(1, _round_up(lengths[index], round_to))
         plan[-1].append(index)
-        room -= rows[index]
+        free_rows -= rows[index]
     return plan
 
 
@@ -80,7 +80,7 @@ def packed(lengths: Sequence[int], capacity: int) -> Plan:
 
 
 def balanced(costs: Sequence[int], shares: int) -> Plan:
-    """Each index in one of `shares` shares of nearly equal cost: the costliest first, to whoever has least so far.
+    """Divide the indices into `shares` shares of nearly equal cost: greedily, the most expensive first.
 
     The largest share is at most 4/3 of the best possible (Graham 1969). A share may be empty. Indices ascend.
     """

@@ -38,25 +38,25 @@ def line_rows(text: str, path: str) -> Rows:
     return ListRows(rows, path, lines)
 
 
-def _row(line: str, place: str) -> Row:
+def _row(line: str, location: str) -> Row:
     try:
         row = _DECODER.decode(line)
     except json.JSONDecodeError as error:
-        raise DataError(f"{place}: invalid JSON ({error.msg}, column {error.colno})") from error
+        raise DataError(f"{location}: invalid JSON ({error.msg}, column {error.colno})") from error
     except (RecursionError, ValueError) as error:
-        raise DataError(f"{place}: {_too_much(error)}") from error
+        raise DataError(f"{location}: {_too_much(error)}") from error
     if not isinstance(row, dict):
-        raise DataError(f"{place}: a row must be an object with columns, not {_kind(row)}")
+        raise DataError(f"{location}: a row must be an object with columns, not {_type_name(row)}")
     if line.count("{") + line.count("[") > MOST_NESTED or _HALF.search(line):
-        return _tidy(row, place)
+        return _tidy(row, location)
     return row
 
 
-def _tidy(row: Row, place: str) -> Row:
+def _tidy(row: Row, location: str) -> Row:
     try:
         return tidy_row(row)
     except DataError as error:
-        raise DataError(f"{place}: {error}") from error
+        raise DataError(f"{location}: {error}") from error
 
 
 def _too_much(error: Exception) -> str:
@@ -84,10 +84,10 @@ def json_rows(text: str, path: str) -> Rows:
         else:  # one line of JSON Lines
             return ListRows([_tidy(whole, path)], path)
     if not isinstance(whole, list):
-        raise DataError(f"{path}: expected a list of objects, found {_kind(whole)}")
+        raise DataError(f"{path}: expected a list of objects, found {_type_name(whole)}")
     for index, row in enumerate(whole):
         if not isinstance(row, dict):
-            raise DataError(f"{path}, row {index}: must be an object with columns, not {_kind(row)}")
+            raise DataError(f"{path}, row {index}: must be an object with columns, not {_type_name(row)}")
     return ListRows([_tidy(row, f"{path}, row {index}") for index, row in enumerate(whole)], path)
 
 
@@ -130,6 +130,6 @@ def _cell(text: str) -> Any:
     return text
 
 
-def _kind(value: object) -> str:
+def _type_name(value: object) -> str:
     names = {list: "a list", str: "a string", int: "a number", float: "a number", bool: "a truth value"}
     return names.get(type(value), "null" if value is None else f"a {type(value).__name__}")

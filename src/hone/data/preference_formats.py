@@ -30,8 +30,8 @@ from hone.errors import DataError
 from hone.types import Message
 
 REASONS = ("identical", "tie", "prompts_differ", "null_prompt", "empty_prompt", "truncated")
-"""Why a row is left out: both responses are the same; nobody preferred one; no common prompt, and no column for one, or
-one that is null; nothing asked; a response of which nothing is left within the longest sequence."""
+"""Why a row is left out: both responses are the same; nobody preferred one; no common prompt, and no column for one,
+or one that is null; nothing asked; a response of which nothing is left within the longest sequence."""
 _ASSISTANT, _HUMAN = "\n\nAssistant:", "\n\nHuman:"
 LABEL_COLUMNS = ("label", "kto_tag")
 SCORE_COLUMNS = (("chosen_score", "rejected_score"), ("score_chosen", "score_rejected"))

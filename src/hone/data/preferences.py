@@ -1,7 +1,7 @@
 """What preference learning reads: pairs of responses (or rated ones) in a resumable order, and held-out ones.
 
-A pair is two samples of one `unit`, chosen before rejected, that share their prompt's tokens (`prefix`). DPO and reward
-models read the same rows: nothing here depends on the loss.
+A pair is two samples of one `unit`, chosen before rejected, that share their prompt's tokens (`prefix`). DPO and
+reward models read the same rows: nothing here depends on the loss.
 """
 
 from __future__ import annotations
@@ -91,7 +91,8 @@ class PreferenceData(LabelledData[EncodedPreference]):
     def mismatched(self, samples: Sequence[Sample]) -> list[Sample]:
         """The prompt of each unit with the response to another: what KTO estimates its KL from.
 
-        Of training samples the response to the dataset's next row, whatever the batch; of others to the next unit here.
+        Of training samples the response to the dataset's next row, whatever the batch; of others to the next unit
+        here.
         """
         firsts = list({sample.unit: sample for sample in reversed(samples)}.values())[::-1]
         found = []

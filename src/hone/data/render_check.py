@@ -2,8 +2,8 @@
 
 Every message's text, reasoning and tool calls are looked for in what the chat template wrote, and in the spans that
 are targets. A template that loses a message or a call would teach something else than the row says: such a row is
-refused. What many templates do on purpose (leaving out the reasoning of earlier turns) is a `Finding`, which is counted
-and reported.
+refused. What many templates do on purpose (leaving out the reasoning of earlier turns) is a `Finding`, which is
+counted and reported.
 """
 
 from __future__ import annotations

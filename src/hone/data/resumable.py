@@ -1,6 +1,7 @@
-"""Training rows in a resumable order, checked before the first step, and held-out rows: what all kinds of data share.
+"""Training rows in a resumable order, and held-out rows: the base of all kinds of data.
 
-Rows are rendered and tokenised when they are first drawn, so that the first step comes soon.
+Rows are checked before the first step, but rendered and tokenised when they are first drawn, so that a run starts
+soon.
 """
 
 from __future__ import annotations
@@ -47,8 +48,8 @@ class DrawSettings:
 
 
 class ResumableDataset(ABC):
-    """`counts` has, for the whole run so far, the counts of `RUN_COUNTS`; for the data, `rows` and whatever a subclass
-    counts of them. `finding_log` has what the rendering of rows does not say as the rows do."""
+    """Training rows in a resumable order. `counts` has the counts of `RUN_COUNTS` for the run so far, and for the
+    data `rows` and the counts of a subclass. `finding_log` has differences between rows and their renderings."""
 
     RUN_COUNTS: ClassVar[tuple[str, ...]]
     """Counts of the run so far, which a checkpoint keeps."""
@@ -71,8 +72,7 @@ class ResumableDataset(ABC):
 
     @abstractmethod
     def _check_rows(self) -> None:
-        """Read every row, and exclude those that cannot be used. Raises DataError for invalid rows, and where none is
-        left."""
+        """Read every row, and exclude unusable ones. Raises DataError for invalid rows, and if no row is left."""
 
     def _new_order(self) -> Mixture:
         """The order of this run, with nothing drawn yet."""
@@ -151,7 +151,7 @@ class ResumableDataset(ABC):
         return notices
 
     def _check_learnable(self, longest: int | None) -> None:
-        """Raise DataError where all rows were drawn, and nothing could be learned from any."""
+        """Raise DataError if all rows were drawn and none could be learned from."""
         if self.counts["excluded"] == self.counts["drawn"] >= self.num_rows:
             names = ", ".join(dataset.rows.name for dataset in self.training_datasets)
             raise DataError(

@@ -1,4 +1,4 @@
-"""Single rows as they are tokenised and masked, for people to look at before a run."""
+"""Single rows as they are tokenised and masked, to be inspected before a run."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from hone.data.preference_formats import UnusableRow
 from hone.data.preference_samples import CHOSEN, REJECTED, EncodedPreference
 
 _SHOWN = ("prompt", "messages", "conversations")
-"""Columns that the tokens of a prompt show."""
+"""Columns that are part of the prompt's tokens."""
 _WINDOW = 8
-"""Tokens before one that are decoded with it: its text may depend on them."""
+"""Number of preceding tokens that are decoded with a token: its text may depend on them."""
 
 
 @dataclass(frozen=True)
 class TokenPiece:
-    """Tokens that make up whole characters: mostly one."""
+    """The tokens of whole characters: usually one token."""
 
     text: str
     ids: tuple[int, ...]
@@ -38,7 +38,7 @@ class SequencePreview:
     num_targets: int
     truncated: bool = False
     findings: list[str] = field(default_factory=list)
-    """What the rendering does not say as the row does."""
+    """Differences between the row and its rendering."""
 
 
 @dataclass(frozen=True)

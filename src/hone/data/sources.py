@@ -15,10 +15,10 @@ from hone.user_code import is_code
 _HUB_NAME = re.compile(r"[\w.\-]+(/[\w.\-]+)?")
 
 
-def load_rows(entry: Any, *, kind: str) -> Rows:
+def load_rows(entry: Any, *, role: str) -> Rows:
     """The rows of one dataset entry (`dataset_name`, `subset`, `split`, `limit`).
 
-    `kind` is "train", "validation" or "test": it chooses the split where the entry names none, and messages
+    `role` is "train", "validation" or "test": it chooses the split where the entry names none, and messages
     its section. Code of the user's own is asked for its rows (`hone.data.custom_datasets`). A path goes to files
     (`hone.data.files`) or to a `datasets.save_to_disk` folder; anything else is an embedded dataset or a name on the
     Hugging Face hub. `split` may have a range, as in `train[:1000]` or `train[90%:]`; a single file is one split,
@@ -30,33 +30,33 @@ def load_rows(entry: Any, *, kind: str) -> Rows:
     if is_code(entry.dataset_name):
         kwargs = getattr(entry, "kwargs", {})
         rows = custom_datasets.load(
-            entry.dataset_name, kwargs, entry.split or kind, entry.limit, key_of(kind)
+            entry.dataset_name, kwargs, entry.split or role, entry.limit, key_of(role)
         )
     else:
-        rows = _load(entry.dataset_name, entry.subset, entry.split, entry.limit, kind)
+        rows = _load(entry.dataset_name, entry.subset, entry.split, entry.limit, role)
     if entry.limit is not None and len(rows) > entry.limit:
         rows = rows[: entry.limit]
     if not len(rows):
-        raise DataError(f"{key_of(kind)}: {rows.name} has no rows")
+        raise DataError(f"{key_of(role)}: {rows.name} has no rows")
     return rows
 
 
-def _load(path: str, subset: str | None, split: str | None, limit: int | None, kind: str) -> Rows:
+def _load(path: str, subset: str | None, split: str | None, limit: int | None, role: str) -> Rows:
     from hone.embedded import dataset_rows, is_embedded_dataset
 
     if is_embedded_dataset(path):
-        return ListRows(dataset_rows(path, split or kind, limit), f"{path} ({split or kind})")
+        return ListRows(dataset_rows(path, split or role, limit), f"{path} ({split or role})")
     local = Path(path).expanduser()
     if files.is_remote(path) or local.exists():
-        return _from_files(path if files.is_remote(path) else str(local), subset, split, kind)
+        return _from_files(path if files.is_remote(path) else str(local), subset, split, role)
     if files.data_suffix(path) or not _HUB_NAME.fullmatch(path):
         raise files.missing_file(path)
     from hone.data import hub
 
-    return hub.load(path, subset, split, kind)
+    return hub.load(path, subset, split, role)
 
 
-def _from_files(path: str, subset: str | None, split: str | None, kind: str) -> Rows:
+def _from_files(path: str, subset: str | None, split: str | None, role: str) -> Rows:
     if files.data_suffix(path):
         rows = files.read_file(path)
         return select_range(rows, split) if split and "[" in split else rows
@@ -69,7 +69,7 @@ def _from_files(path: str, subset: str | None, split: str | None, kind: str) -> 
         if any((Path(path) / f).exists() for f in ("dataset_dict.json", "state.json")):
             from hone.data import hub
 
-            saved = hub.load_saved(path, split, kind)
+            saved = hub.load_saved(path, split, role)
             return select_range(saved, split) if split else saved
     found = files.list_folder(path)
     if not found:
@@ -79,6 +79,6 @@ def _from_files(path: str, subset: str | None, split: str | None, kind: str) -> 
             else f"there is no data file at {path}"
         )
     splits = files.files_by_split(path, found)
-    name = choose_split(path, sorted(splits), split, kind)
+    name = choose_split(path, sorted(splits), split, role)
     rows = files.read_files(splits[name], f"{path} ({name})")
     return select_range(rows, split) if split else rows

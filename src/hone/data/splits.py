@@ -18,13 +18,13 @@ _HOLDOUT_STREAM = 0x5B117
 """Keeps the train/validation division apart from the shuffling of epochs under the same seed."""
 
 
-def key_of(kind: str) -> str:
+def key_of(role: str) -> str:
     """The section of the configuration that messages name, of "train", "validation" or "test"."""
-    return "data" if kind == "test" else f"data.{kind}"
+    return "data" if role == "test" else f"data.{role}"
 
 
-def choose_split(path: str, available: list[str], wanted: str | None, kind: str) -> str:
-    """The name of the split to use: the one in `wanted`, else the only one, else one that `kind` prefers.
+def choose_split(path: str, available: list[str], wanted: str | None, role: str) -> str:
+    """The name of the split to use: the one in `wanted`, else the only one, else one that `role` prefers.
 
     Raises DataError that lists those there are.
     """
@@ -33,16 +33,16 @@ def choose_split(path: str, available: list[str], wanted: str | None, kind: str)
         if name in available:
             return name
         raise DataError(
-            f"{key_of(kind)}: {path} has no split '{name}'; it has {', '.join(available)}. "
-            f"Set {key_of(kind)}.split to one of these"
+            f"{key_of(role)}: {path} has no split '{name}'; it has {', '.join(available)}. "
+            f"Set {key_of(role)}.split to one of these"
         )
     if len(available) == 1:
         return available[0]
-    for name in _PREFERRED.get(kind, ()):
+    for name in _PREFERRED.get(role, ()):
         if name in available:
             return name
     raise DataError(
-        f"{key_of(kind)}: {path} has the splits {', '.join(available)}; choose one: {key_of(kind)}.split=…"
+        f"{key_of(role)}: {path} has the splits {', '.join(available)}; choose one: {key_of(role)}.split=…"
     )
 
 

@@ -65,8 +65,8 @@ class EncodedExample:
 class SupervisedData(LabelledData[EncodedExample]):
     """Batches of training samples, and the validation samples.
 
-    A row without any target left (its prompt alone is as long as a sample may be) is excluded and counted: of the data,
-    `counts` has `rows`, `excluded_rows` and `validation_rows`.
+    A row without any target left (its prompt alone is as long as a sample may be) is excluded and counted: of the
+    data, `counts` has `rows`, `excluded_rows` and `validation_rows`.
     """
 
     def _check_rows(self) -> None:

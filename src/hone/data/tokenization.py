@@ -56,11 +56,13 @@ class TextTokenizer:
             [r.text for r in rendered], all(r.prompt_completion for r in rendered)
         )
         encoded = []
-        for r, tokens, places in zip(rendered, ids, offsets, strict=True):
+        for r, tokens, token_offsets in zip(rendered, ids, offsets, strict=True):
             if r.prompt_completion:
                 tokens, mask = self._completion(r, tokens, next(prompts))
             else:
-                mask = self._prefix_mask(r, tokens) if places is None else overlap(places, r.spans)
+                mask = (
+                    self._prefix_mask(r, tokens) if token_offsets is None else overlap(token_offsets, r.spans)
+                )
             if r.plain:
                 before = len(tokens)
                 tokens = self.with_bos(tokens)
@@ -84,8 +86,8 @@ class TextTokenizer:
         return [len(e.ids) for e in encoded]
 
     def continuation(self, prompt: str, prompt_ids: list[int], rest: str) -> list[int]:
-        """The tokens of a text behind `prompt_ids`, so that all of them decode to `prompt + rest`; none where there are
-        no such tokens.
+        """The tokens of a text behind `prompt_ids`, so that all of them decode to `prompt + rest`; none where there
+        are no such tokens.
 
         SentencePiece tokenizers put a space before a text that is tokenised alone: it is then tokenised behind a token
         that it does not merge with.
@@ -112,14 +114,16 @@ class TextTokenizer:
             return [], []
         # Not verbose: transformers warns of long texts, which are cut or refused by what the run says.
         more: dict[str, Any] = {"add_special_tokens": False, "return_attention_mask": False, "verbose": False}
-        places = self.tokenizer.is_fast and not ids_only
+        with_offsets = self.tokenizer.is_fast and not ids_only
         guarded = [i for i, text in enumerate(texts) if self.control.is_guarded(text)]
-        out = self.tokenizer(list(texts), **more, **({"return_offsets_mapping": True} if places else {}))
-        ids, offsets = out["input_ids"], out["offset_mapping"] if places else [None] * len(texts)
+        out = self.tokenizer(
+            list(texts), **more, **({"return_offsets_mapping": True} if with_offsets else {})
+        )
+        ids, offsets = out["input_ids"], out["offset_mapping"] if with_offsets else [None] * len(texts)
         if guarded:
             found = self.control.tokenise([texts[i] for i in guarded])
             for i, tokens, where in zip(guarded, *found, strict=True):
-                ids[i], offsets[i] = tokens, where if places else None
+                ids[i], offsets[i] = tokens, where if with_offsets else None
         return ids, offsets
 
     def _completion(self, r: Rendered, whole: list[int], prompt: list[int]) -> tuple[list[int], list[bool]]:

@@ -1,8 +1,8 @@
-"""Values of rows, made alike whatever held them: JSON, Arrow, pandas, a user's own objects.
+"""Normalise the values of rows from JSON, Arrow, pandas or a user's own objects.
 
-What is missing is None: NaN, pandas' NA and NaT. A struct of Arrow has every key that any row has, and null for
-those that this row lacks: such keys go, at every depth (`filled`). A null that JSON wrote (in a tool call's arguments)
-stays.
+Missing values (NaN, pandas' NA and NaT) become None. A struct of Arrow has every key of any row, with null for the
+keys that this row lacks: with `filled` such keys are removed, at every depth. A null in JSON (in a tool call's
+arguments) is kept.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from typing import Any
 from hone.errors import DataError
 
 MOST_NESTED = 100
-"""Levels of a value. Template engines and JSON writers give up at some hundreds, each in its own way."""
+"""Maximum nesting of a value. Template engines and JSON writers fail at some hundreds of levels."""
 MOST_CHARACTERS = 1 << 26
-"""Of one text: no context is that long, and a tokenizer needs about 100 bytes for each."""
+"""Maximum characters of a text: no context is that long, and a tokenizer needs about 100 bytes for each."""
 
 
 def tidy_row(row: Mapping[str, Any], *, filled: bool = False) -> dict[str, Any]:
-    """A row with tidy values. Raises DataError naming the column of a value that nothing can be made of."""
+    """A row with normalised values. Raises DataError naming the column of an unusable value."""
     tidied = {}
     for column, value in row.items():
         try:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from hone.algorithms.losses.reward_model_losses import ranking_of
-from hone.config.schema import PreferenceEntry
+from hone.config.schema.data import PreferenceEntry
 from hone.data.datasets import load_dataset
 from hone.data.preferences import PreferenceData
 from hone.data.resumable import DrawSettings

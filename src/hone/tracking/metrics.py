@@ -14,7 +14,7 @@ from hone.tracking.run_folder import RunFolder
 from hone.tracking.trackers import Config, MlflowTracker, TensorBoardTracker, Tracker, WandbTracker
 
 if TYPE_CHECKING:
-    from hone.config.schema import LoggerConfig
+    from hone.config.schema.run import LoggerConfig
 
 LOGGER = logging.getLogger(__name__)
 

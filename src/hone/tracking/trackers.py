@@ -19,7 +19,7 @@ from hone.files import with_file_name, write_atomically
 from hone.tracking.run_folder import RunFolder
 
 if TYPE_CHECKING:
-    from hone.config.schema import LoggerConfig
+    from hone.config.schema.run import LoggerConfig
 
 
 Config = Mapping[str, Any] | None

@@ -13,7 +13,7 @@ from generating import ROWS, Server, make_generator
 from generator_suite import CHECKS, CONTEXT, STOPS, Subject
 from tiny import make_learner, make_model, make_tokenizer, run, sft_config
 
-from hone.config.schema import GRPOConfig
+from hone.config.schema.grpo import GRPOConfig
 from hone.engine.base import Transport
 from hone.engine.generator_group import GeneratorGroup
 from hone.engine.generator_process import GeneratorProcess

@@ -20,9 +20,9 @@ NINE = "".join(
 )
 GROWING = "x0: aaaaaaaaaa\n" + "".join(f"x{i + 1}: '{f'${{x{i}}}' * 10}'\n" for i in range(9))
 FILES = {
-    "an alias bomb": ("a: &a [x, x]\n" + NINE, "aliases stand for more than 100000 values"),
-    "a cycle": ("policy: &p\n  lora: *p\n", "*p is inside of what it stands for"),
-    "a cycle in a list": ("data: {train: &t [*t]}\n", "*t is inside of what it stands for"),
+    "an alias bomb": ("a: &a [x, x]\n" + NINE, "aliases expand to more than 100000 values"),
+    "a cycle": ("policy: &p\n  lora: *p\n", "*p is inside its own anchor"),
+    "a cycle in a list": ("data: {train: &t [*t]}\n", "*t is inside its own anchor"),
     "mappings 1,500 deep": (
         "policy: " + "{a: " * 1500 + "1" + "}" * 1500,
         "nested more than 100 levels deep",
@@ -30,7 +30,7 @@ FILES = {
     "lists 100,000 deep": ("policy: " + "[" * 100_000, "nested more than 100 levels deep"),
     "references that grow": (
         GROWING + "policy: {model_name: '${x9}'}\n",
-        "policy.model_name: its value is more than",
+        "policy.model_name: its value has more than",
     ),
     "references in circles": (
         "sft: {seed: '${sft.val_period}', val_period: '${sft.seed}'}\n",

@@ -84,7 +84,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def rows_of(name: str, kind: str = "train", **options: Any) -> list[dict[str, Any]]:
-    return list(load_rows(Entry(name, **options), kind=kind))
+    return list(load_rows(Entry(name, **options), role=kind))
 
 
 @pytest.mark.parametrize(

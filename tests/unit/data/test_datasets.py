@@ -296,5 +296,5 @@ def test_namespace_is_enough():
     from hone.data.sources import load_rows
 
     entry = SimpleNamespace(dataset_name="hone/word-problems", subset=None, split="validation", limit=2)
-    rows = load_rows(entry, kind="validation")
+    rows = load_rows(entry, role="validation")
     assert len(rows) == 2

@@ -246,7 +246,7 @@ def test_a_row_is_the_same_whatever_holds_it(shape, write, chatml, tmp_path, mon
     given = SHAPES[shape]
     path = write([row for row, _ in given], tmp_path / "rows")
     entry = SimpleNamespace(dataset_name=str(path), subset=None, split=None, limit=None)
-    for row, (_, wanted) in zip(load_rows(entry, kind="train"), given, strict=True):
+    for row, (_, wanted) in zip(load_rows(entry, role="train"), given, strict=True):
         if isinstance(wanted, Example):
             read = [Format().supervised(row)]
         else:

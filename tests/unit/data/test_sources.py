@@ -26,7 +26,7 @@ class Entry:
 
 
 def load(path, kind="train", **options):
-    return load_rows(Entry(str(path), **options), kind=kind)
+    return load_rows(Entry(str(path), **options), role=kind)
 
 
 def write_lines(path, rows=ROWS):
@@ -134,7 +134,7 @@ def test_plain_files_do_not_import_datasets_or_pandas(tmp_path):
     code = (
         "import sys; from types import SimpleNamespace as N; from hone.data.sources import load_rows\n"
         "entry = lambda p: N(dataset_name=p, subset=None, split=None, limit=None)\n"
-        f"for p in {paths!r}: list(load_rows(entry(p), kind='train'))\n"
+        f"for p in {paths!r}: list(load_rows(entry(p), role='train'))\n"
         "print([m for m in ('datasets', 'pandas', 'transformers') if m in sys.modules])"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -19,7 +19,7 @@ from hone.errors import DataError
 
 def load(path):
     return load_rows(
-        SimpleNamespace(dataset_name=str(path), subset=None, split=None, limit=None, kwargs={}), kind="train"
+        SimpleNamespace(dataset_name=str(path), subset=None, split=None, limit=None, kwargs={}), role="train"
     )
 
 

@@ -6,7 +6,8 @@ import difflib
 import os
 from collections.abc import Iterator, Sequence
 
-from hone.config.schema import DatasetSource, EvalConfig, OnlineConfig, TrainingConfig
+from hone.config.schema import EvalConfig, OnlineConfig, TrainingConfig
+from hone.config.schema.data import DatasetSource
 from hone.config.schema.roots import algorithm_of, own_section
 from hone.registry import spec_of
 

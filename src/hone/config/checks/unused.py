@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from hone.config.checks.conditions import ConditionalSettings
 from hone.config.checks.unused_table import conditional_settings
 from hone.config.dependent_defaults.settings import Settings
-from hone.config.nested import Path, dotted, without_places
+from hone.config.nested import Path, dotted, without_indices
 from hone.config.schema.base import derived_expression, fill_derived
 
 KEPT = (
@@ -33,7 +33,7 @@ def unused(s: Settings) -> Iterator[tuple[str, Path]]:
 
 
 def _reason(s: Settings, path: Path) -> str | None:
-    key = dotted(without_places(path))
+    key = dotted(without_indices(path))
     if (switch := _switch(s.config, path)) is not None and key not in KEPT:
         return f"{switch} is off"
     for entry in conditional_settings(type(s.config)):

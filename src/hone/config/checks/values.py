@@ -25,8 +25,8 @@ def invalid_values(tree: Any, path: Path = ()) -> Iterator[str]:
             else:
                 yield from invalid_values(value, where)
     elif isinstance(tree, list):
-        for place, item in enumerate(tree):
-            yield from invalid_values(item, (*path, place))
+        for index, item in enumerate(tree):
+            yield from invalid_values(item, (*path, index))
     elif isinstance(tree, str) and visible(line_ends(tree)) != line_ends(tree) and not set(path) & set(FREE):
         yield f"{dotted(path)}={tree[:40]}: the text holds a control character, or is not UTF-8"
     elif isinstance(tree, str) and tree.count("${") > MOST_REFERENCES:

@@ -20,7 +20,7 @@ _FLOAT = re.compile(
 
 
 def _resolvers(inherited: dict[str, list[Any]]) -> dict[str, list[Any]]:
-    """YAML 1.1 without its traps: 5e-6 is a number, 1:30:00 and 2024-01-01 are text."""
+    """Resolvers of YAML 1.1, changed: 5e-6 is a number, 1:30:00 and 2024-01-01 are text."""
     left_out = {f"tag:yaml.org,2002:{name}" for name in ("int", "float", "timestamp")}
     kept = {key: [item for item in items if item[0] not in left_out] for key, items in inherited.items()}
     for tag, pattern, first in (("int", _INT, "-+0123456789"), ("float", _FLOAT, "-+0123456789.")):
@@ -54,13 +54,13 @@ class _Dumper(yaml.SafeDumper):
 
 
 DEEPEST = 100
-"""Levels of nesting that a configuration may have."""
+"""Maximum nesting of a configuration."""
 LARGEST = 100_000
-"""Values that aliases may stand for."""
+"""Maximum number of values after expanding YAML aliases."""
 
 
 def parse(text: str) -> Any:
-    """One YAML value. Raises yaml.YAMLError, also for what is nested or multiplied without end."""
+    """One YAML value. Raises yaml.YAMLError, also for too deep nesting and for aliases that expand too far."""
     if len(text) > 2000 or "*" in text or text.count("[") + text.count("{") > DEEPEST:
         _check_size(text)
     try:
@@ -70,8 +70,8 @@ def parse(text: str) -> Any:
 
 
 def _check_size(text: str) -> None:
-    """Raise MarkedYAMLError for nesting that is too deep, an alias of what it is in, or aliases of aliases that make a
-    file of a few lines gigabytes. One pass over the events: nothing is built."""
+    """Raise MarkedYAMLError for too deep nesting, an alias inside its own anchor, or aliases of aliases that expand
+    too far. One pass over the parser's events; no value is built."""
     sizes: dict[str, int] = {}
     within: list[tuple[str | None, int]] = []
     for event in yaml.parse(text, Loader=_Loader):
@@ -85,7 +85,7 @@ def _check_size(text: str) -> None:
             anchor, size = within.pop()
         elif isinstance(event, yaml.AliasEvent):
             if any(anchor == name for name, _ in within):
-                _refuse(event, f"*{anchor} is inside of what it stands for")
+                _refuse(event, f"*{anchor} is inside its own anchor")
             size = sizes.get(str(anchor), 1)
         elif not isinstance(event, yaml.ScalarEvent):
             continue
@@ -95,7 +95,7 @@ def _check_size(text: str) -> None:
             name, so_far = within[-1]
             within[-1] = (name, so_far + size)
         if max(size, within[-1][1] if within else 0) > LARGEST + len(text):
-            _refuse(event, f"aliases stand for more than {LARGEST} values")
+            _refuse(event, f"aliases expand to more than {LARGEST} values")
 
 
 def _refuse(event: yaml.Event, problem: str) -> NoReturn:
@@ -103,12 +103,12 @@ def _refuse(event: yaml.Event, problem: str) -> NoReturn:
 
 
 def dump(tree: Any) -> str:
-    """YAML text that `parse` gives back."""
+    """YAML text from which `parse` restores the tree."""
     return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1000)
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file. Raises ConfigError: no file, invalid YAML (and its line), no mapping."""
+    """The mapping in a YAML file. Raises ConfigError: no such file, invalid YAML (with its line), not a mapping."""
     check_local(path, "--config")
     try:
         tree = parse(path.read_text(encoding="utf-8"))
@@ -136,12 +136,12 @@ def read(path: Path) -> dict[str, Any]:
 def chain(path: Path, below: tuple[Path, ...] = ()) -> list[tuple[Path, dict[str, Any]]]:
     """The file and all that its `defaults:` names, furthest ancestor first, each with its own settings only.
 
-    Raises ConfigError: a file that is not there, a circle.
+    Raises ConfigError: a missing file, a cycle.
     """
-    place = path.expanduser().resolve()
-    if place in below:
-        circle = " -> ".join(str(item) for item in (*below[below.index(place) :], place))
-        raise ConfigError(f"defaults: go round in a circle: {circle}")
+    resolved = path.expanduser().resolve()
+    if resolved in below:
+        circle = " -> ".join(str(item) for item in (*below[below.index(resolved) :], resolved))
+        raise ConfigError(f"defaults: form a cycle: {circle}")
     tree = read(path)
     parents = tree.pop("defaults", None) or []
     parents = [parents] if isinstance(parents, str) else parents
@@ -152,12 +152,12 @@ def chain(path: Path, below: tuple[Path, ...] = ()) -> list[tuple[Path, dict[str
         target = path.parent / parent
         if not target.exists():
             raise ConfigError(f"{path}: defaults names {parent}, but there is no file {target}")
-        layers += chain(target, (*below, place))
+        layers += chain(target, (*below, resolved))
     return [*layers, (path, with_entries(tree))]
 
 
 def merged(layers: list[tuple[Path, dict[str, Any]]]) -> dict[str, Any]:
-    """All layers on top of one another."""
+    """All layers merged, later ones over earlier ones."""
     tree: dict[str, Any] = {}
     for _, layer in layers:
         tree = merge(tree, layer)

@@ -1,4 +1,4 @@
-"""What a user gave: layers of settings, each under the name that it was written with."""
+"""The user's layers of settings, under the names as written."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class GivenKey:
-    """One of our keys as a user gave it: in which layer, at which path, by which alias."""
+    """One of our keys as the user gave it: its layer, path and alias."""
 
     layer: int
     path: Path
@@ -29,7 +29,7 @@ class GivenKey:
 
 
 def with_aliases(tree: dict[str, Any], aliases: Mapping[str, Alias]) -> dict[str, Any]:
-    """The tree, in which each alias that was not written refers to our key, for interpolations that name it."""
+    """The tree with every unused alias set to a reference to our key, for interpolations that name the alias."""
     tree = copy.deepcopy(tree)
     for alias in aliases.values():
         path = split_path(alias.path)

@@ -137,7 +137,7 @@ def _user_layers(
             raise ConfigError(
                 f"{where} is for {spec.title} (its section `{spec.section}`): run `hone {spec.name}`"
             )
-    layers = [Layer(str(path), tuple(place for place, _ in leaves(tree))) for path, tree in chain]
+    layers = [Layer(str(path), tuple(leaf for leaf, _ in leaves(tree))) for path, tree in chain]
     problems, command_line, removed = [], list[Path](), list[Path]()
     for text in texts:
         try:

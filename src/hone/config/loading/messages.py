@@ -1,4 +1,4 @@
-"""What pydantic found wrong, in sentences: the key as it was typed, its value, what was expected."""
+"""Validation errors of pydantic as sentences: the key as typed, its value, what was expected."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _FORMS = {
     run.DURATION: "the form DAYS:HOURS:MINUTES:SECONDS, such as 00:03:45:00",
     lora.INITIAL: "one of kaiming, xavier, gaussian, orthogonal, olora, pissa, pissa_niter_N",
 }
-"""Patterns of the schema, in words."""
+"""Descriptions of the schema's regular expressions."""
 
 
 def raise_all(problems: list[str]) -> None:
@@ -51,7 +51,7 @@ def raise_all(problems: list[str]) -> None:
 
 
 def sentences(error: ValidationError, translation: Translation, tree: Any) -> list[str]:
-    """One sentence for each thing found, but for keys that are only wrong because they follow a wrong one."""
+    """One sentence for each error, except for derived keys that are wrong only because another key is."""
     items: list[dict[str, Any]] = [dict(item) for item in error.errors(include_url=False)]
     own = [
         item
@@ -61,9 +61,9 @@ def sentences(error: ValidationError, translation: Translation, tree: Any) -> li
     return [_sentence(item, translation, tree) for item in own or items]
 
 
-def _place(loc: Path, tree: Any) -> Path:
-    """Where in the tree pydantic means, without what it says besides: a branch of a union, `[key]`, and places in what
-    a validator made of a text or of one entry."""
+def _located(loc: Path, tree: Any) -> Path:
+    """The path in the tree of pydantic's `loc`, without its additions: branches of a union, `[key]`, and indices into
+    lists that a validator created."""
     path: Path = ()
     for part in loc:
         if get(tree, (*path, part)) is not MISSING:
@@ -72,14 +72,14 @@ def _place(loc: Path, tree: Any) -> Path:
 
 
 def _sentence(item: dict[str, Any], translation: Translation, tree: Any) -> str:
-    kind, context = item["type"], item.get("ctx", {})
-    path = _place(item["loc"], tree)
-    if kind == "extra_forbidden":
+    error_type, context = item["type"], item.get("ctx", {})
+    path = _located(item["loc"], tree)
+    if error_type == "extra_forbidden":
         return keys.unknown(translation.algorithm, path)
-    if kind == "missing":
+    if error_type == "missing":
         return f"{translation.as_written((*path, item['loc'][-1]))}: is required"
     name, value = translation.as_written(path), shown(item["input"])
-    if kind == "literal_error":
+    if error_type == "literal_error":
         names = re.findall(r"'([^']*)'", context["expected"])
         near = difflib.get_close_matches(str(item["input"]), names, 1)
         is_key = item["loc"][-1] == "[key]" and str(path[-1]) == value  # its value is another matter
@@ -87,19 +87,19 @@ def _sentence(item: dict[str, Any], translation: Translation, tree: Any) -> str:
             f"{name}{'' if is_key else f'={value}'}: expected {context['expected']}"
             f"{f'; did you mean {near[0]}?' if near else ''}"
         )
-    if kind in _LIMITS:
-        limit, words = _LIMITS[kind]
+    if error_type in _LIMITS:
+        limit, words = _LIMITS[error_type]
         return f"{name}={value}: expected {words} {context[limit]}"
-    if kind == "string_pattern_mismatch":
+    if error_type == "string_pattern_mismatch":
         return f"{name}={value}: expected {_FORMS.get(context['pattern'], context['pattern'])}"
-    if kind == "value_error":
+    if error_type == "value_error":
         typed = f"{name}={value}" if isinstance(item["input"], str) else name
         return f"{typed}: {context['error']}" if name else str(context["error"])
-    expected = _EXPECTED.get(kind, item["msg"].lower())
+    expected = _EXPECTED.get(error_type, item["msg"].lower())
     quote = f", got the text {value!r}" if isinstance(item["input"], str) else ""
     hint = (
         f' (write "{value}" in quotes)'
-        if kind == "string_type" and isinstance(item["input"], int | float)
+        if error_type == "string_type" and isinstance(item["input"], int | float)
         else ""
     )
     return f"{name}={value}: expected {expected}{quote}{hint}"

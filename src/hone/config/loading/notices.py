@@ -1,4 +1,4 @@
-"""Sentences that tell the user which names were read as which of our keys, and what was ignored."""
+"""Notices for the user: which names were read as which keys, and which were ignored."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hone.config.loading.translation import Translation
 from hone.config.nested import Path, dotted
 
 MANY = 4
-"""More keys of a section than this are counted, not listed."""
+"""More ignored keys of a section than this are counted, not listed."""
 
 
 def translation_notices(translation: Translation) -> list[str]:

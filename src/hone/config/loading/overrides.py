@@ -1,7 +1,7 @@
 """Overrides on the command line: `key=value`, `+key=value`, `++key=value`, `~key`.
 
-A value is read as YAML: numbers, true/false, null, quoted text, [lists] and {mappings}; anything else is
-text as it stands. `+` and `++` mean the same as no prefix: the schema says which keys there are, not a file.
+A value is read as YAML: numbers, true/false, null, quoted text, [lists] and {mappings}; anything else is plain text.
+`+` and `++` mean the same as no prefix, since the schema defines which keys exist, not a file.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def _parsed(text: str) -> Any:
 
 
 def _named_data(tree: dict[str, Any], override: Override) -> Override:
-    """`data.train=rows.jsonl` names the dataset of the entry that there is; of several, it is all there is then."""
+    """`data.train=rows.jsonl` sets the dataset_name of the one entry, or replaces several entries."""
     path, value = override.path, override.value
     if path not in ENTRY_LISTS:
         return override
@@ -106,7 +106,7 @@ def _named_data(tree: dict[str, Any], override: Override) -> Override:
 
 
 def apply(tree: dict[str, Any], override: Override) -> list[Path]:
-    """Change the tree in place; returns the leaves set. Raises ConfigError for a place not in a list."""
+    """Change the tree in place; returns the leaves set. Raises ConfigError for an index outside a list."""
     override = _named_data(tree, override)
     path = into_entry(tree, override.path)
     for length, part in enumerate(path):
@@ -122,4 +122,4 @@ def apply(tree: dict[str, Any], override: Override) -> list[Path]:
     held = get(tree, path)
     value = merge(held, override.value) if isinstance(override.value, dict) else override.value
     put(tree, path, value)
-    return [place for place, _ in leaves(override.value, path)]
+    return [leaf for leaf, _ in leaves(override.value, path)]

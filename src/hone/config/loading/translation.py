@@ -1,4 +1,4 @@
-"""From what a user wrote, under any accepted name, to a plain tree of our own keys."""
+"""Translate the user's settings, under any accepted name, to a plain tree of our own keys."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from hone.config.nested import (
     same,
     shown,
     split_path,
-    without_places,
+    without_indices,
 )
 from hone.config.schema import ROOTS, section_of
 from hone.errors import ConfigError
@@ -60,7 +60,7 @@ class Translation:
         return result
 
     def value_given(self, target: Path) -> Any:
-        """What our key will be before `run`: the user's value under any name, else the base's."""
+        """The value of our key, also before `run`: the user's under any name, else the base's."""
         if target not in self.given:
             return self.value(target)
         return self._translated(self._winner(target, self.given[target]), report=False)
@@ -68,7 +68,7 @@ class Translation:
     # What the user wrote, key by key
 
     def _without_nulls(self, user: dict[str, Any]) -> dict[str, Any]:
-        """Without nulls that mean nothing: of a section, and of a derived key."""
+        """Without nulls that mean "not given": of sections and of derived keys."""
         user = copy.deepcopy(user)
         for path, value in list(leaves(user)):
             found = keys.find(self.root, path)
@@ -116,8 +116,8 @@ class Translation:
         return any(name.startswith(f"{dotted(path)}.") for name in names)
 
     def _alias(self, path: Path) -> Alias | None:
-        """The alias at a path, if the section that it belongs to is in use."""
-        alias = self._aliases.get(".".join(without_places(path)))
+        """The alias at a path, if its section is in use."""
+        alias = self._aliases.get(".".join(without_indices(path)))
         if alias is None or alias.when is None or self._is_on(alias.when):
             return alias
         return None
@@ -130,7 +130,7 @@ class Translation:
             self.given.setdefault(self._target(given.path, target), []).append(given)
 
     def _target(self, path: Path, target: str) -> Path:
-        """Our path for an alias's target; a position in a list of datasets is kept."""
+        """Our path for an alias's target; an index into a list of datasets is kept."""
         found = split_path(target)
         for head in ENTRY_LISTS:
             if path[: len(head)] == head and isinstance(path[len(head)], int) and found[: len(head)] == head:
@@ -140,7 +140,7 @@ class Translation:
     # Values
 
     def value(self, path: Path) -> Any:
-        """The resolved value at `path`; what cannot be resolved becomes a problem, and MISSING."""
+        """The resolved value at `path`. If it cannot be resolved: MISSING, and a problem is added."""
         try:
             return self._interpolator.value(path)
         except ConfigError as error:
@@ -160,7 +160,7 @@ class Translation:
         return switch.default if value is MISSING else value in switch.on
 
     def _translate(self) -> None:
-        """Put translated values at our keys; twice, so that what refers to a translated key sees it."""
+        """Set our keys to translated values; twice, so that interpolations of translated keys are resolved."""
         for last in (False, True):
             for target, candidates in self.given.items():
                 winner = self._winner(target, candidates, report=last)
@@ -185,10 +185,13 @@ class Translation:
             return MISSING
 
     def _winner(self, target: Path, candidates: list[GivenKey], *, report: bool = False) -> GivenKey:
-        """The latest layer's; within one layer our own name, after making sure that all of them agree."""
+        """The candidate of the latest layer; within a layer our own name first. With `report`, disagreement is a
+        problem."""
         latest = [given for given in candidates if given.layer == max(item.layer for item in candidates)]
         beaten = {name for given in latest if given.alias for name in given.alias.beats}
-        standing = [given for given in latest if ".".join(without_places(given.path)) not in beaten] or latest
+        standing = [
+            given for given in latest if ".".join(without_indices(given.path)) not in beaten
+        ] or latest
         winner = next((given for given in standing if given.path == target), standing[0])
         mine = self._translated(winner, report=False)
         for other in standing if report else ():
@@ -235,12 +238,12 @@ class Translation:
 
     def _apply_rules(self) -> None:
         for path in dict.fromkeys(self._ruled):
-            rules = (rule for rule in self._rules if rule.matches(without_places(path)))
+            rules = (rule for rule in self._rules if rule.matches(without_indices(path)))
             if not any(self._decides(rule, path) for rule in rules):
                 self.problems.append(f"{dotted(path)}: Hone has no such setting; remove it")
 
     def _decides(self, rule: KeyRule, path: Path) -> bool:
-        """Whether the rule says what becomes of the key, which is then noted; else the next one is asked."""
+        """Whether the rule applies to the key, which is then recorded; otherwise the next rule is tried."""
         if rule.while_off is not None and self._is_on(rule.while_off):
             return False
         if rule.ignored_at is not None and not any(same(self.value(path), item) for item in rule.ignored_at):
@@ -276,7 +279,7 @@ class Translation:
 
     def is_foreign(self, path: Path) -> bool:
         """Whether the path is an alias, or a key that there is a rule for."""
-        names = without_places(path)
+        names = without_indices(path)
         return ".".join(names) in self._aliases or any(rule.matches(names) for rule in self._rules)
 
     def as_written(self, path: Path) -> str:

@@ -1,4 +1,5 @@
-"""NeMo RL's `policy.megatron_cfg`. Hone has one training engine, so keys that say how Megatron computes are ignored."""
+"""NeMo RL's `policy.megatron_cfg`. Hone has one training engine, so keys that say how Megatron computes are
+ignored."""
 
 from __future__ import annotations
 
