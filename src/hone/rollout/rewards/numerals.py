@@ -14,7 +14,7 @@ _NUMBER = re.compile(
 _PLAIN = re.compile(
     r"([-+]?)\$?\s*(\d+|\d{1,3}(?:,\d{3})+)?(?:\.(\d*))?(?:[eE]([-+]?\d{1,4})|/(\d+)|\s+(\d+)/(\d+))?"
 )
-_MAX_DIGITS = 200  # a completion may be one long number; int() is quadratic in its length
+_MAX_DIGITS = 200  # int() is quadratic in the length of a number
 _MAX_EXPONENT = 400
 
 _ONES = [

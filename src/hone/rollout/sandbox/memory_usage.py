@@ -37,7 +37,5 @@ class MemoryMeter:
 def _own(pid: int) -> int:
     """The proportional set size of a process in bytes; 0 where it is not readable."""
     with contextlib.suppress(OSError), open(f"/proc/{pid}/smaps_rollup", "rb") as file:
-        for line in file:
-            if line.startswith(b"Pss:"):
-                return int(line.split()[1]) << 10
+        return sum(int(line.split()[1]) << 10 for line in file if line.startswith(b"Pss:"))
     return 0

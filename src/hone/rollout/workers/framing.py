@@ -45,8 +45,7 @@ def send_reply(channel: socket.socket, reply: dict[str, Any], too_long: dict[str
 
 def receive(channel: socket.socket, max_bytes: int = REQUEST_BYTES) -> bytes | None:
     """The next message; None at the end of the stream. Raises FrameError for one longer than `max_bytes`."""
-    header = receive_exactly(channel, LENGTH.size)
-    if header is None:
+    if (header := receive_exactly(channel, LENGTH.size)) is None:
         return None
     size = LENGTH.unpack(header)[0]
     _check(size, max_bytes)
@@ -64,8 +63,7 @@ def receive_exactly(channel: socket.socket, size: int) -> bytes | None:
     """`size` bytes; None if the stream ends before."""
     data = bytearray()
     while len(data) < size:
-        part = channel.recv(min(size - len(data), 1 << 20))
-        if not part:
+        if not (part := channel.recv(min(size - len(data), 1 << 20))):
             return None
         data += part
     return bytes(data)

@@ -13,10 +13,8 @@ from hone.rollout.rewards.numerals import as_number, last_number
 from hone.rollout.rewards.text import answer_tag, answers_of, boxed, has_box, same_answer, stated_answer
 
 _PLAIN_TAIL = 1000  # characters of an untagged completion that `math` searches for the answer
-_PLAIN_ANSWER = re.compile(
-    r"(-?\$?[\d.,/]*\d%?)(?: [^\W\d_]+){1,3}|([-\d.,/\s]*\d,?\s+(?:and|or)\s+[-\d.,/]*\d)"
-)
-"""A plain answer after "the answer is": a number with its unit, or several numbers."""
+_WITH_UNIT = re.compile(r"(-?\$?[\d.,/]*\d%?)(?: [^\W\d_]+){1,3}")
+_SEVERAL = re.compile(r"([-\d.,/\s]*\d,?\s+(?:and|or)\s+[-\d.,/]*\d)")
 _EXTRACT = ("all", "answer", "boxed", "last_line")
 
 
@@ -115,8 +113,8 @@ def _is_correct(text: str, gold: Answer) -> bool:
         return False
     tail = text[-_PLAIN_TAIL:]
     stated = stated_answer(tail) or ""
-    plain = _PLAIN_ANSWER.fullmatch(stated)
-    answer = Answer((plain[1] or plain[2]) if plain else stated)
+    plain = _WITH_UNIT.fullmatch(stated) or _SEVERAL.fullmatch(stated)
+    answer = Answer(plain[1] if plain else stated)
     as_text = answer.is_statement or (answer.plain and (gold.words is not None or gold.choices))
     if plain or answer.number is not None or as_text:
         return same(answer, gold)

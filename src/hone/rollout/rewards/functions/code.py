@@ -109,11 +109,10 @@ def _only_defines(test: str) -> bool:
 
 
 def _report(outcomes: list[str | None], log_extra: Callable[[str, list[Any]], None] | None) -> None:
-    for cause in outcomes:
-        if cause is not None:
-            log_metric("code_passed", float(cause == "ok"))
-            log_metric("code_timeout", float(cause == "timeout"))
-            log_metric("code_killed", float(cause.startswith(_KILLED)))
+    for cause in filter(None, outcomes):
+        log_metric("code_passed", float(cause == "ok"))
+        log_metric("code_timeout", float(cause == "timeout"))
+        log_metric("code_killed", float(cause.startswith(_KILLED)))
     if log_extra is not None:
         log_extra("code_outcome", outcomes)
 

@@ -51,10 +51,8 @@ def repetition(
 
 
 def _repeated(items: Sequence[Any], size: int) -> float:
-    count = len(items) - size + 1
-    if count < 1:
-        return 0.0
-    return 1 - len({tuple(items[i : i + size]) for i in range(count)}) / count
+    ngrams = [tuple(items[i : i + size]) for i in range(len(items) - size + 1)]
+    return 1 - len(set(ngrams)) / len(ngrams) if ngrams else 0.0
 
 
 def _check_length(target: int = 100) -> None:
