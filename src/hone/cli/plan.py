@@ -23,9 +23,9 @@ from hone.model.model_size import ModelSize, load_model_size
 from hone.planning.auxiliary_models import check_length
 from hone.planning.hardware import Hardware, hardware_here, hardware_named
 from hone.planning.memory_estimate import tokens
-from hone.planning.placement import check_distributed, check_mesh, is_single_process
-from hone.planning.plan_report import choice_lines, memory_lines
-from hone.planning.planner import choose, settled
+from hone.planning.placement import check_distributed, check_mesh, is_single_process, split_devices
+from hone.planning.plan_report import choice_lines, generator_lines, memory_lines
+from hone.planning.planner import check_generators, choose, settled
 from hone.training import preflight
 from hone.units import counted, format_count
 
@@ -107,12 +107,15 @@ def _training(config: TrainingConfig, gpu: str | None) -> list[tuple[str, list[s
         parts.append(("memory", ["unknown without the model's config.json"]))
     else:
         check_length(policy, size.context)
+        hardware, generators = split_devices(config, hardware)
+        check_generators(config, size, generators)
         choice = choose(size, config, hardware)
         if hardware.count > 1 and (gpu is not None or not is_single_process(config.cluster)):
             check_distributed(config)
             check_mesh(settled(config, choice.taken.settings), choice.dims)
         config = settled(config, choice.taken.settings)
-        parts += [("run as", choice_lines(choice)), ("memory", memory_lines(choice, size, config))]
+        held = memory_lines(choice, size, config) + generator_lines(size, config, generators)
+        parts += [("run as", choice_lines(choice)), ("memory", held)]
     return [
         *parts,
         ("data", data_lines(config, list(config.data.train or []))),
@@ -198,7 +201,7 @@ def batch_lines(config: TrainingConfig) -> list[str]:
     update = f"{policy.train_global_batch_size} {unit} per update, {at_once} ({layout})"
     if not isinstance(config, OnlineConfig):
         return [update, steps_line(config.loop.max_num_steps, config.loop.max_num_epochs)]
-    g = config.loop
+    g, sampling = config.loop, config.policy.generation
     rollouts = g.num_prompts_per_step * g.num_generations_per_prompt
     trained = g.num_prompts_per_step * g.samples_per_prompt
     updates = g.updates_per_rollout * -(-trained // policy.train_global_batch_size)
@@ -207,7 +210,7 @@ def batch_lines(config: TrainingConfig) -> list[str]:
         + (f"at most {trained} pairs, " if g.trains_on_pairs else "")
         + f"{counted(updates, 'update')} of {policy.train_global_batch_size}",
         update,
-        f"generation: {generation_backend(config.policy.generation.backend)}",
+        f"generation: {generation_backend(sampling.backend, sampling.colocated.enabled)}",
         *config.plan_lines,
         "rewards: " + ", ".join(f"{weight_text(f)} x {f.path or f.name}" for f in config.rewards.functions),
         steps_line(g.max_num_steps, g.max_num_epochs),
@@ -227,11 +230,11 @@ def steps_line(steps: int | None, epochs: int | None) -> str:
     return "until " + " or ".join(limits) + (", whichever is first" if len(limits) > 1 else "")
 
 
-def generation_backend(wanted: str) -> str:
+def generation_backend(wanted: str, colocated: bool = True) -> str:
     """Which generator a run on this machine gets, and why."""
     if wanted == "vllm":
         return "built-in (this version has no vLLM backend; the samples have the same distribution)"
-    return "built-in generator, in the learner's process"
+    return "built-in generator, in " + ("the learner's process" if colocated else "processes of its own")
 
 
 def checkpoint_lines(config: TrainingConfig) -> list[str]:

@@ -63,6 +63,7 @@ def _built(
     """In this process or on a cluster."""
     if is_single_process(config.cluster):
         learner_hardware, own = split_devices(config, hardware_of(config.cluster))
+        planner.check_generators(config, size, own)
         settled, _ = planner.resolve(config, size, learner_hardware)
         device = device_of_this_process(config.cluster)
         mesh = mesh_of_one(device.type) if settled.policy.cpu_offload and device.type == "cuda" else None

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from hone.config import TrainingConfig
+from hone.config import OnlineConfig, TrainingConfig
 from hone.model.model_size import ModelSize
-from hone.planning.memory_estimate import BYTES, adapter_parameters, state_bytes, tokens
+from hone.planning.hardware import Hardware
+from hone.planning.memory_estimate import (
+    BYTES,
+    adapter_parameters,
+    generator_bytes,
+    state_bytes,
+    tokens,
+)
 from hone.planning.planner import Choice
-from hone.units import format_bytes, format_count
+from hone.units import counted, format_bytes, format_count
 
 SHOWN = 3
 """Number of rejected candidates that are shown; more are counted."""
@@ -48,6 +55,20 @@ def memory_lines(choice: Choice, model: ModelSize, config: TrainingConfig) -> li
             "gradients, optimizer"
         )
     return lines
+
+
+def generator_lines(model: ModelSize, config: TrainingConfig, hardware: Hardware | None) -> list[str]:
+    """How many devices generate, and what each holds, where the learner's do not."""
+    if hardware is None or not isinstance(config, OnlineConfig):
+        return []
+    weights, cache = generator_bytes(model, config)
+    where = (
+        "in a process beside the learner's" if hardware.count == 1 and hardware.elastic else "of their own"
+    )
+    return [
+        f"{format_bytes(weights + cache)} on each of {counted(hardware.count, 'generator')}, {where}: weights "
+        f"{format_bytes(weights)}, kv cache {format_bytes(cache)}"
+    ]
 
 
 def _kinds(choice: Choice, model: ModelSize, config: TrainingConfig) -> list[tuple[str, int, str]]:

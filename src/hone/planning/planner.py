@@ -11,13 +11,19 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import TypeVar
 
-from hone.config import TrainingConfig
+from hone.config import OnlineConfig, TrainingConfig
 from hone.config.schema.base import fill_derived
 from hone.config.schema.model import ModelConfig
 from hone.errors import ConfigError
 from hone.model.model_size import ModelSize
 from hone.planning.hardware import GIB, Hardware
-from hone.planning.memory_estimate import MemoryEstimate, Settings, estimate_memory, tokens
+from hone.planning.memory_estimate import (
+    MemoryEstimate,
+    Settings,
+    estimate_memory,
+    generator_bytes,
+    tokens,
+)
 from hone.planning.parallel_dims import ParallelDims
 
 Config = TypeVar("Config", bound=TrainingConfig)
@@ -98,6 +104,18 @@ def resolve(config: Config, model: ModelSize, hardware: Hardware) -> tuple[Confi
     if choice.fits is False and not hardware.elastic:
         raise ConfigError(f"{config.policy.model_name} does not fit: it needs {choice.short()}")
     return settled(config, choice.taken.settings), choice
+
+
+def check_generators(config: TrainingConfig, model: ModelSize, hardware: Hardware | None) -> None:
+    """Raise ConfigError where a generator does not fit a device of its own (a CPU's memory is taken to stretch)."""
+    if hardware is None or hardware.elastic or hardware.room is None or not isinstance(config, OnlineConfig):
+        return
+    need = sum(generator_bytes(model, config))
+    if need > hardware.room:
+        raise ConfigError(
+            f"a generator of {config.policy.model_name} needs {need / GIB:.1f} GiB on a device of its own, of which "
+            f"{hardware.room / GIB:.1f} GiB can be used: lower policy.generation_batch_size"
+        )
 
 
 def settled(config: Config, settings: Settings) -> Config:

@@ -76,6 +76,7 @@ def _build(
     nodes = wait_for_nodes(config.cluster, recovering=recovering)
     hardware = hardware_of(config.cluster, nodes)
     learner_hardware, generator_hardware = split_devices(config, hardware)
+    planner.check_generators(config, size, generator_hardware)
     settled, choice = planner.resolve(config, size, learner_hardware)
     check_mesh(settled, choice.dims)
     beside = config.cluster.reserved_devices
