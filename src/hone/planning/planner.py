@@ -108,13 +108,18 @@ def resolve(config: Config, model: ModelSize, hardware: Hardware) -> tuple[Confi
 
 def check_generators(config: TrainingConfig, model: ModelSize, hardware: Hardware | None) -> None:
     """Raise ConfigError where a generator does not fit a device of its own (a CPU's memory is taken to stretch)."""
-    if hardware is None or hardware.elastic or hardware.room is None or not isinstance(config, OnlineConfig):
+    if (
+        hardware is None
+        or hardware.elastic
+        or hardware.usable is None
+        or not isinstance(config, OnlineConfig)
+    ):
         return
     need = sum(generator_bytes(model, config))
-    if need > hardware.room:
+    if need > hardware.usable:
         raise ConfigError(
             f"a generator of {config.policy.model_name} needs {need / GIB:.1f} GiB on a device of its own, of which "
-            f"{hardware.room / GIB:.1f} GiB can be used: lower policy.generation_batch_size"
+            f"{hardware.usable / GIB:.1f} GiB can be used: lower policy.generation_batch_size"
         )
 
 
