@@ -40,9 +40,7 @@ class GroupBaseline:
         """gdpo: the weight of one of a rollout's rewards. Raises TrainingError where it has none."""
         found = dict(self.weights).get(name, rollout.weights.get(name))
         if found is None:
-            raise TrainingError(
-                f"reward '{name}' of {rollout.prompt.id} has no weight, so it cannot be summed"
-            )
+            raise TrainingError(f"reward '{name}' of {rollout.prompt.id} has no weight: it cannot be summed")
         return found
 
 

@@ -28,18 +28,14 @@ from hone.types import Group, Learner, Rollout, Sample, Scorer, sample_of
 
 def usable(group: Group) -> list[Rollout]:
     """The rollouts that can be in a pair: all but those that failed, are excluded or have no sampled token."""
-    return [
-        r for r in group.rollouts if r.reward is not None and r.excluded is None and r.completion.num_sampled
-    ]
+    kept = (r for r in group.rollouts if r.reward is not None and r.excluded is None)
+    return [rollout for rollout in kept if rollout.completion.num_sampled]
 
 
 def pair_of(group: Group, missing_eos_penalty: float = 0.0) -> tuple[Rollout, Rollout] | None:
     """The best and the worst of a group, the first of equals; None where they tie, up to the rounding of fp64 sums."""
     rollouts = usable(group)
-    scores = [
-        (r.reward or 0.0) - (missing_eos_penalty if r.completion.finish == "length" else 0.0)
-        for r in rollouts
-    ]
+    scores = [(r.reward or 0.0) - missing_eos_penalty * (r.completion.finish == "length") for r in rollouts]
     if not scores or max(scores) - min(scores) <= REWARD_NOISE * max(1.0, *map(abs, scores)):
         return None
     return rollouts[scores.index(max(scores))], rollouts[scores.index(min(scores))]

@@ -54,9 +54,7 @@ def targets_of(model: PreTrainedModel, lora: LoraConfig, head: Sequence[str] = (
     experts, found = _experts(model), Targets()
     named = lora.target_modules
     excluded = [*lora.exclude_modules, *head, *(ONE_BY_ONE.get(name, name) for name in lora.exclude_modules)]
-    routers = [
-        f"{name}.weight" for name, module in model.named_modules() if _is_router(name, module, experts)
-    ]
+    routers = [f"{name}.weight" for name, part in model.named_modules() if _is_router(name, part, experts)]
     old = set(ONE_BY_ONE) if routers else set()  # names that PEFT itself takes for those of experts
     output = model.get_output_embeddings()
     for name, module in model.named_modules():
@@ -66,9 +64,8 @@ def targets_of(model: PreTrainedModel, lora: LoraConfig, head: Sequence[str] = (
     for name in [*experts, *routers]:
         holder, _, leaf = name.rpartition(".")
         wanted = not named or _matches(name, named) or _matches(holder, named)
-        wanted |= any(
-            ONE_BY_ONE.get(old_name) in (leaf, f"{holder.rpartition('.')[2]}.{leaf}") for old_name in named
-        )
+        full = f"{holder.rpartition('.')[2]}.{leaf}"
+        wanted |= any(ONE_BY_ONE.get(old_name) in (leaf, full) for old_name in named)
         if wanted and not (_matches(name, excluded) or _matches(holder, excluded)):
             found.parameters.append(name)
     if any(name.endswith(".gate_up_proj") for name in found.parameters):

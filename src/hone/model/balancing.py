@@ -83,9 +83,7 @@ class Balance:
         """This forward's part of the loss of a global batch with these `counts`."""
         share_E = (counts[:-1] / counts[-1] * (self.experts / counts[-1])).float()
         weights_T1 = weights_T.float()[:, None]
-        parts = [
-            ((logits_TE.float().softmax(-1) * weights_T1).sum(0) * share_E).sum() for logits_TE in logits
-        ]
+        parts = [((each.float().softmax(-1) * weights_T1).sum(0) * share_E).sum() for each in logits]
         return torch.stack(parts).sum()
 
 

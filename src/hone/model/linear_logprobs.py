@@ -91,9 +91,8 @@ class _LinearLogProbs(torch.autograd.Function):
                 at = (tile.target_rows, tile.target_columns)
                 picked[tile.rows].index_put_((tile.target_rows, tile.target_slots), logits[at].float())
                 largest[strip, tile.rows] = logits.amax(-1).float()
-                exponentials = _exponentials(
-                    logits, largest[strip, tile.rows], options, tile.shaped(exponentials_space)
-                )
+                out = tile.shaped(exponentials_space)
+                exponentials = _exponentials(logits, largest[strip, tile.rows], options, out)
                 totals[strip, tile.rows] = exponentials.sum(-1)
                 if options.entropy:
                     weighted[strip, tile.rows] = linear_entropy.weighted_sum(exponentials)

@@ -9,12 +9,8 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
 UNREADABLE = (
-    OSError,
-    ValueError,
-    RuntimeError,
-    SafetensorError,
-    StrictDataclassError,
-    pickle.UnpicklingError,
+    *(OSError, ValueError, RuntimeError),
+    *(SafetensorError, StrictDataclassError, pickle.UnpicklingError),
 )
 """What the libraries raise for a model's files that they cannot read."""
 

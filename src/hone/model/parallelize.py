@@ -139,9 +139,7 @@ def check_parallel(
     if tensor > 1:
         key = f"policy.tensor_parallel_size={tensor}"
         if lora:
-            raise ConfigError(
-                f"{key}: adapters are not sharded over tensor ranks; set it to 1 (data parallel)"
-            )
+            raise ConfigError(f"{key}: adapters are not sharded over tensor ranks; set it to 1")
         plan = block_plan(config)
         if not plan or not set(plan.values()) <= set(STYLES):
             raise ConfigError(

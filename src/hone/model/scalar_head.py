@@ -59,11 +59,8 @@ def check_head(name: str, config: PreTrainedConfig, *, scalar: bool, fresh: bool
 def head_of(model: nn.Module) -> nn.Module:
     """The module that turns a hidden state into the score. Raises ModelError where there is not exactly one."""
     bare = _bare(model)
-    heads = [
-        part
-        for part in bare.children()
-        if part is not bare.base_model and any(True for _ in part.parameters())
-    ]
+    others = (part for part in bare.children() if part is not bare.base_model)
+    heads = [part for part in others if next(part.parameters(), None) is not None]
     if len(heads) != 1:
         raise ModelError(f"{type(bare).__name__} has {len(heads)} modules beside its body: {_UNUSABLE}")
     return heads[0]

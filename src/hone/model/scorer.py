@@ -135,9 +135,8 @@ class TokenScorer(nn.Module):
                 mask = visible(positions, 0, length)
             if positions is None:
                 positions = torch.arange(length, device=request.input_ids.device)[None]
-        return self._result(
-            self._read(replace(request, position_ids=positions, attention_mask=mask)), request
-        )
+        placed = replace(request, position_ids=positions, attention_mask=mask)
+        return self._result(self._read(placed), request)
 
     def _result(self, read: Tensor, request: ScoreRequest) -> ScoreResult:
         """The columns of what was read (`_read`), by name."""
@@ -161,9 +160,8 @@ class TokenScorer(nn.Module):
         inputs = (request.input_ids, request.position_ids, request.attention_mask)
         if not self.plain_head and not self.scalar:
             ids, positions, mask = inputs
-            logits = self.model(
-                input_ids=ids, position_ids=positions, attention_mask=mask, use_cache=False
-            ).logits
+            read = {"position_ids": positions, "attention_mask": mask, "use_cache": False}
+            logits = self.model(input_ids=ids, **read).logits
             logits = logits.flatten(0, 1)[request.positions_N].float() / self.temperature
             if k:
                 return _side_by_side(*logits[:, : self.vocabulary].log_softmax(-1).topk(k, dim=-1))
@@ -186,12 +184,10 @@ class TokenScorer(nn.Module):
         hidden, temperature = hidden.flatten(0, 1)[request.positions_N], self.temperature
         if k:
             if self.vocabulary is not None:
-                weight = weight[
-                    : max(0, self.vocabulary - (vocabulary.start if vocabulary is not None else 0))
-                ]
-            return _side_by_side(
-                *linear_topk(hidden, weight, k, temperature=temperature, vocabulary=vocabulary)
-            )
+                first = vocabulary.start if vocabulary is not None else 0
+                weight = weight[: max(0, self.vocabulary - first)]
+            best = linear_topk(hidden, weight, k, temperature=temperature, vocabulary=vocabulary)
+            return _side_by_side(*best)
         return linear_logprobs(
             hidden,
             weight,

@@ -27,10 +27,10 @@ def named_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 def checkpointed_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """The weights in a checkpoint: all; of a model with a 4-bit base, which is loaded from its source, the trained
     ones."""
-    trained = (
-        {name for name, p in model.named_parameters() if p.requires_grad} if is_quantized(model) else None
-    )
-    return ((n, tensor) for n, tensor in named_weights(model) if trained is None or n in trained)
+    if not is_quantized(model):
+        return named_weights(model)
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    return ((name, tensor) for name, tensor in named_weights(model) if name in trained)
 
 
 def checksum(weights: Iterable[tuple[str, Tensor]]) -> int:

@@ -31,10 +31,8 @@ def model_size_of_run(config: TrainingConfig) -> ModelSize:
 
 
 def _size_of(model: ModelConfig) -> ModelSize:
-    trusted, scalar = model.trust_remote_code, model.has_scalar_head
-    return load_model_size(
-        model.model_name, model.hf_config_overrides, scalar=scalar, trust_remote_code=trusted
-    )
+    head = {"scalar": model.has_scalar_head, "trust_remote_code": model.trust_remote_code}
+    return load_model_size(model.model_name, model.hf_config_overrides, **head)
 
 
 def check_auxiliary_models(

@@ -37,9 +37,8 @@ from hone.types import Group, Prompt, Rollout
 def main(loaded: Loaded, *, recovering: bool = False) -> dict[str, Any]:
     """Train as configured. Returns the run's summary. Raises HoneError for expected failures."""
     loaded = with_models_of_runs(loaded)
-    return run_exclusively(
-        loaded.config, run_with_restarts(loaded.config, partial(train, loaded), recovering=recovering)
-    )
+    run = run_with_restarts(loaded.config, partial(train, loaded), recovering=recovering)
+    return run_exclusively(loaded.config, run)
 
 
 async def train(loaded: Loaded, recovering: bool = False) -> dict[str, Any]:

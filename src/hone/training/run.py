@@ -95,9 +95,8 @@ class TrainingRun:
         steps = self.checkpoints.steps() if self.config.checkpointing.enabled else []
         if steps:
             self.step = self._saved_step = self._first_step = steps[-1]
-            changed = check_same_run(
-                self.algorithm, self.yaml, self.checkpoints, self.checkpoints.path(self.step)
-            )
+            newest = self.checkpoints.path(self.step)
+            changed = check_same_run(self.algorithm, self.yaml, self.checkpoints, newest)
             if self.finished:  # no weight is needed
                 self.latest = self.checkpoints.metrics(self.step)
                 return
@@ -118,9 +117,8 @@ class TrainingRun:
 
     def __enter__(self) -> TrainingRun:
         self.folder.forget_samples_after(self.step)
-        self.metrics = MetricLog(
-            self.folder, self.config.logger, self.step or None, yaml.safe_load(self.yaml)
-        )
+        settings = yaml.safe_load(self.yaml)
+        self.metrics = MetricLog(self.folder, self.config.logger, self.step or None, settings)
         heard = (signal.SIGINT, signal.SIGTERM) if can_handle_signals() else ()
         self._handlers = {number: signal.signal(number, self._on_signal) for number in heard}
         self.progress = Progress(self.total_steps, self.algorithm, self.step)

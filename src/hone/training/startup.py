@@ -47,9 +47,7 @@ def log_as_asked(loaded: Loaded) -> None:
         return
     level = asked.strip().upper()
     if level not in LEVELS:
-        raise ConfigError(
-            f"the environment variable NEMO_LOG_LEVEL={asked}: choose one of {', '.join(LEVELS)}"
-        )
+        raise ConfigError(f"environment variable NEMO_LOG_LEVEL={asked}: choose one of {', '.join(LEVELS)}")
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     for library in ("TRANSFORMERS", "DATASETS", "HF_HUB"):
         os.environ.setdefault(f"{library}_VERBOSITY", level.lower())

@@ -21,9 +21,8 @@ def objective(ratio_N: Tensor, logprobs_N: Tensor, advantage_N: Tensor, config: 
     if config.disable_ppo_ratio:
         return -advantage_N * logprobs_N
     if config.use_sapo:
-        return sapo(
-            ratio_N, advantage_N, positive=config.sapo_temperature_pos, negative=config.sapo_temperature_neg
-        )
+        positive, negative = config.sapo_temperature_pos, config.sapo_temperature_neg
+        return sapo(ratio_N, advantage_N, positive=positive, negative=negative)
     clipped_N = ratio_N.clamp(1 - config.ratio_clip_min, 1 + config.ratio_clip_max)
     if config.use_cispo:  # the clipped ratio is a weight, not a gradient path
         return -advantage_N * clipped_N.detach() * logprobs_N

@@ -133,9 +133,8 @@ def sppo_hard(pairs: Pairs, params: PreferenceLossParams) -> Tensor:
 
 def apo_zero(pairs: Pairs, params: PreferenceLossParams) -> Tensor:
     """APO-zero (arXiv 2408.06266 eq. 7): chosen up, rejected down; for answers better than the model's own."""
-    return torch.sigmoid(-params.beta * pairs.chosen_ratio_P) + torch.sigmoid(
-        params.beta * pairs.rejected_ratio_P
-    )
+    chosen, rejected = params.beta * pairs.chosen_ratio_P, params.beta * pairs.rejected_ratio_P
+    return torch.sigmoid(-chosen) + torch.sigmoid(rejected)
 
 
 def apo_down(pairs: Pairs, params: PreferenceLossParams) -> Tensor:
