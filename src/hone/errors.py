@@ -56,6 +56,10 @@ class WeightSyncError(HoneError):
         return f"weights of version {self.wanted} were to be received, but there is {found}: {self.reason}"
 
 
+class GeneratorError(HoneError):
+    """A generation server that is gone, refuses, or is not what the run needs."""
+
+
 class ReportError(HoneError):
     """A plot or report of a run that could not be made. The run itself is not affected."""
 

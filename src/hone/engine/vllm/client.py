@@ -1,0 +1,94 @@
+"""One vLLM server over HTTP: tokens in and out, and the control of its weights.
+
+Routes are vLLM's own: `/inference/v1/generate` (`--enable-scale-out`), those for reinforcement learning
+(`VLLM_SERVER_DEV_MODE=1`) and those of its adapters (`VLLM_ALLOW_RUNTIME_LORA_UPDATING=1`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx2
+
+from hone.errors import GeneratorError, WorkerLostError
+
+CONNECT_S = 10.0
+
+
+class VLLMClient:
+    """Calls one server. `timeout_s` bounds a single answer; a server that is gone is known at once."""
+
+    def __init__(self, url: str, *, timeout_s: float = 600.0, api_key: str | None = None) -> None:
+        self.url = url.rstrip("/")
+        self.headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self.timeout = httpx2.Timeout(timeout_s, connect=CONNECT_S)
+        self.version: int | None = None
+        """Of the weights that the server was last given."""
+
+    @asynccontextmanager
+    async def session(self) -> AsyncIterator[httpx2.AsyncClient]:
+        """A connection pool for the calls of one event loop."""
+        limits = httpx2.Limits(max_connections=None, max_keepalive_connections=64)
+        async with httpx2.AsyncClient(
+            base_url=self.url, headers=self.headers, timeout=self.timeout, limits=limits, trust_env=False
+        ) as session:
+            yield session
+
+    async def call(
+        self, session: httpx2.AsyncClient, method: str, path: str, body: Mapping[str, Any] | None = None
+    ) -> Any:
+        """The answer's JSON. Raises GeneratorError for a call that the server refuses, and WorkerLostError for a server
+        that cannot be reached, fails, or does not answer in time; both name the server and the call."""
+        try:
+            response = await session.request(method, path, json=body)
+        except httpx2.TimeoutException as error:
+            raise WorkerLostError(
+                f"{self.url}{path} gave no answer within {self.timeout.read:g} s"
+            ) from error
+        except httpx2.HTTPError as error:
+            raise WorkerLostError(
+                f"{self.url}{path} cannot be reached ({error or type(error).__name__}): is the server running?"
+            ) from error
+        if httpx2.codes.is_server_error(response.status_code):
+            raise WorkerLostError(f"{self.url}{path} failed: {response.status_code} {_reason(response)}")
+        if response.status_code != httpx2.codes.OK:
+            raise GeneratorError(f"{self.url}{path} refused: {response.status_code} {_reason(response)}")
+        return response.json() if _is_json(response) else response.text
+
+    async def update_weights(self, folder: Path, version: int) -> None:
+        """Have the server load a version of hone.engine.weight_files. Running requests wait, and go on."""
+        async with self.session() as session:
+            await self.call(session, "POST", "/pause?mode=keep")
+            await self.call(session, "POST", "/start_weight_update")
+            update = {"update_info": {"folder": str(folder), "version": version}}
+            await self.call(session, "POST", "/update_weights", update)
+            await self.call(session, "POST", "/finish_weight_update", {"weight_version": str(version)})
+            await self.call(session, "POST", "/resume")
+        self.version = version
+
+    async def load_adapter(self, name: str, folder: Path, version: int) -> None:
+        """Have the server use the adapter of a PEFT folder from now on, in place of the one of this name."""
+        body = {"lora_name": name, "lora_path": str(folder), "load_inplace": True}
+        async with self.session() as session:
+            await self.call(session, "POST", "/pause?mode=keep")
+            await self.call(session, "POST", "/v1/load_lora_adapter", body)
+            await self.call(session, "POST", "/update_weight_version", {"new_version": str(version)})
+            await self.call(session, "POST", "/resume")
+        self.version = version
+
+
+def _reason(response: httpx2.Response) -> str:
+    """The message of an error in one of vLLM's two forms, else the beginning of the text."""
+    try:
+        found = response.json()
+    except ValueError:
+        return response.text[:300]
+    error = found.get("error", found.get("detail", found)) if isinstance(found, dict) else found
+    return str(error.get("message", error) if isinstance(error, dict) else error)[:1000]
+
+
+def _is_json(response: httpx2.Response) -> bool:
+    return "json" in response.headers.get("content-type", "") and bool(response.content)

@@ -1,0 +1,138 @@
+"""Completions by vLLM servers. Each completion is one request, of whichever prompt or turn: vLLM batches them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx2
+
+from hone.engine.vllm.client import VLLMClient
+from hone.engine.vllm.lora import ADAPTER
+from hone.engine.vllm.server import NAME, VLLMServer, is_healthy
+from hone.errors import ClusterError, GeneratorError, HoneError, WeightSyncError
+from hone.model.counter_rng import key_of
+from hone.types import Completion, Prompt, Sampling, VersionSpan
+
+MAX_SEED = 2**63 - 1
+
+
+class VLLMGenerator:
+    """A GeneratorServer (hone.engine.base): a vLLM server that this process starts, or one that runs at a URL.
+
+    `weights`: the folder that versions are published in, seen by the server, too; `adapter`: what is published is a
+    LoRA adapter, and the server has the base. `model`: the name under which the server has the policy, which it is
+    started with. `context`: most tokens of prompt and completion. Tokens from `tokens` on, of a vocabulary of
+    `vocabulary`, are never sampled.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        server: VLLMServer | str,
+        *,
+        weights: Path,
+        stop_tokens: Iterable[int],
+        context: int,
+        adapter: bool = False,
+        model: str = NAME,
+        tokens: int | None = None,
+        vocabulary: int | None = None,
+        timeout_s: float = 600.0,
+    ) -> None:
+        self.name, self.server, self.weights, self.adapter = name, server, weights, adapter
+        self.model, self.context, self.timeout_s = ADAPTER if adapter else model, context, timeout_s
+        self.stop_tokens = tuple(stop_tokens)
+        self.barred = range(tokens, vocabulary) if tokens and vocabulary else range(0)
+
+    def start(self) -> None:
+        """Start the server, or see that it answers. Raises ClusterError if it cannot be had."""
+        if isinstance(self.server, VLLMServer):
+            self.server.start()
+        elif not is_healthy(self.server):
+            raise ClusterError(
+                f"no vLLM server answers at {self.server}/health: start one there, or mend the URL"
+            )
+        url = self.server.url if isinstance(self.server, VLLMServer) else self.server
+        self.client = VLLMClient(url, timeout_s=self.timeout_s)
+
+    def close(self) -> None:
+        """Stop the server, if it was started here."""
+        if isinstance(self.server, VLLMServer):
+            self.server.stop()
+
+    async def receive(self, version: int) -> None:
+        """Have the server sample from the weights that were published as `version`. Raises WeightSyncError for one
+        that is not there, or that the server refuses."""
+        folder = self.weights.resolve()
+        if not (folder / f"v{version}").is_dir():  # known before the server gives up what it has
+            there = [int(path.name[1:]) for path in folder.glob("v*")]
+            raise WeightSyncError(version, max(there, default=None), f"{folder}/v{version} is not published")
+        try:
+            if self.adapter:
+                await self.client.load_adapter(ADAPTER, folder / f"v{version}", version)
+            else:
+                await self.client.update_weights(folder, version)
+        except GeneratorError as error:
+            raise WeightSyncError(version, None, str(error)) from error
+
+    async def generate(
+        self, prompts: Sequence[Prompt], sampling: Sampling, *, count: int = 1
+    ) -> list[list[Completion]]:
+        """`count` completions of each prompt, in order. Raises HoneError for a prompt that is empty or too long,
+        GeneratorError for what the server refuses, and WorkerLostError for one that is gone."""
+        wanted = [(prompt, prompt.number + c) for prompt in prompts for c in range(count)]
+        bodies = [self._body(prompt, number, sampling) for prompt, number in wanted]
+        async with self.client.session() as session:
+            done = await asyncio.gather(*(self._complete(session, body) for body in bodies))
+        return [done[p * count : (p + 1) * count] for p in range(len(prompts))]
+
+    def _body(self, prompt: Prompt, number: int, sampling: Sampling) -> dict[str, Any]:
+        """The request for a prompt's completion of this number: sampling depends on nothing else."""
+        if not prompt.tokens:
+            raise HoneError(f"prompt {prompt.id} has no tokens: there is nothing to go on from")
+        limit = min(sampling.max_new_tokens, self.context - len(prompt.tokens))
+        if limit < 1:
+            raise HoneError(
+                f"prompt {prompt.id} has {len(prompt.tokens)} tokens and the context {self.context}: no room for an "
+                "answer. Raise policy.max_total_sequence_length or shorten the prompt"
+            )
+        own = () if sampling.ignore_eos else self.stop_tokens
+        return {
+            "model": self.model,
+            "token_ids": list(prompt.tokens),
+            "sampling_params": {
+                "max_tokens": limit,
+                "min_tokens": min(sampling.min_new_tokens, limit),
+                "temperature": sampling.temperature,
+                "top_p": sampling.top_p,
+                "top_k": sampling.top_k or 0,
+                "min_p": sampling.min_p,
+                "repetition_penalty": sampling.repetition_penalty,
+                "seed": key_of(sampling.seed, prompt.id, number) & MAX_SEED,
+                "ignore_eos": True,  # ours are given, all of them
+                "stop_token_ids": sorted({*own, *sampling.stop_token_ids}),
+                "stop": list(sampling.stop_strings),
+                "detokenize": bool(sampling.stop_strings),
+                "skip_special_tokens": False,
+                "logprobs": 0,
+                "logit_bias": {str(token): -100.0 for token in self.barred} or None,
+            },
+        }
+
+    async def _complete(self, session: httpx2.AsyncClient, body: dict[str, Any]) -> Completion:
+        # Keys and values of other weights are not to be found: the salt is part of their name.
+        salted = {**body, "cache_salt": f"v{self.client.version}"}
+        answer = await self.client.call(session, "POST", "/inference/v1/generate", salted)
+        choice = answer["choices"][0]
+        spans = [VersionSpan(int(s["version"]), s["start"], s["end"]) for s in choice["weight_versions"]]
+        if choice["finish_reason"] not in ("stop", "length"):
+            raise GeneratorError(f"{self.client.url} ended a completion by {choice['finish_reason']}")
+        return Completion(
+            tokens=tuple(choice["token_ids"]),
+            logprobs=tuple(one["logprob"] for one in choice["logprobs"]["content"]),
+            finish=choice["finish_reason"],
+            versions=tuple(spans),
+        )

@@ -1,0 +1,152 @@
+"""A vLLM server that this run starts, watches and stops."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx2
+
+from hone.engine.vllm import guardian
+from hone.engine.vllm.plugin import BACKEND
+from hone.errors import WorkerLostError
+
+LOOPBACK = "127.0.0.1"
+TAIL_LINES = 15
+START_S, POLL_S = 900.0, 0.2
+NAME = "policy"
+"""The name under which a server that Hone started has the policy."""
+
+
+@dataclass(frozen=True)
+class ServerSettings:
+    """What a server is started with."""
+
+    model: str
+    context: int
+    dtype: str
+    logprobs_mode: str
+    tensor_parallel_size: int = 1
+    gpu_memory_utilization: float | None = None
+    enforce_eager: bool = False
+    trust_remote_code: bool = False
+    seed: int = 0
+    on_cpu: bool = False
+    arguments: Sequence[str] = ()
+    """Further arguments of `vllm serve`, as they are."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    def command(self, port: int) -> list[str]:
+        """`vllm serve` of this Python's vLLM."""
+        options = {
+            "host": LOOPBACK,
+            "port": port,
+            "served-model-name": NAME,
+            "max-model-len": self.context,
+            "dtype": self.dtype,
+            "logprobs-mode": self.logprobs_mode,
+            "tensor-parallel-size": self.tensor_parallel_size,
+            "seed": self.seed,
+            # Weights come from the learner: what does not come is noticed at once. Adapters come without their base.
+            "load-format": "auto" if "--enable-lora" in self.arguments else "dummy",
+            "weight-transfer-config": json.dumps({"backend": BACKEND}),
+            "gpu-memory-utilization": self.gpu_memory_utilization,
+        }
+        switches = {
+            "enable-scale-out": True,
+            "enforce-eager": self.enforce_eager or self.on_cpu,
+            "trust-remote-code": self.trust_remote_code,
+        }
+        given = [
+            text for key, value in options.items() if value is not None for text in (f"--{key}", str(value))
+        ]
+        given += [f"--{key}" for key, on in switches.items() if on]
+        vllm = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", self.model]
+        return [*vllm, *given, *self.arguments]
+
+    def variables(self) -> dict[str, str]:
+        """The environment: this process's, the routes for weights, and on a CPU vLLM's settings for it."""
+        own = {
+            "VLLM_SERVER_DEV_MODE": "1",
+            "VLLM_NO_USAGE_STATS": "1",
+            "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
+        }
+        if self.on_cpu:
+            own |= {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+        return {**own, **os.environ, **self.environment}
+
+
+class VLLMServer:
+    """A server that this process starts; it ends with this process, however that ends. `log`: where its output goes."""
+
+    def __init__(self, settings: ServerSettings, log: Path) -> None:
+        self.settings, self.log = settings, log
+        self.process: subprocess.Popen[bytes] | None = None
+        self.url = ""
+
+    def start(self, within_s: float = START_S) -> None:
+        """Return when it answers. Raises WorkerLostError, with the end of its output, if it ends or takes longer."""
+        port = free_port()
+        self.url = f"http://{LOOPBACK}:{port}"
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        runner = [sys.executable, guardian.__file__]  # as a script: to import this package takes seconds
+        with self.log.open("ab") as output:
+            self.process = subprocess.Popen(
+                [*runner, *self.settings.command(port)],
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=self.settings.variables(),
+                start_new_session=True,
+            )
+        deadline = time.monotonic() + within_s
+        while not is_healthy(self.url):
+            self.check()
+            if time.monotonic() > deadline:
+                raise WorkerLostError(f"the vLLM server was not ready after {within_s:g} s{self._tail()}")
+            time.sleep(POLL_S)
+
+    def check(self) -> None:
+        """Raise WorkerLostError, with the end of its output, if the server has ended."""
+        if self.process is None or (code := self.process.poll()) is None:
+            return
+        ending = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        raise WorkerLostError(f"the vLLM server ended ({ending}){self._tail()}")
+
+    def stop(self) -> None:
+        """Kill it, with all that it started."""
+        if self.process is None:
+            return
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process = None
+
+    def _tail(self) -> str:
+        lines = self.log.read_text(errors="replace").splitlines()[-TAIL_LINES:]
+        return "".join([f". The end of {self.log}:", *(f"\n  {line}" for line in lines)])
+
+
+def is_healthy(url: str) -> bool:
+    """Whether a server answers there."""
+    with contextlib.suppress(httpx2.HTTPError):
+        return httpx2.get(f"{url}/health", trust_env=False).status_code == httpx2.codes.OK
+    return False
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        return int(probe.getsockname()[1])
