@@ -34,6 +34,8 @@ class Subject:
     learner: LocalLearner
     transport: WeightTransport
     decode: Callable[[list[int]], str]
+    batch_invariant: bool = True
+    """A completion is the same whatever shares its batch."""
 
     def sample(
         self, prompts: list[Prompt] | None = None, *, count: int = 2, **settings: Any
@@ -83,12 +85,14 @@ def every_prompt_has_its_completions_in_order(subject: Subject) -> None:
     prompts = make_prompts()
     done = subject.sample(prompts, count=3)
     assert [len(each) for each in done] == [3] * len(prompts)
-    for prompt, each in zip(prompts, done, strict=True):
+    for prompt, each in zip(prompts, done, strict=True) if subject.batch_invariant else ():
         alone = subject.sample([prompt], count=3)[0]
         assert [one.tokens for one in alone] == [one.tokens for one in each]
 
 
 def a_completion_is_the_same_whatever_shares_its_batch(subject: Subject) -> None:
+    if not subject.batch_invariant:
+        pytest.skip("its completions depend on the batch")
     prompts = make_prompts()
     done = subject.sample(prompts, count=2)
     reordered = subject.sample(prompts[::-1], count=2)[::-1]
