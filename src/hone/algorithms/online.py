@@ -35,9 +35,9 @@ class OnlineAlgorithm(ABC):
         algorithm = GRPO(config)
         groups = ...                                              completions of num_prompts_per_step prompts, scored
         metrics = await algorithm.step(models, groups, number)    number: of the step, from 1
-        generator.update_weights(number, learner.weights())
+        await engine.sync_weights(number)                         the generator samples from the new weights
 
-    Hazards. The groups of step n were sampled from the weights after step n - 1 (`Sample.version`); after the first
+    Hazards. The groups of step n were sampled from the weights after step n - 1 (`Sample.versions`); after the first
     optimizer step of a rollout they are off-policy, so old log-probabilities must be computed before it. A rollout with
     `reward is None` failed, one with `excluded` set is not to be trained on: neither is a reward of 0. An algorithm
     keeps nothing from one step to the next: no checkpoint would hold it. What changes over a run is a function of

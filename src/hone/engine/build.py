@@ -81,7 +81,7 @@ def _built(
     check_distributed(config)
     split_devices(config, hardware_of(config.cluster))  # too few GPUs stop the run before Ray starts
     engine = build_on_cluster(config, tokenizer, size, recovering=recovering)
-    # This process's generators are saved, too, and starting Ray draws from them.
+    # This process's random states are saved, too, and starting Ray draws from them.
     seed_everything(config.loop.seed)
     return engine
 

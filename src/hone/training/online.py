@@ -131,7 +131,7 @@ async def _learn_from_rollouts(
     sample = partial(sampler.sample, lap=clock.lap)
     if isinstance(config, RLConfig) and config.loop.use_dynamic_sampling:
         wanted = DynamicSamplingSpec.of(config.loop, algorithm.weight_of_reward())
-        # Every step before has learnt something, so a first one that does not has left the weights as they were.
+        # The last step may find too few groups. The first may not: the run would end without having trained.
         filled = await sample_informative_groups(
             data.next, sample, wanted, last=lambda: data.exhausted and step > 1
         )

@@ -1,7 +1,7 @@
 """The built-in generator: the learner's own model, decoding in this process.
 
 The prompt of a group is computed once, its keys and values shared out to the group's rows; rows that have finished
-leave the batch. It serves laptops, tests and exact log-probabilities; on GPUs in production vLLM takes its place.
+leave the batch. Its log-probabilities are those of the learner's own forward.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ class CallFailed(Exception):
 
 
 class TimedOut(CallFailed):
-    """No reply within the limit; the process was killed."""
+    """No reply within the limit; the caller is to kill the process."""
 
 
 class Died(CallFailed):
