@@ -62,6 +62,7 @@ def test_the_algorithm_is_a_command_a_function_and_a_kind_of_plan(package: Path)
     code = "import hone, inspect; print('raft' in dir(hone), 'reward_funcs' in inspect.signature(hone.raft).parameters)"
     assert ran(package, "-c", code).stdout.strip() == "True True"
     settings = ["data.train.dataset_name=hone/word-problems", "rewards.functions=[answer]"]
+    settings.append("checkpointing.checkpoint_dir=results/planned")  # results/raft has the run of the page
     plan = ran(package, "-m", "hone", "plan", "raft", *settings, "raft.max_num_steps=1")
     assert plan.returncode == 0, plan.stderr
     wrong = ran(package, "-m", "hone", "plan", "raft", *settings, "raft.best_of_prompt=99")
