@@ -14,7 +14,10 @@ SMALL = ("sft.max_num_steps=1", "cluster.cpu_workers_per_node=2")
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["policy.pipeline_parallel_size=2"], "policy.pipeline_parallel_size=2: Hone has no pipelines"),
+        (
+            ["policy.pipeline_parallel_size=2"],
+            "policy.pipeline_parallel_size=2: Hone has no pipeline parallelism",
+        ),
         (["policy.precision=float16"], "policy.precision=float16 is for one device"),
         (["cluster.ray_address=127.0.0.1:1"], "cluster.ray_address=127.0.0.1:1 does not answer"),
         (["cluster.ray_address=nowhere"], "cluster.ray_address=nowhere does not answer"),

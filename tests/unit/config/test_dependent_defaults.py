@@ -211,8 +211,8 @@ NEEDS = {
 }
 """Settings that ask for something only the user can name: an error that says what."""
 REFUSED = {
-    "policy.pipeline_parallel_size=2": "Hone has no pipelines",
-    "value.pipeline_parallel_size=2": "Hone has no pipelines",
+    "policy.pipeline_parallel_size=2": "Hone has no pipeline parallelism",
+    "value.pipeline_parallel_size=2": "Hone has no pipeline parallelism",
     "policy.disable_dropout=false": "the reference model's log-probabilities are computed without dropout",
     "policy.generation.repetition_penalty=1.5": "its gradient would be of another policy",
 }

@@ -57,6 +57,10 @@ ELSEWHERE: dict[str, tuple[str, str]] = {
         f"EnvironmentConfig.{key}": ("rollout/environments/processes.py", f"config.{key}")
         for key in ("kwargs", "action", "observation", "load_timeout_s")
     },
+    "TeacherConfig.trust_remote_code": (
+        "config/schema/distill.py",
+        "own = {name: getattr(self, name) for name in type(self).model_fields}",
+    ),
     "EnvironmentConfig.timeout_s": (
         "rollout/environments/pool.py",
         "handle.process.call, op, arguments, handle.server.config.timeout_s",

@@ -46,9 +46,16 @@ class EnvServer:
         that is not an environment."""
         self._child = ChildProcess("hone.rollout.environments.server", "hone-environment", log=self._log)
         config = self.config
-        names = ("path", "action", "observation", "memory_limit_mb", "max_observation_chars")
-        request = {"op": "load", "kwargs": dict(config.kwargs), "tools": list(config.tools)}
-        request |= {name: getattr(config, name) for name in names}
+        request = {
+            "op": "load",
+            "path": config.path,
+            "kwargs": dict(config.kwargs),
+            "tools": list(config.tools),
+            "action": config.action,
+            "observation": config.observation,
+            "memory_limit_mb": config.memory_limit_mb,
+            "max_observation_chars": config.max_observation_chars,
+        }
         try:
             reply = exchange(self._child.channel, pickle.dumps(request), Clock(config.load_timeout_s))
         except CallFailed as failed:
