@@ -47,7 +47,9 @@ def test_a_generator_may_be_killed_and_the_end_is_that_of_one_process(
     process = start(run, *APART, *SETTINGS[where], kind="grpo")
     until_step(run, RANDOM.randrange(2, STEPS - 4), process)
     workers = processes_of(process, "hone generator" if where == "a child process" else "ray::Worker")
-    victim = RANDOM.choice([w for w in workers if any("generator" in f.path for f in w.open_files())])
+    victim = RANDOM.choice(
+        [w for w in workers if any("generator" in Path(f.path).name for f in w.open_files())]
+    )
     victim.kill()
     finish(process, run)
     assert f"(pid {victim.pid}" in output_of(run)

@@ -214,7 +214,7 @@ REFUSED = {
     "policy.pipeline_parallel_size=2": "Hone has no pipeline parallelism",
     "value.pipeline_parallel_size=2": "Hone has no pipeline parallelism",
     "policy.disable_dropout=false": "the reference model's log-probabilities are computed without dropout",
-    "policy.generation.repetition_penalty=1.5": "its gradient would be of another policy",
+    "policy.generation.repetition_penalty=1.5": "so the gradient would be wrong",
 }
 """Settings that are refused by themselves, by the words of the error: no other setting is held against them."""
 
