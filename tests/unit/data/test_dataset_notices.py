@@ -62,7 +62,7 @@ def test_kto_with_one_kind_of_answers_says_so(tmp_path, chatml):
 def test_kto_is_told_the_weights_of_its_paper(tmp_path, chatml):
     # 9 good and 3 bad of weight 1 are as 3 : 1; 1 to 4/3 is what a weight of 1/3 to 4/9 of the good gives.
     (told,) = DPO(kto(tmp_path, 9, 3), chatml).notes()
-    assert told.endswith("wants dpo.desirable_weight between 0.333 and 0.444")
+    assert told.endswith("recommends dpo.desirable_weight between 0.333 and 0.444")
     assert DPO(kto(tmp_path, 9, 3, desirable_weight=0.4), chatml).notes() == []
     assert DPO(kto(tmp_path, 4, 3), chatml).notes() == []
 

@@ -139,12 +139,16 @@ def test_modules_that_get_no_adapter_are_named_at_the_start(
             {"use_dora": True},
             "policy.lora.use_dora=true does not work for the weights of experts",
         ),
-        ("qwen3_moe", {"dropout": 0.1}, "policy.lora.dropout=0.1 is not made"),
-        ("qwen3_moe", {"init_lora_weights": "pissa"}, "policy.lora.init_lora_weights=pissa is not made"),
+        ("qwen3_moe", {"dropout": 0.1}, "policy.lora.dropout=0.1 does not work for the weights of experts"),
+        (
+            "qwen3_moe",
+            {"init_lora_weights": "pissa"},
+            "policy.lora.init_lora_weights=pissa does not work for the weights of experts",
+        ),
         (
             "qwen3_moe",
             {"adalora": {"enabled": True, "total_step": 6}},
-            "policy.lora.adalora.enabled=true is not made",
+            "policy.lora.adalora.enabled=true does not work for the weights of experts",
         ),
         (
             "qwen3_moe",
