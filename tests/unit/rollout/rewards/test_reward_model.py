@@ -83,7 +83,7 @@ def test_a_text_that_is_too_long_fails_alone(folder: str) -> None:
     long = ["short"] * 3 + ["y" * 40]
     scored, _ = score(entry(folder, max_length=30), completions=long, max_failure_fraction=0.5)
     assert [one.reward is None for one in scored] == [False, False, False, True]
-    assert "longer than the 30 that reward model" in scored[3].failure
+    assert "exceeds the 30 of reward model" in scored[3].failure
 
 
 @pytest.mark.slow
