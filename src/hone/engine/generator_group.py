@@ -13,6 +13,7 @@ from pathlib import Path
 
 from hone.config import OnlineConfig
 from hone.engine.base import Engine, GeneratorServer, Transport, WeightPublisher
+from hone.engine.requests import completions_per_batch
 from hone.engine.weight_files import weights_folder
 from hone.errors import ClusterError, WorkerLostError
 from hone.model.model_size import ModelSize
@@ -34,8 +35,8 @@ def with_generators(
     weights: Path,
 ) -> None:
     """Start the servers, and make them the generator of an engine."""
-    rows, count = config.policy.generation_batch_size, len(servers)
-    group = GeneratorGroup(servers, rows=rows, max_restarts=config.cluster.max_restarts)
+    size, count = config.policy.generation_batch_size, len(servers)
+    group = GeneratorGroup(servers, batch_size=size, max_restarts=config.cluster.max_restarts)
     engine.resources.callback(shutil.rmtree, weights, ignore_errors=True)
     engine.resources.callback(group.close)
     try:
@@ -48,24 +49,24 @@ def with_generators(
         f"{count} generator{'s' * (count > 1)}, in processes of their own; weights by {weights}"
     )
     completions = config.loop.num_prompts_per_step * config.loop.num_generations_per_prompt
-    if completions <= (count - 1) * rows:
+    if completions <= (count - 1) * size:
         engine.notices.append(
-            f"a step's {completions} completions are not {count} batches of policy.generation_batch_size={rows}: "
+            f"a step's {completions} completions are not {count} batches of policy.generation_batch_size={size}: "
             f"some generators are idle. Set it to {-(-completions // count)} or less"
         )
 
 
 class GeneratorGroup:
-    """A Generator and WeightReceiver made of servers. The next batch of `rows` completions goes to the next free one.
+    """A Generator and WeightReceiver made of servers. The next `batch_size` completions go to the next free one.
 
-    Batches do not depend on the servers, their number or losses, and are those that one built-in generator would make
+    Batches do not depend on the servers, their number or restarts, and are those that one built-in generator would make
     of the same prompts: so are the completions and, in fp32, the bits of their log-probabilities.
     """
 
-    def __init__(self, servers: Sequence[GeneratorServer], *, rows: int, max_restarts: int) -> None:
-        self.servers, self.rows, self.max_restarts = servers, rows, max_restarts
+    def __init__(self, servers: Sequence[GeneratorServer], *, batch_size: int, max_restarts: int) -> None:
+        self.servers, self.batch_size, self.max_restarts = servers, batch_size, max_restarts
         self.version = 0
-        self.losses = 0
+        self.restarts = 0
         """Since all servers received a version."""
 
     def start(self) -> None:
@@ -81,7 +82,7 @@ class GeneratorGroup:
     async def receive(self, version: int) -> None:
         """Have every server load the weights that were published as `version`."""
         await asyncio.gather(*(self._receive(server, version) for server in self.servers))
-        self.version, self.losses = version, 0
+        self.version, self.restarts = version, 0
 
     async def _receive(self, server: GeneratorServer, version: int) -> None:
         try:
@@ -92,11 +93,11 @@ class GeneratorGroup:
     async def _restart(self, server: GeneratorServer, version: int, error: ClusterError) -> None:
         """Start a server that was lost, and have it receive the present weights.
 
-        Raises WorkerLostError after more than `max_restarts` losses in a row.
+        Raises WorkerLostError after more than `max_restarts` restarts, of all servers, since they received a version.
         """
         while True:
-            self.losses += 1
-            if self.losses > self.max_restarts:
+            self.restarts += 1
+            if self.restarts > self.max_restarts:
                 raise WorkerLostError(str(error)) from error
             print(f"{error}\nstarting {server.name} again", file=sys.stderr, flush=True)
             try:
@@ -110,29 +111,29 @@ class GeneratorGroup:
         self, prompts: Sequence[Prompt], sampling: Sampling, *, count: int = 1
     ) -> list[list[Completion]]:
         """As `Generator.generate`; completions of a server that is lost are sampled again, with the same seeds."""
-        rows = [replace(prompt, number=prompt.number + c) for prompt in prompts for c in range(count)]
-        size = max(self.rows // count * count, min(self.rows, count))  # whole groups where they fit
-        batches: asyncio.Queue[int | None] = asyncio.Queue()
+        requests = [replace(prompt, number=prompt.number + c) for prompt in prompts for c in range(count)]
+        size = completions_per_batch(self.batch_size, count)
+        starts: asyncio.Queue[int | None] = asyncio.Queue()
         done: dict[int, list[list[Completion]]] = {}
 
         async def serve(server: GeneratorServer) -> None:
-            while (start := await batches.get()) is not None:
+            while (start := await starts.get()) is not None:
                 try:
-                    done[start] = await server.generate(rows[start : start + size], sampling)
+                    done[start] = await server.generate(requests[start : start + size], sampling)
                 except WorkerLostError as error:
-                    batches.put_nowait(start)
+                    starts.put_nowait(start)
                     await self._restart(server, self.version, error)
                 finally:
-                    batches.task_done()
+                    starts.task_done()
 
-        for start in range(0, len(rows), size):
-            batches.put_nowait(start)
-        finished = asyncio.ensure_future(batches.join())
+        for start in range(0, len(requests), size):
+            starts.put_nowait(start)
+        finished = asyncio.ensure_future(starts.join())
         serving = [asyncio.ensure_future(serve(server)) for server in self.servers]
         try:
             await asyncio.wait([finished, *serving], return_when=asyncio.FIRST_COMPLETED)
             for _ in serving:
-                batches.put_nowait(None)
+                starts.put_nowait(None)
             await asyncio.gather(*serving)
         finally:
             for task in (finished, *serving):

@@ -9,10 +9,11 @@ are those of an earlier one holds the adapters alone, and names the earlier one,
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -50,6 +51,33 @@ def weights_folder(run_folder: Path, *, one_node: bool, size: int) -> Path:
     return folder
 
 
+def versions_in(folder: Path) -> list[int]:
+    """The published versions, the oldest first."""
+    return sorted(int(path.name[1:]) for path in folder.glob("v*") if path.name[1:].isdigit())
+
+
+def version_folder(folder: Path, version: int) -> Path:
+    """Where a version is. Raises WeightSyncError if it is not published."""
+    path = folder / f"v{version}"
+    if not path.is_dir():
+        raise WeightSyncError(version, max(versions_in(folder), default=None), f"{path} is not published")
+    return path
+
+
+@contextlib.contextmanager
+def publishing(folder: Path, version: int, *, keep: Collection[int] = ()) -> Iterator[Path]:
+    """A folder to write a version into, renamed into place when the block ends. Then all other versions are removed,
+    but those of `keep`."""
+    temporary, final = folder / f".writing_v{version}", folder / f"v{version}"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    yield temporary
+    shutil.rmtree(final, ignore_errors=True)
+    os.replace(temporary, final)
+    for old in {*versions_in(folder)} - {version, *keep}:
+        shutil.rmtree(folder / f"v{old}", ignore_errors=True)
+
+
 @dataclass(frozen=True)
 class Publication:
     """One published version: iterate for (name, tensor) in the learner's order, on the CPU."""
@@ -67,11 +95,10 @@ class Publication:
     @classmethod
     def open(cls, folder: Path, version: int) -> Publication:
         """The version's manifest. Raises WeightSyncError if it is not there."""
-        path = folder / f"v{version}"
+        path = version_folder(folder, version)
         manifest = read_json_object(path / "manifest.json")
         if manifest.get("version") != version:
-            there = [int(p.name[1:]) for p in folder.glob("v*") if p.name[1:].isdigit()]
-            raise WeightSyncError(version, max(there, default=None), f"{path} is not published")
+            raise WeightSyncError(version, version, f"{path} has no manifest of this version")
         return cls(folder=path, **manifest)
 
     def verify(self) -> None:
@@ -120,18 +147,12 @@ class FilePublisher:
             for _ in stream:  # a collective
                 pass
             return
-        aside, final = self.folder / f".writing_v{version}", self.folder / f"v{version}"
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
-        buckets: list[list[str]] = []
-        total = checksum(self._written(stream, aside, buckets))
-        manifest = Publication(aside, version, self._base[0], total, buckets, tied_parameters(weights.model))
-        write_json(aside / "manifest.json", {k: v for k, v in asdict(manifest).items() if k != "folder"})
-        shutil.rmtree(final, ignore_errors=True)
-        os.replace(aside, final)
-        for old in self.folder.glob("v*"):
-            if old.name not in (final.name, f"v{self._base[0]}"):
-                shutil.rmtree(old, ignore_errors=True)
+        with publishing(self.folder, version, keep={self._base[0]}) as path:
+            buckets: list[list[str]] = []
+            total = checksum(self._written(stream, path, buckets))
+            ties = tied_parameters(weights.model)
+            manifest = Publication(path, version, self._base[0], total, buckets, ties)
+            write_json(path / "manifest.json", {k: v for k, v in asdict(manifest).items() if k != "folder"})
 
     def _written(
         self, stream: Iterable[tuple[str, Tensor]], folder: Path, buckets: list[list[str]]

@@ -62,7 +62,7 @@ def group_of_two(folder: Path) -> Subject:
     """Two servers, whose weights come through files."""
     learner = learner_of(make_model())
     servers = [Server(f"generator {i}", folder, stops=STOPS, context=CONTEXT, seed=5 + i) for i in range(2)]
-    group = GeneratorGroup(servers, rows=ROWS, max_restarts=0)
+    group = GeneratorGroup(servers, batch_size=ROWS, max_restarts=0)
     group.start()
     return Subject(group, learner, Transport(FilePublisher(learner.weights, folder), group), decode)
 
@@ -84,7 +84,7 @@ def child(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Sub
         policy=settings, cluster={"gpus_per_node": 0}, checkpointing={"checkpoint_dir": str(place / "run")}
     )
     server = GeneratorProcess("generator", config, place)
-    group = GeneratorGroup([server], rows=ROWS, max_restarts=0)
+    group = GeneratorGroup([server], batch_size=ROWS, max_restarts=0)
     group.start()
 
     def subject() -> Subject:

@@ -77,7 +77,7 @@ ELSEWHERE: dict[str, tuple[str, str]] = {
     # accepted with one value alone, or ignored with a reason that is printed
     "LoraConfig.match_all_linear": ("config/checks/models.py", "match_all_linear=false and"),
     "ModelConfig.pipeline_parallel_size": ("config/checks/models.py", "model.pipeline_parallel_size > 1"),
-    "SamplingConfig.backend": ("config/loading/load.py", "there is no vLLM in this version"),
+    "SamplingConfig.backend": ("config/loading/load.py", "vLLM cannot be chosen yet"),
 }
 """Each was looked at. One that is read in the plain way has no place here: the test says so."""
 
@@ -213,12 +213,12 @@ def test_what_is_not_read_as_the_others_stand_is_told(kind: Any, key: str, reaso
         (
             "grpo",
             ["policy.generation.backend=vllm"],
-            "policy.generation.backend=vllm: there is no vLLM in this version",
+            "policy.generation.backend=vllm: vLLM cannot be chosen yet",
         ),
         (
             "eval",
             ["generation.backend=vllm"],
-            "generation.backend=vllm: there is no vLLM in this version; Hone's built",
+            "generation.backend=vllm: vLLM cannot be chosen yet; Hone's built",
         ),
     ],
 )

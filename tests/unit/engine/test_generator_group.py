@@ -20,7 +20,7 @@ SAMPLING = Sampling(max_new_tokens=8, seed=3)
 def group_of(folder: Path, *lost_at: Sequence[int], max_restarts: int = 3) -> GeneratorGroup:
     """A group that holds version 5 of a learner's weights."""
     servers = [Server(f"generator {i}", folder, calls, seed=20 + i) for i, calls in enumerate(lost_at)]
-    group = GeneratorGroup(servers, rows=ROWS, max_restarts=max_restarts)
+    group = GeneratorGroup(servers, batch_size=ROWS, max_restarts=max_restarts)
     group.start()
     run(FilePublisher(make_learner(make_model(), sft_config().policy).weights, folder).publish(5))
     run(group.receive(5))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -98,6 +100,24 @@ def test_metrics_step_by_step_and_runs_beside_each_other(tmp_path: Path, shown) 
     ]
     assert ["grpo.num_prompts_per_step", "32", "8"] in [line.split() for line in text.splitlines()]
     assert "checkpoint_dir" not in text
+
+
+@pytest.mark.parametrize("columns", [60, 80])
+def test_names_of_compared_runs_are_broken_and_never_cut(
+    columns: int, tmp_path: Path, shown, monkeypatch: pytest.MonkeyPatch
+) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setenv("COLUMNS", str(columns))
+    names = [f"a_long_name_of_a_run_with_seed_{seed}" for seed in (1, 2)]
+    lines = shown(make_run(tmp_path / names[0]), "--compare", make_run(tmp_path / names[1])).splitlines()
+    last = next(i for i, line in enumerate(lines) if line.startswith("metric"))
+    assert lines[last + 1].split() == ["Reward", *["0.4"] * 4]
+    ends = [match.end() for match in re.finditer(r"0\.4", lines[last + 1])]
+    heads = lines[max(i for i in range(last) if lines[i].startswith(("step", "grpo"))) + 1 : last + 1]
+    width = ends[1] - ends[0]
+    columns_of = [(ends[0] - width, ends[0]), *pairwise(ends)]
+    assert ["".join(line[begin:end].strip() for line in heads) for begin, end in columns_of] == [
+        f"{name}{at}" for at in ("best", "last") for name in names
+    ]
 
 
 def test_a_supervised_run_has_curves_only(tmp_path: Path, shown, refused) -> None:  # type: ignore[no-untyped-def]

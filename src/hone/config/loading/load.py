@@ -184,7 +184,7 @@ def _complete(config: Any, translation: Translation) -> list[str]:
     )
     if sampler is not None and sampler.backend == "vllm":
         notices.append(
-            f"{'' if evaluation else 'policy.'}generation.backend=vllm: there is no vLLM in this version; Hone's "
+            f"{'' if evaluation else 'policy.'}generation.backend=vllm: vLLM cannot be chosen yet; Hone's "
             "built-in generator samples, from the same distribution"
         )
     if isinstance(config, EvalConfig):

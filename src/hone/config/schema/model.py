@@ -155,7 +155,8 @@ class SamplingConfig(ConfigModel):
     """How completions are sampled."""
 
     backend: Literal["auto", "builtin", "vllm"] = "auto"
-    """`builtin`: Hone's own generator. `vllm`. `auto`: the best one installed."""
+    """`auto` and `builtin`: Hone's own generator. `vllm`, which files of NeMo RL and TRL have: Hone's own, too, and a
+    notice says so."""
     max_new_tokens: Derived[Count] = derived("${policy.max_total_sequence_length}")
     """Maximum tokens of a completion. Prompt and completion together have at most max_total_sequence_length."""
     temperature: float = Field(1.0, ge=0)

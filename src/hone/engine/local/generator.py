@@ -19,6 +19,7 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 from hone.engine.distributed.heartbeat import beat
 from hone.engine.local import kv_cache
 from hone.engine.local.sampling import ConstraintTracker, sample, uniform
+from hone.engine.requests import completion_limit, completions_per_batch
 from hone.errors import HoneError, ModelError, WeightSyncError
 from hone.model.adapters import base_of
 from hone.model.attention import has_full_attention
@@ -97,8 +98,7 @@ class LocalGenerator:
             if not self._tried and not kv_cache.works(self.model):
                 raise self._cannot_decode()
             self._tried = True
-            # Whole groups where they fit.
-            size = max(self.max_rows // count * count, min(self.max_rows, count))
+            size = completions_per_batch(self.max_rows, count)
             for start in range(0, len(rows), size):
                 self._decode(prompts, rows[start : start + size], sampling)
         finally:
@@ -146,14 +146,7 @@ class LocalGenerator:
         return checksum(named_weights(self.model))
 
     def _row(self, prompt: Prompt, index: int, number: int, sampling: Sampling) -> _Row:
-        if not prompt.tokens:
-            raise HoneError(f"prompt {prompt.id} has no tokens: there is nothing to go on from")
-        limit = min(sampling.max_new_tokens, self.context - len(prompt.tokens))
-        if limit < 1:
-            raise HoneError(
-                f"prompt {prompt.id} has {len(prompt.tokens)} tokens and the context {self.context}: no room for an "
-                "answer. Raise policy.max_total_sequence_length or shorten the prompt"
-            )
+        limit = completion_limit(prompt, sampling, self.context)
         return _Row(prompt=index, seed=key_of(sampling.seed, prompt.id, number), limit=limit)
 
     def _completion(self, row: _Row) -> Completion:

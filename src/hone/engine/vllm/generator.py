@@ -9,14 +9,14 @@ from typing import Any
 
 import httpx2
 
+from hone.engine.requests import completion_limit
 from hone.engine.vllm.client import VLLMClient
 from hone.engine.vllm.lora import ADAPTER
 from hone.engine.vllm.server import NAME, VLLMServer, is_healthy
-from hone.errors import ClusterError, GeneratorError, HoneError, WeightSyncError
+from hone.engine.weight_files import version_folder
+from hone.errors import ClusterError, GeneratorError, WeightSyncError
 from hone.model.counter_rng import key_of
 from hone.types import Completion, Prompt, Sampling, VersionSpan
-
-MAX_SEED = 2**63 - 1
 
 
 class VLLMGenerator:
@@ -67,12 +67,10 @@ class VLLMGenerator:
         """Have the server sample from the weights that were published as `version`. Raises WeightSyncError for one
         that is not there, or that the server refuses."""
         folder = self.weights.resolve()
-        if not (folder / f"v{version}").is_dir():  # known before the server gives up what it has
-            there = [int(path.name[1:]) for path in folder.glob("v*")]
-            raise WeightSyncError(version, max(there, default=None), f"{folder}/v{version} is not published")
+        path = version_folder(folder, version)  # known before the server gives up what it has
         try:
             if self.adapter:
-                await self.client.load_adapter(ADAPTER, folder / f"v{version}", version)
+                await self.client.load_adapter(ADAPTER, path, version)
             else:
                 await self.client.update_weights(folder, version)
         except GeneratorError as error:
@@ -91,14 +89,7 @@ class VLLMGenerator:
 
     def _body(self, prompt: Prompt, number: int, sampling: Sampling) -> dict[str, Any]:
         """The request for a prompt's completion of this number: sampling depends on nothing else."""
-        if not prompt.tokens:
-            raise HoneError(f"prompt {prompt.id} has no tokens: there is nothing to go on from")
-        limit = min(sampling.max_new_tokens, self.context - len(prompt.tokens))
-        if limit < 1:
-            raise HoneError(
-                f"prompt {prompt.id} has {len(prompt.tokens)} tokens and the context {self.context}: no room for an "
-                "answer. Raise policy.max_total_sequence_length or shorten the prompt"
-            )
+        limit = completion_limit(prompt, sampling, self.context)
         own = () if sampling.ignore_eos else self.stop_tokens
         return {
             "model": self.model,
@@ -111,7 +102,7 @@ class VLLMGenerator:
                 "top_k": sampling.top_k or 0,
                 "min_p": sampling.min_p,
                 "repetition_penalty": sampling.repetition_penalty,
-                "seed": key_of(sampling.seed, prompt.id, number) & MAX_SEED,
+                "seed": key_of(sampling.seed, prompt.id, number),
                 "ignore_eos": True,  # ours are given, all of them
                 "stop_token_ids": sorted({*own, *sampling.stop_token_ids}),
                 "stop": list(sampling.stop_strings),

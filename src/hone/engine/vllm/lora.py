@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,16 +10,16 @@ from typing import Any
 from safetensors.torch import save_file
 
 from hone.engine.local.weight_sync import LearnerWeights
+from hone.engine.weight_files import publishing, versions_in
 from hone.errors import ConfigError
-from hone.files import write_atomically
 from hone.model.adapters import NAME, SETTINGS
 
 ADAPTER = "policy-adapter"
 """The name under which servers have the adapter; requests for it are requests for the policy."""
-KEPT = 2
-"""Versions whose folders stay: a server may still read the one before."""
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """The sizes of `--max-lora-rank`."""
+CHANGE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
+"""Ways to begin that subtract the adapter from the base weights."""
 
 
 class AdapterPublisher:
@@ -39,25 +37,23 @@ class AdapterPublisher:
         if not weights.ranks.is_first:
             return
         settings: Any = weights.model.peft_config[NAME]  # type: ignore[index]
-        aside, final = self.folder / f".writing_v{version}", self.folder / f"v{version}"
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
-        save_file(tensors, aside / "adapter_model.safetensors")
-        write_atomically(aside / SETTINGS, json.dumps(settings.to_dict(), default=list))
-        shutil.rmtree(final, ignore_errors=True)
-        os.replace(aside, final)
-        for old in sorted(self.folder.glob("v*"), key=lambda path: int(path.name[1:]))[:-KEPT]:
-            shutil.rmtree(old, ignore_errors=True)
+        # A server may still read the version before.
+        with publishing(self.folder, version, keep=versions_in(self.folder)[-1:]) as path:
+            save_file(tensors, path / "adapter_model.safetensors")
+            (path / SETTINGS).write_text(json.dumps(settings.to_dict(), default=list), encoding="utf-8")
 
 
 def server_arguments(settings: Any) -> list[str]:
     """Arguments of `vllm serve` for an adapter of PEFT's `settings`. Raises ConfigError for what vLLM cannot run."""
+    start = getattr(settings, "init_lora_weights", True)
     problems = {
         "use_dora": getattr(settings, "use_dora", False),
         "AdaLoRA": settings.peft_type == "ADALORA",
         "modules_to_save": bool(getattr(settings, "modules_to_save", None)),
         "trainable_token_indices": bool(getattr(settings, "trainable_token_indices", None)),
         f"rank {settings.r}": settings.r > RANKS[-1],
+        # These change the base, which is not sent.
+        f"init_lora_weights={start}": str(start).startswith(CHANGE_BASE),
     }
     if refused := [name for name, is_set in problems.items() if is_set]:
         raise ConfigError(

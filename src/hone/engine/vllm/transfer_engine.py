@@ -35,7 +35,8 @@ class FileUpdateInfo(WeightTransferUpdateInfo):
 
 
 class FileTransferEngine(WeightTransferEngine[FileInitInfo, FileUpdateInfo]):
-    """Loads a published version after its files were verified: one that is refused changes nothing."""
+    """Loads a published version after its files were verified. Once an update has begun vLLM has given up its weights:
+    after one that is refused the server cannot be used, and the run stops."""
 
     init_info_cls = FileInitInfo
     update_info_cls = FileUpdateInfo
