@@ -26,7 +26,7 @@ NO_EFFECT = (
     "cli/plan.py",
     "planning/plan_report.py",
     "training/startup.py",
-    "training/supervisor.py",
+    "training/child_run.py",
     "report",
     "tune",
     "api",

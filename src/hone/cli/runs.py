@@ -23,7 +23,7 @@ def run(algorithm: str, argv: list[str]) -> int:
         return _planned(algorithm, loaded)
     lazy("hone.training.startup:announce")(algorithm, loaded)
     if algorithm != "eval" and loaded.config.cluster.is_distributed:
-        from hone.training.supervisor import run_in_child
+        from hone.training.child_run import run_in_child
 
         def work(recovering: bool) -> int:
             return reported(partial(_work, algorithm, loaded, recovering))

@@ -17,7 +17,7 @@ from hone.config.schema import EnvConfig, EnvironmentConfig
 from hone.errors import ConfigError
 from hone.rollout.workers.child_process import CallFailed, ChildProcess, Died, Raised, exchange
 from hone.rollout.workers.framing import frame
-from hone.rollout.workers.import_time import Clock
+from hone.rollout.workers.import_time import CallTimer
 
 _FORK_S = 60.0  # a fork is slow on a machine that swaps
 
@@ -57,7 +57,7 @@ class EnvServer:
             "max_observation_chars": config.max_observation_chars,
         }
         try:
-            reply = exchange(self._child.channel, pickle.dumps(request), Clock(config.load_timeout_s))
+            reply = exchange(self._child.channel, pickle.dumps(request), CallTimer(config.load_timeout_s))
         except CallFailed as failed:
             reply = {"raised": failed.cause, "traceback": self._child.kill()}
         if "raised" in reply:
@@ -80,7 +80,7 @@ class EnvServer:
             try:
                 channel.setblocking(True)
                 socket.send_fds(channel, [message], [theirs.fileno(), reading])
-                reply = exchange(channel, b"", Clock(_FORK_S))
+                reply = exchange(channel, b"", CallTimer(_FORK_S))
             except OSError as error:
                 raise Died(f"the environment server has ended: {error}") from error
             finally:
@@ -106,7 +106,7 @@ class EnvProcess:
         it is still running."""
         try:
             message = pickle.dumps({"op": op, "arguments": list(arguments)})
-            reply = exchange(self._channel, message, Clock(timeout_s))
+            reply = exchange(self._channel, message, CallTimer(timeout_s))
         except CallFailed:
             self.close()
             raise
@@ -123,7 +123,7 @@ class EnvProcess:
         self.open = False
         with contextlib.suppress(ProcessLookupError, PermissionError):
             if sys.platform == "linux":
-                os.kill(self.pid, signal.SIGTERM)  # its supervisor ends the rest (see reaper.supervise)
+                os.kill(self.pid, signal.SIGTERM)  # its reaper ends the rest (fork_under_reaper)
             else:
                 os.killpg(self.pid, signal.SIGKILL)
         self._channel.close()

@@ -23,7 +23,7 @@ from hone.rollout.environments.adapters import EnvironmentFactory, environment_f
 from hone.rollout.environments.base import Unusable
 from hone.rollout.environments.session import Defect, Session
 from hone.rollout.workers.framing import receive, receive_with_descriptors, send_json, send_reply
-from hone.rollout.workers.reaper import supervise
+from hone.rollout.workers.reaper import fork_under_reaper
 from hone.rollout.workers.worker_protocol import REPLY_TOO_LONG, exception_report, set_limits
 from hone.subprocesses import end_with_parent
 from hone.user_code import MissingCodeError, find
@@ -32,7 +32,7 @@ from hone.user_code import MissingCodeError, find
 def main(channel_fd: int) -> None:
     """Serve requests on the socket until the parent closes it: {"op": "load", …}, then {"op": "fork"} any number of
     times."""
-    supervise()
+    fork_under_reaper()
     end_with_parent(whole_group=True)
     faulthandler.enable()
     channel = socket.socket(fileno=channel_fd)
@@ -69,7 +69,7 @@ def _child(fds: list[int], factory: EnvironmentFactory, limits: Mapping[str, Any
         os.setsid()
         os.dup2(fds[1], 0)
         os.close(fds[1])
-        supervise()
+        fork_under_reaper()
         end_with_parent(whole_group=True)
         set_limits(limits["memory_limit_mb"])
         channel = socket.socket(fileno=fds[0])

@@ -25,7 +25,7 @@ from hone.errors import RewardError
 from hone.rollout.rewards.metrics import column_of
 from hone.rollout.rewards.resolve import RewardSpec
 from hone.rollout.rewards.scoring_batch import Scored, ScoringBatch, TrainingProgress
-from hone.rollout.rewards.worker_process import Limits, Reply, WorkerPool
+from hone.rollout.rewards.worker_pool import Limits, Reply, RewardWorkerPool
 from hone.rollout.sandbox import SandboxLimits
 from hone.rollout.workers.child_process import CallFailed, TimedOut, open_log
 
@@ -61,7 +61,7 @@ class RewardPool:
         self._num_workers = num_workers or min(8, os.cpu_count() or 1)
         self._log_handler, self._log = open_log(log_path)
         self.limits = Limits(timeout_s, load_timeout_s, memory_limit_mb, sandbox or SandboxLimits())
-        self._shared = WorkerPool(self._num_workers, self.limits, self._log)
+        self._shared = RewardWorkerPool(self._num_workers, self.limits, self._log)
         self._dedicated = {spec.name: self._dedicated_pool(spec) for spec in self.specs if spec.alone}
         self._described: dict[str, dict[str, Any]] = {}
         self._chunk_limit: dict[str, int] = {}
@@ -77,7 +77,7 @@ class RewardPool:
                 described = self._dedicated.get(spec.name, self._shared).workers[0].load(spec)
                 self._described[spec.name] = described
                 if described["asynchronous"] and spec.name not in self._dedicated:
-                    self._dedicated[spec.name] = WorkerPool(1, self.limits, self._log)
+                    self._dedicated[spec.name] = RewardWorkerPool(1, self.limits, self._log)
                 if described.get("note"):
                     self.notes.append(f"reward {spec.label}: {described['note']}")
         except BaseException:
@@ -93,9 +93,9 @@ class RewardPool:
     def close(self) -> None:
         """Kill every worker. The pool cannot be used again."""
         for pool in self._pools():
-            pool.kill()
+            pool.terminate()
         for pool in self._pools():
-            pool.wait()
+            pool.join()
         if self._log_handler is not None:
             self._log_handler.close()
 
@@ -215,14 +215,14 @@ class RewardPool:
         whole_groups = -(-share // group_size) * group_size
         return min(whole_groups, self._chunk_limit.get(spec.name, whole_groups))
 
-    def _dedicated_pool(self, spec: RewardSpec) -> WorkerPool:
+    def _dedicated_pool(self, spec: RewardSpec) -> RewardWorkerPool:
         """The worker of a function that runs alone: with its own time limit, and no memory limit."""
         call_s = float(spec.kwargs.get("timeout_s", _MODEL_CALL_S))
         load_s = max(_MODEL_LOAD_S, self.limits.load_timeout_s)
         limits = replace(self.limits, timeout_s=call_s, load_timeout_s=load_s, memory_mb=None)
-        return WorkerPool(1, limits, self._log)
+        return RewardWorkerPool(1, limits, self._log)
 
-    def _pools(self) -> list[WorkerPool]:
+    def _pools(self) -> list[RewardWorkerPool]:
         return [self._shared, *self._dedicated.values()]
 
     def __enter__(self) -> RewardPool:

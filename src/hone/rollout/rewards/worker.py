@@ -4,7 +4,7 @@ Requests are pickles from the parent. Replies are JSON, so that no value of a re
 parent. Imports the standard library only.
 
 The process ends with the run, even inside a function that never returns (subprocesses.end_with_parent). All processes
-that its functions started end with it, in any session (reaper.supervise).
+that its functions started end with it, in any session (reaper.fork_under_reaper).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from hone.rollout.rewards.function_loading import load
 from hone.rollout.rewards.function_signature import Unusable, describe, instantiate
 from hone.rollout.workers.framing import receive, send_reply
 from hone.rollout.workers.import_time import announce_imports
-from hone.rollout.workers.reaper import supervise
+from hone.rollout.workers.reaper import fork_under_reaper
 from hone.rollout.workers.worker_protocol import MAX_MESSAGE, REPLY_TOO_LONG, exception_report, set_limits
 from hone.subprocesses import end_with_parent
 
@@ -35,16 +35,16 @@ class _Defect(Exception):
     """The function returned something other than a list of rewards."""
 
 
-def main(channel_fd: int, import_signals_fd: int, memory_limit_mb: int | None) -> None:
-    """Serve requests on the socket `channel_fd` until the parent closes it; announce imports on `import_signals_fd`."""
-    supervise()
+def main(channel_fd: int, import_events_fd: int, memory_limit_mb: int | None) -> None:
+    """Serve requests on the socket `channel_fd` until the parent closes it; announce imports on `import_events_fd`."""
+    fork_under_reaper()
     end_with_parent(whole_group=True)
     set_limits(memory_limit_mb)
     faulthandler.enable()
     channel = socket.socket(fileno=channel_fd)
     channel.set_inheritable(False)
-    os.set_inheritable(import_signals_fd, False)
-    announce_imports(import_signals_fd)
+    os.set_inheritable(import_events_fd, False)
+    announce_imports(import_events_fd)
     functions: Functions = {}
     while (message := receive(channel)) is not None:
         send_reply(channel, _handle(message, functions), REPLY_TOO_LONG)

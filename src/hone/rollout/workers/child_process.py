@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hone.rollout.workers.framing import FrameError, FrameReader, frame, parse_object
-from hone.rollout.workers.import_time import Clock
+from hone.rollout.workers.import_time import CallTimer
 from hone.user_code import search_path
 
 if TYPE_CHECKING:
@@ -93,8 +93,8 @@ class ChildProcess:
         """Whether the process is running."""
         return self.process.poll() is None
 
-    def stop(self) -> None:
-        """End a supervised process (reaper.supervise) and all that it started, without waiting."""
+    def terminate(self) -> None:
+        """End a process that has a reaper (fork_under_reaper) and all that it started, without waiting."""
         if sys.platform == "linux":
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 self.process.terminate()
@@ -102,8 +102,8 @@ class ChildProcess:
             self._kill_group()
 
     def kill(self) -> str:
-        """End a supervised process now, wait for it, and return the last of its output."""
-        self.stop()
+        """`terminate`, wait for the end, and return the last of the output."""
+        self.terminate()
         return self.wait()
 
     def wait(self, patience_s: float = _KILL_WAIT_S) -> str:
@@ -144,11 +144,11 @@ class ChildProcess:
 
 
 def exchange(
-    channel: socket.socket, message: bytes, clock: Clock, alive: Callable[[], bool] = lambda: True
+    channel: socket.socket, message: bytes, timer: CallTimer, alive: Callable[[], bool] = lambda: True
 ) -> dict[str, Any]:
     """Send a message (unless it is empty) and receive one reply, a JSON object.
 
-    Raises TimedOut when `clock` runs out. Raises Died at the end of the stream, for a reply that is not a JSON object,
+    Raises TimedOut when `timer` runs out. Raises Died at the end of the stream, for a reply that is not a JSON object,
     and if nothing arrives while `alive` is False.
     """
     channel.setblocking(False)
@@ -157,9 +157,9 @@ def exchange(
     with selectors.DefaultSelector() as selector:
         selector.register(channel, selectors.EVENT_READ | (selectors.EVENT_WRITE if unsent else 0))
         while True:
-            clock.listen()
-            if (left := clock.left()) <= 0:
-                raise TimedOut(clock.verdict())
+            timer.read_events()
+            if (left := timer.remaining()) <= 0:
+                raise TimedOut(timer.cause())
             ready = selector.select(min(left, _POLL_S))
             try:
                 for _, events in ready:

@@ -1,4 +1,4 @@
-"""Imports during a call count against their own time limit: the worker signals them, and the parent's clock pauses.
+"""Imports during a call count against their own time limit: the worker reports them, and the parent's timer pauses.
 
 Imports the standard library only.
 """
@@ -40,7 +40,7 @@ def announce_imports(fd: int) -> None:
 
 
 class _Announcer:
-    """Counts nested imports; only the outermost is signalled."""
+    """Counts nested imports; only the outermost is reported."""
 
     def __init__(self, fd: int) -> None:
         self._fd, self._pid = fd, os.getpid()
@@ -64,42 +64,42 @@ class _Announcer:
                 os.write(self._fd, _BEGINS if by > 0 else _ENDS)
 
 
-class Clock:
+class CallTimer:
     """Parent side: the time left for a call. Time that the worker spends on imports counts against `import_s`."""
 
     def __init__(
         self,
         call_s: float,
         import_s: float = 0.0,
-        signals: int | None = None,
+        import_events: int | None = None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`signals`: a non-blocking descriptor with the worker's signals; None if imports are not signalled."""
-        self._call_s, self._import_s, self._signals, self._now = call_s, import_s, signals, now
+        """`import_events`: a non-blocking descriptor with the worker's bytes; None if imports are not reported."""
+        self._call_s, self._import_s, self._import_events, self._now = call_s, import_s, import_events, now
         self._start, self._imported = now(), 0.0
         self._since: float | None = None
-        self.listen()  # discards signals from before this call
+        self.read_events()  # discards those from before this call
         self._since, self._imported = None, 0.0
 
-    def listen(self) -> None:
-        """Read the worker's signals."""
-        signals = b""
-        if self._signals is not None:
+    def read_events(self) -> None:
+        """Read which imports have begun and ended."""
+        events = b""
+        if self._import_events is not None:
             with contextlib.suppress(BlockingIOError):
-                signals = os.read(self._signals, 1 << 16)
-        for signal in signals:
-            if signal == _BEGINS[0]:
+                events = os.read(self._import_events, 1 << 16)
+        for event in events:
+            if event == _BEGINS[0]:
                 self._since = self._now()
             elif self._since is not None:
                 self._imported, self._since = self._imported + self._now() - self._since, None
 
-    def left(self) -> float:
+    def remaining(self) -> float:
         """Seconds left."""
         if self._since is not None:
             return self._import_s - self._imported - (self._now() - self._since)
         return self._call_s - (self._now() - self._start - min(self._imported, self._import_s))
 
-    def verdict(self) -> str:
+    def cause(self) -> str:
         """The cause of failure of a call that took too long."""
         if self._since is not None:
             return f"timeout after {self._import_s:g} s of imports"

@@ -1,6 +1,6 @@
-"""A supervising process that kills all descendants of another one, also those that left its process group (setsid).
+"""A process that kills all descendants of another one, also those that left its process group (setsid).
 
-`supervise()` forks. The child continues. Its parent is the "subreaper" (prctl(2)) that adopts orphaned descendants;
+`fork_under_reaper()` returns in a child. Its parent is the "subreaper" (prctl(2)) that adopts orphaned descendants;
 when the child or the run ends, it kills all of them and ends. Linux only: elsewhere there are process groups only.
 """
 
@@ -20,7 +20,7 @@ _ROUNDS = 1000
 _GRACE_S = 0.25
 
 
-def supervise() -> None:
+def fork_under_reaper() -> None:
     """Return in a child that leads its own session, while this process waits.
 
     Standard input must be a pipe without data that closes when the run ends. SIGTERM ends both processes.

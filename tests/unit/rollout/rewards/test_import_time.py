@@ -11,7 +11,7 @@ import pytest
 from hone.errors import RewardError
 from hone.rollout.rewards.resolve import resolve_all
 from hone.rollout.rewards.reward_pool import RewardPool, Scored
-from hone.rollout.workers.import_time import Clock
+from hone.rollout.workers.import_time import CallTimer
 
 FUNCTIONS = """
 import importlib, sys, threading, time
@@ -68,19 +68,19 @@ def test_the_function_that_is_being_loaded_is_named(place: Path) -> None:
     assert said == ["loading reward 'format'", f"loading reward 'lazily' ({place}:lazily)"]
 
 
-def test_the_clock_stands_still_while_something_is_imported(tmp_path: Path) -> None:
+def test_the_time_limit_stands_still_while_something_is_imported(tmp_path: Path) -> None:
     import os
 
     now, (read, write) = [100.0], os.pipe()
     os.set_blocking(read, False)
     os.write(write, b"(")  # of a call before, which never told its end
-    clock = Clock(10.0, 60.0, read, lambda: now[0])
+    timer = CallTimer(10.0, 60.0, read, lambda: now[0])
 
     def after(seconds: float, signs: bytes = b"") -> float:
         now[0] += seconds
         os.write(write, signs)
-        clock.listen()
-        return clock.left()
+        timer.read_events()
+        return timer.remaining()
 
     assert after(4.0) == 6.0
     assert after(1.0, b"(") == 60.0  # 5 s of the call are over
@@ -88,6 +88,6 @@ def test_the_clock_stands_still_while_something_is_imported(tmp_path: Path) -> N
     assert after(0.0, b")") == 5.0
     assert after(2.0, b"(") == 40.0
     assert after(41.0) == -1.0
-    assert clock.verdict() == "timeout after 60 s of imports"
+    assert timer.cause() == "timeout after 60 s of imports"
     os.close(read)
     os.close(write)

@@ -18,7 +18,7 @@ import os, signal, sys, time
 from pathlib import Path
 from hone.config import load
 from hone.errors import WorkerLostError
-from hone.training.supervisor import run_in_child
+from hone.training.child_run import run_in_child
 
 folder, what = Path(sys.argv[1]), sys.argv[2]
 loaded = load("sft", None, [f"checkpointing.checkpoint_dir={folder}", "cluster.max_restarts=2"])

@@ -16,7 +16,7 @@ from hone.errors import RewardError
 from hone.rollout.rewards.resolve import RewardSpec
 from hone.rollout.sandbox import SandboxLimits
 from hone.rollout.workers.child_process import ENDED, CallFailed, ChildProcess, Died, TimedOut, exchange
-from hone.rollout.workers.import_time import Clock
+from hone.rollout.workers.import_time import CallTimer
 
 
 @dataclass(frozen=True)
@@ -29,22 +29,22 @@ class Limits:
     sandbox: SandboxLimits = SandboxLimits()  # noqa: RUF009  (frozen)
 
 
-class WorkerProcess:
-    """One worker, started on first use and again after it was killed. Used by one thread at a time.
+class RewardWorkerHandle:
+    """One worker process, started on first use and again after it was killed. Used by one thread at a time.
 
-    Any thread may call `close`: a call in progress then raises Died within a fraction of a second.
+    Any thread may call `terminate`: a call in progress then raises Died within a fraction of a second.
     """
 
     def __init__(self, limits: Limits, log: logging.Logger | None = None) -> None:
         self._limits, self._log = limits, log
         self._child: ChildProcess | None = None
-        self._import_signals: int | None = None
+        self._import_events: int | None = None
         self._described: dict[str, dict[str, Any]] = {}
-        self._closed = threading.Event()
+        self._terminated = threading.Event()
 
     @property
     def pid(self) -> int | None:
-        """The process id of the running worker; the id of its supervisor until a function is loaded."""
+        """The process id of the running worker; the id of its reaper until a function is loaded."""
         loaded = next(iter(self._described.values()), {})
         return None if self._child is None else loaded.get("pid", self._child.process.pid)
 
@@ -59,7 +59,7 @@ class WorkerProcess:
             request = {"op": "load", "name": spec.name, "target": spec.target, "kwargs": dict(spec.kwargs)}
             request["settings"] = {"sandbox": asdict(self._limits.sandbox)}
             try:
-                reply = self._exchange(pickle.dumps(request), Clock(self._limits.load_timeout_s))
+                reply = self._exchange(pickle.dumps(request), CallTimer(self._limits.load_timeout_s))
             except CallFailed as failed:
                 advice = " (raise rewards.load_timeout_s?)" if isinstance(failed, TimedOut) else ""
                 reply = {"raised": failed.cause + advice, "traceback": failed.detail}
@@ -76,43 +76,44 @@ class WorkerProcess:
         has ended."""
         described = self.load(spec)
         seconds = self._limits.timeout_s + count * described["seconds_each"]
-        reply = self._exchange(request, Clock(seconds, self._limits.load_timeout_s, self._import_signals))
+        reply = self._exchange(request, CallTimer(seconds, self._limits.load_timeout_s, self._import_events))
         if reply.get("restart"):
             self.kill()
         return reply
 
-    def close(self) -> None:
-        """Stop the worker permanently. Safe from any thread; the thread that uses it calls `kill` afterwards."""
-        self._closed.set()
+    def terminate(self) -> None:
+        """End the worker for good, without waiting. Safe from any thread; its own thread calls `kill` afterwards."""
+        self._terminated.set()
         if (child := self._child) is not None:
-            child.stop()
+            child.terminate()
 
     def kill(self) -> str:
-        """Kill the worker and all that it started, wait for it, and return the last of its output."""
+        """Kill the worker and all that it started, wait, and return the last of its output. The next call starts a new
+        one, unless `terminate` was called."""
         if self._child is None:
             return ""
         output = self._child.kill()
-        if self._import_signals is not None:
-            os.close(self._import_signals)
-        self._child = self._import_signals = None
+        if self._import_events is not None:
+            os.close(self._import_events)
+        self._child = self._import_events = None
         return output
 
     def _start(self) -> None:
-        if self._closed.is_set():
+        if self._terminated.is_set():
             raise Died("the pool was closed")
-        self._import_signals, signals = os.pipe()
-        os.set_blocking(self._import_signals, False)
-        arguments = (signals, self._limits.memory_mb)
-        with os.fdopen(signals, "wb"):
+        self._import_events, events = os.pipe()
+        os.set_blocking(self._import_events, False)
+        arguments = (events, self._limits.memory_mb)
+        with os.fdopen(events, "wb"):
             module = "hone.rollout.rewards.worker"
-            self._child = ChildProcess(module, "hone-reward-worker", arguments, [signals], self._log)
+            self._child = ChildProcess(module, "hone-reward-worker", arguments, [events], self._log)
         self._described = {}
 
-    def _exchange(self, message: bytes, clock: Clock) -> dict[str, Any]:
-        child, stopping = self._child, self._closed
+    def _exchange(self, message: bytes, timer: CallTimer) -> dict[str, Any]:
+        child, terminated = self._child, self._terminated
         assert child is not None
         try:
-            return exchange(child.channel, message, clock, lambda: child.alive() and not stopping.is_set())
+            return exchange(child.channel, message, timer, lambda: child.alive() and not terminated.is_set())
         except TimedOut as late:
             raise TimedOut(late.cause, self.kill()) from None
         except Died as died:
@@ -124,12 +125,14 @@ Reply = dict[str, Any] | CallFailed
 """The function's reply, or how the call failed."""
 
 
-class WorkerPool:
+class RewardWorkerPool:
     """`num_workers` workers and as many threads. They start on first use."""
 
     def __init__(self, num_workers: int, limits: Limits, log: logging.Logger | None) -> None:
-        self.workers: Sequence[WorkerProcess] = [WorkerProcess(limits, log) for _ in range(num_workers)]
-        self._idle: queue.LifoQueue[WorkerProcess] = queue.LifoQueue()  # started workers first
+        self.workers: Sequence[RewardWorkerHandle] = [
+            RewardWorkerHandle(limits, log) for _ in range(num_workers)
+        ]
+        self._idle: queue.LifoQueue[RewardWorkerHandle] = queue.LifoQueue()  # started workers first
         for worker in reversed(self.workers):
             self._idle.put(worker)
         self._threads = ThreadPoolExecutor(num_workers, thread_name_prefix="hone-reward")
@@ -148,13 +151,13 @@ class WorkerPool:
 
         return self._threads.submit(work)
 
-    def kill(self) -> None:
-        """Kill the workers, also during a call; `wait` comes next."""
+    def terminate(self) -> None:
+        """End all workers for good, also during a call, without waiting; `join` comes next."""
         for worker in self.workers:
-            worker.close()
+            worker.terminate()
 
-    def wait(self) -> None:
-        """Wait for the threads, whose calls have failed, and release the workers' resources."""
+    def join(self) -> None:
+        """Wait for the threads, whose calls have failed, and for the workers."""
         self._threads.shutdown(wait=True, cancel_futures=True)
         for worker in self.workers:
             worker.kill()
