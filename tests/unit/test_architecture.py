@@ -27,7 +27,7 @@ MAY_IMPORT: dict[str, str] = {
     "data": "errors registry types config chat_template embedded user_code",
     "model": "errors types config chat_template embedded",
     "planning": "errors config model",
-    "checkpoint": "errors config model",
+    "checkpoint": "errors types config model",
     "tracking": "errors registry types config",
     "rollout": "errors registry types config chat_template data user_code model",
     "algorithms": "errors registry types config data tracking",

@@ -19,7 +19,7 @@ import time
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn
 
 import torch
 from torch.distributed.checkpoint.api import CheckpointException
@@ -29,73 +29,62 @@ from hone.checkpoint.safe_reader import own_error, read_state
 from hone.config.schema import CheckpointingConfig
 from hone.errors import CheckpointError
 from hone.files import is_disk_full, sync
+from hone.types import TrainedModel
 
 STEP = re.compile(r"step_(\d+)")
 NO_SPACE = 1 << 16
 """Free bytes below which a failed write is blamed on a full disk."""
 
 
-class Saved(Protocol):
-    """A part of a checkpoint."""
-
-    async def save(self, path: Path, *, wait: bool = True) -> None:
-        """Write the present state below `path`; without `wait`, copy it and write the copy in the background."""
-
-    def wait_for_save(self) -> None:
-        """Return when everything that was saved is on the disk. Raises the error of a failed write."""
-
-    async def load(self, path: Path) -> None:
-        """Restore what `save` wrote."""
-
-
-class Writing:
+class PendingCheckpoint:
     """A checkpoint that is being written: its state is copied, and its folder has a temporary name."""
 
-    def __init__(self, final: Path, parts: Mapping[str, Saved]) -> None:
-        self.final, self.parts = final, parts
+    def __init__(self, final: Path, models: Mapping[str, TrainedModel]) -> None:
+        self.final, self.models = final, models
         # A unique name: a rank of an abandoned worker group may still write into an earlier folder.
-        self.aside = final.with_name(f".writing_{final.name}_{uuid.uuid4().hex[:8]}")
+        self.temporary = final.with_name(f".writing_{final.name}_{uuid.uuid4().hex[:8]}")
         self.seconds = 0.0
         self.error: BaseException | None = None
         self._started = time.monotonic()
-        self._abandoned = False
+        self._aborted = False
         self._lock = threading.Lock()
-        self._thread = threading.Thread(target=self._complete, daemon=True, name="checkpoint")
+        self._thread = threading.Thread(target=self._commit, daemon=True, name="checkpoint")
 
-    def complete(self, *, meanwhile: bool) -> None:
-        """Wait for the parts' files, then rename the folder; `meanwhile`: on a thread."""
-        if meanwhile:
+    def commit(self, *, in_background: bool) -> None:
+        """Wait for the models' files, then rename the folder; `in_background`: on a thread."""
+        if in_background:
             self._thread.start()
         else:
-            self._complete()
+            self._commit()
 
-    def _complete(self) -> None:
+    def _commit(self) -> None:
         try:
-            for part in self.parts.values():
-                part.wait_for_save()
-            write_manifest(self.aside)
+            for model in self.models.values():
+                model.wait_for_save()
+            write_manifest(self.temporary)
             with self._lock:
-                if not self._abandoned:
+                if not self._aborted:
                     remove(self.final)
-                    os.replace(self.aside, self.final)
+                    os.replace(self.temporary, self.final)
                     sync(self.final.parent)
-        except BaseException as error:  # raised by `Checkpoints.finish_write`
+        except BaseException as error:  # raised by `Checkpoints.wait_for_save`
             self.error = error
         self.seconds = time.monotonic() - self._started
 
     @property
-    def done(self) -> bool:
+    def finished(self) -> bool:
+        """Whether it is committed or has failed."""
         return not self._thread.is_alive()
 
-    def wait(self) -> None:
-        """Return when it is complete or has failed."""
+    def join(self) -> None:
+        """Return when it is `finished`."""
         if self._thread.ident is not None:
             self._thread.join()
 
-    def give_up(self) -> None:
+    def abort(self) -> None:
         """Never rename the folder, unless that has happened already."""
         with self._lock:
-            self._abandoned = True
+            self._aborted = True
 
 
 class Checkpoints:
@@ -104,10 +93,10 @@ class Checkpoints:
     def __init__(self, config: CheckpointingConfig) -> None:
         self.config = config
         self.root = Path(config.checkpoint_dir)
-        self._writing: Writing | None = None
+        self._pending: PendingCheckpoint | None = None
         self._ranked_by: str | None = None
         self.slowest = 0.0
-        """Longest time in seconds from `begin` to the rename."""
+        """Longest time in seconds from `begin_save` to the rename."""
 
     def steps(self) -> list[int]:
         """Steps with a complete checkpoint, ascending. Incomplete ones have other names."""
@@ -119,26 +108,26 @@ class Checkpoints:
     def path(self, step: int) -> Path:
         return self.root / f"step_{step}"
 
-    def before(self, path: Path) -> list[Path]:
-        """The other checkpoints, oldest first: those to fall back to."""
+    def fallbacks(self, path: Path) -> list[Path]:
+        """The other checkpoints, oldest first."""
         return [self.path(step) for step in self.steps() if self.path(step) != path]
 
-    def tidy(self) -> None:
-        """Remove the incomplete folders that a killed process left."""
+    def remove_incomplete(self) -> None:
+        """Remove the folders with temporary names that a killed process left."""
         for left in (*self.root.glob(".writing_step_*"), *self.root.glob(".removing_*")):
             shutil.rmtree(left, ignore_errors=True)
 
-    async def save(self, step: int, parts: Mapping[str, Saved], **content: Any) -> Path:
-        """`begin`, and wait until it is complete."""
-        await self.begin(step, parts, **content, wait=True)
-        path = self.finish_write()
+    async def save(self, step: int, models: Mapping[str, TrainedModel], **content: Any) -> Path:
+        """`begin_save`, and wait until it is committed."""
+        await self.begin_save(step, models, **content, wait=True)
+        path = self.wait_for_save()
         assert path is not None
         return path
 
-    async def begin(
+    async def begin_save(
         self,
         step: int,
-        parts: Mapping[str, Saved],
+        models: Mapping[str, TrainedModel],
         *,
         tokenizer: Any,
         state: Mapping[str, Any],
@@ -153,61 +142,62 @@ class Checkpoints:
         `ranked_by`: which of the `metrics` of all checkpoints the best are chosen by; None: the newest are kept.
         Raises CheckpointError when it, or the one before, cannot be written; complete checkpoints are not touched.
         """
-        self.finish_write()
+        self.wait_for_save()
         self._ranked_by = ranked_by
-        writing = Writing(self.path(step), parts)
+        pending = PendingCheckpoint(self.path(step), models)
+        folder = pending.temporary
         try:
-            self.tidy()
-            writing.aside.mkdir(parents=True)
-            (writing.aside / "config.yaml").write_text(config_yaml)
-            for name, part in parts.items():
-                await part.save(writing.aside / name, wait=wait)
-            tokenizer.save_pretrained(str(writing.aside / "policy" / "tokenizer"))
-            torch.save(dict(state), writing.aside / "state.pt")
+            self.remove_incomplete()
+            folder.mkdir(parents=True)
+            (folder / "config.yaml").write_text(config_yaml)
+            for name, model in models.items():
+                await model.save(folder / name, wait=wait)
+            tokenizer.save_pretrained(str(folder / "policy" / "tokenizer"))
+            torch.save(dict(state), folder / "state.pt")
             info = {"step": step, "metrics": dict(metrics)}
-            (writing.aside / "training_info.json").write_text(json.dumps(info, indent=1))
+            (folder / "training_info.json").write_text(json.dumps(info, indent=1))
         except BaseException as error:
-            self._fail(writing, error)
-        self._writing = writing
-        writing.complete(meanwhile=not wait)
+            self._fail(pending, error)
+        self._pending = pending
+        pending.commit(in_background=not wait)
 
-    def done(self) -> Path | None:
-        """The checkpoint that was completed since the last call, if any. Raises CheckpointError if it failed."""
-        return self.finish_write() if self._writing is not None and self._writing.done else None
+    def poll_save(self) -> Path | None:
+        """The checkpoint that was committed since the last call, if any. Raises CheckpointError if it failed."""
+        return self.wait_for_save() if self._pending is not None and self._pending.finished else None
 
-    def finish_write(self) -> Path | None:
-        """Wait for the checkpoint that is being written, if any. Raises CheckpointError if it failed."""
-        if (writing := self._writing) is None:
+    def wait_for_save(self) -> Path | None:
+        """Wait for the pending checkpoint, if any, and return its folder. Raises CheckpointError if it failed."""
+        if (pending := self._pending) is None:
             return None
-        writing.wait()
-        self._writing = None
-        if writing.error is not None:
-            self._fail(writing, writing.error)
-        self.slowest = max(self.slowest, writing.seconds)
+        pending.join()
+        self._pending = None
+        if pending.error is not None:
+            self._fail(pending, pending.error)
+        self.slowest = max(self.slowest, pending.seconds)
         self._prune()
-        return writing.final
+        return pending.final
 
-    def give_up(self) -> None:
-        """Abandon the checkpoint that is being written."""
-        if self._writing is not None:
-            self._writing.give_up()
-            self._writing = None
+    def abort_save(self) -> None:
+        """Abort the pending checkpoint, if any: it is never committed."""
+        if self._pending is not None:
+            self._pending.abort()
+            self._pending = None
 
-    def _fail(self, writing: Writing, error: BaseException) -> NoReturn:
+    def _fail(self, pending: PendingCheckpoint, error: BaseException) -> NoReturn:
         full = is_disk_full(error) or _free_space(self.root) < NO_SPACE
-        shutil.rmtree(writing.aside, ignore_errors=True)
+        shutil.rmtree(pending.temporary, ignore_errors=True)
         if (cause := own_error(error)) is not None:
             raise cause from None
         if isinstance(error, OSError | CheckpointException | RuntimeError):
-            raise self._cannot_write(writing.final, error, full) from error
+            raise self._cannot_write(pending.final, error, full) from error
         raise error
 
-    async def load(self, step: int, parts: Mapping[str, Saved]) -> dict[str, Any]:
-        """Restore `parts` and return the saved state. Raises CheckpointError for damage, naming the file."""
+    async def load(self, step: int, models: Mapping[str, TrainedModel]) -> dict[str, Any]:
+        """Restore `models` and return the saved state. Raises CheckpointError for damage, naming the file."""
         path = self.path(step)
-        verify(path, fallback=self.before(path))
-        for name, part in parts.items():
-            await part.load(path / name)
+        verify(path, fallback=self.fallbacks(path))
+        for name, model in models.items():
+            await model.load(path / name)
         return read_state(path / "state.pt")
 
     def metrics(self, step: int) -> dict[str, float]:

@@ -42,14 +42,14 @@ def verify(
 
 
 def write_manifest(path: Path) -> None:
-    """List all files below a folder, and sync them and the list to the disk."""
-    files = sorted(file for file in path.rglob("*") if file.is_file())
+    """List all files below a folder, and sync them, the list and all folders to the disk: a file whose folder is not
+    synced, or the folder that this one is in, may be lost in a power cut."""
+    found = sorted(path.rglob("*"))
+    files = [file for file in found if file.is_file()]
     manifest = {str(file.relative_to(path)): [file.stat().st_size, _crc(file)] for file in files}
     (path / MANIFEST).write_text(json.dumps(manifest, indent=1))
-    for file in (*files, path / MANIFEST):
-        sync(file)
-    for folder in {file.parent for file in files}:
-        sync(folder)
+    for entry in (path / MANIFEST, *found, path):
+        sync(entry)
 
 
 def _crc(file: Path) -> int:

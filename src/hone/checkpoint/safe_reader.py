@@ -40,7 +40,7 @@ RECORDS = (
     *(ChunkStorageMetadata, _MEM_FORMAT_ENCODING, _StorageInfo, torch.Size, OrderedDict),
 )
 LAYOUTS = {str(layout): layout for layout in vars(torch).values() if isinstance(layout, torch.layout)}
-NAMES: dict[tuple[str, str], Any] = {
+ALLOWED_GLOBALS: dict[tuple[str, str], Any] = {
     **{(record.__module__, record.__qualname__): record for record in RECORDS},
     **{
         ("torch", str(t).removeprefix("torch.")): t
@@ -55,12 +55,12 @@ NAMES: dict[tuple[str, str], Any] = {
 
 
 class _Unpickler(pickle.Unpickler):
-    """An unpickler that resolves only NAMES."""
+    """An unpickler that resolves only ALLOWED_GLOBALS."""
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in NAMES:
+        if (module, name) not in ALLOWED_GLOBALS:
             raise pickle.UnpicklingError(f"it names {module}.{name}")
-        return NAMES[module, name]
+        return ALLOWED_GLOBALS[module, name]
 
 
 class Reader(FileSystemReader):
@@ -143,8 +143,8 @@ UNFIT = (LookupError, TypeError, ValueError, AttributeError, RuntimeError, yaml.
 
 
 @contextlib.contextmanager
-def understood(file: Path) -> Iterator[None]:
-    """Raise CheckpointError if restoring from a file's contents fails."""
+def refusing_misfits(file: Path) -> Iterator[None]:
+    """Raise CheckpointError where the block cannot restore what the file holds."""
     try:
         yield
     except UNFIT as error:

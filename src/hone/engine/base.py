@@ -97,7 +97,7 @@ class Engine:
         self.close()
 
     @property
-    def parts(self) -> dict[str, TrainedModel]:
+    def trained_models(self) -> dict[str, TrainedModel]:
         """The trained models, by the name that each has in a checkpoint."""
         return {"policy": self.learner} | ({"value": self.value} if self.value is not None else {})
 

@@ -11,13 +11,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hone import engine
 from hone.algorithms.online import OnlineAlgorithm
 from hone.config import Loaded, OnlineConfig
 from hone.config.metric_names import column_of, flat_metric
 from hone.config.schema import RLConfig
 from hone.data import PromptData
-from hone.engine import Engine
+from hone.engine import Engine, build
 from hone.export import with_models_of_runs
 from hone.rollout.dynamic_sampling import (
     DynamicSamplingSpec,
@@ -49,39 +48,31 @@ async def train(loaded: Loaded, recovering: bool = False) -> dict[str, Any]:
         for note in ready.pool.notes:
             print(note, flush=True)
         with working(f"loading {config.policy.model_name}"):
-            parts = engine.build(config, ready.tokenizer, recovering=recovering)
-        with parts:
-            assert parts.generator is not None
-            parts.notices += ready.episodes.notices if ready.episodes is not None else []
-            sampler = RolloutSampler(parts.generator, ready.tokenizer, ready.pool, config, ready.episodes)
-            return await _train(loaded, ready.algorithm, ready.data, parts, sampler)
+            engine = build(config, ready.tokenizer, recovering=recovering)
+        with engine:
+            assert engine.generator is not None
+            engine.notices += ready.episodes.notices if ready.episodes is not None else []
+            sampler = RolloutSampler(engine.generator, ready.tokenizer, ready.pool, config, ready.episodes)
+            return await _train(loaded, ready.algorithm, ready.data, engine, sampler)
 
 
 async def _train(
-    loaded: Loaded, algorithm: OnlineAlgorithm, data: PromptData, parts: Engine, sampler: RolloutSampler
+    loaded: Loaded, algorithm: OnlineAlgorithm, data: PromptData, engine: Engine, sampler: RolloutSampler
 ) -> dict[str, Any]:
     config: OnlineConfig = loaded.config
-    run = TrainingRun(
-        loaded,
-        loaded.algorithm,
-        total_steps=total_steps(config, data),
-        parts=parts.parts,
-        data=data,
-        tokenizer=parts.tokenizer,
-        engine=parts,
-    )
+    run = TrainingRun(loaded, engine, data, total_steps=total_steps(config, data))
     await run.resume()
     _end_with_the_data(run, data, run.step)
-    if run.finished:
+    if run.is_complete:
         return run.summary()
-    await parts.sync_weights(run.step)
+    await engine.sync_weights(run.step)
     with run:
         run.note_all(data.finding_log.unreported())
         if config.loop.val_at_start and run.step == 0:
             run.progress.doing("validating before the first step")
             run.log_before_training(await validate(sampler, data.validation, run, step=0))
         for step in run.steps():
-            await one_step(step, algorithm, parts, data, sampler, run)
+            await one_step(step, algorithm, engine, data, sampler, run)
             run.note_all(data.finding_log.unreported())
         await run.finish()
     return run.summary()
@@ -90,7 +81,7 @@ async def _train(
 async def one_step(
     step: int,
     algorithm: OnlineAlgorithm,
-    parts: Engine,
+    engine: Engine,
     data: PromptData,
     sampler: RolloutSampler,
     run: TrainingRun,
@@ -99,12 +90,12 @@ async def one_step(
     config, clock = sampler.config, _Clock(run.progress)
     sampler.pool.at(step - 1, run.total_steps)
     if algorithm.is_on_policy_step(step):
-        metrics, tokens = await _learn_from_rollouts(step, algorithm, parts, data, sampler, run, clock)
+        metrics, tokens = await _learn_from_rollouts(step, algorithm, engine, data, sampler, run, clock)
     else:
-        metrics, tokens = await _learn_from_answers(algorithm, parts, data, config)
+        metrics, tokens = await _learn_from_answers(algorithm, engine, data, config)
         clock.lap("training")
     _end_with_the_data(run, data, step)
-    await parts.sync_weights(step)
+    await engine.sync_weights(step)
     clock.lap("weight_sync")
     metrics |= {"epoch": float(data.epoch), **sampler.pool.metrics(taken=metrics)}
     metrics["policy_loss_total"] = metrics.pop("loss", 0.0)
@@ -120,7 +111,7 @@ async def one_step(
 async def _learn_from_rollouts(
     step: int,
     algorithm: OnlineAlgorithm,
-    parts: Engine,
+    engine: Engine,
     data: PromptData,
     sampler: RolloutSampler,
     run: TrainingRun,
@@ -139,7 +130,7 @@ async def _learn_from_rollouts(
     else:
         groups = chosen = await sample(data.next(config.loop.num_prompts_per_step))
         counts = {}
-    learnt = await algorithm.step(parts, chosen, step) | counts
+    learnt = await algorithm.step(engine, chosen, step) | counts
     clock.lap("training")
     if config.logger.log_rollouts:
         write_rollouts(run.folder.rollout_file(step), step, groups)
@@ -151,12 +142,12 @@ async def _learn_from_rollouts(
 
 
 async def _learn_from_answers(
-    algorithm: OnlineAlgorithm, parts: Engine, data: PromptData, config: OnlineConfig
+    algorithm: OnlineAlgorithm, engine: Engine, data: PromptData, config: OnlineConfig
 ) -> tuple[dict[str, float], int]:
     """Train on the data's answers to the prompts. Returns metrics and the number of tokens."""
     prompts = data.next(config.loop.num_prompts_per_step)
     samples = data.answers(prompts)
-    metrics = await algorithm.step_on_answers(parts, samples)
+    metrics = await algorithm.step_on_answers(engine, samples)
     counts = {"samples": len(prompts), "truncated_samples": data.counts["truncated"]}
     counts["excluded_samples"] = data.counts["excluded"]
     metrics |= {name: float(count) for name, count in counts.items()}
@@ -232,7 +223,7 @@ def stop_when_reached(metrics: dict[str, float], config: OnlineConfig, run: Trai
     column = run.metrics.column_of(full, metrics)
     value = metrics.get(column)
     if value is not None and value >= threshold:
-        run.stop(f"{name if column == flat_metric(full) else column} reached {value:.4g}")
+        run.end_at_goal(f"{name if column == flat_metric(full) else column} reached {value:.4g}")
 
 
 def _print_samples(rollouts: Sequence[Rollout], run: TrainingRun, count: int) -> None:

@@ -14,9 +14,9 @@ from typing import Any, Protocol
 
 import yaml
 
-from hone.checkpoint.checkpoints import Checkpoints, Saved
+from hone.checkpoint.checkpoints import Checkpoints
 from hone.checkpoint.random_state import random_state, restore_random_state
-from hone.checkpoint.safe_reader import understood
+from hone.checkpoint.safe_reader import refusing_misfits
 from hone.config import Loaded, TrainingConfig
 from hone.config.resume_compat import GOAL_KEYS
 from hone.config.schema.roots import section_of
@@ -45,9 +45,9 @@ class Cursor(Protocol):
 class TrainingRun:
     """One training run, from its start or from its last checkpoint to its end.
 
-    run = TrainingRun(loaded, loaded.algorithm, total_steps=..., parts=..., data=..., tokenizer=..., engine=...)
+    run = TrainingRun(loaded, engine, data, total_steps=...)
     await run.resume()
-    if run.finished:
+    if run.is_complete:
         return run.summary()
     with run:
         for step in run.steps():
@@ -56,20 +56,11 @@ class TrainingRun:
     return run.summary()
     """
 
-    def __init__(
-        self,
-        loaded: Loaded,
-        algorithm: str,
-        *,
-        total_steps: int,
-        parts: Mapping[str, Saved],
-        data: Cursor,
-        tokenizer: Any,
-        engine: Engine,
-    ) -> None:
+    def __init__(self, loaded: Loaded, engine: Engine, data: Cursor, *, total_steps: int) -> None:
+        """`data`: whatever has the position in the data."""
         config: TrainingConfig = loaded.config
-        self.config, self.algorithm, self.total_steps = config, algorithm, total_steps
-        self.parts, self.data, self.tokenizer, self.engine = parts, data, tokenizer, engine
+        self.config, self.algorithm, self.total_steps = config, loaded.algorithm, total_steps
+        self.engine, self.data = engine, data
         self.yaml, self.notices = loaded.to_yaml(), loaded.notices
         self.checkpoints = Checkpoints(config.checkpointing)
         self.folder = RunFolder(config.checkpointing.checkpoint_dir, config.logger.log_dir)
@@ -91,27 +82,27 @@ class TrainingRun:
 
         Raises CheckpointError if that run had other settings, or its files are damaged.
         """
-        self.checkpoints.tidy()
+        self.checkpoints.remove_incomplete()
         steps = self.checkpoints.steps() if self.config.checkpointing.enabled else []
         if steps:
             self.step = self._saved_step = self._first_step = steps[-1]
             newest = self.checkpoints.path(self.step)
             changed = check_same_run(self.algorithm, self.yaml, self.checkpoints, newest)
-            if self.finished:  # no weight is needed
+            if self.is_complete:  # no weight is needed
                 self.latest = self.checkpoints.metrics(self.step)
                 return
-            state = await self.checkpoints.load(self.step, self.parts)
-            with understood(self.checkpoints.path(self.step) / "state.pt"):
+            state = await self.checkpoints.load(self.step, self.engine.trained_models)
+            with refusing_misfits(self.checkpoints.path(self.step) / "state.pt"):
                 self.data.load_state_dict(state["data"])
                 restore_random_state(state["random"])
             self.latest = self.checkpoints.metrics(self.step)
             if not any(key.endswith(GOAL_KEYS) for key in changed):
                 self.stop_reason = self._goal = state.get("goal")
-        if not self.finished:
+        if not self.is_complete:
             self.folder.write_config(self.yaml)
 
     @property
-    def finished(self) -> bool:
+    def is_complete(self) -> bool:
         """Whether the checkpoint that was restored is the end of the run."""
         return self.step > 0 and (self.step >= self.total_steps or self._goal is not None)
 
@@ -119,8 +110,8 @@ class TrainingRun:
         self.folder.forget_samples_after(self.step)
         settings = yaml.safe_load(self.yaml)
         self.metrics = MetricLog(self.folder, self.config.logger, self.step or None, settings)
-        heard = (signal.SIGINT, signal.SIGTERM) if can_handle_signals() else ()
-        self._handlers = {number: signal.signal(number, self._on_signal) for number in heard}
+        signals = (signal.SIGINT, signal.SIGTERM) if can_handle_signals() else ()
+        self._previous_handlers = {number: signal.signal(number, self._on_signal) for number in signals}
         self.progress = Progress(self.total_steps, self.algorithm, self.step)
         self.progress.__enter__()
         notices = (*self.notices, *placement_notices(self.config), *self.engine.notices)
@@ -149,7 +140,7 @@ class TrainingRun:
         if self.step:
             for problem in draw_run(self.folder, f"{self.algorithm}: {self._title()}"):
                 print(problem, file=sys.stderr, flush=True)
-        for number, handler in self._handlers.items():
+        for number, handler in self._previous_handlers.items():
             signal.signal(number, handler)
         if isinstance(error, TrainingError):
             raise TrainingError(f"{error}. {way_back(self.checkpoints)}") from error
@@ -158,10 +149,10 @@ class TrainingRun:
         """Wait for the checkpoint that is being written, unless its workers are lost or the user will not wait. The
         first error is the one to report."""
         if isinstance(error, WorkerLostError | Interrupted | KeyboardInterrupt):
-            self.checkpoints.give_up()
+            self.checkpoints.abort_save()
             return
         with contextlib.suppress(HoneError, OSError) if error is not None else contextlib.nullcontext():
-            self._tell(self.checkpoints.finish_write())
+            self._note_saved(self.checkpoints.wait_for_save())
 
     def steps(self) -> Iterator[int]:
         """The remaining steps. Ends early when the run is asked to stop."""
@@ -194,7 +185,7 @@ class TrainingRun:
         metrics = {**metrics, **await self.engine.usage()}
         if self.engine.ranks > 1 and "tokens_per_s" in metrics:
             metrics["tokens_per_s_per_device"] = metrics["tokens_per_s"] / self.engine.ranks
-        self._tell(self.checkpoints.done())
+        self._note_saved(self.checkpoints.poll_save())
         self.step, self._of_step = step, dict(metrics)
         self.log(step, metrics)
         self.progress.update(step, {**metrics}, tokens)
@@ -222,7 +213,7 @@ class TrainingRun:
         if self.config.checkpointing.enabled and self.step:
             await self.save()
 
-    def stop(self, reason: str) -> None:
+    def end_at_goal(self, reason: str) -> None:
         """End the run after this step and save it. The goal is reached: the same command does not go on."""
         self.stop_reason = self._goal = reason
 
@@ -230,12 +221,12 @@ class TrainingRun:
         """Write a checkpoint of the present step, once; without `wait`, in the background."""
         if self._saved_step != self.step:
             self._saved_step = self.step
-            self._tell(self.checkpoints.finish_write())
+            self._note_saved(self.checkpoints.wait_for_save())
             ranked_by = self.config.checkpointing.metric_name
-            await self.checkpoints.begin(
+            await self.checkpoints.begin_save(
                 self.step,
-                self.parts,
-                tokenizer=self.tokenizer,
+                self.engine.trained_models,
+                tokenizer=self.engine.tokenizer,
                 state={"data": self.data.state_dict(), "random": random_state(), "goal": self._goal},
                 metrics=self._of_step,
                 ranked_by=None if ranked_by is None else self.metrics.column_of(ranked_by),
@@ -243,9 +234,9 @@ class TrainingRun:
                 wait=wait,
             )
         if wait:
-            self._tell(self.checkpoints.finish_write())
+            self._note_saved(self.checkpoints.wait_for_save())
 
-    def _tell(self, saved: Path | None) -> None:
+    def _note_saved(self, saved: Path | None) -> None:
         if saved is not None:
             self.progress.note(f"saved {saved}")
 
@@ -255,13 +246,15 @@ class TrainingRun:
             "step": self.step,
             "total_steps": self.total_steps,
             "stopped": self.stop_reason,
-            "message": self._finished_message() if self.finished and self.step == self._first_step else None,
+            "message": self._complete_message()
+            if self.is_complete and self.step == self._first_step
+            else None,
             "seconds": round(time.monotonic() - self._started, 2),
             "folder": str(self.folder.path),
             "metrics": self.latest,
         }
 
-    def _finished_message(self) -> str:
+    def _complete_message(self) -> str:
         section, goal = section_of(self.algorithm), self._goal
         reached = f": {goal}" if goal is not None else ""
         more = f"{section}.{GOAL_KEYS[1] if goal is not None else 'max_num_steps or max_num_epochs'}"

@@ -6,12 +6,9 @@ import time
 from functools import partial
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase
-
-from hone import engine
 from hone.algorithms.supervised import SupervisedAlgorithm
 from hone.config import Loaded
-from hone.engine import Engine
+from hone.engine import Engine, build
 from hone.export import with_models_of_runs
 from hone.tracking import working
 from hone.training.preflight import prepare
@@ -33,29 +30,19 @@ async def train(loaded: Loaded, recovering: bool = False) -> dict[str, Any]:
     config = loaded.config
     tokenizer, algorithm = prepare(loaded)
     with working(f"loading {config.policy.model_name}"):
-        parts = engine.build(config, tokenizer, recovering=recovering)
-    with parts:
-        return await _train(loaded, tokenizer, algorithm, parts)
+        engine = build(config, tokenizer, recovering=recovering)
+    with engine:
+        return await _train(loaded, algorithm, engine)
 
 
-async def _train(
-    loaded: Loaded, tokenizer: PreTrainedTokenizerBase, algorithm: SupervisedAlgorithm, parts: Engine
-) -> dict[str, Any]:
-    config, section, learner = loaded.config, algorithm.section, parts.learner
+async def _train(loaded: Loaded, algorithm: SupervisedAlgorithm, engine: Engine) -> dict[str, Any]:
+    config, section, learner = loaded.config, algorithm.section, engine.learner
     size = config.policy.train_global_batch_size
     steps = total_steps(config, algorithm)
-    run = TrainingRun(
-        loaded,
-        loaded.algorithm,
-        total_steps=steps,
-        parts=parts.parts,
-        data=algorithm,
-        tokenizer=tokenizer,
-        engine=parts,
-    )
+    run = TrainingRun(loaded, engine, algorithm, total_steps=steps)
     await algorithm.prepare(learner, steps * size)
     await run.resume()
-    if run.finished:
+    if run.is_complete:
         return run.summary()
     with run:
         run.note_all([*algorithm.notes(), *algorithm.data.finding_log.unreported()])

@@ -20,9 +20,9 @@ from hone.errors import CheckpointError
 from hone.model.mesh import Mesh
 
 
-def begin(checkpoints: Checkpoints, step: int, learner: LocalLearner) -> None:
+def begin_save(checkpoints: Checkpoints, step: int, learner: LocalLearner) -> None:
     run(
-        checkpoints.begin(
+        checkpoints.begin_save(
             step,
             {"policy": learner},
             tokenizer=make_tokenizer(),
@@ -54,13 +54,13 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
 def test_it_holds_what_was_there_when_it_was_begun(tmp_path: Path, gate: threading.Event) -> None:
     checkpoints, learner = checkpoints_of(tmp_path), trained_learner()
     before = held(learner)
-    begin(checkpoints, 1, learner)
+    begin_save(checkpoints, 1, learner)
     run(sft.step(learner, make_samples(3, seed=1)))
     assert any(not torch.equal(tensor, before[name]) for name, tensor in learner.weights())
     assert checkpoints.steps() == []
-    assert checkpoints.done() is None
+    assert checkpoints.poll_save() is None
     gate.set()
-    assert checkpoints.finish_write() == tmp_path / "step_1"
+    assert checkpoints.wait_for_save() == tmp_path / "step_1"
     assert checkpoints.slowest > 0
     other = learner_of(seed=1)
     assert run(checkpoints.load(1, {"policy": other}))["cursor"] == 1
@@ -71,25 +71,25 @@ def test_it_holds_what_was_there_when_it_was_begun(tmp_path: Path, gate: threadi
 
 def test_one_at_a_time(tmp_path: Path, gate: threading.Event) -> None:
     checkpoints, learner = checkpoints_of(tmp_path), trained_learner()
-    begin(checkpoints, 1, learner)
+    begin_save(checkpoints, 1, learner)
     threading.Timer(0.2, gate.set).start()
-    begin(checkpoints, 2, learner)
+    begin_save(checkpoints, 2, learner)
     assert checkpoints.steps()[0] == 1, "the first was not waited for"
-    checkpoints.finish_write()
+    checkpoints.wait_for_save()
     assert checkpoints.steps() == [1, 2]
 
 
-def test_what_is_given_up_never_comes(tmp_path: Path, gate: threading.Event) -> None:
+def test_what_is_aborted_is_never_committed(tmp_path: Path, gate: threading.Event) -> None:
     checkpoints, learner = checkpoints_of(tmp_path), trained_learner()
-    begin(checkpoints, 1, learner)
-    writing = checkpoints._writing
-    assert writing is not None
-    checkpoints.give_up()
+    begin_save(checkpoints, 1, learner)
+    pending = checkpoints._pending
+    assert pending is not None
+    checkpoints.abort_save()
     gate.set()
-    writing.wait()
+    pending.join()
     assert checkpoints.steps() == []
-    assert checkpoints.finish_write() is None
-    checkpoints.tidy()
+    assert checkpoints.wait_for_save() is None
+    checkpoints.remove_incomplete()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -99,9 +99,9 @@ def test_a_failure_meanwhile_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     checkpoints, learner = checkpoints_of(tmp_path), trained_learner()
     monkeypatch.setattr(io, "_write", fail)
-    begin(checkpoints, 1, learner)
+    begin_save(checkpoints, 1, learner)
     with pytest.raises(CheckpointError, match="step_1: the disk is full"):
-        checkpoints.finish_write()
+        checkpoints.wait_for_save()
     assert list(tmp_path.iterdir()) == []
 
 

@@ -60,7 +60,7 @@ def test_the_student_alone_is_trained_and_saved(folder: Path, lora: bool) -> Non
     settings = {"lora": {"enabled": True, "dim": 4, "alpha": 8}} if lora else {}
     engine = engine_of(config := config_of(folder, policy=settings))
     assert engine.teacher is not None
-    assert list(engine.parts) == ["policy"]
+    assert list(engine.trained_models) == ["policy"]
     assert engine.teacher.model.config.num_hidden_layers == 3
     assert not any(parameter.requires_grad for parameter in engine.teacher.model.parameters())
     assert engine.reference is None

@@ -41,7 +41,7 @@ def values_near_one(outputs: Outputs, batch: Batch, totals: Totals) -> LossOutpu
 def test_both_are_trained_saved_and_resumed(folder: Path) -> None:
     engine, samples = engine_of(folder), make_samples(4)
     assert engine.value is not None
-    assert list(engine.parts) == ["policy", "value"]
+    assert list(engine.trained_models) == ["policy", "value"]
     assert engine.learner.model is not engine.value.model
     run(sft.step(engine.learner, samples))
     losses = []
@@ -49,10 +49,10 @@ def test_both_are_trained_saved_and_resumed(folder: Path) -> None:
         losses.append(run(engine.value.forward_backward(samples, values_near_one))["loss"])
         run(engine.value.optim_step())
     assert losses[-1] < losses[0]
-    for name, part in engine.parts.items():
+    for name, part in engine.trained_models.items():
         run(part.save(folder / "step" / name))
     again = engine_of(folder)
-    for name, part in again.parts.items():
+    for name, part in again.trained_models.items():
         run(part.load(folder / "step" / name))
     for one, other in ((engine.learner, again.learner), (engine.value, again.value)):
         assert other is not None

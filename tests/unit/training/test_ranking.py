@@ -27,6 +27,16 @@ def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hone.training.run.draw_run", lambda *_: [])
 
 
+class Weightless:
+    """A model without weights."""
+
+    async def save(self, path: Path, *, wait: bool = True) -> None: ...
+
+    def wait_for_save(self) -> None: ...
+
+    async def load(self, path: Path) -> None: ...
+
+
 class Position:
     """A data position that never changes."""
 
@@ -41,16 +51,8 @@ def train(folder: Path, validations: list[dict[str, float]], *overrides: str) ->
     """A run without a model, of one validated and saved step for each of these; it resumes from what is there."""
     settings = [f"checkpointing.checkpoint_dir={folder}", "checkpointing.save_period=1", *overrides]
     loaded = load("grpo", None, [*settings, "checkpointing.async_save=false", "data.validation.split=test"])
-    engine = Engine(make_tokenizer(), cast(Any, None))
-    run = TrainingRun(
-        loaded,
-        "grpo",
-        total_steps=99,
-        parts={},
-        data=Position(),
-        tokenizer=engine.tokenizer,
-        engine=engine,
-    )
+    engine = Engine(make_tokenizer(), cast(Any, Weightless()))
+    run = TrainingRun(loaded, engine, Position(), total_steps=99)
 
     async def steps() -> None:
         await run.resume()

@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 
 from hone.checkpoint.io import read_into, read_weights, write_states
 from hone.checkpoint.random_state import random_state, restore_random_state
-from hone.checkpoint.safe_reader import read_state, understood
+from hone.checkpoint.safe_reader import read_state, refusing_misfits
 from hone.config.schema import ModelConfig
 from hone.engine.distributed.collectives import RankGroup, local_tensor
 from hone.engine.local.adalora import RankSchedule
@@ -33,7 +33,7 @@ from hone.model.weights import checkpointed_weights, named_weights
 FLAT = StateDictOptions(flatten_optimizer_state_dict=True)
 
 
-class Trained(Protocol):
+class CheckpointedLearner(Protocol):
     """The parts of a learner that a checkpoint holds, or that it was made with."""
 
     model: PreTrainedModel
@@ -46,7 +46,7 @@ class Trained(Protocol):
     rank_schedule: RankSchedule | None
 
 
-def save(learner: Trained, path: Path, *, with_optimizer: bool, wait: bool) -> Future[None]:
+def save(learner: CheckpointedLearner, path: Path, *, with_optimizer: bool, wait: bool) -> Future[None]:
     """Write `weights/` (DCP), `model/` (the model's own config, so that a conversion needs nothing else) and, with
     `with_optimizer`, `optimizer/` (states of the optimizer, the schedule, the loss scale) below `path`.
 
@@ -83,7 +83,7 @@ def save(learner: Trained, path: Path, *, with_optimizer: bool, wait: bool) -> F
     return write_states(states, ranks.mesh.files if ranks.mesh is not None else None, wait=wait)
 
 
-def load(learner: Trained, path: Path, *, with_optimizer: bool) -> None:
+def load(learner: CheckpointedLearner, path: Path, *, with_optimizer: bool) -> None:
     """The inverse of `save`, bit for bit."""
     read_weights(learner.model, path / "weights")
     if not with_optimizer:
@@ -94,11 +94,11 @@ def load(learner: Trained, path: Path, *, with_optimizer: bool) -> None:
             "from it. Convert it and start a new run from the weights: hone convert"
         )
     small = read_state(path / "optimizer" / "schedule.pt")
-    with understood(path / "optimizer"):
+    with refusing_misfits(path / "optimizer"):
         _restore_training(learner, path, small)
 
 
-def _restore_training(learner: Trained, path: Path, small: dict[str, Any]) -> None:
+def _restore_training(learner: CheckpointedLearner, path: Path, small: dict[str, Any]) -> None:
     """The optimizer, the schedule and the random generators, as they were."""
     if small["param_groups"] is not None:
         learner.optimizer.load_state_dict({"state": {}, "param_groups": small["param_groups"]})
@@ -120,7 +120,7 @@ def _restore_training(learner: Trained, path: Path, small: dict[str, Any]) -> No
         learner.scheduler.load_state_dict(small["scheduler"])
 
 
-def _restore_random(learner: Trained, folder: Path) -> None:
+def _restore_random(learner: CheckpointedLearner, folder: Path) -> None:
     """This rank's random generators (dropout), as they were. Another number of ranks has none to go on with."""
     file = folder / f"random_{dist.get_rank()}.pt" if learner.ranks.mesh is not None else None
     if file is not None and file.is_file():
@@ -129,7 +129,7 @@ def _restore_random(learner: Trained, folder: Path) -> None:
             restore_random_state(saved["random"])
 
 
-def _small_state(learner: Trained) -> dict[str, Any]:
+def _small_state(learner: CheckpointedLearner) -> dict[str, Any]:
     """What is no tensor of a parameter's size.
 
     `param_groups` stands for the whole optimizer while it has no state (before the first update; plain SGD): asking
@@ -145,12 +145,12 @@ def _small_state(learner: Trained) -> dict[str, Any]:
     }
 
 
-def _settings(learner: Trained) -> dict[str, Any]:
+def _settings(learner: CheckpointedLearner) -> dict[str, Any]:
     """What the optimizer's and the schedule's hyperparameters came from."""
     return learner.policy.model_dump(include={"optimizer", "scheduler"})
 
 
-def _apply_settings(learner: Trained) -> None:
+def _apply_settings(learner: CheckpointedLearner) -> None:
     """Hyperparameters and schedule as they are configured now, where they would stand after `updates` updates.
 
     A checkpoint holds those that it was made with: without this a learning rate changed for the rest of a run
