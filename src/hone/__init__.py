@@ -1,7 +1,7 @@
-"""Hone: post-training for language models. See README.md; ARCHITECTURE.md says where each thing lives.
+"""Hone: post-training for language models. See README.md; ARCHITECTURE.md describes the packages.
 
-`hone.grpo(...)` and its siblings are the commands, from Python (docs/api.md): one function for each algorithm of
-`hone.registry`. They load when they are first asked for: importing this package costs nothing.
+`hone.grpo(...)` and the others are the commands as Python functions (docs/api.md), one for each algorithm of
+`hone.registry`. They are imported on first use, so that `import hone` is fast.
 """
 
 from __future__ import annotations

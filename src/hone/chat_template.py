@@ -17,9 +17,9 @@ import jinja2
 
 Message = dict[str, Any]
 REFUSALS = (jinja2.TemplateError, TypeError, KeyError, ValueError, AttributeError, IndexError)
-"""What a template raises for a conversation that it refuses."""
+"""The exceptions of a template that refuses a conversation."""
 REASONING = ("reasoning_content", "reasoning", "thinking")
-"""The keys under which messages hold the thoughts before an answer."""
+"""The keys of a message that may hold the reasoning before an answer."""
 
 _SAID, _THOUGHT, _RESULT = "honesaid", "honethought", "honeresult"
 _NAME, _KEY, _VALUE = "honename", "honekey", "honevalue"
@@ -34,7 +34,7 @@ _TOOL: Message = {
     },
 }
 _ID = "call00001"
-"""As long as the ids that Mistral's templates insist on."""
+"""Nine characters: Mistral's templates accept no other length."""
 
 
 @dataclass(frozen=True)
@@ -42,23 +42,24 @@ class TemplateFeatures:
     """The form of messages that a template reads, and how it ends an assistant's turn."""
 
     parts: bool
-    """Content must be a list of parts (`[{type: text, text: …}]`); text is ignored."""
+    """Content must be a list of parts (`[{type: text, text: …}]`); a string is ignored."""
     text_arguments: bool
-    """Arguments of tool calls must be JSON text; an object is not written as JSON."""
+    """Arguments of tool calls must be JSON text; the template does not write an object as JSON."""
     null_content: bool
-    """A call is written only where the content beside it is null."""
+    """A call is written only if the content beside it is null."""
     reasoning: tuple[str, ...]
     """The keys of a message's reasoning that the template reads."""
     reasoning_apart: bool
-    """Thoughts within the content (`<think>`) would be written behind empty ones: they need a key of their own."""
+    """The template would write reasoning in the content (`<think>`) after an empty `<think>` of its own: the reasoning
+    must have its own key."""
     ends: tuple[str, ...]
-    """The special tokens that end an assistant turn; for some templates those that open the next one."""
+    """The special tokens that end an assistant turn; in some templates these open the next turn."""
     stops: tuple[str, ...]
-    """Those of `ends` that never stand within a turn: generation stops at them."""
+    """The tokens of `ends` that never occur within a turn: generation stops at them."""
 
 
 def template_of(tokenizer: Any, tools: Any = None) -> str | None:
-    """The tokenizer's template for conversations with these tools; None where it has none."""
+    """The tokenizer's template for conversations with these tools; None if it has none."""
     if not getattr(tokenizer, "chat_template", None):
         return None
     try:
@@ -76,12 +77,12 @@ def special_texts(tokenizer: Any) -> tuple[str, ...]:
 def template_features(
     tokenizer: Any, template: str, specials: Sequence[str], variables: Mapping[str, Any] | None = None
 ) -> TemplateFeatures:
-    """The features of a template; `variables` are passed to it as well."""
+    """The features of a template, which is rendered with `variables`."""
     return _Probe(tokenizer, template, specials, variables or {}).features()
 
 
 def turn_ends(tokenizer: Any) -> tuple[int, ...]:
-    """The ids of the tokens that end an assistant turn by the tokenizer's chat template; none without one."""
+    """The ids of the tokens that end an assistant turn in the tokenizer's chat template; none without a template."""
     specials = special_texts(tokenizer)
     templates = {template_of(tokenizer, tools) for tools in (None, [_TOOL])} - {None}
     found = {stop for t in templates for stop in template_features(tokenizer, str(t), specials).stops}
@@ -89,14 +90,14 @@ def turn_ends(tokenizer: Any) -> tuple[int, ...]:
 
 
 def end_notice(tokenizer: Any) -> str:
-    """A notice where turns end with another token than the tokenizer's end of sequence; else empty."""
+    """A notice if turns do not end with the tokenizer's end-of-sequence token; otherwise empty."""
     ends = [i for i in turn_ends(tokenizer) if i != tokenizer.eos_token_id]
     if not ends:
         return ""
     texts = " and ".join(tokenizer.convert_ids_to_tokens(ends))
     return (
-        f"the chat template ends assistant turns with {texts}, where the tokenizer's end of sequence is "
-        f"{tokenizer.eos_token}: generation stops there too, also in the generation_config.json of what is exported"
+        f"the chat template ends assistant turns with {texts}; the tokenizer's end of sequence is "
+        f"{tokenizer.eos_token}: generation stops at both, and an exported model's generation_config.json lists both"
     )
 
 
@@ -126,7 +127,7 @@ class _Probe:
         )
 
     def _render(self, messages: Sequence[Message], *, generation: bool = False, tools: Any = None) -> str:
-        """The rendered conversation; empty where the template refuses it."""
+        """The rendered conversation; empty if the template refuses it."""
         content = [
             {**m, "content": _parts(m["content"])} if self.parts and isinstance(m.get("content"), str) else m
             for m in messages
@@ -170,7 +171,8 @@ class _Probe:
         )
 
     def _call_ends(self) -> set[str]:
-        """The token that ends a turn with a call; where only the tool's result shows it, the one that opens it."""
+        """The token that ends a turn with a call; if only a following tool result shows it, the token that opens that
+        result."""
         call = self._calling()
         result = {"role": "tool", "name": _NAME, "tool_call_id": _ID, "content": _RESULT}
         alone = self._render([_ASK, call], tools=[_TOOL]).rstrip()
@@ -189,7 +191,7 @@ class _Probe:
         return {s for s in self.specials if s in between}
 
     def _inner(self, reasoning: str | None) -> set[str]:
-        """Special tokens within a turn: between thoughts, content and calls."""
+        """Special tokens within a turn: between reasoning, content and calls."""
         stretches = []
         if reasoning is not None:
             text = self._render([_ASK, {**_SAY, reasoning: _THOUGHT}])
@@ -200,13 +202,13 @@ class _Probe:
         return {s for s in self.specials for stretch in stretches if s in stretch}
 
     def _closes_thoughts_twice(self) -> bool:
-        """Whether thoughts within the content are written behind the template's own, empty ones."""
+        """Whether reasoning in the content is written after the template's own, empty reasoning."""
         text = self._render([_ASK, {**_SAY, "content": f"<think>\n{_THOUGHT}\n</think>\n\n{_SAID}"}])
         return text.rpartition("honeask")[2].count("</think>") > 1
 
 
 def special_run(text: str, specials: Sequence[str]) -> list[str]:
-    """The special tokens that a text begins with, white space left out."""
+    """The special tokens that a text begins with, ignoring white space."""
     found: list[str] = []
     rest = text.lstrip()
     while begun := [s for s in specials if rest.startswith(s)]:
@@ -216,7 +218,7 @@ def special_run(text: str, specials: Sequence[str]) -> list[str]:
 
 
 def garbled(text: str, key: str) -> bool:
-    """Whether arguments were written as JSON text within JSON text, or as Python writes a dictionary."""
+    """Whether arguments were written as JSON text within JSON text, or as a Python dict."""
     return f'\\"{key}' in text or f"'{key}':" in text
 
 

@@ -4,8 +4,7 @@
     results/demo/grpo-seed-S/    a GRPO run for each seed   results/demo/model-seed-S/   likewise
     results/demo/summary.json    accuracies and seconds     results/demo/curves.png      the plot
 
-The same command resumes it where it was stopped. `python -m hone.demo --seeds 7 8 9` takes other seeds, `--fresh`
-starts over.
+The same command resumes a stopped demo. `python -m hone.demo --seeds 7 8 9` uses other seeds, `--fresh` starts over.
 """
 
 from __future__ import annotations
@@ -62,7 +61,7 @@ def demo(out: Path, seeds: Sequence[int], *, fresh: bool = False) -> dict[str, A
     runs = []
     for seed in seeds:
         folder = out / f"grpo-seed-{seed}"
-        title = f"3. GRPO, seed {seed}: it learns from its own attempts and a check"
+        title = f"3. GRPO, seed {seed}: the model learns from its own answers, which a reward function checks"
         with seconds.phase(f"grpo_seed_{seed}", title):
             overrides = [f"policy.model_name={start}", f"checkpointing.checkpoint_dir={folder}"]
             _run("grpo", [*overrides, f"grpo.seed={seed}"])
@@ -76,7 +75,7 @@ def demo(out: Path, seeds: Sequence[int], *, fresh: bool = False) -> dict[str, A
 
 
 def summarize(before: float, runs: list[dict[str, Any]], seconds: dict[str, float]) -> dict[str, Any]:
-    """Accuracies over the seeds: `accuracy_after` is the worst of them, so that no seed hides behind another."""
+    """The content of summary.json: `accuracy_after` is the worst over the seeds, so that no seed is hidden."""
     after = [run["accuracy_after"] for run in runs]
     return {
         "accuracy_before": before,
@@ -92,7 +91,7 @@ def summarize(before: float, runs: list[dict[str, Any]], seconds: dict[str, floa
 
 
 def report(summary: dict[str, Any], out: Path) -> str:
-    """The summary in words."""
+    """The summary as text."""
     lines = [f"\nHeld-out accuracy (greedy, {summary['problems']} problems), after SFT -> after GRPO:"]
     for run in summary["seeds"]:
         lines.append(f"  seed {run['seed']}: {run['accuracy_before']:.1%} -> {run['accuracy_after']:.1%}")
@@ -139,7 +138,7 @@ def _draw(out: Path, summary: dict[str, Any]) -> None:
 
 
 class _Seconds:
-    """Seconds of each phase, kept on disk so that a resumed demo reports all of them."""
+    """The seconds of each phase, stored in a file so that a resumed demo reports all of them."""
 
     def __init__(self, out: Path) -> None:
         out.mkdir(parents=True, exist_ok=True)

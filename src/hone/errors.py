@@ -1,7 +1,7 @@
 """Expected failures. Each message names the cause and the fix.
 
-The command line prints the message alone (no traceback) and exits with `exit_code`. Anything that is not a
-`HoneError` is a defect of Hone and keeps its traceback.
+The command line prints only the message, without a traceback, and exits with `exit_code`. Any other exception is a
+defect of Hone and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class HoneError(Exception):
 
 
 class ConfigError(HoneError):
-    """A configuration that cannot be run: unknown key, wrong type, two settings that exclude each other."""
+    """An invalid configuration: an unknown key, a wrong type, two settings that exclude each other."""
 
     exit_code = 2
 
@@ -41,11 +41,11 @@ class CheckpointError(HoneError):
 
 
 class TrainingError(HoneError):
-    """Training that cannot go on: a loss or gradient that is not finite."""
+    """Training that cannot continue: a loss or gradient that is not finite."""
 
 
 class WeightSyncError(HoneError):
-    """A generator that cannot receive the version of the weights that it has to sample from."""
+    """A generator that cannot receive the version of the weights from which it has to sample."""
 
     def __init__(self, wanted: int, found: int | None, reason: str) -> None:
         super().__init__(wanted, found, reason)
@@ -53,11 +53,11 @@ class WeightSyncError(HoneError):
 
     def __str__(self) -> str:
         found = "no version" if self.found is None else f"version {self.found}"
-        return f"weights of version {self.wanted} were to be received, but there is {found}: {self.reason}"
+        return f"the generator needs weights of version {self.wanted}, but there is {found}: {self.reason}"
 
 
 class GeneratorError(HoneError):
-    """A generation server that is gone, refuses, or is not what the run needs."""
+    """A generation server that does not answer, refuses a request, or does not fit the run."""
 
 
 class ReportError(HoneError):
@@ -69,11 +69,11 @@ class ClusterError(HoneError):
 
 
 class WorkerLostError(ClusterError):
-    """A worker died, hung or lost its connection. The run resumes from its last checkpoint with another one."""
+    """A worker died, hung or lost its connection. The run resumes from its last checkpoint with a new worker."""
 
 
 class Interrupted(HoneError):
-    """Ctrl-C or SIGTERM, after the state was saved."""
+    """The run was stopped by Ctrl-C or SIGTERM, after its state was saved."""
 
     exit_code = 130
 
@@ -94,12 +94,12 @@ _TURNS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 def install_command(what: str) -> str:
-    """The shell command that installs `what` for this Python; a bare `pip` is often another Python's."""
+    """The shell command that installs `what` for this Python; a bare `pip` often belongs to another Python."""
     python, here = Path(sys.executable), Path.cwd()
     shown = os.path.relpath(python, here) if python.is_relative_to(here) else python
     if not what.startswith("hone["):
         return f'{shown} -m pip install "{what}"'
-    # From the checkout: on the package index another project has the name.
+    # From the checkout: on the package index the name belongs to another project.
     source, extra = Path(__file__).resolve().parents[2], what.removeprefix("hone")
     if not (source / "pyproject.toml").is_file():
         return f"{shown} -m pip install -e '.{extra}', in Hone's source folder"

@@ -16,16 +16,15 @@ from pathlib import Path
 from typing import Any
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
-CANNOT_SYNC = (
-    *(errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF),
-    *(errno.EISDIR, errno.EACCES, errno.EPERM),
-)
-"""What opening or syncing a folder raises on file systems that do not support it."""
+CANNOT_SYNC = {
+    getattr(errno, name) for name in "EINVAL ENOTSUP EOPNOTSUPP ENOSYS EBADF EISDIR EACCES EPERM".split()
+}
+"""Error codes of opening or syncing a folder on file systems that do not support it."""
 
 
 @contextlib.contextmanager
 def with_file_name(path: Path) -> Iterator[None]:
-    """Put `path` into an OSError that names no file: a failed write (disk full) does not say which file it was."""
+    """Add `path` to an OSError of the block that names no file: the error of a failed write (disk full) names none."""
     try:
         yield
     except OSError as error:
@@ -36,11 +35,11 @@ def with_file_name(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary path to write to, and rename it to `path` when the block ends; the folder is made if need be.
+    """Yield a temporary path to write to, and rename it to `path` when the block ends. The folder is created if needed.
 
-    If the block raises, `path` is unchanged and the temporary file is removed. The temporary name is always the same,
-    so the next writer overwrites what a kill left: a path has one writer at a time. Nothing is synced to the disk: that
-    would cost more than a small model's step. So this is safe against kills, not against power cuts.
+    If the block raises, `path` is unchanged and the temporary file is removed. The temporary name is always the
+    same, so the next writer overwrites the file that a kill left; a path may have one writer at a time. Nothing is
+    synced to the disk, which would take longer than a small model's step. So it protects from kills, not power cuts.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
@@ -54,9 +53,9 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_atomically(path: Path, content: str | bytes, *, mode: int = 0o666) -> None:
-    """Replace the content of `path`; text is written as UTF-8. `mode`: permissions of the file, less the umask.
+    """Replace the content of `path`; text is written as UTF-8. `mode`: the file's permissions, before the umask.
 
-    Raises OSError (disk full, no permission); `path` is then unchanged.
+    Raises OSError (disk full, no permission) and then leaves `path` unchanged.
     """
     data = content.encode("utf-8") if isinstance(content, str) else content
     with replacing(path) as temporary, open(temporary, "wb", opener=partial(os.open, mode=mode)) as file:
@@ -64,13 +63,13 @@ def write_atomically(path: Path, content: str | bytes, *, mode: int = 0o666) -> 
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a value as indented JSON, as `write_atomically` does. Lone surrogates, which UTF-8 lacks, become "?"."""
+    """Write a value as indented JSON with `write_atomically`. Lone surrogates, which UTF-8 lacks, become "?"."""
     text = json.dumps(value, indent=1, ensure_ascii=False)
     write_atomically(path, text.encode("utf-8", "replace") + b"\n")
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; empty if the file is missing, damaged, or holds something else."""
+    """The object in a JSON file; empty if the file is missing, damaged, or holds another value."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -79,9 +78,9 @@ def read_json_object(path: Path) -> dict[str, Any]:
 
 
 def sync(path: Path) -> None:
-    """Return when a file's content, or a folder's list of files, is on the disk.
+    """Return when a file's content, or a folder's list of files, is on the disk. Raises OSError.
 
-    Some file systems (CIFS, FUSE) cannot sync folders; there it does nothing for one. Raises OSError.
+    On file systems that cannot sync folders (CIFS, FUSE), it does nothing for a folder.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY)
@@ -95,9 +94,9 @@ def sync(path: Path) -> None:
 
 
 def is_disk_full(error: BaseException | None) -> bool:
-    """Whether the error, or one that caused it, says that the disk is full.
+    """Whether the error, or one that caused it, means that the disk is full.
 
-    DCP, PyTorch's zip writer and safetensors report a failed write in words of their own.
+    DCP, PyTorch's zip writer and safetensors raise other errors for a failed write, which are recognised by their text.
     """
     while error is not None:
         if isinstance(error, OSError) and error.errno in NO_SPACE:
@@ -114,6 +113,6 @@ def disk_full_message(error: OSError) -> str | None:
         return None
     where = f" while writing {error.filename}" if error.filename else ""
     return (
-        f"disk full{where}: free some space and run the same command again; it goes on from the last complete "
+        f"disk full{where}: free some space and run the same command again; it resumes from the last complete "
         "checkpoint. checkpointing.checkpoint_dir names the folder"
     )

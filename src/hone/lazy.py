@@ -1,4 +1,4 @@
-"""Importing by name, at the moment of use: what is heavy is not loaded before it is needed."""
+"""Import by name on first use, so that heavy modules are loaded only when they are needed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def lazy(target: str) -> Any:
-    """What `package.module:name` names; the module itself for `package.module`."""
+    """The object that `package.module:name` names; for `package.module` the module itself."""
     module, _, name = target.partition(":")
     found = importlib.import_module(module)
     return getattr(found, name) if name else found

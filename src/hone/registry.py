@@ -1,15 +1,15 @@
 """The algorithms, one entry each. Commands, the Python API, configuration, progress and checks read these entries.
 
-Entries name classes by text (`hone.module:Name`, for `hone.lazy.lazy`), so that reading them imports neither torch nor
-pydantic. Another package adds an algorithm with an entry point of the group `hone.algorithms` whose value is an
-`AlgorithmSpec` (docs/add-an-algorithm.md), or with `register`.
+Entries name classes as strings (`hone.module:Name`, for `hone.lazy.lazy`), so that reading them imports neither torch
+nor pydantic. Another package adds an algorithm with `register`, or with an entry point of the group `hone.algorithms`
+whose value is an `AlgorithmSpec` (docs/add-an-algorithm.md).
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from importlib.metadata import entry_points
 from typing import Literal
@@ -17,11 +17,11 @@ from typing import Literal
 from hone.errors import ConfigError
 
 Rows = Literal["examples", "comparisons", "prompts"]
-"""What a row of a dataset is."""
+"""The kind of rows in a dataset."""
 
 
 class ModelRole(Enum):
-    """What a model is to an algorithm."""
+    """The part that a model plays in an algorithm."""
 
     POLICY = "policy"
     REFERENCE = "reference"
@@ -32,16 +32,16 @@ class ModelRole(Enum):
 
 @dataclass(frozen=True)
 class MetricSpec:
-    """Metrics of an algorithm. `reward_NAME` of each reward function comes on top."""
+    """Metrics of an algorithm, in addition to `reward_NAME` of each reward function."""
 
     val: tuple[str, ...]
     """Held-out metrics by which checkpoints can be ranked (`val:NAME`)."""
     train: tuple[str, ...]
     """Training metrics by which checkpoints can be ranked (`train:NAME`)."""
     progress: tuple[tuple[str, str], ...]
-    """The progress line: metric, and what the line calls it."""
+    """The metrics of the progress line, each with its label."""
     own: tuple[tuple[str, str], ...] = ()
-    """Metrics of this algorithm alone, each with its meaning; the others are in `hone.tracking.catalogue`."""
+    """Metrics that only this algorithm has, each with its meaning; the others are in `hone.tracking.catalogue`."""
 
 
 @dataclass(frozen=True)
@@ -49,47 +49,45 @@ class AlgorithmSpec:
     """One algorithm: `hone NAME`, `hone.NAME(...)`."""
 
     name: str
-    """The command. In Python a `-` is a `_`."""
+    """The command. In Python `-` becomes `_`."""
     title: str
-    """What people call it, in the middle of a sentence."""
+    """The name within a sentence."""
     summary: str
-    """One line of `hone --help`."""
+    """The line in `hone --help`."""
     config: str
     """The root of its configuration, a `hone.config.schema.base.RunConfig`."""
     section: str
-    """The section of its configuration that says how long a run is, when it validates and what it draws with."""
+    """The section of its configuration with the length of a run, the validation and the seed."""
     loop: Literal["supervised", "online"]
     build: str
     """A `SupervisedAlgorithm` of `hone.algorithms.supervised`, or an `OnlineAlgorithm` of `hone.algorithms.online`."""
     data: Rows
     metrics: MetricSpec
     models: frozenset[ModelRole] = frozenset({ModelRole.POLICY})
-    """Models that a run may hold. Whether it holds one is for its settings to say."""
+    """Models that a run may hold; its settings decide which it does hold."""
     needs_rewards: bool = False
-    """Whether it learns from rewards."""
-    sections: tuple[str, ...] = field(default=())
-    """Further sections by which a configuration of it is recognised."""
+    """Whether the algorithm learns from rewards."""
+    sections: tuple[str, ...] = ()
+    """Further sections by which a configuration of this algorithm is recognised."""
 
     @property
     def function(self) -> str:
-        """Its name in Python."""
+        """The name of the Python function."""
         return self.name.replace("-", "_")
 
 
-_PREFERENCES = (
-    *("preference_loss", "sft_loss", "reward_accuracy", "reward_margin"),
-    *("rewards_chosen", "rewards_rejected"),
+_PREFERENCES = tuple(
+    "preference_loss sft_loss reward_accuracy reward_margin rewards_chosen rewards_rejected".split()
 )
 _SCORES = ("reward_accuracy", "reward_margin", "score_chosen", "score_rejected", "score", "absolute_error")
 _SUPERVISED_TRAIN = ("loss", "train_loss", "grad_norm")
 _RANKED_PAIRS = (
-    *(("train_loss", "loss"), ("reward_accuracy", "accuracy")),
+    ("train_loss", "loss"),
+    ("reward_accuracy", "accuracy"),
     ("val_reward_accuracy", "val accuracy"),
 )
 _ONLINE_VAL = ("accuracy", "reward", "completion_length", "truncated", "failed")
-_ONLINE_TRAIN = (
-    *("loss", "reward", "accuracy", "grad_norm", "kl", "approx_entropy", "completion_length", "truncated"),
-)
+_ONLINE_TRAIN = tuple("loss reward accuracy grad_norm kl approx_entropy completion_length truncated".split())
 _HELD_OUT = (("val_accuracy", "val accuracy"), ("val_reward", "val reward"))
 
 BUILTIN = (
@@ -111,7 +109,7 @@ BUILTIN = (
     AlgorithmSpec(
         name="dpo",
         title="DPO",
-        summary="learning from comparisons: DPO and its relatives",
+        summary="preference optimization: DPO and its variants",
         config="hone.config.schema.dpo:DPOConfig",
         section="dpo",
         loop="supervised",
@@ -126,7 +124,7 @@ BUILTIN = (
     AlgorithmSpec(
         name="rm",
         title="reward models",
-        summary="reward models: scores learned from comparisons, or from numbers",
+        summary="reward models: scores learned from preference pairs, labels or numbers",
         config="hone.config.schema.rm:RMConfig",
         section="rm",
         loop="supervised",
@@ -141,7 +139,7 @@ BUILTIN = (
     AlgorithmSpec(
         name="grpo",
         title="GRPO",
-        summary="reinforcement learning: GRPO and its relatives",
+        summary="reinforcement learning: GRPO and its variants",
         config="hone.config.schema.grpo:GRPOConfig",
         section="grpo",
         loop="online",
@@ -173,7 +171,7 @@ BUILTIN = (
     AlgorithmSpec(
         name="distill",
         title="distillation",
-        summary="learning from a teacher's distribution, on the student's own answers or given ones",
+        summary="distillation: learn a teacher's distribution, on the student's own answers or given ones",
         config="hone.config.schema.distill:DistillConfig",
         section="distillation",
         loop="online",
@@ -190,7 +188,7 @@ BUILTIN = (
     AlgorithmSpec(
         name="online-dpo",
         title="online DPO",
-        summary="learning from comparisons of the policy's own answers: online DPO",
+        summary="online DPO: preference pairs of the policy's own answers",
         config="hone.config.schema.online_dpo:OnlineDPOConfig",
         section="online_dpo",
         loop="online",
@@ -201,8 +199,8 @@ BUILTIN = (
             train=(*_ONLINE_TRAIN[:4], "reward_accuracy", "reward_margin", "completion_length", "truncated"),
             progress=(("reward", "reward"), ("reward_accuracy", "pairs right"), *_HELD_OUT),
             own=(
-                ("pair_reward_gap", "mean reward of chosen less rejected completions"),
-                ("beta", "how strongly the policy was held to its reference"),
+                ("pair_reward_gap", "mean reward of chosen minus rejected completions"),
+                ("beta", "strength of the KL penalty towards the reference"),
                 ("tied_groups", "groups of a step without a pair: their rewards are equal"),
                 ("unpaired_samples", "completions of a step that are in no pair"),
             ),
@@ -215,9 +213,9 @@ _added: dict[str, AlgorithmSpec] = {}
 
 
 def register(spec: AlgorithmSpec) -> None:
-    """Add an algorithm, for this process. Raises ConfigError for a name that another one has."""
+    """Add an algorithm in this process. Raises ConfigError if another one has its name."""
     if specs().get(spec.name, spec) != spec:
-        raise ConfigError(f"there is an algorithm named {spec.name} already: choose another name")
+        raise ConfigError(f"there already is an algorithm named {spec.name}: choose another name")
     _added[spec.name] = spec
 
 
@@ -227,25 +225,25 @@ def specs() -> Mapping[str, AlgorithmSpec]:
 
 
 def spec_of(name: str) -> AlgorithmSpec:
-    """The algorithm of a command. Raises ConfigError for another name."""
+    """The algorithm of a command. Raises ConfigError if there is none."""
     found = specs()
     if name not in found:
-        raise ConfigError(f"there is no algorithm {name!r}; there are {', '.join(found)}")
+        raise ConfigError(f"there is no algorithm {name!r}; the names are {', '.join(found)}")
     return found[name]
 
 
 def main_of(command: str) -> str:
-    """The function that does the work of an algorithm's command, or of `eval`."""
+    """The main function of an algorithm's command, or of `eval`, as `module:name`."""
     return "hone.evaluation:main" if command == "eval" else f"hone.training.{spec_of(command).loop}:main"
 
 
 def rows_of(command: str) -> Rows:
-    """What a row of the data of an algorithm, or of `eval`, is."""
+    """The kind of rows that an algorithm, or `eval`, reads."""
     return "prompts" if command == "eval" else spec_of(command).data
 
 
 def is_online(name: str) -> bool:
-    """Whether a run of this command samples completions to learn from them."""
+    """Whether a run of this command trains on completions that it samples."""
     return name in specs() and specs()[name].loop == "online"
 
 
@@ -256,7 +254,7 @@ def _installed() -> dict[str, AlgorithmSpec]:
         spec: AlgorithmSpec = entry.load()
         if spec.name in found:
             raise ConfigError(
-                f"{entry.value} adds an algorithm named {spec.name}, but there is one: remove its package"
+                f"{entry.value} adds an algorithm named {spec.name}, which already exists: remove its package"
             )
         found[spec.name] = spec
     return found

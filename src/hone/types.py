@@ -1,4 +1,4 @@
-"""The data that flows one way: Prompt -> Completion -> Rollout -> Group -> Sample -> Batch -> loss.
+"""The data types, in the order of the data flow: Prompt -> Completion -> Rollout -> Group -> Sample -> Batch -> loss.
 
 Shapes are in the names: `_T` tokens of one sequence, `_N` target tokens of a batch laid end to end, `_S` sequences of a
 batch. A *target token* is one that the loss sees: its log-probability given all before it.
@@ -24,13 +24,13 @@ class Prompt:
     id: str
     tokens: tuple[int, ...]
     content: str | list[Message]
-    """What a reward function gets in `prompts`: text, or messages for conversational data."""
+    """The prompt as reward functions get it in `prompts`: text, or messages for conversational data."""
     row: Mapping[str, Any] = field(default_factory=dict)
     """All columns of the dataset row; reward functions receive them as keyword arguments."""
     dataset: str = ""
     env: str = ""
     number: int = 0
-    """Of its first completion: what is sampled depends on the prompt's id and the completion's number."""
+    """The number of its first completion: sampling depends on the prompt's id and the completion's number."""
 
 
 class VersionSpan(NamedTuple):
@@ -43,18 +43,18 @@ class VersionSpan(NamedTuple):
 
 @dataclass(frozen=True)
 class Completion:
-    """What the generator produced, token by token; never decoded and re-encoded on its way to the loss."""
+    """The tokens that the generator sampled; they are never decoded and re-encoded on their way to the loss."""
 
     tokens: tuple[int, ...]
-    """Includes the end-of-sequence token where one was sampled."""
+    """The end-of-sequence token is included if one was sampled."""
     logprobs: tuple[float, ...]
-    """Log-probability of each token under the sampling distribution's untruncated softmax at its temperature."""
+    """Log-probability of each token under the full softmax at the sampling temperature, before top-p and the like."""
     finish: Literal["stop", "length", "turns"]
-    """`length`: cut off by a limit of tokens; `turns`: its environment would have gone on."""
+    """`length`: cut off by a limit of tokens; `turns`: cut off by its environment's limit of turns."""
     versions: tuple[VersionSpan, ...]
-    """Which weights sampled which tokens, in order."""
+    """The version of the weights that sampled each token, in order."""
     mask: tuple[bool, ...] | None = None
-    """False where an environment wrote the token (its log-probability is 0), which is not trained on; None: nowhere."""
+    """False for tokens that an environment wrote: not trained on, with log-probability 0. None: all True."""
 
     @classmethod
     def of_version(
@@ -65,12 +65,12 @@ class Completion:
         version: int,
         mask: tuple[bool, ...] | None = None,
     ) -> Completion:
-        """A completion that weights of one version sampled."""
+        """A completion sampled from weights of one version."""
         return cls(tokens, logprobs, finish, (VersionSpan(version, 0, len(tokens)),), mask)
 
     @property
     def version(self) -> int:
-        """Of the oldest weights that sampled any of it; 0 where nothing was sampled."""
+        """The oldest version of the weights that sampled any of its tokens; 0 if none was sampled."""
         return min((span.version for span in self.versions), default=0)
 
     @property
@@ -80,41 +80,40 @@ class Completion:
 
 @dataclass
 class Rollout:
-    """A completion with its scores. `reward is None` means that it failed, with `failure` as the cause."""
+    """A completion with its scores. If `reward` is None the rollout failed, and `failure` is the cause."""
 
     prompt: Prompt
     completion: Completion
     text: str
     messages: list[Message] | None = None
-    """Everything after the prompt, if that is more than one answer: reward functions get these."""
-    rewards: dict[str, float | None] = field(default_factory=dict)  # None: it does not apply
+    """All messages after the prompt, if there is more than one answer; reward functions get these."""
+    rewards: dict[str, float | None] = field(default_factory=dict)  # None: the function does not apply
     weights: dict[str, float] = field(default_factory=dict)
-    """Factor of each of `rewards` in `reward`, at the time of scoring."""
+    """The weight of each of `rewards` in `reward`, at the time of scoring."""
     judge: str | None = None
-    """Which of `rewards` judges whether the answer is right; None: the first; empty: none."""
+    """The one of `rewards` that judges whether the answer is right. None: the first; empty: none."""
     reward: float | None = None  # weighted sum of `rewards`
     extra: dict[str, Any] = field(default_factory=dict)
-    """What reward functions logged (`log_extra`), by column."""
+    """Values that reward functions logged (`log_extra`), by column."""
     failure: str | None = None
     advantage: float | None = None
     stats: dict[str, float] = field(default_factory=dict)
     """Counts of its environment: turns, tool calls, seconds …"""
     excluded: str | None = None
     """Why the rollout is not trained on (e.g. 'truncated'); counted in the metrics."""
+    prefill: str = ""
+    """The beginning of the answer at the end of the prompt, such as a template's `<think>`."""
 
     @property
     def judgement(self) -> float | None:
-        """The reward that judges whether the answer is right, if there is one."""
+        """The reward that judges whether the answer is right; None if there is none."""
         return self.rewards.get(next(iter(self.rewards), "") if self.judge is None else self.judge)
 
     @property
     def right(self) -> bool:
-        """Whether its answer counts as right: a judgement of 1, or, if that is none of 1, 0, -1, a reward above 0."""
+        """Whether the answer is right: its judgement, or its reward if the judgement is not 1, 0 or -1, is above 0."""
         verdict = self.judgement if self.judgement in (-1.0, 0.0, 1.0) else self.reward
         return verdict is not None and verdict > 0
-
-    prefill: str = ""
-    """The beginning of the answer at the end of the prompt, such as a template's `<think>`."""
 
 
 @dataclass
@@ -129,7 +128,8 @@ class Group:
 class Sample:
     """One sequence to train on or to score. `loss_mask_T[t]`: token t is a target; token 0 cannot be one.
 
-    `token_columns` hold a value, or a row of them, for each *target* token, in order; `sequence_columns` one in all.
+    `token_columns` hold a value, or a row of values, for each *target* token, in order; `sequence_columns` hold one
+    value for the sequence.
     """
 
     id: str
@@ -142,9 +142,9 @@ class Sample:
     """Number of leading tokens that all samples of the same `group` share, so that they may be computed once."""
     unit: str = ""
     """Samples of one unit (a pair's chosen and rejected side) are in one micro-batch, adjacent and in order. Sizes of
-    micro-batches count units; a sample without a name for it is a unit of its own."""
+    micro-batches count units. With an empty name the sample is a unit of its own."""
     versions: tuple[VersionSpan, ...] = ()
-    """Which weights sampled which of `tokens_T`; empty: not sampled."""
+    """The version of the weights that sampled each of `tokens_T`; empty if the tokens were not sampled."""
 
     def __len__(self) -> int:
         return int(self.tokens_T.numel())
@@ -154,7 +154,7 @@ class Sample:
         return int(self.loss_mask_T.sum())
 
     def is_sampled_from(self, version: int) -> bool:
-        """Whether weights of this version sampled all of it."""
+        """Whether all sampled tokens come from this version of the weights."""
         return {span.version for span in self.versions} == {version}
 
 
@@ -162,15 +162,15 @@ class Sample:
 class Batch:
     """The target tokens of S sequences laid end to end, as a loss sees them: no padding, no packing, no rank.
 
-    A rank without work sees a unit without targets whose sequence columns are all 0: it adds 0 to every sum.
+    A rank without work gets a unit without targets whose sequence columns are all 0, so it adds 0 to every sum.
     """
 
     ids: list[str]
     tokens_N: Tensor
     sequence_N: Tensor
-    """Which sequence, in [0, S), each target belongs to."""
+    """The index in [0, S) of each target's sequence."""
     lengths_S: Tensor
-    """Number of targets of each sequence."""
+    """The number of targets of each sequence."""
     token_columns: dict[str, Tensor] = field(default_factory=dict)
     sequence_columns: dict[str, Tensor] = field(default_factory=dict)
 
@@ -179,15 +179,15 @@ class Batch:
         return len(self.ids)
 
     def sum_by_sequence(self, values_N: Tensor) -> Tensor:
-        """Sum a per-target value within each sequence: [N] -> [S]."""
+        """The sum of a per-target value within each sequence: [N] -> [S]."""
         return values_N.new_zeros(self.num_sequences).index_add(0, self.sequence_N, values_N)
 
     def mean_by_sequence(self, values_N: Tensor) -> Tensor:
-        """Mean of a per-target value within each sequence: [N] -> [S]; 0 for a sequence without targets."""
+        """The mean of a per-target value within each sequence: [N] -> [S]; 0 for a sequence without targets."""
         return self.sum_by_sequence(values_N) / self.lengths_S.clamp(min=1).to(values_N.dtype)
 
     def per_token(self, values_S: Tensor) -> Tensor:
-        """Give each target its sequence's value: [S] -> [N]."""
+        """Each target's sequence value: [S] -> [N]."""
         return values_S[self.sequence_N]
 
 
@@ -195,25 +195,25 @@ class Batch:
 class Totals:
     """Denominators of a loss, counted over the whole global batch before any backward."""
 
-    tokens: float  # targets
-    sequences: float  # that have a target
+    tokens: float  # target tokens
+    sequences: float  # sequences with a target
     sums: Mapping[str, float] = field(default_factory=dict)
-    """Sum of each sequence column: a loss that weighs sequences divides by the sum of their weights."""
+    """The sum of each sequence column: a loss that weights sequences divides by the sum of their weights."""
 
 
 @dataclass
 class Outputs:
     """The model's outputs for the targets of a Batch, in fp32.
 
-    A model with a scalar head gives values, each of the state before its target; its `logprobs_N` are nan, so that a
-    loss made for a language model stops the run.
+    A model with a scalar head returns values, each of the state before its target; its `logprobs_N` are nan, so that a
+    loss for a language model stops the run.
     """
 
     logprobs_N: Tensor
     entropy_N: Tensor | None = None
-    """Of the distribution of each target, with gradient; given where the loss has `needs_entropy`."""
+    """Entropy of each target's distribution in nats, with gradient; present if the loss has `needs_entropy`."""
     candidate_logprobs_NK: Tensor | None = None
-    """Of the K tokens that the token column `candidates` [N, K] names at each target."""
+    """Log-probabilities of the K tokens in the token column `candidates` [N, K] of each target."""
     values_N: Tensor | None = None
 
 
@@ -221,7 +221,7 @@ class Outputs:
 class LossOutput:
     """`loss` is this batch's part of the global loss, already divided by the global denominator.
 
-    Metrics of all batches are added up; of `largest`, the largest of all batches is reported.
+    Metrics are summed over all batches; for `largest`, the maximum over all batches is reported.
     """
 
     loss: Tensor
@@ -230,45 +230,45 @@ class LossOutput:
 
 
 LossFn = Callable[[Outputs, Batch, Totals], LossOutput]
-"""Must be picklable: it travels to workers. A loss with an attribute `needs_entropy` that is true gets entropies."""
+"""A loss must be picklable, since it is sent to workers. If its attribute `needs_entropy` is true it gets entropies."""
 
 
 class Scorer(Protocol):
-    """A model that gives log-probabilities, or values."""
+    """A model that returns log-probabilities, or values."""
 
     async def forward(self, samples: Sequence[Sample]) -> list[Tensor]:
-        """Log-probabilities (from a scalar head: values) of each sample's targets: one fp32 tensor [targets] each."""
+        """Log-probabilities (with a scalar head: values) of the targets: one fp32 tensor [targets] for each sample."""
 
 
 class Teacher(Protocol):
     """A frozen model queried for its top-k log-probabilities."""
 
     async def topk_logprobs(self, samples: Sequence[Sample], k: int) -> list[tuple[Tensor, Tensor]]:
-        """The `k` most likely tokens at each target, most likely first: (log-probabilities, tokens), both [targets, k],
-        for each sample."""
+        """The `k` most likely tokens at each target, most likely first: (log-probabilities, token ids), both
+        [targets, k], for each sample."""
 
 
 class Learner(Scorer, Protocol):
     """A model that is trained."""
 
     async def entropies(self, samples: Sequence[Sample]) -> list[Tensor]:
-        """Entropy at each of a sample's targets, in nats, without gradient: one fp32 tensor [targets] each."""
+        """Entropies at the targets in nats, without gradient: one fp32 tensor [targets] for each sample."""
 
     async def forward_backward(self, samples: Sequence[Sample], loss: LossFn) -> dict[str, float]:
-        """Add the gradient of the loss over a global batch; its denominators are counted before any backward."""
+        """Add the gradient of the loss over a global batch, whose denominators are counted first; returns metrics."""
 
     async def optim_step(self) -> dict[str, float]:
-        """Clip, update, advance the schedule, clear the gradients."""
+        """Clip the gradients, update the weights, advance the schedule, clear the gradients; returns metrics."""
 
 
 class TrainedModel(Learner, Protocol):
     """A learner that can be saved."""
 
     async def save(self, path: Path, *, wait: bool = True) -> None:
-        """Write weights and optimizer state below `path`; without `wait`, a copy of them while training goes on."""
+        """Write weights and optimizer state below `path`; without `wait`, write a copy while training continues."""
 
     def wait_for_save(self) -> None:
-        """Return when everything that was saved is on the disk. Raises the error of a failed write."""
+        """Return when all saves are on the disk. Raises the error of a failed write."""
 
     async def load(self, path: Path) -> None:
         """Restore what `save` wrote, bit for bit."""
@@ -276,7 +276,7 @@ class TrainedModel(Learner, Protocol):
 
 @dataclass(frozen=True)
 class Sampling:
-    """How to sample. temperature 0 is greedy. top_k None, top_p 1.0, min_p 0.0 and repetition_penalty 1.0 are off."""
+    """Sampling parameters. Temperature 0 is greedy; top_k None, top_p 1, min_p 0 and repetition_penalty 1 are off."""
 
     max_new_tokens: int
     temperature: float = 1.0
@@ -286,22 +286,22 @@ class Sampling:
     stop_strings: tuple[str, ...] = ()
     seed: int = 0
     min_p: float = 0.0
-    """Tokens with less than this fraction of the most likely token's probability are left out."""
+    """Tokens with less than this fraction of the most likely token's probability are not sampled."""
     repetition_penalty: float = 1.0
-    """Logits of tokens that the prompt or the completion has are divided by it, where positive, else multiplied."""
+    """Logits of tokens in the prompt or the completion are divided by it if positive, otherwise multiplied."""
     min_new_tokens: int = 0
-    """Nothing ends a completion before it has so many tokens."""
+    """A completion does not end before it has this many tokens."""
     ignore_eos: bool = False
     """The model's own end-of-sequence tokens do not end a completion; stop_token_ids and stop_strings do."""
 
 
 class Generator(Protocol):
-    """Anything that samples."""
+    """A model that samples completions."""
 
     async def generate(
         self, prompts: Sequence[Prompt], sampling: Sampling, *, count: int = 1
     ) -> list[list[Completion]]:
-        """`count` completions of each prompt, in order."""
+        """`count` completions of each prompt, in the order of the prompts."""
 
 
 def sample_of(rollout: Rollout) -> Sample:

@@ -1,4 +1,4 @@
-"""Numbers as people read them: counts, bytes, seconds, percentages."""
+"""Format numbers for people: counts, bytes, seconds, percentages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Users' own code by name: `path/to/file.py:thing` or `pkg.module.thing`."""
+"""Load users' code by name: `path/to/file.py:thing` or `pkg.module.thing`."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ _FILES = (".jsonl", ".json", ".parquet", ".csv", ".txt", ".gz", ".zst")
 
 
 class MissingCodeError(Exception):
-    """There is no such file or name; the message suggests the nearest one."""
+    """There is no such file or name; the message suggests the most similar one."""
 
 
 def is_code(target: str) -> bool:
-    """Whether a name refers to Python code: in a file, or in a module that can be found. Nothing is run."""
+    """Whether a name refers to Python code in a file, or in a module that can be found. Nothing is executed."""
     file, colon, name = target.rpartition(":")
     if colon:
         return file.endswith(".py") and name.isidentifier()
     if not _DOTTED.fullmatch(target) or target.endswith(_FILES) or Path(target).exists():
-        return False  # also where a folder of a file's name could be imported: run/ beside run.jsonl
+        return False  # a data file, even if a folder of that name could be imported (run/ beside run.jsonl)
     _add_working_directory()
     try:
         return importlib.util.find_spec(target.split(".")[0]) is not None
@@ -35,7 +35,7 @@ def is_code(target: str) -> bool:
 
 
 def find(target: str) -> Any:
-    """The object that a name refers to. Raises MissingCodeError, or whatever importing its module raises."""
+    """The object that a name refers to. Raises MissingCodeError, or any exception of importing its module."""
     file, colon, name = target.rpartition(":")
     if colon:
         path = Path(file).expanduser().resolve()
@@ -55,8 +55,10 @@ def find(target: str) -> Any:
 
 
 def module_from_file(path: Path) -> Any:
-    """Import a file under a name of its own, so that a file math.py does not replace a library. Raises
-    MissingCodeError for a file that is not Python, and whatever the file raises."""
+    """Import a file under a unique module name, so that a file math.py does not replace a library.
+
+    Raises MissingCodeError for a file that is not Python, or any exception that the file raises.
+    """
     name = f"hone_user_{path.stem}_{zlib.crc32(str(path).encode()):08x}"
     if name in sys.modules:
         return sys.modules[name]
@@ -76,7 +78,7 @@ def module_from_file(path: Path) -> Any:
 
 
 def search_path() -> list[str]:
-    """The module search path for a child process, with the working directory, unless that has been deleted."""
+    """The module search path for a child process, with the working directory unless that was deleted."""
     try:
         here = os.getcwd()
     except FileNotFoundError:

@@ -10,11 +10,10 @@ FREE_TO_CHANGE = ("checkpointing", "logger", "cluster", "policy.generation.coloc
 GOAL_KEYS = ("stop_at_validation_metric", "stop_at_validation_threshold")
 LENGTH_KEYS = ("max_num_steps", "max_num_epochs")
 VALIDATION_KEYS = ("val_period", "val_at_start", "val_at_end", "val_start_at")
-FIT_KEYS = (
-    *("train_micro_batch_size", "logprob_batch_size", "train_mb_tokens", "logprob_mb_tokens"),
-    *("tensor_parallel_size", "context_parallel_size", "dp_replicate_size", "sequence_parallel"),
-    *("activation_checkpointing", "cpu_offload"),
-)
+FIT_KEYS = """
+train_micro_batch_size logprob_batch_size train_mb_tokens logprob_mb_tokens tensor_parallel_size
+context_parallel_size dp_replicate_size sequence_parallel activation_checkpointing cpu_offload
+""".split()
 """Settings that fit a run to its devices, which may be other ones when it resumes."""
 GONE = ("algorithm", "sequence_length_round")
 """Keys of sequence_packing in configurations of older versions, which had no effect."""

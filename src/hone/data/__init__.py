@@ -1,4 +1,4 @@
-"""Rows in, token sequences out: sources, row formats, chat templates, resumable order, packing plans."""
+"""Data: from rows to token sequences. Sources, row formats, chat templates, resumable order, packing plans."""
 
 from hone.data.preferences import PreferenceData, build_preferences
 from hone.data.prompts import PromptData, build_eval_prompts, build_prompts

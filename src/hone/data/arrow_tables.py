@@ -1,4 +1,4 @@
-"""Rows of Arrow tables."""
+"""Read Arrow tables as rows."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hone.errors import DataError
 
 
 def parquet(file: Any, path: str) -> Rows:
-    """The rows of a Parquet file, a path or opened. Raises DataError for one that is damaged, OSError."""
+    """The rows of a Parquet file, given by path or as an open file. Raises DataError if it is damaged, OSError."""
     try:
         table = pq.ParquetFile(file, memory_map=isinstance(file, str)).read()
     except pa.ArrowException as error:
@@ -30,12 +30,12 @@ def parquet(file: Any, path: str) -> Rows:
 
 
 def filled(read: Any) -> Any:
-    """`read` without the nulls that Arrow put for keys that a row does not have."""
+    """`read`, with the nulls removed that Arrow adds for keys that a row lacks."""
     return lambda start, stop: [tidy_row(row, filled=True) for row in read(start, stop)]
 
 
 def _plain(data_type: pa.DataType) -> bool:
-    """Whether values of a column are what they should be as they come."""
+    """Whether values of a column need no normalisation."""
     return (
         pa.types.is_string(data_type) or pa.types.is_large_string(data_type) or pa.types.is_integer(data_type)
     )

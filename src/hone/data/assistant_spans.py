@@ -1,8 +1,8 @@
 """Find the assistant's turns in a rendered conversation, for any chat template.
 
-The conversation is rendered up to a turn, which must be a prefix of the whole rendering. If it is not, because the
-template renders earlier turns differently once others follow (Qwen3 drops their reasoning), a probe text in place of
-the turn's content shows where the turn is. If that fails too the result is None; nothing is guessed.
+The conversation is rendered up to a turn; the result must be a prefix of the whole rendering. It is not if the template
+renders earlier turns differently when others follow (Qwen3 drops their reasoning). In this case a probe text in place
+of the turn's content shows where the turn is. If that fails too the result is None; nothing is guessed.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from hone.types import Message
 
 Span = tuple[int, int]
 _PROBE = "\ue000probe\ue001"
-"""Private-use characters: no text that a template adds begins or ends with them."""
+"""Private-use characters: no template writes text that begins or ends with them."""
 
 
 class Render(Protocol):
-    """Renders some messages of one conversation, with the opening of an assistant turn when `generation`."""
+    """Renders messages of one conversation; with `generation`, the opening of an assistant turn follows."""
 
     def __call__(self, messages: Sequence[Message], *, generation: bool = False) -> str: ...
 
@@ -30,10 +30,9 @@ class Render(Protocol):
 def turn_span(
     render: Render, messages: list[Message], i: int, whole: str, specials: tuple[str, ...]
 ) -> Span | None:
-    """Characters of `whole`, the rendered conversation, that the model produces as message i.
+    """The span of `whole`, the rendered conversation, that the model generates as message i.
 
-    They go from the end of the generation prompt to the end of the turn's closing tokens. None if they cannot be
-    found.
+    It goes from the end of the generation prompt to the end of the turn's closing tokens. None if it cannot be found.
     """
     start, end = _start(render, messages, i, whole, specials), _end(render, messages, i, whole, specials)
     return None if start is None or end is None or end < start else (start, end)
@@ -58,15 +57,15 @@ def _start(
         starts = [common_length(asked, whole)]
         with suppress(DataError):  # a template may refuse content beside a call
             starts.append(common_length(render(_probes(messages, i)[0]), whole))
-        return min(starts)  # the content may begin with letters that the opening has
+        return min(starts)  # the content may begin with the same letters as the opening
     opening = asked[len(before) :] if asked.startswith(before) else ""
     content = common_length(whole, render(_probes(messages, i)[0]))
     return _behind_opening(whole[:content], opening, specials) if opening else None
 
 
 def _behind_opening(text: str, opening: str, specials: tuple[str, ...]) -> int | None:
-    """Where the last `opening` in the text ends, if only plain text follows it; else the end of the text, if the text
-    ends with the beginning of an opening. Either way the opening must hold a special token."""
+    """The end of the last `opening` in the text, if only plain text follows it; otherwise the end of the text, if the
+    text ends with the beginning of `opening`, special token included. None if neither holds."""
     at = text.rfind(opening)
     if at >= 0 and not any(s in text[at + len(opening) :] for s in specials):
         return at + len(opening)
@@ -87,7 +86,7 @@ def _end(
     for probed in _probes(messages, i):
         try:
             _, found, rest = render(probed).partition(_PROBE)
-        except DataError:  # the template wants the call that the probe lacks
+        except DataError:  # the template needs the call that the probe lacks
             continue
         if not (found and whole.endswith(rest)):
             continue
@@ -100,8 +99,8 @@ def _end(
 
 
 def _shared(rest: str, closing: str, specials: tuple[str, ...], *, exact: bool) -> int | None:
-    """How much of `rest` closes the turn: all of `closing` if `exact` and it is there, else up to the first special
-    token that both have. None: nothing does."""
+    """The number of characters of `rest` that close the turn: all of `closing` if `exact` and `rest` begins with it,
+    otherwise up to the first special token that both have. None if there is none."""
     if exact and rest.startswith(closing):
         return len(closing)
     shared = rest[: common_length(rest, closing)]
@@ -110,7 +109,7 @@ def _shared(rest: str, closing: str, specials: tuple[str, ...], *, exact: bool) 
 
 
 def _probes(messages: list[Message], i: int) -> list[list[Message]]:
-    """The conversation with another content in turn i; then also without its tool calls and reasoning."""
+    """The conversation with the probe as content of turn i: first with the turn's other keys, then without them."""
     as_parts = isinstance(messages[i].get("content"), list)
     probe = [{"type": "text", "text": _PROBE}] if as_parts else _PROBE
     contents = ({**messages[i], "content": probe}, {"role": messages[i]["role"], "content": probe})
@@ -129,8 +128,8 @@ def joined(spans: Sequence[Span]) -> list[Span]:
 
 
 def overlap(offsets: Sequence[Span], spans: Sequence[Span]) -> list[bool]:
-    """Which tokens share a character with a span. Tokens of white space alone may have empty offsets (Llama 3's
-    tokenizer trims them): they stand where the token before them ended."""
+    """Whether each token shares a character with a span. Tokens of white space may have empty offsets (Llama 3's
+    tokenizer trims them): such a token begins where the token before it ended."""
     offsets_N2 = np.array(offsets, dtype=np.int64).reshape(-1, 2)
     start, end = offsets_N2[:, 0], offsets_N2[:, 1]
     before = np.concatenate([[0], end[:-1]])

@@ -1,21 +1,22 @@
-"""Rows to tokens and masks: chat templates, and which tokens are targets.
+"""Encode rows: apply the chat template, tokenise, and mark the tokens that are targets.
 
 A conversation is rendered and tokenised once, as a whole, so its tokens are those of the chat template. Targets are
-the assistant's turns, each from the end of the generation prompt to its end-of-turn token: what a model has to produce
-itself. `{% generation %}` marks in a template show where they are; for templates without them see
-`hone.data.assistant_spans`. White space behind the end-of-turn token is no target: generation stops before it.
+the assistant's turns, each from the end of the generation prompt to its end-of-turn token: the tokens that a model
+has to generate itself. `{% generation %}` marks in a template show where the turns are; for templates without marks
+see `hone.data.assistant_spans`. White space after the end-of-turn token is not a target: generation stops before it.
 
-Plain text gets the tokenizer's own BOS (`add_bos`) and an EOS at its end (`add_eos`). In language modelling all of it
-is a target; in prompt-completion the completion. The prompt's tokens are always those that a generator is given: where
-tokens would merge across the border, prompt and completion are tokenised apart. (TRL lets the completion begin earlier
-then, with a warning; in all other cases the tokens are the same.)
+Plain text gets the tokenizer's BOS in front (`add_bos`) and an EOS at its end (`add_eos`). In language modelling all
+of the text is a target; in prompt-completion data only the completion is. The prompt's tokens are always those that a
+generator is given: if tokens would merge across the border, prompt and completion are tokenised separately. (In this
+case TRL lets the completion begin earlier, with a warning; in all other cases the tokens are the same.)
 
-A chat template writes BOS and end-of-turn tokens itself. Where an assistant's turn ends with the token that opens the
-next (GLM-4), or a template's marks leave its end out, that token is a target too. A template that writes no special
-token is treated as plain text; and a last assistant turn that ends in no special token gets the EOS.
+A chat template writes BOS and end-of-turn tokens itself. If an assistant's turn ends with the token that opens the
+next turn (GLM-4), or if the template's marks exclude the end of the turn, that token is a target too. The output of a
+template that writes no special token is treated as plain text. A last assistant turn that does not end with a special
+token gets the EOS.
 
-A template gets messages in the form that it reads (`hone.data.messages`); its output is compared with them
-(`hone.data.render_check`); what a user or a tool writes is never encoded as a control token
+Messages are converted to the form that the template reads (`hone.data.messages`), and the template's output is
+compared with them (`hone.data.render_check`). Text of a user or a tool is never encoded as a control token
 (`hone.data.control_tokens`).
 """
 
@@ -46,7 +47,7 @@ _MARK = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 @dataclass
 class Encoder:
-    """Encodes with one tokenizer under one set of options."""
+    """Encodes rows with one tokenizer and one set of options."""
 
     tokenizer: Any
     max_length: int | None = None
@@ -56,7 +57,7 @@ class Encoder:
     add_bos: bool = True
     add_eos: bool = True
     add_generation_prompt: bool = True
-    """Prompts to generate from end with the template's opening of an assistant turn."""
+    """Whether prompts end with the template's opening of an assistant turn."""
     template_kwargs: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -65,11 +66,11 @@ class Encoder:
         return bool(self.tokenizer.chat_template)
 
     def encode(self, example: Example) -> Encoded:
-        """One example; for many it is faster to `render` each and `tokenize` all. Raises DataError."""
+        """Encode one example. For many it is faster to `render` each and `tokenize` all. Raises DataError."""
         return self.tokenize([self.render(example)])[0]
 
     def render(self, example: Example) -> Rendered:
-        """The text of an example and its target spans. Raises DataError for what the template refuses."""
+        """The text of an example and its target spans. Raises DataError if the template refuses the example."""
         if not example.messages:
             text, start = example.prompt + example.completion, len(example.prompt)
             return self._plain_text(text, [(start, len(text))], ends_with_answer=True)
@@ -86,11 +87,11 @@ class Encoder:
         return replace(rendered, findings=self._findings(example, rendered))
 
     def tokenize(self, rendered: Sequence[Rendered]) -> list[Encoded]:
-        """Tokenise together what was rendered one by one."""
+        """Tokenise a batch of rendered examples."""
         return [self._cut(e) for e in self._text_tokenizer.encode(rendered)]
 
     def render_prompt(self, prompt: PromptText) -> Rendered:
-        """The text that a model continues. A last message of the assistant is continued, not followed."""
+        """The text that a model continues. If the last message is the assistant's, the model continues that message."""
         if isinstance(prompt.content, str):
             return Rendered(prompt.content, [], plain=True)
         continued = prompt.content[-1]["role"] == "assistant"
@@ -102,7 +103,7 @@ class Encoder:
         return Rendered(text, [], plain=not self._has_special(text), findings=tuple(found))
 
     def encode_prompts(self, prompts: Sequence[Rendered]) -> list[list[int]]:
-        """The tokens that a generator continues."""
+        """The token ids of prompts, as a generator is given them."""
         ids = self._text_tokenizer.ids([p.text for p in prompts])
         pairs = zip(prompts, ids, strict=True)
         return [self._text_tokenizer.with_bos(tokens) if p.plain else tokens for p, tokens in pairs]
@@ -112,7 +113,7 @@ class Encoder:
         return self._text_tokenizer.counts([self.control.guard(text) for text in texts])
 
     def tokens_of(self, text: str, behind: str = "") -> list[int]:
-        """The tokens of a text that goes on where the text `behind` ends, with nothing added."""
+        """The tokens of a text that follows the text `behind`, with nothing added."""
         before, alone = self._text_tokenizer.ids([behind, text])
         return self._text_tokenizer.continuation(behind, before, text) or alone
 
@@ -130,7 +131,7 @@ class Encoder:
         )
 
     def _findings(self, example: Example, rendered: Rendered) -> tuple[Finding, ...]:
-        """Differences of the rendering and its targets from the messages. Raises DataError for what is lost."""
+        """How the rendering and its targets differ from the messages. Raises DataError if content was lost."""
         messages = example.messages
         trained = example.trained[-1:] if self.only_unmask_final else example.trained
         found = render_check.check(messages, rendered.text, rendered.spans, trained, self.name, example.tools)
@@ -147,8 +148,8 @@ class Encoder:
         return replace(e, tokens=e.tokens[: self.max_length], mask=e.mask[: self.max_length], truncated=True)
 
     def template(self, tools: Any = None) -> str:
-        """The template for conversations with these tools. Raises DataError where there is none, ConfigError where
-        there are several and no default."""
+        """The template for conversations with these tools. Raises DataError if the tokenizer has none, ConfigError if
+        it has several and none is the default."""
         if not self.chat:
             raise DataError(
                 f"{self.name} has no chat template: set policy.tokenizer.chat_template (a Jinja template, or a file)"
@@ -163,8 +164,10 @@ class Encoder:
             ) from error
 
     def prepared(self, messages: Sequence[Message], tools: Any = None) -> list[Message]:
-        """Messages in the form that the chat template reads, with text that reads like a control token guarded. Raises
-        DataError for what is not text."""
+        """Messages in the form that the chat template reads, with text that reads like a control token guarded.
+
+        Raises DataError for content that is not text.
+        """
         plain = [self.control.guarded(canonical(m, f"message {i}")) for i, m in enumerate(messages)]
         return for_template(plain, self.features(tools), self.template(tools))
 
@@ -178,7 +181,7 @@ class Encoder:
         return self._features[template]
 
     def apply(self, messages: Sequence[Message], tools: Any, kwargs: Mapping[str, Any]) -> Any:
-        """The rendered conversation. Raises DataError for what the template refuses."""
+        """The rendered conversation. Raises DataError if the template refuses it."""
         options = {"tokenize": False, **self.template_kwargs, **kwargs}
         with self._refusals():
             return self.tokenizer.apply_chat_template(list(messages), tools=tools, **options)
@@ -194,9 +197,8 @@ class Encoder:
         for i in turns[-1:] if self.only_unmask_final else turns:
             span = turn_span(render, messages, i, whole, self.specials)
             if span is None:
-                render_check.check(
-                    messages, whole, (), (), self.name
-                )  # an error about lost content says more
+                # If content was lost, this error explains more than the one below.
+                render_check.check(messages, whole, (), (), self.name)
                 raise DataError(
                     f"cannot tell which tokens of message {i} are the assistant's: the chat template of "
                     f"{self.name} renders it differently within the whole conversation. Put "
@@ -207,12 +209,12 @@ class Encoder:
         return whole, spans
 
     def _trim(self, text: str, start: int, end: int) -> int:
-        """Leave out the white space behind an end-of-turn token."""
+        """The end of the span without the white space after an end-of-turn token."""
         bare = text[start:end].rstrip()
         return start + len(bare) if self._ends_special(bare) else end
 
     def _turn_end(self, text: str, start: int, end: int, tools: Any) -> int:
-        """Where a turn ends with its end token, also where that stands behind the template's marks."""
+        """The end of a turn, its end token included, even if that token stands after the template's marks."""
         if self._ends_special(text[start:end]):
             return end
         run, ends = special_run(text[end:], self.specials), self.features(tools).ends
@@ -236,7 +238,7 @@ class Encoder:
 
     @cached_property
     def control(self) -> ControlTokens:
-        """Keeps special tokens apart from text that reads like them."""
+        """Tells special tokens from text that reads like them."""
         return ControlTokens(self.tokenizer, self.specials, self.name)
 
     @cached_property
@@ -245,7 +247,7 @@ class Encoder:
 
     @cached_property
     def _features(self) -> dict[str, TemplateFeatures]:
-        """By template: a tokenizer may have one for conversations with tools."""
+        """Features by template: a tokenizer may have a second template for conversations with tools."""
         return {}
 
     @cached_property
@@ -255,8 +257,8 @@ class Encoder:
         return f"tokenizer {name}" if name else "the tokenizer"
 
     def _marked_spans(self, example: Example) -> tuple[str, list[Span]]:
-        """By the template's {% generation %} marks. (`apply_chat_template` itself gives them only for one conversation
-        at a time, tokenised.)"""
+        """The rendered text and the spans between the template's {% generation %} marks. (`apply_chat_template` returns
+        them only together with tokens.)"""
         from transformers.utils.chat_template_utils import render_jinja_template
 
         variables = {**self.tokenizer.special_tokens_map, **self.template_kwargs, **example.template_kwargs}
@@ -275,24 +277,24 @@ class Encoder:
             context = common_length(asked.text, text)
             spans = [(max(start, context), end) for start, end in spans if end > context]
         if not spans and not example.untrained:
-            raise DataError(f"the {{% generation %}} marks in the template of {self.name} mark nothing of it")
+            raise DataError(f"the {{% generation %}} marks in the template of {self.name} enclose no text")
         return text, spans[-1:] if self.only_unmask_final else spans
 
     def _trained(self, example: Example, marked: Sequence[Span]) -> list[Span]:
-        """The marked spans that are to be learned from."""
+        """The marked spans that are trained on."""
         if not example.untrained:
             return list(marked)
         turns = [i for i, message in enumerate(example.messages) if message["role"] == "assistant"]
         if len(turns) != len(marked):
             raise DataError(
-                f"the template of {self.name} marks {len(marked)} parts of {len(turns)} assistant messages: to leave "
-                "one out ('weight', 'train') {% generation %} must enclose each message once"
+                f"the template of {self.name} marks {len(marked)} parts of {len(turns)} assistant messages: to exclude "
+                "one ('weight', 'train'), {% generation %} must enclose each message once"
             )
         return [span for i, span in zip(turns, marked, strict=True) if i not in example.untrained]
 
     @contextmanager
     def _refusals(self) -> Iterator[None]:
-        """A template's exceptions as DataError, in one sentence."""
+        """Re-raise a template's exceptions as DataError."""
         try:
             yield
         except REFUSALS as error:

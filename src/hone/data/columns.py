@@ -1,4 +1,4 @@
-"""Columns of one row: their names, how each kind is read, and the messages for columns that are missing or wrong."""
+"""Columns of a row: their accepted names, how each kind is read, and error messages for missing or wrong columns."""
 
 from __future__ import annotations
 
@@ -81,13 +81,13 @@ def text(row: Mapping[str, Any], column: str) -> str:
 def short_enough(value: str, what: str) -> str:
     if len(value) > MOST_CHARACTERS:
         raise DataError(
-            f"{what} holds {len(value)} characters: at most {MOST_CHARACTERS} are taken; split it"
+            f"{what} holds {len(value)} characters; the limit is {MOST_CHARACTERS}: split the text"
         )
     return value
 
 
 def number(row: Mapping[str, Any], column: str, meaning: str) -> float:
-    """A finite number, also written as text (a CSV has nothing else)."""
+    """A finite number, which may be written as text (all cells of a CSV are text)."""
     value = row[column]
     try:
         found = math.nan if isinstance(value, bool) else float(value)
@@ -99,7 +99,7 @@ def number(row: Mapping[str, Any], column: str, meaning: str) -> float:
 
 
 def boolean(row: Mapping[str, Any], column: str, meaning: str) -> bool:
-    """True or false, also as 0 and 1 or as text."""
+    """True or false, which may be written as 0 and 1 or as text."""
     value = row[column]
     found = {"true": True, "false": False, "1": True, "0": False, "1.0": True, "0.0": False}.get(
         str(value).strip().lower()
@@ -110,7 +110,7 @@ def boolean(row: Mapping[str, Any], column: str, meaning: str) -> bool:
 
 
 def question(row: Mapping[str, Any], column: str) -> str:
-    """A user's question; the `input` (Alpaca) or `context` (Dolly) beside an `instruction` is part of it."""
+    """A user's question. The `input` (Alpaca) or `context` (Dolly) beside an `instruction` is part of it."""
     asked = text(row, column)
     for extra in ("input", "context") if column == "instruction" else ():
         if has(row, extra) and (more := text(row, extra)):
@@ -124,7 +124,7 @@ def context(row: Mapping[str, Any], column: str) -> str:
 
 
 def system(row: Mapping[str, Any]) -> str | None:
-    """The row's system message; None where it has none, or an empty one."""
+    """The row's system message; None if it is missing or empty."""
     return next((found for c in SYSTEM if has(row, c) and (found := text(row, c)).strip()), None)
 
 
@@ -146,7 +146,8 @@ def history(row: Mapping[str, Any]) -> list[Message]:
 
 
 def messages(row: Mapping[str, Any], column: str) -> list[Message]:
-    """Messages with role and content, from either spelling; keys that are null (Arrow fills them in) are dropped."""
+    """Messages with role and content, written as role/content or from/value. Keys that are null are dropped: Arrow adds
+    them."""
     value = row[column]
     if isinstance(value, str) and value.lstrip()[:1] == "[":
         value = _parsed(row, column)
@@ -181,8 +182,8 @@ def trained(given: Sequence[Message]) -> tuple[list[Message], frozenset[int]]:
         for key in (k for k in WEIGHTS if k in message):
             if message[key] not in (0, 1):
                 raise DataError(
-                    f"message {i} has the {key} {message[key]!r:.40}: a message is trained on (1, true) or not (0, "
-                    "false)"
+                    f"message {i} has '{key}': {message[key]!r:.40}, which must be 1 or true (train on the message) or "
+                    "0 or false (do not)"
                 )
             if not message[key]:
                 untrained.add(i)
@@ -205,7 +206,7 @@ def template_kwargs(row: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _parsed(row: Mapping[str, Any], column: str) -> Any:
-    """The value of a column that is no text; where it is text, that is JSON (a CSV has nothing else)."""
+    """The value of a column that holds a list or an object, which may be written as JSON text."""
     value = row[column]
     if not isinstance(value, str) or not value.strip():
         return value or None
@@ -225,7 +226,7 @@ def no_format(row: Mapping[str, Any]) -> str:
     if null := _null(row, wanted):
         return null
     return (
-        f"it has the columns {listed(row)}, and none of what supervised training reads: 'messages'; 'text'; "
+        f"it has the columns {listed(row)}, and none that supervised training reads: 'messages'; 'text'; "
         f"{pairs}{_hint(row, wanted - row.keys())}. Or name the columns: data.train.input_key and output_key"
     )
 
@@ -245,8 +246,8 @@ def _null(row: Mapping[str, Any], wanted: Collection[str]) -> str:
     if not names:
         return ""
     return (
-        f"column {' and '.join(names)} holds nothing (null, NaN, an empty cell): fill it in, or leave the row out; it "
-        f"has the columns {listed(row)}"
+        f"column {' and '.join(names)} is empty (null, NaN or an empty cell): fill it in, or remove the row; it has "
+        f"the columns {listed(row)}"
     )
 
 

@@ -1,10 +1,11 @@
-"""Text of a message that reads like a control token is encoded as text.
+"""Encode text of a message that reads like a control token as plain text.
 
-A tool's result or a user's question may hold `<|im_end|>`. Encoded with the rest it would be the control token, and
-could forge a turn. So its first character is replaced by a private-use one before the template is applied. The text is
-then tokenised by a copy of the tokenizer in which the *control tokens* have that character, after both forms are
-exchanged in the text: what the template wrote becomes control tokens, what a message held is tokenised letter by
-letter. The replacement keeps lengths, so character offsets stay the same.
+A tool's result or a user's question may contain `<|im_end|>`. If this were encoded as the control token, it could forge
+a turn. So before the template is applied, the first character of such a text is replaced by a private-use character.
+The rendered text is then tokenised in two steps: both forms are exchanged in it, and a copy of the tokenizer, whose
+*control tokens* begin with the private-use character, encodes it. So the template's control tokens are encoded as
+control tokens, and those of a message letter by letter. The replacement keeps lengths, so character offsets stay the
+same.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ from hone.errors import DataError
 from hone.types import Message
 
 _GUARD = "\ue010"
-"""A private-use character: no text of a template has it."""
+"""A private-use character: no template writes it."""
 _TRUSTED = ("system", "developer", "assistant")
-"""Roles whose text comes from the author of the data, and may hold control tokens on purpose."""
+"""Roles whose text comes from the author of the data and may contain control tokens on purpose."""
 
 
 class ControlTokens:
@@ -35,17 +36,17 @@ class ControlTokens:
         self._exchange = self._guarded | {g: s for s, g in self._guarded.items()}
 
     def guard(self, text: str) -> str:
-        """The text with the first character of everything that reads like a special token replaced."""
+        """The text, with the first character of each text of a special token replaced."""
         return self._any.sub(lambda found: self._guarded[found[0]], text) if self._guarded else text
 
     def guarded(self, message: Message) -> Message:
-        """The message, guarded unless its role is trusted."""
+        """The message with guarded content, unless its role is trusted."""
         if message["role"] in _TRUSTED:
             return message
         return {**message, "content": self.guard(message["content"])}
 
     def is_guarded(self, text: str) -> bool:
-        """Whether `guard` changed something in it."""
+        """Whether `guard` changed the text."""
         return _GUARD in text and any(g in text for g in self._guarded.values())
 
     def tokenise(self, texts: Sequence[str]) -> tuple[list[list[int]], list[list[tuple[int, int]]]]:
@@ -67,8 +68,8 @@ class ControlTokens:
         """The tokenizer with guarded special tokens."""
         if not self.tokenizer.is_fast:
             raise DataError(
-                f"a message holds the text of a special token, and {self.name} cannot encode it as text: use a fast "
-                "tokenizer (tokenizer.json)"
+                f"a message contains the text of a special token, and {self.name} cannot encode it as text: use a "
+                "fast tokenizer (tokenizer.json)"
             )
         data = json.loads(self.tokenizer.backend_tokenizer.to_str())
         data |= {"post_processor": None, "padding": None, "truncation": None}

@@ -1,8 +1,8 @@
-"""Rows from users' own code: `dataset_name: my_data.py:MyDataset`, with the arguments that `kwargs` gives.
+"""Rows from users' own code: `dataset_name: my_data.py:MyDataset`, with the arguments in `kwargs`.
 
-What is named may be a class (a PyTorch `Dataset`, say) or a function, which is called once, or something that is
-there already. Whatever comes of it gives rows, as dicts: by `len` and index, or one after another. All rows are read
-when the run starts, so that every epoch, and a run that goes on, sees the same.
+The name may be that of a class (a PyTorch `Dataset`, say) or a function, which is called once, or of any other object.
+The object, or the result of the call, provides rows as dicts: by `len` and index, or as an iterable. All rows are read
+when the run starts, so that every epoch, and a resumed run, sees the same rows.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from hone.user_code import MissingCodeError, find
 
 
 def load(target: str, kwargs: Mapping[str, Any], split: str, limit: int | None, key: str) -> Rows:
-    """The rows of what `target` names, at most `limit`. It is given `split` where it takes one by that name.
+    """The rows of the object that `target` names, at most `limit`. `split` is passed if it takes such an argument.
 
-    Raises DataError that names the key: nothing there, wrong arguments, an error of its own, rows that are no dicts.
+    Raises DataError naming the key: no such object, wrong arguments, an error in the user's code, rows that are not
+    dicts.
     """
     named = f"{key}.dataset_name={target}"
     try:
@@ -43,7 +44,7 @@ def load(target: str, kwargs: Mapping[str, Any], split: str, limit: int | None, 
     tidied = []
     for index, row in enumerate(rows):
         if not isinstance(row, Mapping):
-            raise DataError(f"{named}, row {index}: is a {type(row).__name__}; a row is a dict of columns")
+            raise DataError(f"{named}, row {index}: is a {type(row).__name__}; it must be a dict of columns")
         try:
             tidied.append(tidy_row(row, filled=is_table(found)))
         except DataError as error:
@@ -60,8 +61,8 @@ def _called(found: Any, kwargs: Mapping[str, Any], split: str, named: str, key: 
         signature.bind(**arguments)
     except TypeError as error:
         takes = ", ".join(signature.parameters) or "nothing"
-        raise DataError(f"{named}: {error}; it takes {takes}: give them as {key}.kwargs") from error
-    except ValueError:  # written in C, it does not say
+        raise DataError(f"{named}: {error}; it takes {takes}: set them in {key}.kwargs") from error
+    except ValueError:  # code written in C has no signature
         pass
     try:
         return found(**arguments)
@@ -77,6 +78,5 @@ def _rows(found: Any, named: str) -> Iterator[Any]:
     if isinstance(found, Iterable) and not isinstance(found, str | Mapping):
         return iter(found)
     raise DataError(
-        f"{named} gives a {type(found).__name__}: rows come from what has __len__ and __getitem__, or can be "
-        "iterated over"
+        f"{named} returns a {type(found).__name__}; it must have __len__ and __getitem__, or be iterable"
     )

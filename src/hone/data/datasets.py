@@ -1,10 +1,11 @@
-"""The datasets of a run: their rows, how to read them, and which of them can be drawn."""
+"""The datasets of a run: their rows, the format of the rows, and which rows can be drawn."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import PurePath
 from typing import Any
@@ -20,7 +21,7 @@ from hone.errors import ConfigError, DataError
 
 @dataclass
 class Dataset:
-    """One dataset of a mixture. `indices` are those of its rows that can be drawn."""
+    """One dataset of a mixture. `indices` are the rows that can be drawn."""
 
     label: str
     rows: Rows
@@ -30,33 +31,41 @@ class Dataset:
     weight: float = 1.0
     repeat: int = 1
     columns: dict[str, None] = field(default_factory=dict)
-    """Columns that hold something in any row, in order."""
+    """Columns that are not empty in every row, in order."""
     columns_read: set[str] = field(default_factory=set)
-    """Columns that were read of any row."""
+    """Columns that were read from any row."""
     excluded: dict[int, str] = field(default_factory=dict)
-    """Rows that are not drawn, and why."""
+    """Rows that are not drawn, each with the reason."""
     invalid_rows: dict[str, str] | None = None
-    """Where rows that stop a run are collected: their locations, and why. None: the first is raised."""
+    """Invalid rows are collected here, reason by location. None: the first one raises its error."""
     digest: str | None = None
-    """Hash of the content of all rows, once they have all been read."""
+    """Hash of the content of all rows; None until all of them were read."""
+
+    @contextmanager
+    def reading(self, row: int) -> Iterator[None]:
+        """Pass a DataError of the block to `report_invalid`."""
+        try:
+            yield
+        except DataError as error:
+            self.report_invalid(row, error)
 
     def report_invalid(self, row: int, error: DataError) -> None:
-        """Raise the error with the row's location in front; where invalid rows are collected, add it there."""
+        """Raise the error with the row's location in front, or collect it in `invalid_rows`."""
         if self.invalid_rows is None:
             raise DataError(f"{self.rows.location(row)}: {error}") from error
         self.invalid_rows[self.rows.location(row)] = str(error)
 
     def exclude(self, reasons: Mapping[int, str]) -> None:
-        """Draw none of these rows, for the reasons given, nor invalid ones. Raises DataError where all are invalid."""
+        """Exclude these rows, for the reasons given, and all invalid rows. Raises DataError if all are invalid."""
         self.excluded, invalid = dict(reasons), self.invalid_rows or {}
         if reasons or invalid:
             gone = {i for i in self.indices if i in reasons or (invalid and self.rows.location(i) in invalid)}
             self.indices = [i for i in self.indices if i not in gone]
         if not self.indices and not reasons:
-            raise DataError(f"{self.rows.name}: every row is refused")
+            raise DataError(f"{self.rows.name}: every row is invalid")
 
     def indexed_rows(self) -> Iterator[tuple[int, Row]]:
-        """(index, row) of the rows that can be drawn; one pass, which is the cheap way to read them all."""
+        """(index, row) of the rows that can be drawn. One pass over the file, cheaper than reading row by row."""
         kept = set(self.indices)
         rows = ((i, row) for i, row in enumerate(self.rows) if i in kept)
         return rows if self.digest is not None else self._hashed(rows)
@@ -69,7 +78,7 @@ class Dataset:
         self.digest = content.hexdigest()
 
     def tracked(self, row: Row) -> TrackedRow:
-        """The row, which notes which of its columns are read."""
+        """The row, wrapped to record which of its columns are read."""
         self.columns |= dict.fromkeys(column for column, value in row.items() if value is not None)
         return TrackedRow(row, self.columns_read)
 
@@ -80,8 +89,8 @@ class Dataset:
 
 
 def encoder_of(config: Any, tokenizer: Any, *, reserve: int = 0, only_unmask_final: bool = False) -> Encoder:
-    """How a run encodes texts to learn from, by `config.data` and `config.policy`, with room for `reserve` more tokens
-    behind each."""
+    """The encoder of a run's training samples, by `config.data` and `config.policy`, with room for `reserve` more
+    tokens after each sample."""
     return Encoder(
         tokenizer,
         max_length=min(config.data.max_input_seq_length, config.policy.max_total_sequence_length) - reserve,
@@ -95,8 +104,8 @@ def encoder_of(config: Any, tokenizer: Any, *, reserve: int = 0, only_unmask_fin
 def load_datasets(
     data: Any, seed: int, *, chat: bool, invalid_rows: dict[str, str] | None = None
 ) -> tuple[list[Dataset], list[Dataset]]:
-    """The training and the validation datasets of a `data` section; validation also holds what is set aside by
-    `split_validation_size`. Raises DataError and ConfigError for what cannot be read."""
+    """The training and the validation datasets of a `data` section. Rows that `split_validation_size` sets aside are
+    a validation dataset. Raises DataError or ConfigError for a dataset that cannot be read."""
     if not data.train:
         raise ConfigError(
             "data.train is not set: give data.train.dataset_name=… (a file, a folder, a hub name)"
@@ -122,7 +131,7 @@ def load_datasets(
 
 
 def load_dataset(entry: Any, role: str, *, chat: bool, invalid_rows: dict[str, str] | None = None) -> Dataset:
-    """One dataset entry; with `invalid_rows`, rows that stop a run are collected there (`Dataset.report_invalid`)."""
+    """The dataset of one entry. With `invalid_rows`, invalid rows are collected there (`Dataset.report_invalid`)."""
     key = key_of(role)
     if entry.dataset_name is None:
         raise ConfigError(f"{key}.dataset_name is not set: give a file, a folder or a hub name")
@@ -149,7 +158,7 @@ def load_dataset(entry: Any, role: str, *, chat: bool, invalid_rows: dict[str, s
 
 
 def _type_name(value: Any) -> str:
-    """What a digest has of a value that JSON does not know: objects may say where in memory they are."""
+    """What the digest holds for a value that JSON cannot write: the text of an object may contain its address."""
     return type(value).__name__
 
 
@@ -157,7 +166,7 @@ _ENCODER = json.JSONEncoder(default=_type_name)
 
 
 def _label(name: str) -> str:
-    """A short name for ids: a file's stem, a hub name as it is."""
+    """A short name for ids: the stem of a file's name, or a hub name unchanged."""
     path = PurePath(name.rstrip("/"))
     return path.name.split(".")[0] if path.suffix or path.is_absolute() or "://" in name else name
 

@@ -1,7 +1,7 @@
-"""Files of rows: which there are, opened and unpacked, here or behind a URL that fsspec can open.
+"""Find, open and decompress data files: local ones, or URLs that fsspec can open.
 
-Only the standard library and pyarrow: importing `datasets` takes seconds. `hone.data.parsing` makes rows of their
-text.
+This module uses only the standard library and pyarrow, since importing `datasets` takes seconds. `hone.data.parsing`
+turns the text of files into rows.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def is_remote(path: str) -> bool:
 
 
 def data_suffix(path: str) -> str | None:
-    """The suffix that names the format, without the compression; None for other files."""
+    """The suffix that names the format, without that of the compression; None for other files."""
     name = PurePosixPath(path.lower()).name
     for packed in _OPENERS:
         name = name.removesuffix(packed)
@@ -45,10 +45,10 @@ def data_suffix(path: str) -> str | None:
 
 
 def read_file(path: str) -> Rows:
-    """Read one data file. Raises DataError for a file that is missing, damaged or of an unknown format."""
+    """Read one data file. Raises DataError if it is missing, damaged or of an unknown format."""
     suffix = data_suffix(path)
     if suffix is None:
-        raise DataError(f"{path} is of an unknown format; known are {', '.join(SUFFIXES)}, also with .gz")
+        raise DataError(f"{path} has an unknown format; known are {', '.join(SUFFIXES)}, also with .gz")
     if suffix == ".parquet":
         return _read_parquet(path)
     text = _read_text(path)
@@ -61,12 +61,12 @@ def _read_text(path: str) -> str:
     data = bytearray()
     try:
         with open_file(path) as file:
-            read = getattr(file, "read1", file.read)  # which gives what it has, up to where the damage is
+            read = getattr(file, "read1", file.read)  # read1 returns all data before the damage
             while part := read(1 << 16):
                 data += part
     except _DAMAGED as error:
         lines = data.count(NEWLINE)
-        checksum = isinstance(error, gzip.BadGzipFile) and lines  # which comes last, and covers all
+        checksum = isinstance(error, gzip.BadGzipFile) and lines  # it is at the end of the file
         position = f"within its {lines} lines" if checksum else f"after line {lines}"
         raise DataError(f"{path}: damaged or not compressed as its name says, {position}: {error}") from error
     except OSError as error:
@@ -76,7 +76,7 @@ def _read_text(path: str) -> str:
     except UnicodeDecodeError as error:
         line = data.count(NEWLINE, 0, error.start) + 1
         raise DataError(
-            f"{path}:{line}: this is not UTF-8 text ({error.reason} at byte {error.start}): write the file as UTF-8"
+            f"{path}:{line}: not UTF-8 text ({error.reason} at byte {error.start}): save the file as UTF-8"
         ) from error
 
 
@@ -93,7 +93,7 @@ def _read_parquet(path: str) -> Rows:
 
 
 def open_file(path: str) -> IO[bytes]:
-    """Open for reading, decompressed. Raises OSError, or DataError for a URL that cannot be reached."""
+    """Open a file for reading, decompressed. Raises OSError, or DataError for a URL that cannot be reached."""
     if not is_remote(path):
         opener = _OPENERS.get(Path(path).suffix.lower(), open)
         return opener(path, "rb")
@@ -104,13 +104,13 @@ def open_file(path: str) -> IO[bytes]:
     except FileNotFoundError as error:
         raise DataError(f"there is no {path}") from error
     except ImportError as error:
-        raise DataError(f"{path} needs one more package to be read: {error}") from error
+        raise DataError(f"reading {path} needs another package: {error}") from error
     except Exception as error:  # each store has exceptions of its own
         raise DataError(f"{path} could not be reached: {type(error).__name__}: {error}") from error
 
 
 def list_folder(path: str) -> list[str]:
-    """All data files below a folder, sorted; of a remote one too."""
+    """All data files below a local or remote folder, sorted."""
     if not is_remote(path):
         found = [str(p) for p in Path(path).rglob("*") if p.is_file() and not p.name.startswith(".")]
         return sorted(p for p in found if data_suffix(p))
@@ -120,13 +120,13 @@ def list_folder(path: str) -> list[str]:
         fs, root = fsspec.core.url_to_fs(path)
         return sorted(fs.unstrip_protocol(p) for p in fs.find(root) if data_suffix(p))
     except ImportError as error:
-        raise DataError(f"{path} needs one more package to be read: {error}") from error
+        raise DataError(f"reading {path} needs another package: {error}") from error
     except Exception as error:  # as above
         raise DataError(f"{path} could not be listed: {type(error).__name__}: {error}") from error
 
 
 def files_by_split(path: str, files: list[str]) -> dict[str, list[str]]:
-    """Sort a folder's files into splits by the words in their names; no such word: train."""
+    """A folder's files by split, judged by the words in their names; files without such a word are train."""
     splits: dict[str, list[str]] = {}
     for file in files:
         below = file[len(path.rstrip("/")) :].lower()
@@ -143,7 +143,7 @@ def read_files(files: list[str], name: str) -> Rows:
 
 
 def missing_file(path: str) -> DataError:
-    """The error for a path where nothing is; it names the nearest thing that is there."""
+    """The error for a path that does not exist; it names the most similar path that does."""
     target = Path(path).expanduser()
     parent = target.parent
     if not parent.is_dir():

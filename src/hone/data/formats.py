@@ -11,8 +11,8 @@
 
 `prompt` and `text` as strings are taken literally, as in TRL. A question and its answer become a user and an assistant
 message where the tokenizer has a chat template, as in NeMo RL; without one the answer follows the question on a new
-line. A literal prompt with a `system` or a `history` beside it is a question, too. Answers in `history` are learned
-from, as in LLaMA-Factory; an assistant's message with `weight` 0 (OpenAI) or `train` false (axolotl) is not.
+line. A literal prompt with a `system` or a `history` beside it is a question, too. Answers in `history` are trained
+on, as in LLaMA-Factory; an assistant's message with `weight` 0 (OpenAI) or `train` false (axolotl) is not.
 `prompt_template` ("Human: {input}\\n\\nAssistant: {output}") and `input_key`/`output_key` take precedence over
 detection. For RL the same columns give the prompt: what precedes the answer. A column that is null counts as absent.
 """
@@ -36,7 +36,7 @@ class Example:
 
     messages: tuple[Message, ...] = ()
     num_prompt_messages: int = 0
-    """This many leading messages are context only, the assistant's among them included."""
+    """This many leading messages are context only, also the assistant's among them."""
     prompt: str = ""
     completion: str = ""
     tools: list[Any] | None = None
@@ -47,7 +47,7 @@ class Example:
 
     @property
     def trained(self) -> list[int]:
-        """Indices of the messages that are to be learned from."""
+        """Indices of the messages that are trained on."""
         answers = [i for i, message in enumerate(self.messages) if message["role"] == "assistant"]
         return [i for i in answers if i >= self.num_prompt_messages and i not in self.untrained]
 
@@ -63,7 +63,7 @@ class PromptText:
 
 @dataclass(frozen=True)
 class Format:
-    """How to read the rows of one dataset; the defaults detect everything.
+    """How to read the rows of one dataset. With the defaults, the format is detected from the columns.
 
     `chat`: the tokenizer has a chat template. `prompt_text` (the content of `data.*.prompt_file`) has `{}` where the
     question goes; `system_prompt` is put before conversations that have no system message.
@@ -79,7 +79,7 @@ class Format:
     rejected_key: str | None = None
 
     def supervised(self, row: Mapping[str, Any]) -> Example:
-        """Read a row to learn from. Raises DataError naming its columns and those that would do."""
+        """Read a row for training. Raises DataError naming its columns and the ones that are accepted."""
         if self.prompt_template is not None:
             prompt, completion = self._fill_template(row, answer=True)
             return Example(prompt=prompt, completion=completion)
@@ -110,7 +110,8 @@ class Format:
         raise DataError(columns.no_format(row))
 
     def prompt(self, row: Mapping[str, Any]) -> PromptText:
-        """Read a row to answer (RL, evaluation). Raises DataError naming its columns and what would do."""
+        """Read the prompt of a row (RL, evaluation). Raises DataError naming its columns and the ones that are
+        accepted."""
         if self.prompt_template is not None:
             return PromptText(self._fill_template(row, answer=False)[0])
         if self.input_key is not None:
@@ -131,7 +132,7 @@ class Format:
         raise DataError(columns.no_prompt(row))
 
     def literal(self, row: Mapping[str, Any]) -> bool:
-        """Whether nothing has to be put before a text, or around it."""
+        """Whether the row's text is used as it is: no system message, no prompt file, no earlier turns."""
         return self._system(row) is None and self.prompt_text is None and not columns.history(row)
 
     def _system(self, row: Mapping[str, Any]) -> str | None:
@@ -139,7 +140,7 @@ class Format:
         return self.system_prompt if from_row is None else from_row
 
     def _ask(self, row: Mapping[str, Any], question: str, context: str = "") -> PromptText:
-        """A user's question, behind the system message and earlier turns."""
+        """A user's question, after the system message and earlier turns."""
         system = "\n\n".join(part for part in (self._system(row), context) if part)
         before: list[Message] = [{"role": "system", "content": system}] if system else []
         before, _ = columns.trained([*before, *columns.history(row)])
@@ -175,7 +176,7 @@ class Format:
         return self.conversation(row, columns.messages(row, "prompt"), columns.messages(row, "completion"))
 
     def pair(self, row: Mapping[str, Any], question: str, answer: str, context: str = "") -> Example:
-        """A question and its answer; `context` is the text that it is about."""
+        """A question and its answer; `context` is the text that the question is about."""
         asked = self._ask(row, question, context)
         if isinstance(asked.content, str):
             return Example(prompt=asked.content, completion=answer)
@@ -190,7 +191,7 @@ class Format:
     def conversation(
         self, row: Mapping[str, Any], prompt: Sequence[Message], rest: Sequence[Message]
     ) -> Example:
-        """A conversation; the messages of `prompt` are context only. Raises DataError when the rest has no answer."""
+        """A conversation; the messages of `prompt` are context only. Raises DataError if `rest` has no answer."""
         if not any(m["role"] == "assistant" for m in rest):
             raise DataError("the conversation has no assistant message to learn from")
         self._require_template()
@@ -214,7 +215,7 @@ class Format:
             )
 
     def _with_system(self, row: Mapping[str, Any], messages: list[Message]) -> list[Message]:
-        """The conversation with a system message in front, unless it has one itself."""
+        """The conversation with a system message in front, unless it already has one."""
         if messages[0]["role"] == "system" or (system := self._system(row)) is None:
             return messages
         return [{"role": "system", "content": system}, *messages]
@@ -248,7 +249,7 @@ def read_prompt_file(path: str | None, key: str) -> str | None:
 def _fill(
     template: str, row: Mapping[str, Any], names: Mapping[str, str], *, answer: bool
 ) -> tuple[str, str]:
-    """Fill a template; everything before its last placeholder is the prompt, the rest is the completion."""
+    """Fill a template: the text before its last placeholder is the prompt, the rest is the completion."""
     try:
         parts = list(string.Formatter().parse(template))
     except ValueError as error:
@@ -256,7 +257,7 @@ def _fill(
     placeholders = [i for i, (_, name, _, _) in enumerate(parts) if name is not None]
     if len(placeholders) < 2:
         raise ConfigError(
-            f"data prompt_template {template!r} needs a place for the question and one for the answer, as in "
+            f"data prompt_template {template!r} needs a placeholder for the question and one for the answer, as in "
             "'Human: {input}\\n\\nAssistant: {output}'"
         )
     prompt = completion = ""
@@ -278,7 +279,7 @@ def _fill(
 
 
 def _insert(text: str | None, question: Any) -> str:
-    """The prompt file's text with the question in place of `{}`; other braces mean nothing, as in NeMo RL."""
+    """The prompt file's text with the question in place of `{}`; other braces are text, as in NeMo RL."""
     if text is None:
         return question
     if "{}" not in text:

@@ -1,6 +1,6 @@
-"""Rows through the `datasets` library: names on the Hugging Face hub, and folders that `save_to_disk` wrote.
+"""Rows through the `datasets` library: datasets of the Hugging Face hub, and folders written by `save_to_disk`.
 
-A module of its own because importing `datasets` takes a second or more: only those who need it pay.
+This is a separate module because importing `datasets` takes a second or more.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ _SHORT_NAMES: dict[str, tuple[str, str | None, str | None]] = {
     "squad": ("rajpurkar/squad", None, None),
     "tulu3_sft_mixture": ("allenai/tulu-3-sft-mixture", None, "train"),
 }
-"""NeMo RL's names of datasets, in lower case: hub name, subset, and the split where the entry gives none."""
+"""NeMo RL's names of datasets, in lower case: hub name, subset, and the split used if the entry has none."""
 
 
 def load(name: str, subset: str | None, split: str | None, role: str) -> Rows:
-    """A dataset by its hub name, or NeMo RL's name for it. Raises DataError when it cannot be had."""
+    """A dataset by its hub name, or by NeMo RL's name for it. Raises DataError if it cannot be loaded."""
     if named := _SHORT_NAMES.get(name.lower()):
         name, subset, split = named[0], subset or named[1], split or named[2]
     try:
         loaded = datasets.load_dataset(name, subset, split=split)
     except datasets.exceptions.DatasetNotFoundError as error:
         raise DataError(
-            f"{key_of(role)}: '{name}' is neither a file or folder here nor a dataset on the Hugging Face "
-            f"hub (private ones need `hf auth login`). {arrow_tables.first_line(error)}"
+            f"{key_of(role)}: '{name}' is neither a local file or folder nor a dataset on the Hugging Face hub "
+            f"(private ones need `hf auth login`). {arrow_tables.first_line(error)}"
         ) from error
     except ConnectionError as error:
         raise DataError(
-            f"{key_of(role)}.dataset_name={name}: there is no such file or folder here, the Hugging Face hub cannot "
+            f"{key_of(role)}.dataset_name={name}: there is no such local file or folder, the Hugging Face hub cannot "
             "be reached, and no dataset of that name was downloaded before. A local file needs no network"
         ) from error
     except OSError as error:
@@ -58,7 +58,7 @@ def load(name: str, subset: str | None, split: str | None, role: str) -> Rows:
 
 
 def load_saved(path: str, split: str | None, role: str) -> Rows:
-    """A folder that `datasets.save_to_disk` wrote."""
+    """The rows of a folder written by `datasets.save_to_disk`. Raises DataError."""
     try:
         loaded = datasets.load_from_disk(path)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:

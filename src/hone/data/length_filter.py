@@ -1,4 +1,4 @@
-"""Find the rows that are too long without encoding all of them."""
+"""Find the rows that are too long without encoding every row."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from hone.types import Message
 T = TypeVar("T")
 _CHUNK = 1024
 _AHEAD = 4
-"""Chunks that are read while the tokens of earlier ones are counted."""
+"""Chunks that are read ahead while the tokens of earlier ones are counted."""
 _PARALLEL = "TOKENIZERS_PARALLELISM"
 _MARGIN = 16
-"""Tokens of slack for what tokenising in parts and a template's special cases may add."""
+"""Slack in tokens for tokenising in parts and for a template's special cases."""
 
 
 class LengthEstimator:
-    """Bounds the tokens of texts cheaply, so that few have to be encoded to compare them with `limit`.
+    """Cheap bounds on the number of tokens of texts, so that few must be encoded to compare them with `limit`.
 
-    No tokenizer makes more tokens of a text than it has bytes. Where that does not decide, the contents are tokenised
-    without the template, whose part is measured once and bounded from above.
+    A text has at most as many tokens as bytes. If this bound does not decide, the contents are tokenised without the
+    template; the template's own tokens are measured once and bounded from above.
     """
 
     def __init__(self, encoder: Encoder, limit: int) -> None:
@@ -41,10 +41,10 @@ class LengthEstimator:
                 probe = encoder.render_prompt(PromptText([{"role": "user", "content": "x"}]))
                 self.around += len(encoder.encode_prompts([probe])[0])
             except (ConfigError, DataError):
-                self.around += limit  # a template that wants more than this message says so at a real row
+                self.around += limit  # the template refuses this message; a real row will show why
 
     def surely_shorter(self, content: str | Sequence[Message]) -> bool:
-        """Whether the bytes of the text, or the conversation, show that it is shorter than the limit."""
+        """Whether the number of bytes shows that the text or conversation is shorter than the limit."""
         if isinstance(content, str):
             return len(content.encode()) + _MARGIN < self.limit
         size = 0
@@ -55,8 +55,7 @@ class LengthEstimator:
         return size < self.limit
 
     def compare_tokens(self, contents: Sequence[str | Sequence[Message]]) -> list[bool | None]:
-        """The same by the number of tokens, for many together. True: shorter; False: not shorter; None: only encoding
-        tells."""
+        """Whether each content is shorter than the limit, by counting tokens. None: it must be encoded to know."""
         plain = [c if isinstance(c, str) else "\n".join(str(m["content"]) for m in c) for c in contents]
         return [
             self._compare(content, count)
@@ -75,22 +74,22 @@ class LengthEstimator:
 
 
 def _is_written(message: Message) -> bool:
-    """Whether a template writes all of a message: some leave out an assistant's thoughts, and white space around."""
+    """Whether every template writes all of a message: some leave out an assistant's reasoning, or outer white space."""
     return message["role"] in ("system", "user") and message["content"] == message["content"].strip()
 
 
 @dataclass
 class LengthCheck:
-    """The rows of a dataset that are not surely short enough, in order."""
+    """The rows of a dataset that may be too long, in order."""
 
     uncertain: list[tuple[int, Row]] = field(default_factory=list)
-    """Rows that have to be encoded to know."""
+    """Rows that must be encoded to know."""
     too_long: list[tuple[int, Row]] = field(default_factory=list)
-    """Rows that are surely too long."""
+    """Rows that are certainly too long."""
 
     @property
     def all(self) -> list[tuple[int, Row]]:
-        """Both."""
+        """Both lists, in the order of rows."""
         return sorted([*self.uncertain, *self.too_long], key=lambda pair: pair[0])
 
 
@@ -100,11 +99,11 @@ _Undecided = list[tuple[int, Row, str | Sequence[Message]]]
 def check_lengths(
     dataset: Dataset, estimator: LengthEstimator, read: Callable[[Row], str | Sequence[Message] | None]
 ) -> LengthCheck:
-    """Read every row, and find those that may be too long.
+    """Read every row and find those that may be too long.
 
-    `read` gives the text whose length counts; None: only encoding tells. The first row is always among the uncertain
-    ones: it shows whether the template works at all. Tokens are counted on all cores while the next rows are read.
-    Rows for which `read` raises DataError are invalid (`Dataset.report_invalid`).
+    `read` returns the text whose length counts, or None if the row must be encoded to know. The first row always
+    counts as uncertain: encoding it shows whether the template works. Tokens are counted on all cores while the next
+    rows are read. A row for which `read` raises DataError is invalid (`Dataset.report_invalid`).
     """
     found = LengthCheck()
     waiting: deque[tuple[_Undecided, Future[list[bool | None]]]] = deque()
@@ -127,18 +126,15 @@ def _undecided(
     chunk: Sequence[tuple[int, Row]],
     found: LengthCheck,
 ) -> _Undecided:
-    """The rows that their bytes do not decide; those that only encoding tells of go into `found`."""
+    """The rows that the number of bytes does not decide. Rows that must be encoded are added to `found`."""
     left: _Undecided = []
     for row, columns in chunk:
-        try:
+        with dataset.reading(row):
             content = read(columns)
-        except DataError as error:
-            dataset.report_invalid(row, error)
-            continue
-        if content is None or not found.uncertain:
-            found.uncertain.append((row, columns))
-        elif not estimator.surely_shorter(content):
-            left.append((row, columns, content))
+            if content is None or not found.uncertain:
+                found.uncertain.append((row, columns))
+            elif not estimator.surely_shorter(content):
+                left.append((row, columns, content))
     return left
 
 
@@ -152,7 +148,7 @@ def _collect(left: _Undecided, counted: Future[list[bool | None]], found: Length
 
 @contextmanager
 def parallel_tokenizers() -> Iterator[None]:
-    """Let tokenizers use all cores. Elsewhere the command forbids it, since a process that forks meanwhile may
+    """Let tokenizers use all cores in the block. Elsewhere this is turned off: a fork while their threads run may
     hang."""
     before = os.environ.get(_PARALLEL)
     os.environ[_PARALLEL] = "true"

@@ -1,7 +1,7 @@
-"""Messages in the form that a chat template reads, whichever way a row writes them.
+"""Convert messages from the forms found in datasets to the form that a chat template reads.
 
-A row may have other names for roles, content as a list of parts, arguments of tool calls as JSON text, and a call as a
-message of its own. `canonical` makes one form of them; `for_template` turns it into the form that one template wants.
+A row may use other names of roles, content as a list of parts, arguments of tool calls as JSON text, and a call as a
+separate message. `canonical` converts all of these to one form, `for_template` from that to the form of one template.
 """
 
 from __future__ import annotations
@@ -29,9 +29,10 @@ _TEXT_PARTS = ("text", "input_text", "output_text")
 
 
 def canonical(message: Mapping[str, Any], where: str) -> Message:
-    """The message with a standard role (an unknown one stays), its content as text, and nested tool calls.
+    """The message with a standard role (an unknown one is kept), its content as text, and nested tool calls.
 
-    Errors name it by `where`. Raises DataError for parts that are not text and for arguments that are no JSON object.
+    Raises DataError, naming the message by `where`, for parts that are not text and for arguments that are not a JSON
+    object.
     """
     found: Message = {k: v for k, v in message.items() if v is not None and k != "function_call"}
     given_role = str(message["role"])
@@ -55,7 +56,7 @@ def _text(content: Any, role: str, where: str) -> str:
         return content or ""
     if isinstance(content, Sequence) and (role != "tool" or all(map(_is_part, content))):
         return "".join(_part(part, where) for part in content)
-    if role == "tool":  # what a function returned
+    if role == "tool":  # a function's result
         return json.dumps(content, ensure_ascii=False)
     raise DataError(f"{where}: content must be text or a list of parts, but is {type(content).__name__}")
 
@@ -73,13 +74,13 @@ def _part(part: Any, where: str) -> str:
     if part_type in _TEXT_PARTS:
         raise DataError(f"{where}: a part of type '{part_type}' has no text")
     raise DataError(
-        f"{where}: its content has a part of type '{part_type}', and only text can be read. Leave such rows out, or "
+        f"{where}: its content has a part of type '{part_type}', but only text is supported. Remove such rows, or "
         "write the part as text"
     )
 
 
 def _calls_in(content: str) -> list[Mapping[str, Any]]:
-    """The calls in a message that consists of them (ShareGPT's `function_call`); none where it is other text."""
+    """The calls of a message whose content is calls only (ShareGPT's `function_call`); none for other text."""
     try:
         found = json.loads(content)
     except ValueError:
@@ -101,7 +102,7 @@ def _call(call: Any, where: str) -> dict[str, Any]:
 
 
 def _as_object(arguments: Any, what: str) -> Mapping[str, Any]:
-    """The arguments of a call, which may be JSON text. Raises DataError for what is no object."""
+    """The arguments of a call, which may be JSON text. Raises DataError if they are not an object."""
     found = arguments
     if isinstance(arguments, str) and arguments:
         try:
@@ -115,14 +116,14 @@ def _as_object(arguments: Any, what: str) -> Mapping[str, Any]:
 
 
 def for_template(messages: Sequence[Message], features: TemplateFeatures, template: str) -> list[Message]:
-    """Canonical messages in the form that the template wants. Raises DataError for an unknown role."""
+    """Canonical messages in the form that the template reads. Raises DataError for an unknown role."""
     roles = {str(m["role"]) for m in messages} - {*KNOWN_ROLES}
     roles = {role for role in roles if f"'{role}'" not in template and f'"{role}"' not in template}
     if unknown := [i for i, m in enumerate(messages) if m["role"] in roles]:
         found = ", ".join(dict.fromkeys(str(m["role"]) for m in messages))
         raise DataError(
             f"message {unknown[0]} has the role '{messages[unknown[0]]['role']}', which is none of "
-            f"{', '.join(KNOWN_ROLES)}, and which the chat template does not name (roles found: {found}). Rename it"
+            f"{', '.join(KNOWN_ROLES)} and does not occur in the chat template (roles found: {found}). Rename it"
         )
     developer = "developer" in template
     return [_for_template(m, features, developer) for m in messages]

@@ -1,17 +1,16 @@
-"""The order in which rows are drawn: one or several datasets, shuffled anew each epoch, resumable anywhere.
+"""The order in which rows are drawn: one or several datasets, shuffled anew each epoch, resumable at any draw.
 
-The state is a few counters, so saving it costs nothing and resuming it is exact: the order is a pure
-function of (lengths, weights, shuffle, seed) and of how many rows were drawn.
+The state is a few counters, so saving it costs nothing and resuming is exact: the order is a pure function of
+(lengths, weights, shuffle, seed) and of the number of rows drawn.
 
-*One dataset.* Epoch e is a permutation of its rows that depends on (seed, e) alone. `next` runs over the
-border into the next epoch, so that no row is dropped; with `max_epochs` the last batch is shorter, and
-after it comes [].
+*One dataset.* Epoch e is a permutation of its rows that depends on (seed, e) alone. `next` continues into the next
+epoch, so that no row is dropped; with `max_epochs` the last batch is shorter, and [] follows it.
 
-*Several datasets.* After any number n of draws, dataset i was drawn within one draw of n·w_i/Σw times
-(Tijdeman's quota sequence, "The chairman assignment problem", 1980): every batch has the proportions asked
-for, with no luck involved. Each dataset walks through permutations of its own, so one that is drawn more
-often than it has rows starts its next pass early. One epoch is Σ lengths draws. With no weights given they
-are the lengths: then an epoch visits each row of each dataset exactly once.
+*Several datasets.* After any number n of draws, the number of draws from dataset i differs from n·w_i/Σw by less than
+one (Tijdeman's quota sequence, "The chairman assignment problem", 1980): every batch has the given proportions, without
+chance. Each dataset has its own permutations, so a dataset that is drawn more often than it has rows starts its next
+pass early. One epoch is Σ lengths draws. Without weights, the weights are the lengths: an epoch then visits each row of
+each dataset exactly once.
 """
 
 from __future__ import annotations
@@ -30,10 +29,10 @@ Draw = tuple[int, int, int]
 
 
 def permutation(length: int, seed: int, *stream: int) -> np.ndarray:
-    """A seeded permutation of range(length), one for each `stream` of numbers.
+    """A seeded permutation of range(length), another one for each `stream`.
 
-    It sorts raw Philox words, whose values numpy guarantees over its versions; `Generator.permutation` is not
-    covered by that guarantee (NEP 19), and a run may be resumed after an upgrade.
+    It sorts raw Philox words, which numpy keeps the same in all versions. `Generator.permutation` has no such guarantee
+    (NEP 19), and a run may be resumed after an upgrade.
     """
     sequence = np.random.SeedSequence(seed % 2**64, spawn_key=stream)
     return np.argsort(np.random.Philox(sequence).random_raw(length), kind="stable")
@@ -50,16 +49,16 @@ class Mixture:
         seed: int = 0,
         max_epochs: int | None = None,
     ) -> None:
-        """`weights` need not add up to 1; None means: by length. Raises DataError (no rows, weight 0)."""
+        """`weights` need not sum to 1; None means by length. Raises DataError for no rows or a weight of 0."""
         self.lengths = [int(n) for n in lengths]
         if not self.lengths or min(self.lengths) < 1:
-            raise DataError(f"a dataset to draw from has no rows (rows by dataset: {self.lengths})")
+            raise DataError(f"a dataset has no rows to draw (rows by dataset: {self.lengths})")
         weights = list(self.lengths if weights is None else weights)
         if len(weights) != len(self.lengths) or min(weights) <= 0:
             raise DataError(f"each dataset needs a weight above 0, got {weights}")
         self.shuffle, self.seed, self.max_epochs = shuffle, seed, max_epochs
         self.epoch_length = sum(self.lengths)
-        # Exact whole-number shares: no rounding can make two machines disagree about the order.
+        # Integer shares are exact: no rounding can make the order differ between machines.
         shares = [Fraction(repr(float(w))) for w in weights]
         scale = lcm(*(s.denominator for s in shares))
         self.shares = [int(s * scale) for s in shares]
@@ -68,16 +67,16 @@ class Mixture:
 
     @property
     def draws(self) -> int:
-        """How many rows were drawn since the start of the run."""
+        """The number of rows drawn since the start of the run."""
         return sum(self._counts)
 
     @property
     def epoch(self) -> int:
-        """Whole epochs completed."""
+        """The number of complete epochs drawn."""
         return self.draws // self.epoch_length
 
     def next(self, n: int) -> list[Draw]:
-        """The next n draws; fewer where `max_epochs` ends, then []."""
+        """The next n draws; fewer at the end of `max_epochs`, then []."""
         if self.max_epochs is not None:
             n = min(n, self.max_epochs * self.epoch_length - self.draws)
         return [self._draw() for _ in range(n)]
@@ -89,7 +88,7 @@ class Mixture:
         return dataset, self._row(dataset, epoch, position), epoch
 
     def _choose(self) -> int:
-        """Which dataset is next: of those that are due, the one that would first fall a whole draw behind."""
+        """The next dataset: of those that are due, the one that would first fall a whole draw behind."""
         k = len(self.shares)
         if k == 1:
             return 0
@@ -123,7 +122,7 @@ class Mixture:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on exactly where `state` was taken. Raises CheckpointError when the datasets are others."""
+        """Resume exactly where `state` was taken. Raises CheckpointError if the datasets have changed."""
         names = {
             "lengths": "rows of the datasets",
             "shares": "weights of the datasets",
@@ -134,7 +133,7 @@ class Mixture:
             if state[key] != getattr(self, key):
                 raise CheckpointError(
                     f"the checkpoint was written with other data: {name} then {state[key]}, now "
-                    f"{getattr(self, key)}. Bring the old data settings back, or start a new run in another "
+                    f"{getattr(self, key)}. Restore the old data settings, or start a new run in another "
                     "checkpointing.checkpoint_dir"
                 )
         self._counts = [int(c) for c in state["counts"]]

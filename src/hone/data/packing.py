@@ -1,8 +1,8 @@
 """Plans of micro-batches: which samples go through the model together. Pure functions of the lengths.
 
-An index stands for a sample, or for the samples of a unit. Every plan has each index exactly once. The grouping
-affects speed only, since denominators are counted over the global batch, so plans may sort: longest first, so that a
-lack of memory shows at once.
+An index stands for a sample, or for the samples of a unit. A plan has each index exactly once. The grouping affects
+speed only, since denominators are counted over the global batch, so plans may reorder: the longest come first, so that
+a lack of memory shows at once.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ class SampleTooLongError(DataError):
     def __init__(self, index: int, length: int, budget: int) -> None:
         self.index, self.length, self.budget = index, length, budget
         super().__init__(
-            f"a sample of {length} tokens (of a pair: both sides) does not fit a micro-batch of {budget} tokens: "
+            f"a sample of {length} tokens (for a pair: both sides) does not fit a micro-batch of {budget} tokens: "
             "raise train_mb_tokens (and logprob_mb_tokens) of policy.sequence_packing or policy.dynamic_batching "
             f"to at least {length}, or lower policy.max_total_sequence_length"
         )
 
 
 def fixed(lengths: Sequence[int], size: int) -> Plan:
-    """Micro-batches of `size` rows (the last may be smaller), of similar lengths for little padding."""
+    """Micro-batches of `size` rows (the last may be smaller) of similar lengths, so that there is little padding."""
     order = _longest_first(lengths)
     return [order[i : i + size] for i in range(0, len(order), size)]
 
@@ -38,9 +38,9 @@ def by_tokens(
 ) -> Plan:
     """As few padded micro-batches as possible, each of at most `budget` padded tokens.
 
-    `rows` says how many rows each index has (1 when None), the longest of them `lengths` long. A micro-batch costs
-    rows × longest row rounded up to a multiple of `round_to`. What fits the budget only before rounding gets a
-    micro-batch of its own. Raises SampleTooLongError.
+    `rows` is the number of rows of each index (None: 1 each), and `lengths` the length of its longest row. A
+    micro-batch costs rows × its longest row rounded up to a multiple of `round_to`. An index that fits the
+    budget only before rounding gets its own micro-batch. Raises SampleTooLongError.
     """
     rows = [1] * len(lengths) if rows is None else rows
     plan: Plan = []
@@ -57,10 +57,10 @@ def by_tokens(
 
 
 def packed(lengths: Sequence[int], capacity: int) -> Plan:
-    """Rows of samples laid end to end, each row at most `capacity` tokens: best-fit decreasing.
+    """Rows of samples laid end to end, at most `capacity` tokens each: best-fit decreasing.
 
-    It uses at most 11/9 of the fewest possible rows, plus one (Johnson 1974; the same bound as first-fit
-    decreasing), in n log n. Raises SampleTooLongError.
+    It needs at most 11/9 of the fewest possible rows, plus one (Johnson 1974; the same bound as first-fit decreasing).
+    Time is O(n log n). Raises SampleTooLongError.
     """
     plan: Plan = []
     space: list[tuple[int, int]] = []  # (tokens left, row), sorted
@@ -80,9 +80,10 @@ def packed(lengths: Sequence[int], capacity: int) -> Plan:
 
 
 def balanced(costs: Sequence[int], shares: int) -> Plan:
-    """Divide the indices into `shares` shares of nearly equal cost: greedily, the most expensive first.
+    """Divide the indices into `shares` shares of nearly equal cost: greedily, the most expensive index first.
 
-    The largest share is at most 4/3 of the best possible (Graham 1969). A share may be empty. Indices ascend.
+    The cost of the largest share is at most 4/3 of the best possible (Graham 1969). A share may be empty; the indices
+    of a share are in ascending order.
     """
     plan: Plan = [[] for _ in range(shares)]
     loads = [0] * shares

@@ -1,8 +1,8 @@
-"""Text of files to rows: JSON Lines, JSON, CSV.
+"""Parse the text of files into rows: JSON Lines, JSON, CSV.
 
-Values are as the file has them, but for NaN, which is null. All cells of a CSV are text, so that "007" stays "007",
-with two exceptions, since a CSV has no other way to say them: an empty cell is null, and messages written as JSON (or
-as Python writes them) are messages.
+Values are those of the file, except that NaN becomes null. Cells of a CSV are text, so that "007" stays "007", with two
+exceptions, which a CSV cannot express otherwise: an empty cell is null, and messages written as JSON (or as Python
+literals) are messages.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ _CONSTANTS = {"NaN": None, "Infinity": float("inf"), "-Infinity": float("-inf")}
 _DECODER = json.JSONDecoder(parse_constant=_CONSTANTS.__getitem__)
 _SPEAKER = ("role", "from")
 _HALF = re.compile(r"\\u[dD][89a-fA-F]")
-"""Where half of a character may stand."""
+"""An escaped surrogate, which may be half of a character."""
 
 
 def line_rows(text: str, path: str) -> Rows:
     """JSON Lines. Raises DataError naming the line."""
     rows: list[Row] = []
     lines: list[int] = []
-    # Not splitlines(): JSON strings may hold U+2028 and the like, which are no line ends here.
+    # Not splitlines(): JSON strings may contain U+2028 and others, which do not end a line here.
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
@@ -62,11 +62,11 @@ def _tidy(row: Row, location: str) -> Row:
 def _too_much(error: Exception) -> str:
     if isinstance(error, RecursionError):
         return f"JSON that is nested more than {MOST_NESTED} levels deep"
-    return "a number of thousands of digits, which no row needs: write it as text, in quotes"
+    return "a number with thousands of digits is not supported: write it as text, in quotes"
 
 
 def json_rows(text: str, path: str) -> Rows:
-    """A list of objects, an object that holds one such list, or lines of objects under the wrong suffix."""
+    """The rows of a list of objects, of an object with one such list, or of JSON Lines with the wrong suffix."""
     if not text.strip():
         return ListRows([], path)
     try:
@@ -92,8 +92,8 @@ def json_rows(text: str, path: str) -> Rows:
 
 
 def csv_rows(text: str, path: str, delimiter: str) -> Rows:
-    """A table with a header. Raises DataError naming the line."""
-    csv.field_size_limit(2**31 - 1)  # a document may well be longer than the default of 128 KiB
+    """The rows of a table with a header. Raises DataError naming the line."""
+    csv.field_size_limit(2**31 - 1)  # a document may be longer than the default of 128 KiB
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     rows: list[Row] = []
     lines: list[int] = []
@@ -105,7 +105,7 @@ def csv_rows(text: str, path: str, delimiter: str) -> Rows:
             if None in row or None in row.values():
                 raise DataError(
                     f"{path}:{reader.line_num}: {'more' if None in row else 'fewer'} cells than the header's "
-                    f"{len(names)} ({', '.join(names)})"
+                    f"{len(names)} columns ({', '.join(names)})"
                 )
             rows.append({name: _cell(cell) for name, cell in row.items()})
             lines.append(reader.line_num)

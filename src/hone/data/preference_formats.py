@@ -1,20 +1,19 @@
-"""Formats of preference rows: a prompt with a better and a worse answer, or one answer with a label or a score.
+"""Formats of preference rows: a prompt with a better and a worse answer, or with one answer and a label or score.
 
 | columns | meaning |
 |---|---|
 | `prompt`, `chosen`, `rejected` | all text, taken literally; or messages (TRL's explicit prompt) |
-| `chosen`, `rejected` | text or messages that begin with the same prompt: TRL's implicit prompt; Tulu 3, whose
-  `prompt` repeats the first message; HH-RLHF's `\\n\\nHuman:` dialogues |
-| `question` (`instruction`, `query` …), or `conversations`, beside them | the prompt, as a user said it |
+| `chosen`, `rejected` | text or messages that begin with the same prompt (TRL's implicit prompt, Tulu 3, HH-RLHF) |
+| `question` (`instruction`, `query` …), or `conversations`, beside them | the prompt, as a user's message |
 | `context`, `response1`, `response2`, `overall_preference` | HelpSteer3; a negative preference is for the first |
 | `context`, `completions` | NeMo RL's PreferenceDataset: each completion has a `rank`, lowest best |
-| `prompt`, `completion`, `label` | one answer, true where it is desirable (TRL's unpaired preference); `kto_tag` too,
-  and whatever else supervised training reads (`messages`, `instruction` and `output` …) |
-| `prompt`, `completion`, `score` | one answer and a number that says how good it is |
+| `prompt`, `completion`, `label` or `kto_tag` | one answer; true if it is desirable (TRL's unpaired preference) |
+| any columns of supervised training, and `label` | the same: `messages`, `instruction` and `output` … |
+| `prompt`, `completion`, `score` | one answer and a number: how good it is |
 
-`input_key`, `chosen_key` and `rejected_key` name columns (NeMo RL's BinaryPreferenceDataset); as in SFT a text that a
-key names is what a user said, or the assistant's answer. `system` and `history` are read as there, too. `margin`, or
-the difference of `chosen_score` and `rejected_score` (or `score_chosen` …), says by how much the better one is better.
+`input_key`, `chosen_key` and `rejected_key` name columns (NeMo RL's BinaryPreferenceDataset). As in SFT, text in such a
+column is a user's message or the assistant's answer; `system` and `history` are read as in SFT, too. `margin`, or the
+difference of `chosen_score` and `rejected_score` (or `score_chosen` …), is by how much the better answer is better.
 """
 
 from __future__ import annotations
@@ -30,8 +29,8 @@ from hone.errors import DataError
 from hone.types import Message
 
 REASONS = ("identical", "tie", "prompts_differ", "null_prompt", "empty_prompt", "truncated")
-"""Why a row is left out: both responses are the same; nobody preferred one; no common prompt, and no column for one,
-or one that is null; nothing asked; a response of which nothing is left within the longest sequence."""
+"""Why a row is excluded: both responses are the same; neither is preferred; the responses begin with no common prompt
+and there is no column for one, or it is null; the prompt is empty; truncation leaves nothing of a response."""
 _ASSISTANT, _HUMAN = "\n\nAssistant:", "\n\nHuman:"
 LABEL_COLUMNS = ("label", "kto_tag")
 SCORE_COLUMNS = (("chosen_score", "rejected_score"), ("score_chosen", "score_rejected"))
@@ -42,7 +41,7 @@ SCORES = "single answers with a 'score'"
 
 
 class UnusableRow(DataError):
-    """A well-formed row that nothing can be learned from: counted, by `reason`."""
+    """A well-formed row that cannot be trained on; such rows are counted by `reason`."""
 
     def __init__(self, reason: str, text: str = "") -> None:
         assert reason in REASONS
@@ -52,7 +51,7 @@ class UnusableRow(DataError):
 
 @dataclass(frozen=True)
 class PreferenceRow:
-    """A row as it is read. `rejected` is None for a single answer, which has a label (`desirable`) or a `score`."""
+    """The content of a row. `rejected` is None for a single answer, which has a label (`desirable`) or a `score`."""
 
     chosen: Example
     rejected: Example | None = None
@@ -69,12 +68,12 @@ class PreferenceRow:
 
     @property
     def responses(self) -> list[Example]:
-        """Both answers, or the one."""
+        """Both answers, or the single one."""
         return [self.chosen] if self.rejected is None else [self.chosen, self.rejected]
 
 
 def read(row: Mapping[str, Any], form: Format) -> PreferenceRow:
-    """Read a row. Raises UnusableRow, or DataError naming its columns and those that would do."""
+    """Read a row. Raises UnusableRow, or DataError naming its columns and the ones that are accepted."""
     if form.chosen_key or form.rejected_key or form.input_key:
         return _named(row, form)
     if columns.has(row, "chosen", "rejected"):
@@ -94,7 +93,7 @@ def read(row: Mapping[str, Any], form: Format) -> PreferenceRow:
             _response(row, form, _prompt(row["prompt"]), _answer(row["completion"])), score=score
         )
     raise DataError(
-        f"it has the columns {columns.listed(row)}, and none of what comparisons are read from: 'chosen' and "
+        f"it has the columns {columns.listed(row)}, and no set of columns that is a preference: 'chosen' and "
         "'rejected' (with or without 'prompt'); 'prompt', 'completion' and 'label' (or 'score'); 'context' and "
         "'completions'; 'context', 'response1', 'response2' and 'overall_preference'. Or name the columns: "
         "data.train.input_key, chosen_key and rejected_key"
@@ -112,7 +111,7 @@ def _named(row: Mapping[str, Any], form: Format) -> PreferenceRow:
 
 
 def _as_question(row: Mapping[str, Any], form: Format, question: Any) -> Any:
-    """A text as a user's message, behind the messages before it."""
+    """A text as a user's message, after the row's history."""
     if not isinstance(question, str) or not question.strip():
         return question
     if form.chat:
@@ -121,7 +120,7 @@ def _as_question(row: Mapping[str, Any], form: Format, question: Any) -> Any:
 
 
 def _prompt_column(row: Mapping[str, Any], form: Format) -> Any:
-    """The prompt of a row with `chosen` and `rejected`; None where they begin with it."""
+    """The prompt of a row with `chosen` and `rejected`; None if these begin with the prompt."""
     if columns.has(row, "prompt"):
         return row["prompt"]
     for answer in map(_answer, (row["chosen"], row["rejected"])):
@@ -158,7 +157,7 @@ def _ranked(row: Mapping[str, Any], form: Format) -> PreferenceRow:
 
 
 def _single(row: Mapping[str, Any], form: Format) -> Example | None:
-    """A prompt and its only answer; None where the row has none."""
+    """A prompt and its only answer; None if the row has none."""
     if columns.has(row, "prompt", "completion"):
         return _response(row, form, _prompt(row["prompt"]), _answer(row["completion"]))
     if any(columns.has(row, *pair) for pair in columns.PAIRS):
@@ -218,7 +217,7 @@ def _answer(value: Any) -> str | list[Message]:
 
 
 def _prompt(value: Any) -> str | list[Message]:
-    """The prompt as text or messages. Raises UnusableRow where it is empty."""
+    """The prompt as text or messages. Raises UnusableRow if it is empty."""
     prompt = value if isinstance(value, str) or not value else columns.messages({"prompt": value}, "prompt")
     asked = prompt if isinstance(prompt, str) else "".join(str(m["content"]) for m in prompt or ())
     if not asked.strip():
@@ -227,14 +226,14 @@ def _prompt(value: Any) -> str | list[Message]:
 
 
 def _split_text(row: Mapping[str, Any], chosen: str, rejected: str) -> tuple[str, str, str]:
-    """The prompt that two texts begin with, and what follows it in each.
+    """The prompt that two texts begin with, and the rest of each text.
 
-    A dialogue of HH-RLHF is split after the last `Assistant:` that both have; any other text before the white space in
-    front of the first word that differs, so that no response begins within a word.
+    A dialogue of HH-RLHF is split after the last `Assistant:` that both have. Any other text is split before the white
+    space in front of the first word that differs, so that no response begins within a word.
     """
     shared = chosen[: common_length(chosen, rejected)]
     if (null := _nothing_shared(row)).reason == "null_prompt" and not chosen.startswith(_HUMAN):
-        raise null  # what both begin with is no prompt where there is a column for one
+        raise null  # there is a column for the prompt: a common beginning is not the prompt
     if chosen.startswith(_HUMAN):
         at = shared.rfind(_ASSISTANT)
         at = at + len(_ASSISTANT) if at >= 0 else 0
@@ -251,8 +250,8 @@ def _split_text(row: Mapping[str, Any], chosen: str, rejected: str) -> tuple[str
 def _split_messages(
     row: Mapping[str, Any], prompt: Any, chosen: list[Message], rejected: list[Message]
 ) -> tuple[Any, list[Message], list[Message]]:
-    """The messages that both responses begin with, and the rest of each. A prompt that is given as messages, and that
-    the responses do not repeat, is the prompt."""
+    """The messages that both responses begin with, and the rest of each. A prompt given as messages that the responses
+    do not repeat is kept as it is."""
     if prompt is not None and not isinstance(prompt, str):
         asked = columns.messages({"prompt": prompt}, "prompt")
         if chosen[: len(asked)] != asked or rejected[: len(asked)] != asked:
@@ -260,7 +259,7 @@ def _split_messages(
     elif isinstance(prompt, str) and all(m["role"] == "assistant" for m in (*chosen, *rejected)):
         return prompt, chosen, rejected
     shared = common_length(chosen, rejected)
-    while shared and chosen[shared - 1]["role"] == "assistant":  # one side goes on where the other ends
+    while shared and chosen[shared - 1]["role"] == "assistant":  # one response continues where the other ends
         shared -= 1
     if not any(m["role"] != "system" for m in chosen[:shared]):
         raise _nothing_shared(row)
@@ -268,7 +267,7 @@ def _split_messages(
 
 
 def _nothing_shared(row: Mapping[str, Any]) -> UnusableRow:
-    """The error for responses that begin with no common prompt."""
+    """The error for responses without a common prompt."""
     for column in ("prompt", *columns.QUESTIONS, *CONVERSATIONS):
         if row.get(column, "") is None:
             return UnusableRow("null_prompt", f"without a prompt ('{column}' is null)")

@@ -1,4 +1,4 @@
-"""An encoded preference row: the tokens of its responses, and the samples that they are."""
+"""Encoded preference rows: the tokens of the responses, and the samples made of them."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ CHOSEN, REJECTED, MISMATCHED = "chosen", "rejected", "mismatched"
 
 @dataclass(frozen=True)
 class EncodedPreference:
-    """The tokens and targets of a row's one or two responses, each behind the prompt, kept small."""
+    """The tokens and targets of a row's one or two responses, each with the prompt in front, in small arrays."""
 
     tokens: list[np.ndarray]
     masks: list[np.ndarray]
     prefix: int
-    """Tokens of the prompt, which the responses share."""
+    """The number of tokens of the prompt, which the responses share."""
     labels: tuple[str, ...]
     margin: float
     truncated: bool
@@ -33,7 +33,7 @@ class EncodedPreference:
 
     @classmethod
     def of(cls, row: PreferenceRow, responses: Sequence[Encoded]) -> EncodedPreference:
-        """Raises UnusableRow for responses that truncation left nothing of, or made the same."""
+        """Encode a row. Raises UnusableRow if truncation leaves nothing of a response, or makes both the same."""
         if not all(response.has_target for response in responses):
             raise UnusableRow("truncated")
         first = min(response.mask.index(True) for response in responses)
@@ -53,7 +53,7 @@ class EncodedPreference:
         )
 
     def samples(self, name: str) -> list[Sample]:
-        """The responses, as one unit."""
+        """The responses as samples of one unit."""
         scored = {"score": self.score} if self.score is not None else {}
         return [
             Sample(
@@ -73,7 +73,7 @@ class EncodedPreference:
 
 
 def with_other_response(sample: Sample, other: Sample, max_length: int | None) -> Sample:
-    """A sample's prompt with another's response, cut to `max_length` tokens."""
+    """A sample's prompt with another sample's response, truncated to `max_length` tokens."""
     no_targets = torch.zeros(sample.prefix, dtype=torch.bool)
     return Sample(
         f"{sample.unit}:{MISMATCHED}",

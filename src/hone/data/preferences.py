@@ -1,4 +1,4 @@
-"""What preference learning reads: pairs of responses (or rated ones) in a resumable order, and held-out ones.
+"""Preference data: pairs of responses, or single rated ones, in a resumable order, and held-out rows.
 
 A pair is two samples of one `unit`, chosen before rejected, that share their prompt's tokens (`prefix`). DPO and
 reward models read the same rows: nothing here depends on the loss.
@@ -25,7 +25,7 @@ from hone.errors import ConfigError, DataError
 from hone.types import Message, Sample
 
 _Exclusions = dict[int, tuple[str, str]]
-"""By row: one of REASONS, and what a message says."""
+"""By row: one of REASONS, and its text in messages."""
 
 
 def build_preferences(
@@ -33,15 +33,15 @@ def build_preferences(
 ) -> PreferenceData:
     """The preference data of a run, from `config.data`, `config.policy` and the seed and epochs of `config.loop`.
 
-    Every row is read here. Raises DataError naming the row (with `invalid_rows` these rows are collected there,
-    location by reason), ConfigError naming the key.
+    Every row is read here. Raises DataError naming an invalid row, ConfigError naming the key. With `invalid_rows` the
+    invalid rows are collected there instead (reason by location).
     """
     for name in ("train", "validation"):
         for entry in getattr(config.data, name) or ():
             if entry.prompt_template is not None or entry.output_key is not None:
                 raise ConfigError(
-                    f"data.{name}: prompt_template and output_key are for one answer, but rows of comparisons have "
-                    "two: use input_key, chosen_key and rejected_key"
+                    f"data.{name}: prompt_template and output_key are for rows with one answer, but preference rows "
+                    "have two: use input_key, chosen_key and rejected_key"
                 )
     # A text that is scored as a whole ends with one more token.
     encoder = encoder_of(config, tokenizer, reserve=int(config.policy.has_scalar_head))
@@ -54,16 +54,16 @@ def build_preferences(
 class PreferenceData(LabelledData[EncodedPreference]):
     """Batches of pairs, or of rated responses, and the validation samples.
 
-    Sequence columns of each sample: `label`, 1 for a chosen or desirable response and -1 for the other kind; `margin`,
-    by how much the row says the better is better (0 where it does not); `score`, where the row has one. Rows that
-    nothing can be learned from are excluded and counted: `counts` has, for the data, `rows`, `excluded_rows`,
-    `excluded_REASON`, `desirable`, `undesirable` and `validation_rows`.
+    Sequence columns of each sample: `label`, 1 for a chosen or desirable response and -1 otherwise; `margin`, by how
+    much the chosen response is better (0 if the row does not say); `score`, if the row has one. Unusable rows are
+    excluded and counted: `counts` has, for the data, `rows`, `excluded_rows`, `excluded_REASON`, `desirable`,
+    `undesirable` and `validation_rows`.
     """
 
     kind: str
-    """What the rows are, as a message names it: preference_formats.PAIRS, LABELS or SCORES."""
+    """The kind of rows: preference_formats.PAIRS, LABELS or SCORES."""
     paired: bool
-    """Whether rows are pairs, rather than rated responses."""
+    """Whether rows are pairs, not single rated responses."""
     _VALIDATION = "validation/"
 
     def _check_rows(self) -> None:
@@ -76,23 +76,23 @@ class PreferenceData(LabelledData[EncodedPreference]):
             self._exclude(dataset, "validation_excluded", kinds)
         if len(kinds) > 1:
             raise DataError(
-                f"data.train and data.validation have {' and '.join(sorted(kinds))}: one run learns from one kind"
+                f"data.train and data.validation have {' and '.join(sorted(kinds))}: a run needs rows of one kind"
             )
         (self.kind,) = kinds
         self.paired = self.kind == PAIRS
 
     def upcoming(self, n: int) -> Iterator[list[Sample]]:
-        """The samples of the first n draws of the run, each row once, in chunks; nothing is drawn by it."""
+        """The samples of the first n draws of the run, each row once, in chunks, without drawing them."""
         rows = dict.fromkeys((d, i) for d, i, _ in self._new_order().next(n))
         for chunk in batched(rows, BATCH):
             drawn = self._drawn([(d, i, 0) for d, i in chunk])
             yield [s for name, encoded in drawn if encoded is not None for s in encoded.samples(name)]
 
     def mismatched(self, samples: Sequence[Sample]) -> list[Sample]:
-        """The prompt of each unit with the response to another: what KTO estimates its KL from.
+        """The prompt of each unit with the response of another unit, from which KTO estimates its KL.
 
-        Of training samples the response to the dataset's next row, whatever the batch; of others to the next unit
-        here.
+        For a training sample, it is the response of the dataset's next row, independent of the batch; for others, that
+        of the next unit in `samples`.
         """
         firsts = list({sample.unit: sample for sample in reversed(samples)}.values())[::-1]
         found = []
@@ -110,7 +110,7 @@ class PreferenceData(LabelledData[EncodedPreference]):
 
     @cached_property
     def _next_rows(self) -> dict[str, tuple[int, dict[int, int]]]:
-        """Of each dataset its number, and the row that comes after each."""
+        """For each dataset its number, and the row after each row."""
         return {
             dataset.label: (
                 d,
@@ -120,7 +120,7 @@ class PreferenceData(LabelledData[EncodedPreference]):
         }
 
     def excluded_notice(self) -> str:
-        """How many rows are excluded and why; empty when none are."""
+        """How many rows are excluded and why; empty if there are none."""
         if not self._exclusions:
             return ""
         ordered = sorted(self._exclusions.items(), key=lambda item: REASONS.index(item[0][0]))
@@ -131,7 +131,7 @@ class PreferenceData(LabelledData[EncodedPreference]):
         return row_preview.of_preference(self.encoder, dataset, row)
 
     def _exclude(self, dataset: Dataset, counted: str, kinds: set[str]) -> _Exclusions:
-        """Exclude the rows that nothing can be learned from. Raises DataError when none is left."""
+        """Exclude unusable rows, and return them with their reasons. Raises DataError if no row is left."""
         excluded = self._read_all(dataset, counted, kinds)
         if dataset.indices:
             self._exclude_truncated(dataset, excluded)
@@ -142,31 +142,31 @@ class PreferenceData(LabelledData[EncodedPreference]):
         if not dataset.indices:
             why = ", ".join(f"{count} {text}" for (_, text), count in Counter(excluded.values()).items())
             raise DataError(
-                f"no row of {dataset.rows.name} can be learned from ({why}): look at its columns, and for truncated "
-                f"ones raise policy.max_total_sequence_length={self.encoder.max_length}"
+                f"no row of {dataset.rows.name} can be trained on ({why}): check its columns; if rows are truncated, "
+                f"raise policy.max_total_sequence_length={self.encoder.max_length}"
             )
         return excluded
 
     def _read_all(self, dataset: Dataset, counted: str, kinds: set[str]) -> _Exclusions:
-        """Read every row's columns; afterwards `dataset.indices` has the rows that say something to learn from."""
+        """Read every row's columns, set `dataset.indices` to the usable rows, and return the unusable ones."""
         excluded: _Exclusions = {}
         usable = []
         for index, row in dataset.indexed_rows():
-            try:
-                preference = preference_formats.read(dataset.tracked(row), dataset.format)
+            with dataset.reading(index):
+                try:
+                    preference = preference_formats.read(dataset.tracked(row), dataset.format)
+                except UnusableRow as error:
+                    excluded[index] = error.reason, str(error)
+                    continue
                 kinds.add(preference.kind)
                 if counted == "excluded":
                     self.counts["desirable" if preference.desirable else "undesirable"] += 1
                 usable.append(index)
-            except UnusableRow as error:
-                excluded[index] = error.reason, str(error)
-            except DataError as error:
-                dataset.report_invalid(index, error)
         dataset.indices = usable
         return excluded
 
     def _exclude_truncated(self, dataset: Dataset, excluded: _Exclusions) -> None:
-        """Add to `excluded` the rows of which truncation leaves nothing."""
+        """Add to `excluded` the rows of which truncation leaves no target."""
         assert self.encoder.max_length is not None
         kinds = ConversationKinds()
 
@@ -186,17 +186,14 @@ class PreferenceData(LabelledData[EncodedPreference]):
     def _encode(
         self, dataset: Dataset, rows: Sequence[tuple[int, Row]], excluded: _Exclusions | None = None
     ) -> dict[int, EncodedPreference | None]:
-        """See LabelledData; why nothing is left of a row goes into `excluded`."""
+        """See LabelledData; the reasons of rows without targets are added to `excluded`."""
         rendered: dict[int, tuple[PreferenceRow, list[Rendered]]] = {}
         for index, columns in rows:
-            try:
+            with dataset.reading(index):
                 preference = preference_formats.read(columns, dataset.format)
                 rendered[index] = preference, [self.encoder.render(each) for each in preference.responses]
-            except DataError as error:
-                dataset.report_invalid(index, error)
-                continue
-            for response in rendered[index][1]:
-                self.finding_log.add(dataset.rows.location(index), response.findings)
+                for response in rendered[index][1]:
+                    self.finding_log.add(dataset.rows.location(index), response.findings)
         encoded = iter(
             self.encoder.tokenize([each for _, responses in rendered.values() for each in responses])
         )

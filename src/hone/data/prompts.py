@@ -1,4 +1,4 @@
-"""What the online loop and the evaluation ask: prompts in a resumable order, and the held-out prompts."""
+"""Prompts for RL and evaluation: training prompts in a resumable order, and the held-out prompts."""
 
 from __future__ import annotations
 
@@ -24,23 +24,24 @@ from hone.types import Message, Prompt, Sample
 
 @dataclass(frozen=True)
 class Limit:
-    """How long a prompt may be, and what is done with a longer one."""
+    """The maximum length of a prompt, and what is done with a longer one."""
 
     tokens: int
     reason: str
-    """The setting behind it, for messages."""
+    """The setting that implies the limit, for messages."""
     drop: bool
+    """Leave longer prompts out; otherwise they are an error."""
 
     @classmethod
     def of(cls, data: Any, longest: int, key: str) -> Limit:
-        """A prompt must leave room for one generated token, and keep to `data.max_input_seq_length`."""
+        """The limit that leaves room for one generated token and respects `data.max_input_seq_length`."""
         drop, shorter = data.overlong_prompts == "drop", data.max_input_seq_length
         if shorter < longest:
             return cls(shorter, f"data.max_input_seq_length={shorter}", drop)
-        return cls(longest - 1, f"{key}={longest}, which also has to hold an answer", drop)
+        return cls(longest - 1, f"{key}={longest}, which must also hold the answer", drop)
 
     def error(self, length: int, others: int = 0) -> DataError:
-        """For a prompt of `length` tokens; so many others are too long as well."""
+        """The error for a prompt of `length` tokens; `others` is the number of other rows that are too long."""
         more = (
             f" ({others} other {'row is' if others == 1 else 'rows are'} too long as well)" if others else ""
         )
@@ -53,8 +54,8 @@ class Limit:
 def build_prompts(config: Any, tokenizer: Any, invalid_rows: dict[str, str] | None = None) -> PromptData:
     """The prompts of an RL run, from `config.data`, `config.loop` and `config.policy`.
 
-    Every row is checked here, also for its length. Raises DataError naming the row (with `invalid_rows` these rows are
-    collected there, location by reason), ConfigError naming the key.
+    Every row and its length are checked here. Raises DataError naming an invalid row, ConfigError naming the key. With
+    `invalid_rows` the invalid rows are collected there instead (reason by location).
     """
     encoder = Encoder(
         tokenizer,
@@ -71,7 +72,7 @@ def build_prompts(config: Any, tokenizer: Any, invalid_rows: dict[str, str] | No
 
 
 def build_eval_prompts(config: Any, tokenizer: Any, invalid_rows: dict[str, str] | None = None) -> PromptData:
-    """The problems of an evaluation, checked. Raises as `build_prompts`."""
+    """The prompts of an evaluation, checked as in `build_prompts`; it raises the same errors."""
     encoder = Encoder(
         tokenizer,
         add_bos=config.data.add_bos,
@@ -84,10 +85,11 @@ def build_eval_prompts(config: Any, tokenizer: Any, invalid_rows: dict[str, str]
 
 
 class PromptData(ResumableDataset):
-    """Prompts to sample for, and the validation prompts.
+    """Training prompts, and the validation prompts.
 
-    `counts` has `drawn` prompts of the run so far (and, where their answers were asked for, `truncated` and `excluded`
-    ones), and of the data `rows`, `dropped_rows` (too long), `validation_rows` and `validation_dropped_rows`.
+    `counts` has the prompts `drawn` in the run so far (and, if their answers were requested, how many were `truncated`
+    and `excluded`). Of the data it has `rows`, `dropped_rows` (too long), `validation_rows` and
+    `validation_dropped_rows`.
     """
 
     RUN_COUNTS = ("truncated", "excluded")
@@ -101,7 +103,7 @@ class PromptData(ResumableDataset):
         limit: Limit,
         longest: int,
     ) -> None:
-        """`longest`: tokens of a prompt and its answer."""
+        """`longest`: the most tokens of a prompt and its answer together."""
         self.limit, self.longest = limit, longest
         super().__init__(training, validation, encoder, settings)
 
@@ -111,7 +113,7 @@ class PromptData(ResumableDataset):
 
     @property
     def columns(self) -> set[str]:
-        """Names of the columns that rows bring to reward functions."""
+        """Names of the columns that reward functions are given."""
         return {name for dataset in self.training_datasets for row in dataset.rows[:1] for name in row}
 
     def next(self, n: int) -> list[Prompt]:
@@ -125,31 +127,25 @@ class PromptData(ResumableDataset):
         self.counts["drawn"] = self._order.draws
         prompts = self._prompts(asked)
         for (_, dataset, row, _), prompt in zip(asked, prompts, strict=True):
-            if (
-                len(prompt.tokens) > self.limit.tokens
-            ):  # a template for which the estimate of lengths was wrong
+            if len(prompt.tokens) > self.limit.tokens:  # the template broke the estimate of lengths
                 dataset.report_invalid(row, self.limit.error(len(prompt.tokens)))
         return prompts
 
     @cached_property
     def validation(self) -> list[Prompt]:
-        """All held-out prompts, in order; encoded when first asked for."""
+        """All held-out prompts, in order; encoded on first use."""
         return self.all_prompts(self.validation_datasets)
 
     def all_prompts(self, datasets: Sequence[Dataset]) -> list[Prompt]:
-        """Every row of the datasets in order, each as often as its dataset says."""
+        """Every row of the datasets in order, repeated as often as its dataset says."""
         prompts = []
         for dataset in datasets:
+            names = [f".{k}" for k in range(dataset.repeat)] if dataset.repeat > 1 else [""]
             prompts += self._prompts(
                 [
-                    (
-                        f"{dataset.label}:{row}" + (f".{k}" if dataset.repeat > 1 else ""),
-                        dataset,
-                        row,
-                        columns,
-                    )
+                    (f"{dataset.label}:{row}{name}", dataset, row, columns)
                     for row, columns in dataset.indexed_rows()
-                    for k in range(dataset.repeat)
+                    for name in names
                 ]
             )
         return prompts
@@ -158,15 +154,13 @@ class PromptData(ResumableDataset):
         """Raise DataError for the first training row that has no answer."""
         for dataset in self.training_datasets:
             for row, columns in dataset.indexed_rows():
-                try:
+                with dataset.reading(row):
                     dataset.format.supervised(columns)
-                except DataError as error:
-                    dataset.report_invalid(row, error)
 
     def answers(self, prompts: Sequence[Prompt]) -> list[Sample]:
-        """The answers that the data has to prompts just drawn, as SFT would learn from them.
+        """The data's own answers to the prompts just drawn, as SFT samples.
 
-        One that is cut within its prompt has nothing to learn from: it is left out, and counted as `excluded`.
+        A sample that is truncated within its prompt has no target: it is left out, and counted as `excluded`.
         """
         formats = {dataset.label: dataset.format for dataset in self.training_datasets}
         encoder = replace(self.encoder, max_length=self.longest)
@@ -190,8 +184,8 @@ class PromptData(ResumableDataset):
         return row_preview.of_prompt(self.encoder, dataset, row)
 
     def _exclude_overlong(self, dataset: Dataset) -> int:
-        """Check all rows and exclude those that are too long; how many that were. Invalid are rows without a prompt,
-        and those that are too long unless they are dropped. Raises DataError when none is left."""
+        """Check all rows, exclude those that are too long, and return their number. A row without a prompt is invalid;
+        so is one that is too long unless `limit.drop`. Raises DataError if no row is left."""
         overlong, limit = self._overlong(dataset), self.limit
         if not limit.drop:
             others = len(overlong) - 1 if dataset.invalid_rows is None else 0
@@ -228,13 +222,11 @@ class PromptData(ResumableDataset):
 
     def _render(self, dataset: Dataset, row: int, prompt: PromptText) -> Rendered | None:
         """The text of a prompt; None for an invalid row."""
-        try:
+        with dataset.reading(row):
             rendered = self.encoder.render_prompt(prompt)
-        except DataError as error:
-            dataset.report_invalid(row, error)
-            return None
-        self.finding_log.add(dataset.rows.location(row), rendered.findings)
-        return rendered
+            self.finding_log.add(dataset.rows.location(row), rendered.findings)
+            return rendered
+        return None
 
     def _prompts(self, asked: Sequence[tuple[str, Dataset, int, Row]]) -> list[Prompt]:
         """The prompts of rows, each given as its id, dataset, index and columns."""

@@ -1,9 +1,9 @@
-"""Check that a rendered conversation says what its messages say, and that the right parts of it are targets.
+"""Check that a rendered conversation contains what its messages contain, and that the right parts are targets.
 
-Every message's text, reasoning and tool calls are looked for in what the chat template wrote, and in the spans that
-are targets. A template that loses a message or a call would teach something else than the row says: such a row is
-refused. What many templates do on purpose (leaving out the reasoning of earlier turns) is a `Finding`, which is
-counted and reported.
+Every message's text, reasoning and tool calls are searched for in the output of the chat template and in the spans
+that are targets. A row is refused if the template loses a message or a call, since training would then teach something
+else. What many templates do on purpose (leaving out the reasoning of earlier turns) is a `Finding`, which is counted
+and reported.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from hone.errors import DataError
 from hone.types import Message
 
 _LONG = 24
-"""A text of this many characters does not occur twice in a rendering by chance."""
+"""A text of at least this many characters does not occur twice in a rendering by chance."""
 _WORDS = {
     "dropped": "is left out",
-    "changed": "is written otherwise",
+    "changed": "is changed",
     "doubled": "is written twice",
     "untrained": "is not trained on",
     "trained": "is trained on",
@@ -44,8 +44,8 @@ class Finding:
     """`content`, `reasoning`, `tool call NAME`, `argument of tool call NAME`, `text beside a call`, `end of turn`,
     `end of text`, `definition of tools`."""
     what: str
-    """`dropped`; `changed`: only some of it is there; `doubled`; `untrained`: should be a target, and is not;
-    `trained`: is a target, and should not be."""
+    """`dropped`; `changed`: only some of its lines are there; `doubled`; `untrained`: should be a target, but is not;
+    `trained`: is a target, but should not be."""
 
     @property
     def kind(self) -> str:
@@ -57,7 +57,7 @@ class Finding:
 
     @property
     def fatal(self) -> bool:
-        """Whether the rendering teaches something else than the row."""
+        """Whether the row is refused: the rendering would teach something else than the row."""
         if self.part.startswith("tool call"):
             return self.what in ("dropped", "changed")
         return self.part == "content" and self.what == "dropped"
@@ -65,13 +65,13 @@ class Finding:
 
 @dataclass(frozen=True)
 class _Piece:
-    """One text of a message: its content, its reasoning, or the name, a key or a value of a tool call."""
+    """One text of a message: the content, the reasoning, or the name, a key or a value of a tool call."""
 
     part: str
     text: str
 
     def variants(self) -> Iterator[str]:
-        """As it is; then as JSON text, which is how templates write tools' results and arguments of calls."""
+        """The text as it is, then as JSON: templates write tools' results and arguments of calls as JSON."""
         yield self.text
         if self.part != "reasoning":
             yield from (json.dumps(self.text, ensure_ascii=ascii_only)[1:-1] for ascii_only in (False, True))
@@ -87,8 +87,8 @@ def check(
 ) -> list[Finding]:
     """Every difference between the messages and their rendering `text`.
 
-    `spans` are the characters of `text` that are targets, in order; `trained` the messages that should be targets.
-    Raises DataError for what is lost; `name` is how the message calls the tokenizer.
+    `spans` are the ranges of characters of `text` that are targets, in order; `trained` are the indices of the messages
+    that should be targets; `name` is the tokenizer's name in the error. Raises DataError if content was lost.
     """
     found = _findings(messages, _Rendering(text, spans), trained)
     for finding in found:
@@ -103,18 +103,21 @@ def check(
 
 @dataclass
 class _Rendering:
-    """A rendered conversation, searched for the pieces of its messages in order."""
+    """A rendered conversation that is searched for the pieces of its messages in order."""
 
     text: str
     spans: Sequence[Span]
-    """Its targets, in order."""
+    """The targets, in order."""
     cursor: int = 0
-    """Where the last piece that was found ends."""
+    """The end of the last piece that was found."""
     located: list[Span] = field(default_factory=list)
-    """Where pieces were found."""
+    """The spans of all pieces that were found."""
 
     def locate(self, piece: _Piece, own: Sequence[Span] | None) -> str | None:
-        """Find the next piece. -> what is wrong with it, or None. `own`: its turn's targets, if it should be one."""
+        """Find the next piece, and return what is wrong with it (`Finding.what`), or None.
+
+        `own` are the targets of the piece's turn; None if the piece should not be a target.
+        """
         if own is not None:
             for span in own:
                 if at := self._find(piece, *span):
@@ -124,7 +127,7 @@ class _Rendering:
         at, is_target = self._find_outside_targets(piece, self.cursor)
         if at:
             return self._note(at)
-        if self.cursor:  # some templates put the system message further on
+        if self.cursor:  # some templates write the system message later
             at, is_target = self._find_outside_targets(piece, 0)
             if at:
                 self.located.append(at)
@@ -143,7 +146,7 @@ class _Rendering:
         return None
 
     def _find_outside_targets(self, piece: _Piece, start: int) -> tuple[Span | None, bool]:
-        """Where a piece stands that is no target, and whether it was met as a target before that."""
+        """The first place of a piece outside the targets, and whether a target before that place holds it."""
         is_target = False
         while at := self._find(piece, start, len(self.text)):
             before = bisect(self.spans, (at[0], inf)) - 1
@@ -153,13 +156,13 @@ class _Rendering:
         return None, is_target
 
     def _lost(self, piece: _Piece, within: Sequence[Span]) -> str:
-        """Whether all of a piece is lost, or some lines of it are there."""
+        """`dropped` if all of a piece is lost, `changed` if some of its lines are there."""
         region = "\n".join(self.text[start:end] for start, end in within).lower()
         lines = [line.strip() for line in piece.text.lower().splitlines()]
         return "changed" if any(line in region for line in lines if len(line) > 2) else "dropped"
 
     def rest(self) -> str:
-        """What the template wrote beside the pieces that were found."""
+        """The rendered text without the pieces that were found."""
         taken = joined(sorted(self.located))
         return "\0".join(self.text[a:b] for (_, a), (b, _) in pairwise([(0, 0), *taken, (len(self.text), 0)]))
 
@@ -191,7 +194,7 @@ def _findings(messages: Sequence[Message], rendering: _Rendering, trained: Seque
 
 
 def pieces(message: Message) -> list[_Piece]:
-    """The texts that a message is made of."""
+    """The texts of a message."""
     content = text_of(message.get("content")).strip()
     found = []
     if message["role"] == "assistant":
@@ -212,7 +215,7 @@ def pieces(message: Message) -> list[_Piece]:
 
 
 def text_of(content: Any) -> str:
-    """Content as text, also where the template wants parts."""
+    """The content of a message as text; content may be a list of parts."""
     return content if isinstance(content, str) else "".join(part["text"] for part in content or ())
 
 
@@ -230,8 +233,8 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def _garbled_calls(i: int, message: Message, written: str) -> Iterator[Finding]:
-    """The calls of message i whose arguments are not JSON in `written`, the part of the rendering between the messages
-    around it. Its content, which may quote JSON or Python, does not count."""
+    """The calls of message i whose arguments are not valid JSON in `written`, the rendering between its neighbours.
+    The message's content, which may quote JSON or Python, is not searched."""
     for piece in pieces(message):
         if "tool call" not in piece.part:
             written = written.replace(piece.text, "")
@@ -250,5 +253,5 @@ def _refusal(finding: Finding, name: str) -> str:
         return f"the chat template of {name} {lost} the {finding.part} of message {finding.message}. {fix}"
     return (
         f"the chat template of {name} leaves out the content of message {finding.message} ({finding.role}). {fix}, or "
-        "leave such messages out"
+        "remove such messages"
     )

@@ -1,7 +1,7 @@
-"""Training rows in a resumable order, and held-out rows: the base of all kinds of data.
+"""Training rows in a resumable order, and held-out rows: the base classes of all kinds of data.
 
 Rows are checked before the first step, but rendered and tokenised when they are first drawn, so that a run starts
-soon.
+quickly.
 """
 
 from __future__ import annotations
@@ -27,29 +27,29 @@ from hone.types import Sample
 BATCH = 256
 """Rows that are tokenised together."""
 _CACHED_TOKENS = 1 << 26
-"""Encoded rows are kept up to this many tokens (5 bytes each): later epochs then cost nothing."""
+"""Encoded rows are cached up to this many tokens (5 bytes each), so that later epochs need no encoding."""
 
 
 @dataclass(frozen=True)
 class DrawSettings:
-    """In which order rows are drawn, and for how long."""
+    """The order in which rows are drawn, and the number of epochs."""
 
     shuffle: bool = True
     seed: int = 0
     max_epochs: int | None = None
     may_change: bool = False
-    """A run may go on with other rows than it began with."""
+    """Whether a run may resume with other rows than it began with."""
 
     @classmethod
     def of(cls, config: Any) -> DrawSettings:
-        """Those of a run, from `config.data` and the algorithm's own section."""
+        """The settings of a run, from `config.data` and the algorithm's section."""
         loop, may_change = config.loop, config.checkpointing.allow_config_change
         return cls(config.data.shuffle, loop.seed, loop.max_num_epochs, may_change)
 
 
 class ResumableDataset(ABC):
-    """Training rows in a resumable order. `counts` has the counts of `RUN_COUNTS` for the run so far, and for the
-    data `rows` and the counts of a subclass. `finding_log` has differences between rows and their renderings."""
+    """Training rows in a resumable order. `counts` has the counts of `RUN_COUNTS` for the run so far, and `rows` and
+    the counts of a subclass for the data. `finding_log` has the differences between rows and their renderings."""
 
     RUN_COUNTS: ClassVar[tuple[str, ...]]
     """Counts of the run so far, which a checkpoint keeps."""
@@ -72,7 +72,7 @@ class ResumableDataset(ABC):
 
     @abstractmethod
     def _check_rows(self) -> None:
-        """Read every row, and exclude unusable ones. Raises DataError for invalid rows, and if no row is left."""
+        """Read every row, and exclude unusable ones. Raises DataError for an invalid row, or if no row is left."""
 
     def _new_order(self) -> Mixture:
         """The order of this run, with nothing drawn yet."""
@@ -83,7 +83,7 @@ class ResumableDataset(ABC):
 
     @property
     def num_rows(self) -> int:
-        """Training rows that are drawn: all but those held out or excluded."""
+        """The number of training rows that can be drawn: not held out and not excluded."""
         return self._order.epoch_length
 
     @property
@@ -110,31 +110,29 @@ class ResumableDataset(ABC):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where the state was taken. Raises CheckpointError when the rows are others than then."""
+        """Resume where the state was taken. Raises CheckpointError if the rows have changed since."""
         self._order.load_state_dict(state["order"])
         content = state.get("content", [None] * len(self.training_datasets))  # older checkpoints have none
         for dataset, then in zip(self.training_datasets, content, strict=True):
             if then not in (None, dataset.digest) and not self.settings.may_change:
                 raise CheckpointError(
-                    f"the checkpoint was written with other data: {dataset.rows.name} has as many rows as then, but "
-                    "their content differs. Bring the old file back, start a new run in another "
-                    "checkpointing.checkpoint_dir, or set checkpointing.allow_config_change=true to go on with these "
-                    "rows"
+                    f"the checkpoint was written with other data: {dataset.rows.name} still has as many rows, but "
+                    "their content has changed. Restore the old file, start a new run in another "
+                    "checkpointing.checkpoint_dir, or set checkpointing.allow_config_change=true to continue with the "
+                    "new rows"
                 )
-        self.counts |= state.get("counts", {})  # which older checkpoints of GRPO do not have
+        self.counts |= state.get("counts", {})  # older checkpoints of GRPO have none
 
     def first_rows(self, n: int) -> list[tuple[Dataset, int]]:
-        """The datasets and rows of the first n draws of a run; nothing is drawn by it."""
+        """The datasets and rows of the first n draws of a run, without drawing them."""
         datasets = self.training_datasets
         return [(datasets[d], datasets[d].indices[i]) for d, i, _ in self._new_order().next(n)]
 
     def preview(self, dataset: Dataset, row: int) -> RowPreview | None:
         """A row as training has it; None for an invalid one (`Dataset.report_invalid`)."""
-        try:
+        with dataset.reading(row):
             return self._preview(dataset, row)
-        except DataError as error:
-            dataset.report_invalid(row, error)
-            return None
+        return None
 
     @abstractmethod
     def _preview(self, dataset: Dataset, row: int) -> RowPreview: ...
@@ -145,52 +143,50 @@ class ResumableDataset(ABC):
         for dataset in self.training_datasets:
             if names := dataset.unread:
                 more = f" and {len(names) - 20} more" if len(names) > 20 else ""
-                notices.append(
-                    f"{dataset.rows.name}: columns that are not read: {', '.join(names[:20])}{more}"
-                )
+                notices.append(f"{dataset.rows.name}: unused columns: {', '.join(names[:20])}{more}")
         return notices
 
     def _check_learnable(self, longest: int | None) -> None:
-        """Raise DataError if all rows were drawn and none could be learned from."""
+        """Raise DataError if all rows were drawn and none had a target."""
         if self.counts["excluded"] == self.counts["drawn"] >= self.num_rows:
             names = ", ".join(dataset.rows.name for dataset in self.training_datasets)
             raise DataError(
-                f"none of the {self.num_rows} rows of {names} can be learned from: within "
-                f"policy.max_total_sequence_length={longest} tokens nothing of their answers is left, or both "
-                "answers of every pair are the same"
+                f"none of the {self.num_rows} rows of {names} can be trained on: truncation to "
+                f"policy.max_total_sequence_length={longest} tokens removes all of their answers, or both answers of "
+                "every pair are the same"
             )
 
 
 class EncodedRow(Protocol):
-    """A row as tokens, kept small."""
+    """A row as tokens, in small arrays."""
 
     @property
     def truncated(self) -> bool: ...
     @property
     def altered(self) -> bool:
-        """The rendering does not say, or train on, all that the row says."""
+        """Whether the rendering leaves out or changes part of the row, or of its targets."""
 
     def samples(self, name: str) -> list[Sample]:
-        """What is learned from; none where truncation left no target."""
+        """The training samples; none if truncation left no target."""
 
     def __len__(self) -> int:
-        """Tokens."""
+        """The number of tokens."""
 
 
 R = TypeVar("R", bound=EncodedRow)
 
 
 class LabelledData(ResumableDataset, Generic[R]):
-    """Rows that hold what is learned: drawn as samples, encoded once."""
+    """Rows that hold their own answers: drawn as samples, encoded once."""
 
     RUN_COUNTS = ("drawn", "truncated", "excluded", "altered")
     _VALIDATION = ""
-    """What the ids of held-out samples begin with."""
+    """The prefix of held-out samples' ids."""
 
     @abstractmethod
     def _encode(self, dataset: Dataset, rows: Sequence[tuple[int, Row]]) -> Mapping[int, R | None]:
-        """Rows rendered one by one and tokenised together. None for one that nothing is left of; invalid ones are not
-        among them."""
+        """Render rows one by one and tokenise them together. None for a row without targets; invalid rows are
+        missing."""
 
     def next(self, n: int) -> list[Sample]:
         """The samples of the next n rows; fewer at the end of the last epoch, then none."""
@@ -204,7 +200,7 @@ class LabelledData(ResumableDataset, Generic[R]):
 
     @cached_property
     def validation(self) -> list[Sample]:
-        """All held-out samples, in order; encoded when first asked for. `counts` says what was excluded."""
+        """All held-out samples, in order; encoded on first use. `counts` has what was excluded."""
         samples: list[Sample] = []
         for dataset in self.validation_datasets:
             for chunk in batched(dataset.indexed_rows(), BATCH):
@@ -229,11 +225,11 @@ class LabelledData(ResumableDataset, Generic[R]):
 
     @cached_property
     def _cache(self) -> dict[tuple[int, int], R | None]:
-        """Encoded rows by (dataset, row), while there is room."""
+        """Encoded rows by (dataset, row), up to `_CACHED_TOKENS`."""
         return {}
 
     def _encoded(self, wanted: set[tuple[int, int]]) -> dict[tuple[int, int], R | None]:
-        """The (dataset, row)s encoded: from the cache, or together."""
+        """The encoded rows of (dataset, row) pairs: from the cache, or encoded together."""
         found = {key: self._cache[key] for key in wanted & self._cache.keys()}
         missing = sorted(wanted - found.keys())
         for d in sorted({d for d, _ in missing}):

@@ -1,4 +1,4 @@
-"""Single rows as they are tokenised and masked, to be inspected before a run."""
+"""Show single rows as they are tokenised and masked, to inspect them before a run."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from hone.data.preference_samples import CHOSEN, REJECTED, EncodedPreference
 _SHOWN = ("prompt", "messages", "conversations")
 """Columns that are part of the prompt's tokens."""
 _WINDOW = 8
-"""Number of preceding tokens that are decoded with a token: its text may depend on them."""
+"""Number of preceding tokens that are decoded together with a token: its text may depend on them."""
 
 
 @dataclass(frozen=True)
 class TokenPiece:
-    """The tokens of whole characters: usually one token."""
+    """The tokens of one or more whole characters: usually one token."""
 
     text: str
     ids: tuple[int, ...]
@@ -30,7 +30,7 @@ class TokenPiece:
 
 @dataclass(frozen=True)
 class SequencePreview:
-    """One token sequence of a row. `name` is empty where a row has one."""
+    """One token sequence of a row. `name` is empty if the row has only one."""
 
     name: str
     pieces: list[TokenPiece]
@@ -43,19 +43,19 @@ class SequencePreview:
 
 @dataclass(frozen=True)
 class RowPreview:
-    """A row as training has it. `excluded` says why it is not trained on; empty where it is."""
+    """A row as training has it. `excluded` is the reason why it is not trained on; empty if it is."""
 
     location: str
     sequences: list[SequencePreview]
     excluded: str = ""
     values: dict[str, Any] = field(default_factory=dict)
-    """Columns that are used beside the texts."""
+    """Columns that are used in addition to the texts."""
 
 
 def of_example(encoder: Encoder, dataset: Dataset, row: int) -> RowPreview:
-    """A row of SFT. Raises DataError for an invalid one, as the others do."""
+    """A row of SFT. This and the following functions raise DataError for an invalid row."""
     encoded = encoder.encode(dataset.format.supervised(dataset.rows[row]))
-    reason = "" if encoded.has_target else "nothing of it is learned from"
+    reason = "" if encoded.has_target else "it has no target"
     return RowPreview(dataset.rows.location(row), [_sequence(encoder, "", encoded)], reason)
 
 
@@ -82,7 +82,7 @@ def of_preference(encoder: Encoder, dataset: Dataset, row: int) -> RowPreview:
 
 
 def of_prompt(encoder: Encoder, dataset: Dataset, row: int) -> RowPreview:
-    """A row of RL or evaluation: its prompt, which the model continues, and what reward functions get."""
+    """A row of RL or evaluation: its prompt, and the columns that reward functions are given."""
     columns = dataset.rows[row]
     rendered = encoder.render_prompt(dataset.format.prompt(columns))
     (tokens,) = encoder.encode_prompts([rendered])
@@ -107,7 +107,7 @@ def _sequence(encoder: Encoder, name: str, encoded: Encoded) -> SequencePreview:
 
 
 def pieces(tokenizer: Any, tokens: Sequence[int], mask: Sequence[bool]) -> list[TokenPiece]:
-    """Tokens as text, one by one; those that only together are a character stay together."""
+    """Tokens as text, one by one; tokens that are a character only together stay together."""
     specials = set(tokenizer.all_special_ids) | {
         number for number, token in tokenizer.added_tokens_decoder.items() if token.special
     }

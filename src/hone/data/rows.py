@@ -1,4 +1,4 @@
-"""Rows of a dataset as a random-access sequence of dicts, whatever holds them."""
+"""Rows of a dataset as a random-access sequence of dicts."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ _CHUNK = 1000
 
 
 class Rows(Sequence[Row]):
-    """A named sequence of rows. Iterating is cheaper than indexing: columnar data comes in chunks."""
+    """A named sequence of rows. Iterating is cheaper than indexing: columnar data is read in chunks."""
 
     name: str
-    """What a message calls it: a path or a hub name, with its split."""
+    """The name in messages: a path or a hub name, with its split."""
 
     def get(self, index: int) -> Row:
         raise NotImplementedError
 
     def location(self, index: int) -> str:
-        """How a message names one row."""
+        """The name of one row in messages."""
         return f"{self.name}, row {index}"
 
     @overload
@@ -37,7 +37,7 @@ class Rows(Sequence[Row]):
 
 
 class ListRows(Rows):
-    """Rows in memory; `lines` are the line numbers in the file (from 1), where it has lines."""
+    """Rows in memory; `lines` are their line numbers in the file (from 1), if it has lines."""
 
     def __init__(self, rows: Sequence[Row], name: str, lines: Sequence[int] | None = None) -> None:
         self.rows, self.name, self.lines = rows, name, lines
@@ -54,7 +54,7 @@ class ListRows(Rows):
 
 
 class ColumnRows(Rows):
-    """Rows of something columnar, read a slice at a time: `read(start, stop)` gives the rows of a range."""
+    """Rows of columnar data, read a slice at a time: `read(start, stop)` returns the rows of a range."""
 
     def __init__(self, read: Callable[[int, int], list[Row]], length: int, name: str) -> None:
         self.read, self.length, self.name = read, length, name
@@ -71,7 +71,7 @@ class ColumnRows(Rows):
 
 
 class Subset(Rows):
-    """Some rows of another, in the order of `indices`; messages keep naming the original row."""
+    """Some rows of another sequence, in the order of `indices`; messages name the original row."""
 
     def __init__(self, rows: Rows, indices: Sequence[int]) -> None:
         self.rows, self.indices, self.name = rows, indices, rows.name

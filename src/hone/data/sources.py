@@ -1,4 +1,4 @@
-"""From a dataset entry of the configuration to rows: embedded data, files, Hugging Face datasets."""
+"""Load the rows of a dataset entry of the configuration: embedded data, files, Hugging Face datasets."""
 
 from __future__ import annotations
 
@@ -18,14 +18,13 @@ _HUB_NAME = re.compile(r"[\w.\-]+(/[\w.\-]+)?")
 def load_rows(entry: Any, *, role: str) -> Rows:
     """The rows of one dataset entry (`dataset_name`, `subset`, `split`, `limit`).
 
-    `role` is "train", "validation" or "test": it chooses the split where the entry names none, and messages
-    its section. Code of the user's own is asked for its rows (`hone.data.custom_datasets`). A path goes to files
-    (`hone.data.files`) or to a `datasets.save_to_disk` folder; anything else is an embedded dataset or a name on the
-    Hugging Face hub. `split` may have a range, as in `train[:1000]` or `train[90%:]`; a single file is one split,
-    whatever its name.
+    `role` is "train", "validation" or "test": it chooses the split if the entry names none, and the section that
+    messages name. `dataset_name` may be user code (`hone.data.custom_datasets`), a path of files (`hone.data.files`) or
+    of a `datasets.save_to_disk` folder, an embedded dataset, or a name on the Hugging Face hub. `split` may have a
+    range, as in `train[:1000]` or `train[90%:]`; a single file is one split, whatever its name.
 
-    Raises DataError: nothing there (naming the nearest thing that is), an unknown split (listing those
-    there are), a hub that does not answer, no rows.
+    Raises DataError: no such data (naming the most similar), an unknown split (listing the existing ones), a hub that
+    does not answer, no rows.
     """
     if is_code(entry.dataset_name):
         kwargs = getattr(entry, "kwargs", {})
@@ -65,7 +64,7 @@ def _from_files(path: str, subset: str | None, split: str | None, role: str) -> 
         if not Path(path).exists():
             raise files.missing_file(path)
         if Path(path).is_file():
-            return files.read_file(path)  # says which formats are known
+            return files.read_file(path)  # raises the error that lists the known formats
         if any((Path(path) / f).exists() for f in ("dataset_dict.json", "state.json")):
             from hone.data import hub
 

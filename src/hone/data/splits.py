@@ -1,4 +1,4 @@
-"""Splits: which one a dataset entry means, the range that it may have, and rows set aside for validation."""
+"""Splits: choosing one by an entry's `split`, ranges of a split, and rows set aside for validation."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ _PREFERRED = {
     "test": ("test", "validation", "train"),
 }
 _HOLDOUT_STREAM = 0x5B117
-"""Keeps the train/validation division apart from the shuffling of epochs under the same seed."""
+"""The random stream of the train/validation division, which is independent of the shuffling of epochs."""
 
 
 def key_of(role: str) -> str:
-    """The section of the configuration that messages name, of "train", "validation" or "test"."""
+    """The section of the configuration for a role: "train", "validation" or "test"."""
     return "data" if role == "test" else f"data.{role}"
 
 
 def choose_split(path: str, available: list[str], wanted: str | None, role: str) -> str:
-    """The name of the split to use: the one in `wanted`, else the only one, else one that `role` prefers.
+    """The name of the split to use: the one in `wanted`, else the only one, else the first that `role` prefers.
 
-    Raises DataError that lists those there are.
+    Raises DataError listing the existing splits.
     """
     if wanted is not None:
         name = _parse(wanted)[0]
@@ -47,15 +47,15 @@ def choose_split(path: str, available: list[str], wanted: str | None, role: str)
 
 
 def select_range(rows: Rows, split: str) -> Rows:
-    """The rows in the range of a split such as train[10%:500]. Raises DataError for a split that cannot be read."""
+    """The rows in the range of a split such as train[10%:500]. Raises DataError for an invalid range."""
     _, start, stop = _parse(split)
     return rows if start is None and stop is None else rows[_at(start, len(rows)) : _at(stop, len(rows))]
 
 
 def holdout(length: int, size: float, seed: int) -> tuple[list[int], list[int]]:
-    """Divide rows into (training, validation) indices, each in file order; at least one is held out.
+    """Divide rows into (training, validation) indices, each in the order of the file; at least one row is held out.
 
-    `size` is a share of the rows. Raises DataError when nothing would be left to train on.
+    `size` is a share of the rows. Raises DataError if no row would be left to train on.
     """
     held = max(1, round(length * size))
     if held >= length:
@@ -70,7 +70,7 @@ def _parse(split: str) -> tuple[str, str | None, str | None]:
     match = _SPLIT.fullmatch(split.strip())
     if not match:
         raise DataError(
-            f"split '{split}' is not understood; write a name or a range: train, train[:1000], train[90%:]"
+            f"split '{split}' is invalid; write a name or a range: train, train[:1000], train[90%:]"
         )
     return match[1], match[2], match[3]
 

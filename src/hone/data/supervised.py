@@ -1,4 +1,4 @@
-"""What supervised training learns from: batches of samples in a resumable order, and the held-out samples."""
+"""Data of supervised training: batches of samples in a resumable order, and the held-out samples."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from hone.types import Message, Sample
 def build_supervised(
     config: Any, tokenizer: Any, invalid_rows: dict[str, str] | None = None
 ) -> SupervisedData:
-    """The data of a run that learns from given answers, from `config.data`, `config.loop` and `config.policy`.
+    """The data of a supervised run, from `config.data`, `config.loop` and `config.policy`.
 
-    Every row's columns are checked here. Raises DataError naming the row (with `invalid_rows` these rows are collected
-    there, location by reason), ConfigError naming the key.
+    Every row's columns are checked here. Raises DataError naming an invalid row, ConfigError naming the key. With
+    `invalid_rows` the invalid rows are collected there instead (reason by location).
     """
     encoder = encoder_of(config, tokenizer, only_unmask_final=config.loop.only_unmask_final)
     training, validation = load_datasets(
@@ -39,7 +39,7 @@ def build_supervised(
 
 @dataclass(frozen=True)
 class EncodedExample:
-    """An encoded row, kept small."""
+    """An encoded row, in small arrays."""
 
     tokens: np.ndarray
     mask: np.ndarray
@@ -52,7 +52,7 @@ class EncodedExample:
         return cls(tokens, mask, e.truncated, bool(e.findings))
 
     def samples(self, name: str) -> list[Sample]:
-        """The row as one sample; none without a target."""
+        """The row as one sample; no sample if it has no target."""
         if not self.mask.any():
             return []
         tokens = torch.from_numpy(self.tokens.astype(np.int64))
@@ -65,8 +65,8 @@ class EncodedExample:
 class SupervisedData(LabelledData[EncodedExample]):
     """Batches of training samples, and the validation samples.
 
-    A row without any target left (its prompt alone is as long as a sample may be) is excluded and counted: of the
-    data, `counts` has `rows`, `excluded_rows` and `validation_rows`.
+    A row without any target left (its prompt alone fills the maximum length) is excluded and counted: of the data,
+    `counts` has `rows`, `excluded_rows` and `validation_rows`.
     """
 
     def _check_rows(self) -> None:
@@ -81,15 +81,15 @@ class SupervisedData(LabelledData[EncodedExample]):
         return row_preview.of_example(self.encoder, dataset, row)
 
     def _check(self, dataset: Dataset) -> LengthCheck:
-        """Read all rows, and tell which may be too long."""
+        """Read all rows and find those that may be too long."""
         assert self.encoder.max_length is not None
         kinds, read = ConversationKinds(), dataset.format.supervised
         estimator = LengthEstimator(self.encoder, self.encoder.max_length)
         return check_lengths(dataset, estimator, lambda row: self._context(read(dataset.tracked(row)), kinds))
 
     def _context(self, example: Example, kinds: ConversationKinds) -> str | Sequence[Message] | None:
-        """What comes before the first target; None where only encoding tells its length, or whether there is a target,
-        and for the first row of its kind."""
+        """The text before the first target. None if the row must be encoded to know its length or whether it has a
+        target, and for the first conversation of its kind."""
         if example.tools or example.template_kwargs or not (example.messages or example.completion):
             return None
         if kinds.is_new(example.messages):
@@ -101,7 +101,8 @@ class SupervisedData(LabelledData[EncodedExample]):
         return example.messages[: turns[-1] if self.encoder.only_unmask_final else turns[0]]
 
     def _exclude(self, number: int, dataset: Dataset) -> int:
-        """Exclude the training rows that have no target left. Raises DataError when no row is left."""
+        """Exclude the training rows that have no target left, and return their number. Raises DataError if no row is
+        left."""
         checked = self._check(dataset)
         excluded = {row for row, _ in checked.too_long}
         for chunk in batched(checked.uncertain, BATCH):
@@ -110,10 +111,10 @@ class SupervisedData(LabelledData[EncodedExample]):
             excluded |= {row for row, e in encoded.items() if not e.mask.any()}
             self._remember({(number, row): e for row, e in encoded.items() if e.mask.any()})
         longest = self.encoder.max_length
-        dataset.exclude(dict.fromkeys(sorted(excluded), f"nothing to learn from within {longest} tokens"))
+        dataset.exclude(dict.fromkeys(sorted(excluded), f"no target within {longest} tokens"))
         if not dataset.indices:
             raise DataError(
-                f"no row of {dataset.rows.name} has anything to learn within {longest} tokens: raise "
+                f"no row of {dataset.rows.name} has a token to train on within {longest} tokens: raise "
                 "policy.max_total_sequence_length (and data.max_input_seq_length)"
             )
         return len(excluded)
@@ -121,11 +122,8 @@ class SupervisedData(LabelledData[EncodedExample]):
     def _encode(self, dataset: Dataset, rows: Sequence[tuple[int, Row]]) -> dict[int, EncodedExample]:
         rendered: dict[int, Rendered] = {}
         for row, columns in rows:
-            try:
+            with dataset.reading(row):
                 rendered[row] = self.encoder.render(dataset.format.supervised(columns))
-            except DataError as error:
-                dataset.report_invalid(row, error)
-                continue
-            self.finding_log.add(dataset.rows.location(row), rendered[row].findings)
+                self.finding_log.add(dataset.rows.location(row), rendered[row].findings)
         encoded = self.encoder.tokenize(list(rendered.values()))
         return {row: EncodedExample.of(e) for row, e in zip(rendered, encoded, strict=True)}

@@ -1,4 +1,4 @@
-"""Rendered text to token ids and a mask: borders, BOS and EOS, and guarded control tokens."""
+"""Tokenise rendered text: token ids and target mask, borders between prompt and answer, BOS and EOS."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hone.errors import DataError
 
 @dataclass(frozen=True)
 class Encoded:
-    """Tokens of one sample; `mask[t]`: token t is a target. The first token never is."""
+    """Tokens of one sample. `mask[t]` says whether token t is a target; the first token never is."""
 
     tokens: list[int]
     mask: list[bool]
@@ -30,15 +30,15 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Rendered:
-    """Text with the character spans that are targets, not yet tokenised. Text that only reads like a control token is
-    guarded (`hone.data.control_tokens`)."""
+    """Text with the character spans that are targets, before tokenisation. Text that only reads like a control token
+    is guarded (`hone.data.control_tokens`)."""
 
     text: str
     spans: list[Span]
     plain: bool = False
-    """No template wrote special tokens into it: BOS has to be added."""
+    """No template wrote special tokens into the text: BOS has to be added."""
     prompt_completion: bool = False
-    """A prompt and its completion: the prompt's tokens must be the prompt's alone."""
+    """The text is a prompt and its completion: no token may span both."""
     add_eos: bool = False
     findings: tuple[Finding, ...] = ()
 
@@ -50,7 +50,7 @@ class TextTokenizer:
         self.tokenizer, self.control, self.add_bos, self.name = tokenizer, control, add_bos, name
 
     def encode(self, rendered: Sequence[Rendered]) -> list[Encoded]:
-        """Tokens and masks, of any length."""
+        """Tokens and masks of rendered texts, not truncated."""
         prompts = iter(self.ids([r.text[: r.spans[0][0]] for r in rendered if r.prompt_completion]))
         ids, offsets = self._ids_and_offsets(
             [r.text for r in rendered], all(r.prompt_completion for r in rendered)
@@ -81,16 +81,15 @@ class TextTokenizer:
         """The number of tokens of each text: cheaper than `ids`."""
         if not self.tokenizer.is_fast or not texts or any(map(self.control.is_guarded, texts)):
             return [len(tokens) for tokens in self.ids(texts)]
-        self.ids(texts[:1])  # turns truncation and padding off
+        self.ids(texts[:1])  # this call turns truncation and padding off
         encoded = self.tokenizer.backend_tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         return [len(e.ids) for e in encoded]
 
     def continuation(self, prompt: str, prompt_ids: list[int], rest: str) -> list[int]:
-        """The tokens of a text behind `prompt_ids`, so that all of them decode to `prompt + rest`; none where there
-        are no such tokens.
+        """The tokens of `rest` such that `prompt_ids` and they decode to `prompt + rest`; empty if there are none.
 
-        SentencePiece tokenizers put a space before a text that is tokenised alone: it is then tokenised behind a token
-        that it does not merge with.
+        SentencePiece tokenizers add a space in front of a text that is tokenised alone. Such a text is tokenised after
+        a token that it does not merge with.
         """
         alone = self.ids([rest])[0]
         whole = self._read(self.ids([prompt + rest])[0])
@@ -103,7 +102,7 @@ class TextTokenizer:
         return []
 
     def with_bos(self, tokens: list[int]) -> list[int]:
-        """Put BOS first, if the tokenizer does so itself and the text does not begin with one."""
+        """The tokens with BOS in front, if the tokenizer itself adds one and it is not there yet."""
         bos = self._bos
         return tokens if bos is None or tokens[:1] == [bos] else [bos, *tokens]
 
@@ -112,7 +111,7 @@ class TextTokenizer:
     ) -> tuple[list[list[int]], list[Sequence[Span] | None]]:
         if not texts:
             return [], []
-        # Not verbose: transformers warns of long texts, which are cut or refused by what the run says.
+        # Not verbose: transformers would warn of long texts, which are truncated or refused later.
         more: dict[str, Any] = {"add_special_tokens": False, "return_attention_mask": False, "verbose": False}
         with_offsets = self.tokenizer.is_fast and not ids_only
         guarded = [i for i, text in enumerate(texts) if self.control.is_guarded(text)]
@@ -133,7 +132,7 @@ class TextTokenizer:
             rest = self.continuation(r.text[:start], prompt, r.text[start:])
             if rest or start == len(r.text):
                 whole = prompt + rest
-            else:  # no tokens of its own decode to it: it begins with the token that both share
+            else:  # the completion cannot be tokenised separately: it begins with the token that spans both
                 border = common_length(whole, prompt)
         return whole, [False] * border + [True] * (len(whole) - border)
 
@@ -141,14 +140,15 @@ class TextTokenizer:
         return self.tokenizer.decode(tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
     def _prefix_mask(self, r: Rendered, tokens: list[int]) -> list[bool]:
-        """Without character offsets (slow tokenizers): the tokens up to each border must be a prefix of all."""
+        """The mask without character offsets (slow tokenizers): the tokens up to each border must be a prefix of all
+        tokens. Raises DataError otherwise."""
         mask = [False] * len(tokens)
         for span in r.spans:
             begin, end = self.ids([r.text[: span[0]], r.text[: span[1]]])
             if tokens[: len(begin)] != begin or tokens[: len(end)] != end:
                 raise DataError(
-                    f"tokens of {self.name} merge across the border of an assistant turn, and it gives no "
-                    "character offsets to find it; use a fast tokenizer (tokenizer.json)"
+                    f"tokens of {self.name} merge across the border of an assistant turn, and the tokenizer gives no "
+                    "character offsets to find the border; use a fast tokenizer (tokenizer.json)"
                 )
             mask[len(begin) : len(end)] = [True] * (len(end) - len(begin))
         return mask

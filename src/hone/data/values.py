@@ -1,8 +1,8 @@
-"""Normalise the values of rows from JSON, Arrow, pandas or a user's own objects.
+"""Normalise the values of rows from JSON, Arrow, pandas or users' objects.
 
-Missing values (NaN, pandas' NA and NaT) become None. A struct of Arrow has every key of any row, with null for the
-keys that this row lacks: with `filled` such keys are removed, at every depth. A null in JSON (in a tool call's
-arguments) is kept.
+Missing values (NaN, pandas' NA and NaT) become None. An Arrow struct has the keys of all rows, with null for the keys
+that a row lacks: with `filled`, such keys are removed at every depth. A null in JSON (in a tool call's arguments) is
+kept.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from typing import Any
 from hone.errors import DataError
 
 MOST_NESTED = 100
-"""Maximum nesting of a value. Template engines and JSON writers fail at some hundreds of levels."""
+"""Maximum nesting of a value. Template engines and JSON writers fail at a few hundred levels."""
 MOST_CHARACTERS = 1 << 26
-"""Maximum characters of a text: no context is that long, and a tokenizer needs about 100 bytes for each."""
+"""Maximum characters of a text. No context is that long, and a tokenizer needs about 100 bytes per character."""
 
 
 def tidy_row(row: Mapping[str, Any], *, filled: bool = False) -> dict[str, Any]:
-    """A row with normalised values. Raises DataError naming the column of an unusable value."""
+    """A row with normalised values. Raises DataError naming the column of an invalid value."""
     tidied = {}
     for column, value in row.items():
         try:
@@ -31,9 +31,9 @@ def tidy_row(row: Mapping[str, Any], *, filled: bool = False) -> dict[str, Any]:
 
 
 def tidy(value: Any, *, filled: bool = False, depth: int = 0) -> Any:
-    """A value whose missing parts are None; with `filled` its dicts have no key without a value.
+    """The value with missing parts as None; with `filled`, its dicts have no keys without a value.
 
-    Arrays and numbers of NumPy become lists and numbers. Raises DataError: half a character, too deep.
+    NumPy's arrays and numbers become lists and numbers. Raises DataError for half a character or too deep nesting.
     """
     if value is None or isinstance(value, int):
         return value
@@ -55,19 +55,19 @@ def tidy(value: Any, *, filled: bool = False, depth: int = 0) -> Any:
 
 
 def is_table(rows: Any) -> bool:
-    """Whether rows come from Arrow's or pandas' tables, whose structs have null for each key that a row lacks."""
+    """Whether rows come from a table of Arrow or pandas, whose structs have null for each key that a row lacks."""
     return type(rows).__module__.split(".")[0] in ("datasets", "pandas", "pyarrow")
 
 
 def _missing(value: Any) -> bool:
-    """Whether it is NaN, NaT (which differ from themselves) or pandas' NA (which will not say)."""
+    """Whether a value is NaN, NaT (neither equals itself) or pandas' NA (which cannot be compared)."""
     if type(value).__name__ == "NAType":
         return True
     return (isinstance(value, float) and value != value) or type(value).__name__ == "NaTType"
 
 
 def _whole(text: str) -> str:
-    """The text. Raises DataError where it has half of a character."""
+    """The text. Raises DataError if it contains half of a character."""
     if text.isascii():
         return text
     try:
@@ -75,7 +75,7 @@ def _whole(text: str) -> str:
     except UnicodeEncodeError as error:
         half = f"\\u{ord(text[error.start]):04x}"
         raise DataError(
-            f"holds half of a character ({half}, a lone surrogate, at character {error.start}), which no tokenizer "
-            "takes: remove it or write \\ufffd for it"
+            f"contains half of a character ({half}, a lone surrogate, at character {error.start}), which no tokenizer "
+            "accepts: remove it or replace it by \\ufffd"
         ) from error
     return text

@@ -1,7 +1,7 @@
 """The embedded default: a tiny model, its tokenizer, a generated task and recipes, all inside the package.
 
-`hone/tiny` has no weights (callers initialise at random), `hone/tiny-sft` has those that SFT left half-good,
-`hone/word-problems` is the task (see `task`), and `hone/word-problem-preferences` compares answers to it (see
+`hone/tiny` has no weights (they are initialised at random), `hone/tiny-sft` has the weights of a short SFT run,
+`hone/word-problems` is the task (see `task`), and `hone/word-problem-preferences` has pairs of answers to it (see
 `preference_pairs`). No torch is imported here. `scripts/build_embedded.py` in the repository rebuilds every file.
 """
 

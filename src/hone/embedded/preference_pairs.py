@@ -4,12 +4,12 @@
     chosen    <think>7 + 5 = 12. 12 - 3 = 9.</think><answer>9</answer>
     rejected  <think>I guess 12.</think><answer>12</answer>
 
-The better answer writes every step and is right. The worse one guesses (`GUESS_SHARE` of them; where one step is all
-there is the guess is right as well, and only less good), or writes the steps with a slip in one of them, and is wrong.
-DPO on them teaches a model that knows both styles to prefer the careful one, and to count. The problems are those of
-hone/word-problems' splits train, validation and test: none of them was demonstrated in SFT. The split `sft` compares
-answers to the problems that were, most of the worse ones slips, for a reward model: to tell a slip from a result,
-whatever the numbers, takes more problems than `train` has.
+The chosen answer writes every step and is right. A share `GUESS_SHARE` of the rejected answers guess; in a problem of
+one step the guess is also right, and only the style is worse. The other rejected answers write the steps with an error
+in one of them, and are wrong. A model that knows both styles learns from DPO to prefer the careful one, and to
+calculate. The problems are those of the splits train, validation and test of hone/word-problems, none of which SFT has
+seen. The split `sft` has the problems that SFT has seen, mostly with an error as the rejected answer: a reward model
+needs more problems than `train` has to tell a wrong result from a right one.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from hone.errors import DataError
 NAME = "hone/word-problem-preferences"
 GUESS_SHARE = 0.6
 SFT_GUESS_SHARE = 0.1
-"""In the split `sft`."""
+"""`GUESS_SHARE` of the split `sft`."""
 SPLIT_ROWS = {"train": 4_000, "sft": 12_000, "validation": 256, "test": 512}
 
 
 def rows(split: str, limit: int | None = None) -> list[dict[str, Any]]:
-    """The rows of a split, or its first `limit` ones: prompt, chosen and rejected as messages, and the right answer.
+    """The first `limit` rows of a split (None: all): prompt, chosen and rejected as messages, and the right answer.
 
     Raises DataError for a split that does not exist.
     """
@@ -40,7 +40,7 @@ def rows(split: str, limit: int | None = None) -> list[dict[str, Any]]:
 
 
 def slip(problem: task.Problem, at: int, by: int) -> str:
-    """Every step written, the result of step `at` wrong by `by`, and what follows built on it."""
+    """The completion that writes every step, with a result in step `at` that is wrong by `by`; later steps use it."""
     value, written = problem.numbers[0], []
     for number, (operator, index) in enumerate(problem.family.steps):
         right = problem.numbers[index]
@@ -60,7 +60,7 @@ def _rows(split: str) -> Iterator[dict[str, Any]]:
         else:
             steps = len(problem.family.steps)
             rejected = slip(problem, draw.below(steps), draw.choice((-2, -1, 1, 2)))
-            if task.parse_answer(rejected) == answer:  # a result cannot fall below 0
+            if task.parse_answer(rejected) == answer:  # results are clipped at 0, which may hide the error
                 rejected = task.hasty(problem)
         yield {
             "prompt": [{"role": "user", "content": text}],

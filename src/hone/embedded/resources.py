@@ -1,4 +1,4 @@
-"""The embedded models, datasets and recipes by name, and where their files are."""
+"""The embedded models, datasets and recipes by name, and the paths of their files."""
 
 from __future__ import annotations
 
@@ -10,38 +10,40 @@ from hone.errors import ConfigError, DataError, ModelError
 
 _HERE = Path(__file__).resolve().parent
 MODELS = {"hone/tiny": _HERE / "tiny", "hone/tiny-sft": _HERE / "tiny-sft"}
-"""Folder of each embedded model, with config.json and tokenizer files; hone/tiny has no weights."""
+"""The folder of each embedded model, with config.json and tokenizer files; hone/tiny has no weights."""
 DATASETS = {"hone/word-problems": task.rows, preference_pairs.NAME: preference_pairs.rows}
 RECIPES = {path.stem: path for path in sorted((_HERE / "recipes").glob("*.yaml"))}
-"""File of settings that suit the tiny model, by command."""
+"""The YAML file of settings for the tiny model, by command."""
 
 
 def is_embedded_model(name: str) -> bool:
-    """Whether the name is one of an embedded model."""
+    """Whether an embedded model has this name."""
     return name in MODELS
 
 
 def model_path(name: str) -> Path:
-    """Folder of an embedded model. Raises ModelError for another name."""
+    """The folder of an embedded model. Raises ModelError for another name."""
     if name not in MODELS:
-        raise ModelError(f"There is no embedded model '{name}'; there are {', '.join(MODELS)}.")
+        raise ModelError(f"There is no embedded model '{name}'; the names are {', '.join(MODELS)}.")
     return MODELS[name]
 
 
 def is_embedded_dataset(name: str) -> bool:
-    """Whether the name is one of an embedded dataset."""
+    """Whether an embedded dataset has this name."""
     return name in DATASETS
 
 
 def dataset_rows(name: str, split: str, limit: int | None = None) -> list[dict[str, Any]]:
-    """Rows of an embedded dataset's split. Raises DataError for another name or split."""
+    """The first `limit` rows of an embedded dataset's split (None: all). Raises DataError for another name or split."""
     if name not in DATASETS:
-        raise DataError(f"There is no embedded dataset '{name}'; there are {', '.join(sorted(DATASETS))}.")
+        raise DataError(
+            f"There is no embedded dataset '{name}'; the names are {', '.join(sorted(DATASETS))}."
+        )
     return DATASETS[name](split, limit)
 
 
 def recipe(name: str) -> Path:
-    """YAML file of the settings that suit the tiny model, by command. Raises ConfigError."""
+    """The YAML file of settings for the tiny model, by command. Raises ConfigError for another command."""
     if name not in RECIPES:
-        raise ConfigError(f"There is no embedded recipe '{name}'; there are {', '.join(RECIPES)}.")
+        raise ConfigError(f"There is no embedded recipe '{name}'; the names are {', '.join(RECIPES)}.")
     return RECIPES[name]

@@ -4,17 +4,16 @@
     <think>7 + 5 = 12. 12 - 3 = 9.</think><answer>9</answer>          careful
     <think>I guess 12.</think><answer>12</answer>                      hasty
 
-What the demo shows, and what it does not. The demonstrations are mixed on purpose: `CAREFUL_SHARE` of them
-are careful (every step, right answer), the others are hasty (no steps, and the answer of the *first* step:
-right for the one-step problems, which are `ONE_STEP_SHARE` of all, wrong for the others). SFT from random
-weights learns both styles. The hasty one is the more likely, so greedy decoding gets about the one-step
-problems right. GRPO with a correct-answer reward then finds that the careful style pays. So GRPO here
-mostly *selects* a skill that SFT has put there; it does not discover arithmetic. That is what makes it work
-in a minute on two cores.
+What the demo shows, and what it does not. The demonstrations are mixed on purpose. A share `CAREFUL_SHARE` is careful:
+every step, and the right answer. The others are hasty: no steps, and the result of the *first* step, which is right for
+one-step problems (`ONE_STEP_SHARE` of all) and wrong for the others. SFT from random weights learns both styles. The
+hasty one is more likely, so greedy decoding solves little more than the one-step problems. GRPO with a reward for right
+answers then makes the careful style more likely. So GRPO here mostly *selects* a skill that SFT has taught; it does not
+discover arithmetic. This is why it takes only a minute on two cores.
 
-A *problem* is a family and its numbers. Each problem belongs to exactly one split (by a hash), whatever
-names and objects dress it up, so no text is shared between splits. Rows depend on integer arithmetic alone:
-the same on every Python version and machine.
+A *problem* is a family and its numbers. A hash assigns each problem to exactly one split, independent of the names and
+objects in its text, so splits share no text. Rows are computed with integers only, so they are the same on every Python
+version and machine.
 """
 
 from __future__ import annotations
@@ -30,11 +29,11 @@ from hone.errors import DataError
 
 SEED = 20240607
 CAREFUL_SHARE = 0.4
-"""Share of the demonstrations that write the steps."""
+"""The share of demonstrations that write the steps."""
 ONE_STEP_SHARE = 1 / 3
-"""Share of the problems that have one step; the hasty style is right on these alone."""
+"""The share of problems with one step; only on these is the hasty style right."""
 SPLIT_ROWS = {"sft": 16_000, "train": 8_000, "validation": 256, "test": 512}
-"""Rows of each split. sft and validation demonstrate; train (for RL) and test have a prompt and an answer."""
+"""Rows of each split. Rows of sft and validation have a completion; those of train (for RL) and test only an answer."""
 _BUCKETS = ("sft",) * 10 + ("train",) * 6 + ("validation",) * 1 + ("test",) * 3
 
 _PEOPLE = tuple(zip(("Tom", "Mia", "Ben", "Ana", "Sam", "Zoe", "Max", "Eva"), ("He", "She") * 4, strict=True))
@@ -46,7 +45,7 @@ _MASK = (1 << 64) - 1
 class Family:
     """A kind of problem: its text, the ranges of its numbers, and the steps that solve it.
 
-    A step is (operator, index of the number); the running value starts as the first number.
+    A step is (operator, index of a number). It is applied to the running value, which starts as the first number.
     """
 
     name: str
@@ -57,14 +56,14 @@ class Family:
 
 @dataclass(frozen=True)
 class Problem:
-    """A family and its numbers: what belongs to one split."""
+    """A family and its numbers. All texts of a problem are in one split."""
 
     family: Family
     numbers: tuple[int, ...]
 
     @property
     def key(self) -> str:
-        """Canonical name, e.g. 'add_sub 7 5 3'."""
+        """The canonical name, such as 'add_sub 7 5 3'."""
         return " ".join([self.family.name, *map(str, self.numbers)])
 
 
@@ -91,10 +90,10 @@ FAMILIES = tuple(
 
 
 def rows(split: str, limit: int | None = None) -> list[dict[str, Any]]:
-    """The rows of a split, or its first `limit` ones.
+    """The first `limit` rows of a split (None: all).
 
-    prompt is [{"role": "user", …}]; answer is the right number as text. Splits sft and validation also have
-    completion, [{"role": "assistant", …}]. In test and validation no text comes twice.
+    `prompt` is [{"role": "user", …}]; `answer` is the right number as text. Splits sft and validation also have
+    `completion`, [{"role": "assistant", …}]. Texts in test and validation are distinct.
 
     Raises DataError for a split that does not exist.
     """
@@ -123,13 +122,13 @@ def careful(problem: Problem) -> str:
 
 
 def hasty(problem: Problem) -> str:
-    """The completion that stops at the result of the first step: right for one-step problems only."""
+    """The completion that answers with the result of the first step: right for one-step problems only."""
     guess = solve(problem)[0][3]
     return f"<think>I guess {guess}.</think><answer>{guess}</answer>"
 
 
 def parse_answer(completion: str) -> str | None:
-    """The text of the last <answer>…</answer>, stripped; None where there is none."""
+    """The stripped text of the last <answer>…</answer>; None if there is none."""
     found = re.findall(r"<answer>(.*?)</answer>", completion, flags=re.DOTALL)
     return found[-1].strip() if found else None
 
@@ -162,8 +161,8 @@ def _rows(split: str) -> Iterator[dict[str, Any]]:
 
 
 def drawn(split: str, stream: str = "") -> Iterator[tuple[Problem, str, Draw]]:
-    """Problems of a split without end, each with its text, and the stream of choices they were drawn with; another
-    `stream` is another order. In test and validation no text comes twice."""
+    """An endless stream of a split's problems, each with its text and the generator of random choices. Another
+    `stream` gives another order. Texts in test and validation are distinct."""
     distinct, seen = split in ("validation", "test"), set[str]()
     one_step = [f.name for f in FAMILIES if len(f.steps) == 1]
     multi_step = [f.name for f in FAMILIES if len(f.steps) > 1]
@@ -179,7 +178,7 @@ def drawn(split: str, stream: str = "") -> Iterator[tuple[Problem, str, Draw]]:
 
 
 def _dress(problem: Problem, draw: Draw) -> str:
-    """The problem's text with names and objects."""
+    """The problem's text with names and objects filled in."""
     first = draw.below(len(_PEOPLE))
     second = (first + 1 + draw.below(len(_PEOPLE) - 1)) % len(_PEOPLE)
     (name, pronoun), (other, _) = _PEOPLE[first], _PEOPLE[second]
@@ -188,7 +187,7 @@ def _dress(problem: Problem, draw: Draw) -> str:
 
 
 def _mix(value: int) -> int:
-    """One round of the SplitMix64 finaliser: a bijection of 64-bit integers that scatters neighbours."""
+    """One round of the SplitMix64 finaliser: a bijection of 64-bit integers that maps neighbours far apart."""
     value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
     value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & _MASK
     return value ^ (value >> 31)
@@ -203,7 +202,7 @@ def _hash(text: str) -> int:
 
 
 class Draw:
-    """A stream of random choices made of integer arithmetic alone (SplitMix64)."""
+    """A random generator that uses only integer arithmetic (SplitMix64)."""
 
     def __init__(self, seed: int) -> None:
         self._state = seed

@@ -10,10 +10,9 @@ from typing import Any
 
 from transformers import GenerationConfig
 
-SAMPLING = (
-    *("temperature", "top_k", "top_p", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff"),
-    *("num_return_sequences",),
-)
+SAMPLING = """
+temperature top_k top_p min_p top_h typical_p epsilon_cutoff eta_cutoff num_return_sequences
+""".split()
 """Settings that are read only if `do_sample` is true."""
 TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
 

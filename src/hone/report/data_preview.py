@@ -61,8 +61,8 @@ class DataView:
             notes.append((f"refused, a run stops at them: {len(refused)}", _some(refused, MOST_REFUSED)))
         for reason, locations in self.left_out.items():
             notes.append((f"left out, {reason}: {len(locations)}", [", ".join(_some(locations, EXAMPLES))]))
-        notes += [("written otherwise than the row says it", [line]) for line in self.altered]
-        return notes + [("columns that are not read", [line]) for line in self.unread]
+        notes += [("changed by the chat template", [line]) for line in self.altered]
+        return notes + [("unused columns", [line]) for line in self.unread]
 
 
 def _some(texts: list[str], most: int) -> list[str]:

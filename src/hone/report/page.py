@@ -35,10 +35,10 @@ POINTS = 1000
 """Points of a curve; a longer one is drawn from the means of its parts."""
 SIZES = ((60, 4000), (60, 2000), (40, 1200), (25, 800), (12, 500), (6, 300))
 """Steps whose rollouts are in the page, and characters of a text: the first pair with which it is small enough."""
-SHOWN = (
-    *("group", "completion", "rewards", "reward", "advantage", "finish", "num_tokens", "logprob"),
-    *("version", "failure", "excluded", "answer", "messages", "turns", "extra"),
-)
+SHOWN = """
+group completion rewards reward advantage finish num_tokens logprob version failure excluded answer
+messages turns extra
+""".split()
 """Keys of a rollout's record that are in the page."""
 
 

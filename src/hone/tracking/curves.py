@@ -31,12 +31,23 @@ ACCENT = {
     "KL to the reference": RED,
 }
 ONLINE = (
-    *("Reward", "Accuracy", "Reward by function", "Completion length", "Entropy", "Pairs ranked right"),
-    *("KL to the reference", "Gradient norm", "Learning rate"),
+    "Reward",
+    "Accuracy",
+    "Reward by function",
+    "Completion length",
+    "Entropy",
+    "Pairs ranked right",
+    "KL to the reference",
+    "Gradient norm",
+    "Learning rate",
 )
 SUPERVISED = (
-    *("Loss", "Pairs ranked right", "Accuracy", "Margin of the chosen answer"),
-    *("Learning rate", "Gradient norm"),
+    "Loss",
+    "Pairs ranked right",
+    "Accuracy",
+    "Margin of the chosen answer",
+    "Learning rate",
+    "Gradient norm",
 )
 MOST_PANELS = 6
 

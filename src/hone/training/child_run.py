@@ -1,10 +1,10 @@
-"""A run in a child process, which is restarted when it ends without a report.
+"""Run training in a child process, and restart the child if it dies.
 
 Ray may end a run: when the raylet of its machine dies, Ray sometimes exits the process that uses it, immediately and
-without an exception. Code inside that process cannot prevent this. So the command only waits in this module, without
-Ray, and the run is a child process.
+without an exception. Code inside that process cannot prevent this. So the run is a child process, and the command waits
+for it in this module, without Ray.
 
-Neither torch nor Ray may be imported before (a fork copies no threads), and this module imports neither.
+Neither torch nor Ray may be imported before the fork, since a fork copies no threads. This module imports neither.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from hone.subprocesses import end_with_parent
 
 STOP = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 FROM_THE_TERMINAL = 0x80
-"""`si_code` of a Ctrl-C (SI_KERNEL): the terminal has sent it to the child as well."""
+"""`si_code` of a Ctrl-C (SI_KERNEL): the terminal has sent the signal to the child as well."""
 
 
 def run_in_child(config: TrainingConfig, run: Callable[[bool], int]) -> int:
-    """Call `run(recovering)` in a child process and return its exit code. An exception of `run` is printed with its
-    traceback and ends the child: this function returns only in the process that called it.
+    """Call `run(recovering)` in a child process and return its exit code.
 
-    A child that ends without returning or raising is replaced, at most `cluster.max_restarts` times without a new
+    An exception of `run` is printed with its traceback and ends the child: this function returns only in the parent. A
+    child that ends before `run` returns or raises is replaced, at most `cluster.max_restarts` times without a new
     checkpoint; then WorkerLostError is raised. Signals are passed on, and the child ends with this process.
     """
     recovering, lost, reached = False, 0, -1
@@ -68,7 +68,7 @@ def run_in_child(config: TrainingConfig, run: Callable[[bool], int]) -> int:
 
 
 def _end(run: Callable[[bool], int], recovering: bool, report: socket.socket) -> NoReturn:
-    """Call `run` in the child, report that it returned or raised, and end the child."""
+    """In the child: call `run`, report that it returned or raised, and exit."""
     code = 1
     try:
         code = run(recovering)
@@ -84,7 +84,7 @@ def _end(run: Callable[[bool], int], recovering: bool, report: socket.socket) ->
 
 
 def _wait(child: int) -> tuple[int, bool]:
-    """Wait for the child: its exit code (negative: a signal), and whether this process was asked to stop."""
+    """Wait for the child. Returns its exit code (negative: a signal), and whether this process was asked to stop."""
     stopped = False
     while True:
         number, typed = _next_signal()

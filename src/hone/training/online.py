@@ -208,10 +208,10 @@ async def validate(
     return metrics
 
 
-VALIDATED = (
-    *("accuracy", "reward", "completion_length", "truncated", "failed", "samples"),
-    *("turns", "tool_calls", "tool_failures", "out_of_turns"),
-)
+VALIDATED = """
+accuracy reward completion_length truncated failed samples turns
+tool_calls tool_failures out_of_turns
+""".split()
 
 
 def stop_when_reached(metrics: dict[str, float], config: OnlineConfig, run: TrainingRun) -> None:

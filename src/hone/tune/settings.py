@@ -31,10 +31,7 @@ OWNED = (
     "logger.log_dir",
 )
 """Keys that the search sets for each trial."""
-FILE_KEYS = (
-    *("kind", "config", "search", "overrides", "trials", "parallel", "metric", "direction"),
-    *("pruner", "folder", "seed", "keep"),
-)
+FILE_KEYS = "kind config search overrides trials parallel metric direction pruner folder seed keep".split()
 
 
 @dataclass(frozen=True)

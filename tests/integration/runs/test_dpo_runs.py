@@ -98,7 +98,7 @@ def test_changed_data_is_noticed(four: Path, place: Path) -> None:
     finally:
         shutil.move(place / "kept.jsonl", place / "pairs.jsonl")
     assert ended.code == 1
-    assert "their content differs" in ended.err
+    assert "their content has changed" in ended.err
     assert "Traceback" not in ended.err
 
 

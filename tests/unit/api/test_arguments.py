@@ -134,7 +134,7 @@ def test_rows_become_json_and_what_json_does_not_have_is_named(tmp_path: Path) -
     assert json.loads(path.read_text()) == {"a": 3, "b": [0, 1], "c": "2024-01-02", "d": "é", "e": "x"}
     with pytest.raises(DataError, match=r"dataset, row 1: a bytes cannot be written as JSON"):
         keep_rows(Rows([{}, {"a": b"x"}]), tmp_path, "train")
-    with pytest.raises(DataError, match=r"dataset, row 0: column 'a' holds half of a character \(\\ud83d"):
+    with pytest.raises(DataError, match=r"dataset, row 0: column 'a' contains half of a character \(\\ud83d"):
         keep_rows(Rows([{"a": "x\ud83d"}]), tmp_path, "train")
 
 

@@ -127,7 +127,7 @@ def test_what_a_function_gives_and_is_given(here: Path) -> None:
         (
             "others.py:rows",
             {"kwargs": {"number": 1}},
-            "it takes split, count: give them as data.train.kwargs",
+            "it takes split, count: set them in data.train.kwargs",
         ),
         ("custom_dataset.py:CustomPreferenceDataset", {}, "data_path"),
         (
@@ -135,12 +135,12 @@ def test_what_a_function_gives_and_is_given(here: Path) -> None:
             {"kwargs": {"data_path": "x.json"}},
             "FileNotFoundError",
         ),
-        ("others.py:number", {}, "gives a int"),
+        ("others.py:number", {}, "returns a int"),
         ("others.py:ready", {"kwargs": {"a": 1}}, "leave them out"),
-        ("others.py:texts", {}, "row 0: is a str; a row is a dict"),
+        ("others.py:texts", {}, "row 0: is a str; it must be a dict"),
         ("others.py:broken", {}, "RuntimeError: no such table"),
         ("others.py:breaks_later", {}, "OSError: gone"),
-        ("others.py:Plain", {}, "gives a Plain"),
+        ("others.py:Plain", {}, "returns a Plain"),
         ("others.py:rows", {"kwargs": {"count": 0}}, "has no rows"),
     ],
 )

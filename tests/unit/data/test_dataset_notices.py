@@ -38,10 +38,10 @@ def settings(path: str, root=SFTConfig, *, may_change: bool = False, length: int
 def test_columns_that_are_not_read_are_named(tmp_path, chatml):
     rows = [*ROWS, {"question": "2+2?", "answer": "4", "system": "Brief.", "more": "x"}]
     told = SFT(settings(write(tmp_path / "rows.jsonl", rows)), chatml).notes()
-    assert told == [f"{tmp_path}/rows.jsonl: columns that are not read: id, more"]
+    assert told == [f"{tmp_path}/rows.jsonl: unused columns: id, more"]
     pairs = [{"question": "2+2?", "chosen": "4", "rejected": "5", "category": "sums", "system": "Brief."}]
     told = DPO(settings(write(tmp_path / "pairs.jsonl", pairs), DPOConfig), chatml).notes()
-    assert told == [f"{tmp_path}/pairs.jsonl: columns that are not read: category"]
+    assert told == [f"{tmp_path}/pairs.jsonl: unused columns: category"]
 
 
 def kto(path: Path, good: int, bad: int, **section):
@@ -82,15 +82,13 @@ def test_no_row_that_anything_is_left_of_ends_the_run(epochs, tmp_path, chatml, 
         {"prompt": [ASK], "chosen": "4", "rejected": f"4{' ' * i}"} for i in range(1, 4)
     ]  # and Llama 3 trims
     data = build_preferences(settings(write(tmp_path / "same.jsonl", same), DPOConfig, **limits), llama3)
-    with pytest.raises(
-        DataError, match=r"none of the 2 rows of .*same.jsonl can be learned from: .*the same"
-    ):
+    with pytest.raises(DataError, match=r"none of the 2 rows of .*same.jsonl can be trained on: .*the same"):
         data.next(2)
     monkeypatch.setattr(chatml, "chat_template", LATE)  # which is short for the probe of lengths alone
     rows = write(tmp_path / "rows.jsonl", ROWS)
     data = build_supervised(settings(rows, **limits), chatml)
     with pytest.raises(
-        DataError, match=r"none of the 5 rows of .*rows.jsonl can be learned from: within .*=64 tok"
+        DataError, match=r"none of the 5 rows of .*rows.jsonl can be trained on: .* .*=64 tok"
     ):
         data.next(4)
 
@@ -114,7 +112,7 @@ def test_rows_that_say_something_else_are_noticed_when_a_run_goes_on(build, tmp_
     changed = [*rows[:5], {**rows[5], next(iter(rows[5])): "something else"}]
     write(tmp_path / "rows.jsonl", changed)
     with pytest.raises(
-        CheckpointError, match=r"rows.jsonl has as many rows as then, but their content differs"
+        CheckpointError, match=r"rows.jsonl still has as many rows, but their content has changed"
     ):
         build(settings(path, root), chatml).load_state_dict(state)
     build(settings(path, root, may_change=True), chatml).load_state_dict(state)

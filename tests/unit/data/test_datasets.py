@@ -145,7 +145,7 @@ def test_truncated_and_excluded_rows_are_counted(tmp_path, chatml):
     assert max(len(s) for s in samples) == 48
     assert (data.counts["drawn"], data.counts["truncated"], data.counts["excluded"]) == (4, 1, 0)
     config = sft({"train": {"dataset_name": write(tmp_path / "b.jsonl", rows[3:4])}}, length=48)
-    with pytest.raises(DataError, match=r"no row of .*b.jsonl has anything to learn within 48 tokens"):
+    with pytest.raises(DataError, match=r"no row of .*b.jsonl has a token to train on within 48 tokens"):
         build_supervised(config, chatml)
 
 
@@ -220,7 +220,7 @@ class TestBadData:
         path = write(tmp_path / "a.jsonl", rows)
         message = (
             r"a.jsonl, row 3 \(line 4\): the prompt has \d+ tokens, but at most 63 are allowed by "
-            r"policy.max_total_sequence_length=64, which also has to hold an answer \(1 other row is .*=drop"
+            r"policy.max_total_sequence_length=64, which must also hold the answer \(1 other row is .*=drop"
         )
         with pytest.raises(DataError, match=message):
             build_prompts(grpo({"train": {"dataset_name": path}}), chatml)

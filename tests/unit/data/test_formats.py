@@ -79,7 +79,7 @@ def test_prompt_template():
 def test_prompt_template_errors():
     with pytest.raises(DataError, match=r"no column 'output'; it has input, ouput \(is 'ouput' meant to be"):
         Format(prompt_template="{input} {output}").supervised({"input": "x", "ouput": "y"})
-    with pytest.raises(ConfigError, match="needs a place for the question and one for the answer"):
+    with pytest.raises(ConfigError, match="needs a placeholder for the question and one for the answer"):
         Format(prompt_template="{input}").supervised({"input": "x"})
     with pytest.raises(ConfigError, match="not valid"):
         Format(prompt_template="{input").supervised({"input": "x"})
@@ -131,15 +131,15 @@ class TestBadRows:
     def test_no_known_columns(self):
         with pytest.raises(DataError, match=r"columns promt, completion, .*'promt' meant to be 'prompt'\?"):
             Format().supervised({"promt": "x", "completion": "y"})
-        with pytest.raises(DataError, match=r"columns a, b \(null\), and none of .*'text'; 'prompt' and"):
+        with pytest.raises(DataError, match=r"columns a, b \(null\), and none that .*'text'; 'prompt' and"):
             Format().supervised({"a": 1, "b": None})
-        with pytest.raises(DataError, match=r"column 'text' holds nothing .*columns a, text \(null\)"):
+        with pytest.raises(DataError, match=r"column 'text' is empty .*columns a, text \(null\)"):
             Format().supervised({"a": 1, "text": None})
         with pytest.raises(DataError, match=r"columns quesion, and no prompt: one of prompt, .*'question'\?"):
             Format().prompt({"quesion": "x"})
 
     def test_prompt_without_completion_is_not_supervised(self):
-        with pytest.raises(DataError, match="columns prompt, and none of"):
+        with pytest.raises(DataError, match="columns prompt, and none that"):
             Format().supervised({"prompt": "x"})
 
     def test_bad_messages(self):

@@ -50,6 +50,6 @@ def test_pairs_and_scores_do_not_mix(tmp_path: Path) -> None:
         {"prompt": "ab ", "chosen": "c", "rejected": "d"},
     ]
     with pytest.raises(
-        DataError, match=r"pairs .* and single answers with a 'score': one run learns from one kind"
+        DataError, match=r"pairs .* and single answers with a 'score': a run needs rows of one kind"
     ):
         data_of(rows, tmp_path)

@@ -179,7 +179,7 @@ def test_a_prompt_that_is_null_is_named_where_the_sides_hold_none(
         {column: None, "chosen": "It is 4", "rejected": "It is 5"},
         {column: None, "chosen": [GOOD], "rejected": [BAD]},
     ]
-    why = rf"can be learned from \(2 without a prompt \('{column}' is null\)\): look at its columns"
+    why = rf"can be trained on \(2 without a prompt \('{column}' is null\)\): check its columns"
     with pytest.raises(DataError, match=why):
         data_of(rows, chatml, tmp_path)
     whole = {column: None, "chosen": [ASK, GOOD], "rejected": [ASK, BAD]}
@@ -197,7 +197,7 @@ def test_sides_that_truncation_makes_the_same_are_left_out_when_drawn(chatml: An
 
 def test_when_no_row_is_left_the_message_says_why(chatml: Any, tmp_path: Path) -> None:
     rows = [{"prompt": [ASK], "chosen": [GOOD], "rejected": [GOOD]}] * 3
-    with pytest.raises(DataError, match=r"rows\.jsonl can be learned from \(3 identical\)"):
+    with pytest.raises(DataError, match=r"rows\.jsonl can be trained on \(3 identical\)"):
         data_of(rows, chatml, tmp_path)
 
 
@@ -251,7 +251,7 @@ def test_rated_answers(chatml: Any, tmp_path: Path) -> None:
     assert [sample.sequence_columns["label"] for sample in samples] == [1.0, -1.0, 1.0]
     assert len({sample.unit for sample in samples}) == 3
     mixed = [*rows, {"prompt": [ASK], "chosen": [GOOD], "rejected": [BAD]}]
-    with pytest.raises(DataError, match="one run learns from one kind"):
+    with pytest.raises(DataError, match="a run needs rows of one kind"):
         data_of(mixed, chatml, tmp_path)
 
 

@@ -79,13 +79,16 @@ GOOD = b'{"text": "a"}\n'
 DAMAGED = {
     "half a character": (
         GOOD + b'{"text": "b\\ud83d"}\n',
-        r":2: column 'text' holds half of a character \(\\ud83d",
+        r":2: column 'text' contains half of a character \(\\ud83d",
     ),
     "half a character, deep": (
         b'{"m": [{"x": "\\uDE00"}]}\n',
-        r":1: column 'm' holds half of a char.*\\ude00",
+        r":1: column 'm' contains half of a char.*\\ude00",
     ),
-    "half a character in a key": (b'{"a\\ud83d": 1}\n', r":1: column 'a\\ud83d' holds half of a character"),
+    "half a character in a key": (
+        b'{"a\\ud83d": 1}\n',
+        r":1: column 'a\\ud83d' contains half of a character",
+    ),
     "too deep to parse": (
         GOOD + b'{"a": ' + b"[" * 1500 + b"]" * 1500 + b"}\n",
         r":2: .*more than 100 levels",
@@ -94,8 +97,11 @@ DAMAGED = {
         GOOD + b'{"a": ' + b"[" * 300 + b"]" * 300 + b"}\n",
         r":2: .*more than 100 lev",
     ),
-    "thousands of digits": (GOOD + b'{"n": ' + b"9" * 6000 + b"}\n", r":2: a number of thousands of digits"),
-    "not UTF-8": (GOOD * 3 + b'{"text": "\xff"}\n', r":4: this is not UTF-8 text \(invalid start byte"),
+    "thousands of digits": (
+        GOOD + b'{"n": ' + b"9" * 6000 + b"}\n",
+        r":2: a number with thousands of digits",
+    ),
+    "not UTF-8": (GOOD * 3 + b'{"text": "\xff"}\n', r":4: not UTF-8 text \(invalid start byte"),
 }
 
 
@@ -118,9 +124,9 @@ def test_a_whole_character_in_two_halves_is_one(tmp_path):
 def test_a_row_whose_answer_is_missing_says_which_column(tmp_path):
     (tmp_path / "a.csv").write_text("question,answer\n2+2?,4\n3+3?,\n")
     row = load(tmp_path / "a.csv")[1]
-    with pytest.raises(DataError, match=r"column 'answer' holds nothing \(null, NaN, an empty cell\)"):
+    with pytest.raises(DataError, match=r"column 'answer' is empty \(null, NaN or an empty cell\)"):
         Format().supervised(row)
-    with pytest.raises(DataError, match=r"column 'prompt' holds nothing"):
+    with pytest.raises(DataError, match=r"column 'prompt' is empty"):
         Format().prompt({"prompt": None, "answer": "4"})
 
 

@@ -79,8 +79,8 @@ def test_the_terminal_marks_what_is_learned_from_and_says_what_is_not(
     out = capsys.readouterr().out
     assert "⟦4 é<|im_end|>⟧" in out
     assert "No.<|im_end|>" in out and "⟦No." not in out  # noqa: PT018
-    assert "left out: nothing of it is learned from" in out
-    assert "left out, nothing to learn from within 96 tokens: 1" in out
+    assert "left out: it has no target" in out
+    assert "left out, no target within 96 tokens: 1" in out
     assert "sft.jsonl, row 2 (line 3)" in out
     assert out.rstrip().endswith("sft.jsonl: id")
 
@@ -124,7 +124,7 @@ def test_the_page_holds_the_same_and_runs_nothing(tmp_path: Path) -> None:
     assert "<b>2" not in text
     assert "😀" in text
     assert 'class="t on"' in text
-    assert "Columns that are not read" in text
+    assert "Unused columns" in text
     assert cli.main(["show", "data", "--html", str(tmp_path / "a.html"), *arguments("sft", tmp_path)]) == 0
     assert (tmp_path / "a.html").read_text().startswith("<!doctype html>")
 
@@ -159,7 +159,7 @@ def test_an_evaluation_and_held_out_prompts() -> None:
 
 REFUSED = {
     "sft": (SFT[:2], {"messages": [{"role": "user", "content": "Hi"}]}, "no assistant message to learn from"),
-    "dpo": (DPO, {"text": "2+2?"}, "none of what comparisons are read from"),
+    "dpo": (DPO, {"text": "2+2?"}, "no set of columns that is a preference"),
     "grpo": (GRPO, {"answer": "4"}, "no prompt: one of prompt, messages"),
 }
 
@@ -207,7 +207,7 @@ def test_data_of_which_every_row_is_refused(tmp_path: Path, capsys: pytest.Captu
         path.write_text(json.dumps(refused) + "\n")
         assert cli.main(["show", "data", kind, f"data.train.dataset_name={path}"]) == 1
         out, err = capsys.readouterr()
-        assert f"{path}: every row is refused" in out
+        assert f"{path}: every row is invalid" in out
         assert f"{path}, row 0 (line 1): " in out
         assert why in out
         assert err == "error: a run stops at 1 row of this data: correct or remove what is refused\n"

@@ -18,7 +18,8 @@ from hone.config.nested import Path, dotted, without_indices
 from hone.config.schema.base import derived_expression, fill_derived
 
 KEPT = (
-    *("checkpointing.checkpoint_dir", "checkpointing.checkpoint_must_save_by"),
+    "checkpointing.checkpoint_dir",
+    "checkpointing.checkpoint_must_save_by",
     *(f"policy.generation.colocated.resources.{key}" for key in ("gpus_per_node", "num_nodes")),
 )
 """Keys that are read although their section is not enabled."""

@@ -22,10 +22,10 @@ from hone.config.schema.model import (
 from hone.config.schema.online import PolicyGradientConfig, RLSection
 
 Share = Annotated[float, Field(ge=0, le=1)]
-SHARED = (
-    *("tensor_parallel_size", "context_parallel_size", "pipeline_parallel_size", "dp_replicate_size"),
-    *("sequence_parallel", "cpu_offload", "max_total_sequence_length"),
-)
+SHARED = """
+tensor_parallel_size context_parallel_size pipeline_parallel_size dp_replicate_size
+sequence_parallel cpu_offload max_total_sequence_length
+""".split()
 """Settings in which the policy and the value model agree: they read the same sequences on the same devices."""
 
 

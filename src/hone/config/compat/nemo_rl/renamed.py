@@ -81,10 +81,8 @@ def _renamed(
 
 def _dtensor() -> list[Alias]:
     head = "policy.dtensor_cfg."
-    same = (
-        *("cpu_offload", "sequence_parallel", "activation_checkpointing", "tensor_parallel_size"),
-        *("context_parallel_size", "dp_replicate_size"),
-    )
+    sizes = "tensor_parallel_size context_parallel_size dp_replicate_size".split()
+    same = ("cpu_offload", "sequence_parallel", "activation_checkpointing", *sizes)
     lora = {f"lora_cfg.{key}": f"policy.lora.{key}" for key in (*LORA, "match_all_linear")}
     return [
         *_renamed({key: f"policy.{key}" for key in same}, head, when=DTENSOR),
@@ -177,10 +175,7 @@ def _nemo(section: str, *, online: bool) -> list[Alias]:
 
 def _training() -> list[Alias]:
     """Of every training command."""
-    entry = (
-        *("input_key", "output_key", "prompt_template", "prompt_file", "system_prompt_file"),
-        *("env_name", "subset"),
-    )
+    entry = "input_key output_key prompt_template prompt_file system_prompt_file env_name subset".split()
     paths = {"data.dataset_path": TRAIN_DATA, "data.train_data_path": TRAIN_DATA}
     parts = ("data.train", "data.validation", "data.default")
     return [

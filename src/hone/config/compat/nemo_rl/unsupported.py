@@ -52,7 +52,8 @@ _POLICY = [
     *ignored(SPEED, "policy.make_sequence_length_divisible_by"),
     *ignored(
         "samples are packed by best-fit decreasing, and packed rows are not padded: the result is the same",
-        *("policy.sequence_packing.algorithm", "policy.sequence_packing.sequence_length_round"),
+        "policy.sequence_packing.algorithm",
+        "policy.sequence_packing.sequence_length_round",
     ),
     *ignored("rows are prepared when they are drawn, in this process", "data.num_workers"),
     *ignored("the opening of a turn is never trained on", "data.add_generation_prompt"),

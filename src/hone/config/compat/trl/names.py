@@ -136,6 +136,6 @@ def rules(algorithm: str) -> list[KeyRule]:
         allowed("vllm_mode", ("colocate",), "generation shares the learner's devices; set it to colocate"),
         *ignored(
             "vLLM's own tuning, which changes speed alone",
-            *("vllm_gpu_memory_utilization", "vllm_tensor_parallel_size", "vllm_enable_sleep_mode"),
+            *"vllm_gpu_memory_utilization vllm_tensor_parallel_size vllm_enable_sleep_mode".split(),
         ),
     ]
