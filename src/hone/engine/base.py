@@ -1,4 +1,4 @@
-"""What a loop works with: the run's models, its generator, and the way of the weights from one to the other."""
+"""The interface of a training loop to its models: Engine, GeneratorServer and WeightTransport."""
 
 from __future__ import annotations
 
@@ -22,55 +22,55 @@ class WeightReceiver(Protocol):
     """The generator's side of a WeightTransport."""
 
     async def receive(self, version: int) -> None:
-        """Load the weights that were published as `version`, and verify them."""
+        """Load and verify the weights that were published as `version`."""
 
 
 class WeightTransport(WeightPublisher, WeightReceiver, Protocol):
-    """Brings the learner's weights to a generator, by version. After every update of the weights:
+    """Transfers the learner's weights to a generator, by version. After every update of the weights:
 
-        await transport.publish(version)    # on the learner's side, all of its ranks
-        await transport.receive(version)    # on the generator's side: it samples from these weights from now on
+        await transport.publish(version)    # on the learner's side, by all of its ranks
+        await transport.receive(version)    # on the generator's side, which then samples from these weights
 
-    `receive` raises WeightSyncError, which names both versions, where the wanted one is not there, is incomplete, or
-    is not what the generator then holds. A generator never samples from weights of an unknown version.
+    `receive` raises WeightSyncError, which names both versions, if the wanted version is missing or incomplete, or if
+    the generator then holds other weights. A generator never samples from weights of an unknown version.
     """
 
 
 class Transport:
-    """A publisher and a receiver that were made apart."""
+    """A WeightTransport that combines a publisher and a receiver."""
 
     def __init__(self, publisher: WeightPublisher, receiver: WeightReceiver) -> None:
         self.publish, self.receive = publisher.publish, receiver.receive
 
 
 class GeneratorServer(Generator, WeightReceiver, Protocol):
-    """A generator outside of this process: a child process, a Ray actor, a server that has a URL.
+    """A generator outside this process: a child process, a Ray actor, a server with a URL.
 
         server.start()                     # launch it, or connect to it
         await server.receive(version)      # it loads the weights that were published as `version`
         await server.generate(prompts, sampling)
         server.close()
 
-    Every call ends: with a result, with the HoneError that the generator raised, or with WorkerLostError, which names
-    the server, when it died, cannot be reached or makes no progress for `cluster.worker_timeout_s`. Then `close` and
-    `start` are called again, and `receive` with the present version before it is asked for completions.
+    Every call returns a result, or raises the HoneError of the generator or WorkerLostError. The latter names the
+    server: it died, cannot be reached, or made no progress for `cluster.worker_timeout_s`. After a WorkerLostError,
+    `close`, `start`, and `receive` with the current version are called before the next `generate`.
     """
 
     name: str
-    """As messages name it: `generator 0`."""
+    """The name in messages: `generator 0`."""
 
     def start(self) -> None:
-        """Return when it can be asked. Raises ClusterError, WorkerLostError included, if it cannot be had."""
+        """Return when the server is ready. Raises ClusterError (or its subclass WorkerLostError) if it cannot start."""
 
     def close(self) -> None:
-        """Stop it if `start` launched it. It may be gone already, or never have started."""
+        """Stop the server if `start` launched it. It may have died already, or never have started."""
 
 
 @dataclass
 class Engine:
     """The models and the generator of a run; those that the algorithm does not need are None.
 
-    A context manager: on exit, the processes that it started are stopped.
+    It is a context manager: on exit, the processes that it started are stopped.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -78,17 +78,17 @@ class Engine:
     reference: Scorer | None = None
     generator: Generator | None = None
     value: TrainedModel | None = None
-    """A second trained model with a scalar head: the values of states."""
+    """A second trained model with a scalar head, which estimates the values of states."""
     teacher: Teacher | None = None
     """A frozen model whose distribution the policy learns."""
     transport: WeightTransport | None = None
     """From the learner to the generator."""
     ranks: int = 1
-    """Devices that the learner is sharded over."""
+    """The number of devices that the learner is sharded over."""
     notices: list[str] = field(default_factory=list)
-    """What was chosen or detected, for the run's log."""
+    """Notices for the run's log about what was chosen or detected."""
     resources: ExitStack = field(default_factory=ExitStack)
-    """Processes and folders that `close` ends, the last one first."""
+    """Processes and folders that `close` releases, in reverse order."""
 
     def __enter__(self) -> Engine:
         return self
@@ -98,7 +98,7 @@ class Engine:
 
     @property
     def trained_models(self) -> dict[str, TrainedModel]:
-        """The trained models, by the name that each has in a checkpoint."""
+        """The trained models, by their names in a checkpoint."""
         return {"policy": self.learner} | ({"value": self.value} if self.value is not None else {})
 
     async def sync_weights(self, version: int) -> None:
@@ -108,13 +108,13 @@ class Engine:
         await self.transport.receive(version)
 
     def close(self) -> None:
-        """Stop what was started for the run."""
+        """Stop all processes that were started for the run."""
         self.resources.close()
 
     def can_grow(self) -> bool:
-        """Whether nodes that the run asked for, and went on without, have come."""
+        """Whether requested nodes that were missing have joined the cluster."""
         return False
 
     async def usage(self) -> dict[str, float]:
-        """Load and memory of the ranks, for the metrics; those of this process are measured elsewhere."""
+        """Load and memory of the ranks, for the metrics. Those of this process are measured elsewhere."""
         return {}

@@ -1,4 +1,4 @@
-"""A generator in a child process of this machine, whose body is a `Worker`, as that of a Ray actor is."""
+"""A generator in a child process of this machine, which runs a `Worker` as a Ray actor does."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class GeneratorProcess:
         self.calls = 0
 
     def start(self) -> None:
-        """Start the child and load its model. Raises what the loading raised, or WorkerLostError."""
+        """Start the child and load its model. Raises the error of loading, or WorkerLostError."""
         self.log.parent.mkdir(parents=True, exist_ok=True)
         ours, theirs = socket.socketpair()
         with theirs:
@@ -81,11 +81,11 @@ class GeneratorProcess:
         self.process = None
 
     def _call(self, method: str, *arguments: Any) -> Any:
-        """Raises HoneError as the child raised it, and WorkerLostError when it died or makes no progress."""
+        """Call a method of the child's Worker. Raises its exception, or WorkerLostError if it died or hangs."""
         self.calls += 1
         try:
             self.channel.send((self.calls, method, arguments))
-            while (reply := self._reply(method))[0] != self.calls:  # of a call that was given up
+            while (reply := self._reply(method))[0] != self.calls:  # the reply to an abandoned call
                 pass
         except (EOFError, OSError) as error:
             raise WorkerLostError(f"{self._who()} died: {self._exit_reason()}{self._last_lines()}") from error
@@ -94,7 +94,7 @@ class GeneratorProcess:
         return reply[1]
 
     def _reply(self, method: str) -> tuple[int, Any]:
-        """The next answer. Raises WorkerLostError after `cluster.worker_timeout_s` without progress."""
+        """The next reply. Raises WorkerLostError after `cluster.worker_timeout_s` without progress."""
         patience, beats = self.config.cluster.worker_timeout_s, 0
         deadline = time.monotonic() + patience
         while self.channel.poll(max(0.0, deadline - time.monotonic())):
@@ -147,5 +147,5 @@ def main(descriptor: int, log: str) -> None:
         number, method, arguments = channel.recv()
         try:
             send(number, getattr(worker, method)(*arguments))
-        except Exception as error:  # raised by the parent, with this traceback as its cause
+        except Exception as error:  # raised again in the parent, with this traceback as its cause
             send(number, ExceptionWithTraceback(error, error.__traceback__))

@@ -1,4 +1,4 @@
-"""What a run says of its models at the start: what they came with that is off, on, or left out."""
+"""Notices at the start of a run about its models: what is turned off, turned on or left out."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from hone.model.loading import configured, empty_model, resolve
 
 
 def model_notices(config: TrainingConfig, tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """What to tell of the models that are trained: their dropout, balancing loss, other parts, modules without adapters
-    and generation config; and of turns that end with another token than the tokenizer's end of sequence."""
+    """Notices about the trained models: dropout, balancing loss, unused parts, modules without adapters, generation
+    config, and turns that end with another token than the tokenizer's end of sequence."""
     policy = config.policy
     found = generation_config.notices("policy", policy.model_name, resolve(policy.model_name))
     for settings in filter(None, (policy, config.critic)):
@@ -33,7 +33,7 @@ def model_notices(config: TrainingConfig, tokenizer: PreTrainedTokenizerBase) ->
 
 
 def _without_adapters(settings: ModelConfig) -> list[str]:
-    """Of new adapters; those of `adapter_path` are where they are."""
+    """The notice about modules without new adapters; none if the adapters come from `adapter_path`."""
     if not settings.lora.enabled or settings.lora.adapter_path is not None:
         return []
     model = empty_model(

@@ -1,4 +1,4 @@
-"""What every generator makes of a request, wherever it samples."""
+"""Limits of a generation request that are the same for every generator."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from hone.types import Prompt, Sampling
 
 
 def completion_limit(prompt: Prompt, sampling: Sampling, context: int) -> int:
-    """The most tokens that a completion may have. Raises HoneError for a prompt that is empty or fills the context."""
+    """The maximum tokens of a completion. Raises HoneError for a prompt that is empty or fills the context."""
     if not prompt.tokens:
-        raise HoneError(f"prompt {prompt.id} has no tokens: there is nothing to go on from")
+        raise HoneError(f"prompt {prompt.id} has no tokens: there is nothing to continue")
     limit = min(sampling.max_new_tokens, context - len(prompt.tokens))
     if limit < 1:
         raise HoneError(
@@ -20,5 +20,5 @@ def completion_limit(prompt: Prompt, sampling: Sampling, context: int) -> int:
 
 
 def completions_per_batch(maximum: int, count: int) -> int:
-    """Of at most `maximum` completions, `count` of each prompt: all of a prompt in one batch where they fit."""
+    """The batch size, at most `maximum`, that holds all `count` completions of a prompt if they fit."""
     return max(maximum // count * count, min(maximum, count))

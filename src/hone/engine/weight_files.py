@@ -1,10 +1,10 @@
-"""Weights between processes, as files in a folder that both sides see; on one node, in shared memory.
+"""Transfer weights between processes as files in a shared folder; on one node, in shared memory.
 
     FOLDER/v7/manifest.json        version, checksum, names by bucket, tied names, the version that holds the base
     FOLDER/v7/0.safetensors ...    buckets of tensors
 
-A version is written aside and renamed, so that it is complete or not there. With adapters, a version whose base weights
-are those of an earlier one holds the adapters alone, and names the earlier one, which is kept.
+A version is written to a temporary folder, which is then renamed, so that it is complete or not there. With adapters, a
+version whose base weights are unchanged holds only the adapters and names the version of the base, which is kept.
 """
 
 from __future__ import annotations
@@ -32,10 +32,11 @@ SHARED_MEMORY = Path("/dev/shm")
 
 
 def weights_folder(run_folder: Path, *, one_node: bool, size: int) -> Path:
-    """A new folder for the weights of this user's run: in shared memory if one node has all processes and there is
-    room for two versions of `size` bytes, else in the run's folder.
+    """An empty folder for the weights of a run: in shared memory if all processes are on one node and two versions of
+    `size` bytes fit, otherwise in the run's folder.
 
-    It is the same one after a restart, so that nothing is left behind. Raises PermissionError if it is another user's.
+    A restarted run gets the same folder, so that nothing is left behind. Raises PermissionError if it belongs to
+    another user.
     """
     run_folder = run_folder.resolve()
     name = hashlib.sha256(str(run_folder).encode()).hexdigest()[:16]
@@ -52,12 +53,12 @@ def weights_folder(run_folder: Path, *, one_node: bool, size: int) -> Path:
 
 
 def versions_in(folder: Path) -> list[int]:
-    """The published versions, the oldest first."""
+    """The published versions in ascending order."""
     return sorted(int(path.name[1:]) for path in folder.glob("v*") if path.name[1:].isdigit())
 
 
 def version_folder(folder: Path, version: int) -> Path:
-    """Where a version is. Raises WeightSyncError if it is not published."""
+    """The folder of a version. Raises WeightSyncError if it is not published."""
     path = folder / f"v{version}"
     if not path.is_dir():
         raise WeightSyncError(version, max(versions_in(folder), default=None), f"{path} is not published")
@@ -66,8 +67,8 @@ def version_folder(folder: Path, version: int) -> Path:
 
 @contextlib.contextmanager
 def publishing(folder: Path, version: int, *, keep: Collection[int] = ()) -> Iterator[Path]:
-    """A folder to write a version into, renamed into place when the block ends. Then all other versions are removed,
-    but those of `keep`."""
+    """Yield a folder to write a version into, which is renamed when the block ends. Other versions are then removed,
+    except those in `keep`."""
     temporary, final = folder / f".writing_v{version}", folder / f"v{version}"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -80,21 +81,21 @@ def publishing(folder: Path, version: int, *, keep: Collection[int] = ()) -> Ite
 
 @dataclass(frozen=True)
 class Publication:
-    """One published version: iterate for (name, tensor) in the learner's order, on the CPU."""
+    """One published version. Iterating yields (name, CPU tensor) in the learner's order."""
 
     folder: Path
     version: int
     base: int
-    """The version that holds all weights: itself, or an earlier one of which this has the trained ones anew."""
+    """The version with the base weights: this one, or an earlier one if this one holds only the trained weights."""
     checksum: int
     buckets: list[list[str]] = field(repr=False)
     """Names of the tensors in each file."""
     ties: list[list[str]]
-    """Names of the same parameter, the first of which is sent: a receiver that does not tie them needs all."""
+    """Groups of names of one parameter. The first is sent; a receiver that does not tie weights needs all names."""
 
     @classmethod
     def open(cls, folder: Path, version: int) -> Publication:
-        """The version's manifest. Raises WeightSyncError if it is not there."""
+        """Read a version's manifest. Raises WeightSyncError if the version or its manifest is missing."""
         path = version_folder(folder, version)
         manifest = read_json_object(path / "manifest.json")
         if manifest.get("version") != version:
@@ -102,7 +103,7 @@ class Publication:
         return cls(folder=path, **manifest)
 
     def verify(self) -> None:
-        """Raise WeightSyncError unless the files hold what was published."""
+        """Raise WeightSyncError if the files do not hold the published weights."""
         if checksum(self) != self.checksum:
             raise WeightSyncError(
                 self.version, self.version, f"{self.folder} holds other weights than published"
@@ -120,7 +121,7 @@ class Publication:
 
 
 class FilePublisher:
-    """The learner's side. On a mesh every rank publishes, and the first one writes."""
+    """The learner's side. On a mesh every rank calls `publish`, and the first rank writes."""
 
     def __init__(
         self,
@@ -132,10 +133,10 @@ class FilePublisher:
     ) -> None:
         self.weights, self.folder, self.dtype, self.bucket_bytes = weights, folder, dtype, bucket_bytes
         self._base: tuple[int, int] | None = None
-        """The version that holds all weights, and the checksum of this rank's part of its base."""
+        """The version with the base weights, and the checksum of this rank's part of them."""
 
     async def publish(self, version: int) -> None:
-        """Write the learner's weights as `version`, floating-point ones in `dtype`; remove older versions."""
+        """Write the learner's weights as `version`, floating-point tensors in `dtype`, and remove older versions."""
         weights = self.weights()
         base = weights.base_checksum()
         same = self._base is not None and self._base[1] == base
@@ -157,7 +158,7 @@ class FilePublisher:
     def _written(
         self, stream: Iterable[tuple[str, Tensor]], folder: Path, buckets: list[list[str]]
     ) -> Iterator[tuple[str, Tensor]]:
-        """The weights as they are written, in files of about `bucket_bytes`."""
+        """Write the weights to files of about `bucket_bytes`, and yield them as they are written."""
         bucket: dict[str, Tensor] = {}
 
         def write() -> None:
@@ -184,7 +185,7 @@ class FileReceiver:
         self._base: int | None = None
 
     async def receive(self, version: int) -> None:
-        """Load a published version after its files were verified: one that is refused changes nothing."""
+        """Verify a published version and load it. If the verification fails, the generator is unchanged."""
         publication = Publication.open(self.folder, version)
         partial = publication.base != version
         parts = [publication]

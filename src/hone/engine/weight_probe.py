@@ -1,8 +1,8 @@
-"""After every update of a generator elsewhere: does it sample from the learner's weights?
+"""Check after every weight update that a remote generator samples from the learner's weights.
 
-Checksums say what arrived, not what the next token is computed from: a head that was tied to the embeddings can stay as
-it was, and so can a kernel's own copy. A probe samples a few short completions of fixed prompts and compares their
-log-probabilities with the learner's forward.
+A checksum verifies what arrived, but not what the generator computes with: a head that was tied to the embeddings may
+keep its old weights, and so may a kernel's own copy. The probe samples a few short completions of fixed prompts and
+compares their log-probabilities with the learner's.
 """
 
 from __future__ import annotations
@@ -16,14 +16,15 @@ from hone.model.counter_rng import counted
 from hone.types import Generator, Prompt, Rollout, Sampling, Scorer, sample_of
 
 TOLERANCES = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.05}
-"""Nats, by the precision that the generator computes in. Seen of right weights: 2e-6 in fp32, 0.02 in bf16."""
+"""In nats, by the generator's precision. Measured with right weights: 2e-6 in fp32, 0.02 in bf16."""
 PROMPTS, PROMPT_TOKENS, NEW_TOKENS = 4, 12, 16
 
 
 class ProbedTransport:
-    """A transport, and a probe after every `receive`. `gap`: the mean difference, in nats, that the last probe found.
+    """A transport that probes the generator after every `receive`.
 
-    `tokens`: how many tokens the vocabulary has. `temperature`: that of sampling, by which the learner divides, too.
+    `tokens` is the size of the vocabulary, `temperature` that of sampling and of the learner's log-probabilities. `gap`
+    is the mean absolute difference in nats that the last probe found.
     """
 
     def __init__(
@@ -44,7 +45,7 @@ class ProbedTransport:
         self.gap = 0.0
 
     async def receive(self, version: int) -> None:
-        """Load a version. Raises WeightSyncError if what is sampled then is not of the learner's weights."""
+        """Load a version. Raises WeightSyncError if the generator then does not sample from the learner's weights."""
         await self.transport.receive(version)
         self.gap = await self._gap()
         if not self.gap <= self.tolerance:
@@ -64,6 +65,6 @@ class ProbedTransport:
 
 
 def probe_prompts(tokens: int) -> list[Prompt]:
-    """Fixed prompts, spread over a vocabulary of `tokens`."""
+    """Fixed prompts of tokens that are spread over a vocabulary of `tokens`."""
     numbers = counted(torch.arange(PROMPTS)[:, None], torch.arange(PROMPT_TOKENS)[None]) % tokens
     return [Prompt(f"probe{i}", tuple(row), "") for i, row in enumerate(numbers.tolist())]

@@ -147,5 +147,5 @@ def test_a_start_that_fails_is_tried_again_and_leaves_nothing(
     assert bystander.poll() is None
     bystander.kill()
     bystander.wait()
-    assert capfd.readouterr().err.count("once more") == 2
+    assert capfd.readouterr().err.count("trying again") == 2
     assert dict(os.environ) == before

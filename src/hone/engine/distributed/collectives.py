@@ -1,7 +1,7 @@
-"""What the ranks of a mesh say to each other while they train; in one process, nothing.
+"""Collectives of the ranks of a mesh during training; without a mesh they do nothing.
 
-Every rank is given the whole global batch and plans it alike; each computes its share. So denominators are global
-without a word, and only sums of results are exchanged.
+Every rank is given the whole global batch, makes the same plan and computes its share. So denominators are global
+without communication, and only sums of results are exchanged.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from hone.model.mesh import Mesh
 
 
 class RankGroup:
-    """The data axis of a mesh. Without a mesh this process is all there is."""
+    """The data axis of a mesh. Without a mesh, this process is the only rank."""
 
     def __init__(self, mesh: Mesh | None = None) -> None:
         self.mesh = mesh
@@ -25,7 +25,7 @@ class RankGroup:
 
     @property
     def is_first(self) -> bool:
-        """Whether this is the first of all ranks, who writes what is needed once."""
+        """Whether this is the first of all ranks, which writes files that are needed once."""
         return self.mesh is None or dist.get_rank() == 0
 
     def all_reduce_sum(self, own: Tensor) -> Tensor:
@@ -35,13 +35,13 @@ class RankGroup:
         return own
 
     def all_reduce_max(self, own: Tensor) -> Tensor:
-        """The largest over the data axis, element by element, the same on every rank."""
+        """The element-wise maximum over the data axis, the same on every rank."""
         if self.mesh is not None and self.size > 1:
             dist.all_reduce(own, op=dist.ReduceOp.MAX, group=self.mesh.group("data"))
         return own
 
     def all_gather_objects(self, wanted: Sequence[Any]) -> list[Any]:
-        """Everything that any rank of the mesh has, in the order of ranks."""
+        """All-gather Python objects; the result is ordered by rank."""
         if self.mesh is None:
             return list(wanted)
         every: list[Any] = [None] * dist.get_world_size()
@@ -50,12 +50,12 @@ class RankGroup:
 
 
 def full_tensor(tensor: Tensor) -> Tensor:
-    """All of a tensor that may be spread over ranks, on every rank (who must all ask)."""
+    """The full tensor of a DTensor, on every rank (a collective: all ranks must call it); another tensor unchanged."""
     full = getattr(tensor, "full_tensor", None)
     return tensor if full is None else full()
 
 
 def local_tensor(tensor: Tensor) -> Tensor:
-    """What this rank holds of a tensor that may be spread over ranks."""
+    """This rank's part of a DTensor; another tensor unchanged."""
     local = getattr(tensor, "to_local", None)
     return tensor if local is None else local()

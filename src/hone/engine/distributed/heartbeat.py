@@ -1,7 +1,6 @@
-"""A sign of life: what this process is doing, and a count that grows while it gets on.
+"""The heartbeat of a process: its current operation, and a count that grows with progress.
 
-A collective that waits for a lost or stopped rank does not beat, so that whoever watches can tell a long step from a
-hang.
+The count stands still while a collective waits for a lost rank, so that a watchdog can tell a long step from a hang.
 """
 
 from __future__ import annotations
@@ -13,19 +12,19 @@ from dataclasses import dataclass
 
 @dataclass
 class Heartbeat:
-    """`count` grows with every micro-batch, decoded token and file; `doing` says which verb it is for."""
+    """`count` grows with every micro-batch, decoded token and file; `doing` is the current operation."""
 
     count: int = 0
     doing: str = "nothing"
 
 
 HEARTBEAT = Heartbeat()
-"""This process's own."""
+"""The heartbeat of this process."""
 
 
 @contextlib.contextmanager
 def doing(what: str) -> Iterator[None]:
-    """Say what is being done in here."""
+    """Set the current operation during the block."""
     HEARTBEAT.doing = what
     try:
         yield
@@ -34,5 +33,5 @@ def doing(what: str) -> Iterator[None]:
 
 
 def beat() -> None:
-    """Say that the work gets on."""
+    """Record progress."""
     HEARTBEAT.count += 1

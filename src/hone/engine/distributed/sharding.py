@@ -1,7 +1,7 @@
-"""Putting a model onto the ranks of a mesh without any of them, but the first, ever holding all of it.
+"""Shard a model over the ranks of a mesh; only the first rank ever holds all weights.
 
-The first rank reads the weights into host memory; every rank makes the model without weights, spreads it, and is sent
-its own parts.
+The first rank reads the weights into host memory. Every rank creates the model without weights, shards it, and receives
+its parts.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def shard_model(
             model = model_factory(True)
             message = [capabilities_of(model), None]
             weights, buffers = dict(named_weights(model)), dict(model.named_buffers())
-        except Exception as error:  # told to the other ranks, which would wait for ever, and raised
+        except Exception as error:  # sent to the other ranks, which would wait forever, and raised there
             failure, message = error, [None, error]
     dist.broadcast_object_list(message, src=0)
     capabilities, reported = message
@@ -70,7 +70,7 @@ def shard_model(
     parallelize(scorer, mesh, sequence_parallel=sequence_parallel, cpu_offload=cpu_offload)
     scorer.to_empty(device="cpu" if cpu_offload else device)
     tie(model, ties)
-    for module in model.modules():  # buffers stay on the device when the weights do not
+    for module in model.modules():  # buffers are on the device even if the weights are offloaded
         for name, buffer in module.named_buffers(recurse=False):
             setattr(module, name, torch.empty_like(buffer, device=device))
     for name, buffer in model.named_buffers():
@@ -84,8 +84,10 @@ def shard_model(
 
 
 def unsharded_copy(empty: PreTrainedModel, like: PreTrainedModel, device: torch.device) -> PreTrainedModel:
-    """A model for sampling on one device: `empty` (on the meta device) with memory for its weights, which are received
-    later, and the buffers of the sharded model `like`, which do not change."""
+    """An unsharded model for sampling on one device, made of `empty` (on the meta device).
+
+    It has memory for its weights, which are received later, and the buffers of the sharded model `like`.
+    """
     ties = tied_parameters(empty)
     empty.to_empty(device=device)
     tie(empty, ties)

@@ -1,4 +1,4 @@
-"""One rank of a run: a process whose body is the in-process engine. How it was started makes no difference to it."""
+"""One rank of a run: a process whose body is the in-process engine, independent of how it was started."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ VERBS: dict[str, Callable[..., Awaitable[Any]]] = {
     "save": lambda model, path, wait: model.save(path, wait=wait),
     "load": lambda model, path: model.load(path),
 }
-"""What `call` calls of a model."""
+"""The methods of a model that `Worker.call` may call."""
 
 
 class Worker:
-    """Methods are called one at a time, except `heartbeat` and `stacks`, and `wait_for_save`: these at any time, each
-    of the two sorts on a thread of its own."""
+    """One rank. Its methods are called one at a time, with two exceptions, each on its own thread: `heartbeat` and
+    `stacks`, and `wait_for_save`."""
 
     def __init__(self, rank: int, folder: str, log: str | None) -> None:
         self.rank = rank
         if os.path.isdir(folder):
-            os.chdir(folder)  # relative paths mean what they mean where the command was typed
+            os.chdir(folder)  # relative paths are relative to the directory of the command
         if log is not None and os.path.isdir(os.path.dirname(log)):
             _write_to(log)
         self.models: dict[str, Any] = {}
@@ -57,8 +57,8 @@ class Worker:
         self.listener: socket.socket | None = None
 
     def identify(self, sign: str | None, secret: Mapping[str, str]) -> dict[str, Any]:
-        """Host, process, versions, and whether the file `sign` in the run's folder is seen from here. `secret`:
-        environment variables that are not given to Ray."""
+        """Host, process id, versions, and whether this rank sees the file `sign` in the run's folder. `secret` are
+        environment variables to set, which must not pass through Ray's settings."""
         os.environ.update(secret)
         return {
             "host": socket.gethostname(),
@@ -69,7 +69,7 @@ class Worker:
         }
 
     def rendezvous(self, here: bool) -> str:
-        """An address at which the ranks can meet: a port of this node, on the loopback if all are `here`."""
+        """An address for the ranks' rendezvous: a port of this node, on the loopback if all ranks are `here`."""
         host = "127.0.0.1" if here else socket.gethostbyname(socket.gethostname())
         self.listener = socket.create_server((host, 0), backlog=1024)
         return f"{host}:{self.listener.getsockname()[1]}"
@@ -97,7 +97,8 @@ class Worker:
         )
 
     def build(self, config: TrainingConfig, dims: ParallelDims, weights: Path | None) -> None:
-        """Load the run's models onto the mesh. `weights`: where generators in processes of their own get them."""
+        """Load the run's models onto the mesh. `weights`: the folder of the weights for generators in processes of
+        their own."""
         with doing("loading the model"):
             device = _device(config)
             mesh = make_mesh(dims.axes, device.type)
@@ -110,13 +111,13 @@ class Worker:
         self.publisher = engine.publisher or engine.transport
 
     def build_generator(self, config: OnlineConfig, weights: Path) -> None:
-        """Load a generator alone; what it samples from is received from the folder `weights`."""
+        """Load only a generator, which receives its weights from the folder `weights`."""
         with doing("loading the model"):
             self.generator = build_generator(config, tokenizer_of(config))
         self.receiver = FileReceiver(self.generator, weights)
 
     def build_teacher(self, config: OnlineConfig, dims: ParallelDims, vocabulary: int) -> None:
-        """Load the teacher alone onto the mesh."""
+        """Load only the teacher onto the mesh."""
         with doing("loading the teacher"):
             device = _device(config)
             mesh = make_mesh(dims.axes, device.type)
@@ -124,13 +125,13 @@ class Worker:
         self.models = {"teacher": teacher}
 
     def call(self, role: str, verb: str, *arguments: Any) -> Any:
-        """A verb of a model. All ranks are called with the same arguments; the first one returns the result."""
+        """Call a method of a model. All ranks are called with the same arguments; the first rank returns the result."""
         with doing(f"{role}.{verb}"):
             result = asyncio.run(_awaited(VERBS[verb](self.models[role], *arguments)))
         return result if self.rank == 0 else None
 
     def wait_for_save(self, role: str) -> None:
-        """Return when what `save` was given is on the disk."""
+        """Return when all saves are on the disk."""
         self.models[role].wait_for_save()
 
     def publish_weights(self, version: int) -> None:
@@ -140,20 +141,20 @@ class Worker:
             asyncio.run(_awaited(self.publisher.publish(version)))
 
     def receive_weights(self, version: int) -> None:
-        """Give this process's generator the weights that were published as `version`."""
+        """Load the weights that were published as `version` into this process's generator."""
         assert self.receiver is not None
         with doing("generator.receive_weights"):
             asyncio.run(_awaited(self.receiver.receive(version)))
 
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling, count: int) -> list[list[Completion]]:
-        """Completions of every `world`-th prompt, from this rank's own number on; of all where there are no ranks."""
+        """Completions of prompts rank, rank + world, rank + 2 world …; without a process group, of all prompts."""
         own = prompts[self.rank :: dist.get_world_size() if dist.is_initialized() else 1]
         assert self.generator is not None
         with doing("generator.generate"):
             return asyncio.run(self.generator.generate(own, sampling, count=count)) if own else []
 
     def heartbeat(self) -> tuple[int, str]:
-        """A count that grows with progress, and what is being done."""
+        """The count of progress, and the current operation."""
         return HEARTBEAT.count, HEARTBEAT.doing
 
     def stacks(self) -> str:
@@ -164,12 +165,12 @@ class Worker:
         return next((text for text in inside if "hone" in text), inside[0] if inside else "")
 
     def usage(self) -> Mapping[str, float]:
-        """Memory of this process, memory and load of its GPU."""
+        """The peak memory of this process in GiB, and the peak memory and utilization of its GPU."""
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         found = {"host_memory_gib": peak / 2**20 if sys.platform != "darwin" else peak / 2**30}
         if torch.cuda.is_available():
             found["gpu_memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
-            with contextlib.suppress(ImportError, RuntimeError):  # no NVML, or it refuses
+            with contextlib.suppress(ImportError, RuntimeError):  # NVML is missing or fails
                 found["gpu_utilization"] = float(torch.cuda.utilization())
         return found
 
@@ -179,7 +180,7 @@ async def _awaited(result: Awaitable[Any]) -> Any:
 
 
 def _device(config: TrainingConfig) -> torch.device:
-    """This rank's device: the CPU, or the one GPU that it sees."""
+    """This rank's device: the CPU, or the only GPU that is visible to it."""
     if config.cluster.cpu_workers_per_node is not None:
         return torch.device("cpu")
     device = torch.device("cuda", 0)
@@ -188,7 +189,7 @@ def _device(config: TrainingConfig) -> torch.device:
 
 
 def _write_to(log: str) -> None:
-    """Send what this process prints, its libraries included, to a file."""
+    """Redirect the output of this process, libraries included, to a file."""
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)

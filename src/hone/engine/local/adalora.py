@@ -1,7 +1,7 @@
-"""AdaLoRA's rank schedule (arXiv 2303.10512) as part of an optimizer step, wherever the adapters' parts are.
+"""AdaLoRA's rank schedule (arXiv 2303.10512) as part of an optimizer step, also for sharded adapters.
 
-PEFT's allocator decides which directions go. It is given whole tensors: on several ranks each gathers the adapters,
-which are small, works out the same, and keeps its own part.
+PEFT's allocator decides which directions are removed. It needs full tensors: each rank gathers the adapters, which are
+small, computes the same result, and keeps its own part.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from hone.model.adapters import NAME
 
 
 class RankSchedule:
-    """Falls from the starting rank to the wanted one over the run's updates."""
+    """Reduces the adapters' rank from the initial to the target rank during the run."""
 
     def __init__(self, model: nn.Module) -> None:
         tuner: Any = model.base_model
@@ -27,14 +27,14 @@ class RankSchedule:
 
     @staticmethod
     def of(model: nn.Module) -> RankSchedule | None:
-        """The schedule of a model with AdaLoRA's adapters; None for any other."""
+        """The schedule of a model with AdaLoRA adapters; None for any other model."""
         base: Any = getattr(model, "base_model", None)
         return RankSchedule(model) if hasattr(base, "rankallocator") else None
 
     def penalize(self) -> float:
-        """Add the gradient of the penalty for factors that are not orthogonal (the paper's equation 4); its value.
+        """Add the gradient of the penalty for non-orthogonal factors (the paper's equation 4), and return the penalty.
 
-        Once per update, whatever the micro-batches: PEFT itself leaves it to a loss that Hone does not compute.
+        It is called once per update. PEFT adds the penalty to a model's own loss, which Hone does not use.
         """
         found = [(name, p) for name, p in self._adapters() if ".lora_A." in name or ".lora_B." in name]
         values = [full_tensor(p.detach()).clone().requires_grad_() for _, p in found]
@@ -52,7 +52,8 @@ class RankSchedule:
         return float(total.detach())
 
     def advance(self, update: int) -> float:
-        """After the optimizer's step number `update` (from 1), before the gradients are cleared: the mean rank left."""
+        """Prune after the optimizer's step number `update` (from 1), before the gradients are cleared. Returns the
+        mean rank."""
         final = self.settings.total_step - self.settings.tfinal
         view = _Whole(self._adapters())
         if update <= final:
@@ -67,7 +68,7 @@ class RankSchedule:
         return self.mean_rank()
 
     def mean_rank(self) -> float:
-        """Directions that are left, per matrix."""
+        """The mean number of remaining directions per matrix."""
         kept = self.settings.rank_pattern
         count = self.allocator.init_bgt if not kept else sum(sum(row) for row in kept.values())
         return count / len(self.allocator.name_set)
@@ -76,7 +77,7 @@ class RankSchedule:
         return [(name, p) for name, p in self.model.named_parameters() if "lora_" in name and p.requires_grad]
 
     def state_dict(self) -> dict[str, Any]:
-        """What the schedule knows beyond the weights: tensors, numbers and lists."""
+        """The schedule's state besides the weights: tensors, numbers and lists."""
         return {
             "pattern": self.settings.rank_pattern or {},
             "importance": dict(self.allocator.exp_avg_ipt),
@@ -84,7 +85,7 @@ class RankSchedule:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Raises CheckpointError for the state of other adapters."""
+        """Restore a state. Raises CheckpointError if it belongs to other adapters."""
         names = {name: p.device for name, p in self._adapters()}
         if not state["importance"].keys() <= names.keys():
             raise CheckpointError(
@@ -97,7 +98,7 @@ class RankSchedule:
 
 
 class _Whole:
-    """What PEFT's allocator sees: every adapter in one piece. In one process the parameters themselves."""
+    """A view of the adapters as full tensors for PEFT's allocator. In one process, these are the parameters."""
 
     def __init__(self, parameters: list[tuple[str, nn.Parameter]]) -> None:
         self.parameters = parameters
@@ -115,14 +116,14 @@ class _Whole:
 
     @torch.no_grad()
     def give_back(self) -> None:
-        """What was masked, into the parts that this rank holds."""
+        """Copy the masked values to the parts that this rank holds."""
         for (name, parameter), (_, piece) in zip(self.parameters, self.seen, strict=True):
             if isinstance(parameter, DTensor) and ".lora_E." in name:
                 parameter.copy_(_like(parameter, piece))
 
 
 def _like(parameter: nn.Parameter, value: Tensor) -> Tensor:
-    """A whole tensor, that every rank has, spread as the parameter is."""
+    """A full tensor, present on every rank, sharded as the parameter is."""
     if not isinstance(parameter, DTensor):
         return value
     return distribute_tensor(value, parameter.device_mesh, parameter.placements, src_data_rank=None)

@@ -1,11 +1,12 @@
-"""From samples to micro-batches: which samples go together, and the tensors that a model reads.
+"""Plan micro-batches of samples, and lay them out as the tensors that a model reads.
 
-A micro-batch is a list of rows, a row a list of samples. Padded: one sample a row. Packed: one row of several samples
-that do not see each other. Shared: the samples of a row are completions of one prompt, which is laid out and computed
-once; each completion sees the prompt and itself. In GRPO that is the prompt once instead of once for each completion.
+A micro-batch is a list of rows, and a row is a list of samples. There are three layouts. Padded: one sample in each
+row. Packed: one row of several samples that do not attend to each other. Shared prefix: the samples of a row are
+completions of one prompt, which is computed once; each completion attends to the prompt and to itself. In GRPO this
+computes a prompt once instead of once for each completion.
 
-Samples of a unit (a pair's two sides) are never parted: what is planned are atoms, each of one unit or of several that
-share their prompt.
+Samples of a unit (a pair's two sides) stay together. The plan consists of `MicroBatchUnit`s: each has the samples of
+one unit, or those of several units with a shared prompt.
 """
 
 from __future__ import annotations
@@ -24,16 +25,17 @@ from hone.types import Batch, Sample, Totals
 
 Rows = list[list[int]]
 LONGEST_SHARED = 4096
-"""Tokens of a row with a shared prompt: its attention mask is square, and no kernel skips what it hides."""
+"""Maximum tokens of a row with a shared prompt: its mask is dense, so attention also computes masked positions."""
 WORTH_SHARING = 0.8
-"""Sharing pays when it leaves this part of the tokens, padding included, or less."""
+"""A prompt is shared only if at most this fraction of the tokens, padding included, is then computed."""
 
 
 @dataclass
 class MicroBatch:
-    """`input_ids` [B, T]; target n is token `batch.tokens_N[n]`, predicted from flat position `positions_N[n]` of it.
+    """The tensors of one micro-batch. Target n is `batch.tokens_N[n]`, predicted at position `positions_N[n]` of the
+    flattened `input_ids` [B, T].
 
-    `attention_mask` [B, 1, T, T] says what sees what, where causality and positions do not say it.
+    `attention_mask` [B, 1, T, T] is given where causality and `position_ids` are not enough.
     """
 
     input_ids: Tensor
@@ -42,21 +44,21 @@ class MicroBatch:
     positions_N: Tensor
     batch: Batch
     copies: Tensor
-    """[B, T] of how many samples each token is: of several where they share a prompt, of none in padding."""
+    """[B, T] the number of samples that each token belongs to: several in a shared prompt, 0 in padding."""
     keys: Tensor | None = None
-    """[B, T] what each token is for dropout: the same in every layout."""
+    """[B, T] the random key of each token for dropout: the same in every layout."""
 
 
 @dataclass
 class MicroBatchUnit:
-    """What stays together in a micro-batch: the rows of one unit, or one row of several units of one prompt."""
+    """Rows that must be in one micro-batch: those of one unit, or one row of several units with a shared prompt."""
 
     rows: Rows
     units: int = 1
 
 
 def count_totals(samples: Sequence[Sample]) -> Totals:
-    """The denominators of a global batch, counted before any of it is computed."""
+    """The denominators of a global batch, counted before any forward."""
     counts = [sample.num_targets for sample in samples]
     columns = {name for sample in samples for name in sample.sequence_columns}
     return Totals(
@@ -69,7 +71,7 @@ def count_totals(samples: Sequence[Sample]) -> Totals:
 
 
 def units_of(samples: Sequence[Sample]) -> Rows:
-    """The samples of each unit, in their order."""
+    """The indices of each unit's samples, in order."""
     units: dict[str, list[int]] = {}
     for index, sample in enumerate(samples):
         units.setdefault(sample.unit or f"\0{index}", []).append(index)
@@ -77,7 +79,7 @@ def units_of(samples: Sequence[Sample]) -> Rows:
 
 
 def plan(samples: Sequence[Sample], policy: ModelConfig, *, training: bool, share: bool) -> list[Rows]:
-    """Which samples go together. Changes speed and memory, never the result (beyond rounding)."""
+    """The rows of each micro-batch. The plan affects speed and memory, and the result only by rounding."""
     units = units_of(samples)
     pack, dynamic = policy.sequence_packing, policy.dynamic_batching
     if pack.enabled:
@@ -112,8 +114,8 @@ def padded(samples: Sequence[Sample], micros: Sequence[Rows]) -> int:
 def plan_per_rank(
     samples: Sequence[Sample], policy: ModelConfig, count: int, *, training: bool, share: bool
 ) -> list[list[Rows]]:
-    """The plan of each of `count` ranks, of equal cost as far as may be, and of equal length: collectives want every
-    rank to take part in as many forwards as the busiest. A rank without samples left has micro-batches of no rows."""
+    """The plan of each of `count` ranks. Costs are about equal, and lengths are equal, since collectives need the same
+    number of forwards on every rank: a shorter plan ends with micro-batches without rows."""
     if count == 1:
         return [plan(samples, policy, training=training, share=share)]
     parts = [[unit] for unit in units_of(samples)]
@@ -129,7 +131,7 @@ def plan_per_rank(
 
 
 def dummy_samples(samples: Sequence[Sample]) -> list[Sample]:
-    """What a rank without work computes: the shortest unit, without targets, so that it weighs nothing."""
+    """The samples that a rank without work computes: those of the shortest unit, without targets and with weight 0."""
     unit = min(units_of(samples), key=lambda unit: sum(len(samples[index]) for index in unit))
     return [
         replace(
@@ -144,14 +146,14 @@ def dummy_samples(samples: Sequence[Sample]) -> list[Sample]:
 
 
 def _group(samples: Sequence[Sample], unit: Sequence[int]) -> str | None:
-    """The group whose prompt all samples of a unit share, if they do."""
+    """The group whose prompt all samples of a unit share; None if they share none."""
     group = samples[unit[0]].group
     alike = all(samples[index].prefix and samples[index].group == group for index in unit)
     return group if alike else None
 
 
 def _groups(samples: Sequence[Sample]) -> list[Rows]:
-    """The units of each group; one that shares no prompt is a group of its own."""
+    """The units of each group. A unit without a shared prompt is a group of its own."""
     groups: dict[str, Rows] = {}
     for unit in units_of(samples):
         group = _group(samples, unit)
@@ -160,7 +162,7 @@ def _groups(samples: Sequence[Sample]) -> list[Rows]:
 
 
 def _cost(samples: Sequence[Sample], part: Rows, share: bool) -> int:
-    """Tokens to compute of some units of one group."""
+    """The number of tokens to compute for some units of one group."""
     indices = [index for unit in part for index in unit]
     if share and _group(samples, indices) is not None:
         return row_length(samples, indices)
@@ -170,7 +172,7 @@ def _cost(samples: Sequence[Sample], part: Rows, share: bool) -> int:
 def shared_prefix_units(
     samples: Sequence[Sample], units: Rows, most: int, tokens: int
 ) -> list[MicroBatchUnit]:
-    """The units of each group together: at most `most` of them, and `tokens` tokens, in a row."""
+    """Combine units with a shared prompt in one row, up to `most` units and `tokens` tokens in each row."""
     atoms: list[MicroBatchUnit] = []
     open_units: dict[str, MicroBatchUnit] = {}
     for unit in units:
@@ -189,7 +191,7 @@ def shared_prefix_units(
 
 
 def row_length(samples: Sequence[Sample], row: Sequence[int]) -> int:
-    """Tokens of samples in one row, their common prompt counted once."""
+    """The number of tokens of a row; the samples' common prompt is counted once."""
     return samples[row[0]].prefix + sum(len(samples[index]) - samples[index].prefix for index in row)
 
 
@@ -204,8 +206,8 @@ def collate(
 ) -> MicroBatch:
     """Lay rows of samples out, right-padded to a multiple of `round_to`.
 
-    `share`: samples of one row stand behind one prompt, as `plan` put them together; else they are packed. With
-    a `seed` the tokens get keys for dropout.
+    With `share`, the samples of a row follow one shared prompt, as `plan` arranged them; otherwise they are packed.
+    With a `seed`, tokens get random keys for dropout.
     """
     samples = [sample for row in rows for sample in row]
     laid_out = [_lay_out(row, share and len(row) > 1) for row in rows]
@@ -251,7 +253,7 @@ def collate(
 
 
 def _keys(rows: Sequence[Sequence[Sample]], where: Sequence[Tensor], shape: torch.Size, seed: int) -> Tensor:
-    """[B, T]: a sample's tokens by its id and their positions, those of a prompt that a group shares by the group's."""
+    """[B, T] keys from a sample's id and the token's position; in a shared prompt, from the group's id."""
     keys = torch.zeros(shape.numel(), dtype=torch.long)
     for sample, at in zip((sample for row in rows for sample in row), where, strict=True):
         positions = torch.arange(len(sample))
@@ -263,8 +265,8 @@ def _keys(rows: Sequence[Sequence[Sample]], where: Sequence[Tensor], shape: torc
 
 @dataclass
 class _RowLayout:
-    """One row: its tokens, their positions, which sample each is of (0: the shared prompt), and where each sample's
-    tokens stand in it."""
+    """One row: the tokens, their positions, the number of each token's sample (0: the shared prompt), and the indices
+    of each sample's tokens in the row."""
 
     tokens: Tensor
     positions: Tensor
@@ -288,6 +290,6 @@ def _lay_out(row: Sequence[Sample], share: bool) -> _RowLayout:
 
 
 def _mask(segments: Tensor) -> Tensor:
-    """[B, T] -> [B, 1, T, T]: each token sees those before it that are its own sample's or the shared prompt's."""
+    """[B, T] -> [B, 1, T, T]: a token attends to earlier tokens of its own sample and of the shared prompt."""
     key, query = segments[:, None, :], segments[:, :, None]
     return (((key == query) | (key == 0)).tril())[:, None]

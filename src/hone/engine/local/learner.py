@@ -1,7 +1,7 @@
-"""The Learner in this process: anything that is trained or scored.
+"""The learner in this process: a model that is trained, or one that only scores.
 
-A Ray worker's body is this same class; there is no second implementation of training. On a mesh every rank calls the
-same verb with the same arguments, computes its share, and has the same result.
+A Ray worker runs this same class: there is no second implementation of training. On a mesh every rank calls the same
+method with the same arguments, computes its share, and gets the same result.
 """
 
 from __future__ import annotations
@@ -42,20 +42,20 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 def autocast(device_type: str, dtype: torch.dtype) -> contextlib.AbstractContextManager[None]:
-    """The context that computes in `dtype`."""
+    """The autocast context for `dtype`."""
     if dtype == torch.float32:
         return contextlib.nullcontext()
-    # A cache of casts would keep every weight twice from the forward on, and each is used once in it.
+    # A cache of casts would keep a second copy of every weight, although each weight is cast only once in a forward.
     return torch.autocast(device_type, dtype=dtype, cache_enabled=False)
 
 
 class LocalLearner:
-    """Holds a model, and unless `frozen` its optimizer, schedule and loss scale.
+    """A model and, unless it is `frozen`, its optimizer, schedule and loss scale.
 
-    Weights are kept in fp32; `policy.precision` is what they are computed in (autocast). fp16 scales the loss.
-    `temperature` divides the logits, so that log-probabilities are those of the distribution sampled from. Dropout,
-    where there is any, is drawn with `seed` for each sample; with `scores_as_trained` what only scores drops the same,
-    so that old and reference log-probabilities compare with new ones.
+    Weights are in fp32; `policy.precision` is the precision of computation (autocast), and fp16 scales the loss.
+    `temperature` divides the logits, so that log-probabilities are those of the sampling distribution. Dropout, if any,
+    is drawn for each sample with `seed`. With `scores_as_trained`, scoring without a gradient applies the same dropout,
+    so that old and reference log-probabilities are comparable with new ones.
     """
 
     def __init__(
@@ -77,7 +77,9 @@ class LocalLearner:
         self.device = self.scorer.device
         self.dtype = DTYPES[policy.precision]
         check_packing(self.scorer, policy)
-        if self.scorer.scalar:  # where `transformers` looks for the end of a text; saved with the model
+        if (
+            self.scorer.scalar
+        ):  # `transformers` finds the end of a text by this token; it is saved with the model
             self.model.config.get_text_config().pad_token_id = pad_token
         self.seed = seed if dropout.is_on(self.model) else None
         if self.seed is not None:
@@ -100,7 +102,10 @@ class LocalLearner:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=policy.precision == "float16")
 
     async def forward(self, samples: Sequence[Sample]) -> list[Tensor]:
-        """Log-probabilities (or values) of each sample's targets, in order: one fp32 CPU tensor [targets] each."""
+        """Log-probabilities (or values) of the targets: one fp32 CPU tensor [targets] for each sample.
+
+        Raises ModelError if the logits are not finite.
+        """
         return self._of_all(samples, self._logprobs_or_values)
 
     def _logprobs_or_values(self, micro: MicroBatch) -> Tensor:
@@ -108,24 +113,24 @@ class LocalLearner:
         return present(result.values_N if self.scorer.scalar else result.logprobs_N)
 
     async def topk_logprobs(self, samples: Sequence[Sample], k: int) -> list[tuple[Tensor, Tensor]]:
-        """The `k` most likely tokens at each target, most likely first: (log-probabilities, tokens), both [targets, k],
-        for each sample."""
+        """The `k` most likely tokens at each target, most likely first: (log-probabilities, token ids), both
+        [targets, k], for each sample."""
 
         def read(micro: MicroBatch) -> Tensor:
             result = self._score(micro, topk=k)
-            # fp32 holds every token: it is exact below 2^24.
+            # fp32 represents token ids exactly: integers below 2^24.
             return torch.cat([present(result.topk_logprobs_NK), present(result.topk_tokens_NK).float()], 1)
 
         return [(both[:, :k], both[:, k:].long()) for both in self._of_all(samples, read, 2 * k)]
 
     async def entropies(self, samples: Sequence[Sample]) -> list[Tensor]:
-        """Entropy at each of a sample's targets, in nats, without gradient: one fp32 CPU tensor [targets] each."""
+        """Entropies at the targets in nats, without gradient: one fp32 CPU tensor [targets] for each sample."""
         return self._of_all(samples, lambda micro: present(self._score(micro, entropy=True).entropy_N))
 
     def _of_all(
         self, samples: Sequence[Sample], read: Callable[[MicroBatch], Tensor], *width: int
     ) -> list[Tensor]:
-        """What is read at the targets of each sample, without gradient: a CPU tensor [targets, *width] each."""
+        """The values that `read` returns at each sample's targets, without gradient: CPU tensors [targets, *width]."""
         counts = [sample.num_targets for sample in samples]
         if not counts:
             return []
@@ -142,7 +147,7 @@ class LocalLearner:
         bad = [sample.id for sample, read_T in zip(samples, found, strict=True) if read_T.isnan().any()]
         if bad and not self.scorer.scalar:
             raise ModelError(
-                f"{self._named} gives logits that are not finite, in samples {', '.join(bad[:4])}. {REMEDY}"
+                f"{self._named} has logits that are not finite, in samples {', '.join(bad[:4])}. {REMEDY}"
             )
         return found
 
@@ -151,9 +156,9 @@ class LocalLearner:
         return f"{name_of(base_of(self.model))}, computed in {self.policy.part}.precision={self.policy.precision},"
 
     async def forward_backward(self, samples: Sequence[Sample], loss: LossFn) -> dict[str, float]:
-        """Add the gradient of the global batch's loss. Metrics are the parts of all micro-batches, summed.
+        """Add the gradient of the global batch's loss. Returns metrics, summed over all micro-batches.
 
-        Raises TrainingError, before any weight changes, when the loss is not finite.
+        Raises TrainingError, before any weight changes, if the loss is not finite.
         """
         totals, sums, balance = count_totals(samples), MetricSums(), self.balance
         counts = self._count_choices(samples) if balance is not None else None
@@ -177,7 +182,7 @@ class LocalLearner:
 
     @torch.no_grad()
     def _count_choices(self, samples: Sequence[Sample]) -> Tensor:
-        """How often the routers choose each expert in a global batch: a forward of its own."""
+        """The number of times that the routers choose each expert in a global batch, by a separate forward."""
         balance = self.balance
         assert balance is not None
         counts = torch.zeros(balance.experts + 1, dtype=torch.float64, device=self.device)
@@ -189,20 +194,20 @@ class LocalLearner:
         return self.ranks.all_reduce_sum(counts)
 
     def _refuse(self, loss: float, sums: MetricSums) -> NoReturn:
-        """Undo the backward, and say in which samples the loss went wrong. The ranks come here together."""
+        """Clear the gradients, and raise TrainingError naming samples whose loss is not finite. All ranks call this."""
         self.optimizer.zero_grad(set_to_none=True)
         bad = self.ranks.all_gather_objects(sums.not_finite())
         where = f", in samples {', '.join(list(dict.fromkeys(chain(*bad)))[:4])}" if bad else ""
         raise TrainingError(
             f"loss is {loss} at update {self.updates + 1}{where}, of {self._named} and nothing was updated. Lower "
-            f"{self.policy.part}.optimizer.kwargs.lr, or look at these samples and the precision"
+            f"{self.policy.part}.optimizer.kwargs.lr, or check these samples and the precision"
         )
 
     async def optim_step(self) -> dict[str, float]:
-        """Clip, update, advance the schedule, clear the gradients.
+        """Clip the gradients, update the weights, advance the schedule, clear the gradients.
 
-        Raises TrainingError when the gradient's norm is not finite. In fp16 the step is skipped and the scale lowered
-        instead, as loss scaling means it to be, unless no scale is left to blame.
+        Raises TrainingError if the gradient's norm is not finite. In fp16 the step is skipped and the loss scale is
+        lowered instead, until the scale is 1.
         """
         self.scaler.unscale_(self.optimizer)
         penalty = self.rank_schedule.penalize() if self.rank_schedule is not None else 0.0
@@ -227,20 +232,20 @@ class LocalLearner:
         return metrics | ({"loss_scale": self.scaler.get_scale()} if self.scaler.is_enabled() else {})
 
     def weights(self) -> LearnerWeights:
-        """Name and tensor of every weight, tied ones once. On a mesh every rank must go through them."""
+        """Name and tensor of every weight, tied ones once. On a mesh every rank must iterate over them."""
         return LearnerWeights(self.model, self.ranks)
 
     async def save(self, path: Path, *, wait: bool = True) -> None:
-        """Write `weights/` and, where `save_optimizer` is set, `optimizer/` below `path`; without `wait` meanwhile."""
+        """Write `weights/` and, if `save_optimizer` is set, `optimizer/` below `path`; without `wait`, on a thread."""
         self._saving = learner_state.save(self, path, with_optimizer=self.save_optimizer, wait=wait)
 
     def wait_for_save(self) -> None:
-        """Return when what was saved is on the disk. Raises what went wrong."""
+        """Return when the last save is on the disk. Raises the error of a failed write."""
         if self._saving is not None:
             self._saving.result()
 
     async def load(self, path: Path) -> None:
-        """Restore what `save` wrote. Raises CheckpointError when it does not fit this model."""
+        """Restore the state that `save` wrote. Raises CheckpointError if it does not fit this model."""
         learner_state.load(self, path, with_optimizer=not self.frozen)
 
     def _share(self, samples: Sequence[Sample], *, training: bool) -> list[Rows]:
@@ -251,7 +256,7 @@ class LocalLearner:
         return plans[self.ranks.rank]
 
     def _uses_shared_prefix(self, samples: Sequence[Sample]) -> bool:
-        """Whether a row of several samples has their prompt once. Packed rows never do."""
+        """Whether samples of a row share their prompt. Packed rows never do."""
         wanted = not self.policy.sequence_packing.enabled and any(sample.prefix for sample in samples)
         return wanted and self.scorer.supports_shared_prefix
 
@@ -268,7 +273,7 @@ class LocalLearner:
         )
 
     def _outputs(self, micro: MicroBatch, loss: LossFn) -> Outputs:
-        """What a loss is given: log-probabilities, with those of candidates or entropies; or a scalar head's values."""
+        """The inputs of a loss: log-probabilities, with those of candidates or entropies; or a scalar head's values."""
         candidates = micro.batch.token_columns.get("candidates")
         entropy = candidates is None and getattr(loss, "needs_entropy", False)
         result = self._score(micro, candidates_NK=candidates, entropy=entropy)
@@ -277,7 +282,7 @@ class LocalLearner:
         return Outputs(present(result.logprobs_N), result.entropy_N, result.candidate_logprobs_NK)
 
     def _score(self, micro: MicroBatch, **asked: Any) -> ScoreResult:
-        """Log-probabilities of a micro-batch's targets, or values, and what else is `asked` by a ScoreRequest."""
+        """Log-probabilities of a micro-batch's targets, or values; `asked` are further fields of the ScoreRequest."""
         with self.autocast(), dropout.of_samples(micro.keys):
             return self.scorer(
                 ScoreRequest(
@@ -296,7 +301,7 @@ class LocalLearner:
 
     @contextlib.contextmanager
     def _evaluating(self, *, training: bool) -> Iterator[None]:
-        """Without dropout; `training`: with that of the samples."""
+        """Set the model to training mode (with the samples' dropout) or to evaluation mode during the block."""
         before = self.model.training
         self.model.train(training)
         try:

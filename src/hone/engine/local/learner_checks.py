@@ -1,4 +1,4 @@
-"""What a learner can be asked for with this model, on this mesh."""
+"""Checks whether a learner's settings work with its model and mesh."""
 
 from __future__ import annotations
 
@@ -11,26 +11,27 @@ from hone.model.scorer import TokenScorer
 
 
 def check_packing(scorer: TokenScorer, policy: ModelConfig) -> None:
-    """Raise ConfigError where packed samples would see each other."""
+    """Raise ConfigError if packed samples would attend to each other."""
     if policy.sequence_packing.enabled and not scorer.supports_packing:
         raise ConfigError(
             f"policy.sequence_packing.enabled: packed samples would see each other in a "
             f"{scorer.model.config.model_type} model. Set policy.sequence_packing.enabled=false "
-            "(policy.dynamic_batching.enabled=true pads little)"
+            "(with policy.dynamic_batching.enabled=true there is little padding)"
         )
 
 
 def check_one_piece(mesh: Mesh | None, setting: str, other: str) -> None:
-    """Raise ConfigError where a rank has a part of each token, or of each sequence, which `setting` does not know."""
+    """Raise ConfigError on a mesh with tensor or context ranks, which `setting` does not support."""
     if mesh is not None and (mesh.size("tensor") > 1 or mesh.size("context") > 1):
         raise ConfigError(
-            f"{setting} is not made for tensor or context ranks: set it to {other}, or tensor_parallel_size and "
-            "context_parallel_size to 1"
+            f"{setting} does not work with tensor or context parallelism: set it to {other}, or tensor_parallel_size "
+            "and context_parallel_size to 1"
         )
 
 
 def balance_of(scorer: TokenScorer, policy: ModelConfig) -> Balance | None:
-    """The balancing loss of a mixture of experts, where it has any weight. Raises ConfigError where it cannot be."""
+    """The balancing loss of a mixture of experts; None if its weight is 0. Raises ConfigError if the mesh has tensor or
+    context ranks."""
     weight = coefficient_of(base_of(scorer.model).config, policy.router_aux_loss_coef)
     if not weight:
         return None

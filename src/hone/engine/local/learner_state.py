@@ -1,4 +1,4 @@
-"""A learner's state on disk: weights, optimizer, schedule, loss scale and random generators."""
+"""Save and load a learner's state: weights, optimizer, schedule, loss scale and random generators."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ FLAT = StateDictOptions(flatten_optimizer_state_dict=True)
 
 
 class CheckpointedLearner(Protocol):
-    """The parts of a learner that a checkpoint holds, or that it was made with."""
+    """The attributes of a learner that are saved, restored or checked here."""
 
     model: PreTrainedModel
     policy: ModelConfig
@@ -47,8 +47,8 @@ class CheckpointedLearner(Protocol):
 
 
 def save(learner: CheckpointedLearner, path: Path, *, with_optimizer: bool, wait: bool) -> Future[None]:
-    """Write `weights/` (DCP), `model/` (the model's own config, so that a conversion needs nothing else) and, with
-    `with_optimizer`, `optimizer/` (states of the optimizer, the schedule, the loss scale) below `path`.
+    """Write `weights/` (DCP), `model/` (the model's config, so that a conversion needs no other file) and, with
+    `with_optimizer`, `optimizer/` (states of the optimizer, the schedule and the loss scale) below `path`.
 
     Without `wait` the tensors are written on a thread (`write_states`). Raises TrainingError for weights that are not
     finite: no run can resume from them, and they might replace a good checkpoint.
@@ -73,7 +73,7 @@ def save(learner: CheckpointedLearner, path: Path, *, with_optimizer: bool, wait
         (path / "optimizer").mkdir(parents=True, exist_ok=True)
         if ranks.is_first:
             torch.save(_small_state(learner), path / "optimizer" / "schedule.pt")
-        if ranks.mesh is not None:  # one process's generators are the run's own, which saves them
+        if ranks.mesh is not None:  # without a mesh, the run itself saves the random generators
             own = {"ranks": dist.get_world_size(), "random": random_state()}
             torch.save(own, path / "optimizer" / f"random_{dist.get_rank()}.pt")
         if learner.optimizer.state:
@@ -84,7 +84,7 @@ def save(learner: CheckpointedLearner, path: Path, *, with_optimizer: bool, wait
 
 
 def load(learner: CheckpointedLearner, path: Path, *, with_optimizer: bool) -> None:
-    """The inverse of `save`, bit for bit."""
+    """Restore the state that `save` wrote, bit for bit. Raises CheckpointError if it does not fit the run."""
     read_weights(learner.model, path / "weights")
     if not with_optimizer:
         return
@@ -99,7 +99,7 @@ def load(learner: CheckpointedLearner, path: Path, *, with_optimizer: bool) -> N
 
 
 def _restore_training(learner: CheckpointedLearner, path: Path, small: dict[str, Any]) -> None:
-    """The optimizer, the schedule and the random generators, as they were."""
+    """Restore the optimizer, the schedule and the random generators."""
     if small["param_groups"] is not None:
         learner.optimizer.load_state_dict({"state": {}, "param_groups": small["param_groups"]})
     else:
@@ -109,7 +109,9 @@ def _restore_training(learner: CheckpointedLearner, path: Path, small: dict[str,
     learner.updates = small["updates"]
     if learner.rank_schedule is not None:
         if small.get("ranks") is None:
-            raise CheckpointError(f"{path} was not made with AdaLoRA, as policy.lora.adalora.enabled says")
+            raise CheckpointError(
+                f"policy.lora.adalora.enabled is true, but {path} was written by a run without AdaLoRA"
+            )
         learner.rank_schedule.load_state_dict(small["ranks"])
     _restore_random(learner, path / "optimizer")
     if small["scaler"] and learner.scaler.is_enabled():
@@ -121,7 +123,7 @@ def _restore_training(learner: CheckpointedLearner, path: Path, small: dict[str,
 
 
 def _restore_random(learner: CheckpointedLearner, folder: Path) -> None:
-    """This rank's random generators (dropout), as they were. Another number of ranks has none to go on with."""
+    """Restore this rank's random generators (dropout). With another number of ranks they start anew."""
     file = folder / f"random_{dist.get_rank()}.pt" if learner.ranks.mesh is not None else None
     if file is not None and file.is_file():
         saved = read_state(file)
@@ -130,10 +132,10 @@ def _restore_random(learner: CheckpointedLearner, folder: Path) -> None:
 
 
 def _small_state(learner: CheckpointedLearner) -> dict[str, Any]:
-    """What is no tensor of a parameter's size.
+    """All state except the tensors of parameters' sizes.
 
-    `param_groups` stands for the whole optimizer while it has no state (before the first update; plain SGD): asking
-    PyTorch for a state that is not there makes one, as if an update had been made.
+    While the optimizer has no state (before the first update; plain SGD), only its `param_groups` are saved: PyTorch
+    creates a missing state when it is asked for it, as if an update had been made.
     """
     return {
         "updates": learner.updates,
@@ -146,15 +148,15 @@ def _small_state(learner: CheckpointedLearner) -> dict[str, Any]:
 
 
 def _settings(learner: CheckpointedLearner) -> dict[str, Any]:
-    """What the optimizer's and the schedule's hyperparameters came from."""
+    """The settings of the optimizer and the schedule."""
     return learner.policy.model_dump(include={"optimizer", "scheduler"})
 
 
 def _apply_settings(learner: CheckpointedLearner) -> None:
-    """Hyperparameters and schedule as they are configured now, where they would stand after `updates` updates.
+    """Use the configured hyperparameters, and advance the configured schedule to `learner.updates`.
 
-    A checkpoint holds those that it was made with: without this a learning rate changed for the rest of a run
-    (checkpointing.allow_config_change) would not be heard.
+    A checkpoint holds the settings that it was written with. Without this, a learning rate changed for the rest of a
+    run (checkpointing.allow_config_change) would have no effect.
     """
     optimizer = learner.optimizer
     fresh = build_optimizer(learner.policy, learner.model.parameters())
@@ -165,6 +167,6 @@ def _apply_settings(learner: CheckpointedLearner) -> None:
     if scheduler is None:
         return
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch misses the optimizer's steps, which were made before
+        warnings.simplefilter("ignore")  # torch warns because these steps follow no optimizer step
         for _ in range(learner.updates):
             scheduler.step()

@@ -1,4 +1,4 @@
-"""The engine of one process: the whole of it, or on a mesh the part of one rank."""
+"""The engine of one process, or one rank's part of it on a mesh."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from hone.types import Sample
 
 
 class BaseModelScorer:
-    """A learner's model without its adapters: the reference of a policy with LoRA, which takes no memory of its own."""
+    """A learner's model without its adapters: the reference of a policy with LoRA, which needs no memory of its own."""
 
     def __init__(self, learner: LocalLearner) -> None:
         self.learner = learner
@@ -44,7 +44,7 @@ class BaseModelScorer:
 
 @dataclass
 class LocalEngine(Engine):
-    """All of it in this process."""
+    """An engine whose models are in this process."""
 
     learner: LocalLearner
     reference: LocalLearner | BaseModelScorer | None = None
@@ -52,18 +52,18 @@ class LocalEngine(Engine):
     value: LocalLearner | None = None
     teacher: LocalLearner | None = None
     publisher: WeightPublisher | None = None
-    """Of the learner's weights, for generators in other processes."""
+    """Publishes the learner's weights for generators in other processes."""
 
 
 def seed_everything(seed: int) -> None:
-    """Seed every global random generator: a checkpoint holds them all."""
+    """Seed all global random generators, whose states are in a checkpoint."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
 
 
 def tokenizer_of(config: TrainingConfig) -> PreTrainedTokenizerBase:
-    """The run's tokenizer; the data is checked with it before any weight is loaded."""
+    """The run's tokenizer, with which the data is checked before any weight is loaded."""
     policy = config.policy
     return load_tokenizer(
         policy.tokenizer.name,
@@ -79,8 +79,10 @@ def build_local(
     mesh: Mesh | None = None,
     weights: Path | None = None,
 ) -> LocalEngine:
-    """Load the run's models and its generator onto `device`; on a mesh this rank's part of them. Generators in other
-    processes get the weights from the folder `weights`; then there is none in this one."""
+    """Load the run's models and its generator onto `device`; on a mesh, this rank's part of them.
+
+    With `weights`, generators are in other processes and read the weights from this folder; this engine has none.
+    """
     policy = config.policy
     seed = config.loop.seed
     seed_everything(seed + (mesh.rank("data") if mesh is not None else 0))
@@ -116,7 +118,7 @@ def build_local(
 
 
 def build_generator(config: OnlineConfig, tokenizer: PreTrainedTokenizerBase) -> LocalGenerator:
-    """A generator with a whole model of its own, in the precision that it computes in, on this process's device."""
+    """A generator with its own unsharded model, in `policy.precision`, on this process's device."""
     model = make_model(config.policy, tokenizer, config.loop.seed, True, True)
     set_threads(config.cluster.cpu_threads, model)
     for parameter in model.parameters():
@@ -147,8 +149,11 @@ def build_teacher(
     *,
     vocabulary: int,
 ) -> LocalLearner:
-    """This rank's part of a teacher on devices of its own, which scores tokens below `vocabulary` alone: embeddings of
-    one family may be padded to other sizes, and a token without a row in the student is not taught."""
+    """This rank's part of a teacher with separate devices.
+
+    It scores only token ids below `vocabulary`, the student's: models of one family may pad their embeddings to
+    different sizes, and a token that the student lacks is not distilled.
+    """
     settings = config.teacher_model
     assert settings is not None
     return _learner(config, tokenizer, device, mesh, settings, trained=False, vocabulary=vocabulary)
@@ -164,7 +169,7 @@ def _learner(
     trained: bool = True,
     vocabulary: int | None = None,
 ) -> LocalLearner:
-    """One of the run's models."""
+    """A learner for one of the run's models."""
     scorer = make_scorer(
         settings,
         tokenizer,

@@ -1,4 +1,4 @@
-"""What the micro-batches of a global batch add up to."""
+"""Aggregate the metrics of micro-batches over a global batch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hone.types import LossOutput
 
 
 class MetricSums:
-    """Metrics of a global batch: parts are added, maxima compared. Nothing is moved to the host before the end."""
+    """Sums and maxima of metrics over a global batch. They stay on the device until `metrics` is called."""
 
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
@@ -18,7 +18,7 @@ class MetricSums:
         self._losses: list[tuple[Tensor, list[str]]] = []
 
     def add(self, result: LossOutput, ids: list[str]) -> None:
-        """One micro-batch's part, and the ids of its samples."""
+        """Add the result of one micro-batch, whose samples have these ids."""
         self._losses.append((result.loss.detach(), ids))
         for name, part in {"loss": result.loss.detach(), **result.metrics}.items():
             self._sums[name] = self._sums[name] + part if name in self._sums else part
@@ -26,7 +26,7 @@ class MetricSums:
             self._largest[name] = torch.maximum(self._largest[name], part) if name in self._largest else part
 
     def metrics(self, ranks: RankGroup) -> dict[str, float]:
-        """Of all micro-batches of all ranks."""
+        """The metrics over all micro-batches of all ranks."""
         values = ranks.all_reduce_sum(torch.stack([value.float() for value in self._sums.values()])).tolist()
         found = dict(zip(self._sums, values, strict=True))
         if self._largest:

@@ -1,4 +1,4 @@
-"""The models of a run, on this process's device or spread over a mesh, and what can be known of them beforehand."""
+"""Create the models of a run, on this process's device or sharded over a mesh, and check them before loading."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def make_scorer(
     trained: bool,
     vocabulary: int | None = None,
 ) -> TokenScorer:
-    """A model on this process's device, or sharded over the mesh; `vocabulary` as in TokenScorer."""
+    """A scorer whose model is on `device`, or sharded over the mesh; `vocabulary` as in TokenScorer."""
     chunk = policy.logprob_chunk_size
     if mesh is not None:
         return shard_model(
@@ -58,8 +58,8 @@ def make_model(
     with_weights: bool,
     dtype: torch.dtype = torch.float32,
 ) -> PreTrainedModel:
-    """A model of the run in host memory; without weights on the meta device. What is not trained has no adapters:
-    those that training begins with are merged into it."""
+    """A model of the run in host memory, or on the meta device without weights. A model that is not trained has no
+    adapters: the adapters of `adapter_path` are merged into its weights."""
     name, overrides = policy.model_name, policy.hf_config_overrides
     checkpointing = bool(policy.activation_checkpointing) and trained
     if with_weights:
@@ -91,16 +91,21 @@ def make_model(
     if not with_weights or policy.lora.adapter_path is None:
         return model
     model = with_lora(model, policy.lora)
-    return model if policy.lora.load_in_4bit else merged(model)  # 4 bits cannot hold what would be added
+    return model if policy.lora.load_in_4bit else merged(model)  # 4-bit weights cannot represent the sum
 
 
 def check_start(
     policy: ModelConfig, tokenizer: PreTrainedTokenizerBase, cluster: ClusterConfig | None = None
 ) -> None:
-    """Raise ModelError when the adapter to start from does not belong to the model, ConfigError when there is no device
-    for a base in 4 bits, no module for new adapters, or no embedding for a token. No weight is read."""
+    """Check the model's settings without reading weights.
+
+    Raises ModelError if the adapter of `adapter_path` does not belong to the model. Raises ConfigError if there is no
+    GPU for a 4-bit base, no module for new adapters, or no embedding for a token.
+    """
     if policy.lora.enabled and policy.lora.load_in_4bit and cluster is not None:
-        if device_of_this_process(cluster).type != "cuda":  # a CPU rounds otherwise to evaluate than to train
+        if (
+            device_of_this_process(cluster).type != "cuda"
+        ):  # on a CPU, evaluation rounds differently than training
             raise ConfigError(
                 "policy.lora.load_in_4bit=true needs an NVIDIA GPU, and this process has none: set "
                 "policy.lora.load_in_4bit=false"
@@ -125,6 +130,6 @@ def check_fit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, policy
     if len(tokenizer) > rows:
         raise ConfigError(
             f"policy.tokenizer.name={policy.tokenizer.name} has {len(tokenizer)} tokens, but "
-            f"{policy.model_name} has embeddings for {rows}: use the model's own tokenizer, or give the model rows for "
-            "new tokens first (`resize_token_embeddings` of transformers, then save_pretrained)"
+            f"{policy.model_name} has embeddings for {rows}: use the model's own tokenizer, or add embeddings for new "
+            "tokens first (`resize_token_embeddings` of transformers, then save_pretrained)"
         )

@@ -1,4 +1,4 @@
-"""Optimizers and learning-rate schedules by dotted name, as configured."""
+"""Create the configured optimizer and learning-rate schedule, given by dotted names."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _class(name: str, key: str, base: type) -> Any:
     except (ImportError, AttributeError, ValueError) as error:
         raise ConfigError(f"{key}={name}: no such class; {example}") from error
     if not (isinstance(cls, type) and issubclass(cls, base)):
-        raise ConfigError(f"{key}={name}: is no {base.__name__}; {example}")
+        raise ConfigError(f"{key}={name}: this is not a subclass of {base.__name__}; {example}")
     _check_step(cls, key)
     return cls
 
@@ -47,19 +47,19 @@ def _make(cls: Any, key: str, *args: Any, **kwargs: Any) -> Any:
 
 
 def _check_step(cls: Any, key: str) -> None:
-    """Refuse what asks for more than the gradients: a closure (LBFGS), a metric (ReduceLROnPlateau)."""
+    """Raise ConfigError if `step` needs an argument: a closure (LBFGS) or a metric (ReduceLROnPlateau)."""
     parameters = list(inspect.signature(cls.step).parameters.values())[1:]
     needs = [
         p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
     ]
     if needs:
         raise ConfigError(
-            f"{key}={cls.__name__} needs {needs[0]} at each step, which a run does not give: choose another"
+            f"{key}={cls.__name__} needs {needs[0]} at each step, which is not supported: choose another class"
         )
 
 
 def build_optimizer(policy: ModelConfig, parameters: Iterable[nn.Parameter]) -> Optimizer:
-    """`policy.optimizer.name` on all trainable parameters, all treated alike (weight decay on all, as upstream)."""
+    """The optimizer `policy.optimizer.name` for all trainable parameters, with weight decay on all, as in NeMo RL."""
     cls = _class(policy.optimizer.name, "policy.optimizer.name", Optimizer)
     alike = by_mesh(parameter for parameter in parameters if parameter.requires_grad)
     groups = [{"params": group} for group in alike]
@@ -67,13 +67,13 @@ def build_optimizer(policy: ModelConfig, parameters: Iterable[nn.Parameter]) -> 
 
 
 def check_optimizer(policy: ModelConfig) -> None:
-    """Raise ConfigError for an optimizer or a schedule that cannot be made as configured."""
+    """Raise ConfigError if the optimizer or the schedule cannot be created as configured."""
     build_scheduler(policy, build_optimizer(policy, [nn.Parameter(torch.zeros(1))]))
 
 
 def by_mesh(parameters: Iterable[nn.Parameter]) -> list[list[nn.Parameter]]:
-    """Parameters that are spread over the same ranks in the same way: operations on many at once want these apart.
-    In one process there is one group."""
+    """Parameters grouped by mesh and placements, since PyTorch's multi-tensor operations need equal ones. In one
+    process there is one group."""
     groups: dict[Any, list[nn.Parameter]] = {}
     for parameter in parameters:
         sharding = (parameter.device_mesh, parameter.placements) if isinstance(parameter, DTensor) else None
@@ -82,9 +82,8 @@ def by_mesh(parameters: Iterable[nn.Parameter]) -> list[list[nn.Parameter]]:
 
 
 def clip_gradients(parameters: Iterable[nn.Parameter], limit: float | None) -> Tensor:
-    """Scale gradients down to a global L2 norm of `limit`; the norm before, 0-dim, the same on every rank.
-
-    A weight that several ranks hold counts once.
+    """Scale gradients down to a global L2 norm of at most `limit`. Returns the norm before, 0-dim, the same on every
+    rank. A weight that several ranks hold counts once.
     """
     groups = by_mesh(parameter for parameter in parameters if parameter.grad is not None)
     norms = [full_tensor(get_total_norm([p.grad for p in group if p.grad is not None])) for group in groups]
@@ -96,7 +95,7 @@ def clip_gradients(parameters: Iterable[nn.Parameter], limit: float | None) -> T
 
 
 def build_scheduler(policy: ModelConfig, optimizer: Optimizer) -> LRScheduler | None:
-    """The list of `policy.scheduler`: one schedule, or several with the milestones between them; None is constant."""
+    """The schedule of `policy.scheduler`: one schedule, or several with milestones between them. None is constant."""
     parts, milestones = [], []
     for entry in policy.scheduler or ():
         if entry.milestones is not None:

@@ -1,4 +1,4 @@
-"""How many threads a process's tensor operations get."""
+"""The number of threads for tensor operations."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import os
 import torch
 
 SMALL_MODEL = 10_000_000
-"""Below so many parameters one thread is as fast as several: waiting for each other costs what sharing gains."""
+"""Below this number of parameters one thread is as fast as several, because of synchronisation."""
 
 
 def threads_for(wanted: int | None, parameters: int, *, sharers: int = 1) -> int:
-    """Threads of a process's tensor operations: `cluster.cpu_threads`, else what OMP_NUM_THREADS said to torch,
-    else one for a small model and for a larger one all cores, which as many processes share."""
+    """Threads of a process: `wanted` (`cluster.cpu_threads`) if given, otherwise torch's own number if OMP_NUM_THREADS
+    is set, otherwise one for a small model and, for a larger one, all cores divided by the `sharers` processes."""
     if wanted is not None:
         return wanted
     if "OMP_NUM_THREADS" in os.environ:
@@ -22,5 +22,5 @@ def threads_for(wanted: int | None, parameters: int, *, sharers: int = 1) -> int
 
 
 def set_threads(wanted: int | None, model: torch.nn.Module) -> None:
-    """Give torch the threads that a model is best served by."""
+    """Set torch's number of threads to `threads_for` the model."""
     torch.set_num_threads(threads_for(wanted, sum(p.numel() for p in model.parameters())))

@@ -1,4 +1,4 @@
-"""The learner's weights, and how a generator of the same process gets them."""
+"""The learner's weights, and their transport to a generator in the same process."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from hone.model.weights import checksum, named_weights
 
 
 class LearnerWeights:
-    """Name and full tensor of every weight, tied ones once. To iterate is a collective: every rank of a mesh must.
+    """Name and full tensor of every weight, tied ones once. Iterating is a collective: all ranks of a mesh must do it.
 
-    With adapters most weights never change. Once a generator holds the base, the adapters alone are sent, as long as
-    neither side's base has changed: each rank sums up its own part, and the ranks agree whether it is as it was.
+    With adapters most weights never change. Once a generator holds the base, only the adapters are sent, as long as
+    the base has changed on neither side: each rank compares the checksum of its part, and all ranks must agree.
     """
 
     def __init__(self, model: nn.Module, ranks: RankGroup) -> None:
@@ -29,18 +29,18 @@ class LearnerWeights:
             yield name, full_tensor(tensor)
 
     def trained(self) -> Iterator[tuple[str, Tensor]]:
-        """The weights that training changes."""
+        """Name and full tensor of every weight that training changes. Iterating is a collective."""
         for name, tensor in named_weights(self.model):
             if name in self.trained_names:
                 yield name, full_tensor(tensor)
 
     def base_checksum(self) -> int:
-        """Of this rank's parts of the weights that training does not change."""
+        """The checksum of this rank's parts of the weights that training does not change."""
         base = ((n, local_tensor(t)) for n, t in named_weights(self.model) if n not in self.trained_names)
         return checksum(base)
 
     def all_ranks(self, same: bool) -> bool:
-        """Whether it is true on all ranks."""
+        """Whether `same` is true on all ranks."""
         return all(self.ranks.all_gather_objects([same]))
 
 
@@ -61,23 +61,24 @@ class LoadsWeights(Protocol):
 
 
 class InProcessTransport:
-    """Weights of a learner for a generator of the same process (on a mesh: of the same rank).
+    """A WeightTransport from a learner to a generator in the same process (on a mesh, on the same rank).
 
-    Nothing is kept between `publish` and `receive`: the learner must not be updated between them.
+    `publish` stores no copy: the learner must not be updated before `receive`.
     """
 
     def __init__(self, learner: HasWeights, generator: LoadsWeights) -> None:
         self.learner, self.generator = learner, generator
         self.published: int | None = None
         self._bases: tuple[int, int] | None = None
-        """Checksums of both sides' base weights when they were last seen to be the same."""
+        """Checksums of both sides' base weights when they were last equal."""
 
     async def publish(self, version: int) -> None:
-        """The learner's weights are `version` now."""
+        """Declare that the learner's current weights are `version`."""
         self.published = version
 
     async def receive(self, version: int) -> None:
-        """Give the generator the weights. Raises WeightSyncError, also when it then holds others."""
+        """Load the learner's weights into the generator. Raises WeightSyncError if another version is published, or if
+        the generator then holds other weights."""
         if self.published != version:
             raise WeightSyncError(version, self.published, "the learner has published another version")
         weights = self.learner.weights()

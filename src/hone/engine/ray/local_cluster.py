@@ -1,6 +1,6 @@
-"""Ray on this machine, for one run alone: nobody else reaches it, and none of its processes outlives a failed start.
+"""A private Ray cluster on this machine for one run. A failed start leaves no process behind.
 
-Its servers run what they are told to, so they listen on the loopback address alone, and ask for a token that only this
+Ray's servers execute any request, so they listen only on the loopback address, and require a token that only this
 process and its children have.
 """
 
@@ -19,7 +19,9 @@ import psutil
 
 from hone.errors import ClusterError
 
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # read when Ray is imported: it would report its use
+os.environ.setdefault(
+    "RAY_USAGE_STATS_ENABLED", "0"
+)  # read when Ray is imported: it would send usage statistics
 
 try:
     import ray
@@ -27,37 +29,37 @@ except ImportError:
     ray = None  # type: ignore[assignment]
 
 ATTEMPTS = 3
-"""Ray gives its raylet 30 s, which a busy machine may need for that alone."""
+"""Ray gives its raylet 30 s to start, which is too short on a busy machine."""
 LOOPBACK = "127.0.0.1"
 TOKEN = secrets.token_hex(32)
 _ours: list[str] = []
-"""Variables of the environment that this module has set."""
+"""Environment variables that this module has set."""
 
 
 def start(cpus: int) -> None:
-    """Start Ray with that many CPUs to give away. Raises ClusterError when it does not start."""
+    """Start Ray with `cpus` logical CPUs. Raises ClusterError if it does not start."""
     before = _children()
     for left in reversed(range(ATTEMPTS)):
         try:
             _init(cpus)
             break
-        except Exception as error:  # Ray raises no narrower one
+        except Exception as error:  # Ray raises no more specific type
             stop()
             _end(_children() - before)
             reason = (str(error).strip() or repr(error)).splitlines()[0]
             if not left:
                 raise ClusterError(
-                    f"Ray did not start on this machine in {ATTEMPTS} attempts: {reason}. Is it short of memory, or "
-                    "busy with something else? One process needs no Ray: cluster.cpu_workers_per_node=null and "
+                    f"Ray did not start on this machine in {ATTEMPTS} attempts: {reason}. Is the machine short of "
+                    "memory, or busy? One process needs no Ray: cluster.cpu_workers_per_node=null and "
                     "cluster.gpus_per_node=1"
                 ) from error
-            print(f"Ray did not start ({reason}): once more", file=sys.stderr, flush=True)
+            print(f"Ray did not start ({reason}); trying again", file=sys.stderr, flush=True)
     address = ray.util.get_node_ip_address()
     if address != LOOPBACK:
         stop()
         raise ClusterError(
-            f"Ray {ray.__version__} listens on {address}, where others may reach it: install the version that "
-            "constraints.txt names"
+            f"Ray {ray.__version__} listens on {address}, which other machines may reach: install the version in "
+            "constraints.txt"
         )
 
 
@@ -69,7 +71,7 @@ def _init(cpus: int) -> None:
     _read_environment()
     with _loopback_only():
         ray.init(
-            address="local",  # never somebody else's that happens to run here
+            address="local",  # never another user's cluster on this machine
             num_cpus=cpus,
             include_dashboard=False,
             log_to_driver=False,
@@ -79,7 +81,7 @@ def _init(cpus: int) -> None:
 
 
 def stop() -> None:
-    """Stop what `start` started; the environment is as it was before."""
+    """Stop the cluster of `start`, and restore the environment."""
     ray.shutdown()
     for name in _ours:
         os.environ.pop(name, None)
@@ -89,8 +91,8 @@ def stop() -> None:
 
 @contextlib.contextmanager
 def _loopback_only() -> Iterator[None]:
-    """Ray listens on the address that it takes for its node's; for the loopback it has a switch, made for other systems
-    than Linux, that is read when Ray is imported."""
+    """Make Ray listen on the loopback during the block. Ray normally listens on its node's address. It has a switch for
+    the loopback, meant for systems other than Linux, which it reads on import."""
     from ray._private import ray_constants
 
     before = ray_constants.ENABLE_RAY_CLUSTER
@@ -102,7 +104,7 @@ def _loopback_only() -> Iterator[None]:
 
 
 def _read_environment() -> None:
-    """Have Ray look at RAY_AUTH_MODE again: it does so when it is imported. One without tokens has no such thing."""
+    """Make Ray read RAY_AUTH_MODE again, which it does on import. A version without tokens lacks these classes."""
     inside: Any = importlib.import_module("ray._raylet")
     with contextlib.suppress(AttributeError):
         inside.Config.initialize("")
@@ -114,7 +116,7 @@ def _children() -> set[psutil.Process]:
 
 
 def _end(processes: set[psutil.Process]) -> None:
-    """End what a failed start has left: Ray forgets it."""
+    """Kill the processes of a failed start, which Ray leaves behind."""
     for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()

@@ -1,4 +1,4 @@
-"""Being part of a Ray cluster, and which of its machines a run can use."""
+"""Connect to a Ray cluster, and find the nodes that a run can use."""
 
 from __future__ import annotations
 
@@ -19,11 +19,14 @@ if ray is not None:
 
 
 class NodeLost(Exception):
-    """A machine that was counted on has turned out to be gone."""
+    """A node that Ray listed as alive is gone."""
 
 
 def connect(cluster: ClusterConfig) -> bool:
-    """Be part of a Ray cluster; True if it was started here. Raises ClusterError for one that does not answer."""
+    """Connect to a Ray cluster, or start a local one; returns whether it was started here.
+
+    Raises ConfigError if Ray is not installed, ClusterError if the cluster does not answer.
+    """
     if ray is None:
         raise ConfigError(
             f"several devices need Ray: {install_command('hone[ray]')}, or set cluster.gpus_per_node=1"
@@ -52,9 +55,9 @@ def connect(cluster: ClusterConfig) -> bool:
 
 
 def wait_for_nodes(cluster: ClusterConfig, *, recovering: bool) -> int:
-    """The number of machines to go on with: all that are asked for, as soon as they are there.
+    """Wait for `cluster.num_nodes` nodes, and return the number of nodes to use.
 
-    Raises ClusterError when too few come in `cluster.node_wait_s`, unless the run had them and is `recovering`.
+    Raises ClusterError if too few join within `cluster.node_wait_s`. A `recovering` run continues with fewer nodes.
     """
     deadline = time.monotonic() + cluster.node_wait_s
     reported = False
@@ -78,7 +81,7 @@ def wait_for_nodes(cluster: ClusterConfig, *, recovering: bool) -> int:
 
 
 def usable_nodes(cluster: ClusterConfig) -> list[dict[str, Any]]:
-    """Machines of the cluster that are alive and have what a machine of the run needs."""
+    """Nodes of the cluster that are alive and have the devices that the run needs on each node."""
     kind = "CPU" if cluster.cpu_workers_per_node is not None else "GPU"
     wanted = cluster.cpu_workers_per_node or cluster.gpus_per_node
     return [n for n in ray.nodes() if n["Alive"] and n["Resources"].get(kind, 0) >= wanted]

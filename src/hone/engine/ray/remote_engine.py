@@ -1,8 +1,8 @@
-"""The only room that knows Ray: ranks as actors, each with a `Worker` for a body, and the verbs that reach all of them.
+"""The engine on several ranks: Ray actors, each of which runs a `Worker`. Only this package imports Ray.
 
-Every verb goes to all ranks at once with the same arguments, which travel once. Nothing waits for ever: a rank that
-dies, or makes no progress, is named with its cause and the last lines of its log, and the whole group is replaced
-(`hone.training.recovery.run_with_restarts`).
+Every call goes to all ranks at once with the same arguments, which Ray stores once. No call waits forever: if a rank
+dies or makes no progress, an error names the rank, the cause and the last lines of its log, and the whole group is
+replaced (`hone.training.recovery.run_with_restarts`).
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ def build_on_cluster(
     *,
     recovering: bool,
 ) -> ClusterEngine:
-    """Start the ranks, check that they can work together, and load the run's models onto them.
+    """Start the ranks, check that their versions and folders match, and load the run's models onto them.
 
-    Raises ConfigError and ClusterError before any weight is loaded, WorkerLostError when a rank is lost meanwhile.
+    Raises ConfigError and ClusterError before any weight is loaded, WorkerLostError if a rank is lost meanwhile.
     """
     own = connect(config.cluster)
     with ExitStack() as started:
@@ -54,7 +54,7 @@ def build_on_cluster(
             try:
                 engine = _build(config, tokenizer, size, own, recovering, groups)
                 break
-            except NodeLost:  # one was counted that was dead already
+            except NodeLost:  # Ray listed a dead node as alive
                 groups.close()
             except BaseException:
                 groups.close()
@@ -72,7 +72,7 @@ def _build(
     recovering: bool,
     groups: ExitStack,
 ) -> ClusterEngine:
-    """The engine; `groups` closes what was started for it, also what was started before an exception."""
+    """Build the engine. `groups` closes all worker groups, also those that were started before an exception."""
     nodes = wait_for_nodes(config.cluster, recovering=recovering)
     hardware = hardware_of(config.cluster, nodes)
     learner_hardware, generator_hardware = split_devices(config, hardware)
@@ -133,7 +133,7 @@ def _build(
 
 
 class ClusterLearner:
-    """A model on all ranks of a group, by its role there: learner, reference, value, teacher."""
+    """A model on all ranks of a group, by its role: learner, reference, value, teacher."""
 
     def __init__(self, workers: WorkerGroup, role: str) -> None:
         self.workers, self.role = workers, role
@@ -161,7 +161,7 @@ class ClusterLearner:
         return await self._call("optim_step")
 
     async def save(self, path: Path, *, wait: bool = True) -> None:
-        """Every rank writes its part below `path`, which all of them see."""
+        """Every rank writes its part below `path`, which all ranks see."""
         await self._call("save", path.resolve(), wait)
 
     def wait_for_save(self) -> None:
@@ -170,11 +170,11 @@ class ClusterLearner:
         self.workers.call_all("wait_for_save", self.role, seconds=seconds, thread="files")
 
     async def load(self, path: Path) -> None:
-        """Every rank reads its part, whatever mesh wrote it."""
+        """Every rank reads its part; the checkpoint may come from another mesh."""
         await self._call("load", path.resolve())
 
     async def publish(self, version: int) -> None:
-        """Every rank takes part; the weights do not pass through this process."""
+        """Every rank publishes; the weights do not pass through this process."""
         await self.workers.call_all_async("publish_weights", version)
 
     async def _call(self, verb: str, *arguments: Any) -> Any:
@@ -182,7 +182,7 @@ class ClusterLearner:
 
 
 class ClusterGenerator:
-    """A generator on every rank, each with all weights; each samples for its part of the prompts."""
+    """A generator on every rank, each with all weights; each samples completions of its share of the prompts."""
 
     def __init__(self, workers: WorkerGroup) -> None:
         self.workers = workers
@@ -190,7 +190,7 @@ class ClusterGenerator:
     async def generate(
         self, prompts: Sequence[Prompt], sampling: Sampling, *, count: int = 1
     ) -> list[list[Completion]]:
-        """As `LocalGenerator.generate`: a completion is the same wherever it is sampled."""
+        """As `LocalGenerator.generate`; a completion does not depend on the rank that samples it."""
         shares = await self.workers.call_all_async("generate", list(prompts), sampling, count)
         return [shares[i % len(shares)][i // len(shares)] for i in range(len(prompts))]
 
@@ -200,18 +200,18 @@ class ClusterGenerator:
 
 
 class RayGenerator(ClusterGenerator):
-    """A GeneratorServer: one Ray actor with a device and a whole model of its own."""
+    """A GeneratorServer: one Ray actor with its own device and unsharded model."""
 
     def __init__(self, name: str, config: OnlineConfig, weights: Path, threads: int) -> None:
         super().__init__(WorkerGroup(config, ParallelDims(), threads=threads, own=False, title=name))
         self.name, self.config, self.weights = name, config, weights
 
     def start(self) -> None:
-        """Place the actor, and load its model."""
+        """Start the actor and load its model."""
         try:
             self.workers.start()
         except (NodeLost, RayError) as error:
-            raise WorkerLostError(f"{self.name} has lost its machine: {error}") from error
+            raise WorkerLostError(f"{self.name} lost its node: {error}") from error
         seconds = self.config.cluster.worker_timeout_s
         self.workers.call_all("build_generator", self.config, self.weights, seconds=seconds)
 
@@ -222,19 +222,20 @@ class RayGenerator(ClusterGenerator):
 
 @dataclass
 class ClusterEngine(Engine):
-    """All of it on the ranks of a cluster."""
+    """An engine whose models are on the ranks of a cluster."""
 
     workers: WorkerGroup = field(kw_only=True)
     nodes: int = 1
-    """Machines that it runs on."""
+    """The number of nodes that it runs on."""
 
     def can_grow(self) -> bool:
-        """Whether machines that are asked for, and were missing, have come."""
+        """Whether requested nodes that were missing have joined the cluster."""
         cluster = self.workers.config.cluster
         return self.nodes < cluster.num_nodes and len(usable_nodes(cluster)) > self.nodes
 
     async def usage(self) -> dict[str, float]:
-        """`host_memory_gib` and, on GPUs, `gpu_memory_gib` of the fullest rank, mean `gpu_utilization`."""
+        """Over the ranks: the maximum of `host_memory_gib`; on GPUs also that of `gpu_memory_gib`, and the mean of
+        `gpu_utilization`."""
         found = [one for one in await self.workers.call_all_async("usage") if one]
         merged: dict[str, float] = {}
         for name in found[0] if found else ():

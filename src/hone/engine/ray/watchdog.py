@@ -1,4 +1,4 @@
-"""Waiting for the ranks' answers; telling a long call from a hang, and the rank that died from those it took along."""
+"""Detect ranks that hang, and find the cause of a failure that spreads to other ranks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if ray is not None:
     from ray.exceptions import RayError
 
 LOOK_S = 5.0
-"""Seconds between two requests for heartbeats, and the time that a rank has to answer one."""
+"""Seconds between two requests for heartbeats, and the timeout of each request."""
 
 
 class Watchdog:
@@ -28,7 +28,7 @@ class Watchdog:
         self.last_progress = time.monotonic()
 
     async def hang(self, waiting: Sequence[int]) -> str | None:
-        """The message of a hang, once no rank that is waited for has made progress for `seconds`; else None."""
+        """The error message once none of the `waiting` ranks has made progress for `seconds`; None before that."""
         before, self.counts = self.counts, dict.fromkeys(waiting)
         for rank in waiting:
             if (heartbeat := await self._control(rank, "heartbeat")) is not None:
@@ -37,7 +37,7 @@ class Watchdog:
             self.last_progress = time.monotonic()
         if time.monotonic() - self.last_progress < self.seconds:
             return None
-        # The rank that does not answer, else the one furthest behind: the others wait for it.
+        # The rank that does not answer, or the one with the least progress: the others wait for it.
         rank = min(waiting, key=lambda rank: -1 if (count := self.counts[rank]) is None else count)
         stack = await self._control(rank, "stacks")
         where = f"; it is here:\n{stack}" if stack else "; it does not answer"
@@ -66,7 +66,7 @@ def death_reason(error: BaseException) -> str:
 
 
 def is_communication_error(error: BaseException) -> bool:
-    """Whether PyTorch's communication failed, which has no exception type of its own."""
+    """Whether PyTorch's communication failed; PyTorch has no exception type for this."""
     text = f"{type(error).__name__} {error}".lower()
     return isinstance(error, RuntimeError) and any(
         word in text
@@ -78,7 +78,7 @@ _SIDE: list[asyncio.AbstractEventLoop] = []
 
 
 def background_loop() -> asyncio.AbstractEventLoop:
-    """An event loop on a thread of its own, to wait for Ray from async and other code."""
+    """An event loop on its own thread, to wait for Ray from both async and other code."""
     if not _SIDE:
         _SIDE.append(asyncio.new_event_loop())
         threading.Thread(target=_SIDE[0].run_forever, daemon=True, name="ray-answers").start()

@@ -1,4 +1,4 @@
-"""The ranks of a run as Ray actors, each with a `Worker` for a body."""
+"""The ranks of a run as Ray actors, each of which runs a `Worker`."""
 
 from __future__ import annotations
 
@@ -36,23 +36,23 @@ if ray is not None:
     from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 START_S = 600.0
-"""Seconds that a rank may take to start Python and import torch: all ranks of a machine do so at once, and a machine
-that is busy is not a rank that is lost. One that dies meanwhile is noticed at once."""
+"""Seconds that a rank may take to start Python and import torch. All ranks of a node do this at the same time, and a
+busy node is slow. A rank that dies meanwhile is noticed at once."""
 GRACE_S = 5.0
-"""Seconds after the first failure in which the rank that caused it is looked for: its peers may fail before it."""
+"""Seconds to wait after the first failure for the rank that caused it, since its peers may fail first."""
 NOTICE_S = 30.0
-"""Seconds in which Ray has noticed that a machine is gone."""
+"""Seconds within which Ray notices that a node is gone."""
 PASSED_ON = ("HF_HUB_OFFLINE", "HF_HOME", "HF_ENDPOINT", "PYTHONPATH", "CUBLAS_WORKSPACE_CONFIG")
-"""Variables that a rank is started with. Ray shows them to all who may ask it, and writes them into its logs."""
+"""Environment variables that ranks are started with. Ray shows them to its clients and writes them into its logs."""
 SECRET = ("HF_TOKEN",)
-"""Variables that a rank is told once it runs."""
+"""Environment variables that are sent to a rank after it has started."""
 LOOPBACK_DEVICE = "lo0" if sys.platform == "darwin" else "lo"
 
 
 class WorkerGroup:
-    """The ranks of a run, or of one of its models that has devices of its own.
+    """The ranks of a run, or of one of its models with separate devices.
 
-    `title` names each rank in messages and in its log's file name: `teacher rank {}`.
+    `title` is the name of each rank in messages and in the name of its log file: `teacher rank {}`.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class WorkerGroup:
         self.group: Any = None
 
     def start(self) -> None:
-        """Start the ranks, and check that they can work together. Raises ClusterError where they cannot."""
+        """Start the ranks and check that their versions and folders match. Raises ClusterError if they do not."""
         gpus = 0 if self.config.cluster.cpu_workers_per_node is not None else 1
         each = {"CPU": float(self.dims.per_node)}
         if gpus:
@@ -102,14 +102,14 @@ class WorkerGroup:
         self._check_alike()
 
     def join(self) -> None:
-        """Make the ranks one process group."""
+        """Join the ranks in one process group."""
         address = ray.get(self.actors[0].rendezvous.remote(self.own), timeout=START_S)
-        # Later than the watch, which says which rank it is that hangs.
+        # Longer than the watchdog's timeout, so that its error, which names the hanging rank, comes first.
         patience = 2 * self.config.cluster.worker_timeout_s + 60
         self.call_all("join", address, self.dims, patience, seconds=START_S)
 
     def _wait_for_room(self, each: dict[str, float]) -> None:
-        """Until the machines give the ranks their places. Ray notices a machine's death after some 15 s."""
+        """Wait until Ray has reserved the devices. Ray notices a lost node after about 15 s."""
         seconds = max(self.config.cluster.node_wait_s, NOTICE_S)
         deadline = time.monotonic() + seconds
         ready = self.group.ready()
@@ -119,7 +119,7 @@ class WorkerGroup:
             if time.monotonic() > deadline:
                 raise ClusterError(
                     f"the Ray cluster has no room for {self.dims.nodes} x {each}: something else runs on it "
-                    f"(`ray status` tells). Waited {seconds:.0f} s"
+                    f"(see `ray status`). Waited {seconds:.0f} s"
                 )
 
     def _environment(self) -> dict[str, str]:
@@ -135,12 +135,13 @@ class WorkerGroup:
         return {name: os.environ[name] for name in PASSED_ON if name in os.environ}
 
     def _secret(self) -> dict[str, str]:
-        """What a rank is told once it runs, also what is secret by chance, such as an address with a password."""
+        """Variables to send to a rank after its start: secret ones, and others that contain a secret, such as a URL
+        with a password."""
         passed = {name: value for name, value in self._passed_on().items() if SECRETS.scrub(value) != value}
         return passed | {name: os.environ[name] for name in SECRET if name in os.environ}
 
     def _devices(self) -> dict[str, str]:
-        """The network that the ranks talk over: where all are on this machine, none."""
+        """The network interface of the ranks' communication: the loopback if all ranks are on this machine."""
         if not self.own:
             return {}
         names = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
@@ -163,7 +164,7 @@ class WorkerGroup:
                 )
 
     def call_all(self, method: str, *arguments: Any, seconds: float, thread: str | None = None) -> list[Any]:
-        """Call a method of every rank, on a `thread` of its own if it has one, and wait for all answers."""
+        """Call a method of every rank, on the named `thread` if given, and wait for all results."""
         return asyncio.run_coroutine_threadsafe(
             self._settled(method, arguments, seconds, thread), background_loop()
         ).result()
@@ -198,7 +199,7 @@ class WorkerGroup:
                 raise WorkerLostError(hang)
 
     def _cause(self, method: str, answers: Sequence[asyncio.Future[Any]]) -> BaseException:
-        """What to raise for what went wrong: what Hone itself raised, else the rank that died, else what is left."""
+        """The error to raise: a HoneError of any rank, otherwise one for a dead rank, otherwise the first error."""
         errors = {
             rank: error
             for rank, answer in enumerate(answers)
@@ -225,11 +226,11 @@ class WorkerGroup:
         for rank, cause in causes.items():
             if isinstance(cause, RayError) or is_communication_error(cause):
                 text = (str(cause).strip() or repr(cause)).splitlines()[0]
-                return WorkerLostError(f"{self.name(rank)} lost touch with the others: {text}")
+                return WorkerLostError(f"{self.name(rank)} lost its connection to the others: {text}")
         return next(iter(errors.values()))
 
     def name(self, rank: int) -> str:
-        """Which rank, where."""
+        """The name of a rank in messages, with its process and host."""
         about = self.about[rank] if rank < len(self.about) else None
         name = self.title.format(rank)
         return f"{name} (pid {about['pid']} on {about['host']})" if about else name
@@ -249,7 +250,7 @@ class WorkerGroup:
         )
 
     def close(self) -> None:
-        """Stop the ranks, and give their devices back."""
+        """Stop the ranks and release their devices."""
         for actor in self.actors:
             with contextlib.suppress(RayError):
                 ray.kill(actor)
