@@ -1,9 +1,9 @@
 """The parts of a configuration dialect: aliases of Hone's settings, and rules for keys that Hone does not have.
 
-A dialect is a package of `hone.config.compat`. It offers `aliases(algorithm) -> Iterable[Alias]`,
-`rules(algorithm) -> Iterable[KeyRule]`, `REPLACEMENTS`, a mapping from refused names to what to write in their place,
-and optionally `REWARD_ENVIRONMENTS` (`dialects.reward_environments`). `hone.config.dialects` finds the installed
-packages; nothing else knows them by name.
+A dialect is a package of `hone.config.compat`. It defines `aliases(algorithm) -> Iterable[Alias]`,
+`rules(algorithm) -> Iterable[KeyRule]`, `REPLACEMENTS`, a mapping from refused names to their replacements, and
+optionally `REWARD_ENVIRONMENTS` (`dialects.reward_environments`). `hone.config.dialects` finds the installed packages;
+no other module knows their names.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from typing import Any
 
 Translate = Callable[[Any], Any]
-"""Translates a value. Raises ValueError with the reason why it cannot."""
+"""Translates a value. Raises ValueError with the reason if it cannot."""
 Accept = Callable[[Any, Callable[[str], Any]], bool]
-"""Whether a value is accepted, given a function that looks up our keys."""
+"""Whether a value is accepted, given a function that looks up Hone's keys."""
 
 
 @dataclass(frozen=True)
 class Switch:
-    """Whether a section is in use: by the value of `key` (one of `on`), unless the key `unless` is true."""
+    """Whether a section is in use: the value of `key` is one of `on`, and the key `unless` is not true."""
 
     key: str
     default: bool = False
@@ -30,32 +30,33 @@ class Switch:
 
 @dataclass(frozen=True)
 class Context:
-    """What a computed alias can read."""
+    """The settings that a computed alias can read."""
 
     section: str
-    """The command's own section."""
+    """The command's section."""
     ours: Callable[[str], Any]
-    """The current value of one of our keys, defaults included; None for a key that does not exist."""
+    """The current value of a Hone key, defaults included; None for a key that does not exist."""
     written: Callable[[str], Any]
-    """The value of a key as the user spelled it, or MISSING."""
+    """The value of a key as the user wrote it, or MISSING."""
     given: Callable[[str], bool]
-    """Whether the user gave our key, under any name, in the same layer or a later one."""
+    """Whether the user set the Hone key, under any name, in the same layer or a later one."""
 
 
 Compute = Callable[[Any, Context], dict[str, Any]]
-"""Our keys with the values to set. Raises ValueError with the reason why it cannot, or NoEffect."""
+"""The Hone keys and values to set. Raises ValueError with the reason if it cannot compute them, or NoEffect."""
 
 
 class NoEffect(Exception):
-    """A computed alias sets nothing, given the other settings; the text says why."""
+    """With the other settings, a computed alias sets nothing; the text is the reason."""
 
 
 @dataclass(frozen=True)
 class Alias:
-    """Another name, `path`, of our keys `to`; or our own key, whose values have other names.
+    """Another name, `path`, of the Hone keys `to`; or a Hone key whose values have other names.
 
-    `value` translates the value. `compute` derives the values from other keys as well, and `to` then tells the reader
-    what it sets. `beats` names keys that are not read when this one is given; `when`: accepted only in that case.
+    `value` translates the value. `compute` derives the values also from other keys; `to` then documents which keys it
+    sets. `beats` names keys that are not read if this one is given. The alias is accepted only under the condition
+    `when`.
     """
 
     path: str
@@ -68,7 +69,7 @@ class Alias:
 
 @dataclass(frozen=True)
 class KeyRule:
-    """How a key that Hone does not have is treated.
+    """The treatment of a key that Hone does not have.
 
     `while_off`: ignored while that switch is off, otherwise the next rule decides. `ignored_at`: ignored with these
     values, otherwise the next rule decides. `allowed`: accepted with these values, refused with others. If none of
@@ -100,17 +101,17 @@ def ignored(reason: str, *patterns: str) -> list[KeyRule]:
 
 
 def allowed(pattern: str, values: tuple[Any, ...] | Accept, reason: str) -> KeyRule:
-    """A key that may have these values only."""
+    """A key that may only have these values."""
     return KeyRule(pattern, reason, allowed=values)
 
 
 def only(values: tuple[Any, ...], reasons: Mapping[str, str], head: str = "") -> list[KeyRule]:
-    """Keys below `head` that may have these values only, each with its reason."""
+    """Keys below `head` that may only have these values, each with its reason."""
     return [KeyRule(f"{head}{pattern}", reason, allowed=values) for pattern, reason in reasons.items()]
 
 
 def choice(what: str, meanings: dict[Any, Any]) -> Translate:
-    """A translation of one of several names, in upper or lower case."""
+    """A translation of names in upper or lower case to their meanings."""
 
     def translate(value: Any) -> Any:
         key = value.lower() if isinstance(value, str) else value
@@ -122,7 +123,7 @@ def choice(what: str, meanings: dict[Any, Any]) -> Translate:
 
 
 def count(value: Any, what: str) -> int:
-    """The value, if it is a whole number of at least 1. Raises ValueError, which names `what` is counted."""
+    """The value, if it is an integer of at least 1. Raises ValueError, which names `what` is counted."""
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ValueError(f"expected a number of {what}, at least 1")
     return value

@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from hone.tracking.catalogue import NOT_DRAWN, SECTIONS, Metric, Panel, reward_functions
+from hone.tracking.catalogue import (
+    NOT_DRAWN,
+    SECTIONS,
+    Metric,
+    Panel,
+    meaning,
+    panel_title,
+    reward_functions,
+)
 
 
 def sections_of(columns: Sequence[str]) -> list[tuple[str, list[Panel]]]:
@@ -23,7 +31,10 @@ def sections_of(columns: Sequence[str]) -> list[tuple[str, list[Panel]]]:
     placed = {metric.name for _, panels in sections for panel in panels for metric in panel.metrics}
     placed |= NOT_DRAWN | {metric.name for metric in functions.metrics}
     rest = [name for name in columns if name not in placed | {"step"} and not name.startswith("failed_")]
-    sections.append(("Further metrics", [Panel(name, (Metric(name, ""),), from_zero=False) for name in rest]))
+    further = [
+        Panel(panel_title(name), (Metric(name, meaning(name) or ""),), from_zero=False) for name in rest
+    ]
+    sections.append(("Further metrics", further))
     return [(title, panels) for title, panels in sections if panels]
 
 

@@ -172,7 +172,7 @@ def worth(record: Record, *, with_answer: bool = True) -> Text:
     if (record.get("turns") or 1) > 1:
         text.append(f"  {record['turns']} turns")
     if with_answer and record.get("answer") is not None:
-        text.append(clean(f"  expected {str(record['answer'])[:60]}"), style="dim")
+        text.append(clean(f"  expected {as_text(record['answer'])[:60]}"), style="dim")
     return text
 
 

@@ -171,7 +171,7 @@ HIDDEN = (
     Metric("workers_killed", "reward workers killed, so far"),
     Metric("truncated_samples", "rows cut to the maximum length, so far"),
     Metric("excluded_samples", "rows left out, so far"),
-    Metric("altered_samples", "rows that the chat template writes otherwise than they are"),
+    Metric("altered_samples", "rows whose text the chat template changes"),
     Metric("policy_loss", "the policy's loss without further parts"),
     Metric("preference_loss", "the preference part of the loss", held_out=True),
     Metric("sft_loss", "the SFT part of the loss", held_out=True),
@@ -181,26 +181,27 @@ HIDDEN = (
 """Counts, and parts of drawn metrics: the report and the summary leave them out; `hone show --metrics` prints them."""
 
 FURTHER = (
-    Metric("bco_delta", "BCO's running mean of the implicit rewards"),
-    Metric("kto_kl", "KTO's estimate of the KL to the reference"),
-    Metric("positive_nll_loss", "negative log-likelihood of right answers"),
-    Metric("router_aux_loss", "load-balancing loss of a mixture of experts"),
+    Metric("bco_delta", "BCO's running mean of the implicit rewards", "BCO's delta"),
+    Metric("kto_kl", "KTO's estimate of the KL to the reference", "KTO's KL"),
+    Metric("positive_nll_loss", "negative log-likelihood of right answers", "NLL of right answers"),
+    Metric("router_aux_loss", "load-balancing loss of a mixture of experts", "Load-balancing loss"),
     Metric("orthogonality_loss", "AdaLoRA's orthogonality penalty"),
-    Metric("adapter_rank", "AdaLoRA's total rank"),
+    Metric("adapter_rank", "AdaLoRA's mean rank of an adapter"),
     Metric("loss_scale", "scale of the fp16 loss"),
     Metric("entropy_threshold", "entropy from which tokens are trained on"),
     Metric("high_entropy_share", "share of the tokens at or above it"),
-    Metric("dynamic_sampling_num_gen_batches", "batches that dynamic sampling drew"),
-    Metric("dynamic_sampling_num_discarded_valid_samples", "groups that it drew beyond those wanted"),
+    Metric("dynamic_sampling_num_gen_batches", "batches that dynamic sampling drew", "Batches drawn"),
+    Metric("dynamic_sampling_num_discarded_valid_samples", "groups that it drew beyond those wanted",
+           "Usable groups not trained on"),
     Metric("groups_missing", "groups that the step lacks"),
     Metric("groups_all_failed", "groups without any reward"),
     Metric("filtered_reward", "mean reward of the groups that are trained on"),
     Metric("tool_failures", "tool calls that failed", held_out=True),
     Metric("cut_observations", "observations that were cut to fit", held_out=True),
-    Metric("env_seconds", "seconds in environments, summed over rollouts", held_out=True),
-    Metric("tokens_per_s_per_device", "throughput over the number of devices"),
-)
-"""Drawn after all others, each in a panel of its own that is called by the metric's name."""
+    Metric("env_seconds", "seconds in environments, summed over rollouts", "Seconds in environments", held_out=True),
+    Metric("tokens_per_s_per_device", "throughput over the number of devices", "Throughput per device"),
+)  # fmt: skip
+"""Drawn after all others, each in its own panel (`panel_title`)."""
 
 PREFIXES = {
     "reward_": "mean of one reward function",
@@ -234,6 +235,15 @@ def meaning(name: str) -> str | None:
         return METRICS[name].meaning
     bare = name.removeprefix(HELD_OUT)
     return next((text for prefix, text in PREFIXES.items() if bare.startswith(prefix)), None)
+
+
+def panel_title(name: str) -> str:
+    """The title of a panel with only this metric; the name itself for one of the user's own."""
+    metric = METRICS.get(name)
+    if metric is None:
+        return name
+    title = metric.label or metric.name.replace("_", " ").capitalize()
+    return title if metric.name == name else f"{title}, held out"
 
 
 def better(name: str) -> int:

@@ -135,10 +135,18 @@ async def _learn_from_rollouts(
     if config.logger.log_rollouts:
         write_rollouts(run.folder.rollout_file(step), step, groups)
     rollouts = [rollout for group in groups for rollout in group.rollouts]
-    if len({r.reward for r in rollouts}) == 1 and (why := describe_constant_rewards(groups)):
+    if _has_no_signal(rollouts, learnt) and (why := describe_constant_rewards(groups)):
         run.note_once("constant", f"step {step} has nothing to learn from: all rewards are equal{why}")
     tokens = sum(len(r.prompt.tokens) + len(r.completion.tokens) for r in rollouts)
     return describe(groups) | learnt, tokens
+
+
+def _has_no_signal(rollouts: Sequence[Rollout], metrics: dict[str, float]) -> bool:
+    """Whether all rewards are equal and the algorithm made nothing of them: advantages are 0, or no sample is trained
+    on. (A value model or a penalty may give a signal even so.)"""
+    advantages = {rollout.advantage for rollout in rollouts} - {None}
+    no_gradient = advantages == {0.0} or metrics.get("trained_samples") == 0
+    return no_gradient and len({rollout.reward for rollout in rollouts}) == 1
 
 
 async def _learn_from_answers(

@@ -174,6 +174,12 @@ def test_every_metric_has_a_place_once() -> None:
     assert sorted(placed) == sorted(set(names) - {"failed_timeout"} - NOT_DRAWN)
 
 
+def test_metrics_without_a_panel_have_readable_titles_and_users_metrics_keep_their_names() -> None:
+    names = ["tied_groups", "val_tool_failures", "kto_kl", "my_metric"]
+    titles = [panel.title for _, panels in sections_of(names) for panel in panels]
+    assert titles == ["Tied groups", "Tool failures, held out", "KTO's KL", "my_metric"]
+
+
 def test_the_page_is_written_where_it_is_asked_for_whole_or_not_at_all(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -41,6 +41,8 @@ def test_a_temperature_that_overflows_is_said_to() -> None:
 
 
 def test_the_learner_names_model_precision_and_samples() -> None:
-    expected = "the llama model, computed in policy.precision=float32, has logits that are not finite, in samples r"
+    expected = (
+        "the llama model, computed in policy.precision=float32, has logits that are not finite, in samples r"
+    )
     with pytest.raises(ModelError, match=expected):
         run(make_learner(overflowing()).forward(make_samples(3)))

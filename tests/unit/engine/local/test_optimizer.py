@@ -58,7 +58,10 @@ def test_phases_follow_one_another_at_the_milestones() -> None:
             {"optimizer": {"name": "AdamW"}},
             r"policy\.optimizer\.name=AdamW: no such class.*torch\.optim\.AdamW",
         ),
-        ({"optimizer": {"name": "torch.nn.Linear"}}, r"torch\.nn\.Linear: this is not a subclass of Optimizer"),
+        (
+            {"optimizer": {"name": "torch.nn.Linear"}},
+            r"torch\.nn\.Linear: this is not a subclass of Optimizer",
+        ),
         ({"optimizer": {"name": "torch.optim.LBFGS"}}, r"LBFGS needs closure at each step"),
         (
             {"optimizer": {"name": "torch.optim.AdamW", "kwargs": {"lrr": 1e-3}}},

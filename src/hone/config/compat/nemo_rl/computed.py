@@ -1,5 +1,7 @@
-"""Keys of NeMo RL and NeMo that mean something only together with other keys, such as
-`trainer.accumulate_grad_batches`. Each function gets the value as the user wrote it and a `Context`."""
+"""Keys of NeMo RL and NeMo whose meaning depends on other keys, such as `trainer.accumulate_grad_batches`.
+
+Each function gets the value as the user wrote it and a `Context`, and returns the Hone keys to set.
+"""
 
 from __future__ import annotations
 
@@ -11,19 +13,20 @@ from hone.config.nested import MISSING
 from hone.config.short_names import batch_size
 
 Computed = dict[str, tuple[tuple[str, ...], Compute]]
-"""By path: what an alias sets, for the reader, and how."""
+"""By path: the keys that the alias sets (for documentation), and the function that computes them."""
 GLOBAL_BATCH = "policy.train_global_batch_size"
 
 
 def _accumulate(value: Any, context: Context) -> dict[str, Any]:
-    """Global batch = micro-batch × accumulation × data-parallel devices, unless the global batch is given."""
+    """Global batch = micro-batch × accumulation × data-parallel devices. Raises NoEffect if the global batch is
+    given."""
     steps = count(value, "micro-batches")
     if context.given(GLOBAL_BATCH):
         raise NoEffect(f"{GLOBAL_BATCH} is given")
     devices = max(1, context.ours("cluster.gpus_per_node")) * context.ours("cluster.num_nodes")
     for dimension in ("tensor", "context", "pipeline"):
         devices //= context.ours(f"policy.{dimension}_parallel_size") or 1
-    micro = context.ours("policy.train_micro_batch_size") or 1  # as Lightning has it
+    micro = context.ours("policy.train_micro_batch_size") or 1  # Lightning's default
     return {GLOBAL_BATCH: micro * steps * max(1, devices)}
 
 
@@ -36,12 +39,12 @@ def _accelerator(value: Any, context: Context) -> dict[str, Any]:
 
 
 def _is_all(value: Any) -> bool:
-    """Whether Lightning reads the number as a share, all of it: 1.0, and not 1."""
+    """Whether Lightning reads the number as the whole epoch: 1.0 is a share, 1 a number of batches."""
     return isinstance(value, float) and value == 1.0
 
 
 def _limit_train(value: Any, context: Context) -> dict[str, Any]:
-    """So many batches of each epoch."""
+    """A maximum of batches per epoch, as a maximum of steps."""
     if _is_all(value):
         return {}
     key = f"{context.section}.max_num_steps"
@@ -55,7 +58,7 @@ def _limit_validation(value: Any, context: Context) -> dict[str, Any]:
         raise ValueError(f"to turn validation off set {context.section}.val_period=0 and val_at_start=false")
     batches = None if _is_all(value) else count(value, "batches")
     size = context.ours(f"{context.section}.val_batch_size")
-    if size is None:  # the supervised loop counts batches, the online one problems
+    if size is None:  # the supervised loop counts batches, the online loop prompts
         return {f"{context.section}.val_batches": -1 if batches is None else batches}
     return {f"{context.section}.max_val_samples": None if batches is None else batches * size}
 
@@ -81,8 +84,9 @@ def _peft_scheme(value: Any, context: Context) -> dict[str, Any]:
 
 
 def _reward_weight(which: str) -> Compute:
+    """Sets the weight of the reward function `which` in the list, or adds the function."""
+
     def compute(value: Any, context: Context) -> dict[str, Any]:
-        """Set the weight of the function in the list, or add the function."""
         functions = [
             {"name": entry} if isinstance(entry, str) else entry
             for entry in copy.deepcopy(context.ours("rewards.functions"))
@@ -132,7 +136,7 @@ def _betas(value: Any, context: Context) -> dict[str, Any]:
 
 
 def _schedule(value: Any, context: Context) -> dict[str, Any]:
-    """Megatron's warm-up and decay as a list of torch schedulers."""
+    """Megatron's warm-up and decay as a list of PyTorch schedulers."""
     lr = context.ours("policy.optimizer.kwargs.lr")
     start, end = (_written(context, key, 0.0) for key in ("scheduler.lr_warmup_init", "optimizer.min_lr"))
     warm, total = (_written(context, f"scheduler.{key}", 0) for key in ("lr_warmup_iters", "lr_decay_iters"))
@@ -157,7 +161,7 @@ def _schedule(value: Any, context: Context) -> dict[str, Any]:
 
 
 def megatron_computed() -> Computed:
-    """Keys of `policy.megatron_cfg` that only mean something together."""
+    """Keys of `policy.megatron_cfg` whose meaning depends on each other."""
     return {
         **dict.fromkeys(
             ("optimizer.adam_beta1", "optimizer.adam_beta2"), (("policy.optimizer.kwargs.betas",), _betas)

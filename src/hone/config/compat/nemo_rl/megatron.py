@@ -1,5 +1,4 @@
-"""NeMo RL's `policy.megatron_cfg`. Hone has one training engine, so keys that say how Megatron computes are
-ignored."""
+"""Rules for NeMo RL's `policy.megatron_cfg`. Hone has one training engine, so Megatron's tuning keys are ignored."""
 
 from __future__ import annotations
 
@@ -8,7 +7,7 @@ from typing import Any
 from hone.config.alias import KeyRule, allowed, ignored, only
 from hone.config.compat.nemo_rl.switches import LORA, MEGATRON
 
-ENGINE = "Hone has one engine, on PyTorch: it reads the sizes, the optimizer and the schedule"
+ENGINE = "Hone has one engine, on PyTorch: it reads the parallel sizes, the optimizer and the schedule"
 NONE = (None,)
 OFF = (False, None)
 EMPTY: tuple[Any, ...] = (None, {}, [])
@@ -61,9 +60,9 @@ RULES: list[KeyRule] = [
     allowed(f"{HEAD}.peft.dropout_position", ("pre",), "dropout is on the adapter's input; set it to pre"),
     allowed(f"{HEAD}.peft.lora_B_init_method", ("zero",), "the second factor begins as zero"),
     allowed(f"{HEAD}.peft.lora_dtype", (None, "None"), "adapters are float32; set it to null"),
-    *ignored("how Megatron computes, not what", *(f"{HEAD}.{key}" for key in HOW_IT_COMPUTES.split())),
+    *ignored("tuning of Megatron", *(f"{HEAD}.{key}" for key in HOW_IT_COMPUTES.split())),
     *ignored(
-        "for mixtures of experts, which train as the model's own code does",
+        "for mixtures of experts, which train with the model's own code",
         *(f"{HEAD}.{key}" for key in MIXTURES_OF_EXPERTS.split()),
     ),
 ]

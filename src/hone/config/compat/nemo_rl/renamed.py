@@ -1,7 +1,7 @@
-"""What users of NeMo RL, NeMo and its tutorials write, and which of our keys it is.
+"""Keys of NeMo RL, NeMo and their tutorials, and the Hone keys that they set.
 
-Where both are given, a later layer (a file that inherits, the command line) wins over an earlier one; within one layer
-different values are an error. `beats` names keys that upstream does not read when this one is given.
+If both are given, a later layer (a file that inherits, the command line) overrides an earlier one; within one layer
+different values are an error. `beats` names keys that NeMo RL does not read if this one is given.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from hone.registry import specs
 
 LORA = ("enabled", "dim", "alpha", "dropout", "target_modules", "exclude_modules")
 PEFT = {"r": "policy.lora.dim", "lora_alpha": "policy.lora.alpha", "lora_dropout": "policy.lora.dropout"}
-"""PEFT's names of the same settings."""
+"""PEFT's names of LoRA settings."""
 LORA_INIT = "policy.lora.init_lora_weights"
 LORA_INIT_METHOD = choice("expected one of", {"xavier": "xavier", "kaiming": "kaiming"})
 KWARGS = "policy.optimizer.kwargs"
@@ -30,35 +30,35 @@ TRAIN_DATA, VALIDATION_DATA = "data.train.dataset_name", "data.validation.datase
 
 
 def _whole_period(value: Any) -> Any:
-    """A number of steps; not a share of an epoch."""
+    """A number of steps. Raises ValueError for a share of an epoch."""
     if isinstance(value, float):
         raise ValueError("a share of an epoch is not supported: give a number of steps")
     return value
 
 
 def _count_of_devices(value: Any) -> Any:
-    """How many GPUs a list, or a number in quotes, names."""
+    """The number of GPUs, given as a number, a number in quotes, or a list of devices."""
     if isinstance(value, list):
         return len(value)
     if isinstance(value, str) and value.isdigit():
         return int(value)
     if value in (-1, "auto"):
-        raise ValueError("say how many GPUs each machine has")
+        raise ValueError("give the number of GPUs of each node")
     return value
 
 
 def _only_file(value: Any) -> Any:
-    """A file, or a list of one."""
-    if isinstance(value, list) and len(value) == 1:
-        return value[0]
-    if isinstance(value, list):
+    """A file, given alone or as a list of one. Raises ValueError for several files."""
+    if not isinstance(value, list):
+        return value
+    if len(value) != 1:
         raise ValueError("for several files give data.train as a list of entries {dataset_name, weight}")
-    return value
+    return value[0]
 
 
 def _pair_metric(value: Any) -> Any:
-    """A metric of pairs. NeMo RL names validation metrics after the dataset, `val:validation-default_loss`, and calls
-    the share of pairs that are ranked right `accuracy`."""
+    """A metric of preference pairs. NeMo RL's names of validation metrics contain the dataset,
+    `val:validation-default_loss`, and the share of correctly ranked pairs is `accuracy`."""
     if not isinstance(value, str):
         return value
     value = re.sub(r"^val:validation-[^:]*_(loss|accuracy)$", r"val:val_\1", value)
@@ -75,7 +75,7 @@ _megatron_optimizer = choice("expected one of", {"adam": "torch.optim.AdamW", "s
 def _renamed(
     names: Mapping[str, str], head: str = "", value: Translate | None = None, when: Switch | None = None
 ) -> list[Alias]:
-    """Aliases below `head`; several of our keys are separated by commas."""
+    """Aliases below `head`; a comma separates several Hone keys."""
     return [Alias(f"{head}{name}", tuple(to.split(",")), value, when=when) for name, to in names.items()]
 
 
@@ -118,7 +118,7 @@ def _megatron() -> list[Alias]:
 
 
 def _lightning(section: str) -> list[Alias]:
-    """`trainer.*`, and the older keys of the command's own section."""
+    """`trainer.*`, and older keys of the command's section."""
     return [
         *_renamed(
             {
@@ -174,7 +174,7 @@ def _nemo(section: str, *, online: bool) -> list[Alias]:
 
 
 def _training() -> list[Alias]:
-    """Of every training command."""
+    """Aliases of every training command."""
     entry = "input_key output_key prompt_template prompt_file system_prompt_file env_name subset".split()
     paths = {"data.dataset_path": TRAIN_DATA, "data.train_data_path": TRAIN_DATA}
     parts = ("data.train", "data.validation", "data.default")
@@ -201,7 +201,7 @@ def _training() -> list[Alias]:
 
 
 def _online(section: str) -> dict[str, str]:
-    """Of every command that samples; the minimum of new tokens has vLLM's name."""
+    """Aliases of every command that samples; the minimum of new tokens has vLLM's name."""
     return {
         "training.num_samples_per_prompt": f"{section}.num_generations_per_prompt",
         "optimization.kl_coefficient": "loss_fn.reference_policy_kl_penalty",
@@ -229,7 +229,7 @@ _OF: dict[str, dict[str, str]] = {
     },
     "rm": {"policy.reward_model_cfg.reward_model_type": "rm.reward_model_type", **_PAIRS},
 }
-"""Of one command."""
+"""Aliases of one command."""
 
 
 def _evaluation() -> list[Alias]:
@@ -245,7 +245,7 @@ def _evaluation() -> list[Alias]:
 
 
 def aliases(algorithm: str) -> list[Alias]:
-    """NeMo RL's and NeMo's names that a command takes."""
+    """The keys of NeMo RL and NeMo that a command accepts."""
     root = ROOTS[algorithm]
     if issubclass(root, EvalConfig):
         return _evaluation()

@@ -1,4 +1,4 @@
-"""When NeMo RL's sections are in use, and its keys of the policy as the value model has them."""
+"""Conditions under which NeMo RL's sections are in use, and its policy keys for the value model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LORA = Switch("policy.lora.enabled")
 
 
 def swapped(key: str) -> str:
-    """A key of the policy's as the value model has it."""
+    """The value model's key for a key of the policy."""
     return key.replace("policy.", "value.")
 
 

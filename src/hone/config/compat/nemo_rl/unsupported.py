@@ -1,4 +1,4 @@
-"""NeMo RL's keys that Hone does not have: ignored ones, and those that may only have their neutral value."""
+"""NeMo RL's keys that Hone does not have: some are ignored, others may only have their neutral value."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from hone.config.schema import ROOTS, EvalConfig, OnlineConfig, RLConfig, sectio
 
 REPLACEMENTS: dict[str, str] = {}
 REWARD_ENVIRONMENTS = {"math": "math"}
-"""NeMo RL's `env_name: math` is an environment of one turn that checks answers: here, the reward function `math`."""
+"""NeMo RL's `env_name: math` is an environment of one turn that checks answers; in Hone, the reward function `math`."""
 ON = (True,)
-SPEED = "changes speed alone"
+SPEED = "only affects speed"
 SAMPLED = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 DTENSOR_CFG = "policy.dtensor_cfg"
 PLAN = "Hone chooses the plan; set it to null"
@@ -40,7 +40,7 @@ _DTENSOR = [
     allowed(f"{DTENSOR_CFG}.automodel_kwargs.**", EMPTY, f"{TRANSFORMERS}; remove it"),
     KeyRule(f"{DTENSOR_CFG}.lora_cfg.**", "the adapter is off", while_off=LORA),
     allowed(f"{DTENSOR_CFG}.lora_cfg.dropout_position", _dropout_before, DROPOUT),
-    *ignored("how adapters are computed, not what", f"{DTENSOR_CFG}.lora_cfg.use_triton"),
+    *ignored(SPEED, f"{DTENSOR_CFG}.lora_cfg.use_triton"),
 ]
 
 _POLICY = [
@@ -67,7 +67,7 @@ http_refit_server_port zmq_refit_server_port reset_encoder_cache_after_weight_up
 
 
 def _generation(head: str) -> list[KeyRule]:
-    """`policy.generation` of training, `generation` of evaluation."""
+    """Rules for `policy.generation` of training, or `generation` of evaluation."""
     vllm, kwargs = f"{head}.vllm_cfg", f"{head}.vllm_kwargs"
     switch = Switch(f"{head}.backend", on=("vllm",))
     one_process = "one process needs no ports or transport"
@@ -113,11 +113,11 @@ def _generation_of_evaluation() -> list[KeyRule]:
 
 
 def _rl(section: str) -> list[KeyRule]:
-    """Commands that learn from rewards."""
+    """Rules of commands that train on rewards."""
     asynchronous, other = f"{section}.async_{section}", "this command does not distil"
     reasons = {
-        "seq_logprob_error_threshold": "it leaves out no sequence; set it to null",
-        "invalid_tool_call_advantage": "the model is told of errors; set it to null",
+        "seq_logprob_error_threshold": "Hone does not filter sequences by it; set it to null",
+        "invalid_tool_call_advantage": "the environment tells the model of errors; set it to null",
         "malformed_thinking_advantage": "use the reward function `format`; set it to null",
     }
     return [
@@ -158,7 +158,7 @@ _SHARED_SECTIONS = [
     *ignored("logger.swanlab_enabled is off", "logger.swanlab.**"),
     *ignored("TensorBoard's files are in the run's folder", "logger.tensorboard", "logger.tensorboard.**"),
     *ignored("GPUs are monitored once per step", "logger.gpu_monitoring.**"),
-    *ignored("there are no such tables", "logger.wandb.log_nemo_gym_full_result_tables"),
+    *ignored("Hone does not log such tables", "logger.wandb.log_nemo_gym_full_result_tables"),
     *ignored("one process needs no segments", "cluster.segment_size"),
     *ignored(
         "one process needs no ports or segments",
@@ -176,7 +176,7 @@ _SHARED_SECTIONS = [
         ("auto", None),
         "a run resumes from its own folder: set checkpointing.checkpoint_dir to it",
     ),
-    allowed("model.architecture", ("transformer",), "the model's own config.json says it; remove it"),
+    allowed("model.architecture", ("transformer",), "it is read from the model's config.json; remove it"),
 ]
 
 
@@ -205,7 +205,7 @@ _PPO = [
     allowed(
         "value.reward_model_cfg.reward_model_type",
         ("regression",),
-        "a value model learns numbers; set it to regression",
+        "a value model is trained on numbers; set it to regression",
     ),
     *ignored("the value model reads the policy's tokens", "value.tokenizer.**"),
     *rules_of_value([*megatron.RULES, *_DTENSOR, *_POLICY]),
@@ -225,12 +225,12 @@ _OF_TEACHER = {
     "sequence_packing.sequence_length_round",
     "the teacher shares the policy's devices and sharding": "dtensor_cfg.** megatron_cfg.**",
 }
-"""Why keys of `teacher` are ignored, and which."""
+"""Ignored keys of `teacher`, by the reason why."""
 _DISTILL = [
     allowed(
         "teacher.generation.temperature",
         _same_temperature,
-        "both are compared at loss_fn.temperature; set that, or this to the same",
+        "teacher and student are compared at loss_fn.temperature; set both to the same value",
     ),
     allowed("teacher.dtensor_cfg.custom_parallel_plan", NONE, PLAN),
     *only(
@@ -254,7 +254,7 @@ def rules(algorithm: str) -> list[KeyRule]:
     """All rules for a configuration of this command."""
     root = ROOTS[algorithm]
     if issubclass(root, EvalConfig):
-        validation = ignored("an evaluation is no validation", *(f"generation.val_{key}" for key in SAMPLED))
+        validation = ignored("an evaluation has no validation", *(f"generation.val_{key}" for key in SAMPLED))
         return [*_generation("generation"), *validation, *_POLICY, _ENV, *_SHARED_SECTIONS]
     own: list[KeyRule] = []
     if issubclass(root, OnlineConfig):

@@ -135,7 +135,7 @@ def rules(algorithm: str) -> list[KeyRule]:
     return [
         allowed("vllm_mode", ("colocate",), "generation shares the learner's devices; set it to colocate"),
         *ignored(
-            "vLLM's own tuning, which changes speed alone",
+            "vLLM's own tuning, which only affects speed",
             *"vllm_gpu_memory_utilization vllm_tensor_parallel_size vllm_enable_sleep_mode".split(),
         ),
     ]
