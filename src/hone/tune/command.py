@@ -50,6 +50,6 @@ def _summary(search: settings.Search, found: dict[str, object]) -> str:
     if found["best"] is None:
         return f"{counts}: no trial completed, so there is no best one"
     return (
-        f"{counts}: the best is trial {found['best']}, {search.column} {found['value']:.6g}. Train with it: hone "
+        f"{counts}: the best is trial {found['best']}, {found['metric']} {found['value']:.6g}. Train with it: hone "
         f"{search.algorithm} --config {search.folder / 'best.yaml'}; study.png and trials.csv are in {search.folder}"
     )

@@ -26,7 +26,7 @@ def draw(search: Search, study: Any, path: Path) -> None:
     counts = summary(search, study)
     title = (
         f"hone tune {search.algorithm}: {counts['trials']} trials, {counts['pruned']} stopped early, "
-        f"{counts['failed']} failed; best {search.column} {counts['value']:.4g} (trial {counts['best']})"
+        f"{counts['failed']} failed; best {counts['metric']} {counts['value']:.4g} (trial {counts['best']})"
     )
     figure = new_figure(4.6 * columns, 3.6 * rows, title)
     cells = list(figure.subplots(rows, columns, squeeze=False).flat)
@@ -34,7 +34,7 @@ def draw(search: Search, study: Any, path: Path) -> None:
         empty.set_axis_off()
     for axes in cells[:panels]:
         style(axes, "")
-        axes.set_ylabel(search.column)
+        axes.set_ylabel(counts["metric"])
     best = best_trial(study)
     _draw_by_trial(cells[0], search, study, best)
     for axes, parameter in zip(cells[1:], search.parameters, strict=False):

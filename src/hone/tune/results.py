@@ -44,6 +44,11 @@ def value_of(trial: Any) -> float | None:
     return trial.value if trial.value is not None else trial.intermediate_values.get(trial.last_step)
 
 
+def column_of(search: Search, study: Any) -> str:
+    """The column of metrics.csv by which all trials are compared."""
+    return str(study.user_attrs.get("column", search.column))
+
+
 def write(search: Search, study: Any) -> None:
     """Write trials.csv, and best.yaml once a trial is complete."""
     write_atomically(search.folder / "trials.csv", _table(search, study))
@@ -54,7 +59,7 @@ def write(search: Search, study: Any) -> None:
     config["checkpointing"]["checkpoint_dir"] = str(search.folder / "best")
     head = (
         f"# hone {search.algorithm} --config {search.folder / 'best.yaml'}\n"
-        f"# Trial {best.number} of {search.folder}: {search.column} {best.value:.6g}\n"
+        f"# Trial {best.number} of {search.folder}: {column_of(search, study)} {best.value:.6g}\n"
     )
     text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
     write_atomically(search.folder / "best.yaml", head + text)
@@ -64,7 +69,7 @@ def _table(search: Search, study: Any) -> str:
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     keys = [p.key for p in search.parameters]
-    writer.writerow(["trial", "state", search.column, *keys, "seconds", "cause"])
+    writer.writerow(["trial", "state", column_of(search, study), *keys, "seconds", "cause"])
     for trial in study.trials:
         if trial.state.name == "WAITING":
             continue
@@ -78,13 +83,14 @@ def _table(search: Search, study: Any) -> str:
 
 
 def summary(search: Search, study: Any) -> dict[str, Any]:
-    """Counts of trials, and the number and value of the best one."""
+    """Counts of trials, the metric, and the number and value of the best trial."""
     states = [trial.state.name for trial in study.trials]
     best = best_trial(study)
     return {
         "trials": len(finished(study)),
         "pruned": states.count("PRUNED"),
         "failed": states.count("FAIL"),
+        "metric": column_of(search, study),
         "best": None if best is None else best.number,
         "value": None if best is None else best.value,
     }

@@ -105,7 +105,10 @@ class Tuner:
         trial, run = self.running[number]
         code = run.code  # before the metrics: a run that has ended writes no further rows
         known = self.study.trials[number].intermediate_values  # not empty for a resumed trial
-        for step, value in run.new_values():
+        values = run.new_values()
+        if values:
+            self._check_column(number, run.column)
+        for step, value in values:
             if step not in known:
                 trial.report(value, step)
             if code is None and not run.pruned and trial.should_prune():
@@ -121,12 +124,12 @@ class Tuner:
         trial.set_user_attr("seconds", round(time.monotonic() - run.started, 1))
         if run.pruned:
             self.study.tell(trial, state=states.PRUNED)
-            message = f"stopped early, {self.search.column} {format_value(value)}"
+            message = f"stopped early, {run.column} {format_value(value)}"
         elif code == 0 and value is not None:
             self.study.tell(trial, value)
-            message = f"{self.search.column} {value:.6g}"
+            message = f"{run.column} {value:.6g}"
         else:
-            cause = run.last_line() if code != 0 else f"metrics.csv has no {self.search.column} after step 0"
+            cause = run.last_line() if code != 0 else f"metrics.csv has no {run.column} after step 0"
             trial.set_user_attr("cause", cause)
             self.study.tell(trial, state=states.FAIL)
             message = f"failed: {cause} (see {run.log})"
@@ -137,6 +140,18 @@ class Tuner:
                 if best is None or frozen.number != best.number:
                     drop_checkpoints(results.folder_of(self.search, frozen.number))
         results.write(self.search, self.study)
+
+    def _check_column(self, number: int, column: str) -> None:
+        """Raise TrainingError if a trial measures another metric than the search has compared so far."""
+        known = self.study.user_attrs.get("column")
+        if known is None:
+            self.study.set_user_attr("column", column)
+        elif known != column:
+            raise TrainingError(
+                f"trial {number} is measured by {column}, the search so far by {known}, and the two cannot be compared "
+                "(the reward replaces the accuracy if a reward function does not judge right and wrong alone). Give "
+                f"--metric {column if 'reward' in column else known} and another --folder"
+            )
 
     def _stop_if_all_fail(self) -> None:
         failed = [trial for trial in self.study.trials if trial.state.name == "FAIL"]

@@ -30,7 +30,8 @@ class TrialRun:
         self.started = time.monotonic()
         self.seen: dict[int, float] = {}
         """The metric's values read so far, by step."""
-        self._column = ""
+        self.column = search.column
+        """The column of metrics.csv that the values are read from."""
         self.pruned = False
         self._stopping: float | None = None
         folder.mkdir(parents=True, exist_ok=True)
@@ -60,8 +61,8 @@ class TrialRun:
         _, rows = read_table(self.folder / "metrics.csv")
         found = []
         column = column_of(self.search.metric, [{name for name, cell in row.items() if cell} for row in rows])
-        if column != self._column:  # values of two metrics are not compared with each other
-            self._column = column
+        if column != self.column:  # values of two metrics are not compared with each other
+            self.column = column
             self.seen.clear()
         for row in rows:
             step, text = int(row["step"]), row.get(column, "")

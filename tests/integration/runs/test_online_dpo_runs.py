@@ -37,7 +37,11 @@ def test_every_completion_is_in_a_pair_or_counted(place: Path) -> None:
 def test_equal_rewards_are_reported_only_if_the_penalty_makes_no_pair(place: Path) -> None:
     """hone/tiny-sft answers in 10 tokens or writes the steps, which takes more than the 11 that it is given."""
     (place / "constant.py").write_text("def zero(completions, **_):\n    return [0.0] * len(completions)\n")
-    run = ["online-dpo", "rewards.functions=[{path: constant.py:zero}]", "policy.generation.max_new_tokens=11"]
+    run = [
+        "online-dpo",
+        "rewards.functions=[{path: constant.py:zero}]",
+        "policy.generation.max_new_tokens=11",
+    ]
     run += ["online_dpo.max_num_steps=1", "online_dpo.val_period=0", "online_dpo.val_at_start=false"]
     notice = "has nothing to learn from: all rewards are equal"
     assert notice in succeeded(hone(*run, "checkpointing.checkpoint_dir=plain", cwd=place)).out

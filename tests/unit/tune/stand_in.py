@@ -2,7 +2,8 @@
 nothing of Hone, to be quick.
 
 val_loss = |log10(lr) + 3| + 1 / step + size / 1000, a row every `STAND_IN_PAUSE` seconds. lr above 0.5 crashes after a
-row. A run that was killed goes on with the step after its last row.
+row. A run that was killed goes on with the step after its last row. For `hone grpo` the column is val_accuracy, and for
+an lr below 1e-4 val_reward.
 """
 
 from __future__ import annotations
@@ -32,12 +33,14 @@ def main() -> None:
     file = folder / "metrics.csv"
     (folder / "config.yaml").write_text(f"checkpointing: {{checkpoint_dir: {folder}}}\nlr: {lr}\n")
     (folder / "step_9").mkdir(exist_ok=True)
+    algorithm = sys.argv[1]
+    column = "val_loss" if algorithm == "sft" else "val_reward" if lr < 1e-4 else "val_accuracy"
     if not file.exists():
-        file.write_text("step,val_loss\n")
+        file.write_text(f"step,{column}\n")
     with open(folder / "starts", "a") as starts:
         starts.write(f"{os.getpid()}\n")
     done = len(file.read_text().splitlines()) - 1
-    for step in range(done + 1, int(given["sft.max_num_steps"]) + 1):
+    for step in range(done + 1, int(given[f"{algorithm}.max_num_steps"]) + 1):
         time.sleep(PAUSE)
         size = int(given.get("policy.train_global_batch_size", 0))
         value = abs(math.log10(lr) + 3) + 1 / step + size / 1000

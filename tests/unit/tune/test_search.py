@@ -259,6 +259,21 @@ def test_a_trial_is_judged_by_one_metric(tmp_path: Path, monkeypatch: pytest.Mon
     run.close()
 
 
+@pytest.mark.slow
+def test_trials_that_are_measured_by_different_metrics_are_not_compared(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = ["tune", "grpo", "--folder", str(tmp_path / "mixed"), "grpo.max_num_steps=3"]
+    assert cli.main([*run, f"{LR}=choice(1e-5, 1e-3)"]) == 1
+    error = capsys.readouterr().err
+    assert "is measured by val_" in error
+    assert "Give --metric val_reward and another --folder" in error
+    run = ["tune", "grpo", "--folder", str(tmp_path / "rewards"), "grpo.max_num_steps=3"]
+    assert cli.main([*run, f"{LR}=choice(1e-5, 2e-5)"]) == 0
+    assert "val_reward" in table(tmp_path / "rewards")[0]
+    assert "the best is trial 0, val_reward 3." in capsys.readouterr().out
+
+
 def test_each_concurrent_trial_gets_gpus_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     from hone.config.schema import ClusterConfig
     from hone.errors import ConfigError
