@@ -23,7 +23,14 @@ from hone.model.model_size import ModelSize, load_model_size
 from hone.planning.auxiliary_models import check_length
 from hone.planning.hardware import Hardware, hardware_here, hardware_named
 from hone.planning.memory_estimate import tokens
-from hone.planning.placement import check_distributed, check_mesh, is_single_process, split_devices
+from hone.planning.placement import (
+    builtin_instead_of_vllm,
+    check_distributed,
+    check_mesh,
+    is_single_process,
+    split_devices,
+    vllm_generates,
+)
 from hone.planning.plan_report import choice_lines, generator_lines, memory_lines
 from hone.planning.planner import check_generators, choose, settled
 from hone.training import preflight
@@ -210,7 +217,7 @@ def batch_lines(config: TrainingConfig) -> list[str]:
         + (f"at most {trained} pairs, " if g.trains_on_pairs else "")
         + f"{counted(updates, 'update')} of {policy.train_global_batch_size}",
         update,
-        f"generation: {generation_backend(sampling.backend, sampling.colocated.enabled)}",
+        f"generation: {generation_backend(config, sampling.colocated.enabled)}",
         *config.plan_lines,
         "rewards: " + ", ".join(f"{weight_text(f)} x {f.path or f.name}" for f in config.rewards.functions),
         steps_line(g.max_num_steps, g.max_num_epochs),
@@ -230,11 +237,13 @@ def steps_line(steps: int | None, epochs: int | None) -> str:
     return "until " + " or ".join(limits) + (", whichever is first" if len(limits) > 1 else "")
 
 
-def generation_backend(wanted: str, colocated: bool = True) -> str:
+def generation_backend(config: TrainingConfig | EvalConfig, colocated: bool = True) -> str:
     """Which generator a run on this machine gets, and why."""
-    if wanted == "vllm":
-        return "built-in (this version has no vLLM backend; the samples have the same distribution)"
-    return "built-in generator, in " + ("the learner's process" if colocated else "processes of its own")
+    reason = builtin_instead_of_vllm(config)
+    if vllm_generates(config):
+        return "a vLLM server, which the run starts"
+    place = "the learner's process" if colocated else "processes of its own"
+    return f"built-in generator, in {place}" + (f" ({reason})" if reason else "")
 
 
 def checkpoint_lines(config: TrainingConfig) -> list[str]:
@@ -253,5 +262,5 @@ def eval_lines(config: EvalConfig) -> list[str]:
     return [
         f"{counted(e.num_tests_per_prompt, 'answer')} for each problem, temperature {g.temperature:g}, "
         f"top_p {g.top_p:g}, at most {g.max_new_tokens} tokens; {e.metric} with k = {e.k_value}",
-        f"generation: {generation_backend(g.backend)}",
+        f"generation: {generation_backend(config)}",
     ]

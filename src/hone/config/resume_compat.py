@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-FREE_TO_CHANGE = ("checkpointing", "logger", "cluster", "policy.generation.colocated")
+FREE_TO_CHANGE = (
+    "checkpointing",
+    "logger",
+    "cluster",
+    "policy.generation.colocated",
+    "policy.generation.vllm",
+)
 """Sections that do not affect what a run computes."""
 GOAL_KEYS = ("stop_at_validation_metric", "stop_at_validation_threshold")
 LENGTH_KEYS = ("max_num_steps", "max_num_epochs")

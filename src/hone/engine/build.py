@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from transformers import PreTrainedTokenizerBase
 
@@ -16,6 +19,9 @@ from hone.engine.local.model_factory import check_start
 from hone.engine.local.optimizer import check_optimizer
 from hone.engine.local.threads import set_threads
 from hone.engine.model_notices import model_notices
+from hone.engine.vllm.checks import check as check_vllm
+from hone.engine.vllm.generator import VLLMGenerator
+from hone.engine.vllm.launch import evaluated, with_vllm
 from hone.model.loading import context_length, load_model, stop_tokens
 from hone.model.mesh import mesh_of_one
 from hone.model.model_size import ModelSize
@@ -31,6 +37,7 @@ from hone.planning.placement import (
     hardware_of,
     is_single_process,
     split_devices,
+    vllm_generates,
 )
 
 
@@ -41,6 +48,8 @@ def check(config: TrainingConfig, tokenizer: PreTrainedTokenizerBase) -> ModelSi
     size = model_size_of_run(config)
     check_length(policy, size.context)
     check_auxiliary_models(config, size, tokenizer)
+    if isinstance(config, OnlineConfig) and vllm_generates(config):
+        check_vllm(config, size)
     for settings in filter(None, (policy, config.critic)):
         check_optimizer(settings)
         check_start(settings, tokenizer, config.cluster)
@@ -67,10 +76,13 @@ def _built(
         settled, _ = planner.resolve(config, size, learner_hardware)
         device = device_of_this_process(config.cluster)
         mesh = mesh_of_one(device.type) if settled.policy.cpu_offload and device.type == "cuda" else None
-        if own is None or not isinstance(settled, OnlineConfig):
+        if not isinstance(settled, OnlineConfig) or (own is None and not vllm_generates(settled)):
             return build_local(settled, tokenizer, device, mesh)
         weights = folder_for_weights(settled, size, one_node=True)
         local = build_local(settled, tokenizer, device, mesh, weights)
+        if vllm_generates(settled):
+            with_vllm(local, settled, weights)
+            return local
         assert local.publisher is not None
         with_generators(
             local, [GeneratorProcess("generator", settled, weights)], local.publisher, settled, weights
@@ -86,8 +98,19 @@ def _built(
     return engine
 
 
-def build_generator(config: EvalConfig, tokenizer: PreTrainedTokenizerBase) -> LocalGenerator:
-    """A generator alone, for evaluation."""
+@contextmanager
+def open_generator(
+    config: EvalConfig, tokenizer: PreTrainedTokenizerBase
+) -> Iterator[LocalGenerator | VLLMGenerator]:
+    """A generator alone, for evaluation. Raises ClusterError for a vLLM server that cannot be had."""
+    if not vllm_generates(config):
+        yield _local_generator(config, tokenizer)
+        return
+    with evaluated(config, tokenizer) as generator:
+        yield generator
+
+
+def _local_generator(config: EvalConfig, tokenizer: PreTrainedTokenizerBase) -> LocalGenerator:
     generation = config.generation
     model = load_model(generation.model_name, trust_remote_code=generation.trust_remote_code).eval()
     set_threads(config.cluster.cpu_threads, model)

@@ -33,9 +33,12 @@ def with_generators(
     publisher: WeightPublisher,
     config: OnlineConfig,
     weights: Path,
+    *,
+    batch_size: int | None = None,
 ) -> None:
-    """Start the servers, and make them the generator of an engine."""
-    size, count = config.policy.generation_batch_size, len(servers)
+    """Start the servers, and make them the generator of an engine. `batch_size`: completions that a server is asked for
+    at once; None: `policy.generation_batch_size`."""
+    size, count = batch_size or config.policy.generation_batch_size, len(servers)
     group = GeneratorGroup(servers, batch_size=size, max_restarts=config.cluster.max_restarts)
     engine.resources.callback(shutil.rmtree, weights, ignore_errors=True)
     engine.resources.callback(group.close)

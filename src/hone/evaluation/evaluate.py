@@ -13,15 +13,16 @@ from typing import TYPE_CHECKING, Any
 from hone.chat_template import end_notice
 from hone.config import EvalConfig, Loaded
 from hone.data import build_eval_prompts
-from hone.engine.build import build_generator
+from hone.engine.build import open_generator
 from hone.engine.local.generator import LocalGenerator
+from hone.engine.vllm.generator import VLLMGenerator
 from hone.evaluation import own_metrics
 from hone.evaluation.metrics import answer_of, label_of, score
 from hone.export import with_models_of_runs
 from hone.files import write_json
 from hone.model.loading import load_tokenizer
 from hone.model.model_size import load_model_size
-from hone.planning.placement import placement_notices
+from hone.planning.placement import placement_notices, vllm_generates
 from hone.rollout.environments.episode import EpisodeRunner
 from hone.rollout.environments.episode_result import episode_metrics
 from hone.rollout.rewards.reward_pool import RewardPool
@@ -110,9 +111,11 @@ async def evaluate(config: EvalConfig) -> dict[str, Any]:
         episode_notices = ready.episodes.notices if ready.episodes is not None else []
         for notice in (*ready.pool.notes, *ready.notices, *episode_notices):
             print(notice, flush=True)
-        with working(f"loading {config.generation.model_name}"):
-            generator = build_generator(config, ready.tokenizer)
-        groups = await _sample_and_score(config, ready, generator)
+        with contextlib.ExitStack() as opened:
+            verb = "starting vLLM with" if vllm_generates(config) else "loading"
+            with working(f"{verb} {config.generation.model_name}"):
+                generator = opened.enter_context(open_generator(config, ready.tokenizer))
+            groups = await _sample_and_score(config, ready, generator)
     report = report_of(groups, config) | {"seconds": time.perf_counter() - started}
     if ready.own:
         report["metrics"] = own_metrics.measure(ready.own, lists_of(groups, config.data.output_key))
@@ -121,12 +124,15 @@ async def evaluate(config: EvalConfig) -> dict[str, Any]:
     return report
 
 
-async def _sample_and_score(config: EvalConfig, ready: Prepared, generator: LocalGenerator) -> list[Group]:
+async def _sample_and_score(
+    config: EvalConfig, ready: Prepared, generator: LocalGenerator | VLLMGenerator
+) -> list[Group]:
     """Every prompt's group of scored answers, some prompts at a time."""
     groups: list[Group] = []
     prompts, episodes = ready.prompts, ready.episodes
     tests, sampling = config.eval.num_tests_per_prompt, sampling_from(config.generation, config.eval.seed)
-    size = config.generation.num_prompts_per_step or max(1, config.generation.batch_size // tests)
+    at_once = config.generation.batch_size if isinstance(generator, LocalGenerator) else SERVED_AT_ONCE
+    size = config.generation.num_prompts_per_step or max(1, at_once // tests)
     if episodes is not None:
         episodes.context = min(episodes.context, generator.context)
     with Progress(len(prompts), "eval", 0) as progress:
@@ -163,6 +169,8 @@ def report_of(groups: Sequence[Group], config: EvalConfig) -> dict[str, Any]:
     }
 
 
+SERVED_AT_ONCE = 512
+"""Answers that a server is asked for at once; it makes batches of them itself."""
 FOUND = ("predictions", "labels", "completions", "prompts", "rewards")
 """Arguments of a user's metric, besides columns of the data."""
 LABELS = ("answer", "label", "labels", "target", "solution", "output")

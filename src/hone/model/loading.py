@@ -293,8 +293,22 @@ def _template(given: str, own: Any) -> str:
 def stop_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
     """All tokens that end a completion: the end-of-sequence tokens of generation config, model config and tokenizer,
     and those that end an assistant turn in the tokenizer's chat template."""
+    return _stop_tokens(tokenizer, model.generation_config, model.config)
+
+
+def stop_tokens_of(
+    source: str, tokenizer: PreTrainedTokenizerBase, *, trust_remote_code: bool
+) -> tuple[int, ...]:
+    """`stop_tokens` of a model that is not loaded: of its folder or hub name."""
+    config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
+    with contextlib.suppress(OSError):  # it has no generation config
+        return _stop_tokens(tokenizer, GenerationConfig.from_pretrained(source), config)
+    return _stop_tokens(tokenizer, config)
+
+
+def _stop_tokens(tokenizer: PreTrainedTokenizerBase, *configs: Any) -> tuple[int, ...]:
     found: set[int] = set(turn_ends(tokenizer))
-    for owner in (model.generation_config, model.config, tokenizer):
+    for owner in (*configs, tokenizer):
         value = getattr(owner, "eos_token_id", None)
         found.update([value] if isinstance(value, int) else (value or ()))
     return tuple(sorted(found))

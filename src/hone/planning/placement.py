@@ -8,6 +8,7 @@ import torch
 
 from hone.config import EvalConfig, OnlineConfig, TrainingConfig
 from hone.config.schema import ClusterConfig
+from hone.config.schema.vllm import vllm_is_installed
 from hone.errors import ClusterError, ConfigError
 from hone.model.loading import configured, resolve
 from hone.model.parallelize import check_parallel
@@ -124,8 +125,38 @@ def check_mesh(config: TrainingConfig, dims: ParallelDims) -> None:
         )
 
 
+def builtin_instead_of_vllm(config: TrainingConfig | EvalConfig) -> str | None:
+    """Why Hone's own generator samples although vLLM is asked for. None: vLLM samples, or is not asked for."""
+    if not _asks_for_vllm(config):
+        return None
+    if not vllm_is_installed():
+        return "vLLM is not installed in this Python"
+    if isinstance(config, EvalConfig) or is_single_process(config.cluster):
+        return None
+    return "vLLM generates beside a learner in one process only"
+
+
+def vllm_generates(config: TrainingConfig | EvalConfig) -> bool:
+    """Whether a vLLM server samples."""
+    return _asks_for_vllm(config) and builtin_instead_of_vllm(config) is None
+
+
+def _asks_for_vllm(config: TrainingConfig | EvalConfig) -> bool:
+    if isinstance(config, EvalConfig):
+        return config.generation.backend == "vllm"
+    return isinstance(config, OnlineConfig) and config.policy.generation.backend == "vllm"
+
+
 def placement_notices(config: TrainingConfig | EvalConfig) -> list[str]:
-    """A notice about cluster settings that a run in one process ignores; results differ by rounding alone."""
+    """Notices about vLLM where it cannot generate, and about cluster settings that a run in one process ignores;
+    results differ by rounding alone."""
+    reason = builtin_instead_of_vllm(config)
+    head = "generation" if isinstance(config, EvalConfig) else "policy.generation"
+    vllm = [] if reason is None else [f"{head}.backend=vllm: {reason}; Hone's built-in generator samples"]
+    return vllm + _one_process_notices(config)
+
+
+def _one_process_notices(config: TrainingConfig | EvalConfig) -> list[str]:
     cluster = config.cluster
     training = not isinstance(config, EvalConfig)
     if training and not is_single_process(cluster):

@@ -46,8 +46,8 @@ class Progress:
         self._stream = stream if stream is not None else sys.stdout
         self._every, self._clock = every, clock
         self._latest: dict[str, float] = {}
-        self._history: deque[tuple[float, int]] = deque(maxlen=WINDOW)
-        """Seconds and tokens of each of the last steps."""
+        self._history: deque[tuple[float, int, int]] = deque(maxlen=WINDOW)
+        """Seconds, steps and tokens of each of the last updates: an evaluation has many prompts in one."""
         self._before, self._printed = clock(), float("-inf")
         self._rich: RichProgress | None = None
         self._run: TaskID | None = None
@@ -72,7 +72,7 @@ class Progress:
     def update(self, step: int, metrics: Mapping[str, float], tokens: int = 0) -> None:
         """Report that `step` is done, in which `tokens` were processed."""
         now = self._clock()
-        self._history.append((now - self._before, tokens))
+        self._history.append((now - self._before, step - self.step, tokens))
         self._before, self.step = now, step
         if "val_reward" in metrics:  # an accuracy of an earlier validation is not this one's
             self._latest.pop("val_accuracy", None)
@@ -119,15 +119,15 @@ class Progress:
 
     def tokens_per_second(self) -> float:
         """Mean over the last steps; 0 before the first."""
-        seconds = sum(second for second, _ in self._history)
-        return sum(tokens for _, tokens in self._history) / seconds if seconds > 0 else 0.0
+        seconds = sum(seconds for seconds, _, _ in self._history)
+        return sum(tokens for _, _, tokens in self._history) / seconds if seconds > 0 else 0.0
 
     def seconds_left(self) -> float:
         """Time left, from the mean of the last steps; 0 before the first."""
-        if not self._history:
+        steps = sum(steps for _, steps, _ in self._history)
+        if not steps:
             return 0.0
-        seconds_per_step = sum(seconds for seconds, _ in self._history) / len(self._history)
-        return seconds_per_step * max(self.total - self.step, 0)
+        return sum(seconds for seconds, _, _ in self._history) / steps * max(self.total - self.step, 0)
 
     def _text(self) -> str:
         shown, rate = self._shown(self._latest), f"{format_count(self.tokens_per_second())} tok/s"

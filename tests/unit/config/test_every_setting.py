@@ -67,7 +67,6 @@ ELSEWHERE: dict[str, tuple[str, str]] = {
     ),
     **dict.fromkeys(
         (
-            *(f"SamplingConfig.{name}" for name in ("top_p", "top_k", "min_p", "repetition_penalty")),
             *(f"GenerationConfig.val_{name}" for name in ("top_p", "top_k", "min_p", "repetition_penalty")),
             "GenerationConfig.val_temperature",
         ),
@@ -77,7 +76,6 @@ ELSEWHERE: dict[str, tuple[str, str]] = {
     # accepted with one value alone, or ignored with a reason that is printed
     "LoraConfig.match_all_linear": ("config/checks/models.py", "match_all_linear=false and"),
     "ModelConfig.pipeline_parallel_size": ("config/checks/models.py", "model.pipeline_parallel_size > 1"),
-    "SamplingConfig.backend": ("config/loading/load.py", "vLLM cannot be chosen yet"),
 }
 """Each was looked at. One that is read in the plain way has no place here: the test says so."""
 
@@ -209,16 +207,6 @@ def test_what_is_not_read_as_the_others_stand_is_told(kind: Any, key: str, reaso
             "sft",
             ["trainer.accumulate_grad_batches=4", "policy.train_global_batch_size=8"],
             "ignored trainer.accumulate_grad_batches: policy.train_global_batch_size is given",
-        ),
-        (
-            "grpo",
-            ["policy.generation.backend=vllm"],
-            "policy.generation.backend=vllm: vLLM cannot be chosen yet",
-        ),
-        (
-            "eval",
-            ["generation.backend=vllm"],
-            "generation.backend=vllm: vLLM cannot be chosen yet; Hone's built",
         ),
     ],
 )

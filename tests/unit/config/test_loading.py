@@ -458,16 +458,6 @@ def test_every_shipped_configuration_loads(path: Path) -> None:
     load(kind, path, own.get(kind, ["generation.model_name=m", "data.dataset_name=math500"]))
 
 
-@pytest.mark.parametrize(
-    ("kind", "head", "data"),
-    [("grpo", "policy.generation", "data.train.dataset_name"), ("eval", "generation", "data.dataset_name")],
-)
-def test_a_sampler_that_is_not_there_is_said(kind: str, head: str, data: str) -> None:
-    asked = [f"{data}=rows.jsonl", "rewards.functions=[{name: answer}]"]
-    assert any("built-in generator" in n for n in load(kind, None, [*asked, f"{head}.backend=vllm"]).notices)
-    assert not any("built-in generator" in n for n in load(kind, None, asked).notices)
-
-
 def test_a_limit_alone_is_one_of_the_data_that_comes_with_hone() -> None:
     """How much of the data is no name of any: a model of one's own gets the embedded problems, and is told."""
     loaded = load("eval", None, ["generation.model_name=my/model", "data.limit=64"])

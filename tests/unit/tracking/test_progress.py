@@ -84,6 +84,15 @@ def test_speed_and_time_left_forget_steps_before_the_resume_and_validation() -> 
     assert progress.seconds_left() == pytest.approx(16.0)
 
 
+def test_the_time_left_counts_all_prompts_of_an_update() -> None:
+    progress, stream, clock = plain(512)
+    with progress:
+        clock.now += 4.0
+        progress.update(256, {})
+    assert progress.seconds_left() == pytest.approx(4.0)
+    assert "left 4s" in stream.getvalue()
+
+
 def test_a_phase_and_notes_print_plain_lines() -> None:
     progress, stream, clock = plain(3)
     with progress:

@@ -16,6 +16,7 @@ from hone.config.schema import (
     SupervisedConfig,
     TrainingConfig,
 )
+from hone.config.schema.vllm import vllm_is_installed
 
 CLUSTER = "cluster: max_restarts worker_timeout_s node_wait_s ray_address"
 NO_VALIDATION = "there is no validation"
@@ -28,6 +29,14 @@ def _validates(s: Settings) -> bool:
 def _several_processes(s: Settings) -> bool:
     own_generators = isinstance(s.config, OnlineConfig) and not s["policy.generation.colocated.enabled"]
     return bool(s.config.cluster.is_distributed or own_generators)
+
+
+def _read_by_vllm(section: str) -> ConditionalSettings:
+    return read_if(
+        lambda s: s[f"{section}.backend"] == "vllm" and vllm_is_installed(),
+        f"{section}: vllm_cfg.* vllm_kwargs",
+        "vLLM does not generate",
+    )
 
 
 TRAINING = (
@@ -61,6 +70,7 @@ SUPERVISED = (
     ),
 )
 ONLINE = (
+    _read_by_vllm("policy.generation"),
     read_if(
         lambda s: not s["policy.generation.colocated.enabled"],
         "policy.generation.colocated.resources.*",
@@ -84,6 +94,7 @@ ONLINE = (
     ),
 )
 EVALUATION = (
+    _read_by_vllm("generation"),
     read_if(never, CLUSTER, "an evaluation is one process"),
     read_if(
         "generation.temperature",

@@ -165,7 +165,6 @@ def _preset_notice(preset: dict[str, Any], config: Any, translation: Translation
 def _complete(config: Any, translation: Translation) -> list[str]:
     """Set defaults that depend on other settings. Returns notices about them."""
     notices = []
-    evaluation = isinstance(config, EvalConfig)
     if isinstance(config, OnlineConfig | EvalConfig) and not config.rewards.functions:
         names = rollouts.environment_names(config)
         function = dialects.reward_environments().get(names[0]) if len(names) == 1 else None
@@ -179,14 +178,6 @@ def _complete(config: Any, translation: Translation) -> list[str]:
                 else f"`{function}` is used"
             )
             notices.append(f"rewards.functions was not given: {about}")
-    sampler = (
-        config.generation if isinstance(config, EvalConfig) else getattr(config.policy, "generation", None)
-    )
-    if sampler is not None and sampler.backend == "vllm":
-        notices.append(
-            f"{'' if evaluation else 'policy.'}generation.backend=vllm: vLLM cannot be chosen yet; Hone's "
-            "built-in generator samples, from the same distribution"
-        )
     if isinstance(config, EvalConfig):
         return notices
     settings = config.checkpointing

@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field
 from hone.config.paths import LocalName, TemplateOrPath
 from hone.config.schema.base import ConfigModel, Count, Derived, Precision, TopK, derived, section
 from hone.config.schema.lora import LoraConfig
+from hone.config.schema.vllm import VLLMConfig
 
 
 class TokenizerConfig(ConfigModel):
@@ -155,8 +156,11 @@ class SamplingConfig(ConfigModel):
     """How completions are sampled."""
 
     backend: Literal["auto", "builtin", "vllm"] = "auto"
-    """`auto` and `builtin`: Hone's own generator. `vllm`, which files of NeMo RL and TRL have: Hone's own, too, and a
-    notice says so."""
+    """`builtin`: Hone's own generator. `vllm`: a vLLM server that the run starts; where vLLM is not installed, and on
+    clusters, Hone's own samples, and a notice says so. `auto`: `builtin`."""
+    vllm_cfg: VLLMConfig = section(VLLMConfig)
+    vllm_kwargs: dict[str, Any] = Field(default_factory=dict)
+    """Further arguments of `vllm serve`, such as `{max_num_seqs: 512, enable_expert_parallel: true}`."""
     max_new_tokens: Derived[Count] = derived("${policy.max_total_sequence_length}")
     """Maximum tokens of a completion. Prompt and completion together have at most max_total_sequence_length."""
     temperature: float = Field(1.0, ge=0)

@@ -22,10 +22,10 @@ from hone.types import Completion, Prompt, Sampling, VersionSpan
 class VLLMGenerator:
     """A GeneratorServer (hone.engine.base): a vLLM server that this process starts, or one that runs at a URL.
 
-    `weights`: the folder that versions are published in, seen by the server, too; `adapter`: what is published is a
-    LoRA adapter, and the server has the base. `model`: the name under which the server has the policy, which it is
-    started with. `context`: most tokens of prompt and completion. Tokens from `tokens` on, of a vocabulary of
-    `vocabulary`, are never sampled.
+    `weights`: the folder that versions are published in, seen by the server, too; None if it never receives any.
+    `adapter`: what is published is a LoRA adapter, and the server has the base. `model`: the name under which the
+    server has the policy, which it is started with. `context`: most tokens of prompt and completion. Tokens from
+    `tokens` on, of a vocabulary of `vocabulary`, are never sampled.
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class VLLMGenerator:
         name: str,
         server: VLLMServer | str,
         *,
-        weights: Path,
+        weights: Path | None,
         stop_tokens: Iterable[int],
         context: int,
         adapter: bool = False,
@@ -66,6 +66,7 @@ class VLLMGenerator:
     async def receive(self, version: int) -> None:
         """Have the server sample from the weights that were published as `version`. Raises WeightSyncError for one
         that is not there, or that the server refuses."""
+        assert self.weights is not None
         folder = self.weights.resolve()
         path = version_folder(folder, version)  # known before the server gives up what it has
         try:
@@ -118,7 +119,7 @@ class VLLMGenerator:
         salted = {**body, "cache_salt": f"v{self.client.version}"}
         answer = await self.client.call(session, "POST", "/inference/v1/generate", salted)
         choice = answer["choices"][0]
-        spans = [VersionSpan(int(s["version"]), s["start"], s["end"]) for s in choice["weight_versions"]]
+        spans = [VersionSpan(_version(s["version"]), s["start"], s["end"]) for s in choice["weight_versions"]]
         if choice["finish_reason"] not in ("stop", "length"):
             raise GeneratorError(f"{self.client.url} ended a completion by {choice['finish_reason']}")
         return Completion(
@@ -127,3 +128,8 @@ class VLLMGenerator:
             finish=choice["finish_reason"],
             versions=tuple(spans),
         )
+
+
+def _version(text: str) -> int:
+    """As a number; 0 is that of a server which has not been given weights."""
+    return 0 if text == "default" else int(text)

@@ -13,6 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import httpx2
 
@@ -22,7 +23,8 @@ from hone.errors import WorkerLostError
 
 LOOPBACK = "127.0.0.1"
 TAIL_LINES = 15
-START_S, POLL_S = 900.0, 0.2
+POLL_S = 0.2
+CPU_BATCH_TOKENS = 4096
 NAME = "policy"
 """The name under which a server that Hone started has the policy."""
 
@@ -35,10 +37,15 @@ class ServerSettings:
     context: int
     dtype: str
     logprobs_mode: str
+    tokenizer: str | None = None
     tensor_parallel_size: int = 1
     gpu_memory_utilization: float | None = None
     enforce_eager: bool = False
     trust_remote_code: bool = False
+    overrides: Mapping[str, Any] | None = None
+    """Of the model's config."""
+    trained: bool = True
+    """Whether weights come from a learner; else they are those of `model`."""
     seed: int = 0
     on_cpu: bool = False
     arguments: Sequence[str] = ()
@@ -55,16 +62,21 @@ class ServerSettings:
             "dtype": self.dtype,
             "logprobs-mode": self.logprobs_mode,
             "tensor-parallel-size": self.tensor_parallel_size,
+            "max-num-batched-tokens": max(self.context, CPU_BATCH_TOKENS) if self.on_cpu else None,
             "seed": self.seed,
+            "tokenizer": self.tokenizer,
+            "hf-overrides": json.dumps(dict(self.overrides)) if self.overrides else None,
             # Weights come from the learner: what does not come is noticed at once. Adapters come without their base.
-            "load-format": "auto" if "--enable-lora" in self.arguments else "dummy",
-            "weight-transfer-config": json.dumps({"backend": BACKEND}),
+            "load-format": "dummy" if self.trained and "--enable-lora" not in self.arguments else "auto",
+            "weight-transfer-config": json.dumps({"backend": BACKEND}) if self.trained else None,
             "gpu-memory-utilization": self.gpu_memory_utilization,
         }
         switches = {
             "enable-scale-out": True,
             "enforce-eager": self.enforce_eager or self.on_cpu,
             "trust-remote-code": self.trust_remote_code,
+            # vLLM 0.32 fails on a CPU where a prompt of a request with a seed is read in several parts.
+            "no-enable-chunked-prefill": self.on_cpu,
         }
         given = [
             text for key, value in options.items() if value is not None for text in (f"--{key}", str(value))
@@ -88,12 +100,12 @@ class ServerSettings:
 class VLLMServer:
     """A server that this process starts; it ends with this process, however that ends. `log`: where its output goes."""
 
-    def __init__(self, settings: ServerSettings, log: Path) -> None:
-        self.settings, self.log = settings, log
+    def __init__(self, settings: ServerSettings, log: Path, *, start_s: float = 900.0) -> None:
+        self.settings, self.log, self.start_s = settings, log, start_s
         self.process: subprocess.Popen[bytes] | None = None
         self.url = ""
 
-    def start(self, within_s: float = START_S) -> None:
+    def start(self) -> None:
         """Return when it answers. Raises WorkerLostError, with the end of its output, if it ends or takes longer."""
         port = free_port()
         self.url = f"http://{LOOPBACK}:{port}"
@@ -108,11 +120,11 @@ class VLLMServer:
                 env=self.settings.variables(),
                 start_new_session=True,
             )
-        deadline = time.monotonic() + within_s
+        deadline = time.monotonic() + self.start_s
         while not is_healthy(self.url):
             self.check()
             if time.monotonic() > deadline:
-                raise WorkerLostError(f"the vLLM server was not ready after {within_s:g} s{self._tail()}")
+                raise WorkerLostError(f"the vLLM server was not ready after {self.start_s:g} s{self._tail()}")
             time.sleep(POLL_S)
 
     def check(self) -> None:

@@ -212,10 +212,8 @@ REFUSED: list[tuple[str, list[tuple[str, str]]]] = [
             ("reward_penalties.token_ids=[1]", "reward function"),
             ("data_plane.enabled=true", "set it to false"),
             ("policy.generation.vllm_cfg.kv_cache_dtype=fp8", "set it to auto"),
-            ("policy.generation.vllm_cfg.tensor_parallel_size=2", "set it to 1"),
             ("policy.generation.vllm_cfg.precision=fp8", "policy.precision"),
             ("policy.generation.vllm_cfg.max_model_len=99", "policy.max_total_sequence_length"),
-            ("policy.generation.vllm_kwargs={max_num_seqs: 4}", "not passed on"),
             ("policy.dtensor_cfg.custom_parallel_plan=my.plan", "set it to null"),
             (
                 "policy.dtensor_cfg.automodel_kwargs={use_liger_kernel: true}",
@@ -266,7 +264,7 @@ REFUSED: list[tuple[str, list[tuple[str, str]]]] = [
     (
         "eval",
         [
-            ("generation.vllm_cfg.tensor_parallel_size=2", "set it to 1"),
+            ("generation.vllm_cfg.pipeline_parallel_size=2", "set it to 1"),
             ("generation.colocated.enabled=false", "set it to true"),
             ("data.processor=my_processor", "remove it"),
         ],

@@ -60,7 +60,7 @@ _POLICY = [
 ]
 
 VLLM_TUNING = """
-async_engine gpu_memory_utilization enforce_eager use_tqdm use_deep_gemm num_last_layers_in_bf16
+async_engine use_tqdm use_deep_gemm num_last_layers_in_bf16
 num_first_layers_in_bf16 enable_vllm_metrics_logger vllm_metrics_logger_interval http_refit_api_key_env_var
 http_refit_server_port zmq_refit_server_port reset_encoder_cache_after_weight_update distributed_executor_backend
 """
@@ -68,7 +68,7 @@ http_refit_server_port zmq_refit_server_port reset_encoder_cache_after_weight_up
 
 def _generation(head: str) -> list[KeyRule]:
     """Rules for `policy.generation` of training, or `generation` of evaluation."""
-    vllm, kwargs = f"{head}.vllm_cfg", f"{head}.vllm_kwargs"
+    vllm = f"{head}.vllm_cfg"
     switch = Switch(f"{head}.backend", on=("vllm",))
     one_process = "one process needs no ports or transport"
     one_device = "each generator runs on one device; set it to 1"
@@ -79,13 +79,9 @@ def _generation(head: str) -> list[KeyRule]:
         *ignored("the backend is not Megatron", f"{head}.mcore_generation_config.**"),
         *ignored("the backend is not SGLang", f"{head}.sglang_cfg.**", f"{head}.sglang_kwargs.**"),
         KeyRule(f"{vllm}.**", "the backend is not vLLM", while_off=switch),
-        KeyRule(f"{kwargs}.**", "the backend is not vLLM", while_off=switch),
-        allowed(kwargs, EMPTY, "arguments for vLLM are not passed on; set it to {}"),
-        allowed(f"{kwargs}.**", EMPTY, "arguments for vLLM are not passed on; remove it"),
         allowed(f"{vllm}.kv_cache_dtype", ("auto",), "the cache has the model's precision; set it to auto"),
         allowed(f"{vllm}.logprobs_mode", ("processed_logprobs",), "set it to processed_logprobs"),
         allowed(f"{vllm}.expert_parallel_size", (1,), EXPERTS),
-        allowed(f"{vllm}.tensor_parallel_size", (1,), one_device),
         allowed(f"{vllm}.pipeline_parallel_size", (1,), one_device),
         *(_same_as_policy(vllm) if head == "policy.generation" else _generation_of_evaluation()),
         *ignored(f"vLLM's own tuning, which {SPEED}", *(f"{vllm}.{key}" for key in VLLM_TUNING.split())),

@@ -125,6 +125,10 @@ def aliases(algorithm: str) -> list[Alias]:
         found.append(Alias("beta", ("online_dpo.beta",), _beta))
     if online:
         found.append(Alias("use_vllm", ("policy.generation.backend",), _flag("expected", "vllm", "builtin")))
+        vllm = "policy.generation.vllm_cfg."
+        found += [
+            Alias(f"vllm_{key}", (vllm + key,)) for key in ("gpu_memory_utilization", "tensor_parallel_size")
+        ]
     return found
 
 
@@ -134,8 +138,5 @@ def rules(algorithm: str) -> list[KeyRule]:
         return []
     return [
         allowed("vllm_mode", ("colocate",), "generation shares the learner's devices; set it to colocate"),
-        *ignored(
-            "vLLM's own tuning, which only affects speed",
-            *"vllm_gpu_memory_utilization vllm_tensor_parallel_size vllm_enable_sleep_mode".split(),
-        ),
+        *ignored("vLLM's own tuning, which only affects speed", "vllm_enable_sleep_mode"),
     ]

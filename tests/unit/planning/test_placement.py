@@ -1,0 +1,61 @@
+"""Which generator a run gets, and what it is told where that is not the one that it asks for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from hone.cli.plan import generation_backend
+from hone.config import load
+from hone.planning import placement
+from hone.planning.placement import placement_notices, vllm_generates
+
+ASKED = {"grpo": "policy.generation.backend=vllm", "ppo": "use_vllm=true", "eval": "generation.backend=vllm"}
+
+
+def configured(kind: Any, *more: str) -> Any:
+    return load(kind, None, [ASKED[kind], *more]).config
+
+
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(placement, "vllm_is_installed", lambda: True)
+
+
+@pytest.mark.parametrize("kind", ASKED)
+def test_without_vllm_the_built_in_generator_samples_and_the_run_says_so(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(placement, "vllm_is_installed", lambda: False)
+    config = configured(kind)
+    assert not vllm_generates(config)
+    (notice,) = placement_notices(config)
+    assert notice.endswith(
+        "generation.backend=vllm: vLLM is not installed in this Python; Hone's built-in generator samples"
+    )
+    assert "vLLM is not installed" in generation_backend(config)
+
+
+@pytest.mark.parametrize("kind", ASKED)
+def test_with_vllm_it_generates_and_nothing_is_said(kind: str, installed: None) -> None:
+    config = configured(kind)
+    assert vllm_generates(config)
+    assert placement_notices(config) == []
+    assert generation_backend(config) == "a vLLM server, which the run starts"
+
+
+def test_vllm_does_not_generate_where_it_is_not_asked_for(installed: None) -> None:
+    for kind in ("sft", "grpo", "eval"):
+        config: Any = load(kind, None, []).config  # type: ignore[call-overload]
+        assert not vllm_generates(config)
+        assert placement_notices(config) == []
+
+
+def test_on_several_devices_the_built_in_generator_samples_and_the_run_says_so(installed: None) -> None:
+    config = configured("grpo", "cluster.cpu_workers_per_node=2")
+    assert not vllm_generates(config)
+    assert placement_notices(config) == [
+        "policy.generation.backend=vllm: vLLM generates beside a learner in one process only; "
+        "Hone's built-in generator samples"
+    ]
