@@ -233,7 +233,7 @@ LossFn = Callable[[Outputs, Batch, Totals], LossOutput]
 """A loss must be picklable, since it is sent to workers. If its attribute `needs_entropy` is true it gets entropies."""
 
 
-class Scorer(Protocol):
+class LogprobModel(Protocol):
     """A model that returns log-probabilities, or values."""
 
     async def forward(self, samples: Sequence[Sample]) -> list[Tensor]:
@@ -248,7 +248,7 @@ class Teacher(Protocol):
         [targets, k], for each sample."""
 
 
-class Learner(Scorer, Protocol):
+class Learner(LogprobModel, Protocol):
     """A model that is trained."""
 
     async def entropies(self, samples: Sequence[Sample]) -> list[Tensor]:

@@ -228,7 +228,7 @@ def test_loss_and_gradients(architecture: str, case: str, old: str, peers: Calla
     peer = peers(architecture)
     groups = make_groups(REWARDS, longest=LONGEST)
     inputs = peer.inputs(groups)
-    samples = [sample for sample in policy_loss.samples_of(groups) if sample is not None]
+    samples = [sample for sample in policy_loss.samples_per_rollout(groups) if sample is not None]
     for sample, advantage in zip(samples, inputs["advantages"].tolist(), strict=True):
         sample.sequence_columns["advantage"] = advantage
     inputs.pop("old_per_token_logps", None)
@@ -252,7 +252,7 @@ def test_loss_and_gradients(architecture: str, case: str, old: str, peers: Calla
 def test_the_cases_clip_on_both_sides(peers: Callable[[str], Peer]) -> None:
     """The old policy above is far enough away for the clips to matter."""
     peer, groups = peers("llama"), make_groups(REWARDS, longest=LONGEST)
-    samples = [sample for sample in policy_loss.samples_of(groups) if sample is not None]
+    samples = [sample for sample in policy_loss.samples_per_rollout(groups) if sample is not None]
     new = torch.cat(run(make_learner(peer.model).forward(samples)))
     old = torch.cat(run(make_learner(nudged(peer.architecture, 1)).forward(samples)))
     ratio = (new - old).exp()
@@ -287,7 +287,7 @@ def test_in_parts_it_is_still_the_whole_batch(peers: Callable[[str], Peer]) -> N
     """Packed and in micro-batches, against TRL's one batch, with ratios and KL."""
     peer, groups = peers("qwen3"), make_groups(REWARDS, longest=LONGEST)
     inputs = peer.inputs(groups)
-    samples = [sample for sample in policy_loss.samples_of(groups) if sample is not None]
+    samples = [sample for sample in policy_loss.samples_per_rollout(groups) if sample is not None]
     old = run(make_learner(nudged(peer.architecture, 1)).forward(samples))
     reference = run(make_learner(nudged(peer.architecture, 2)).forward(samples))
     inputs["old_per_token_logps"], inputs["ref_per_token_logps"] = rows_of(old), rows_of(reference)

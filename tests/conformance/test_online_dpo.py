@@ -92,7 +92,7 @@ def ours(groups: list[Group], *, number: int = 1, **given: Any) -> Step:
 
     learner.optim_step = optim_step  # type: ignore[method-assign]
     reference = make_learner(make_model("llama", seed=1), config.policy)
-    metrics = run(online_dpo.step(learner, reference, groups, config, number=number))
+    metrics = run(online_dpo.step(learner, reference, groups, config, step_number=number))
     return metrics["loss"], kept
 
 
@@ -129,7 +129,7 @@ def test_a_beta_that_changes_with_every_step_is_one_that_changes_with_every_epoc
 ) -> None:
     groups = make_groups(REWARDS)
     step = theirs(groups, tmp_path, beta=[0.3, 0.1], epoch=done)
-    assert alike(ours(groups, beta={0: 0.3, 1: 0.1}, number=done + 1), step)
+    assert alike(ours(groups, beta={0: 0.3, 1: 0.1}, step_number=done + 1), step)
     assert not alike(ours(groups, beta=0.4 - same_beta), step)
 
 

@@ -128,7 +128,7 @@ def samples_of(reference: Tensor) -> list[Sample]:
             ("rejected", REJECTED, -1.0, PAIRS + pair),
         ):
             mask = torch.arange(2 + lengths[pair]) >= 2
-            columns = {"label": label, "reference": float(reference[row])}
+            columns = {"label": label, "reference_logprob_sum": float(reference[row])}
             sample = Sample(f"{pair}:{side}", torch.zeros(len(mask), dtype=torch.long), mask, {}, columns)
             sample.unit = str(pair)
             samples.append(sample)
@@ -297,7 +297,7 @@ def test_equal_to_trls_kto_trainer(weights: tuple[float, float], shift: float) -
             torch.zeros(2, dtype=torch.long),
             torch.tensor([False, True]),
             {},
-            {"reference": float(value)},
+            {"reference_logprob_sum": float(value)},
         )
         for n, value in enumerate(kl_reference)
     ]
@@ -395,10 +395,10 @@ def test_a_rank_without_work_adds_nothing() -> None:
         torch.zeros(0, dtype=torch.long),
         torch.zeros(0, dtype=torch.long),
         torch.zeros(2, dtype=torch.long),
-        sequence_columns={"label": torch.zeros(2), "reference": torch.zeros(2)},
+        sequence_columns={"label": torch.zeros(2), "reference_logprob_sum": torch.zeros(2)},
     )
     values_N = torch.zeros(0, requires_grad=True)
-    result = loss(Outputs(values_N), batch, Totals(10.0, 4.0, {"label": 0.0, "reference": -8.0}))
+    result = loss(Outputs(values_N), batch, Totals(10.0, 4.0, {"label": 0.0, "reference_logprob_sum": -8.0}))
     result.loss.backward()
     assert result.loss.item() == 0.0
     assert all(float(value) == 0.0 for value in result.metrics.values())

@@ -149,7 +149,7 @@ def gdpo(groups: Sequence[Group], baseline: GroupBaseline) -> None:
 
 def compute_advantages(
     groups: Sequence[Group],
-    slots: Sequence[Sample | None],
+    samples: Sequence[Sample | None],
     kl_penalties: Sequence[Tensor | None],
     baseline: GroupBaseline,
 ) -> None:
@@ -165,7 +165,7 @@ def compute_advantages(
     else:
         penalties = () if per_token else zip(rollouts, kl_penalties, strict=True)
         by_group(groups, baseline, {id(r): float(kl_T.sum()) for r, kl_T in penalties if kl_T is not None})
-    trained = [(r, s, c) for r, s, c in zip(rollouts, slots, kl_penalties, strict=True) if s is not None]
+    trained = [(r, s, c) for r, s, c in zip(rollouts, samples, kl_penalties, strict=True) if s is not None]
     if not per_token:
         for rollout, sample, _ in trained:
             sample.sequence_columns["advantage"] = rollout.advantage or 0.0

@@ -120,7 +120,7 @@ class DistillLoss:
         return LossOutput(loss_N.sum() / tokens, metrics)
 
 
-def samples_of(groups: Sequence[Group]) -> list[Sample]:
+def trainable_samples(groups: Sequence[Group]) -> list[Sample]:
     """A sample for each completion, except those that are excluded or empty."""
     rollouts = [rollout for group in groups for rollout in group.rollouts]
     kept = [(i, r) for i, r in enumerate(rollouts) if r.excluded is None and r.completion.tokens]
@@ -158,15 +158,15 @@ class Distill(OnlineAlgorithm):
 
     config: DistillConfig
 
-    async def step(self, models: Models, groups: Sequence[Group], number: int) -> dict[str, float]:
-        return await self.step_on_answers(models, samples_of(groups))
+    async def step(self, models: Models, groups: Sequence[Group], step_number: int) -> dict[str, float]:
+        return await self.step_on_answers(models, trainable_samples(groups))
 
     async def step_on_answers(self, models: Models, samples: Sequence[Sample]) -> dict[str, float]:
         assert models.teacher is not None
         return await step(models.learner, models.teacher, samples, self.config)
 
-    def is_on_policy_step(self, number: int) -> bool:
-        return self.config.distillation.is_on_policy_step(number)
+    def is_on_policy_step(self, step_number: int) -> bool:
+        return self.config.distillation.is_on_policy_step(step_number)
 
     def needs_answers(self) -> bool:
         return self.config.distillation.on_policy_fraction < 1

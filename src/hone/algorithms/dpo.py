@@ -28,7 +28,7 @@ from hone.algorithms.supervised import PairAlgorithm, evaluate_loss
 from hone.config.schema.dpo import REFERENCE_FREE, DPOSection
 from hone.data import build_preferences
 from hone.errors import DataError
-from hone.types import Learner, Sample, Scorer, TrainedModel
+from hone.types import Learner, LogprobModel, Sample, TrainedModel
 
 _CHUNK = 256
 """Held-out units whose reference log-probabilities are computed in one call."""
@@ -53,7 +53,7 @@ def needs_reference(settings: DPOSection) -> bool:
 
 
 async def loss_of(
-    model: Scorer,
+    model: LogprobModel,
     samples: Sequence[Sample],
     settings: DPOSection,
     *,

@@ -22,7 +22,7 @@ from hone.algorithms.online import Models, OnlineAlgorithm
 from hone.config.reward_names import reward_name
 from hone.config.schema.grpo import GRPOConfig, GRPOSection
 from hone.config.schema.run import RewardFunctionConfig
-from hone.types import Group, Learner, Rollout, Scorer
+from hone.types import Group, Learner, LogprobModel, Rollout
 
 
 def baseline_of(config: GRPOSection, functions: Sequence[RewardFunctionConfig] = ()) -> GroupBaseline:
@@ -43,7 +43,7 @@ def baseline_of(config: GRPOSection, functions: Sequence[RewardFunctionConfig] =
 
 async def step(
     learner: Learner,
-    reference: Scorer | None,
+    reference: LogprobModel | None,
     groups: Sequence[Group],
     config: GRPOConfig,
     *,
@@ -51,15 +51,17 @@ async def step(
 ) -> dict[str, float]:
     """All optimizer steps on one batch of rollouts. Metrics are means over the steps. `version`: that of the weights
     (see `policy_loss.train_policy`)."""
-    slots = policy_loss.samples_of(groups)
+    samples = policy_loss.samples_per_rollout(groups)
     size, times = config.policy.train_global_batch_size, config.grpo.num_updates_per_rollout
-    updates = times * -(-len(slots) // size)
-    kl_penalties = await policy_loss.prepare(learner, reference, slots, config.loss_fn, updates=updates)
-    compute_advantages(groups, slots, kl_penalties, baseline_of(config.grpo, config.rewards.functions))
-    history = await policy_loss.train_policy(
-        learner, slots, config.loss_fn, size=size, passes=times, version=version
+    updates = times * -(-len(samples) // size)
+    kl_penalties = await policy_loss.add_logprobs(
+        learner, reference, samples, config.loss_fn, updates=updates
     )
-    trained = float(sum(slot is not None for slot in slots))
+    compute_advantages(groups, samples, kl_penalties, baseline_of(config.grpo, config.rewards.functions))
+    history = await policy_loss.train_policy(
+        learner, samples, config.loss_fn, size=size, passes=times, version=version
+    )
+    trained = float(sum(sample is not None for sample in samples))
     counts = {"updates": float(len(history)), "trained_samples": trained}
     return minibatches.means(history) | kl.kl_penalty_metric(kl_penalties, config.loss_fn) | counts
 
@@ -69,8 +71,8 @@ class GRPO(OnlineAlgorithm):
 
     config: GRPOConfig
 
-    async def step(self, models: Models, groups: Sequence[Group], number: int) -> dict[str, float]:
-        return await step(models.learner, models.reference, groups, self.config, version=number - 1)
+    async def step(self, models: Models, groups: Sequence[Group], step_number: int) -> dict[str, float]:
+        return await step(models.learner, models.reference, groups, self.config, version=step_number - 1)
 
     def weight_of_reward(self) -> Callable[[Rollout, str], float] | None:
         if self.config.grpo.adv_estimator.name != "gdpo":

@@ -24,7 +24,7 @@ from hone.errors import TrainingError
 from hone.types import Batch, Totals
 
 
-def before(logprobs_N: Tensor, batch: Batch, config: LossConfig, *, on_policy: bool) -> Tensor:
+def old_logprobs(logprobs_N: Tensor, batch: Batch, config: LossConfig, *, on_policy: bool) -> Tensor:
     """Log-probabilities under the weights before the first update: the present ones only if the samples are
     `on_policy`. Raises TrainingError for samples of unknown weights."""
     known = "old_logprobs" in batch.token_columns

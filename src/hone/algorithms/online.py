@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from hone.types import Group, Learner, Rollout, Sample, Scorer, Teacher
+from hone.types import Group, Learner, LogprobModel, Rollout, Sample, Teacher
 
 
 class Models(Protocol):
@@ -18,7 +18,7 @@ class Models(Protocol):
         ...
 
     @property
-    def reference(self) -> Scorer | None: ...
+    def reference(self) -> LogprobModel | None: ...
 
     @property
     def value(self) -> Learner | None: ...
@@ -34,30 +34,30 @@ class OnlineAlgorithm(ABC):
 
         algorithm = GRPO(config)
         groups = ...                                              completions of num_prompts_per_step prompts, scored
-        metrics = await algorithm.step(models, groups, number)    number: of the step, from 1
-        await engine.sync_weights(number)                         the generator samples from the new weights
+        metrics = await algorithm.step(models, groups, step_number)     from 1
+        await engine.sync_weights(step_number)                          the generator samples from the new weights
 
     Hazards. The groups of step n were sampled from the weights after step n - 1 (`Sample.versions`); after the first
     optimizer step of a rollout they are off-policy, so old log-probabilities must be computed before it. A rollout with
     `reward is None` failed, one with `excluded` set is not to be trained on: neither is a reward of 0. An algorithm
     keeps nothing from one step to the next: no checkpoint would hold it. What changes over a run is a function of
-    `number`.
+    `step_number`.
     """
 
     def __init__(self, config: Any) -> None:
         self.config = config
 
     @abstractmethod
-    async def step(self, models: Models, groups: Sequence[Group], number: int) -> dict[str, float]:
-        """Advantages, losses and optimizer steps on the groups of step `number`. Returns metrics, `loss` among them."""
+    async def step(self, models: Models, groups: Sequence[Group], step_number: int) -> dict[str, float]:
+        """Advantages, losses and optimizer steps on the groups of one step. Returns metrics, `loss` among them."""
 
     def weight_of_reward(self) -> Callable[[Rollout, str], float] | None:
         """The weight of one of a rollout's rewards, if each reward has an advantage of its own; None if their sum has
         one. Dynamic sampling needs it to tell which groups have a gradient."""
         return None
 
-    def is_on_policy_step(self, number: int) -> bool:
-        """Whether step `number` learns from the policy's samples; else from answers of the data (`step_on_answers`)."""
+    def is_on_policy_step(self, step_number: int) -> bool:
+        """Whether this step learns from the policy's samples; else from answers of the data (`step_on_answers`)."""
         return True
 
     async def step_on_answers(self, models: Models, samples: Sequence[Sample]) -> dict[str, float]:

@@ -23,7 +23,7 @@ from hone.algorithms.losses.preference_objective import PreferenceObjective, Pre
 from hone.algorithms.online import Models, OnlineAlgorithm
 from hone.algorithms.ops import REWARD_NOISE
 from hone.config.schema.online_dpo import OnlineDPOConfig
-from hone.types import Group, Learner, Rollout, Sample, Scorer, sample_of
+from hone.types import Group, Learner, LogprobModel, Rollout, Sample, sample_of
 
 
 def usable(group: Group) -> list[Rollout]:
@@ -41,7 +41,7 @@ def pair_of(group: Group, missing_eos_penalty: float = 0.0) -> tuple[Rollout, Ro
     return rollouts[scores.index(max(scores))], rollouts[scores.index(min(scores))]
 
 
-def samples_of(pair: tuple[Rollout, Rollout]) -> list[Sample]:
+def pair_samples(pair: tuple[Rollout, Rollout]) -> list[Sample]:
     """The sample of the chosen rollout and that of the rejected one, as one unit."""
     samples = [sample_of(rollout) for rollout in pair]
     for sample, label in zip(samples, (1.0, -1.0), strict=True):
@@ -52,27 +52,34 @@ def samples_of(pair: tuple[Rollout, Rollout]) -> list[Sample]:
 
 
 async def step(
-    learner: Learner, reference: Scorer, groups: Sequence[Group], config: OnlineDPOConfig, *, number: int
+    learner: Learner,
+    reference: LogprobModel,
+    groups: Sequence[Group],
+    config: OnlineDPOConfig,
+    *,
+    step_number: int,
 ) -> dict[str, float]:
-    """Optimizer steps on the pairs of one batch of rollouts, the run's `number`-th from 1. Metrics are means over the
-    optimizer steps."""
+    """Optimizer steps on the pairs of one batch of rollouts, the run's `step_number`-th from 1. Metrics are means over
+    the optimizer steps."""
     settings = config.online_dpo
     pairs = [pair_of(group, settings.missing_eos_penalty or 0.0) for group in groups]
-    slots = [sample for pair in pairs for sample in (samples_of(pair) if pair is not None else (None, None))]
-    samples = [sample for sample in slots if sample is not None]
-    if samples:
-        for sample, logprobs_T in zip(samples, await reference.forward(samples), strict=True):
-            sample.sequence_columns["reference"] = float(logprobs_T.double().sum())
-    beta = settings.beta_at(number - 1)
+    samples = [
+        sample for pair in pairs for sample in (pair_samples(pair) if pair is not None else (None, None))
+    ]
+    kept = [sample for sample in samples if sample is not None]
+    if kept:
+        for sample, logprobs_T in zip(kept, await reference.forward(kept), strict=True):
+            sample.sequence_columns["reference_logprob_sum"] = float(logprobs_T.double().sum())
+    beta = settings.beta_at(step_number - 1)
     terms = PreferenceTerms({settings.loss_type: 1.0})
     objective = PreferenceObjective(terms, PreferenceLossParams(beta=beta), paired=True)
     size = 2 * config.policy.train_global_batch_size
-    history = await minibatches.train(learner, slots, objective, size=size, passes=1)
+    history = await minibatches.train(learner, samples, objective, size=size, passes=1)
     counts = {
         "updates": len(history),
-        "trained_samples": len(samples),
+        "trained_samples": len(kept),
         "tied_groups": sum(pair is None for pair in pairs),
-        "unpaired_samples": sum(len(usable(group)) for group in groups) - len(samples),
+        "unpaired_samples": sum(len(usable(group)) for group in groups) - len(kept),
     }
     gaps = [(best.reward or 0.0) - (worst.reward or 0.0) for best, worst in filter(None, pairs)]
     gap = {"pair_reward_gap": sum(gaps) / len(gaps)} if gaps else {}
@@ -85,6 +92,6 @@ class OnlineDPO(OnlineAlgorithm):
 
     config: OnlineDPOConfig
 
-    async def step(self, models: Models, groups: Sequence[Group], number: int) -> dict[str, float]:
+    async def step(self, models: Models, groups: Sequence[Group], step_number: int) -> dict[str, float]:
         assert models.reference is not None
-        return await step(models.learner, models.reference, groups, self.config, number=number)
+        return await step(models.learner, models.reference, groups, self.config, step_number=step_number)

@@ -20,12 +20,12 @@ from functools import partial
 from torch import Tensor
 
 from hone.algorithms import entropy_mask, ops
-from hone.algorithms.importance_sampling import before, corrected, mismatch
+from hone.algorithms.importance_sampling import corrected, mismatch, old_logprobs
 from hone.algorithms.losses import kl
 from hone.algorithms.losses.policy_objectives import objective
-from hone.algorithms.minibatches import Slots, train
+from hone.algorithms.minibatches import SamplePerRollout, train
 from hone.config.schema import LossConfig
-from hone.types import Batch, Group, Learner, LossOutput, Outputs, Sample, Scorer, Totals, sample_of
+from hone.types import Batch, Group, Learner, LogprobModel, LossOutput, Outputs, Sample, Totals, sample_of
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class PolicyLoss:
             constant=config.constant_denominator,
         )
         advantage_N, generated_N = advantage_of(batch), columns["generation_logprobs"]
-        old_N = before(logprobs_N, batch, config, on_policy=self.on_policy)
+        old_N = old_logprobs(logprobs_N, batch, config, on_policy=self.on_policy)
         ratio_N = self._ratio(logprobs_N - old_N, batch)
         loss_N = objective(ratio_N, logprobs_N, advantage_N, config)
         if "high_entropy" in columns:
@@ -112,7 +112,7 @@ def advantage_of(batch: Batch) -> Tensor:
     return batch.per_token(batch.sequence_columns["advantage"])
 
 
-def samples_of(groups: Sequence[Group]) -> list[Sample | None]:
+def samples_per_rollout(groups: Sequence[Group]) -> list[Sample | None]:
     """One sample for each rollout, in order; None for a rollout that failed or is excluded (counted elsewhere). The
     sequence column `right_tokens` is its number of targets where its answer is right, else 0."""
     samples: list[Sample | None] = []
@@ -127,21 +127,26 @@ def samples_of(groups: Sequence[Group]) -> list[Sample | None]:
     return samples
 
 
-async def prepare(
-    learner: Scorer, reference: Scorer | None, slots: Slots, config: LossConfig, *, updates: int
+async def add_logprobs(
+    learner: LogprobModel,
+    reference: LogprobModel | None,
+    samples: SamplePerRollout,
+    config: LossConfig,
+    *,
+    updates: int,
 ) -> list[Tensor | None]:
     """Add the log-probabilities of the policy before the first update and of the reference, where the loss reads them.
 
-    Returns each slot's KL penalty per token (arXiv 2203.02155 eq. 2) if the KL is part of the reward; else None for
+    Returns each rollout's KL penalty per token (arXiv 2203.02155 eq. 2) if the KL is part of the reward; else None for
     each."""
-    samples = [sample for sample in slots if sample is not None]
+    kept = [sample for sample in samples if sample is not None]
     in_reward = config.use_kl_in_reward and reference is not None
     if in_reward or (updates > 1 and not config.force_on_policy_ratio):
-        await score(learner, samples, "old_logprobs")
+        await add_column(learner, kept, "old_logprobs")
     if reference is not None:
-        await score(reference, samples, "reference_logprobs")
-    kl_penalties: list[Tensor | None] = [None] * len(slots)
-    for index, sample in enumerate(slots):
+        await add_column(reference, kept, "reference_logprobs")
+    kl_penalties: list[Tensor | None] = [None] * len(samples)
+    for index, sample in enumerate(samples):
         if sample is not None and in_reward:
             columns = sample.token_columns
             kl_T = kl.estimate(columns["old_logprobs"], columns.pop("reference_logprobs"), config)
@@ -149,14 +154,20 @@ async def prepare(
     return kl_penalties
 
 
-async def score(model: Scorer, samples: list[Sample], column: str) -> None:
+async def add_column(model: LogprobModel, samples: list[Sample], column: str) -> None:
     """Add the model's log-probabilities (or values) of each sample's targets as a column."""
     for sample, found_T in zip(samples, await model.forward(samples), strict=True):
         sample.token_columns[column] = found_T
 
 
 async def train_policy(
-    learner: Learner, slots: Slots, config: LossConfig, *, size: int, passes: int, version: int
+    learner: Learner,
+    samples: SamplePerRollout,
+    config: LossConfig,
+    *,
+    size: int,
+    passes: int,
+    version: int,
 ) -> list[dict[str, float]]:
     """`train` with the policy's loss, on the tokens of highest entropy if `top_entropy_quantile` is below 1.
 
@@ -165,6 +176,6 @@ async def train_policy(
     mark = None
     if config.top_entropy_quantile < 1:
         mark = partial(entropy_mask.mark, learner, share=config.top_entropy_quantile)
-    fresh = all(sample.is_sampled_from(version) for sample in slots if sample is not None)
-    loss = PolicyLoss(config, on_policy=fresh and passes * -(-len(slots) // size) <= 1)
-    return await train(learner, slots, loss, size=size, passes=passes, before=mark)
+    fresh = all(sample.is_sampled_from(version) for sample in samples if sample is not None)
+    loss = PolicyLoss(config, on_policy=fresh and passes * -(-len(samples) // size) <= 1)
+    return await train(learner, samples, loss, size=size, passes=passes, before_update=mark)

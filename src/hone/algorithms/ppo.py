@@ -39,9 +39,9 @@ from hone.algorithms.losses import kl
 from hone.algorithms.online import Models, OnlineAlgorithm
 from hone.config.schema.ppo import PPOConfig, PPOSection, ValueLossConfig
 from hone.errors import TrainingError
-from hone.types import Batch, Group, Learner, LossOutput, Outputs, Rollout, Sample, Scorer, Totals
+from hone.types import Batch, Group, Learner, LogprobModel, LossOutput, Outputs, Rollout, Sample, Totals
 
-Trained = list[tuple[Rollout, Sample, Tensor | None]]
+TrainedRollouts = list[tuple[Rollout, Sample, Tensor | None]]
 """Rollouts that are trained on, with their samples and their tokens' KL penalties."""
 
 
@@ -85,45 +85,44 @@ def baseline_of(config: PPOSection) -> GroupBaseline:
 
 async def step(
     learner: Learner,
-    reference: Scorer | None,
+    reference: LogprobModel | None,
     value: Learner | None,
     groups: Sequence[Group],
     config: PPOConfig,
-    *,
-    number: int,
+    step_number: int,
 ) -> dict[str, float]:
-    """All optimizer steps of both models on one batch of rollouts, the run's `number`-th from 1. Metrics are means over
-    the steps.
+    """All optimizer steps of both models on one batch of rollouts, the run's `step_number`-th from 1. Metrics are means
+    over the steps.
 
     Raises TrainingError for values that are not finite.
     """
     rollouts = [rollout for group in groups for rollout in group.rollouts]
-    slots = policy_loss.samples_of(groups)
+    samples = policy_loss.samples_per_rollout(groups)
     size, epochs = config.policy.train_global_batch_size, config.ppo.ppo_epochs
-    warming_up = number <= config.ppo.policy_training_start_step
-    updates = 0 if warming_up else epochs * -(-len(slots) // size)
-    asked = None if warming_up and not config.loss_fn.use_kl_in_reward else reference
-    kl_penalties = await policy_loss.prepare(learner, asked, slots, config.loss_fn, updates=updates)
+    warming_up = step_number <= config.ppo.policy_training_start_step
+    updates = 0 if warming_up else epochs * -(-len(samples) // size)
+    needed = reference if not warming_up or config.loss_fn.use_kl_in_reward else None
+    kl_penalties = await policy_loss.add_logprobs(learner, needed, samples, config.loss_fn, updates=updates)
     metrics = kl.kl_penalty_metric(kl_penalties, config.loss_fn)
     if value is None:
-        compute_advantages(groups, slots, kl_penalties, baseline_of(config.ppo))
+        compute_advantages(groups, samples, kl_penalties, baseline_of(config.ppo))
     else:
-        trained: Trained = [
+        trained: TrainedRollouts = [
             (rollout, sample, kl_penalty_T)
-            for rollout, sample, kl_penalty_T in zip(rollouts, slots, kl_penalties, strict=True)
+            for rollout, sample, kl_penalty_T in zip(rollouts, samples, kl_penalties, strict=True)
             if sample is not None
         ]
-        samples = [sample for _, sample, _ in trained]
-        await policy_loss.score(value, samples, "old_values")
-        _check(samples)
+        kept = [sample for _, sample, _ in trained]
+        await policy_loss.add_column(value, kept, "old_values")
+        _check(kept)
         metrics |= _compute_advantages(trained, config.ppo)
-        metrics |= await _train_value(value, slots, config)
+        metrics |= await _train_value(value, samples, config)
     history: list[dict[str, float]] = []
     if not warming_up:
         history = await policy_loss.train_policy(
-            learner, slots, config.loss_fn, size=size, passes=epochs, version=number - 1
+            learner, samples, config.loss_fn, size=size, passes=epochs, version=step_number - 1
         )
-    counts = {"updates": len(history), "trained_samples": sum(slot is not None for slot in slots)}
+    counts = {"updates": len(history), "trained_samples": sum(sample is not None for sample in samples)}
     return metrics | minibatches.means(history) | {name: float(count) for name, count in counts.items()}
 
 
@@ -132,15 +131,17 @@ class PPO(OnlineAlgorithm):
 
     config: PPOConfig
 
-    async def step(self, models: Models, groups: Sequence[Group], number: int) -> dict[str, float]:
-        return await step(models.learner, models.reference, models.value, groups, self.config, number=number)
+    async def step(self, models: Models, groups: Sequence[Group], step_number: int) -> dict[str, float]:
+        return await step(models.learner, models.reference, models.value, groups, self.config, step_number)
 
 
-async def _train_value(value: Learner, slots: Sequence[Sample | None], config: PPOConfig) -> dict[str, float]:
+async def _train_value(
+    value: Learner, samples: Sequence[Sample | None], config: PPOConfig
+) -> dict[str, float]:
     """The value model's passes over the rollouts; names of metrics begin with `value`."""
     size = config.value.train_global_batch_size
     history = await minibatches.train(
-        value, slots, ValueLoss(config.value_loss_fn), size=size, passes=config.ppo.ppo_epochs
+        value, samples, ValueLoss(config.value_loss_fn), size=size, passes=config.ppo.ppo_epochs
     )
     means = minibatches.means(history)
     return {name if name.startswith("value") else f"value_{name}": mean for name, mean in means.items()}
@@ -155,7 +156,7 @@ def _check(samples: Sequence[Sample]) -> None:
         )
 
 
-def _compute_advantages(trained: Trained, config: PPOSection) -> dict[str, float]:
+def _compute_advantages(trained: TrainedRollouts, config: PPOSection) -> dict[str, float]:
     """Set every sample's columns `advantage` and `returns`. Returns metrics of the values before they are trained."""
     if not trained:
         return {}

@@ -21,7 +21,7 @@ import torch
 from hone.errors import CheckpointError
 from hone.files import replacing
 from hone.tracking import Progress
-from hone.types import Sample, Scorer
+from hone.types import LogprobModel, Sample
 
 NAME = "reference.pt"
 _EPOCH = re.compile(r"@\d+(?=:[^:]*$)")
@@ -65,7 +65,7 @@ class ReferenceLogprobs:
         with replacing(self.file) as temporary:
             torch.save(self.state_dict(), temporary)
 
-    async def compute(self, model: Scorer, chunks: Iterable[Sequence[Sample]], total: int) -> None:
+    async def compute(self, model: LogprobModel, chunks: Iterable[Sequence[Sample]], total: int) -> None:
         """Compute the sums that are missing, and report progress. `total`: expected number of units."""
         done, new = 0, 0
         with Progress(total, "reference") as progress:
@@ -82,12 +82,12 @@ class ReferenceLogprobs:
             self.write()
 
     def attach(self, samples: Iterable[Sample]) -> None:
-        """Set each sample's column `reference`. Raises CheckpointError for a sample whose tokens have changed."""
+        """Set each sample's column `reference_logprob_sum`. Raises CheckpointError for changed tokens."""
         for sample in samples:
             known = self.sums.get(key_of(sample))
             if known is None or known[0] != checksum(sample):
                 raise _changed(key_of(sample))
-            sample.sequence_columns["reference"] = known[1]
+            sample.sequence_columns["reference_logprob_sum"] = known[1]
 
     def state_dict(self) -> dict[str, Any]:
         return {

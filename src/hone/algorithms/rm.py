@@ -26,7 +26,7 @@ from hone.algorithms.supervised import PairAlgorithm, evaluate_loss
 from hone.data import build_preferences
 from hone.data.preference_formats import PAIRS, SCORES
 from hone.errors import DataError
-from hone.types import Learner, LossFn, Sample, Scorer, TrainedModel
+from hone.types import Learner, LogprobModel, LossFn, Sample, TrainedModel
 
 Kind = Literal["bradley_terry", "regression"]
 
@@ -88,7 +88,7 @@ async def step(
 
 
 async def measure(
-    learner: Scorer, samples: Sequence[Sample], objective: RewardModelObjective
+    learner: LogprobModel, samples: Sequence[Sample], objective: RewardModelObjective
 ) -> dict[str, float]:
     """The loss on held-out pairs (or rows), and how well they are ranked."""
     prepared = objective.prepared(samples)

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from transformers import PreTrainedTokenizerBase
 
-from hone.types import Generator, Scorer, Teacher, TrainedModel
+from hone.types import Generator, LogprobModel, Teacher, TrainedModel
 
 
 class WeightPublisher(Protocol):
@@ -75,7 +75,7 @@ class Engine:
 
     tokenizer: PreTrainedTokenizerBase
     learner: TrainedModel
-    reference: Scorer | None = None
+    reference: LogprobModel | None = None
     generator: Generator | None = None
     value: TrainedModel | None = None
     """A second trained model with a scalar head, which estimates the values of states."""

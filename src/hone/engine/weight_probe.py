@@ -13,7 +13,7 @@ from torch import Tensor
 from hone.engine.base import WeightTransport
 from hone.errors import WeightSyncError
 from hone.model.counter_rng import counted
-from hone.types import Generator, Prompt, Rollout, Sampling, Scorer, sample_of
+from hone.types import Generator, LogprobModel, Prompt, Rollout, Sampling, sample_of
 
 TOLERANCES = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.05}
 """In nats, by the generator's precision. Measured with right weights: 2e-6 in fp32, 0.02 in bf16."""
@@ -31,7 +31,7 @@ class ProbedTransport:
         self,
         transport: WeightTransport,
         generator: Generator,
-        learner: Scorer,
+        learner: LogprobModel,
         *,
         tokens: int,
         temperature: float,

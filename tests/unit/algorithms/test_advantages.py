@@ -126,13 +126,13 @@ def of_lengths(rewards: list[list[float | None]], lengths: list[list[int]]) -> l
 def columns_of(
     groups: list[Group], baseline: GroupBaseline, kl_penalty: float | None = None
 ) -> list[list[float]]:
-    slots = policy_loss.samples_of(groups)
+    samples = policy_loss.samples_per_rollout(groups)
     kl_penalties = [
-        None if slot is None or kl_penalty is None else torch.full((slot.num_targets,), kl_penalty)
-        for slot in slots
+        None if sample is None or kl_penalty is None else torch.full((sample.num_targets,), kl_penalty)
+        for sample in samples
     ]
-    compute_advantages(groups, slots, kl_penalties, baseline)
-    return [slot.token_columns["advantage"].tolist() for slot in slots if slot is not None]
+    compute_advantages(groups, samples, kl_penalties, baseline)
+    return [sample.token_columns["advantage"].tolist() for sample in samples if sample is not None]
 
 
 def test_reinforce_plus_plus_by_hand() -> None:

@@ -249,7 +249,7 @@ def test_an_update_for_each_global_batch() -> None:
 def test_what_is_excluded_or_empty_is_not_learnt_from() -> None:
     groups = make_groups([[None, None, None]])
     groups[0].rollouts[1].excluded = "truncated"
-    samples = distill.samples_of(groups)
+    samples = distill.trainable_samples(groups)
     assert [sample.id for sample in samples] == ["draw0#0", "draw0#2"]
     assert samples[0].prefix == 3
 

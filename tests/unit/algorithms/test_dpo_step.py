@@ -43,7 +43,7 @@ def make_pairs(count: int, seed: int, *, share: bool = True) -> tuple[list[Sampl
         for side, label in (("chosen", 1.0), ("rejected", -1.0)):
             samples.append(_sample(f"{number}:{side}", prompt, generator, label, str(number), share))
         other = _sample(f"{number}:mismatched", prompt, generator, 0.0, "", False)
-        other.sequence_columns = {"reference": other.sequence_columns["reference"]}
+        other.sequence_columns = {"reference_logprob_sum": other.sequence_columns["reference_logprob_sum"]}
         mismatched.append(other)
     return samples, mismatched
 
@@ -58,7 +58,7 @@ def _sample(
         name,
         tokens,
         torch.arange(len(tokens)) >= len(prompt),
-        sequence_columns={"label": label, "reference": reference},
+        sequence_columns={"label": label, "reference_logprob_sum": reference},
         group=unit,
         prefix=len(prompt) if share else 0,
         unit=unit,
@@ -146,7 +146,7 @@ def test_training_raises_the_chosen_above_the_rejected() -> None:
     section = DPOSection(reference_policy_kl_penalty=0.5, sft_average_log_probs=False)
     samples, _ = make_pairs(8, 0)
     for sample, logprobs in zip(samples, run(learner.forward(samples)), strict=True):
-        sample.sequence_columns["reference"] = float(logprobs.double().sum())
+        sample.sequence_columns["reference_logprob_sum"] = float(logprobs.double().sum())
     history = []
     for _ in range(10):
         loss = run(dpo.loss_of(learner, samples, section, paired=True, moments=Moments()))
@@ -180,7 +180,7 @@ def test_rated_answers_alone() -> None:
     loss = run(dpo.loss_of(learner, rated, section, paired=False, moments=Moments(), mismatched=mismatched))
     metrics = run(learner.forward_backward(rated, loss))
     sums = torch.stack([values.sum() for values in run(learner.forward(rated))])
-    ratios = sums - torch.tensor([sample.sequence_columns["reference"] for sample in rated])
+    ratios = sums - torch.tensor([sample.sequence_columns["reference_logprob_sum"] for sample in rated])
     signs, weights = torch.tensor([1.0, -1.0, 1.0, 1.0]), torch.tensor([0.5, 2.0, 0.5, 0.5])
     expected = weights * torch.sigmoid(-signs * 0.05 * (ratios - loss.params.kl))
     assert metrics["loss"] == pytest.approx(float(expected.mean()), rel=1e-5)

@@ -277,7 +277,7 @@ def test_which_answers_are_right() -> None:
     groups = make_groups([[1.0, -0.5, 2.0, 0.25]])
     for rollout, said in zip(groups[0].rollouts, (0.0, 1.0, -1.0, 7.5), strict=True):
         rollout.rewards, rollout.judge = {"format": 1.0, "answer": said}, "answer"
-    samples = surrogate_of.samples_of(groups)
+    samples = surrogate_of.samples_per_rollout(groups)
     found = [sample.sequence_columns["right_tokens"] for sample in samples if sample is not None]
     lengths = [float(len(rollout.completion.tokens)) for rollout in groups[0].rollouts]
     # no verdict in 7.5: a reward above 0 counts

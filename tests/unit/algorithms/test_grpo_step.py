@@ -77,7 +77,7 @@ def test_samples_hold_the_tokens_that_were_generated() -> None:
     """Token in, token out: nothing is decoded on the way (rule 2)."""
     groups = make_groups([[1.0, 0.0]])
     rollout = groups[0].rollouts[0]
-    sample = policy_loss.samples_of(groups)[0]
+    sample = policy_loss.samples_per_rollout(groups)[0]
     assert sample is not None
     assert sample.tokens_T.tolist() == [*rollout.prompt.tokens, *rollout.completion.tokens]
     assert sample.loss_mask_T.tolist() == [False] * 3 + [True] * len(rollout.completion.tokens)
@@ -90,7 +90,7 @@ def test_failed_excluded_and_empty_rollouts_are_no_samples() -> None:
     groups = make_groups([[1.0, None, 0.0, 0.5]])
     groups[0].rollouts[2].excluded = "truncated"
     groups[0].rollouts[3].completion = Completion.of_version((), (), "stop", 0)
-    samples = policy_loss.samples_of(groups)
+    samples = policy_loss.samples_per_rollout(groups)
     assert [sample is not None for sample in samples] == [True, False, False, False]
 
 
@@ -170,7 +170,7 @@ def test_several_updates_compare_with_the_policy_before_the_first() -> None:
     inner = make_learner(make_model())
     learner = Recorder(inner)
     groups = make_groups([[1.0, 0.0], [0.0, 1.0]])
-    samples = [sample for sample in policy_loss.samples_of(groups) if sample is not None]
+    samples = [sample for sample in policy_loss.samples_per_rollout(groups) if sample is not None]
     before = run(inner.forward(samples))
     config = config_of(grpo={"num_updates_per_rollout": 3}, loss_fn={"reference_policy_kl_penalty": 0.0})
     run(grpo.step(learner, None, groups, config))
@@ -190,13 +190,13 @@ def test_one_update_has_the_gradient_of_explicit_old_logprobs() -> None:
         learner = make_learner(make_model())
         groups = make_groups([[1.0, 0.0], [0.0, 1.0]])
         by_group(groups, grpo.baseline_of(GRPOSection()))
-        samples = [sample for sample in policy_loss.samples_of(groups) if sample is not None]
+        samples = [sample for sample in policy_loss.samples_per_rollout(groups) if sample is not None]
         rollouts = [rollout for group in groups for rollout in group.rollouts]
         for sample, rollout in zip(samples, rollouts, strict=True):
             assert rollout.advantage is not None
             sample.sequence_columns["advantage"] = rollout.advantage
         if explicit:
-            run(policy_loss.score(learner, samples, "old_logprobs"))
+            run(policy_loss.add_column(learner, samples, "old_logprobs"))
         run(learner.forward_backward(samples, policy_loss.PolicyLoss(config, on_policy=not explicit)))
         results.append(gradients(learner.model))
     assert largest_gap(*results) < 1e-5
@@ -205,7 +205,7 @@ def test_one_update_has_the_gradient_of_explicit_old_logprobs() -> None:
 def test_a_step_raises_the_probability_of_what_was_rewarded() -> None:
     learner = make_learner(make_model(), config_of().policy)
     groups = make_groups([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
-    samples = [sample for sample in policy_loss.samples_of(groups) if sample is not None]
+    samples = [sample for sample in policy_loss.samples_per_rollout(groups) if sample is not None]
     before = run(learner.forward(samples))
     config = config_of(policy={"train_global_batch_size": 6}, loss_fn={"reference_policy_kl_penalty": 0.0})
     run(grpo.step(learner, None, groups, config))
@@ -253,7 +253,7 @@ def test_tokens_after_the_end_are_never_targets() -> None:
     groups[0].rollouts[0].completion = Completion.of_version(
         (5, EOS), (-1.0, -0.5), "stop", completion.version
     )
-    sample = policy_loss.samples_of(groups)[0]
+    sample = policy_loss.samples_per_rollout(groups)[0]
     assert sample is not None
     assert sample.num_targets == 2
 

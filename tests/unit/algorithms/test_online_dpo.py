@@ -137,7 +137,7 @@ def test_the_loss_and_its_gradient_by_hand(loss_type: str, loss: float, slope: f
     """beta 0.2; a chosen completion of two tokens and a rejected one of one; log pi -0.5, log ref -1 of each token."""
     learner, config = Fixed(-0.5), config_of({"beta": 0.2, "loss_type": loss_type})
     group = of_lengths([0.0, 1.0], [1, 2])
-    metrics = run(online_dpo.step(learner, Fixed(-1.0), [group], config, number=1))  # type: ignore[arg-type]
+    metrics = run(online_dpo.step(learner, Fixed(-1.0), [group], config, step_number=1))  # type: ignore[arg-type]
     assert metrics["loss"] == pytest.approx(loss, rel=1e-5)
     per_token = slope / 2 if loss_type == "ipo" else slope
     assert learner.gradients == pytest.approx([per_token, per_token, -slope], rel=1e-5)
@@ -152,7 +152,7 @@ def test_groups_that_tie_are_counted_and_change_no_weight() -> None:
     config = config_of()
     learner = make_learner(model, config.policy)
     groups = make_groups([[0.5, 0.5], [1.0, 1.0, 1.0]])
-    metrics = run(online_dpo.step(learner, Fixed(-1.0), groups, config, number=1))  # type: ignore[arg-type]
+    metrics = run(online_dpo.step(learner, Fixed(-1.0), groups, config, step_number=1))  # type: ignore[arg-type]
     assert metrics["tied_groups"] == 2
     assert metrics["unpaired_samples"] == 5
     assert metrics["updates"] == metrics["trained_samples"] == 0
@@ -164,7 +164,7 @@ def test_the_mean_is_over_the_pairs_and_a_tie_among_them_takes_nothing_off() -> 
     for rewards in ([[1.0, 0.0]], [[1.0, 0.0], [0.3, 0.3]]):
         learner = Fixed(-0.5)
         groups = make_groups(rewards)
-        run(online_dpo.step(learner, Fixed(-1.0), groups, config_of(), number=1))  # type: ignore[arg-type]
+        run(online_dpo.step(learner, Fixed(-1.0), groups, config_of(), step_number=1))  # type: ignore[arg-type]
         found.append(learner.gradients)
     assert found[0] == found[1]
 
@@ -176,7 +176,7 @@ def test_beta_changes_with_the_steps_that_are_done() -> None:
     assert [linear.beta_at(step) for step in range(4)] == pytest.approx([0.4, 0.25, 0.1, 0.1])
     learner, group = Fixed(-0.5), of_lengths([0.0, 1.0], [1, 1])
     config = config_of({"beta": {0: 0.4, 2: 0.1}})
-    metrics = run(online_dpo.step(learner, Fixed(-1.0), [group], config, number=3))  # type: ignore[arg-type]
+    metrics = run(online_dpo.step(learner, Fixed(-1.0), [group], config, step_number=3))  # type: ignore[arg-type]
     assert metrics["beta"] == 0.1
 
 
@@ -196,7 +196,7 @@ def trained(mesh: Mesh | None, policy: dict[str, Any], updates: int = 4) -> tupl
     history = []
     for number in range(1, updates + 1):
         groups = make_groups(REWARDS, seed=number)
-        history.append(run(online_dpo.step(learner, reference, groups, config, number=number)))
+        history.append(run(online_dpo.step(learner, reference, groups, config, step_number=number)))
     return history, {name: tensor.clone() for name, tensor in learner.weights()}
 
 
@@ -234,7 +234,7 @@ def test_pairs_of_one_update_are_those_of_its_prompts() -> None:
     config = config_of(train_global_batch_size=2)
     learner = Fixed(-0.5)
     metrics = run(
-        online_dpo.step(learner, Fixed(-1.0), make_groups(REWARDS), config, number=1)  # type: ignore[arg-type]
+        online_dpo.step(learner, Fixed(-1.0), make_groups(REWARDS), config, step_number=1)  # type: ignore[arg-type]
     )
     assert learner.steps == metrics["updates"] == 2
     assert metrics["trained_samples"] == 6
@@ -245,5 +245,5 @@ def test_a_rollout_keeps_the_reward_that_it_was_given() -> None:
     before = [rollout.reward for rollout in rollouts]
     groups = [Group("g", rollouts)]
     config = config_of({"missing_eos_penalty": 1.0})
-    run(online_dpo.step(Fixed(-0.5), Fixed(-1.0), groups, config, number=1))  # type: ignore[arg-type]
+    run(online_dpo.step(Fixed(-0.5), Fixed(-1.0), groups, config, step_number=1))  # type: ignore[arg-type]
     assert [rollout.reward for rollout in rollouts] == before

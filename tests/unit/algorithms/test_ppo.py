@@ -82,7 +82,7 @@ def test_value_loss_without_a_limit_is_half_the_squared_error() -> None:
 def columns(groups: list[Group], config: PPOConfig, value: float = 0.0, reference: Any = None) -> list[dict]:
     """The columns that the value model is trained with."""
     critic = Values(value)
-    run(ppo.step(Values(-1.0), reference, critic, groups, config, number=1))
+    run(ppo.step(Values(-1.0), reference, critic, groups, config, step_number=1))
     return [{name: column.tolist() for name, column in row.items()} for row in critic.batches[0]]
 
 
@@ -121,7 +121,7 @@ def test_advantages_are_whitened_over_the_rollout_not_over_a_minibatch() -> None
     groups = make_groups([[1.0], [0.5], [0.0], [0.2]])
     settings = {"policy": {"train_global_batch_size": 2}, "ppo": {"adv_estimator": {"gae_lambda": 1.0}}}
     critic = Values()
-    run(ppo.step(Values(-1.0), None, critic, groups, ppo_config(**settings), number=1))
+    run(ppo.step(Values(-1.0), None, critic, groups, ppo_config(**settings), step_number=1))
     seen = [row["advantage"] for batch in critic.batches[:2] for row in batch]
     rewards = [r.reward for group in groups for r in group.rollouts]
     lengths = [len(r.completion.tokens) for group in groups for r in group.rollouts]
@@ -159,7 +159,7 @@ def test_order_of_a_step() -> None:
         loss_fn={"reference_policy_kl_penalty": 0.1},
     )
     metrics = run(
-        ppo.step(policy, reference, critic, make_groups([[1.0], [0.0], [0.5], [None]]), config, number=1)
+        ppo.step(policy, reference, critic, make_groups([[1.0], [0.0], [0.5], [None]]), config, step_number=1)
     )
     assert policy.calls == critic.calls == ["forward"] + ["forward_backward", "optim_step"] * 6
     assert reference.calls == ["forward"]
@@ -173,7 +173,12 @@ def test_one_update_needs_no_second_look_at_the_policy() -> None:
     policy = Recorder()
     run(
         ppo.step(
-            policy, None, Values(), make_groups([[1.0], [0.0]]), ppo_config(ppo={"ppo_epochs": 1}), number=1
+            policy,
+            None,
+            Values(),
+            make_groups([[1.0], [0.0]]),
+            ppo_config(ppo={"ppo_epochs": 1}),
+            step_number=1,
         )
     )
     assert policy.calls == ["forward_backward", "optim_step"]
@@ -183,7 +188,7 @@ def test_the_value_model_warms_up_alone() -> None:
     config = ppo_config(ppo={"policy_training_start_step": 2, "ppo_epochs": 2})
     for number, trained in ((1, False), (2, False), (3, True)):
         policy, critic = Recorder(), Values()
-        metrics = run(ppo.step(policy, None, critic, make_groups([[1.0], [0.0]]), config, number=number))
+        metrics = run(ppo.step(policy, None, critic, make_groups([[1.0], [0.0]]), config, step_number=number))
         assert ("optim_step" in policy.calls) is trained
         assert trained or policy.calls == []
         assert critic.calls.count("optim_step") == 2
@@ -194,7 +199,7 @@ def test_the_value_model_has_minibatches_of_its_own() -> None:
     config = ppo_config(ppo={"ppo_epochs": 1})
     config.value.train_global_batch_size = 1
     policy, critic = Recorder(), Values()
-    run(ppo.step(policy, None, critic, make_groups([[1.0], [0.0], [0.5]]), config, number=1))
+    run(ppo.step(policy, None, critic, make_groups([[1.0], [0.0], [0.5]]), config, step_number=1))
     assert (policy.calls.count("optim_step"), critic.calls.count("optim_step")) == (1, 3)
 
 
@@ -204,7 +209,7 @@ def test_other_estimators_have_no_value_model(name: str) -> None:
     assert config.critic is None
     policy = Recorder()
     groups = make_groups([[1.0, 0.0], [0.0, 1.0]])
-    metrics = run(ppo.step(policy, None, None, groups, config, number=1))
+    metrics = run(ppo.step(policy, None, None, groups, config, step_number=1))
     assert policy.calls == ["forward"] + ["forward_backward", "optim_step"] * 2
     assert "value_loss" not in metrics
     first, second = (rollout.advantage for rollout in groups[0].rollouts)
@@ -218,13 +223,13 @@ def test_values_that_are_no_numbers_stop_the_run_before_any_update() -> None:
     with pytest.raises(
         TrainingError, match=r"values are not finite for draw0#0.*value\.optimizer\.kwargs\.lr"
     ):
-        run(ppo.step(policy, None, critic, make_groups([[1.0], [0.0]]), ppo_config(), number=1))
+        run(ppo.step(policy, None, critic, make_groups([[1.0], [0.0]]), ppo_config(), step_number=1))
     assert policy.batches == critic.batches == []
 
 
 def test_a_rollout_without_any_usable_completion_changes_nothing() -> None:
     policy, critic = Recorder(), Values()
-    metrics = run(ppo.step(policy, None, critic, make_groups([[None], [None]]), ppo_config(), number=1))
+    metrics = run(ppo.step(policy, None, critic, make_groups([[None], [None]]), ppo_config(), step_number=1))
     assert "optim_step" not in policy.calls + critic.calls
     assert metrics == {"updates": 0.0, "trained_samples": 0.0}
 
@@ -242,7 +247,7 @@ def test_values_learn_the_returns() -> None:
     losses = []
     for _ in range(8):
         groups = make_groups([[1.0], [0.0], [0.5], [1.0]])
-        losses.append(run(ppo.step(policy, None, critic, groups, config, number=1)))
+        losses.append(run(ppo.step(policy, None, critic, groups, config, step_number=1)))
     assert losses[-1]["value_loss"] < losses[0]["value_loss"] / 4
     assert losses[-1]["explained_variance"] > 0.7 > losses[0]["explained_variance"]
     assert policy.updates == 0
@@ -252,8 +257,8 @@ def test_a_step_raises_the_probability_of_what_was_rewarded() -> None:
     config = ppo_config(ppo={"ppo_epochs": 2})
     policy, critic = learners(config)
     groups = make_groups([[1.0, 0.0], [0.0, 1.0]])
-    samples = [sample for sample in policy_loss.samples_of(groups) if sample is not None]
+    samples = [sample for sample in policy_loss.samples_per_rollout(groups) if sample is not None]
     before = run(policy.forward(samples))
-    run(ppo.step(policy, None, critic, groups, config, number=1))
+    run(ppo.step(policy, None, critic, groups, config, step_number=1))
     gains = [float((a - b).sum()) for a, b in zip(run(policy.forward(samples)), before, strict=True)]
     assert gains[0] + gains[3] > gains[1] + gains[2]

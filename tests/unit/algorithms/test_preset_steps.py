@@ -38,7 +38,7 @@ def test_one_step(name: str) -> None:
         make_learner(make_model(seed=1), frozen=True),
     )
     groups = scored()
-    samples = [sample for sample in policy_loss.samples_of(groups) if sample is not None]
+    samples = [sample for sample in policy_loss.samples_per_rollout(groups) if sample is not None]
     before = run(learner.forward(samples))
     metrics = run(grpo.step(learner, reference if config.uses_reference_model else None, groups, config))
     assert all(math.isfinite(value) for value in metrics.values()), metrics

@@ -94,7 +94,7 @@ def test_a_bonus_raises_the_entropy() -> None:
         learner = make_learner(make_model("llama"), config.policy)
         for _ in range(5):
             run(grpo.step(learner, None, make_groups(REWARDS), config))
-        samples = [s for s in grpo.policy_loss.samples_of(make_groups(REWARDS)) if s is not None]
+        samples = [s for s in grpo.policy_loss.samples_per_rollout(make_groups(REWARDS)) if s is not None]
         return float(torch.cat(run(learner.entropies(samples))).mean())
 
     assert entropy_after(1.0) > entropy_after(0.0) + 0.05
@@ -102,7 +102,7 @@ def test_a_bonus_raises_the_entropy() -> None:
 
 def test_the_mask_takes_the_top_share_of_the_whole_batch() -> None:
     learner = make_learner(make_model("llama"))
-    samples = [s for s in grpo.policy_loss.samples_of(make_groups(REWARDS)) if s is not None]
+    samples = [s for s in grpo.policy_loss.samples_per_rollout(make_groups(REWARDS)) if s is not None]
     entropies = torch.cat(run(learner.entropies(samples)))
     metrics = run(entropy_mask.mark(learner, samples, 0.2))
     marked = torch.cat([sample.token_columns["high_entropy"] for sample in samples])
@@ -118,7 +118,7 @@ def test_what_is_masked_has_no_gradient_and_still_counts() -> None:
         policy={"train_global_batch_size": 8},
         loss_fn={"reference_policy_kl_penalty": 0.0, "top_entropy_quantile": 0.4},
     )
-    samples = [s for s in grpo.policy_loss.samples_of(make_groups(REWARDS)) if s is not None]
+    samples = [s for s in grpo.policy_loss.samples_per_rollout(make_groups(REWARDS)) if s is not None]
     found = []
     for by_hand in (False, True):
         learner = make_learner(make_model("llama"), config.policy)

@@ -143,7 +143,7 @@ def test_a_student_with_more_rows_than_the_teacher_is_taught(folder: Path, zero_
         [completions] = run(engine.generator.generate([prompt], sampling, count=8))
         assert max(token for one in completions for token in one.tokens) < VOCABULARY
     groups = [Group("row", [Rollout(prompt, one, "") for one in completions])]
-    metrics = run(distill.step(engine.learner, engine.teacher, distill.samples_of(groups), config))
+    metrics = run(distill.step(engine.learner, engine.teacher, distill.trainable_samples(groups), config))
     assert metrics["teacher_in_topk"] == pytest.approx(1, abs=1e-4)
     assert 0 < metrics["student_in_topk"] < 0.9  # the rest is on rows that the teacher has not
     assert math.isfinite(metrics["loss"])

@@ -2,8 +2,8 @@
 
     k1 = d, k2 = d^2 / 2, k3 = exp(-d) - 1 + d, with d = log pi - log reference of a token        `ops.kl_estimate`
     in the loss: times pi / pi_old with its gradient for k1 and k3, or where use_bias_correction_kl says so  `weight`
-    in the reward: of the weights before the first update; `policy_loss.prepare` computes it, `advantages` and `ppo`
-    subtract it                                                                 its metric: `kl_penalty_metric`
+    in the reward: of the weights before the first update; `policy_loss.add_logprobs` computes it, `advantages` and
+    `ppo` subtract it                                                           its metric: `kl_penalty_metric`
 
 All of these have the gradient of KL(pi || reference) given what precedes a token, in expectation. Without the ratio k1
 would have none and k3 that of KL(reference || pi); k2 needs no ratio (arXiv 2506.09477). Only the KL in the reward

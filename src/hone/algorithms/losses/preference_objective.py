@@ -17,7 +17,7 @@ from torch import Tensor
 
 from hone.algorithms.losses import preference_losses
 from hone.algorithms.losses.preference_losses import PAIRWISE, Pairs, PreferenceLossParams
-from hone.types import Batch, LossOutput, Outputs, Sample, Scorer, Totals
+from hone.types import Batch, LogprobModel, LossOutput, Outputs, Sample, Totals
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class PreferenceTerms:
 
 @dataclass(frozen=True)
 class PreferenceObjective:
-    """All terms of the loss. Picklable. Reads the columns `label` (1 chosen, -1 rejected), `reference` (the reference's
-    sum of log-probabilities; absent for losses without a reference), and for AOT `aot` and `aot_unpaired`."""
+    """All terms of the loss. Picklable. Reads the columns `label` (1 chosen, -1 rejected), `reference_logprob_sum`
+    (absent for losses without a reference), and for AOT `aot` and `aot_unpaired`."""
 
     terms: PreferenceTerms
     params: PreferenceLossParams = field(default_factory=PreferenceLossParams)
@@ -45,7 +45,7 @@ class PreferenceObjective:
     def __call__(self, outputs: Outputs, batch: Batch, totals: Totals) -> LossOutput:
         terms, columns, label_S = self.terms, batch.sequence_columns, batch.sequence_columns["label"]
         logps_S = batch.sum_by_sequence(outputs.logprobs_N)
-        reference_S = columns.get("reference", torch.zeros_like(logps_S))
+        reference_S = columns.get("reference_logprob_sum", torch.zeros_like(logps_S))
         length_S = batch.lengths_S
         good, bad = label_S > 0, label_S < 0  # neither: a rank without work
         chosen = max((totals.sequences + totals.sums["label"]) / 2, 1.0)
@@ -98,13 +98,13 @@ class PreferenceObjective:
 
 async def with_batch_statistics(
     objective: PreferenceObjective,
-    model: Scorer,
+    model: LogprobModel,
     samples: Sequence[Sample],
     mismatched: Sequence[Sample] = (),
 ) -> PreferenceObjective:
     """The objective with its statistics of the whole batch: one more forward for AOT and KTO.
 
-    `mismatched`: for KTO, prompts with the answers of other prompts, with their `reference`.
+    `mismatched`: for KTO, prompts with the answers of other prompts, with their `reference_logprob_sum`.
     """
     losses = objective.terms.preference_loss.keys()
     average = objective.terms.preference_average_log_probs
@@ -117,20 +117,20 @@ async def with_batch_statistics(
     return objective
 
 
-async def _ratios(model: Scorer, samples: Sequence[Sample], *, average: bool) -> Tensor:
+async def _ratios(model: LogprobModel, samples: Sequence[Sample], *, average: bool) -> Tensor:
     """log pi - log ref of each sample, in fp64."""
     values = []
     for sample, logprobs_T in zip(samples, await model.forward(samples), strict=True):
-        value = float(logprobs_T.double().sum()) - sample.sequence_columns["reference"]
+        value = float(logprobs_T.double().sum()) - sample.sequence_columns["reference_logprob_sum"]
         values.append(value / max(sample.num_targets, 1) if average else value)
     return torch.tensor(values, dtype=torch.float64)
 
 
-async def _match(model: Scorer, samples: Sequence[Sample], *, average: bool) -> None:
+async def _match(model: LogprobModel, samples: Sequence[Sample], *, average: bool) -> None:
     """Set each sample's AOT partners: values of the same rank in the whole batch."""
     ratios_S = await _ratios(model, samples, average=average)
     lengths_S = torch.tensor([max(sample.num_targets, 1) if average else 1 for sample in samples])
-    references = [sample.sequence_columns["reference"] for sample in samples]
+    references = [sample.sequence_columns["reference_logprob_sum"] for sample in samples]
     reference_S = torch.tensor(references, dtype=torch.float64) / lengths_S
     good, bad = ratios_S[::2], ratios_S[1::2]
     reference_P = reference_S[::2] - reference_S[1::2]

@@ -44,9 +44,9 @@ def train(mesh: Mesh | None, way: dict[str, Any], loss: dict[str, Any]) -> Train
     for number in range(UPDATES // 2):
         groups = make_groups([[None] * 4, [None] * 3, [None] * 3], seed=number, prompt_length=9)
         groups[0].rollouts[3].excluded = "truncated"
-        samples = distill.samples_of(groups)
+        samples = distill.trainable_samples(groups)
         history.append(run(distill.step(student, teacher, samples, config)))
-    samples = distill.samples_of(make_groups([[None]], seed=99))
+    samples = distill.trainable_samples(make_groups([[None]], seed=99))
     read = [values for values, _ in run(teacher.topk_logprobs(samples, 6))]
     return history, {name: tensor.clone() for name, tensor in student.weights()}, read
 

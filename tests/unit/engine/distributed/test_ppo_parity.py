@@ -43,7 +43,7 @@ def train(mesh: Mesh | None, way: dict[str, Any]) -> TrainedValues:
         groups = make_groups(
             [[1.0, 0.0, 0.5, None], [0.0, 1.0, 1.0], [0.3, 0.1, 0.9]], seed=number, prompt_length=9
         )
-        history.append(run(ppo.step(policy, reference, value, groups, config, number=number)))
+        history.append(run(ppo.step(policy, reference, value, groups, config, step_number=number)))
     return history, [{name: t.clone() for name, t in model.weights()} for model in (policy, value)]
 
 

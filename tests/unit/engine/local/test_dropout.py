@@ -130,7 +130,7 @@ def test_the_first_loss_of_dpo_is_log_2_with_gpt_2s_dropout(tmp_path: Path) -> N
     ]
     samples = pairs()
     for sample, logprobs in zip(samples, tiny.run(engine.learner.forward(samples)), strict=True):
-        sample.sequence_columns["reference"] = float(logprobs.double().sum())
+        sample.sequence_columns["reference_logprob_sum"] = float(logprobs.double().sum())
     loss: PreferenceObjective = tiny.run(
         loss_of(engine.learner, samples, config.dpo, paired=True, moments=Moments())
     )
