@@ -21,7 +21,7 @@ from pathlib import Path
 
 import psutil
 
-NAMES = {"rank": "ray::Worker", "raylet": "raylet/raylet"}
+NAMES = {"rank": "ray::EngineWorker", "raylet": "raylet/raylet"}
 COMMAND = (
     *("-m", "hone", "sft", "policy.model_name=hone/tiny", "cluster.cpu_workers_per_node=2"),
     *("sft.max_num_steps=100000", "sft.max_num_epochs=100000", "sft.val_period=0", "sft.val_at_start=false"),

@@ -29,8 +29,8 @@ class Prompt:
     """All columns of the dataset row; reward functions receive them as keyword arguments."""
     dataset: str = ""
     env: str = ""
-    number: int = 0
-    """The number of its first completion: sampling depends on the prompt's id and the completion's number."""
+    first_completion: int = 0
+    """The index of its first completion: sampling depends on the prompt's id and the completion's index."""
 
 
 class VersionSpan(NamedTuple):

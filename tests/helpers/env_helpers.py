@@ -230,7 +230,7 @@ class Scripted:
             assert limit > 0, "the real one raises"
             cut = len(tokens) > limit
             tokens = tuple(tokens[:limit])
-            self.given[prompt.id, prompt.number] = tokens
+            self.given[prompt.id, prompt.first_completion] = tokens
             done.append(
                 [Completion.of_version(tokens, (-1.0,) * len(tokens), "length" if cut else "stop", 0)]
             )

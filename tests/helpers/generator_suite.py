@@ -97,7 +97,7 @@ def a_completion_is_the_same_whatever_shares_its_batch(subject: Subject) -> None
     done = subject.sample(prompts, count=2)
     reordered = subject.sample(prompts[::-1], count=2)[::-1]
     assert [one.tokens for one in flat(done)] == [one.tokens for one in flat(reordered)]
-    second = subject.sample([replace(prompts[0], number=1)], count=1)[0][0]
+    second = subject.sample([replace(prompts[0], first_completion=1)], count=1)[0][0]
     assert second.tokens == done[0][1].tokens
 
 

@@ -114,7 +114,11 @@ class GeneratorGroup:
         self, prompts: Sequence[Prompt], sampling: Sampling, *, count: int = 1
     ) -> list[list[Completion]]:
         """As `Generator.generate`; completions of a server that is lost are sampled again, with the same seeds."""
-        requests = [replace(prompt, number=prompt.number + c) for prompt in prompts for c in range(count)]
+        requests = [
+            replace(prompt, first_completion=prompt.first_completion + c)
+            for prompt in prompts
+            for c in range(count)
+        ]
         size = completions_per_batch(self.batch_size, count)
         starts: asyncio.Queue[int | None] = asyncio.Queue()
         done: dict[int, list[list[Completion]]] = {}

@@ -1,4 +1,4 @@
-"""A generator in a child process of this machine, which runs a `Worker` as a Ray actor does."""
+"""A generator in a child process of this machine, which runs an `EngineWorker` as a Ray actor does."""
 
 from __future__ import annotations
 
@@ -126,12 +126,12 @@ class GeneratorProcess:
 
 
 def main(descriptor: int, log: str) -> None:
-    """The child: answer calls of a `Worker` until the parent ends, and send a heartbeat meanwhile."""
+    """The child: answer calls of an `EngineWorker` until the parent ends, and send a heartbeat meanwhile."""
     end_with_parent(os.dup(0))
     from hone.engine.distributed.heartbeat import HEARTBEAT
-    from hone.engine.distributed.worker import Worker
+    from hone.engine.distributed.worker import EngineWorker
 
-    worker, channel, lock = Worker(0, os.getcwd(), log), Connection(descriptor), threading.Lock()
+    worker, channel, lock = EngineWorker(0, os.getcwd(), log), Connection(descriptor), threading.Lock()
 
     def send(number: int, result: Any) -> None:
         with lock:

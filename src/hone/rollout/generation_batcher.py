@@ -53,7 +53,7 @@ class GenerationBatcher:
             self._changed.set()
 
     async def generate(self, prompt: Prompt) -> Completion:
-        """One completion of the prompt, its `number`-th. Raises what the generator raises."""
+        """One completion of the prompt, the one of index `first_completion`. Raises what the generator raises."""
         future: asyncio.Future[Completion] = asyncio.get_running_loop().create_future()
         self._waiting.append((prompt, future))
         self._changed.set()
@@ -62,7 +62,7 @@ class GenerationBatcher:
     async def _serve(self) -> None:
         while True:
             await self._gather()
-            batch = sorted(self._waiting, key=lambda item: (item[0].id, item[0].number))
+            batch = sorted(self._waiting, key=lambda item: (item[0].id, item[0].first_completion))
             self._waiting = []
             try:
                 done = await self.generator.generate([prompt for prompt, _ in batch], self.sampling)

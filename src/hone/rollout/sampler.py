@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-Lap = Callable[[str], None]
+OnEnd = Callable[[str], None]
 
 
 @dataclass
@@ -37,15 +37,15 @@ class RolloutSampler:
     episodes: EpisodeRunner | None = None
     """Runs rollouts with environments, if the configuration has any."""
 
-    async def sample(self, prompts: Sequence[Prompt], *, lap: Lap = lambda part: None) -> list[Group]:
-        """A group to train on for each prompt, with rewards if the algorithm uses them. `lap` is called when a part has
-        ended: `generation` (with environments), `reward`. Raises RewardError (see RewardPool.score)."""
+    async def sample(self, prompts: Sequence[Prompt], *, on_end: OnEnd = lambda part: None) -> list[Group]:
+        """A group to train on for each prompt, with rewards if the algorithm uses them. `on_end` is called when a part
+        has ended: `generation` (with environments), `reward`. Raises RewardError (see RewardPool.score)."""
         pool = self.pool if isinstance(self.config, RLConfig) else None
         count = self.config.loop.num_generations_per_prompt
-        groups = await self._groups(prompts, sampling_of(self.config), count, pool, lap)
+        groups = await self._groups(prompts, sampling_of(self.config), count, pool, on_end)
         apply_reward_shaping(groups, self.config)
         if pool is not None:
-            lap("reward")
+            on_end("reward")
         return groups
 
     async def validate(self, prompts: Sequence[Prompt]) -> list[Group]:
@@ -59,14 +59,14 @@ class RolloutSampler:
         sampling: Sampling,
         count: int,
         pool: RewardPool | None,
-        lap: Lap = lambda part: None,
+        on_end: OnEnd = lambda part: None,
     ) -> list[Group]:
         if self.episodes is not None and pool is not None:
             results = await self.episodes.run(prompts, self.generator, sampling, count)
-            lap("generation")
+            on_end("generation")
             return await score_episodes(prompts, results, pool, self.config.rewards)
         completions = await self.generator.generate(prompts, sampling, count=count)
-        lap("generation")
+        on_end("generation")
         return await score_completions(prompts, completions, self.tokenizer, pool)
 
 

@@ -87,39 +87,39 @@ async def one_step(
     run: TrainingRun,
 ) -> None:
     """Sample, score, train, sync the weights to the generator, validate, log and save."""
-    config, clock = sampler.config, _Clock(run.progress)
-    sampler.pool.at(step - 1, run.total_steps)
+    config, timer = sampler.config, _StepTimer(run.progress)
+    sampler.pool.set_progress(step - 1, run.total_steps)
     if algorithm.is_on_policy_step(step):
-        metrics, tokens = await _learn_from_rollouts(step, algorithm, engine, data, sampler, run, clock)
+        metrics, tokens = await _train_on_rollouts(step, algorithm, engine, data, sampler, run, timer)
     else:
-        metrics, tokens = await _learn_from_answers(algorithm, engine, data, config)
-        clock.lap("training")
+        metrics, tokens = await _train_on_data_answers(algorithm, engine, data, config)
+        timer.end("training")
     _end_with_the_data(run, data, step)
     await engine.sync_weights(step)
-    clock.lap("weight_sync")
+    timer.end("weight_sync")
     metrics |= {"epoch": float(data.epoch), **sampler.pool.metrics(taken=metrics)}
     metrics["policy_loss_total"] = metrics.pop("loss", 0.0)
     if validation_is_due(step, run.total_steps, config):
         metrics |= await validate(sampler, data.validation, run, step=step)
-        clock.lap("validation")
-    metrics |= clock.seconds()
+        timer.end("validation")
+    metrics |= timer.seconds()
     metrics["tokens_per_s"] = tokens / metrics["seconds"]
     stop_when_reached(metrics, config, run)
     await run.end_step(step, metrics, tokens=tokens)
 
 
-async def _learn_from_rollouts(
+async def _train_on_rollouts(
     step: int,
     algorithm: OnlineAlgorithm,
     engine: Engine,
     data: PromptData,
     sampler: RolloutSampler,
     run: TrainingRun,
-    clock: _Clock,
+    timer: _StepTimer,
 ) -> tuple[dict[str, float], int]:
     """Sample completions, score them if there are rewards, train. Returns metrics and the number of tokens."""
     config = sampler.config
-    sample = partial(sampler.sample, lap=clock.lap)
+    sample = partial(sampler.sample, on_end=timer.end)
     if isinstance(config, RLConfig) and config.loop.use_dynamic_sampling:
         wanted = DynamicSamplingSpec.of(config.loop, algorithm.weight_of_reward())
         # The last step may find too few groups. The first may not: the run would end without having trained.
@@ -131,7 +131,7 @@ async def _learn_from_rollouts(
         groups = chosen = await sample(data.next(config.loop.num_prompts_per_step))
         counts = {}
     learnt = await algorithm.step(engine, chosen, step) | counts
-    clock.lap("training")
+    timer.end("training")
     if config.logger.log_rollouts:
         write_rollouts(run.folder.rollout_file(step), step, groups)
     rollouts = [rollout for group in groups for rollout in group.rollouts]
@@ -149,7 +149,7 @@ def _has_no_signal(rollouts: Sequence[Rollout], metrics: dict[str, float]) -> bo
     return no_gradient and len({rollout.reward for rollout in rollouts}) == 1
 
 
-async def _learn_from_answers(
+async def _train_on_data_answers(
     algorithm: OnlineAlgorithm, engine: Engine, data: PromptData, config: OnlineConfig
 ) -> tuple[dict[str, float], int]:
     """Train on the data's answers to the prompts. Returns metrics and the number of tokens."""
@@ -188,7 +188,7 @@ async def validate(
 ) -> dict[str, float]:
     """Sample completions of held-out prompts and score them. Metrics are those of `describe`, prefixed with `val_`."""
     config = sampler.config
-    sampler.pool.at(step, run.total_steps)
+    sampler.pool.set_progress(step, run.total_steps)
     limit = config.loop.max_val_samples
     prompts = list(prompts[:limit] if limit is not None else prompts)
     if not prompts:
@@ -252,21 +252,22 @@ NEXT = {
 """Each part of a step, and what the progress line says after it."""
 
 
-class _Clock:
+class _StepTimer:
     """Measures the seconds of each part of a step, and updates the progress line."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
         progress.doing("sampling")
         self._start = self._last = time.perf_counter()
-        self._laps: dict[str, float] = {}
+        self._seconds: dict[str, float] = {}
 
-    def lap(self, name: str) -> None:
+    def end(self, name: str) -> None:
+        """A part of the step has ended, and the next one begins."""
         now = time.perf_counter()
-        self._laps[f"seconds_{name}"] = self._laps.get(f"seconds_{name}", 0.0) + now - self._last
+        self._seconds[f"seconds_{name}"] = self._seconds.get(f"seconds_{name}", 0.0) + now - self._last
         self._last = now
         if name in NEXT:
             self._progress.doing(NEXT[name])
 
     def seconds(self) -> dict[str, float]:
-        return self._laps | {"seconds": time.perf_counter() - self._start}
+        return self._seconds | {"seconds": time.perf_counter() - self._start}

@@ -17,7 +17,7 @@ from processes import ENVIRONMENT
 pytest.importorskip("ray")
 
 from hone.config import load
-from hone.engine.distributed.worker import Worker
+from hone.engine.distributed.worker import EngineWorker
 from hone.engine.ray import local_cluster
 from hone.engine.ray.worker_group import PASSED_ON, SECRET, WorkerGroup
 from hone.errors import ClusterError
@@ -121,7 +121,7 @@ def test_what_a_rank_is_started_with_holds_no_secret(tmp_path: Path, monkeypatch
     assert workers._secret() == {"HF_TOKEN": "value of HF_TOKEN", "HF_ENDPOINT": "https://me:password@mirror"}
     monkeypatch.delenv("HF_TOKEN")
     monkeypatch.setattr(os, "environ", dict(os.environ))
-    Worker(0, str(tmp_path), None).identify(None, {"HF_TOKEN": "told"})
+    EngineWorker(0, str(tmp_path), None).identify(None, {"HF_TOKEN": "told"})
     assert os.environ["HF_TOKEN"] == "told"
 
 

@@ -24,7 +24,7 @@ def test_a_killed_rank_is_named_and_replaced(tmp_path: Path, uninterrupted: Path
     run = tmp_path / "run"
     process = start(run)
     until_step(run, RANDOM.randrange(4, STEPS // 2), process)
-    victim = RANDOM.choice(processes_of(process, "ray::Worker"))
+    victim = RANDOM.choice(processes_of(process, "ray::EngineWorker"))
     victim.kill()
     finish(process, run)
     assert f"pid {victim.pid} on" in output_of(run)
@@ -40,7 +40,7 @@ def test_a_hung_rank_is_named_and_replaced(tmp_path: Path, uninterrupted: Path) 
     run = tmp_path / "run"
     process = start(run, "cluster.worker_timeout_s=8")
     until_step(run, 4, process)
-    victim = processes_of(process, "ray::Worker")[1]
+    victim = processes_of(process, "ray::EngineWorker")[1]
     victim.suspend()
     finish(process, run)
     assert f"pid {victim.pid} on" in output_of(run)
@@ -53,7 +53,7 @@ def test_a_run_that_cannot_get_on_ends(tmp_path: Path) -> None:
     run = tmp_path / "run"
     process = start(run, "cluster.max_restarts=0")
     until_step(run, 1, process)
-    processes_of(process, "ray::Worker")[0].kill()
+    processes_of(process, "ray::EngineWorker")[0].kill()
     finish(process, run, code=1)
     assert "error: rank" in output_of(run)
     assert "died" in output_of(run)

@@ -46,7 +46,7 @@ def test_a_generator_may_be_killed_and_the_end_is_that_of_one_process(
     run = tmp_path / "run"
     process = start(run, *APART, *SETTINGS[where], kind="grpo")
     until_step(run, RANDOM.randrange(2, STEPS - 4), process)
-    workers = processes_of(process, "hone generator" if where == "a child process" else "ray::Worker")
+    workers = processes_of(process, "hone generator" if where == "a child process" else "ray::EngineWorker")
     victim = RANDOM.choice(
         [w for w in workers if any("generator" in Path(f.path).name for f in w.open_files())]
     )

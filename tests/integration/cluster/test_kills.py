@@ -25,7 +25,7 @@ MORE = (
     "checkpointing.save_period=2",
     "checkpointing.keep_top_k=2",
 )
-NAMES = {"rank": "ray::Worker", "raylet": "raylet/raylet"}
+NAMES = {"rank": "ray::EngineWorker", "raylet": "raylet/raylet"}
 
 
 KINDS = ("sft", *(pytest.param(k, marks=pytest.mark.long) for k in ("grpo", "dpo", "rm", "ppo", "distill")))

@@ -40,7 +40,7 @@ def test_a_teacher_that_dies_is_named_and_replaced(uninterrupted: Path, tmp_path
     run = tmp_path / "run"
     process = start(run, *OWN, kind="distill")
     until_step(run, RANDOM.randrange(4, 8), process)
-    workers = processes_of(process, "ray::Worker")
+    workers = processes_of(process, "ray::EngineWorker")
     victims = [w for w in workers if any(f.path.endswith("teacher_rank_0.log") for f in w.open_files())]
     assert len(victims) == 1, workers
     victims[0].kill()

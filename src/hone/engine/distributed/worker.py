@@ -39,7 +39,7 @@ VERBS: dict[str, Callable[..., Awaitable[Any]]] = {
 """The methods of a model that `Worker.call` may call."""
 
 
-class Worker:
+class EngineWorker:
     """One rank. Its methods are called one at a time, with two exceptions, each on its own thread: `heartbeat` and
     `stacks`, and `wait_for_save`."""
 

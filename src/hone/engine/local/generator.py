@@ -88,7 +88,7 @@ class LocalGenerator:
                 "the last update of the generator's weights failed: it samples only after another one"
             )
         rows = [
-            self._row(prompt, p, prompt.number + c, sampling)
+            self._row(prompt, p, prompt.first_completion + c, sampling)
             for p, prompt in enumerate(prompts)
             for c in range(count)
         ]

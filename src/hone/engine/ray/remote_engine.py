@@ -1,4 +1,4 @@
-"""The engine on several ranks: Ray actors, each of which runs a `Worker`. Only this package imports Ray.
+"""The engine on several ranks: Ray actors, each of which runs an `EngineWorker`. Only this package imports Ray.
 
 Every call goes to all ranks at once with the same arguments, which Ray stores once. No call waits forever: if a rank
 dies or makes no progress, an error names the rank, the cause and the last lines of its log, and the whole group is

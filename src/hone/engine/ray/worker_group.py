@@ -1,4 +1,4 @@
-"""The ranks of a run as Ray actors, each of which runs a `Worker`."""
+"""The ranks of a run as Ray actors, each of which runs an `EngineWorker`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import torch
 
 from hone.config import TrainingConfig
 from hone.config.secrets import SECRETS
-from hone.engine.distributed.worker import Worker
+from hone.engine.distributed.worker import EngineWorker
 from hone.engine.ray.nodes import NodeLost, ray, usable_nodes
 from hone.engine.ray.watchdog import (
     LOOK_S,
@@ -82,7 +82,7 @@ class WorkerGroup:
             strategy="STRICT_SPREAD" if self.dims.nodes > 1 else "PACK",
         )
         self._wait_for_room(each)
-        remote = cast(Any, ray).remote(concurrency_groups={"control": 1, "files": 1})(Worker)
+        remote = cast(Any, ray).remote(concurrency_groups={"control": 1, "files": 1})(EngineWorker)
         for rank in range(self.dims.world):
             place = PlacementGroupSchedulingStrategy(self.group, rank // self.dims.per_node)
             self.actors.append(

@@ -82,7 +82,7 @@ class VLLMGenerator:
     ) -> list[list[Completion]]:
         """`count` completions of each prompt, in order. Raises HoneError for a prompt that is empty or too long,
         GeneratorError for what the server refuses, and WorkerLostError for one that is gone."""
-        wanted = [(prompt, prompt.number + c) for prompt in prompts for c in range(count)]
+        wanted = [(prompt, prompt.first_completion + c) for prompt in prompts for c in range(count)]
         bodies = [self._body(prompt, number, sampling) for prompt, number in wanted]
         async with self.client.session() as session:
             done = await asyncio.gather(*(self._complete(session, body) for body in bodies))

@@ -88,7 +88,10 @@ class EpisodeRunner:
         """`count` rollouts of each prompt, in order. Raises DataError for a prompt that is not a conversation."""
         async with GenerationBatcher(generator, sampling, self.max_wait_s) as batcher:
             tasks = [
-                [asyncio.ensure_future(self._one(replace(prompt, number=c), batcher)) for c in range(count)]
+                [
+                    asyncio.ensure_future(self._one(replace(prompt, first_completion=c), batcher))
+                    for c in range(count)
+                ]
                 for prompt in prompts
             ]
             every = [task for group in tasks for task in group]
@@ -250,4 +253,4 @@ def _separate_prompts(group: Sequence[EpisodeResult]) -> None:
     if len({result.rollout.prompt.tokens for result in group}) > 1:
         for result in group:
             prompt = result.rollout.prompt
-            result.rollout.prompt = replace(prompt, id=f"{prompt.id}#{prompt.number}")
+            result.rollout.prompt = replace(prompt, id=f"{prompt.id}#{prompt.first_completion}")

@@ -85,7 +85,7 @@ class RewardPool:
             raise
         return self
 
-    def at(self, step: int | None, max_steps: int | None = None) -> None:
+    def set_progress(self, step: int | None, max_steps: int | None = None) -> None:
         """Set the number of optimizer steps done, for the following batches: weights may depend on it, and functions
         receive it (`trainer_state`)."""
         self._progress = TrainingProgress(step, max_steps)

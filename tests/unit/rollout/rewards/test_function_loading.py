@@ -73,7 +73,7 @@ def test_trl_arguments_are_passed_and_metrics_are_collected() -> None:
             assert "mean_length" not in pool.metrics()
             await pool.score(["p"] * 16, ["x"] * 16, columns)
             assert pool.metrics()["mean_length"] == 1.0
-            pool.at(7, 100)
+            pool.set_progress(7, 100)
             scored = await pool.score(["p"] * 2, ["x", "yyy"], {"completion_ids": [[1]] * 2})
             assert pool.metrics()["at_step"] == 7.0
             assert [s.extra for s in scored] == [{"size": 1}, {"size": 3}]

@@ -82,7 +82,7 @@ def test_weights_change_with_the_step_and_are_told() -> None:
                 (10, 8.0, (0, 2)),
                 (None, 8.0, (0, 2)),
             ):
-                pool.at(step)
+                pool.set_progress(step)
                 scored = await pool.score(["p"], ["four"], {})
                 assert (scored[0].reward, scored[0].rewards) == (wanted, {"a": 4.0, "b": 4.0})
                 metrics = pool.metrics()
@@ -96,7 +96,7 @@ def test_a_weight_that_is_zero_for_now_still_judges() -> None:
 
     async def run() -> None:
         async with RewardPool(resolve_all([only]), num_workers=1) as pool:
-            pool.at(0)
+            pool.set_progress(0)
             assert (await pool.score(["p"], ["x"], {}))[0].reward == 0.0
 
     asyncio.run(run())

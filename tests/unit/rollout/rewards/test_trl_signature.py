@@ -80,7 +80,7 @@ def test_what_is_logged_comes_with_the_rollout_and_in_the_metrics() -> None:
 def test_a_function_knows_the_step() -> None:
     async def run() -> None:
         async with RewardPool(resolve_all([own("harder_over_time")]), num_workers=1) as pool:
-            pool.at(30, 100)
+            pool.set_progress(30, 100)
             scored = await pool.score(["p"], ["x"], {"completion_ids": [[1] * 10]})
             assert scored[0].reward == 3.0
 
