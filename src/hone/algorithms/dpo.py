@@ -112,7 +112,12 @@ class DPO(PairAlgorithm):
         self.reference = ReferenceLogprobs(
             Path(config.checkpointing.checkpoint_dir),
             {
-                "model": [policy.model_name, policy.hf_config_overrides, config.loop.seed, policy.precision],
+                "model": [
+                    policy.model_name,
+                    policy.hf_config_overrides,
+                    config.algorithm.seed,
+                    policy.precision,
+                ],
                 "tokenizer": policy.tokenizer.model_dump(),
             },
         )

@@ -61,7 +61,7 @@ class SupervisedAlgorithm(ABC):
 
     def __init__(self, config: Any, data: Data) -> None:
         self.config, self.data = config, data
-        self.section = config.loop
+        self.section = config.algorithm
 
     async def prepare(self, learner: TrainedModel, draws: int) -> None:  # noqa: B027 (most need nothing)
         """Compute what the algorithm needs from the initial weights, for the first `draws` rows. Called before a

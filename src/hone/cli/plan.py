@@ -207,8 +207,8 @@ def batch_lines(config: TrainingConfig) -> list[str]:
     layout = "packed" if policy.sequence_packing.enabled else "padded"
     update = f"{policy.train_global_batch_size} {unit} per update, {at_once} ({layout})"
     if not isinstance(config, OnlineConfig):
-        return [update, steps_line(config.loop.max_num_steps, config.loop.max_num_epochs)]
-    g, sampling = config.loop, config.policy.generation
+        return [update, steps_line(config.algorithm.max_num_steps, config.algorithm.max_num_epochs)]
+    g, sampling = config.algorithm, config.policy.generation
     rollouts = g.num_prompts_per_step * g.num_generations_per_prompt
     trained = g.num_prompts_per_step * g.samples_per_prompt
     updates = g.updates_per_rollout * -(-trained // policy.train_global_batch_size)

@@ -31,7 +31,7 @@ _Exclusions = dict[int, tuple[str, str]]
 def build_preferences(
     config: Any, tokenizer: Any, invalid_rows: dict[str, str] | None = None
 ) -> PreferenceData:
-    """The preference data of a run, from `config.data`, `config.policy` and the seed and epochs of `config.loop`.
+    """The preference data of a run, from `config.data`, `config.policy` and `config.algorithm`.
 
     Every row is read here. Raises DataError naming an invalid row, ConfigError naming the key. With `invalid_rows` the
     invalid rows are collected there instead (reason by location).
@@ -46,7 +46,7 @@ def build_preferences(
     # A text that is scored as a whole ends with one more token.
     encoder = encoder_of(config, tokenizer, reserve=int(config.policy.has_scalar_head))
     training, validation = load_datasets(
-        config.data, config.loop.seed, chat=encoder.chat, invalid_rows=invalid_rows
+        config.data, config.algorithm.seed, chat=encoder.chat, invalid_rows=invalid_rows
     )
     return PreferenceData(training, validation, encoder, DrawSettings.of(config))
 

@@ -52,7 +52,7 @@ class Limit:
 
 
 def build_prompts(config: Any, tokenizer: Any, invalid_rows: dict[str, str] | None = None) -> PromptData:
-    """The prompts of an RL run, from `config.data`, `config.loop` and `config.policy`.
+    """The prompts of an RL run, from `config.data`, `config.algorithm` and `config.policy`.
 
     Every row and its length are checked here. Raises DataError naming an invalid row, ConfigError naming the key. With
     `invalid_rows` the invalid rows are collected there instead (reason by location).
@@ -66,7 +66,7 @@ def build_prompts(config: Any, tokenizer: Any, invalid_rows: dict[str, str] | No
     longest = config.policy.max_total_sequence_length
     limit = Limit.of(config.data, longest, "policy.max_total_sequence_length")
     training, validation = load_datasets(
-        config.data, config.loop.seed, chat=encoder.chat, invalid_rows=invalid_rows
+        config.data, config.algorithm.seed, chat=encoder.chat, invalid_rows=invalid_rows
     )
     return PromptData(training, validation, encoder, DrawSettings.of(config), limit, longest)
 

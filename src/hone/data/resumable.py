@@ -43,8 +43,8 @@ class DrawSettings:
     @classmethod
     def of(cls, config: Any) -> DrawSettings:
         """The settings of a run, from `config.data` and the algorithm's section."""
-        loop, may_change = config.loop, config.checkpointing.allow_config_change
-        return cls(config.data.shuffle, loop.seed, loop.max_num_epochs, may_change)
+        settings, may_change = config.algorithm, config.checkpointing.allow_config_change
+        return cls(config.data.shuffle, settings.seed, settings.max_num_epochs, may_change)
 
 
 class ResumableDataset(ABC):

@@ -25,14 +25,14 @@ from hone.types import Message, Sample
 def build_supervised(
     config: Any, tokenizer: Any, invalid_rows: dict[str, str] | None = None
 ) -> SupervisedData:
-    """The data of a supervised run, from `config.data`, `config.loop` and `config.policy`.
+    """The data of a supervised run, from `config.data`, `config.algorithm` and `config.policy`.
 
     Every row's columns are checked here. Raises DataError naming an invalid row, ConfigError naming the key. With
     `invalid_rows` the invalid rows are collected there instead (reason by location).
     """
-    encoder = encoder_of(config, tokenizer, only_unmask_final=config.loop.only_unmask_final)
+    encoder = encoder_of(config, tokenizer, only_unmask_final=config.algorithm.only_unmask_final)
     training, validation = load_datasets(
-        config.data, config.loop.seed, chat=encoder.chat, invalid_rows=invalid_rows
+        config.data, config.algorithm.seed, chat=encoder.chat, invalid_rows=invalid_rows
     )
     return SupervisedData(training, validation, encoder, DrawSettings.of(config))
 

@@ -94,7 +94,7 @@ def _built(
     split_devices(config, hardware_of(config.cluster))  # too few GPUs stop the run before Ray starts
     engine = build_on_cluster(config, tokenizer, size, recovering=recovering)
     # This process's random states are saved, too, and starting Ray draws from them.
-    seed_everything(config.loop.seed)
+    seed_everything(config.algorithm.seed)
     return engine
 
 

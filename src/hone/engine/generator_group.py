@@ -51,7 +51,7 @@ def with_generators(
     engine.notices.append(
         f"{count} generator{'s' * (count > 1)}, in processes of their own; weights by {weights}"
     )
-    completions = config.loop.num_prompts_per_step * config.loop.num_generations_per_prompt
+    completions = config.algorithm.num_prompts_per_step * config.algorithm.num_generations_per_prompt
     if completions <= (count - 1) * size:
         engine.notices.append(
             f"a step's {completions} completions are not {count} batches of policy.generation_batch_size={size}: "

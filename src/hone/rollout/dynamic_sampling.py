@@ -41,10 +41,10 @@ class DynamicSamplingSpec:
     informative; differences in a reward of weight 0 are not. None: only the sum counts."""
 
     @classmethod
-    def of(cls, loop: RLSection, weight: Weight | None) -> DynamicSamplingSpec:
+    def of(cls, section: RLSection, weight: Weight | None) -> DynamicSamplingSpec:
         """From the settings of a run."""
-        max_batches = loop.dynamic_sampling_max_gen_batches
-        return cls(loop.num_prompts_per_step, max_batches, loop.batch_multiplier, weight)
+        max_batches = section.dynamic_sampling_max_gen_batches
+        return cls(section.num_prompts_per_step, max_batches, section.batch_multiplier, weight)
 
     @property
     def batch(self) -> int:

@@ -41,7 +41,7 @@ class RolloutSampler:
         """A group to train on for each prompt, with rewards if the algorithm uses them. `on_end` is called when a part
         has ended: `generation` (with environments), `reward`. Raises RewardError (see RewardPool.score)."""
         pool = self.pool if isinstance(self.config, RLConfig) else None
-        count = self.config.loop.num_generations_per_prompt
+        count = self.config.algorithm.num_generations_per_prompt
         groups = await self._groups(prompts, sampling_of(self.config), count, pool, on_end)
         apply_reward_shaping(groups, self.config)
         if pool is not None:
@@ -50,7 +50,7 @@ class RolloutSampler:
 
     async def validate(self, prompts: Sequence[Prompt]) -> list[Group]:
         """A group for each validation prompt, with rewards as the functions returned them."""
-        count = self.config.loop.val_num_generations_per_prompt
+        count = self.config.algorithm.val_num_generations_per_prompt
         return await self._groups(prompts, sampling_of(self.config, validation=True), count, self.pool)
 
     async def _groups(
@@ -102,7 +102,7 @@ def open_episode_runner(
         turns, context = config.eval.max_rollout_turns, config.generation.max_model_len
         kwargs = config.tokenizer.chat_template_kwargs
     else:
-        turns, context = config.loop.max_rollout_turns, config.policy.max_total_sequence_length
+        turns, context = config.algorithm.max_rollout_turns, config.policy.max_total_sequence_length
         kwargs = config.policy.tokenizer.chat_template_kwargs
     encoder = Encoder(tokenizer, add_bos=config.data.add_bos, template_kwargs=kwargs or {})
     log = Path(log_path).with_name("environments.log") if log_path is not None else None
@@ -114,7 +114,7 @@ def open_episode_runner(
 
 def sampling_of(config: OnlineConfig, *, validation: bool = False) -> Sampling:
     """The sampling parameters of rollouts, or of validation samples."""
-    return sampling_from(config.policy.generation, config.loop.seed, "val_" if validation else "")
+    return sampling_from(config.policy.generation, config.algorithm.seed, "val_" if validation else "")
 
 
 def sampling_from(generation: SamplingConfig, seed: int, prefix: str = "") -> Sampling:

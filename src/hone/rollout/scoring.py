@@ -62,13 +62,15 @@ async def score_completions(
 
 
 def apply_reward_shaping(groups: Sequence[Group], cfg: OnlineConfig) -> None:
-    """Scale and shape rewards and exclude truncated rollouts, according to `cfg.loop`. Raises ConfigError (see
+    """Scale and shape rewards and exclude truncated rollouts, according to `cfg.algorithm`. Raises ConfigError (see
     reward_shaping.shape_reward)."""
     for rollout in (rollout for group in groups for rollout in group.rollouts):
         truncated = rollout.completion.finish == "length"
         if rollout.reward is not None and isinstance(cfg, RLConfig):
-            rollout.reward = shape_reward(rollout.reward, len(rollout.completion.tokens), truncated, cfg.loop)
-        if truncated and cfg.loop.overlong_filtering:
+            rollout.reward = shape_reward(
+                rollout.reward, len(rollout.completion.tokens), truncated, cfg.algorithm
+            )
+        if truncated and cfg.algorithm.overlong_filtering:
             rollout.excluded = "truncated"
 
 

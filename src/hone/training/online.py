@@ -68,7 +68,7 @@ async def _train(
     await engine.sync_weights(run.step)
     with run:
         run.note_all(data.finding_log.unreported())
-        if config.loop.val_at_start and run.step == 0:
+        if config.algorithm.val_at_start and run.step == 0:
             run.progress.doing("validating before the first step")
             run.log_before_training(await validate(sampler, data.validation, run, step=0))
         for step in run.steps():
@@ -120,15 +120,15 @@ async def _train_on_rollouts(
     """Sample completions, score them if there are rewards, train. Returns metrics and the number of tokens."""
     config = sampler.config
     sample = partial(sampler.sample, on_end=timer.end)
-    if isinstance(config, RLConfig) and config.loop.use_dynamic_sampling:
-        wanted = DynamicSamplingSpec.of(config.loop, algorithm.weight_of_reward())
+    if isinstance(config, RLConfig) and config.algorithm.use_dynamic_sampling:
+        wanted = DynamicSamplingSpec.of(config.algorithm, algorithm.weight_of_reward())
         # The last step may find too few groups. The first may not: the run would end without having trained.
         filled = await sample_informative_groups(
             data.next, sample, wanted, last=lambda: data.exhausted and step > 1
         )
         groups, chosen, counts = filled.drawn, filled.groups, filled.metrics()
     else:
-        groups = chosen = await sample(data.next(config.loop.num_prompts_per_step))
+        groups = chosen = await sample(data.next(config.algorithm.num_prompts_per_step))
         counts = {}
     learnt = await algorithm.step(engine, chosen, step) | counts
     timer.end("training")
@@ -153,7 +153,7 @@ async def _train_on_data_answers(
     algorithm: OnlineAlgorithm, engine: Engine, data: PromptData, config: OnlineConfig
 ) -> tuple[dict[str, float], int]:
     """Train on the data's answers to the prompts. Returns metrics and the number of tokens."""
-    prompts = data.next(config.loop.num_prompts_per_step)
+    prompts = data.next(config.algorithm.num_prompts_per_step)
     samples = data.answers(prompts)
     metrics = await algorithm.step_on_answers(engine, samples)
     counts = {"samples": len(prompts), "truncated_samples": data.counts["truncated"]}
@@ -170,17 +170,17 @@ def _end_with_the_data(run: TrainingRun, data: PromptData, step: int) -> None:
 
 def total_steps(config: OnlineConfig, data: PromptData) -> int:
     """Steps of the whole run: the smaller of `max_num_steps` and what the epochs hold."""
-    limits = [config.loop.max_num_steps] if config.loop.max_num_steps is not None else []
-    if config.loop.max_num_epochs is not None:
-        limits.append(data.total_steps(config.loop.num_prompts_per_step))
+    limits = [config.algorithm.max_num_steps] if config.algorithm.max_num_steps is not None else []
+    if config.algorithm.max_num_epochs is not None:
+        limits.append(data.total_steps(config.algorithm.num_prompts_per_step))
     return min(limits)
 
 
 def validation_is_due(step: int, total: int, config: OnlineConfig) -> bool:
     """At `val_period`, from `val_start_at` on, and with `val_at_end` after the last step."""
-    loop = config.loop
-    periodic = loop.val_period > 0 and step % loop.val_period == 0 and step >= loop.val_start_at
-    return periodic or (step == total and loop.val_at_end)
+    settings = config.algorithm
+    periodic = settings.val_period > 0 and step % settings.val_period == 0 and step >= settings.val_start_at
+    return periodic or (step == total and settings.val_at_end)
 
 
 async def validate(
@@ -189,12 +189,12 @@ async def validate(
     """Sample completions of held-out prompts and score them. Metrics are those of `describe`, prefixed with `val_`."""
     config = sampler.config
     sampler.pool.set_progress(step, run.total_steps)
-    limit = config.loop.max_val_samples
+    limit = config.algorithm.max_val_samples
     prompts = list(prompts[:limit] if limit is not None else prompts)
     if not prompts:
         return {}
     groups: list[Group] = []
-    size = config.loop.val_batch_size or len(prompts)
+    size = config.algorithm.val_batch_size or len(prompts)
     for start in range(0, len(prompts), size):
         chunk = prompts[start : start + size]
         groups += await sampler.validate(chunk)
@@ -224,7 +224,8 @@ tool_calls tool_failures out_of_turns
 
 def stop_when_reached(metrics: dict[str, float], config: OnlineConfig, run: TrainingRun) -> None:
     """End the run once `stop_at_validation_metric` reaches the threshold."""
-    name, threshold = config.loop.stop_at_validation_metric, config.loop.stop_at_validation_threshold
+    settings = config.algorithm
+    name, threshold = settings.stop_at_validation_metric, settings.stop_at_validation_threshold
     if name is None or threshold is None:
         return
     full = name if ":" in name else f"val:{name}"

@@ -202,11 +202,11 @@ def _metric(loaded: Loaded[Any], given: str | None) -> str:
 
 def _check_measured(loaded: Loaded[Any], metric: str) -> None:
     """Raise ConfigError for a validation metric that no trial measures after step 0, where the model is untrained."""
-    loop, section = loaded.config.loop, section_of(loaded.algorithm)
-    steps, period = loop.max_num_steps, loop.val_period
-    first = max(period, getattr(loop, "val_start_at", 0))
+    settings, section = loaded.config.algorithm, section_of(loaded.algorithm)
+    steps, period = settings.max_num_steps, settings.val_period
+    first = max(period, getattr(settings, "val_start_at", 0))
     never = period <= 0 or (steps is not None and steps < first)
-    if metric.startswith("val:") and never and not loop.val_at_end:
+    if metric.startswith("val:") and never and not settings.val_at_end:
         settings = f"{section}.val_period={period}"
         settings += f" and {section}.max_num_steps={steps}" if period > 0 else ""
         raise ConfigError(

@@ -63,4 +63,4 @@ def test_what_is_wrong_is_said(given: list[str], said: str) -> None:
 def test_the_examples_load(kind: str, name: str) -> None:
     folder = Path(__file__).resolve().parents[3] / "examples" / "environments"
     config = load(kind, folder / (f"{name}_sft.yaml" if kind == "sft" else f"{name}.yaml")).config
-    assert config.loop.max_num_steps <= 400
+    assert config.algorithm.max_num_steps <= 400

@@ -83,7 +83,7 @@ def test_contradictions(overrides: list[str], said: str) -> None:
 def test_estimators_that_both_have(kind: Any) -> None:
     for name in ("grpo", "rloo", "reinforce_plus_plus"):
         overrides = [f"{kind}.adv_estimator.name={name}", f"{kind}.num_prompts_per_step=8"]
-        loop = load(kind, None, [*overrides, f"{kind}.num_generations_per_prompt=8"]).config.loop
+        loop = load(kind, None, [*overrides, f"{kind}.num_generations_per_prompt=8"]).config.algorithm
         assert (loop.adv_estimator.name, loop.adv_estimator.minus_baseline) == (name, True)
 
 

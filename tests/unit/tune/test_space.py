@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from hone.config.loading.overrides import parse
+from hone.config.loading.overrides import parse_override
 from hone.errors import ConfigError
 from hone.tune.space import Parameter, grid, is_range, override, parameter
 
@@ -66,7 +66,7 @@ def test_other_calls_and_lists_are_not_ranges() -> None:
 
 @pytest.mark.parametrize("value", [1e-5, 3, True, None, "text", "8", "null", [0.9, 0.95], "a: b"])
 def test_a_value_survives_the_command_line(value: Any) -> None:
-    assert parse(override("a.key", value)).value == value
+    assert parse_override(override("a.key", value)).value == value
 
 
 def test_suggestions_lie_within(tmp_path: object) -> None:

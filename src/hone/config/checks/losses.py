@@ -28,13 +28,14 @@ def policy_loss(config: PolicyGradientConfig) -> Iterator[str]:
     yield from _loss_variants(chosen)
     yield from _importance_sampling(chosen)
     yield from _kl(chosen)
-    loop = config.loop
-    completions = loop.num_prompts_per_step * loop.num_generations_per_prompt
-    updates = loop.updates_per_rollout * (completions // config.policy.train_global_batch_size)
+    settings = config.algorithm
+    completions = settings.num_prompts_per_step * settings.num_generations_per_prompt
+    updates = settings.updates_per_rollout * (completions // config.policy.train_global_batch_size)
     if chosen.force_on_policy_ratio and updates > 1:
         yield (
             f"loss_fn.force_on_policy_ratio=true sets the ratio to 1, but there are {updates} optimizer steps per "
-            f"rollout: set policy.train_global_batch_size to the whole rollout, and {section}.{loop.passes_key} to 1"
+            "rollout: set policy.train_global_batch_size to the whole rollout, and "
+            f"{section}.{settings.passes_key} to 1"
         )
 
 
@@ -93,10 +94,10 @@ def _importance_sampling(loss: LossConfig) -> Iterator[str]:
 
 def _groups_of_one(config: PolicyGradientConfig) -> Iterator[str]:
     """A completion compared with itself has advantage 0, and so would all of the run."""
-    section, estimator = own_section(config), config.loop.adv_estimator  # type: ignore[attr-defined]
+    section, estimator = own_section(config), config.algorithm.adv_estimator  # type: ignore[attr-defined]
     baseline = estimator.name == "reinforce_plus_plus" and estimator.minus_baseline
     compares = baseline or estimator.name not in ("gae", "reinforce_plus_plus")
-    if config.loop.num_generations_per_prompt == 1 and compares:
+    if config.algorithm.num_generations_per_prompt == 1 and compares:
         minus = f" with {section}.adv_estimator.minus_baseline=true" if baseline else ""
         names = get_args(type(estimator).model_fields["name"].annotation)
         yield (

@@ -52,7 +52,7 @@ def environments(config: OnlineConfig | EvalConfig) -> Iterator[str]:
 
 def _turns(config: RLConfig | EvalConfig) -> Iterator[str]:
     key, env = f"{own_section(config)}.max_rollout_turns", config.env
-    count = (config.eval if isinstance(config, EvalConfig) else config.loop).max_rollout_turns
+    count = (config.eval if isinstance(config, EvalConfig) else config.algorithm).max_rollout_turns
     if count > 1 and not (env.is_configured or env.named):
         yield (
             f"{key}={count} needs an environment that answers between turns: give env.tools or env.path, or set it to 1"
@@ -77,9 +77,9 @@ def _environment(key: str, config: EnvironmentConfig, *, named: bool) -> Iterato
 
 def rollouts(config: OnlineConfig) -> Iterator[str]:
     """Sizes, turns and the stopping threshold."""
-    loop, policy, section = config.loop, config.policy, own_section(config)
-    rollout = loop.num_prompts_per_step * loop.samples_per_prompt
-    if rollout % policy.train_global_batch_size and loop.trains_on_pairs:
+    settings, policy, section = config.algorithm, config.policy, own_section(config)
+    rollout = settings.num_prompts_per_step * settings.samples_per_prompt
+    if rollout % policy.train_global_batch_size and settings.trains_on_pairs:
         yield not_a_multiple(
             f"{section}.num_prompts_per_step",
             rollout,
@@ -88,18 +88,18 @@ def rollouts(config: OnlineConfig) -> Iterator[str]:
         )
     elif rollout % policy.train_global_batch_size:
         yield (
-            f"{section}.num_prompts_per_step={loop.num_prompts_per_step} × {section}.num_generations_per_prompt="
-            f"{loop.num_generations_per_prompt} = {rollout} completions cannot be divided into optimizer steps of "
+            f"{section}.num_prompts_per_step={settings.num_prompts_per_step} × {section}.num_generations_per_prompt="
+            f"{settings.num_generations_per_prompt} = {rollout} completions cannot be divided into optimizer steps of "
             f"policy.train_global_batch_size={policy.train_global_batch_size}: set it to {rollout} or a divisor of it"
         )
-    if loop.max_rollout_turns != 1 and not isinstance(config, RLConfig):
-        yield f"{section}.max_rollout_turns={loop.max_rollout_turns}: there are no environments here; set it to 1"
+    if settings.max_rollout_turns != 1 and not isinstance(config, RLConfig):
+        yield f"{section}.max_rollout_turns={settings.max_rollout_turns}: there are no environments here; set it to 1"
     metric, threshold = f"{section}.stop_at_validation_metric", f"{section}.stop_at_validation_threshold"
-    if (loop.stop_at_validation_metric is None) != (loop.stop_at_validation_threshold is None):
+    if (settings.stop_at_validation_metric is None) != (settings.stop_at_validation_threshold is None):
         yield f"{metric} and {threshold} go together: set both"
-    elif loop.stop_at_validation_metric is not None and not validates(config):
+    elif settings.stop_at_validation_metric is not None and not validates(config):
         yield (
-            f"{metric}={loop.stop_at_validation_metric} needs validation, but there is none: give "
+            f"{metric}={settings.stop_at_validation_metric} needs validation, but there is none: give "
             f"data.validation.dataset_name and {section}.val_period"
         )
 
@@ -127,8 +127,8 @@ def generators(config: OnlineConfig) -> Iterator[str]:
 
 def rewards(config: RLConfig) -> Iterator[str]:
     """Rewards that are trained on."""
-    loop, policy, section = config.loop, config.policy, own_section(config)
-    scale, shape = loop.reward_scaling, loop.reward_shaping
+    settings, policy, section = config.algorithm, config.policy, own_section(config)
+    scale, shape = settings.reward_scaling, settings.reward_shaping
     if scale.enabled and scale.source_min >= scale.source_max:
         yield (
             f"{section}.reward_scaling.source_min={scale.source_min} is not below "
@@ -162,15 +162,15 @@ def rewards(config: RLConfig) -> Iterator[str]:
 
 def _dynamic_sampling(config: RLConfig) -> Iterator[str]:
     """What dynamic sampling needs, and what needs dynamic sampling."""
-    loop, section = config.loop, own_section(config)
-    if loop.use_dynamic_sampling and loop.num_generations_per_prompt == 1:
+    settings, section = config.algorithm, own_section(config)
+    if settings.use_dynamic_sampling and settings.num_generations_per_prompt == 1:
         yield (
             f"{section}.use_dynamic_sampling=true drops groups whose rewards are equal, but each group is one "
             f"completion: set {section}.num_generations_per_prompt to 2 or more"
         )
-    if loop.batch_multiplier != 1 and not loop.use_dynamic_sampling:
+    if settings.batch_multiplier != 1 and not settings.use_dynamic_sampling:
         yield (
-            f"{section}.batch_multiplier={loop.batch_multiplier:g} is for dynamic sampling: set it to 1, or "
+            f"{section}.batch_multiplier={settings.batch_multiplier:g} is for dynamic sampling: set it to 1, or "
             f"{section}.use_dynamic_sampling to true"
         )
 

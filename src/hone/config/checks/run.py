@@ -14,9 +14,9 @@ from hone.registry import spec_of
 
 def validates(config: TrainingConfig) -> bool:
     """Whether the run has validation data and validates at some step."""
-    loop = config.loop
+    settings = config.algorithm
     has_data = bool(config.data.validation) or any(e.split_validation_size for e in config.data.train or ())
-    return has_data and bool(loop.val_period or loop.val_at_start or loop.val_at_end)
+    return has_data and bool(settings.val_period or settings.val_at_start or settings.val_at_end)
 
 
 def data(config: TrainingConfig | EvalConfig) -> Iterator[str]:
@@ -46,7 +46,7 @@ def length(config: TrainingConfig) -> Iterator[str]:
             f"cluster.cpu_workers_per_node={cluster.cpu_workers_per_node}: this machine has {cores} cores: set at most "
             f"{most}"
         )
-    if config.loop.max_num_epochs is None and config.loop.max_num_steps is None:
+    if config.algorithm.max_num_epochs is None and config.algorithm.max_num_steps is None:
         yield f"{section}.max_num_epochs and {section}.max_num_steps are both null, so the run has no end: set one"
 
 

@@ -26,7 +26,9 @@ def sizes(s: Settings) -> Iterator[Adjustment]:
     asked = {key: s[key] for key in whole if s.given(key)}
     asked |= {micro[key]: s[micro[key]] for key in whole if key not in asked and _fixed(s, micro[key])}
     factors = (
-        {prompts: s[prompts]} if s.config.loop.trains_on_pairs else {prompts: s[prompts], group: s[group]}
+        {prompts: s[prompts]}
+        if s.config.algorithm.trains_on_pairs
+        else {prompts: s[prompts], group: s[group]}
     )
     unit, rollout = math.lcm(*asked.values()), math.prod(factors.values())
     if rollout % unit:
@@ -69,7 +71,8 @@ def groups(s: Settings) -> Iterator[Adjustment]:
         yield Adjustment(prompts, max(1, s[prompts] // count), cause)
         return
     yield Adjustment(dynamic, False, group)
-    preset = getattr(s.config.loop, "preset", None) is not None  # a method that was asked for is kept
+    # A method that was asked for is kept.
+    preset = getattr(s.config.algorithm, "preset", None) is not None
     if compares and not preset:  # a completion compared with itself has advantage 0
         if not s.given(name):
             yield Adjustment(name, "reinforce_plus_plus", group)
@@ -78,7 +81,7 @@ def groups(s: Settings) -> Iterator[Adjustment]:
 
 
 def _leave_one_out(s: Settings) -> str:
-    inner = "" if hasattr(s.config.loop, "use_leave_one_out_baseline") else ".adv_estimator"
+    inner = "" if hasattr(s.config.algorithm, "use_leave_one_out_baseline") else ".adv_estimator"
     return f"{s.section}{inner}.use_leave_one_out_baseline"
 
 
@@ -119,8 +122,8 @@ def one_update(s: Settings) -> Iterator[Adjustment]:
     """A ratio set to 1 allows one update per rollout."""
     forced = "loss_fn.force_on_policy_ratio"
     if s.given(forced) and s[forced]:
-        if s.config.loop.passes_key is not None:
-            yield Adjustment(f"{s.section}.{s.config.loop.passes_key}", 1, forced)
+        if s.config.algorithm.passes_key is not None:
+            yield Adjustment(f"{s.section}.{s.config.algorithm.passes_key}", 1, forced)
         rollout = s[f"{s.section}.num_prompts_per_step"] * s[f"{s.section}.num_generations_per_prompt"]
         yield Adjustment("policy.train_global_batch_size", rollout, forced)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from hone.config import keys
 from hone.config.loading import files
-from hone.config.loading.translation import Translation
+from hone.config.loading.translation import KeyTranslation
 from hone.config.nested import Path, drop, get, merge, put
 from hone.config.schema import ROOTS, section_of
 from hone.errors import ConfigError
@@ -26,45 +26,47 @@ def schema_defaults(algorithm: str) -> dict[str, Any]:
     return tree
 
 
-def preset(first: Translation) -> dict[str, Any]:
+def preset(translation: KeyTranslation) -> dict[str, Any]:
     """The settings of the method that the algorithm's `preset` names. The schema refuses an unknown name."""
-    key = (section_of(first.algorithm), "preset")
-    name = first.value_given(key) if keys.find(first.root, key).what == "key" else None
+    key = (section_of(translation.algorithm), "preset")
+    name = translation.value_given(key) if keys.find(translation.root, key).what == "key" else None
     file = FilePath(__file__).parents[1] / "presets" / f"{name}.yaml"
     return files.read(file) if isinstance(name, str) and name.isidentifier() and file.exists() else {}
 
 
 def base_tree(
-    first: Translation, preset_tree: dict[str, Any], removed: list[Path], *, rewarded: bool
+    translation: KeyTranslation, preset_tree: dict[str, Any], removed: list[Path], *, rewarded: bool
 ) -> tuple[dict[str, Any], list[str]]:
     """The lower layers as one tree, and notices. `removed`: keys that the command line removes (`~key`)."""
-    schema = schema_defaults(first.algorithm)
-    recipe, notices = _recipe(first, rewarded=rewarded)
+    schema = schema_defaults(translation.algorithm)
+    recipe, notices = _recipe(translation, rewarded=rewarded)
     base = merge(merge(schema, recipe), preset_tree)
     for part in ("policy", "value"):
-        _trim_optimizer(base, first, part)
+        _trim_optimizer(base, translation, part)
     for path in removed:
-        _restore(base, schema, path, first)
+        _restore(base, schema, path, translation)
     return base, notices
 
 
-def _recipe(first: Translation, *, rewarded: bool) -> tuple[dict[str, Any], list[str]]:
+def _recipe(translation: KeyTranslation, *, rewarded: bool) -> tuple[dict[str, Any], list[str]]:
     """The recipe of an embedded model: all of it if the run trains one; its data only if the user gives none.
 
     Another model gets the recipe's data and rewards, if the user's only setting of `data` is a limit of rows, or none.
     """
     from hone import embedded  # only names of embedded models: nothing heavy is imported
 
-    name = first.value_given(model_key(first.algorithm))
+    name = translation.value_given(model_key(translation.algorithm))
     own = isinstance(name, str) and embedded.is_embedded_model(name)
-    dataset = ("data",) if first.algorithm == "eval" else ("data", "train")
-    has_data = any(path[: len(dataset)] == dataset and path[-1] == "dataset_name" for path in first.given)
-    about_data = [path for path in first.given if path[:1] == ("data",)]
+    dataset = ("data",) if translation.algorithm == "eval" else ("data", "train")
+    has_data = any(
+        path[: len(dataset)] == dataset and path[-1] == "dataset_name" for path in translation.given
+    )
+    about_data = [path for path in translation.given if path[:1] == ("data",)]
     if not own and any(path[-1] != "limit" for path in about_data):
         return {}, []
-    if first.algorithm not in embedded.RECIPES:
+    if translation.algorithm not in embedded.RECIPES:
         return {}, []
-    tree = files.merged(files.chain(FilePath(embedded.recipe(first.algorithm))))
+    tree = files.merged(files.chain(FilePath(embedded.recipe(translation.algorithm))))
     if has_data:
         tree.pop("data", None)
     if own:
@@ -76,22 +78,22 @@ def _recipe(first: Translation, *, rewarded: bool) -> tuple[dict[str, Any], list
     return {section: tree[section] for section in wanted if section in tree}, [notice]
 
 
-def _trim_optimizer(base: dict[str, Any], first: Translation, part: str) -> None:
+def _trim_optimizer(base: dict[str, Any], translation: KeyTranslation, part: str) -> None:
     """Drop the default's betas and eps where the user gives another optimizer class."""
     path = (part, "optimizer", "name")
-    if path not in first.given or first.value_given(path) == get(base, path):
+    if path not in translation.given or translation.value_given(path) == get(base, path):
         return
     kwargs = get(base, (*path[:-1], "kwargs"))
     put(base, (*path[:-1], "kwargs"), {key: kwargs[key] for key in ("lr", "weight_decay") if key in kwargs})
 
 
-def _restore(base: dict[str, Any], schema: dict[str, Any], path: Path, first: Translation) -> None:
+def _restore(base: dict[str, Any], schema: dict[str, Any], path: Path, translation: KeyTranslation) -> None:
     """`~key`: reset to the schema's default, or removed where the schema does not name the key."""
-    found = keys.find(first.root, path)
+    found = keys.find(translation.root, path)
     if found.what == "unknown":
-        if first.is_foreign(path):
+        if translation.is_foreign(path):
             return
-        raise ConfigError(keys.unknown(first.algorithm, path))
+        raise ConfigError(keys.unknown(translation.algorithm, path))
     default = get(schema, path)
     if found.known == len(path) and found.field is not None and default is not None:
         put(base, path, default)

@@ -15,17 +15,18 @@ from typing import Any, Generic, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from hone.config import dialects
-from hone.config.checks import registry, rollouts
+from hone.config.checks import all_checks, rollouts
 from hone.config.checks.run import validates
 from hone.config.checks.unused import unused
 from hone.config.checks.values import invalid_values
-from hone.config.dependent_defaults import registry as dependent_defaults
+from hone.config.dependent_defaults import rules
 from hone.config.dependent_defaults.settings import Adjustment, Settings
 from hone.config.loading import base as lower_layers
-from hone.config.loading import files, messages, overrides
+from hone.config.loading import files, messages
 from hone.config.loading.layers import Layer
 from hone.config.loading.notices import translation_notices
-from hone.config.loading.translation import Translation
+from hone.config.loading.overrides import Override, apply_override, parse_override
+from hone.config.loading.translation import KeyTranslation
 from hone.config.nested import Path, dotted, escape, get, leaves, put, shown, split_path
 from hone.config.schema import ROOTS, EvalConfig, OnlineConfig, own_section
 from hone.config.schema.run import RewardFunctionConfig
@@ -61,16 +62,16 @@ class Loaded(Generic[Config]):
 def load(
     algorithm: str,
     config_path: FilePath | str | None,
-    overrides: Sequence[str | overrides.Override] = (),
+    overrides: Sequence[str | Override] = (),
 ) -> Loaded[Any]:
     """The configuration of `hone ALGORITHM`. Raises ConfigError, with everything that is wrong in one message.
 
     Settings that depend on the devices stay None here: `planning.planner` chooses them when the devices are known.
     """
     user, layers, removed = _user_layers(algorithm, config_path, overrides)
-    first = Translation(algorithm, lower_layers.schema_defaults(algorithm), user, layers)
-    preset = lower_layers.preset(first)
-    base, notices = lower_layers.base_tree(first, preset, removed, rewarded="rewards" in user)
+    over_defaults = KeyTranslation(algorithm, lower_layers.schema_defaults(algorithm), user, layers)
+    preset = lower_layers.preset(over_defaults)
+    base, notices = lower_layers.base_tree(over_defaults, preset, removed, rewarded="rewards" in user)
     translation, config, problems, adjusted = _adjusted(algorithm, base, user, layers)
     problems = [*masked(user), *problems]
     if config is not None:
@@ -79,9 +80,9 @@ def load(
             translation.ignored.setdefault(reason, []).append(split_path(translation.as_written(path)))
     notices += translation_notices(translation)
     if config is not None:
-        notices += dependent_defaults.notices(adjusted, lambda key: f"{key}={shown(_value_of(config, key))}")
-        notices += [*_preset_notice(preset, config, translation), *_complete(config, translation)]
-        problems += registry.problems(config)
+        notices += rules.notices(adjusted, lambda key: f"{key}={shown(_value_of(config, key))}")
+        notices += [*_preset_notice(preset, config, translation), *_set_derived_defaults(config, translation)]
+        problems += all_checks.problems(config)
     messages.raise_all(problems)
     assert config is not None
     return Loaded(config, notices, algorithm, SECRETS.learn(user, config.model_dump(warnings=False)))
@@ -89,16 +90,16 @@ def load(
 
 def _adjusted(
     algorithm: str, base: dict[str, Any], user: dict[str, Any], layers: list[Layer]
-) -> tuple[Translation, Any | None, list[str], list[Adjustment]]:
+) -> tuple[KeyTranslation, Any | None, list[str], list[Adjustment]]:
     """The user's settings on top of the base; values of the base that contradict the user's are adjusted."""
     adjusted: dict[str, Adjustment] = {}
     lower = copy.deepcopy(base)
     translation, config, problems = _validated(algorithm, lower, user, layers)
-    for _ in range(dependent_defaults.MAX_ROUNDS):
+    for _ in range(rules.MAX_ROUNDS):
         if config is None:
             break
         settings = Settings(config, frozenset(translation.given), base, frozenset(adjusted))
-        found = dependent_defaults.adjustments(settings)
+        found = rules.adjustments(settings)
         if not found:
             break
         for key, value, _ in found:
@@ -110,9 +111,9 @@ def _adjusted(
 
 def _validated(
     algorithm: str, base: dict[str, Any], user: dict[str, Any], layers: list[Layer]
-) -> tuple[Translation, Any | None, list[str]]:
+) -> tuple[KeyTranslation, Any | None, list[str]]:
     """The typed configuration, or None, and what is wrong."""
-    translation = Translation(algorithm, base, user, layers)
+    translation = KeyTranslation(algorithm, base, user, layers)
     tree = translation.run()
     problems = list(translation.problems)
     try:
@@ -126,7 +127,7 @@ def _value_of(config: Any, key: str) -> Any:
 
 
 def _user_layers(
-    algorithm: str, config_path: FilePath | str | None, texts: Sequence[str | overrides.Override]
+    algorithm: str, config_path: FilePath | str | None, overrides: Sequence[str | Override]
 ) -> tuple[dict[str, Any], list[Layer], list[Path]]:
     """The user's tree, the leaves that each layer sets, and the keys that `~key` removed."""
     chain = files.chain(FilePath(config_path)) if config_path is not None else []
@@ -139,10 +140,10 @@ def _user_layers(
             )
     layers = [Layer(str(path), tuple(leaf for leaf, _ in leaves(tree))) for path, tree in chain]
     problems, command_line, removed = [], list[Path](), list[Path]()
-    for text in texts:
+    for given in overrides:
         try:
-            override = overrides.parse(text) if isinstance(text, str) else text
-            command_line += overrides.apply(user, override)
+            override = parse_override(given) if isinstance(given, str) else given
+            command_line += apply_override(user, override)
         except ConfigError as error:
             problems.append(str(error))
             continue
@@ -152,17 +153,17 @@ def _user_layers(
     return user, [*layers, Layer("the command line", tuple(command_line))], removed
 
 
-def _preset_notice(preset: dict[str, Any], config: Any, translation: Translation) -> list[str]:
+def _preset_notice(preset: dict[str, Any], config: Any, translation: KeyTranslation) -> list[str]:
     """The preset's settings that are not overridden by given ones."""
     if not preset:
         return []
     tree = config.model_dump(warnings=False)
     used = [path for path, _ in leaves(preset) if path not in translation.given]
     settings = ", ".join(f"{dotted(path)}={shown(get(tree, path))}" for path in used)
-    return [f"{own_section(config)}.preset={config.loop.preset}: {settings}"]
+    return [f"{own_section(config)}.preset={config.algorithm.preset}: {settings}"]
 
 
-def _complete(config: Any, translation: Translation) -> list[str]:
+def _set_derived_defaults(config: Any, translation: KeyTranslation) -> list[str]:
     """Set defaults that depend on other settings. Returns notices about them."""
     notices = []
     if isinstance(config, OnlineConfig | EvalConfig) and not config.rewards.functions:

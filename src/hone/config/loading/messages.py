@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from hone.config import keys
-from hone.config.loading.translation import Translation
+from hone.config.loading.translation import KeyTranslation
 from hone.config.nested import MISSING, Path, get, shown
 from hone.config.schema import lora, run
 from hone.errors import ConfigError
@@ -50,7 +50,7 @@ def raise_all(problems: list[str]) -> None:
         )
 
 
-def sentences(error: ValidationError, translation: Translation, tree: Any) -> list[str]:
+def sentences(error: ValidationError, translation: KeyTranslation, tree: Any) -> list[str]:
     """One sentence for each error, except for derived keys that are wrong only because another key is."""
     items: list[dict[str, Any]] = [dict(item) for item in error.errors(include_url=False)]
     own = [
@@ -71,7 +71,7 @@ def _located(loc: Path, tree: Any) -> Path:
     return path
 
 
-def _sentence(item: dict[str, Any], translation: Translation, tree: Any) -> str:
+def _sentence(item: dict[str, Any], translation: KeyTranslation, tree: Any) -> str:
     error_type, context = item["type"], item.get("ctx", {})
     path = _located(item["loc"], tree)
     if error_type == "extra_forbidden":

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from hone.config.loading.translation import Translation
+from hone.config.loading.translation import KeyTranslation
 from hone.config.nested import Path, dotted
 
 MANY = 4
 """More ignored keys of a section than this are counted, not listed."""
 
 
-def translation_notices(translation: Translation) -> list[str]:
+def translation_notices(translation: KeyTranslation) -> list[str]:
     """All notices of a translation."""
     return [*_aliases(translation), *_ignored(translation)]
 
 
-def _aliases(translation: Translation) -> list[str]:
+def _aliases(translation: KeyTranslation) -> list[str]:
     read: dict[tuple[str, str], list[tuple[str, str]]] = {}
     for target, candidates in translation.given.items():
         for given in candidates:
@@ -32,7 +32,7 @@ def _aliases(translation: Translation) -> list[str]:
     return found
 
 
-def _ignored(translation: Translation) -> list[str]:
+def _ignored(translation: KeyTranslation) -> list[str]:
     others, off = [], []
     for reason, paths in translation.ignored.items():
         if reason.endswith(" is off"):

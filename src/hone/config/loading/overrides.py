@@ -41,7 +41,7 @@ class Override:
     remove: bool = False
 
 
-def parse(text: str) -> Override:
+def parse_override(text: str) -> Override:
     """Read one override. Raises ConfigError saying what was expected."""
     found = _FORM.fullmatch(text.strip())
     if found is None or (found["equals"] is None and found["mark"] != "~"):
@@ -105,7 +105,7 @@ def _named_data(tree: dict[str, Any], override: Override) -> Override:
     return override
 
 
-def apply(tree: dict[str, Any], override: Override) -> list[Path]:
+def apply_override(tree: dict[str, Any], override: Override) -> list[Path]:
     """Change the tree in place; returns the leaves set. Raises ConfigError for an index outside a list."""
     override = _named_data(tree, override)
     path = into_entry(tree, override.path)

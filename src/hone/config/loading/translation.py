@@ -31,7 +31,7 @@ from hone.config.schema import ROOTS, section_of
 from hone.errors import ConfigError
 
 
-class Translation:
+class KeyTranslation:
     """Our keys from a user's tree. `problems` lists what is wrong, under the names that the user wrote; `ignored`
     lists the keys that have no effect, by reason."""
 

@@ -13,7 +13,7 @@ from hone.config.schema.data import PromptDataConfig
 from hone.config.schema.environments import EnvConfig
 from hone.config.schema.model import GenerationConfig, ModelConfig
 from hone.config.schema.run import OnlineCheckpointingConfig, RewardsConfig
-from hone.config.schema.training import LoopSection, TrainingConfig
+from hone.config.schema.training import AlgorithmSection, TrainingConfig
 
 
 class RewardScalingConfig(ConfigModel):
@@ -46,7 +46,7 @@ class RewardShapingConfig(ConfigModel):
     """Factor of the positive reward of a truncated completion; null: none."""
 
 
-class OnlineSection(LoopSection):
+class OnlineSection(AlgorithmSection):
     """Rollouts, length of the run, validations."""
 
     num_prompts_per_step: int = Field(32, ge=1)
@@ -195,9 +195,9 @@ class OnlineConfig(TrainingConfig):
     checkpointing: OnlineCheckpointingConfig = section(OnlineCheckpointingConfig)
 
     @property
-    def loop(self) -> OnlineSection:
+    def algorithm(self) -> OnlineSection:
         """The algorithm's own section."""
-        own: OnlineSection = super().loop
+        own: OnlineSection = super().algorithm
         return own
 
     @property
@@ -217,9 +217,9 @@ class RLConfig(OnlineConfig):
     env: EnvConfig = section(EnvConfig)
 
     @property
-    def loop(self) -> RLSection:
+    def algorithm(self) -> RLSection:
         """The algorithm's own section."""
-        own = super().loop
+        own = super().algorithm
         assert isinstance(own, RLSection)
         return own
 

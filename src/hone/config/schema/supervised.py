@@ -8,10 +8,10 @@ from pydantic import Field
 
 from hone.config.schema.base import section
 from hone.config.schema.model import ModelConfig, OptimizerConfig, adamw
-from hone.config.schema.training import LoopSection, TrainingConfig
+from hone.config.schema.training import AlgorithmSection, TrainingConfig
 
 
-class SupervisedSection(LoopSection):
+class SupervisedSection(AlgorithmSection):
     """Length of a supervised run, its validations, and its seed."""
 
     val_batches: int = Field(8, ge=-1)
@@ -43,7 +43,7 @@ class SupervisedConfig(TrainingConfig):
     policy: SupervisedPolicyConfig = section(SupervisedPolicyConfig)
 
     @property
-    def loop(self) -> SupervisedSection:
+    def algorithm(self) -> SupervisedSection:
         """The algorithm's own section."""
-        own: SupervisedSection = super().loop
+        own: SupervisedSection = super().algorithm
         return own

@@ -17,7 +17,7 @@ from hone.config.schema.roots import algorithm_of, own_section
 from hone.config.schema.run import CheckpointingConfig, ClusterConfig, LoggerConfig
 
 
-class LoopSection(ConfigModel):
+class AlgorithmSection(ConfigModel):
     """Length of a run, its validations, and its seed."""
 
     max_num_epochs: CountOrAll = 1
@@ -47,8 +47,8 @@ class TrainingConfig(RunConfig):
     cluster: ClusterConfig = section(ClusterConfig)
 
     @property
-    def loop(self) -> Any:
-        """The algorithm's own section, a `LoopSection`."""
+    def algorithm(self) -> Any:
+        """The algorithm's own section, an `AlgorithmSection`."""
         return getattr(self, own_section(self))
 
     @property

@@ -84,7 +84,7 @@ def build_local(
     With `weights`, generators are in other processes and read the weights from this folder; this engine has none.
     """
     policy = config.policy
-    seed = config.loop.seed
+    seed = config.algorithm.seed
     seed_everything(seed + (mesh.rank("data") if mesh is not None else 0))
     learner_of = partial(_learner, config, tokenizer, device, mesh)
     learner = learner_of(policy)
@@ -119,7 +119,7 @@ def build_local(
 
 def build_generator(config: OnlineConfig, tokenizer: PreTrainedTokenizerBase) -> LocalGenerator:
     """A generator with its own unsharded model, in `policy.precision`, on this process's device."""
-    model = make_model(config.policy, tokenizer, config.loop.seed, True, True)
+    model = make_model(config.policy, tokenizer, config.algorithm.seed, True, True)
     set_threads(config.cluster.cpu_threads, model)
     for parameter in model.parameters():
         parameter.data = parameter.data.to(DTYPES[config.policy.precision])
@@ -173,7 +173,7 @@ def _learner(
     scorer = make_scorer(
         settings,
         tokenizer,
-        config.loop.seed,
+        config.algorithm.seed,
         device,
         mesh,
         temperature=config.logits_temperature,
@@ -186,6 +186,6 @@ def _learner(
         pad_token=tokenizer.pad_token_id,
         frozen=not trained,
         save_optimizer=config.checkpointing.save_optimizer,
-        seed=config.loop.seed,
+        seed=config.algorithm.seed,
         scores_as_trained=isinstance(config, OnlineConfig),
     )
