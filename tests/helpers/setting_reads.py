@@ -75,7 +75,7 @@ class Sections:
         self.of_key: dict[str, set[str]] = defaultdict(set)
         for root in ROOTS.values():
             self._walk(root)
-            for name in ("loop", "critic"):  # properties of the roots that are sections
+            for name in ("algorithm", "critic"):  # properties of the roots that are sections
                 if isinstance(getattr(root, name, None), property):
                     section = {"critic": "value"}.get(name, section_of_kind(root))
                     self.of_key[name] |= self.of_key[section]
