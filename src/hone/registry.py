@@ -59,10 +59,13 @@ class AlgorithmSpec:
     section: str
     """The section of its configuration with the length of a run, the validation and the seed."""
     loop: Literal["supervised", "online"]
+    """The training loop: `hone.training.supervised` or `hone.training.online`."""
     build: str
     """A `SupervisedAlgorithm` of `hone.algorithms.supervised`, or an `OnlineAlgorithm` of `hone.algorithms.online`."""
     data: Rows
+    """What a row of its data is: an example, a comparison or a prompt."""
     metrics: MetricSpec
+    """The metrics that rank checkpoints and that the progress line shows."""
     models: frozenset[ModelRole] = frozenset({ModelRole.POLICY})
     """Models that a run may hold; its settings decide which it does hold."""
     needs_rewards: bool = False
