@@ -10,7 +10,8 @@ import contextlib
 import errno
 import json
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ CANNOT_SYNC = {
     getattr(errno, name) for name in "EINVAL ENOTSUP EOPNOTSUPP ENOSYS EBADF EISDIR EACCES EPERM".split()
 }
 """Error codes of opening or syncing a folder on file systems that do not support it."""
+STEP = re.compile(r"step_(\d+)")
+"""The name of a checkpoint's folder."""
 
 
 @contextlib.contextmanager
@@ -75,6 +78,21 @@ def read_json_object(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def by_step(paths: Iterable[Path]) -> dict[int, Path]:
+    """Those of the paths that are named `step_N` or `step_N.jsonl`, by N, in order."""
+    found = ((STEP.fullmatch(path.name.removesuffix(".jsonl")), path) for path in paths)
+    return dict(sorted((int(match[1]), path) for match, path in found if match))
+
+
+def last_lines(log: Path, count: int = 5) -> str:
+    """The last lines of a log file, to be added to a message; empty if there are none."""
+    try:
+        lines = log.read_text(errors="replace").strip().splitlines()[-count:]
+    except OSError:
+        return ""
+    return "".join([f"\nlast lines of {log}:", *(f"\n  {line}" for line in lines)]) if lines else ""
 
 
 def sync(path: Path) -> None:

@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from hone.files import (
+    by_step,
     disk_full_message,
     is_disk_full,
+    last_lines,
     read_json_object,
     replacing,
     write_atomically,
@@ -74,3 +76,22 @@ def test_json_that_is_missing_damaged_or_no_object_is_empty(tmp_path: Path, cont
 def test_json_comes_back_and_half_a_character_is_a_question_mark(tmp_path: Path) -> None:
     write_json(tmp_path / "file", {"a": "é\ud800"})
     assert read_json_object(tmp_path / "file") == {"a": "é?"}
+
+
+def test_steps_are_ordered_by_their_numbers_and_other_names_are_left_out(tmp_path: Path) -> None:
+    for name in ("step_10", "step_9", "step_x", ".writing_step_3_0a", "step_2.jsonl"):
+        (tmp_path / name).mkdir()
+    found = by_step(tmp_path.iterdir())
+    assert [(step, path.name) for step, path in found.items()] == [
+        (2, "step_2.jsonl"),
+        (9, "step_9"),
+        (10, "step_10"),
+    ]
+    assert by_step((tmp_path / "missing").glob("step_*")) == {}
+
+
+def test_the_last_lines_of_a_log_are_added_to_a_message_if_there_are_any(tmp_path: Path) -> None:
+    log = tmp_path / "rank_0.log"
+    assert last_lines(log) == ""
+    log.write_text("one\ntwo\nthree\n\n")
+    assert last_lines(log, 2) == f"\nlast lines of {log}:\n  two\n  three"

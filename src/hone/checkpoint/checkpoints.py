@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import re
 import shutil
 import threading
 import time
@@ -28,10 +27,9 @@ from hone.checkpoint.manifest import verify, write_manifest
 from hone.checkpoint.safe_reader import own_error, read_state
 from hone.config.schema import CheckpointingConfig
 from hone.errors import CheckpointError
-from hone.files import is_disk_full, sync
+from hone.files import by_step, is_disk_full, sync
 from hone.types import TrainedModel
 
-STEP = re.compile(r"step_(\d+)")
 NO_SPACE = 1 << 16
 """Free bytes below which a failed write is blamed on a full disk."""
 
@@ -100,10 +98,7 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Steps with a complete checkpoint, ascending. Incomplete ones have other names."""
-        if not self.root.is_dir():
-            return []
-        matches = (STEP.fullmatch(path.name) for path in self.root.iterdir())
-        return sorted(int(match[1]) for match in matches if match)
+        return list(by_step(self.root.glob("step_*")))
 
     def path(self, step: int) -> Path:
         return self.root / f"step_{step}"

@@ -104,6 +104,8 @@ def torch_and_devices() -> Iterator[Finding]:
     except (ImportError, OSError) as error:  # OSError: a shared library that does not load
         yield Finding("torch", "bad", f"does not load: {first_line(error)}", "make clean setup")
         return
+    from hone.engine.local.threads import cores
+
     yield Finding("torch", "ok", f"{torch.__version__}, {torch.get_num_threads()} threads on {cores()} cores")
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
@@ -199,11 +201,6 @@ def version_of(module: str) -> str:
         except metadata.PackageNotFoundError:
             continue
     return "unknown version"
-
-
-def cores() -> int:
-    """Cores that this process may use, which in a container are fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def first_line(error: BaseException) -> str:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hone.errors import WorkerLostError
+from hone.files import last_lines
 from hone.subprocesses import end_with_parent
 from hone.user_code import search_path
 
@@ -32,7 +33,6 @@ BOOT = (
 )
 BEAT_S = 5.0
 """Seconds between two heartbeats of the child."""
-LOG_LINES = 5
 
 
 class GeneratorProcess:
@@ -88,7 +88,9 @@ class GeneratorProcess:
             while (reply := self._reply(method))[0] != self.calls:  # the reply to an abandoned call
                 pass
         except (EOFError, OSError) as error:
-            raise WorkerLostError(f"{self._who()} died: {self._exit_reason()}{self._last_lines()}") from error
+            raise WorkerLostError(
+                f"{self._who()} died: {self._exit_reason()}{last_lines(self.log)}"
+            ) from error
         if isinstance(reply[1], BaseException):
             raise reply[1]
         return reply[1]
@@ -104,7 +106,7 @@ class GeneratorProcess:
             if result != beats:
                 beats, deadline = result, time.monotonic() + patience
         raise WorkerLostError(
-            f"{self._who()} made no progress for {patience:.0f} s in {method}{self._last_lines()}"
+            f"{self._who()} made no progress for {patience:.0f} s in {method}{last_lines(self.log)}"
         )
 
     def _who(self) -> str:
@@ -119,10 +121,6 @@ class GeneratorProcess:
         if code is not None and code < 0:
             return f"signal {signal.Signals(-code).name} (killed, or out of memory?)"
         return f"exit code {code}"
-
-    def _last_lines(self) -> str:
-        lines = self.log.read_text(errors="replace").strip().splitlines()[-LOG_LINES:]
-        return "".join([f"\nlast lines of {self.log}:", *(f"\n  {line}" for line in lines)]) if lines else ""
 
 
 def main(descriptor: int, log: str) -> None:

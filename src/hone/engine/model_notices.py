@@ -7,6 +7,7 @@ from transformers import PreTrainedTokenizerBase
 from hone.chat_template import end_notice
 from hone.config import TrainingConfig
 from hone.config.schema import ModelConfig
+from hone.engine.local.model_factory import model_options
 from hone.model import adapter_targets, balancing, dropout, generation_config
 from hone.model.composite import left_out
 from hone.model.loading import configured, empty_model, resolve
@@ -36,10 +37,5 @@ def _without_adapters(settings: ModelConfig) -> list[str]:
     """The notice about modules without new adapters; none if the adapters come from `adapter_path`."""
     if not settings.lora.enabled or settings.lora.adapter_path is not None:
         return []
-    model = empty_model(
-        settings.model_name,
-        overrides=settings.hf_config_overrides,
-        scalar=settings.has_scalar_head,
-        trust_remote_code=settings.trust_remote_code,
-    )
+    model = empty_model(settings.model_name, **model_options(settings))
     return adapter_targets.notice(model, settings.lora, part=settings.part)

@@ -15,12 +15,12 @@ from hone.config import EvalConfig, Loaded
 from hone.data import build_eval_prompts
 from hone.engine.build import open_generator
 from hone.engine.local.generator import LocalGenerator
+from hone.engine.local.local_engine import tokenizer_of
 from hone.engine.vllm.generator import VLLMGenerator
 from hone.evaluation import own_metrics
 from hone.evaluation.metrics import answer_of, label_of, score
 from hone.export import with_models_of_runs
 from hone.files import write_json
-from hone.model.loading import load_tokenizer
 from hone.model.model_size import load_model_size
 from hone.planning.placement import placement_notices, vllm_generates
 from hone.rollout.environments.episode import EpisodeRunner
@@ -70,11 +70,7 @@ async def prepared(config: EvalConfig, *, load_models: bool = True) -> AsyncIter
     """Prepare everything but the model; `load_models`: reward models, too. Raises HoneError for what would stop the
     evaluation."""
     own = own_metrics.load(config.eval.metrics, "eval.metrics")
-    tokenizer = load_tokenizer(
-        config.tokenizer.name,
-        chat_template=config.tokenizer.chat_template,
-        trust_remote_code=config.generation.trust_remote_code,
-    )
+    tokenizer = tokenizer_of(config)
     pool = open_reward_pool(config.rewards, load_models=load_models)
     with contextlib.closing(Activity()) as activity:
         pool.start(activity.begin)

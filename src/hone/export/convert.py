@@ -23,7 +23,7 @@ from hone.config.paths import check_local
 from hone.engine.local.learner import DTYPES
 from hone.errors import CheckpointError, ConfigError
 from hone.export.adapter import adapted_model, base_in_full, save_adapter
-from hone.files import is_disk_full
+from hone.files import by_step, is_disk_full
 from hone.model.adapters import base_of, merged
 from hone.model.composite import left_out
 from hone.model.generation_config import savable
@@ -38,8 +38,7 @@ FIX = "Convert another checkpoint of the run"
 def locate(run_or_step: Path) -> tuple[Path, Path]:
     """The config.yaml and weights folder of a step folder, or of the newest step of a run's folder."""
     check_local(run_or_step, "RUN_OR_STEP_FOLDER")
-    steps = sorted(run_or_step.glob("step_*"), key=lambda path: int(path.name.removeprefix("step_")))
-    step = steps[-1] if steps else run_or_step
+    step = [run_or_step, *by_step(run_or_step.glob("step_*")).values()][-1]
     if not (step / "policy" / "weights").is_dir():
         raise CheckpointError(f"{run_or_step} is neither a checkpoint (step_N) nor a run that has one")
     return step / "config.yaml", step / "policy" / "weights"

@@ -17,7 +17,6 @@ from hone.data.row_preview import RowPreview
 from hone.engine.local.local_engine import tokenizer_of
 from hone.errors import DataError
 from hone.export import with_models_of_runs
-from hone.model.loading import load_tokenizer
 from hone.registry import Rows, rows_of
 
 BUILDERS: dict[Rows, Any] = {
@@ -114,14 +113,8 @@ def gather(
 
 def _read(loaded: Loaded[Any], refused: dict[str, str]) -> ResumableDataset:
     config = loaded.config
-    if isinstance(config, EvalConfig):
-        tokenizer = load_tokenizer(
-            config.tokenizer.name,
-            chat_template=config.tokenizer.chat_template,
-            trust_remote_code=config.generation.trust_remote_code,
-        )
-        return build_eval_prompts(config, tokenizer, refused)
-    built: ResumableDataset = BUILDERS[rows_of(loaded.algorithm)](config, tokenizer_of(config), refused)
+    build = build_eval_prompts if isinstance(config, EvalConfig) else BUILDERS[rows_of(loaded.algorithm)]
+    built: ResumableDataset = build(config, tokenizer_of(config), refused)
     return built
 
 

@@ -7,8 +7,6 @@ import errno
 import fcntl
 import json
 import os
-import re
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,13 +16,12 @@ from hone.config.metric_names import column_of
 from hone.config.paths import check_local
 from hone.config.secrets import SECRETS
 from hone.errors import ConfigError, DataError
-from hone.files import read_json_object
+from hone.files import STEP, by_step, read_json_object
 from hone.registry import specs
 from hone.tracking.metrics_csv import read_numbers
 from hone.tracking.run_folder import RunFolder
 
 Record = dict[str, Any]
-STEP = re.compile(r"step_(\d+)")
 MOST_BYTES = 64_000_000
 """Bytes of one step's rollouts that are read."""
 
@@ -79,9 +76,7 @@ class RunView:
 
     def checkpoints(self) -> list[int]:
         """Steps that can be loaded."""
-        if not self.folder.path.is_dir():
-            return []
-        return list(_by_step(self.folder.path.iterdir()))
+        return list(by_step(self.folder.path.glob("step_*")))
 
     def best(self) -> tuple[int, str, float] | None:
         """The best of the checkpoints that are there, by the run's ranking metric: step, metric, value."""
@@ -151,7 +146,7 @@ def open_run(path: str | Path) -> RunView:
     if not logs.metrics.is_file():
         logs = RunFolder(folder)
     samples = {"rollouts": logs.rollouts, "validation": logs.validation}
-    files_of = {name: _by_step(path.glob("step_*.jsonl")) for name, path in samples.items()}
+    files_of = {name: by_step(path.glob("step_*.jsonl")) for name, path in samples.items()}
     return RunView(
         logs, algorithm, config, *read_numbers(logs.metrics), read_json_object(logs.run_info), files_of
     )
@@ -169,12 +164,6 @@ def _evaluation(folder: Path) -> RunView:
     if (folder / "samples.jsonl").is_file():
         view.samples = {"rollouts": {}, "validation": {0: folder / "samples.jsonl"}}
     return view
-
-
-def _by_step(paths: Iterable[Path]) -> dict[int, Path]:
-    """Those of the paths that are named `step_N`, by N."""
-    found = ((STEP.fullmatch(path.name.removesuffix(".jsonl")), path) for path in paths)
-    return dict(sorted((int(match[1]), path) for match, path in found if match))
 
 
 def in_use(folder: Path) -> bool:

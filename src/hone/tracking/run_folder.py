@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hone.files import write_atomically
+from hone.files import by_step, write_atomically
 
 
 class RunFolder:
@@ -47,9 +47,8 @@ class RunFolder:
         """Remove the samples of steps after the checkpoint `step`, which are run again; of every step for a new run
         (step 0), since those are another run's."""
         for folder in (self.rollouts, self.validation):
-            for file in folder.glob("step_*.jsonl"):
-                number = file.stem.removeprefix("step_")
-                if number.isdigit() and (step == 0 or int(number) > step):
+            for number, file in by_step(folder.glob("step_*.jsonl")).items():
+                if step == 0 or number > step:
                     file.unlink()
 
     def write_config(self, yaml_text: str) -> None:

@@ -10,7 +10,6 @@ Neither torch nor Ray may be imported before the fork, since a fork copies no th
 from __future__ import annotations
 
 import os
-import re
 import signal
 import socket
 import sys
@@ -21,6 +20,7 @@ from typing import NoReturn
 
 from hone.config import TrainingConfig
 from hone.errors import WorkerLostError
+from hone.files import by_step
 from hone.subprocesses import end_with_parent
 
 STOP = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -53,7 +53,7 @@ def run_in_child(config: TrainingConfig, run: Callable[[bool], int]) -> int:
         with ours:
             if ours.recv(1) or stopped:
                 return code if code >= 0 else 128 - code
-        newest = newest_step(Path(config.checkpointing.checkpoint_dir))
+        newest = max(by_step(Path(config.checkpointing.checkpoint_dir).glob("step_*")), default=0)
         lost = 1 if newest > reached else lost + 1
         reached, recovering = newest, True
         end = f"ended with exit code {code}" if code >= 0 else f"was killed by {signal.Signals(-code).name}"
@@ -106,9 +106,3 @@ def _next_signal() -> tuple[int, bool]:
         return info.si_signo, info.si_code == FROM_THE_TERMINAL
     number = signal.sigwait(wanted)
     return number, number == signal.SIGINT
-
-
-def newest_step(root: Path) -> int:
-    """The step of the newest checkpoint in a run's folder; 0 without one."""
-    matches = (re.fullmatch(r"step_(\d+)", path.name) for path in root.glob("step_*"))
-    return max((int(match[1]) for match in matches if match), default=0)

@@ -29,7 +29,7 @@ from hone.tracking import Progress, RunFolder, working, write_rollouts
 from hone.training.preflight import prepared
 from hone.training.process import run_exclusively
 from hone.training.recovery import run_with_restarts
-from hone.training.run import TrainingRun
+from hone.training.run import TrainingRun, total_steps
 from hone.types import Group, Prompt, Rollout
 
 
@@ -60,7 +60,8 @@ async def _train(
     loaded: Loaded, algorithm: OnlineAlgorithm, data: PromptData, engine: Engine, sampler: RolloutSampler
 ) -> dict[str, Any]:
     config: OnlineConfig = loaded.config
-    run = TrainingRun(loaded, engine, data, total_steps=total_steps(config, data))
+    steps = total_steps(config.algorithm, data, config.algorithm.num_prompts_per_step)
+    run = TrainingRun(loaded, engine, data, total_steps=steps)
     await run.resume()
     _end_with_the_data(run, data, run.step)
     if run.is_complete:
@@ -166,14 +167,6 @@ def _end_with_the_data(run: TrainingRun, data: PromptData, step: int) -> None:
     """End the run where the prompts are used up: dynamic sampling may need more of them than were counted."""
     if data.exhausted:
         run.total_steps = min(run.total_steps, step)
-
-
-def total_steps(config: OnlineConfig, data: PromptData) -> int:
-    """Steps of the whole run: the smaller of `max_num_steps` and what the epochs hold."""
-    limits = [config.algorithm.max_num_steps] if config.algorithm.max_num_steps is not None else []
-    if config.algorithm.max_num_epochs is not None:
-        limits.append(data.total_steps(config.algorithm.num_prompts_per_step))
-    return min(limits)
 
 
 def validation_is_due(step: int, total: int, config: OnlineConfig) -> bool:

@@ -20,6 +20,7 @@ from hone.checkpoint.safe_reader import refusing_misfits
 from hone.config import Loaded, TrainingConfig
 from hone.config.resume_compat import GOAL_KEYS
 from hone.config.schema.roots import section_of
+from hone.config.schema.training import AlgorithmSection
 from hone.engine import Engine
 from hone.errors import HoneError, Interrupted, TrainingError, WorkerLostError
 from hone.planning.placement import placement_notices
@@ -40,6 +41,12 @@ class Cursor(Protocol):
     def state_dict(self) -> dict[str, Any]: ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+def total_steps(section: AlgorithmSection, data: Any, batch: int) -> int:
+    """Steps of the whole run, which draw `batch` rows each: the smaller of `max_num_steps` and those of the epochs."""
+    epochs = [data.total_steps(batch)] if section.max_num_epochs is not None else []
+    return min([*epochs, *([section.max_num_steps] if section.max_num_steps is not None else [])])
 
 
 class TrainingRun:

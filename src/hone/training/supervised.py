@@ -14,7 +14,7 @@ from hone.tracking import working
 from hone.training.preflight import prepare
 from hone.training.process import run_exclusively
 from hone.training.recovery import run_with_restarts
-from hone.training.run import TrainingRun
+from hone.training.run import TrainingRun, total_steps
 from hone.types import TrainedModel
 
 
@@ -38,7 +38,7 @@ async def train(loaded: Loaded, recovering: bool = False) -> dict[str, Any]:
 async def _train(loaded: Loaded, algorithm: SupervisedAlgorithm, engine: Engine) -> dict[str, Any]:
     config, section, learner = loaded.config, algorithm.section, engine.learner
     size = config.policy.train_global_batch_size
-    steps = total_steps(config, algorithm)
+    steps = total_steps(section, algorithm.data, size)
     run = TrainingRun(loaded, engine, algorithm, total_steps=steps)
     await algorithm.prepare(learner, steps * size)
     await run.resume()
@@ -73,15 +73,6 @@ async def _train(loaded: Loaded, algorithm: SupervisedAlgorithm, engine: Engine)
             await run.end_step(step, metrics, tokens=tokens)
         await run.finish()
     return run.summary()
-
-
-def total_steps(config: Any, algorithm: SupervisedAlgorithm) -> int:
-    """Optimizer steps of the whole run: the smaller of `max_num_steps` and the steps of the epochs."""
-    section = algorithm.section
-    limits = [section.max_num_steps] if section.max_num_steps is not None else []
-    if section.max_num_epochs is not None:
-        limits.append(algorithm.data.total_steps(config.policy.train_global_batch_size))
-    return min(limits)
 
 
 async def validate(learner: TrainedModel, algorithm: SupervisedAlgorithm) -> dict[str, float]:

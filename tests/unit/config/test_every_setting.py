@@ -72,7 +72,7 @@ ELSEWHERE: dict[str, tuple[str, str]] = {
         ),
         ("rollout/sampler.py", "getattr(generation, prefix + name)"),
     ),
-    "GRPOSection.preset": ("config/loading/base.py", 'key = (section_of(first.algorithm), "preset")'),
+    "GRPOSection.preset": ("config/loading/base.py", 'key = (section_of(translation.algorithm), "preset")'),
     # accepted with one value alone, or ignored with a reason that is printed
     "LoraConfig.match_all_linear": ("config/checks/models.py", "match_all_linear=false and"),
     "ModelConfig.pipeline_parallel_size": ("config/checks/models.py", "model.pipeline_parallel_size > 1"),

@@ -9,7 +9,7 @@ import resource
 import socket
 import sys
 import traceback
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from hone.planning.parallel_dims import ParallelDims
 from hone.types import Completion, Generator, Prompt, Sampling
 from hone.version import __version__
 
-VERBS: dict[str, Callable[..., Awaitable[Any]]] = {
+VERBS: dict[str, Callable[..., Coroutine[Any, Any, Any]]] = {
     "forward": lambda model, samples: model.forward(samples),
     "entropies": lambda model, samples: model.entropies(samples),
     "topk_logprobs": lambda model, samples, k: model.topk_logprobs(samples, k),
@@ -127,7 +127,7 @@ class EngineWorker:
     def call(self, role: str, verb: str, *arguments: Any) -> Any:
         """Call a method of a model. All ranks are called with the same arguments; the first rank returns the result."""
         with doing(f"{role}.{verb}"):
-            result = asyncio.run(_awaited(VERBS[verb](self.models[role], *arguments)))
+            result = asyncio.run(VERBS[verb](self.models[role], *arguments))
         return result if self.rank == 0 else None
 
     def wait_for_save(self, role: str) -> None:
@@ -138,13 +138,13 @@ class EngineWorker:
         """Make the learner's weights available as `version`."""
         assert self.publisher is not None
         with doing("learner.publish_weights"):
-            asyncio.run(_awaited(self.publisher.publish(version)))
+            asyncio.run(self.publisher.publish(version))
 
     def receive_weights(self, version: int) -> None:
         """Load the weights that were published as `version` into this process's generator."""
         assert self.receiver is not None
         with doing("generator.receive_weights"):
-            asyncio.run(_awaited(self.receiver.receive(version)))
+            asyncio.run(self.receiver.receive(version))
 
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling, count: int) -> list[list[Completion]]:
         """Completions of prompts rank, rank + world, rank + 2 world …; without a process group, of all prompts."""
@@ -173,10 +173,6 @@ class EngineWorker:
             with contextlib.suppress(ImportError, RuntimeError):  # NVML is missing or fails
                 found["gpu_utilization"] = float(torch.cuda.utilization())
         return found
-
-
-async def _awaited(result: Awaitable[Any]) -> Any:
-    return await result
 
 
 def _device(config: TrainingConfig) -> torch.device:

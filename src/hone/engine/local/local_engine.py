@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hone.config import OnlineConfig, TrainingConfig
+from hone.config import EvalConfig, OnlineConfig, TrainingConfig
 from hone.config.schema import ModelConfig
 from hone.engine.base import Engine, WeightPublisher
 from hone.engine.distributed.sharding import unsharded_copy
@@ -62,14 +62,12 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def tokenizer_of(config: TrainingConfig) -> PreTrainedTokenizerBase:
+def tokenizer_of(config: TrainingConfig | EvalConfig) -> PreTrainedTokenizerBase:
     """The run's tokenizer, with which the data is checked before any weight is loaded."""
-    policy = config.policy
-    return load_tokenizer(
-        policy.tokenizer.name,
-        chat_template=policy.tokenizer.chat_template,
-        trust_remote_code=policy.trust_remote_code,
-    )
+    settings = config.tokenizer if isinstance(config, EvalConfig) else config.policy.tokenizer
+    model = config.generation if isinstance(config, EvalConfig) else config.policy
+    trusted = model.trust_remote_code
+    return load_tokenizer(settings.name, chat_template=settings.chat_template, trust_remote_code=trusted)
 
 
 def build_local(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -50,6 +51,15 @@ def make_scorer(
     return TokenScorer(model, temperature=temperature, chunk_rows=chunk, vocabulary=vocabulary)
 
 
+def model_options(policy: ModelConfig) -> dict[str, Any]:
+    """Options of `load_model` and `empty_model` that say which model it is."""
+    return {
+        "overrides": policy.hf_config_overrides,
+        "scalar": policy.has_scalar_head,
+        "trust_remote_code": policy.trust_remote_code,
+    }
+
+
 def make_model(
     policy: ModelConfig,
     tokenizer: PreTrainedTokenizerBase,
@@ -60,27 +70,13 @@ def make_model(
 ) -> PreTrainedModel:
     """A model of the run in host memory, or on the meta device without weights. A model that is not trained has no
     adapters: the adapters of `adapter_path` are merged into its weights."""
-    name, overrides = policy.model_name, policy.hf_config_overrides
-    checkpointing = bool(policy.activation_checkpointing) and trained
+    options = model_options(policy)
+    options["activation_checkpointing"] = bool(policy.activation_checkpointing) and trained
     if with_weights:
-        model = load_model(
-            name,
-            overrides=overrides,
-            seed=seed,
-            activation_checkpointing=checkpointing,
-            scalar=policy.has_scalar_head,
-            quantization=four_bits(policy.lora, DTYPES[policy.precision]),
-            trust_remote_code=policy.trust_remote_code,
-        )
+        quantization = four_bits(policy.lora, DTYPES[policy.precision])
+        model = load_model(policy.model_name, seed=seed, quantization=quantization, **options)
     else:
-        model = empty_model(
-            name,
-            overrides=overrides,
-            activation_checkpointing=checkpointing,
-            dtype=dtype,
-            scalar=policy.has_scalar_head,
-            trust_remote_code=policy.trust_remote_code,
-        )
+        model = empty_model(policy.model_name, dtype=dtype, **options)
     check_fit(model, tokenizer, policy)
     if policy.disable_dropout:
         turn_off(model)
@@ -111,12 +107,7 @@ def check_start(
                 "policy.lora.load_in_4bit=false"
             )
         four_bits(policy.lora, torch.float32)
-    empty = empty_model(
-        policy.model_name,
-        overrides=policy.hf_config_overrides,
-        scalar=policy.has_scalar_head,
-        trust_remote_code=policy.trust_remote_code,
-    )
+    empty = empty_model(policy.model_name, **model_options(policy))
     check_fit(empty, tokenizer, policy)
     if policy.lora.enabled and policy.lora.adapter_path is not None:
         check_adapter(empty, policy.model_name, policy.lora)

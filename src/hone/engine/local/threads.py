@@ -17,8 +17,12 @@ def threads_for(wanted: int | None, parameters: int, *, sharers: int = 1) -> int
         return wanted
     if "OMP_NUM_THREADS" in os.environ:
         return torch.get_num_threads()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return 1 if parameters < SMALL_MODEL else max(1, cores // sharers)
+    return 1 if parameters < SMALL_MODEL else max(1, cores() // sharers)
+
+
+def cores() -> int:
+    """Cores that this process may use, which in a container are fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def set_threads(wanted: int | None, model: torch.nn.Module) -> None:

@@ -27,6 +27,7 @@ from hone.engine.ray.watchdog import (
     is_communication_error,
 )
 from hone.errors import ClusterError, HoneError, TrainingError, WorkerLostError
+from hone.files import last_lines
 from hone.planning.parallel_dims import ParallelDims
 from hone.version import __version__
 
@@ -221,7 +222,7 @@ class WorkerGroup:
         for rank, error in errors.items():
             if isinstance(error, RayActorError):
                 return WorkerLostError(
-                    f"{self.name(rank)} died: {death_reason(error)}{self._last_lines(rank)}"
+                    f"{self.name(rank)} died: {death_reason(error)}{last_lines(self._log(rank))}"
                 )
         for rank, cause in causes.items():
             if isinstance(cause, RayError) or is_communication_error(cause):
@@ -237,17 +238,6 @@ class WorkerGroup:
 
     def _log(self, rank: int) -> Path:
         return self.folder / f"{self.title.format(rank).replace(' ', '_')}.log"
-
-    def _last_lines(self, rank: int, count: int = 5) -> str:
-        try:
-            lines = self._log(rank).read_text(errors="replace").strip().splitlines()[-count:]
-        except OSError:
-            return ""
-        return (
-            f"\nlast lines of {self._log(rank)}:\n" + "\n".join(f"  {line}" for line in lines)
-            if lines
-            else ""
-        )
 
     def close(self) -> None:
         """Stop the ranks and release their devices."""

@@ -19,13 +19,13 @@ from types import SimpleNamespace
 from typing import Any
 
 from hone.rollout.rewards import metrics, worker_settings
-from hone.rollout.rewards.function_loading import load
 from hone.rollout.rewards.function_signature import Unusable, describe, instantiate
 from hone.rollout.workers.framing import receive, send_reply
 from hone.rollout.workers.import_time import announce_imports
 from hone.rollout.workers.reaper import fork_under_reaper
 from hone.rollout.workers.worker_protocol import MAX_MESSAGE, REPLY_TOO_LONG, exception_report, set_limits
 from hone.subprocesses import end_with_parent
+from hone.user_code import MissingCodeError, find
 
 Functions = dict[str, tuple[Callable[..., Any], dict[str, Any]]]
 """The loaded functions with their kwargs, by the names of their specs."""
@@ -77,13 +77,32 @@ def _handle(message: bytes, functions: Functions) -> dict[str, Any]:
 def _load(request: dict[str, Any], functions: Functions) -> dict[str, Any]:
     """Import a function, call its `prepare`, and describe its arguments (see function_signature.describe)."""
     worker_settings.update(request["settings"])
-    function, kwargs = instantiate(load(request["target"]), request["kwargs"])
+    function, kwargs = instantiate(_imported(request["target"]), request["kwargs"])
     described = describe(function, kwargs) | {"pid": os.getpid()}
     if (prepare := getattr(function, "prepare", None)) is not None:
         note = prepare(**kwargs)
         described["note"] = note if isinstance(note, str) else None
     functions[request["name"]] = function, kwargs
     return described
+
+
+def _imported(target: str) -> Callable[..., Any]:
+    """The callable at a built-in's name, `pkg.module.function` or `/abs/file.py:function`.
+
+    Raises Unusable, or whatever importing the module raises.
+    """
+    if ":" not in target and "." not in target:
+        # Imported here: a worker for users' functions starts without the built-in ones.
+        from hone.rollout.rewards.functions.builtin import BUILTIN
+
+        return BUILTIN[target]
+    try:
+        found = find(target)
+    except MissingCodeError as error:
+        raise Unusable(f"does not exist: {error}") from error
+    if not callable(found):
+        raise Unusable(f"is a {type(found).__name__}, not a function")
+    return found
 
 
 def _extra(count: int) -> dict[str, list[Any]]:
