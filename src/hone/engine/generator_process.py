@@ -81,7 +81,7 @@ class GeneratorProcess:
         self.process = None
 
     def _call(self, method: str, *arguments: Any) -> Any:
-        """Call a method of the child's Worker. Raises its exception, or WorkerLostError if it died or hangs."""
+        """Call a method of the child's EngineWorker. Raises its exception, or WorkerLostError if it died or hangs."""
         self.calls += 1
         try:
             self.channel.send((self.calls, method, arguments))

@@ -36,7 +36,7 @@ VERBS: dict[str, Callable[..., Coroutine[Any, Any, Any]]] = {
     "save": lambda model, path, wait: model.save(path, wait=wait),
     "load": lambda model, path: model.load(path),
 }
-"""The methods of a model that `Worker.call` may call."""
+"""The methods of a model that `EngineWorker.call` may call."""
 
 
 class EngineWorker:
