@@ -65,7 +65,7 @@ def _generator(config: OnlineConfig, engine: LocalEngine, weights: Path) -> VLLM
         tokenizer=resolve(policy.tokenizer.name),
         trust_remote_code=policy.trust_remote_code,
         overrides=policy.hf_config_overrides,
-        seed=config.loop.seed % 2**31,
+        seed=config.algorithm.seed % 2**31,
         **server_options(policy.generation, learner.model.device, extra),
     )
     log = Path(config.checkpointing.checkpoint_dir).resolve() / "workers" / "vllm.log"
