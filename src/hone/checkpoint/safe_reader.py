@@ -143,7 +143,7 @@ UNFIT = (LookupError, TypeError, ValueError, AttributeError, RuntimeError, yaml.
 
 
 @contextlib.contextmanager
-def refusing_misfits(file: Path) -> Iterator[None]:
+def as_checkpoint_errors(file: Path) -> Iterator[None]:
     """Raise CheckpointError where the block cannot restore what the file holds."""
     try:
         yield

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from hone.config import EvalConfig, OnlineConfig, TrainingConfig
 from hone.engine.base import Engine
-from hone.engine.generator_group import folder_for_weights, with_generators
+from hone.engine.generator_group import attach_generators, folder_for_weights
 from hone.engine.generator_process import GeneratorProcess
 from hone.engine.local.generator import LocalGenerator
 from hone.engine.local.learner import DTYPES
@@ -84,7 +84,7 @@ def _built(
             with_vllm(local, settled, weights)
             return local
         assert local.publisher is not None
-        with_generators(
+        attach_generators(
             local, [GeneratorProcess("generator", settled, weights)], local.publisher, settled, weights
         )
         return local

@@ -27,7 +27,7 @@ def folder_for_weights(config: OnlineConfig, model: ModelSize, *, one_node: bool
     return weights_folder(Path(config.checkpointing.checkpoint_dir), one_node=one_node, size=weights)
 
 
-def with_generators(
+def attach_generators(
     engine: Engine,
     servers: Sequence[GeneratorServer],
     publisher: WeightPublisher,

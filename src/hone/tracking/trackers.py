@@ -153,12 +153,12 @@ class MlflowTracker:
 @contextlib.contextmanager
 def _without_secrets() -> Iterator[None]:
     """Mask secrets in sys.argv, since W&B stores and sends the command line."""
-    before = sys.argv
-    sys.argv = [SECRETS.scrub(word) for word in before]
+    previous = sys.argv
+    sys.argv = [SECRETS.scrub(word) for word in previous]
     try:
         yield
     finally:
-        sys.argv = before
+        sys.argv = previous
 
 
 def run_id(path: Path, resume_step: int | None) -> str:

@@ -37,19 +37,19 @@ def run_in_child(config: TrainingConfig, run: Callable[[bool], int]) -> int:
     """
     recovering, lost, reached = False, 0, -1
     while True:
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {*STOP, signal.SIGCHLD})
+        previous = signal.pthread_sigmask(signal.SIG_BLOCK, {*STOP, signal.SIGCHLD})
         ours, theirs = socket.socketpair()
         child = os.fork()
         if child == 0:
             ours.close()
             end_with_parent(theirs.fileno())
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            signal.pthread_sigmask(signal.SIG_SETMASK, previous)
             _end(run, recovering, theirs)
         theirs.close()
         try:
             code, stopped = _wait(child)
         finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            signal.pthread_sigmask(signal.SIG_SETMASK, previous)
         with ours:
             if ours.recv(1) or stopped:
                 return code if code >= 0 else 128 - code

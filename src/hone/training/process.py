@@ -41,8 +41,8 @@ def run_async(main: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any]:
     asyncio cancels the task at its next await, which a loop in one process may never reach; it does not do so if SIGINT
     has another handler than Python's default.
     """
-    before = signal.getsignal(signal.SIGINT)
-    ours = before is signal.default_int_handler and can_handle_signals()
+    previous = signal.getsignal(signal.SIGINT)
+    ours = previous is signal.default_int_handler and can_handle_signals()
     if ours:
         signal.signal(signal.SIGINT, _interrupt)
     try:
@@ -55,7 +55,7 @@ def run_async(main: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any]:
                 _close(loop)
     finally:
         if ours:
-            signal.signal(signal.SIGINT, before)
+            signal.signal(signal.SIGINT, previous)
 
 
 def can_handle_signals() -> bool:
@@ -86,11 +86,11 @@ def _outer_loop_set_aside() -> Iterator[None]:
 @contextlib.contextmanager
 def _held_back(number: signal.Signals) -> Iterator[None]:
     """Defer the signal until the block exits."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {number})
+    previous = signal.pthread_sigmask(signal.SIG_BLOCK, {number})
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous)
 
 
 def _close(loop: asyncio.AbstractEventLoop) -> None:

@@ -11,7 +11,7 @@ import yaml
 
 from hone.checkpoint.checkpoints import Checkpoints
 from hone.checkpoint.manifest import verify
-from hone.checkpoint.safe_reader import refusing_misfits
+from hone.checkpoint.safe_reader import as_checkpoint_errors
 from hone.config import TrainingConfig
 from hone.config.resume_compat import changed_keys
 from hone.config.schema import ROOTS
@@ -52,7 +52,7 @@ def check_same_run(algorithm: str, settings: str, checkpoints: Checkpoints, path
     """Keys of the resolved configuration `settings` of an algorithm that have changed since the checkpoint `path`.
     Raises CheckpointError for those that must not change."""
     verify(path, only="config.yaml", fallback=checkpoints.fallbacks(path))
-    with refusing_misfits(path / "config.yaml"):
+    with as_checkpoint_errors(path / "config.yaml"):
         saved = SECRETS.hide_all(dict(yaml.safe_load((path / "config.yaml").read_text())))
     changed, bad = changed_keys(
         saved, yaml.safe_load(settings), ROOTS[algorithm]().model_dump(warnings=False)

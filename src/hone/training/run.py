@@ -16,7 +16,7 @@ import yaml
 
 from hone.checkpoint.checkpoints import Checkpoints
 from hone.checkpoint.random_state import random_state, restore_random_state
-from hone.checkpoint.safe_reader import refusing_misfits
+from hone.checkpoint.safe_reader import as_checkpoint_errors
 from hone.config import Loaded, TrainingConfig
 from hone.config.resume_compat import GOAL_KEYS
 from hone.config.schema.roots import section_of
@@ -99,7 +99,7 @@ class TrainingRun:
                 self.latest = self.checkpoints.metrics(self.step)
                 return
             state = await self.checkpoints.load(self.step, self.engine.trained_models)
-            with refusing_misfits(self.checkpoints.path(self.step) / "state.pt"):
+            with as_checkpoint_errors(self.checkpoints.path(self.step) / "state.pt"):
                 self.data.load_state_dict(state["data"])
                 restore_random_state(state["random"])
             self.latest = self.checkpoints.metrics(self.step)

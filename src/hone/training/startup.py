@@ -42,12 +42,14 @@ LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 def log_as_asked(loaded: Loaded) -> None:
     """Print the log records of Hone (DEBUG: resolved settings, every step's metrics) and of the libraries from the
     level of the environment variable NEMO_LOG_LEVEL on, as NeMo RL does. Raises ConfigError for an unknown level."""
-    asked = os.environ.get("NEMO_LOG_LEVEL")
-    if asked is None:
+    level_name = os.environ.get("NEMO_LOG_LEVEL")
+    if level_name is None:
         return
-    level = asked.strip().upper()
+    level = level_name.strip().upper()
     if level not in LEVELS:
-        raise ConfigError(f"environment variable NEMO_LOG_LEVEL={asked}: choose one of {', '.join(LEVELS)}")
+        raise ConfigError(
+            f"environment variable NEMO_LOG_LEVEL={level_name}: choose one of {', '.join(LEVELS)}"
+        )
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     for library in ("TRANSFORMERS", "DATASETS", "HF_HUB"):
         os.environ.setdefault(f"{library}_VERBOSITY", level.lower())

@@ -182,11 +182,11 @@ class Tuner:
             if self.interrupted == 1:
                 results.announce("stopping: the trials save checkpoints (Ctrl-C again stops at once)")
 
-        before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+        previous = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield
         finally:
-            for number, handler in before.items():
+            for number, handler in previous.items():
                 signal.signal(number, handler)
 
     # The study

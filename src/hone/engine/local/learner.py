@@ -281,8 +281,8 @@ class LocalLearner:
             return Outputs(logprobs_N=result.values_N * math.nan, values_N=result.values_N)
         return Outputs(present(result.logprobs_N), result.entropy_N, result.candidate_logprobs_NK)
 
-    def _score(self, micro: MicroBatch, **asked: Any) -> ScoreResult:
-        """Log-probabilities of a micro-batch's targets, or values; `asked` are further fields of the ScoreRequest."""
+    def _score(self, micro: MicroBatch, **further: Any) -> ScoreResult:
+        """Log-probabilities of a micro-batch's targets, or values; `further` are other fields of the ScoreRequest."""
         with self.autocast(), dropout.of_samples(micro.keys):
             return self.scorer(
                 ScoreRequest(
@@ -291,7 +291,7 @@ class LocalLearner:
                     targets_N=micro.batch.tokens_N,
                     position_ids=micro.position_ids,
                     attention_mask=micro.attention_mask,
-                    **asked,
+                    **further,
                 )
             )
 
@@ -302,11 +302,11 @@ class LocalLearner:
     @contextlib.contextmanager
     def _evaluating(self, *, training: bool) -> Iterator[None]:
         """Set the model to training mode (with the samples' dropout) or to evaluation mode during the block."""
-        before = self.model.training
+        previous = self.model.training
         self.model.train(training)
         try:
             yield
         finally:
-            self.model.train(before)
+            self.model.train(previous)
             if self.ranks.mesh is not None:
                 reshard(self.scorer)

@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 
 from hone.checkpoint.io import read_into, read_weights, write_states
 from hone.checkpoint.random_state import random_state, restore_random_state
-from hone.checkpoint.safe_reader import read_state, refusing_misfits
+from hone.checkpoint.safe_reader import as_checkpoint_errors, read_state
 from hone.config.schema import ModelConfig
 from hone.engine.distributed.collectives import RankGroup, local_tensor
 from hone.engine.local.adalora import RankSchedule
@@ -94,7 +94,7 @@ def load(learner: CheckpointedLearner, path: Path, *, with_optimizer: bool) -> N
             "from it. Convert it and start a new run from the weights: hone convert"
         )
     small = read_state(path / "optimizer" / "schedule.pt")
-    with refusing_misfits(path / "optimizer"):
+    with as_checkpoint_errors(path / "optimizer"):
         _restore_training(learner, path, small)
 
 

@@ -95,12 +95,12 @@ def _loopback_only() -> Iterator[None]:
     the loopback, meant for systems other than Linux, which it reads on import."""
     from ray._private import ray_constants
 
-    before = ray_constants.ENABLE_RAY_CLUSTER
+    previous = ray_constants.ENABLE_RAY_CLUSTER
     ray_constants.ENABLE_RAY_CLUSTER = False
     try:
         yield
     finally:
-        ray_constants.ENABLE_RAY_CLUSTER = before
+        ray_constants.ENABLE_RAY_CLUSTER = previous
 
 
 def _read_environment() -> None:

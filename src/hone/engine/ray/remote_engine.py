@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from hone.config import OnlineConfig, TrainingConfig
 from hone.engine.base import Engine, Transport
-from hone.engine.generator_group import folder_for_weights, with_generators
+from hone.engine.generator_group import attach_generators, folder_for_weights
 from hone.engine.local.threads import threads_for
 from hone.engine.ray import local_cluster
 from hone.engine.ray.nodes import NodeLost, connect, ray, usable_nodes, wait_for_nodes
@@ -124,7 +124,7 @@ def _build(
         servers = [
             RayGenerator(f"generator {i}", settled, weights, threads) for i in range(generator_hardware.count)
         ]
-        with_generators(engine, servers, ClusterLearner(workers, "learner"), settled, weights)
+        attach_generators(engine, servers, ClusterLearner(workers, "learner"), settled, weights)
     else:
         generator = ClusterGenerator(workers)
         engine.generator = generator

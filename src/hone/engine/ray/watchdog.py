@@ -29,11 +29,11 @@ class Watchdog:
 
     async def hang(self, waiting: Sequence[int]) -> str | None:
         """The error message once none of the `waiting` ranks has made progress for `seconds`; None before that."""
-        before, self.counts = self.counts, dict.fromkeys(waiting)
+        previous, self.counts = self.counts, dict.fromkeys(waiting)
         for rank in waiting:
             if (heartbeat := await self._control(rank, "heartbeat")) is not None:
                 self.counts[rank], self.doing = heartbeat
-        if any(count is not None and count != before.get(rank) for rank, count in self.counts.items()):
+        if any(count is not None and count != previous.get(rank) for rank, count in self.counts.items()):
             self.last_progress = time.monotonic()
         if time.monotonic() - self.last_progress < self.seconds:
             return None

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from hone.config import EvalConfig, OnlineConfig
 from hone.config.schema.model import SamplingConfig
 from hone.engine.base import WeightPublisher
-from hone.engine.generator_group import with_generators
+from hone.engine.generator_group import attach_generators
 from hone.engine.local.learner import DTYPES, LocalLearner
 from hone.engine.local.local_engine import LocalEngine
 from hone.engine.vllm.checkpoint_names import CheckpointWeights
@@ -41,7 +41,7 @@ def with_vllm(engine: LocalEngine, config: OnlineConfig, weights: Path) -> None:
     policy, dtype = config.policy, DTYPES[config.policy.precision]
     generator = _generator(config, engine, weights)
     publisher = _publisher(engine.learner, weights, dtype, policy.lora.enabled)
-    with_generators(engine, [generator], publisher, config, weights, batch_size=ALL)
+    attach_generators(engine, [generator], publisher, config, weights, batch_size=ALL)
     assert engine.transport is not None
     engine.transport = ProbedTransport(
         engine.transport,

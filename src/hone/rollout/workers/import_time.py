@@ -57,8 +57,8 @@ class _Announcer:
 
     def _move(self, by: int) -> None:
         with self._lock:
-            before, self._depth = self._depth, self._depth + by
-            if os.getpid() != self._pid or (before and self._depth):  # the imports of a fork do not count
+            previous, self._depth = self._depth, self._depth + by
+            if os.getpid() != self._pid or (previous and self._depth):  # the imports of a fork do not count
                 return
             with contextlib.suppress(OSError):
                 os.write(self._fd, _BEGINS if by > 0 else _ENDS)

@@ -30,16 +30,18 @@ def fork_under_reaper() -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     woken, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-    before = {number: signal.getsignal(number) for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT)}
+    previous = {
+        number: signal.getsignal(number) for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT)
+    }
     signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
-    for number in before:
+    for number in previous:
         signal.signal(number, lambda *_: None)
     child = os.fork()
     if child:
         _wait(child, woken, wake)
     libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     signal.set_wakeup_fd(-1)
-    for number, handler in before.items():
+    for number, handler in previous.items():
         signal.signal(number, handler if handler is not None else signal.SIG_DFL)
     os.close(woken)
     os.close(wake)
