@@ -14,9 +14,6 @@ from collections.abc import Callable
 from functools import reduce
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
 from hone.config.nested import Path, dotted, get, split_path
 from hone.errors import ConfigError
 
@@ -37,16 +34,18 @@ def _known(compute: Callable[..., Any]) -> Callable[..., Any]:
     return lambda *values: None if None in values else compute(*values)
 
 
-def _register() -> None:
+@functools.cache
+def omega_conf() -> Any:
+    """The class OmegaConf with these resolvers. It is imported on first use, since the import takes 50 ms."""
+    from omegaconf import OmegaConf
+
     register = getattr(OmegaConf, "register_resolver", None) or OmegaConf.register_new_resolver
     register("mul", _known(lambda *values: math.prod(values)), replace=True)
     register("add", _known(lambda *values: sum(values)), replace=True)
     register("div", _known(lambda *values: reduce(_divide, values)), replace=True)
     register("ceil", _known(lambda value: math.ceil(value)), replace=True)
     register("max", _known(lambda *values: max(values)), replace=True)
-
-
-_register()
+    return OmegaConf
 
 
 class Interpolator:
@@ -57,9 +56,9 @@ class Interpolator:
         self._sizes: dict[Path, int] = {}
 
     @functools.cached_property
-    def _root(self) -> DictConfig:
+    def _root(self) -> Any:
         """Created at the first interpolation: most values have none."""
-        return OmegaConf.create(self._with_environment(self._tree))
+        return omega_conf().create(self._with_environment(self._tree))
 
     def _with_environment(self, value: Any) -> Any:
         if isinstance(value, dict):
@@ -77,12 +76,14 @@ class Interpolator:
         value = get(self._tree, path)
         if not _has_interpolation(value):
             return copy.deepcopy(value) if isinstance(value, dict | list) else value
+        from omegaconf.errors import OmegaConfBaseException
+
         self._check_size(path)
         try:
-            node: Any = self._root
+            node, conf = self._root, omega_conf()
             for part in path:
                 node = node[part]
-            return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+            return conf.to_container(node, resolve=True) if conf.is_config(node) else node
         except OmegaConfBaseException as error:
             raise ConfigError(_explain(error, path)) from error
         except (TypeError, ZeroDivisionError) as error:  # from a resolver: ${div:1,0}, ${mul:a,b}
@@ -124,7 +125,8 @@ def _has_interpolation(value: Any) -> bool:
     return isinstance(value, str) and "${" in value
 
 
-def _explain(error: OmegaConfBaseException, path: Path) -> str:
+def _explain(error: Any, path: Path) -> str:
+    """The message for an OmegaConfBaseException."""
     key = error.full_key or dotted(path)
     reason = (str(error.msg or error).strip().splitlines() or ["cannot be resolved"])[0]
     if (resolver := re.search(r"Unsupported interpolation type (\w+)", reason)) is not None:

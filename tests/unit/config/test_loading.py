@@ -52,7 +52,7 @@ def test_every_key_is_documented(kind: str) -> None:
 
 
 def test_import_is_quick_and_without_torch() -> None:
-    code = "import sys, hone.config; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    code = "import sys, hone.config; sys.exit('torch' in sys.modules or 'transformers' in sys.modules or 'omegaconf' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=30).returncode == 0
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, TypeVar
 
-from omegaconf import OmegaConf
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -17,7 +16,7 @@ from pydantic import (
 )
 from typing_extensions import Self
 
-import hone.config.interpolation  # noqa: F401  (registers mul, add, div, max)
+from hone.config.interpolation import omega_conf
 from hone.config.nested import escape
 from hone.config.schedule import points
 
@@ -29,7 +28,8 @@ Precision = Literal["float32", "bfloat16", "float16"]
 class ConfigModel(BaseModel):
     """A section of the configuration. Unknown keys and wrong types are errors, never conversions."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, protected_namespaces=())
+    # Validators are built on first use: a command uses few of the sections.
+    model_config = ConfigDict(extra="forbid", strict=True, protected_namespaces=(), defer_build=True)
 
 
 def section(model: type[ConfigModel]) -> Any:
@@ -107,9 +107,9 @@ def fill_derived(root: BaseModel) -> None:
         for key in path[:-1]:
             node = node[key]
         node[path[-1]] = expression
-    resolved = OmegaConf.create(tree)
+    resolved = omega_conf().create(tree)
     for owner, path, _ in missing:
-        setattr(owner, path[-1], OmegaConf.select(resolved, ".".join(path)))
+        setattr(owner, path[-1], omega_conf().select(resolved, ".".join(path)))
 
 
 class RunConfig(ConfigModel):
