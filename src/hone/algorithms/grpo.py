@@ -19,7 +19,7 @@ from hone.algorithms import minibatches, policy_loss
 from hone.algorithms.advantages import GroupBaseline, compute_advantages
 from hone.algorithms.losses import kl
 from hone.algorithms.online import Models, OnlineAlgorithm
-from hone.config.reward_names import reward_name
+from hone.config.metric_names import reward_name
 from hone.config.schema.grpo import GRPOConfig, GRPOSection
 from hone.config.schema.run import RewardFunctionConfig
 from hone.types import Group, Learner, LogprobModel, Rollout

@@ -91,7 +91,7 @@ def _config(argv: list[str]) -> int:
     parser.add_argument("command", choices=RUN_COMMANDS, help="the command whose settings to list")
     parser.add_argument("key", nargs="?", help="one setting or section: policy.optimizer")
     options = parser.parse_args(argv)
-    print(lazy("hone.config.explain:explained")(options.command, options.key))
+    print(lazy("hone.config.reference_table:explained")(options.command, options.key))
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Names of metrics: those of NeMo RL, and the columns of metrics.csv that they mean."""
+"""Names of metrics and reward functions: NeMo RL's names, and the columns of metrics.csv that they mean."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Container, Iterable
 
 
 def flat_metric(name: str) -> str:
-    """The column of metrics.csv that upstream's `val:NAME` or `train:NAME` means."""
+    """The column of metrics.csv for NeMo RL's `val:NAME` or `train:NAME`."""
     split, _, metric = name.rpartition(":")
     if not split or metric.startswith(f"{split}_"):
         return metric
@@ -17,11 +17,22 @@ _INSTEAD = {"val_accuracy": "val_reward", "accuracy": "reward"}
 
 
 def column_of(name: str, rows: Iterable[Container[str]]) -> str:
-    """The one column that a metric is read from in all `rows` of a run.
+    """The one column from which a metric is read in all `rows` of a run.
 
-    An accuracy is the mean reward, as upstream's is, as soon as one row has a reward and no accuracy: then the reward
-    function does not judge by right and wrong alone, and the rows' accuracies cannot be compared with the others.
+    For an accuracy this is the mean reward, as in NeMo RL, once a row has a reward and no accuracy: the reward function
+    then does not judge right and wrong alone, so the accuracies of other rows are not comparable.
     """
     column = flat_metric(name)
     instead = _INSTEAD.get(column)
     return instead if instead and any(instead in row and column not in row for row in rows) else column
+
+
+def last_name(target: str) -> str:
+    """The function's own name: `f` for `pkg.module.f` and for `file.py:f`."""
+    return target.replace(":", ".").rpartition(".")[2]
+
+
+def reward_name(name: str | None, path: str | None) -> str:
+    """The name of an entry of rewards.functions: `name` if the entry has a `path` too, else the function's own
+    name."""
+    return name if name and path else last_name(path or name or "")

@@ -12,7 +12,8 @@ import gzip
 import lzma
 import re
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
@@ -99,14 +100,21 @@ def open_file(path: str) -> IO[bytes]:
         return opener(path, "rb")
     import fsspec
 
-    try:
+    with _store_errors(path, "reached"):
         return fsspec.open(path, "rb", compression="infer").open()
+
+
+@contextmanager
+def _store_errors(path: str, verb: str) -> Iterator[None]:
+    """Raise what fsspec raises as DataError: `path` could not be `verb`."""
+    try:
+        yield
     except FileNotFoundError as error:
         raise DataError(f"there is no {path}") from error
     except ImportError as error:
         raise DataError(f"reading {path} needs another package: {error}") from error
     except Exception as error:  # each store has exceptions of its own
-        raise DataError(f"{path} could not be reached: {type(error).__name__}: {error}") from error
+        raise DataError(f"{path} could not be {verb}: {type(error).__name__}: {error}") from error
 
 
 def list_folder(path: str) -> list[str]:
@@ -116,13 +124,9 @@ def list_folder(path: str) -> list[str]:
         return sorted(p for p in found if data_suffix(p))
     import fsspec
 
-    try:
+    with _store_errors(path, "listed"):
         fs, root = fsspec.core.url_to_fs(path)
         return sorted(fs.unstrip_protocol(p) for p in fs.find(root) if data_suffix(p))
-    except ImportError as error:
-        raise DataError(f"reading {path} needs another package: {error}") from error
-    except Exception as error:  # as above
-        raise DataError(f"{path} could not be listed: {type(error).__name__}: {error}") from error
 
 
 def files_by_split(path: str, files: list[str]) -> dict[str, list[str]]:

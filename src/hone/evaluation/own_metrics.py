@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hone.config.reward_names import last_name
+from hone.config.metric_names import last_name
 from hone.errors import ConfigError, DataError
 from hone.user_code import MissingCodeError, find
 

@@ -5,15 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from hone.tracking.catalogue import (
-    NOT_DRAWN,
-    SECTIONS,
-    Metric,
-    Panel,
-    meaning,
-    panel_title,
-    reward_functions,
-)
+from hone.tracking import catalogue
+from hone.tracking.catalogue import NOT_DRAWN, SECTIONS, Metric, Panel, reward_functions
 
 
 def sections_of(columns: Sequence[str]) -> list[tuple[str, list[Panel]]]:
@@ -32,7 +25,8 @@ def sections_of(columns: Sequence[str]) -> list[tuple[str, list[Panel]]]:
     placed |= NOT_DRAWN | {metric.name for metric in functions.metrics}
     rest = [name for name in columns if name not in placed | {"step"} and not name.startswith("failed_")]
     further = [
-        Panel(panel_title(name), (Metric(name, meaning(name) or ""),), from_zero=False) for name in rest
+        Panel(catalogue.panel_title(n), (Metric(n, catalogue.meaning(n) or ""),), from_zero=False)
+        for n in rest
     ]
     sections.append(("Further metrics", further))
     return [(title, panels) for title, panels in sections if panels]

@@ -31,23 +31,13 @@ ACCENT = {
     "KL to the reference": RED,
 }
 ONLINE = (
-    "Reward",
-    "Accuracy",
-    "Reward by function",
-    "Completion length",
-    "Entropy",
-    "Pairs ranked right",
-    "KL to the reference",
-    "Gradient norm",
-    "Learning rate",
-)
+    "Reward, Accuracy, Reward by function, Completion length, Entropy, Pairs ranked right, KL to the reference, "
+    "Gradient norm, Learning rate"
+).split(", ")
 SUPERVISED = (
-    "Loss",
-    "Pairs ranked right",
-    "Accuracy",
-    "Margin of the chosen answer",
-    "Learning rate",
-    "Gradient norm",
+    "Loss, Pairs ranked right, Accuracy, Margin of the chosen answer, Learning rate, Gradient norm".split(
+        ", "
+    )
 )
 MOST_PANELS = 6
 

@@ -74,8 +74,7 @@ def test_what_a_template_makes_of_the_rows_is_told_at_the_start(
     assert main(["sft", *settings]) == 0
     told = capsys.readouterr().out.partition("step 1/")[0]
     assert (
-        told.count("ends assistant turns with <|im_end|>, where the tokenizer's end of sequence is <|endoft")
-        == 1
+        told.count("ends assistant turns with <|im_end|>; the tokenizer's end of sequence is <|endoft") == 1
     )
     assert (
         told.count("row 0 (line 1): reasoning of message 1 (assistant) is left out by the chat template") == 1

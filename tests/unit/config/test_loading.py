@@ -51,8 +51,8 @@ def test_every_key_is_documented(kind: str) -> None:
     assert all(f"| `{key}` |" in table for key, _, _ in all_keys(ROOTS[kind]))
 
 
-def test_import_is_quick_and_without_torch() -> None:
-    code = "import sys, hone.config; sys.exit('torch' in sys.modules or 'transformers' in sys.modules or 'omegaconf' in sys.modules)"
+def test_import_is_quick_and_without_heavy_libraries() -> None:
+    code = "import sys, hone.config; sys.exit(any(n in sys.modules for n in ('torch', 'transformers', 'omegaconf')))"
     assert subprocess.run([sys.executable, "-c", code], timeout=30).returncode == 0
 
 

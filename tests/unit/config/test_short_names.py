@@ -8,9 +8,9 @@ import pytest
 
 from hone.api.arguments import settings_of
 from hone.config import dialects, load
-from hone.config.explain import explained
 from hone.config.keys import find
 from hone.config.nested import split_path
+from hone.config.reference_table import explained
 from hone.config.schema import ROOTS
 from hone.errors import ConfigError
 

@@ -3,7 +3,7 @@
     UserEnvironment   a class with reset(row) and step(message); see base.py
     ToolEnvironment   only functions
     TrlEnvironment    TRL's `environment_factory`: reset(**row), public methods as tools, get_reward()
-    VerifiersAdapter  an environment of `verifiers` before its version 1: setup_state, env_response, a rubric
+    VerifiersAdapter  an environment of `verifiers` up to 0.3: setup_state, env_response, a rubric
     OpenEnvAdapter    a client of an OpenEnv server, with functions `action(message)` and `observation(result)`
 
 `environment_factory` chooses by the attributes of the target.

@@ -1,4 +1,6 @@
-"""Environment side: environments of `verifiers` before version 1 (MultiTurnEnv, ToolEnv and subclasses).
+"""Environment side: environments of `verifiers` 0.1.11 to 0.3 (MultiTurnEnv, ToolEnv and subclasses).
+
+From version 0.4 on `verifiers` has only its interface `verifiers.v1`, which is not supported.
 
 In `verifiers` the environment calls the model. So its own `rollout` runs here, with a client that forwards each request
 and waits for the model's message; the environment handles turns, tools, stop conditions and state. Its rubric scores

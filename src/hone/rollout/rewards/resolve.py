@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any
 
-from hone.config.reward_names import reward_name
+from hone.config.metric_names import reward_name
 from hone.config.schedule import Between, points, value_at
 from hone.errors import HoneError, RewardError
 from hone.rollout.rewards.function_signature import PASSED, Unusable

@@ -19,7 +19,7 @@ FOREIGN = {
 OWN = """
 import sys
 from hone.config import load
-from hone.config.explain import explained
+from hone.config.reference_table import explained
 from hone.config.schema import ROOTS
 from hone.errors import ConfigError
 

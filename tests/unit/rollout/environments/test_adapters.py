@@ -64,7 +64,7 @@ def said(text: str, **arguments: int) -> dict[str, Any]:
 
 def old_verifiers() -> None:
     if not hasattr(pytest.importorskip("verifiers"), "MultiTurnEnv"):
-        pytest.skip("verifiers from version 1 on is another library")
+        pytest.skip("verifiers 0.4 and later have only verifiers.v1, which is another interface")
 
 
 def test_a_game_of_verifiers_is_an_environment() -> None:
