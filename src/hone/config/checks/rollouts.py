@@ -189,7 +189,7 @@ def _function_scopes(config: RLConfig) -> Iterator[str]:
             for name in given or ():
                 if name not in known:
                     yield (
-                        f"rewards.functions.{number}.{key} names '{name}', which the data do not have: there is "
+                        f"rewards.functions.{number}.{key} names '{name}', which the data does not have; it has "
                         f"{', '.join(known) or 'none'}"
                     )
 
