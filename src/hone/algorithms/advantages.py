@@ -68,7 +68,7 @@ def adaptive_lambda(lengths_S: Tensor, alpha: float) -> Tensor:
 def whiten(values_N: Tensor, *, eps: float = 1e-6) -> Tensor:
     """Normalise to mean 0 and standard deviation 1 (ddof 1) over a whole rollout, never a micro-batch. Exactly zero
     where all values are equal, up to the rounding of fp64 sums."""
-    if values_N.numel() < 2 or _equal(values_N):
+    if values_N.numel() < 2 or ops.all_equal(values_N):
         return torch.zeros_like(values_N)
     return (values_N - values_N.mean()) / (values_N.std() + eps)
 
@@ -76,14 +76,9 @@ def whiten(values_N: Tensor, *, eps: float = 1e-6) -> Tensor:
 def scaled(values_N: Tensor, *, eps: float = 1e-6) -> Tensor:
     """Divide by the standard deviation over a whole rollout. The mean is kept: without it, length would be rewarded.
     Unchanged where all values are equal."""
-    if values_N.numel() < 2 or _equal(values_N):
+    if values_N.numel() < 2 or ops.all_equal(values_N):
         return values_N
     return values_N / (values_N.std() + eps)
-
-
-def _equal(values_N: Tensor) -> bool:
-    size = max(1.0, float(values_N.abs().max()))
-    return float(values_N.max() - values_N.min()) <= ops.REWARD_NOISE * size
 
 
 def reinforce_plus_plus(returns: Sequence[Tensor]) -> list[Tensor]:

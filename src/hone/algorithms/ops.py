@@ -16,6 +16,11 @@ REWARD_NOISE = 1e-12
 """Rewards closer than this (relative to the larger of 1 and their size) differ by rounding alone: 0.1 + 0.2 and 0.3."""
 
 
+def all_equal(values: Tensor) -> bool:
+    """Whether the values are equal up to the rounding of fp64 sums (REWARD_NOISE)."""
+    return float(values.max() - values.min()) <= REWARD_NOISE * max(1.0, float(values.abs().max()))
+
+
 def group_advantages(
     rewards_G: Tensor,
     *,
@@ -35,10 +40,7 @@ def group_advantages(
     divided by `eps`. `limits` bound the result from below and above.
     """
     count = rewards_G.numel()
-    if count < 2:
-        return torch.zeros_like(rewards_G)
-    scale = max(1.0, float(rewards_G.abs().max()))
-    if float(rewards_G.max() - rewards_G.min()) <= REWARD_NOISE * scale:
+    if count < 2 or all_equal(rewards_G):
         return torch.zeros_like(rewards_G)
     advantages_G = rewards_G - rewards_G.mean()
     if leave_one_out:

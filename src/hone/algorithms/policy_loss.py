@@ -161,13 +161,7 @@ async def add_column(model: LogprobModel, samples: list[Sample], column: str) ->
 
 
 async def train_policy(
-    learner: Learner,
-    samples: SamplePerRollout,
-    config: LossConfig,
-    *,
-    size: int,
-    passes: int,
-    version: int,
+    learner: Learner, samples: SamplePerRollout, config: LossConfig, *, size: int, passes: int, version: int
 ) -> list[dict[str, float]]:
     """`train` with the policy's loss, on the tokens of highest entropy if `top_entropy_quantile` is below 1.
 

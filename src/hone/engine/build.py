@@ -26,11 +26,7 @@ from hone.model.loading import context_length, load_model, stop_tokens
 from hone.model.mesh import mesh_of_one
 from hone.model.model_size import ModelSize
 from hone.planning import planner
-from hone.planning.auxiliary_models import (
-    check_auxiliary_models,
-    check_length,
-    model_size_of_run,
-)
+from hone.planning.auxiliary_models import check_auxiliary_models, check_length, model_size_of_run
 from hone.planning.placement import (
     check_distributed,
     device_of_this_process,

@@ -29,11 +29,6 @@ READ_FROM_CONFIG = ("falcon", "persimmon", "blt")
 _active: list[SampleDropout] = []
 
 
-def rates(model: nn.Module) -> dict[str, float]:
-    """A model's dropout rates above 0 by name, without those of adapters."""
-    return {name: rate for name, _, _, rate in _places(model) if ".lora_dropout." not in name}
-
-
 def is_on(model: nn.Module) -> bool:
     """Whether any dropout is on, adapters' included."""
     return next(_places(model), None) is not None
@@ -41,24 +36,24 @@ def is_on(model: nn.Module) -> bool:
 
 def turn_off(model: nn.Module) -> None:
     """Set all rates to 0; in the model's config, which documents its pretraining, only those that the forward reads."""
-    for _, holder, attribute, _ in list(_places(model)):
+    for holder, attribute in list(_places(model)):
         setattr(holder, attribute, 0.0)
 
 
-def _places(model: nn.Module) -> Iterator[tuple[str, Any, str, float]]:
-    """Name, holder, attribute and rate of each dropout that is on."""
-    for name, module in model.named_modules():
+def _places(model: nn.Module) -> Iterator[tuple[Any, str]]:
+    """Holder and attribute of each dropout rate above 0."""
+    for module in model.modules():
         if isinstance(module, nn.modules.dropout._DropoutNd):
             if module.p > 0:
-                yield name, module, "p", module.p
+                yield module, "p"
             continue
         for attribute, value in vars(module).items():
             if "drop" in attribute and type(value) is float and value > 0:
-                yield f"{name}.{attribute}", module, attribute, value
+                yield module, attribute
     config: Any = getattr(model, "config", None)
     if getattr(config, "model_type", None) in READ_FROM_CONFIG:
-        for key, rate in configured(config).items():
-            yield f"config.{key}", config, key, rate
+        for key in configured(config):
+            yield config, key
 
 
 def configured(config: PreTrainedConfig) -> dict[str, float]:

@@ -5,13 +5,7 @@ from __future__ import annotations
 from hone.config import OnlineConfig, TrainingConfig
 from hone.model.model_size import ModelSize
 from hone.planning.hardware import Hardware
-from hone.planning.memory_estimate import (
-    BYTES,
-    adapter_parameters,
-    generator_bytes,
-    state_bytes,
-    tokens,
-)
+from hone.planning.memory_estimate import BYTES, adapter_parameters, generator_bytes, state_bytes, tokens
 from hone.planning.planner import Choice
 from hone.units import counted, format_bytes, format_count
 

@@ -17,13 +17,7 @@ from hone.config.schema.model import ModelConfig
 from hone.errors import ConfigError
 from hone.model.model_size import ModelSize
 from hone.planning.hardware import GIB, Hardware
-from hone.planning.memory_estimate import (
-    MemoryEstimate,
-    Settings,
-    estimate_memory,
-    generator_bytes,
-    tokens,
-)
+from hone.planning.memory_estimate import MemoryEstimate, Settings, estimate_memory, generator_bytes, tokens
 from hone.planning.parallel_dims import ParallelDims
 
 Config = TypeVar("Config", bound=TrainingConfig)

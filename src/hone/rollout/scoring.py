@@ -20,7 +20,7 @@ _NOT_COLUMNS = ("prompt", "completion", "prompts", "completions", "completion_id
 
 
 def open_reward_pool(rewards: RewardsConfig, log_path: Any = None, *, load_models: bool = True) -> RewardPool:
-    """The pool that a configuration's `rewards` section describes, for `async with`.
+    """The pool that a configuration's `rewards` section describes, for `with`.
 
     The functions' output goes to the file `log_path`, if given. Without `load_models`, functions that hold a model are
     left out: a plan loads no weights. Raises RewardError (see resolve.resolve_all).

@@ -89,11 +89,7 @@ class EngineWorker:
             master_listen_fd=None if self.listener is None else self.listener.detach(),
         )
         dist.init_process_group(
-            communication(),
-            store=store,
-            rank=self.rank,
-            world_size=dims.world,
-            timeout=patience,
+            communication(), store=store, rank=self.rank, world_size=dims.world, timeout=patience
         )
 
     def build(self, config: TrainingConfig, dims: ParallelDims, weights: Path | None) -> None:

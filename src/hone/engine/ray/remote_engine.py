@@ -35,11 +35,7 @@ if ray is not None:
 
 
 def build_on_cluster(
-    config: TrainingConfig,
-    tokenizer: PreTrainedTokenizerBase,
-    size: ModelSize,
-    *,
-    recovering: bool,
+    config: TrainingConfig, tokenizer: PreTrainedTokenizerBase, size: ModelSize, *, recovering: bool
 ) -> ClusterEngine:
     """Start the ranks, check that their versions and folders match, and load the run's models onto them.
 

@@ -57,13 +57,7 @@ class WorkerGroup:
     """
 
     def __init__(
-        self,
-        config: TrainingConfig,
-        dims: ParallelDims,
-        *,
-        threads: int,
-        own: bool,
-        title: str = "rank {}",
+        self, config: TrainingConfig, dims: ParallelDims, *, threads: int, own: bool, title: str = "rank {}"
     ) -> None:
         self.config, self.dims, self.threads, self.own, self.title = config, dims, threads, own, title
         self.folder = Path(config.checkpointing.checkpoint_dir).resolve() / "workers"

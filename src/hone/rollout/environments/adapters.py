@@ -15,8 +15,9 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from hone.rollout.environments.base import Message, Unusable
+from hone.rollout.environments.base import Message
 from hone.rollout.environments.session import Tool, usable_tools
+from hone.rollout.workers.worker_protocol import Unusable
 
 EnvironmentFactory = Callable[[], Any]
 """Creates the environment of one rollout."""

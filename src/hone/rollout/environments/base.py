@@ -39,7 +39,3 @@ class Environment(Protocol):
     def step(self, message: Message) -> Reply | Awaitable[Reply]:
         """Answer the model's message. Not called for a message with tool calls."""
         ...
-
-
-class Unusable(Exception):
-    """The target is not an environment or tool; the message says why."""

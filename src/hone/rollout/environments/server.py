@@ -20,11 +20,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from hone.rollout.environments.adapters import EnvironmentFactory, environment_factory
-from hone.rollout.environments.base import Unusable
 from hone.rollout.environments.session import Defect, Session
 from hone.rollout.workers.framing import receive, receive_with_descriptors, send_json, send_reply
 from hone.rollout.workers.reaper import fork_under_reaper
-from hone.rollout.workers.worker_protocol import REPLY_TOO_LONG, exception_report, set_limits
+from hone.rollout.workers.worker_protocol import REPLY_TOO_LONG, Unusable, exception_report, set_limits
 from hone.subprocesses import end_with_parent
 from hone.user_code import MissingCodeError, find
 

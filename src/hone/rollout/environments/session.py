@@ -12,7 +12,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from hone.rollout.environments.base import Message, Unusable
+from hone.rollout.environments.base import Message
+from hone.rollout.workers.worker_protocol import Unusable
 
 Tool = Callable[..., Any]
 _MAX_ERROR = 2000  # characters of an exception in a message to the model

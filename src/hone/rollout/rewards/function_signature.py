@@ -13,15 +13,13 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from hone.rollout.workers.worker_protocol import Unusable
+
 PASSED = (
     "prompts", "completions", "completion_ids", "trainer_state", "log_metric", "log_extra", "environments", "prefills",
 )  # fmt: skip
 """Arguments that Hone passes. They are not columns of the data, and `kwargs` cannot set them."""
 Function = Callable[..., Any]
-
-
-class Unusable(Exception):
-    """The target is not a usable reward function; the message says why."""
 
 
 def instantiate(found: Function, kwargs: Mapping[str, Any]) -> tuple[Function, dict[str, Any]]:

@@ -17,8 +17,9 @@ from typing import Any
 from hone.config.metric_names import reward_name
 from hone.config.schedule import Between, points, value_at
 from hone.errors import HoneError, RewardError
-from hone.rollout.rewards.function_signature import PASSED, Unusable
+from hone.rollout.rewards.function_signature import PASSED
 from hone.rollout.rewards.functions.builtin import BUILTIN
+from hone.rollout.workers.worker_protocol import Unusable
 
 _KEYS = ("name", "path", "weight", "weight_schedule", "kwargs", "datasets", "envs")
 

@@ -1,6 +1,6 @@
 """RewardPool: scores batches of completions in worker processes that are killed when they hang or crash.
 
-    async with RewardPool(resolve_all(cfg.rewards.functions)) as pool:      # a wrong function stops here
+    with RewardPool(resolve_all(cfg.rewards.functions)) as pool:            # a wrong function stops here
         pool.check_columns(dataset_columns)                                 # a missing column stops here
         scored = await pool.score(prompts, completions, {"answer": [...]})  # one Scored for each completion
 
@@ -229,12 +229,6 @@ class RewardPool:
         return self.start()
 
     def __exit__(self, *error: object) -> None:
-        self.close()
-
-    async def __aenter__(self) -> RewardPool:
-        return self.start()
-
-    async def __aexit__(self, *error: object) -> None:
         self.close()
 
 

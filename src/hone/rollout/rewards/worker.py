@@ -19,11 +19,17 @@ from types import SimpleNamespace
 from typing import Any
 
 from hone.rollout.rewards import metrics, worker_settings
-from hone.rollout.rewards.function_signature import Unusable, describe, instantiate
+from hone.rollout.rewards.function_signature import describe, instantiate
 from hone.rollout.workers.framing import receive, send_reply
 from hone.rollout.workers.import_time import announce_imports
 from hone.rollout.workers.reaper import fork_under_reaper
-from hone.rollout.workers.worker_protocol import MAX_MESSAGE, REPLY_TOO_LONG, exception_report, set_limits
+from hone.rollout.workers.worker_protocol import (
+    MAX_MESSAGE,
+    REPLY_TOO_LONG,
+    Unusable,
+    exception_report,
+    set_limits,
+)
 from hone.subprocesses import end_with_parent
 from hone.user_code import MissingCodeError, find
 

@@ -14,6 +14,10 @@ MAX_MESSAGE = 500
 _MAX_TRACEBACK = 8000
 
 
+class Unusable(Exception):
+    """What a setting names is not a reward function, an environment or a tool; the message says why."""
+
+
 def set_limits(memory_limit_mb: int | None) -> None:
     """Disable core dumps, limit the address space, and make this process the kernel's first choice when memory runs
     out."""

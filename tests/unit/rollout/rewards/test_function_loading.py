@@ -65,7 +65,7 @@ def test_a_column_that_cannot_be_pickled_is_named() -> None:
 def test_trl_arguments_are_passed_and_metrics_are_collected() -> None:
     async def run() -> None:
         columns = {"completion_ids": [[1]] * 16}
-        async with RewardPool(resolve_all([entry("trl_style")]), num_workers=2) as pool:
+        with RewardPool(resolve_all([entry("trl_style")]), num_workers=2) as pool:
             await pool.score(["p"] * 16, ["xx"] * 8 + ["xxxx"] * 8, columns)
             metrics = pool.metrics()
             assert metrics["mean_length"] == 3.0

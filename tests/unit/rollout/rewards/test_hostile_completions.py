@@ -58,7 +58,7 @@ def test_each_kind_of_hostile_completion_is_judged_correctly() -> None:
     batch = each_once()
 
     async def judged() -> None:
-        async with open_pool(workers=2) as pool:
+        with open_pool(workers=2) as pool:
             scored = await judge(pool, batch)
             assert wrong(batch, scored) == []
             told = {
@@ -98,7 +98,7 @@ def test_a_folder_that_is_deleted_under_the_run(tmp_path: Path) -> None:
         ] * 3
 
         async def judged() -> None:
-            async with open_pool(workers=1, timeout_s=1.0) as pool:
+            with open_pool(workers=1, timeout_s=1.0) as pool:
                 scored = await judge(pool, batch)
                 assert wrong(batch, scored) == []
 

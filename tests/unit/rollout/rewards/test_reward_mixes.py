@@ -75,7 +75,7 @@ def test_weights_change_with_the_step_and_are_told() -> None:
     ]
 
     async def run() -> None:
-        async with RewardPool(resolve_all(entries), num_workers=1) as pool:
+        with RewardPool(resolve_all(entries), num_workers=1) as pool:
             for step, wanted, weights in (
                 (0, 4.0, (1, 0)),
                 (5, 2.0, (0.5, 0)),
@@ -95,7 +95,7 @@ def test_a_weight_that_is_zero_for_now_still_judges() -> None:
     only = {**entry("length"), "weight": {0: 0.0, 10: 1.0}}
 
     async def run() -> None:
-        async with RewardPool(resolve_all([only]), num_workers=1) as pool:
+        with RewardPool(resolve_all([only]), num_workers=1) as pool:
             pool.set_progress(0)
             assert (await pool.score(["p"], ["x"], {}))[0].reward == 0.0
 
@@ -111,7 +111,7 @@ def test_a_function_for_one_dataset_sees_no_other_row() -> None:
     sources = [("gsm8k", ""), ("code", "maze"), ("gsm8k#2", ""), ("other", "")]
 
     async def run() -> None:
-        async with RewardPool(resolve_all(entries), num_workers=1, max_failure_fraction=0.5) as pool:
+        with RewardPool(resolve_all(entries), num_workers=1, max_failure_fraction=0.5) as pool:
             scored = await pool.score(["p"] * 4, ["a", "bb", "ccc", "dddd"], {}, sources=sources)
             assert [one.reward for one in scored] == [1.0, 21.0, 3.0, None]
             assert scored[0].rewards == {"maths": 1.0, "code": None, "robots": None}

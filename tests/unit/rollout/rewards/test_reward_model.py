@@ -41,7 +41,7 @@ def alone(folder: str, text: str) -> float:
 
 def score(entry: dict[str, Any], prompts: Any = PROMPTS, completions: Any = COMPLETIONS, **how: Any) -> Any:
     async def go() -> Any:
-        async with RewardPool([resolve(entry)], num_workers=3, **how) as pool:
+        with RewardPool([resolve(entry)], num_workers=3, **how) as pool:
             scored = await pool.score(prompts, completions, {})
             return scored, pool.worker_pids()
 

@@ -108,7 +108,7 @@ def test_the_last_output_of_a_crash_is_in_the_error() -> None:
 @pytest.mark.slow
 def test_a_slow_function_is_called_on_fewer_at_a_time() -> None:
     async def run() -> None:
-        async with RewardPool(resolve_all([entry("slow")]), num_workers=1, timeout_s=0.6) as pool:
+        with RewardPool(resolve_all([entry("slow")]), num_workers=1, timeout_s=0.6) as pool:
             for expected_retries in (8, 0):
                 scored = await pool.score(["p"] * 8, ["c"] * 8, {})
                 assert [s.reward for s in scored] == [1.0] * 8

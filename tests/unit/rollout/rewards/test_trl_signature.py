@@ -66,7 +66,7 @@ def test_plain_functions_are_reward_functions() -> None:
 
 def test_what_is_logged_comes_with_the_rollout_and_in_the_metrics() -> None:
     async def run() -> None:
-        async with RewardPool(resolve_all([own("with_logs")]), num_workers=1) as pool:
+        with RewardPool(resolve_all([own("with_logs")]), num_workers=1) as pool:
             scored = await pool.score(["p"] * 2, [r"\boxed{1}", "2"], {"ground_truth": ["1", "2"]})
             assert [one.extra for one in scored] == [
                 {"truth": "1", "found": "1"},
@@ -79,7 +79,7 @@ def test_what_is_logged_comes_with_the_rollout_and_in_the_metrics() -> None:
 
 def test_a_function_knows_the_step() -> None:
     async def run() -> None:
-        async with RewardPool(resolve_all([own("harder_over_time")]), num_workers=1) as pool:
+        with RewardPool(resolve_all([own("harder_over_time")]), num_workers=1) as pool:
             pool.set_progress(30, 100)
             scored = await pool.score(["p"], ["x"], {"completion_ids": [[1] * 10]})
             assert scored[0].reward == 3.0

@@ -20,7 +20,7 @@ from tests.helpers.pool_helpers import FUNCTIONS, entry, score
 
 def test_a_killed_worker_is_replaced() -> None:
     async def run() -> None:
-        async with RewardPool(resolve_all([entry("length")]), num_workers=1) as pool:
+        with RewardPool(resolve_all([entry("length")]), num_workers=1) as pool:
             for _ in range(3):
                 pid = pool.worker_pids()[0]
                 os.kill(pid, signal.SIGKILL)
@@ -94,9 +94,9 @@ def test_one_pool_serves_several_event_loops_and_calls_at_once() -> None:
 
 def test_cancelling_does_not_wait_for_a_hang() -> None:
     async def run() -> None:
-        async with RewardPool(resolve_all([entry("troubled")]), num_workers=1, timeout_s=60) as pool:
-            with pytest.raises(asyncio.TimeoutError):
-                await asyncio.wait_for(pool.score(["p"], ["hang"], {}), 0.3)
+        pool = RewardPool(resolve_all([entry("troubled")]), num_workers=1, timeout_s=60)
+        with pool, pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(pool.score(["p"], ["hang"], {}), 0.3)
 
     start = time.monotonic()
     asyncio.run(run())
@@ -109,7 +109,7 @@ PARENT = """
     from hone.rollout.rewards.resolve import resolve_all
 
     async def main():
-        async with RewardPool(resolve_all(["{functions}:troubled"]), num_workers=1, timeout_s=60) as pool:
+        with RewardPool(resolve_all(["{functions}:troubled"]), num_workers=1, timeout_s=60) as pool:
             print(pool.worker_pids()[0], flush=True)
             await pool.score(["p"], ["{completion}"], {{}})
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from hone.rollout.rewards.function_signature import PASSED, Unusable
+from hone.rollout.rewards.function_signature import PASSED
 from hone.rollout.rewards.text import gold_answer
+from hone.rollout.workers.worker_protocol import Unusable
 
 GOLD_COLUMNS = ("answer", "ground_truth", "solution", "expected_answer")
 """Columns searched for the gold answer where the option `column` is not given."""

@@ -142,7 +142,7 @@ def test_tests_that_only_define_functions_are_a_failure_and_no_1() -> None:
 def test_what_became_of_each_is_counted_and_kept() -> None:
     async def run() -> None:
         limits = SandboxLimits(timeout_s=1.0)
-        async with RewardPool(resolve_all(["code"]), num_workers=1, timeout_s=5, sandbox=limits) as pool:
+        with RewardPool(resolve_all(["code"]), num_workers=1, timeout_s=5, sandbox=limits) as pool:
             assert pool.notes[0].startswith(
                 "reward 'code': generated code runs in a sandbox: no network, own process tree"
             )
