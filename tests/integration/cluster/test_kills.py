@@ -13,8 +13,10 @@ from pathlib import Path
 import psutil
 import pytest
 from cluster_runs import MODELS, RANDOM, SEED, finish, output_of, processes_of, same_end, start
+from processes import steps_of
 
 from hone.config.schema.roots import section_of
+from hone.engine.ray.local_cluster import ATTEMPTS
 
 KILLS = int(os.environ.get("HONE_KILLS", "1"))
 LONGEST_S = 20.0
@@ -65,6 +67,17 @@ def shoot(process: subprocess.Popen[str], what: str, seconds: float) -> bool:
     return False
 
 
+def newest(run: Path) -> int:
+    return max(steps_of(run), default=0)
+
+
+def await_checkpoint(process: subprocess.Popen[str], run: Path) -> None:
+    """Let a run whose last starts of Ray were killed start: as many again in a row would rightly end it."""
+    last = newest(run)
+    while newest(run) == last and process.poll() is None:
+        time.sleep(0.05)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "what", [*(pytest.param(w, marks=pytest.mark.long) for w in ("rank", "raylet")), "driver"]
@@ -73,10 +86,13 @@ def test_kills_at_random_moments(what: str, uninterrupted: tuple[str, Path], tmp
     kind, reference = uninterrupted
     run = tmp_path / "run"
     process = begin(run, kind)
-    kills = 0
-    while kills < KILLS and process.poll() is None:
-        kills += shoot(process, what, RANDOM.uniform(0.5, LONGEST_S))
-        if what == "driver" and kills:
+    checkpoints: list[int] = []  # the newest one at each kill
+    while (kills := len(checkpoints)) < KILLS and process.poll() is None:
+        if what == "raylet" and checkpoints[1 - ATTEMPTS :] == [newest(run)] * (ATTEMPTS - 1):
+            await_checkpoint(process, run)
+        if shoot(process, what, RANDOM.uniform(0.5, LONGEST_S)):
+            checkpoints.append(newest(run))
+        if what == "driver" and checkpoints:
             process = begin(run, kind)
     finish(process, run, seconds=900)
     assert kills, f"the run ended before it was killed (HONE_KILL_SEED={SEED})"
