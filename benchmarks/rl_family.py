@@ -5,8 +5,8 @@
     python benchmarks/rl_family.py --folder runs --table             the table of runs that are there
 
 Every run starts from `hone/tiny-sft`, with 16 prompts x 8 completions a step, four updates of 32 completions on them
-(so that ratios leave 1 and clips matter) and a learning rate at which the task takes some fifteen steps; at the
-recipe's own it is learnt within five. Only the preset differs. `dapo, static` draws each step's prompts once. A run is
+(so that ratios leave 1 and clips matter) and a learning rate at which the task takes some fifteen steps; at
+2e-4 it is learnt within five. Only the preset differs. `dapo, static` draws each step's prompts once. A run is
 a process of its own, one at a time. Accuracy is greedy, on the 256 validation problems.
 """
 
