@@ -51,7 +51,7 @@ EVALUATION: dict[str, str] = {
     "chat_template": "tokenizer.chat_template",
 }
 REPLACEMENTS: dict[str, str] = {
-    "resume": "nothing: the same command goes on where its folder stands",
+    "resume": "nothing: the same command resumes from its folder",
     **dict.fromkeys(("lora", "use_lora"), "policy.lora.enabled=true"),
 }
 """Names that are no setting, and what to write instead."""

@@ -112,10 +112,10 @@ class Encoder:
         """The number of tokens of each text as part of a message, with nothing added."""
         return self._text_tokenizer.counts([self.control.guard(text) for text in texts])
 
-    def tokens_of(self, text: str, behind: str = "") -> list[int]:
-        """The tokens of a text that follows the text `behind`, with nothing added."""
-        before, alone = self._text_tokenizer.ids([behind, text])
-        return self._text_tokenizer.continuation(behind, before, text) or alone
+    def tokens_of(self, text: str, after: str = "") -> list[int]:
+        """The tokens of a text that follows the text `after`, with nothing added."""
+        before, alone = self._text_tokenizer.ids([after, text])
+        return self._text_tokenizer.continuation(after, before, text) or alone
 
     def _plain_text(self, text: str, spans: list[Span], ends_with_answer: bool) -> Rendered:
         eos = self.tokenizer.eos_token

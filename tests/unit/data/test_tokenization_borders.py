@@ -48,6 +48,6 @@ def test_no_space_comes_between_them(sentencepiece, prompt, completion):
 
 
 def test_what_a_tool_says_is_tokenised_as_in_a_whole_conversation(sentencepiece):
-    between = Encoder(sentencepiece).tokens_of("\nParis", behind="</s>")
+    between = Encoder(sentencepiece).tokens_of("\nParis", after="</s>")
     whole = sentencepiece("</s>\nParis", add_special_tokens=False)["input_ids"]
     assert whole == [sentencepiece.eos_token_id, *between]

@@ -20,7 +20,7 @@ REFUSED = {
     "online_dpo.beta=much": "online_dpo.beta=much: expected a finite number, or {step: number}, got 'much'",
     "online_dpo.beta=-1": "online_dpo.beta: expected more than 0, got -1",
     "online_dpo.beta={}": "online_dpo.beta: a schedule begins at step 0, but its first is missing",
-    "beta=[0.1,0.05]": "beta=[0.1, 0.05]: expected one beta, or one from a step on: {0: 0.1, STEP: 0.05}",
+    "beta=[0.1,0.05]": "beta=[0.1, 0.05]: expected one beta, or betas by step: {0: 0.1, STEP: 0.05}",
     "missing_eos_penalty=0": "missing_eos_penalty=0: expected more than 0.0",
     "online_dpo.betta=0.1": "unknown key online_dpo.betta: did you mean online_dpo.beta?",
     "grpo.num_generations_per_prompt=4": "unknown key grpo.num_generations_per_prompt: did you mean "

@@ -46,7 +46,7 @@ class TurnTokens:
         end, text = self._after_turn(messages)
         if last not in self.ends or (end in _OPENERS and end != self.ends[last]):
             return self.encoder.tokens_of(end + text)
-        return self.encoder.tokens_of(text, behind=self.ends[last])
+        return self.encoder.tokens_of(text, after=self.ends[last])
 
     @cached_property
     def ends(self) -> dict[int, str]:

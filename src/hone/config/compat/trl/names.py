@@ -54,8 +54,8 @@ OF: dict[str, dict[str, str]] = {
     },
     "online-dpo": {key: f"online_dpo.{key}" for key in ("loss_type", "missing_eos_penalty")},
 }
-"""Of one command."""
-BATCH = "policy.train_global_batch_size=N (samples an update) and policy.train_micro_batch_size=M (of them at a time)"
+"""Aliases of one command."""
+BATCH = "policy.train_global_batch_size=N (samples per update), policy.train_micro_batch_size=M (samples per forward)"
 SCHEDULE = "policy.scheduler=[{name: torch.optim.lr_scheduler.…, kwargs: {…}}] (docs/configuration.md)"
 REPLACEMENTS: dict[str, str] = {
     **dict.fromkeys(
@@ -65,17 +65,17 @@ REPLACEMENTS: dict[str, str] = {
     **dict.fromkeys(("logging_steps", "logging_strategy"), "nothing: every step is logged"),
     **dict.fromkeys(("eval_strategy", "evaluation_strategy"), "eval_steps=N; 0 for none"),
     "save_strategy": "save_steps=N, or checkpointing.enabled=false",
-    "resume_from_checkpoint": "nothing: the same command goes on where its folder stands",
-    "scale_rewards": "grpo.normalize_rewards, which is for grpo alone",
+    "resume_from_checkpoint": "nothing: the same command resumes from its folder",
+    "scale_rewards": "grpo.normalize_rewards, which only hone grpo has",
     "ref_model": "nothing: the model that the run begins with is the reference",
     "peft_config": "policy.lora.dim=16 policy.lora.alpha=32 (docs/adapters.md)",
-    "assistant_only_loss": "nothing: assistant turns alone are trained on; sft.only_unmask_final for the last",
+    "assistant_only_loss": "nothing: only assistant turns are trained on; sft.only_unmask_final=true: only the last",
     "reward_weights": "rewards.functions=[{name: NAME, weight: 0.5}]",
     "reward_model_path": "rewards.functions=[{name: reward_model, kwargs: {model: PATH}}]",
     "judge": "rewards.functions=[{name: judge, kwargs: {base_url: URL, model: NAME}}] (docs/rewards.md)",
     **dict.fromkeys(("deepspeed", "fsdp"), "nothing: FSDP spreads a model over cluster.gpus_per_node GPUs"),
 }
-"""Names that mean something else here, and what to write."""
+"""TRL's names that Hone does not accept, and their replacements."""
 
 _TRACKERS = {"wandb": "logger.wandb_enabled", "mlflow": "logger.mlflow_enabled", "tensorboard": ""}
 
@@ -89,20 +89,20 @@ def _report_to(value: Any, context: Context) -> dict[str, Any]:
 
 
 def _flag(what: str, on: str, off: str) -> Any:
-    """True and false as two values of one of our keys."""
+    """Translates true and false to two values of a Hone key."""
     translate = choice(what, {"true": on, "false": off})
     return lambda value: translate(str(value).lower())
 
 
 def _beta(value: Any) -> Any:
-    """A beta, or a list of one for each epoch that has one."""
+    """A beta, given alone or as a list of one. Raises ValueError for TRL's list of betas by epoch."""
     if isinstance(value, list) and len(value) > 1:
-        raise ValueError(f"expected one beta, or one from a step on: {{0: {value[0]}, STEP: {value[1]}}}")
+        raise ValueError(f"expected one beta, or betas by step: {{0: {value[0]}, STEP: {value[1]}}}")
     return value[0] if isinstance(value, list) and value else value
 
 
 def aliases(algorithm: str) -> list[Alias]:
-    """TRL's names that a command takes."""
+    """TRL's names that a command accepts."""
     root = ROOTS[algorithm]
     if issubclass(root, EvalConfig):
         return [Alias("model_name_or_path", ("generation.model_name",))]
@@ -133,7 +133,7 @@ def aliases(algorithm: str) -> list[Alias]:
 
 
 def rules(algorithm: str) -> list[KeyRule]:
-    """TRL's settings of vLLM, of commands that sample."""
+    """Rules for TRL's settings of vLLM, in commands that sample."""
     if not issubclass(ROOTS[algorithm], OnlineConfig):
         return []
     return [
