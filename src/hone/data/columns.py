@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from hone.data.messages import canonical
@@ -42,27 +42,16 @@ WEIGHTS = ("weight", "train", "loss")
 """Keys of a message for whether it is trained on: OpenAI's, axolotl's, ms-swift's."""
 
 
-class TrackedRow(Mapping[str, Any]):
+class TrackedRow(dict[str, Any]):
     """A row that records which of its columns are read: `row[column]` reads, `row.get(column)` only tests."""
 
     def __init__(self, row: Mapping[str, Any], columns_read: set[str]) -> None:
-        self.row, self.columns_read = row, columns_read
+        super().__init__(row)
+        self.columns_read = columns_read
 
     def __getitem__(self, column: str) -> Any:
         self.columns_read.add(column)
-        return self.row[column]
-
-    def get(self, column: str, default: Any = None) -> Any:
-        return self.row.get(column, default)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.row)
-
-    def items(self) -> Any:
-        return self.row.items()
-
-    def __len__(self) -> int:
-        return len(self.row)
+        return super().__getitem__(column)
 
 
 def has(row: Mapping[str, Any], *columns: str) -> bool:

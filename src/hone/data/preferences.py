@@ -19,7 +19,6 @@ from hone.data.length_filter import LengthEstimator, batched, check_lengths
 from hone.data.preference_formats import PAIRS, REASONS, PreferenceRow, UnusableRow
 from hone.data.preference_samples import EncodedPreference, with_other_response
 from hone.data.resumable import BATCH, DrawSettings, LabelledData
-from hone.data.row_preview import RowPreview
 from hone.data.rows import Row
 from hone.errors import ConfigError, DataError
 from hone.types import Message, Sample
@@ -65,6 +64,7 @@ class PreferenceData(LabelledData[EncodedPreference]):
     paired: bool
     """Whether rows are pairs, not single rated responses."""
     _VALIDATION = "validation/"
+    preview_of = staticmethod(row_preview.of_preference)
 
     def _check_rows(self) -> None:
         self._exclusions: Counter[tuple[str, str]] = Counter()
@@ -126,9 +126,6 @@ class PreferenceData(LabelledData[EncodedPreference]):
         ordered = sorted(self._exclusions.items(), key=lambda item: REASONS.index(item[0][0]))
         reasons = ", ".join(f"{count} {text}" for (_, text), count in ordered)
         return f"{self.counts['excluded_rows']} of {self.counts['rows']} rows are left out: {reasons}"
-
-    def _preview(self, dataset: Dataset, row: int) -> RowPreview:
-        return row_preview.of_preference(self.encoder, dataset, row)
 
     def _exclude(self, dataset: Dataset, counted: str, kinds: set[str]) -> _Exclusions:
         """Exclude unusable rows, and return them with their reasons. Raises DataError if no row is left."""

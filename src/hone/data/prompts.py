@@ -16,7 +16,6 @@ from hone.data.finding_log import ConversationKinds
 from hone.data.formats import PromptText
 from hone.data.length_filter import LengthEstimator, batched, check_lengths
 from hone.data.resumable import BATCH, DrawSettings, ResumableDataset
-from hone.data.row_preview import RowPreview
 from hone.data.rows import Row
 from hone.errors import DataError
 from hone.types import Message, Prompt, Sample
@@ -93,6 +92,7 @@ class PromptData(ResumableDataset):
     """
 
     RUN_COUNTS = ("truncated", "excluded")
+    preview_of = staticmethod(row_preview.of_prompt)
 
     def __init__(
         self,
@@ -179,9 +179,6 @@ class PromptData(ResumableDataset):
     def load_state_dict(self, state: Any) -> None:
         super().load_state_dict(state)
         self.counts["drawn"] = self._order.draws
-
-    def _preview(self, dataset: Dataset, row: int) -> RowPreview:
-        return row_preview.of_prompt(self.encoder, dataset, row)
 
     def _exclude_overlong(self, dataset: Dataset) -> int:
         """Check all rows, exclude those that are too long, and return their number. A row without a prompt is invalid;

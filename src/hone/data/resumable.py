@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import ceil
@@ -53,6 +53,8 @@ class ResumableDataset(ABC):
 
     RUN_COUNTS: ClassVar[tuple[str, ...]]
     """Counts of the run so far, which a checkpoint keeps."""
+    preview_of: Callable[[Encoder, Dataset, int], RowPreview]
+    """A row as training has it. Raises DataError for an invalid one."""
 
     def __init__(
         self,
@@ -131,11 +133,8 @@ class ResumableDataset(ABC):
     def preview(self, dataset: Dataset, row: int) -> RowPreview | None:
         """A row as training has it; None for an invalid one (`Dataset.report_invalid`)."""
         with dataset.reading(row):
-            return self._preview(dataset, row)
+            return self.preview_of(self.encoder, dataset, row)
         return None
-
-    @abstractmethod
-    def _preview(self, dataset: Dataset, row: int) -> RowPreview: ...
 
     def unread_columns(self) -> list[str]:
         """A sentence for each dataset that has columns which training does not use."""

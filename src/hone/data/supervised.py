@@ -16,7 +16,6 @@ from hone.data.finding_log import ConversationKinds
 from hone.data.formats import Example
 from hone.data.length_filter import LengthCheck, LengthEstimator, batched, check_lengths, parallel_tokenizers
 from hone.data.resumable import BATCH, DrawSettings, LabelledData
-from hone.data.row_preview import RowPreview
 from hone.data.rows import Row
 from hone.errors import DataError
 from hone.types import Message, Sample
@@ -69,6 +68,8 @@ class SupervisedData(LabelledData[EncodedExample]):
     `counts` has `rows`, `excluded_rows` and `validation_rows`.
     """
 
+    preview_of = staticmethod(row_preview.of_example)
+
     def _check_rows(self) -> None:
         for number, dataset in enumerate(self.training_datasets):
             self.counts["excluded_rows"] += self._exclude(number, dataset)
@@ -76,9 +77,6 @@ class SupervisedData(LabelledData[EncodedExample]):
             self._encode(dataset, self._check(dataset).uncertain[:1])
             dataset.exclude({})
         self.counts["validation_rows"] = sum(len(dataset.indices) for dataset in self.validation_datasets)
-
-    def _preview(self, dataset: Dataset, row: int) -> RowPreview:
-        return row_preview.of_example(self.encoder, dataset, row)
 
     def _check(self, dataset: Dataset) -> LengthCheck:
         """Read all rows and find those that may be too long."""
