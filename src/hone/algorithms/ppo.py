@@ -25,16 +25,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from hone.algorithms import minibatches, policy_loss
-from hone.algorithms.advantages import (
-    GroupBaseline,
-    adaptive_lambda,
-    compute_advantages,
-    gae,
-    scaled,
-    set_advantage,
-    whiten,
-)
+from hone.algorithms import advantages, minibatches, policy_loss
 from hone.algorithms.losses import kl
 from hone.algorithms.online import Models, OnlineAlgorithm
 from hone.config.schema.ppo import PPOConfig, PPOSection, ValueLossConfig
@@ -71,11 +62,11 @@ class ValueLoss:
         return LossOutput(loss, metrics)
 
 
-def baseline_of(config: PPOSection) -> GroupBaseline:
+def baseline_of(config: PPOSection) -> advantages.GroupBaseline:
     """How the completions of a group are compared: the settings of an estimator other than gae."""
     chosen = config.adv_estimator
     assert chosen.name != "gae"
-    return GroupBaseline(
+    return advantages.GroupBaseline(
         chosen.name,
         leave_one_out=chosen.use_leave_one_out_baseline,
         normalize=chosen.normalize_rewards,
@@ -105,7 +96,7 @@ async def step(
     kl_penalties = await policy_loss.add_logprobs(learner, needed, samples, config.loss_fn, updates=updates)
     metrics = kl.kl_penalty_metric(kl_penalties, config.loss_fn)
     if value is None:
-        compute_advantages(groups, samples, kl_penalties, baseline_of(config.ppo))
+        advantages.compute_advantages(groups, samples, kl_penalties, baseline_of(config.ppo))
     else:
         trained: TrainedRollouts = [
             (rollout, sample, kl_penalty_T)
@@ -164,26 +155,26 @@ def _compute_advantages(trained: TrainedRollouts, config: PPOSection) -> dict[st
     lengths = [sample.num_targets for _, sample, _ in trained]
     rewards_N = torch.cat([_rewards(*item) for item in trained])
     if config.whiten_rewards:
-        rewards_N = scaled(rewards_N)
+        rewards_N = advantages.scaled(rewards_N)
     values = [sample.token_columns["old_values"].double() for _, sample, _ in trained]
     rewards_ST, values_ST = pad_sequence(rewards_N.split(lengths), True), pad_sequence(values, True)
     lengths_S = torch.tensor(lengths)
 
-    def advantages(lambda_S: Tensor) -> Tensor:
-        found_ST = gae(rewards_ST, values_ST, gamma=chosen.gae_gamma, lambda_S=lambda_S)
+    def estimate(lambda_S: Tensor) -> Tensor:
+        found_ST = advantages.gae(rewards_ST, values_ST, gamma=chosen.gae_gamma, lambda_S=lambda_S)
         return torch.cat([row[:length] for row, length in zip(found_ST, lengths, strict=True)])
 
     values_N, ones_S = torch.cat(values), torch.ones(len(trained), dtype=torch.float64)
-    returns_N = advantages(ones_S * chosen.gae_lambda_value) + values_N
+    returns_N = estimate(ones_S * chosen.gae_lambda_value) + values_N
     lambda_S = ones_S * chosen.gae_lambda_policy
     if chosen.length_adaptive_alpha:
-        lambda_S = adaptive_lambda(lengths_S, chosen.length_adaptive_alpha)
-    advantages_N = advantages(lambda_S)
+        lambda_S = advantages.adaptive_lambda(lengths_S, chosen.length_adaptive_alpha)
+    advantages_N = estimate(lambda_S)
     if chosen.normalize_advantages:
-        advantages_N = whiten(advantages_N)
+        advantages_N = advantages.whiten(advantages_N)
     parts = zip(trained, advantages_N.split(lengths), returns_N.split(lengths), strict=True)
     for (rollout, sample, _), advantage_T, returns_T in parts:
-        set_advantage(rollout, sample, advantage_T)
+        advantages.set_advantage(rollout, sample, advantage_T)
         sample.token_columns["returns"] = returns_T.float()
     spread = float(returns_N.var(correction=0))
     unexplained = float((returns_N - values_N).var(correction=0)) / spread if spread else float("nan")

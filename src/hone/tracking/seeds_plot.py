@@ -7,20 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hone.tracking import curves
 from hone.tracking.catalogue import PANELS
-from hone.tracking.curves import (
-    COLORS,
-    INK,
-    SOFT,
-    Line,
-    Series,
-    draw_line,
-    draw_panel,
-    load,
-    new_figure,
-    save,
-    style,
-)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -42,34 +30,38 @@ def draw_seeds(
     """
     names = [f"seed {seed}" for seed in (seeds if seeds is not None else range(len(metrics_csvs)))]
     widths = [1.1, 1.5, 1.0] if first_stage is not None else [1.5, 1.0]
-    figure = new_figure(4.1 * sum(widths), 4.0, title)
+    figure = curves.new_figure(4.1 * sum(widths), 4.0, title)
     axes_list = list(figure.subplots(1, len(widths), width_ratios=widths, squeeze=False)[0])
     if first_stage is not None:
         axes, (name, metrics_csv) = axes_list.pop(0), first_stage
-        draw_panel(axes, replace(PANELS["Loss"], title=f"{name}: loss", from_zero=True), load(metrics_csv))
-        axes.set_xlabel("step", fontsize=9, color=SOFT)
-    _draw_rewards(axes_list[0], [load(path) for path in metrics_csvs], names)
+        curves.draw_panel(
+            axes, replace(PANELS["Loss"], title=f"{name}: loss", from_zero=True), curves.load(metrics_csv)
+        )
+        axes.set_xlabel("step", fontsize=9, color=curves.SOFT)
+    _draw_rewards(axes_list[0], [curves.load(path) for path in metrics_csvs], names)
     _draw_before_after(axes_list[1], before_after, names)
-    save(figure, png)
+    curves.save(figure, png)
 
 
-def _draw_rewards(axes: Axes, runs: Sequence[dict[str, Series]], names: Sequence[str]) -> None:
-    style(axes, "Training reward (mean of each step's rollouts)")
-    axes.set_xlabel("step", fontsize=9, color=SOFT)
+def _draw_rewards(axes: Axes, runs: Sequence[dict[str, curves.Series]], names: Sequence[str]) -> None:
+    curves.style(axes, "Training reward (mean of each step's rollouts)")
+    axes.set_xlabel("step", fontsize=9, color=curves.SOFT)
     for index, (data, name) in enumerate(zip(runs, names, strict=True)):
         if "reward" in data:
-            draw_line(axes, Line("reward", name, COLORS[index % len(COLORS)]), *data["reward"])
+            curves.draw_line(
+                axes, curves.Line("reward", name, curves.COLORS[index % len(curves.COLORS)]), *data["reward"]
+            )
     axes.margins(x=0.02)
-    axes.legend(frameon=False, fontsize=8.5, labelcolor=INK, loc="lower right")
+    axes.legend(frameon=False, fontsize=8.5, labelcolor=curves.INK, loc="lower right")
 
 
 def _draw_before_after(axes: Axes, pairs: Sequence[tuple[float, float]], names: Sequence[str]) -> None:
     """An arrow for each seed from the accuracy before to that after, with the points gained."""
     from matplotlib.ticker import MultipleLocator, PercentFormatter
 
-    style(axes, "Held-out accuracy, before → after")
+    curves.style(axes, "Held-out accuracy, before → after")
     for row, (before, after) in enumerate(pairs):
-        color = COLORS[row % len(COLORS)]
+        color = curves.COLORS[row % len(curves.COLORS)]
         arrow = {"arrowstyle": "-|>", "color": color, "linewidth": 2.2, "shrinkA": 5, "shrinkB": 0}
         axes.annotate("", xy=(after, row), xytext=(before, row), arrowprops=arrow)
         axes.plot([before], [row], "o", color="white", markeredgecolor=color, mew=1.8, markersize=7)
@@ -83,9 +75,9 @@ def _draw_before_after(axes: Axes, pairs: Sequence[tuple[float, float]], names: 
     axes.xaxis.set_major_locator(MultipleLocator(0.25))
     axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axes.grid(False, axis="y")
-    axes.tick_params(axis="y", labelsize=9, length=0, labelcolor=INK)
+    axes.tick_params(axis="y", labelsize=9, length=0, labelcolor=curves.INK)
 
 
 def _above(axes: Axes, x: float, y: float, text: str, **style_of_text: Any) -> None:
-    look: dict[str, Any] = {"fontsize": 9, "color": INK, "va": "bottom"} | style_of_text
+    look: dict[str, Any] = {"fontsize": 9, "color": curves.INK, "va": "bottom"} | style_of_text
     axes.annotate(text, (x, y), xytext=(0, 8), textcoords="offset points", **look)
