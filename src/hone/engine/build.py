@@ -27,6 +27,7 @@ from hone.model.mesh import mesh_of_one
 from hone.model.model_size import ModelSize
 from hone.planning import planner
 from hone.planning.auxiliary_models import check_auxiliary_models, check_length, model_size_of_run
+from hone.planning.cpu import generator_precision
 from hone.planning.placement import (
     check_distributed,
     device_of_this_process,
@@ -111,7 +112,8 @@ def _local_generator(config: EvalConfig, tokenizer: PreTrainedTokenizerBase) -> 
     model = load_model(generation.model_name, trust_remote_code=generation.trust_remote_code).eval()
     set_threads(config.cluster.cpu_threads, model)
     torch.nn.Module.to(model, device_of_this_process(config.cluster))
-    device, dtype = model.device.type, DTYPES[generation.precision]
+    device = model.device.type
+    dtype = DTYPES[generator_precision(generation.precision, on_cpu=device == "cpu")]
     limit = context_length(model)
     wanted = generation.max_model_len
     return LocalGenerator(

@@ -18,12 +18,14 @@ from hone.engine.weight_files import weights_folder
 from hone.errors import ClusterError, WorkerLostError
 from hone.model.model_size import ModelSize
 from hone.planning.memory_estimate import generator_bytes
+from hone.planning.placement import device_of_this_process
 from hone.types import Completion, Prompt, Sampling
 
 
 def folder_for_weights(config: OnlineConfig, model: ModelSize, *, one_node: bool) -> Path:
     """Where the learner's ranks publish weights for generators in processes of their own."""
-    weights, _ = generator_bytes(model, config)
+    on_cpu = device_of_this_process(config.cluster).type == "cpu"
+    weights, _ = generator_bytes(model, config, on_cpu=on_cpu)
     return weights_folder(Path(config.checkpointing.checkpoint_dir), one_node=one_node, size=weights)
 
 

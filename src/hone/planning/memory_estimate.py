@@ -13,6 +13,7 @@ from hone.config.schema.model import LoraConfig, ModelConfig, OptimizerConfig
 from hone.model.adapters import trained_settings
 from hone.model.linear_logprobs import ACCELERATOR_CHUNKS, CHUNK_ELEMENTS, KEEP_ELEMENTS
 from hone.model.model_size import Linear, ModelSize
+from hone.planning.cpu import TRANSPOSED_FROM, generator_precision
 from hone.planning.parallel_dims import ParallelDims
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -49,6 +50,8 @@ class MemoryEstimate:
     """The generator's own copy of the weights."""
     cache: int = 0
     """Keys and values of the sequences that are generated at once."""
+    transposed: int = 0
+    """Copies of the matrices that a CPU decodes from."""
     host: int = 0
     value: int = 0
     """Weights, gradients and optimizer state of the value model."""
@@ -69,16 +72,22 @@ class MemoryEstimate:
     def peak(self) -> int:
         """The most that is held at once: the phases take turns."""
         training = self.gathered + self.cast + self.activations + self.logits
-        return self.resident + max(training, self.value_training, self.teacher_reading, self.cache)
+        return self.resident + max(training, self.value_training, self.teacher_reading, self.generating)
+
+    @property
+    def generating(self) -> int:
+        """What generation takes in addition."""
+        return self.cache + self.transposed
 
     @property
     def phase(self) -> str:
         """The phase with the peak."""
-        return "training" if self.peak > self.resident + self.cache or not self.cache else "generating"
+        is_generating = self.generating and self.peak == self.resident + self.generating
+        return "generating" if is_generating else "training"
 
 
 def estimate_memory(
-    model: ModelSize, config: TrainingConfig, dims: ParallelDims, settings: Settings
+    model: ModelSize, config: TrainingConfig, dims: ParallelDims, settings: Settings, *, on_cpu: bool = False
 ) -> MemoryEstimate:
     """What each device of a mesh holds. What `settings` has is not read from the configuration."""
     policy = config.policy
@@ -94,8 +103,9 @@ def estimate_memory(
         held = replace(
             held,
             reference=_share(FP32 * model.parameters, ranks) if keeps_reference else 0,
-            generator=BYTES[policy.precision] * model.parameters if sharded and colocated else 0,
-            cache=cache_bytes(model, config, shared=not sharded) if colocated else 0,
+            generator=_generator_size(config, on_cpu) * model.parameters if sharded and colocated else 0,
+            cache=cache_bytes(model, config, shared=not sharded, on_cpu=on_cpu) if colocated else 0,
+            transposed=transposed_bytes(model) if colocated and on_cpu else 0,
         )
     if (teacher := config.teacher_model) and model.teacher and not config.cluster.reserved_devices:
         held = _with_teacher(held, model.teacher, teacher, dims, settings)
@@ -156,11 +166,23 @@ def _trained(model: ModelSize, policy: ModelConfig, dims: ParallelDims, settings
     )
 
 
-def generator_bytes(model: ModelSize, config: OnlineConfig) -> tuple[int, int]:
-    """Weights, and keys and values, of a generator on a device of its own."""
+def generator_bytes(model: ModelSize, config: OnlineConfig, *, on_cpu: bool = False) -> tuple[int, int]:
+    """Weights, with the copies that a CPU decodes from, and keys and values, of a generator on a device of its own."""
     adapters = adapter_parameters(model, config.policy.lora) if config.policy.lora.enabled else 0
-    weights = BYTES[config.policy.precision] * (model.parameters + adapters)
-    return weights, cache_bytes(model, config, shared=False)
+    weights = _generator_size(config, on_cpu) * (model.parameters + adapters)
+    copies = transposed_bytes(model) if on_cpu else 0
+    return weights + copies, cache_bytes(model, config, shared=False, on_cpu=on_cpu)
+
+
+def _generator_size(config: OnlineConfig, on_cpu: bool) -> int:
+    """Bytes of a number of the generator's weights, keys and values."""
+    return BYTES[generator_precision(config.policy.precision, on_cpu=on_cpu)]
+
+
+def transposed_bytes(model: ModelSize) -> int:
+    """Copies of the matrices that a CPU decodes from in fp32, the output layer's included (decoding_layout.py)."""
+    matrices = model.parameters - (0 if model.tied else model.embedding)
+    return FP32 * matrices if model.parameters >= TRANSPOSED_FROM else 0
 
 
 def tokens(policy: ModelConfig, micro_batch: int) -> int:
@@ -217,11 +239,11 @@ def state_bytes(optimizer: OptimizerConfig) -> int:
     return FP32 * (3 if given.get("amsgrad") else 2)
 
 
-def cache_bytes(model: ModelSize, config: OnlineConfig, *, shared: bool) -> int:
+def cache_bytes(model: ModelSize, config: OnlineConfig, *, shared: bool, on_cpu: bool = False) -> int:
     """Keys and values of `generation_batch_size` sequences of full length. Under autocast, with the learner's own
     weights (`shared`), rotated keys come out in fp32."""
     policy = config.policy
-    size = BYTES[policy.precision]
+    size = _generator_size(config, on_cpu)
     each = model.kv_heads * model.head_dim * ((FP32 if shared else size) + size)
     return each * model.layers * policy.generation_batch_size * policy.max_total_sequence_length
 

@@ -12,6 +12,7 @@ from hone.config.schema.vllm import vllm_is_installed
 from hone.errors import ClusterError, ConfigError
 from hone.model.loading import configured, resolve
 from hone.model.parallelize import check_parallel
+from hone.planning.cpu import is_emulated
 from hone.planning.hardware import Hardware, hardware_here
 from hone.planning.parallel_dims import ParallelDims
 
@@ -148,12 +149,12 @@ def _asks_for_vllm(config: TrainingConfig | EvalConfig) -> bool:
 
 
 def placement_notices(config: TrainingConfig | EvalConfig) -> list[str]:
-    """Notices about vLLM where it cannot generate, and about cluster settings that a run in one process ignores;
-    results differ by rounding alone."""
+    """Notices about vLLM where it cannot generate, about a number format that this CPU emulates, and about cluster
+    settings that a run in one process ignores; results differ by rounding alone."""
     reason = builtin_instead_of_vllm(config)
     head = "generation" if isinstance(config, EvalConfig) else "policy.generation"
     vllm = [] if reason is None else [f"{head}.backend=vllm: {reason}; Hone's built-in generator samples"]
-    return vllm + _one_process_notices(config)
+    return vllm + _emulation_notices(config) + _one_process_notices(config)
 
 
 def _one_process_notices(config: TrainingConfig | EvalConfig) -> list[str]:
@@ -174,3 +175,19 @@ def _one_process_notices(config: TrainingConfig | EvalConfig) -> list[str]:
     if not asked:
         return []
     return [f"{', '.join(asked)}: runs in one process here; the same numbers up to rounding, slower"]
+
+
+def _emulation_notices(config: TrainingConfig | EvalConfig) -> list[str]:
+    cluster = config.cluster
+    here = (
+        cluster.gpus_per_node == 0 or cluster.cpu_workers_per_node is not None or is_single_process(cluster)
+    )
+    wanted = config.generation.precision if isinstance(config, EvalConfig) else config.policy.precision
+    if not here or device_of_this_process(cluster).type != "cpu" or not is_emulated(wanted):
+        return []
+    if isinstance(config, EvalConfig):
+        return [f"generation.precision={wanted}: this CPU would emulate it, so that float32 is computed"]
+    generator = "; the built-in generator computes in float32" if isinstance(config, OnlineConfig) else ""
+    return [
+        f"policy.precision={wanted}: this CPU emulates it, at 2 to 4 times the time of float32{generator}"
+    ]

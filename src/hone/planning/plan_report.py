@@ -5,7 +5,8 @@ from __future__ import annotations
 from hone.config import OnlineConfig, TrainingConfig
 from hone.model.model_size import ModelSize
 from hone.planning.hardware import Hardware
-from hone.planning.memory_estimate import BYTES, adapter_parameters, generator_bytes, state_bytes, tokens
+from hone.planning.memory_estimate import adapter_parameters, generator_bytes, state_bytes, tokens
+from hone.planning.placement import vllm_generates
 from hone.planning.planner import Choice
 from hone.units import counted, format_bytes, format_count
 
@@ -55,7 +56,7 @@ def generator_lines(model: ModelSize, config: TrainingConfig, hardware: Hardware
     """How many devices generate, and what each holds, where the learner's do not."""
     if hardware is None or not isinstance(config, OnlineConfig):
         return []
-    weights, cache = generator_bytes(model, config)
+    weights, cache = generator_bytes(model, config, on_cpu=hardware.elastic and not vllm_generates(config))
     where = (
         "in a process beside the learner's" if hardware.count == 1 and hardware.elastic else "of their own"
     )
@@ -71,13 +72,12 @@ def _kinds(choice: Choice, model: ModelSize, config: TrainingConfig) -> list[tup
     ranks = dims.shard * dims.context * dims.tensor
     share = f" / {ranks} ranks" if ranks > 1 else ""
     split = f" / {dims.tensor} tensor ranks" if dims.tensor > 1 else ""
-    all_of_it, trained = format_count(model.parameters), format_count(model.parameters)
+    all_of_it = trained = all_numbers = format_count(model.parameters)
     if policy.lora.enabled:
         trained = format_count(adapter_parameters(model, policy.lora))
         all_of_it = f"({all_of_it} + adapters of {trained})"
     block, outside = format_count(model.block), format_count(model.non_block)
     gradients = "" if policy.lora.enabled else f", and the gradients of {block} + {outside}"
-    size = BYTES[policy.precision]
     at_once = f"{tokens(policy, settings.micro_batch)} tokens at once"
     at_once += f" / {dims.context} context ranks" if dims.context > 1 else ""
     recomputed = ", one of them in full" if settings.activation_checkpointing else ""
@@ -95,7 +95,7 @@ def _kinds(choice: Choice, model: ModelSize, config: TrainingConfig) -> list[tup
         (
             "generator",
             held.generator,
-            f"a whole copy on each device, {format_count(model.parameters)} x {size} bytes",
+            f"a whole copy on each device, {all_numbers} x {held.generator // model.parameters} bytes",
         ),
         (
             "gathered",
@@ -120,4 +120,5 @@ def _kinds(choice: Choice, model: ModelSize, config: TrainingConfig) -> list[tup
             held.cache,
             f"in generating: {rows} sequences of {policy.max_total_sequence_length} tokens",
         ),
+        ("transposed", held.transposed, "in generating: copies of the matrices, 4 bytes a number"),
     ]

@@ -142,7 +142,9 @@ def choose(model: ModelSize, config: TrainingConfig, hardware: Hardware) -> Choi
 def _first(model: ModelSize, config: TrainingConfig, hardware: Hardware) -> Choice:
     refused: list[Candidate] = []
     for settings, dims in candidates(model, config, hardware):
-        candidate = Candidate(settings, dims, estimate_memory(model, config, dims, settings))
+        candidate = Candidate(
+            settings, dims, estimate_memory(model, config, dims, settings, on_cpu=hardware.elastic)
+        )
         if hardware.usable is None or _fits(candidate, hardware):
             known = None if hardware.usable is None else True
             return Choice(hardware, candidate, known, tuple(refused))

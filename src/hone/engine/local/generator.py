@@ -18,6 +18,7 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from hone.engine.distributed.heartbeat import beat
 from hone.engine.local import kv_cache
+from hone.engine.local.decoding_layout import transposed_weights
 from hone.engine.local.sampling import ConstraintTracker, sample, uniform
 from hone.engine.requests import completion_limit, completions_per_batch
 from hone.errors import HoneError, ModelError, WeightSyncError
@@ -99,8 +100,9 @@ class LocalGenerator:
                 raise self._cannot_decode()
             self._tried = True
             size = completions_per_batch(self.max_rows, count)
-            for start in range(0, len(rows), size):
-                self._decode(prompts, rows[start : start + size], sampling)
+            with transposed_weights(self.model, max((row.limit for row in rows), default=0)):
+                for start in range(0, len(rows), size):
+                    self._decode(prompts, rows[start : start + size], sampling)
         finally:
             self.model.train(training)
         done = [self._completion(row) for row in rows]

@@ -26,6 +26,7 @@ from hone.engine.weight_files import FilePublisher
 from hone.model.loading import load_tokenizer, stop_tokens
 from hone.model.mesh import Mesh
 from hone.planning.auxiliary_models import readable_tokens
+from hone.planning.cpu import generator_precision
 from hone.planning.placement import device_of_this_process
 from hone.types import Sample
 
@@ -104,11 +105,11 @@ def build_local(
             else learner_of(policy, trained=False)
         )
     if weights is not None:
-        engine.publisher = FilePublisher(learner.weights, weights, dtype=DTYPES[policy.precision])
+        engine.publisher = FilePublisher(learner.weights, weights, dtype=_generator_dtype(config, device))
         return engine
     model = learner.model
     if mesh is not None:
-        empty = make_model(policy, tokenizer, seed, True, False, DTYPES[policy.precision])
+        empty = make_model(policy, tokenizer, seed, True, False, _generator_dtype(config, device))
         model = unsharded_copy(empty, learner.model, device)
     generator = _generator(model, tokenizer, config)
     engine.generator, engine.transport = generator, InProcessTransport(learner, generator)
@@ -119,10 +120,17 @@ def build_generator(config: OnlineConfig, tokenizer: PreTrainedTokenizerBase) ->
     """A generator with its own unsharded model, in `policy.precision`, on this process's device."""
     model = make_model(config.policy, tokenizer, config.algorithm.seed, True, True)
     set_threads(config.cluster.cpu_threads, model)
+    device = device_of_this_process(config.cluster)
+    dtype = _generator_dtype(config, device)
     for parameter in model.parameters():
-        parameter.data = parameter.data.to(DTYPES[config.policy.precision])
-    torch.nn.Module.to(model, device_of_this_process(config.cluster))
+        parameter.data = parameter.data.to(dtype)
+    torch.nn.Module.to(model, device)
     return _generator(model.requires_grad_(False).eval(), tokenizer, config)
+
+
+def _generator_dtype(config: OnlineConfig, device: torch.device) -> torch.dtype:
+    """Of the products of a built-in generator, and of the weights of one that does not share the learner's."""
+    return DTYPES[generator_precision(config.policy.precision, on_cpu=device.type == "cpu")]
 
 
 def _generator(
@@ -134,7 +142,7 @@ def _generator(
         stop_tokens=stop_tokens(model, tokenizer),
         context=config.policy.max_total_sequence_length,
         max_rows=config.policy.generation_batch_size,
-        autocast=partial(autocast, model.device.type, DTYPES[config.policy.precision]),
+        autocast=partial(autocast, model.device.type, _generator_dtype(config, model.device)),
         tokens=readable_tokens(config),
     )
 
