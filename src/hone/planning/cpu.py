@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from hone.config.schema.base import Precision
+from hone.model.model_size import ModelSize
 
 INSTRUCTIONS = {"bfloat16": ("avx512_bf16", "amx_bf16"), "float16": ("avx512_fp16", "amx_fp16")}
 TRANSPOSED_FROM = 10_000_000
@@ -29,3 +30,9 @@ def is_emulated(precision: Precision) -> bool:
 def generator_precision(precision: Precision, *, on_cpu: bool) -> Precision:
     """The format that the built-in generator computes in: the run's, but fp32 where a CPU would emulate it."""
     return "float32" if on_cpu and is_emulated(precision) else precision
+
+
+def transposed_bytes(model: ModelSize) -> int:
+    """Copies of the matrices that a CPU decodes from in fp32, the output layer's included (decoding_layout.py)."""
+    matrices = model.parameters - (0 if model.tied else model.embedding)
+    return 4 * matrices if model.parameters >= TRANSPOSED_FROM else 0

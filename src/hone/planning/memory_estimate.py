@@ -13,7 +13,7 @@ from hone.config.schema.model import LoraConfig, ModelConfig, OptimizerConfig
 from hone.model.adapters import trained_settings
 from hone.model.linear_logprobs import ACCELERATOR_CHUNKS, CHUNK_ELEMENTS, KEEP_ELEMENTS
 from hone.model.model_size import Linear, ModelSize
-from hone.planning.cpu import TRANSPOSED_FROM, generator_precision
+from hone.planning.cpu import generator_precision, transposed_bytes
 from hone.planning.parallel_dims import ParallelDims
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -177,12 +177,6 @@ def generator_bytes(model: ModelSize, config: OnlineConfig, *, on_cpu: bool = Fa
 def _generator_size(config: OnlineConfig, on_cpu: bool) -> int:
     """Bytes of a number of the generator's weights, keys and values."""
     return BYTES[generator_precision(config.policy.precision, on_cpu=on_cpu)]
-
-
-def transposed_bytes(model: ModelSize) -> int:
-    """Copies of the matrices that a CPU decodes from in fp32, the output layer's included (decoding_layout.py)."""
-    matrices = model.parameters - (0 if model.tied else model.embedding)
-    return FP32 * matrices if model.parameters >= TRANSPOSED_FROM else 0
 
 
 def tokens(policy: ModelConfig, micro_batch: int) -> int:
