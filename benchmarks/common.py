@@ -116,13 +116,13 @@ def step_marks() -> list[tuple[float, int]]:
     from hone.training import run
 
     marks: list[tuple[float, int]] = []
-    original = run.Run.end_step
+    original = run.TrainingRun.end_step
 
-    async def end_step(self: run.Run, step: int, metrics: dict[str, float], *, tokens: int) -> None:
+    async def end_step(self: run.TrainingRun, step: int, metrics: dict[str, float], *, tokens: int) -> None:
         await original(self, step, metrics, tokens=tokens)
         marks.append((time.perf_counter(), tokens))
 
-    run.Run.end_step = end_step  # type: ignore[method-assign,assignment]
+    run.TrainingRun.end_step = end_step  # type: ignore[method-assign,assignment]
     return marks
 
 
