@@ -227,7 +227,7 @@ class Checkpoints:
         cause = "the disk is full" if full else (str(error).strip() or repr(error)).splitlines()[-1]
         fix = "Free some space" if full else "Make checkpointing.checkpoint_dir writable"
         return CheckpointError(
-            f"cannot write checkpoint {final}: {cause}; {last}. {fix}, then run the same command to go on from there"
+            f"cannot write checkpoint {final}: {cause}; {last}. {fix}, then run the same command to resume from there"
         )
 
 

@@ -111,6 +111,15 @@ class PromptData(ResumableDataset):
         self.counts["dropped_rows"] = sum(map(self._exclude_overlong, self.training_datasets))
         self.counts["validation_dropped_rows"] = sum(map(self._exclude_overlong, self.validation_datasets))
 
+    def dropped_notices(self) -> list[str]:
+        """A sentence on the training prompts, and one on the validation prompts, that are too long and left out."""
+        reason = f"longer than {self.limit.tokens} tokens ({self.limit.reason})"
+        return [
+            f"{dropped} of {self.counts[f'{prefix}rows']} {prefix.replace('_', ' ')}prompts are left out: {reason}"
+            for prefix in ("", "validation_")
+            if (dropped := self.counts[f"{prefix}dropped_rows"])
+        ]
+
     @property
     def columns(self) -> set[str]:
         """Names of the columns that reward functions are given."""

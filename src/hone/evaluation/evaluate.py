@@ -78,7 +78,7 @@ async def prepared(config: EvalConfig, *, load_models: bool = True) -> AsyncIter
         notices = [text] if (text := end_notice(tokenizer)) else []
         data = build_eval_prompts(config, tokenizer)
         prompts = data.all_prompts(data.training_datasets)
-        notices += data.finding_log.unreported()
+        notices += [*data.dropped_notices(), *data.finding_log.unreported()]
         pool.check_columns(sorted({name for prompt in prompts for name in prompt.row}))
         own_metrics.check(own, [*FOUND, *prompts[0].row], "eval.metrics")
         yield Prepared(tokenizer, prompts, pool, episodes, own, notices)

@@ -211,7 +211,7 @@ class TrainingRun:
         self._step_started = time.monotonic()
         if self._interrupted is not None and step < self.total_steps:
             path = self.checkpoints.path(step)
-            saved = f"saved {path}; run the same command to go on"
+            saved = f"saved {path}; run the same command to resume"
             saved = saved if settings.enabled else "nothing was saved (checkpointing.enabled=false)"
             raise Interrupted(f"stopped after step {step}: {saved}")
 
@@ -275,7 +275,7 @@ class TrainingRun:
             if number == self._signal and time.monotonic() - self._interrupted < ONE_SIGNAL_S:
                 return
             raise Interrupted(
-                f"stopped at once, in step {self.step + 1}: the last checkpoint stands; run the same command to go on"
+                f"stopped at once, in step {self.step + 1}: the last checkpoint is kept; run the same command to resume"
             )
         self._interrupted, self._signal = time.monotonic(), number
         with contextlib.suppress(RuntimeError):  # the signal came while the progress line was being written

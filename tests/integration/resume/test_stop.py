@@ -75,7 +75,7 @@ def test_a_second_ctrl_c_stops_at_once(place, run_dir):
     ended = running.wait(5)
     assert time.monotonic() - began < 4
     assert ended.code == 130
-    assert re.fullmatch(r"stopped at once, in step 1: .* run the same command to go on\n", ended.err)
+    assert re.fullmatch(r"stopped at once, in step 1: .* run the same command to resume\n", ended.err)
 
 
 @pytest.mark.slow

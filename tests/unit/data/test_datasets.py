@@ -228,6 +228,10 @@ class TestBadData:
             build_prompts(grpo({"train": {"dataset_name": path}, "max_input_seq_length": 40}), chatml)
         data = build_prompts(grpo({"train": {"dataset_name": path}, "overlong_prompts": "drop"}), chatml)
         assert (data.counts["rows"], data.counts["dropped_rows"], data.num_rows) == (5, 2, 3)
+        reason = (
+            "longer than 63 tokens (policy.max_total_sequence_length=64, which must also hold the answer)"
+        )
+        assert data.dropped_notices() == [f"2 of 5 prompts are left out: {reason}"]
         assert {p.id.split("@")[0] for p in data.next(3)} == {"a:0", "a:1", "a:2"}
         only_long = write(tmp_path / "b.jsonl", rows[3:])
         with pytest.raises(DataError, match=r"every prompt of .*b.jsonl is longer than 63 tokens"):
