@@ -25,6 +25,7 @@ $(BIN)/python:
 
 $(VENV)/.setup: pyproject.toml constraints.txt | $(BIN)/python
 	@test -f $(VENV)/.started || date +%s > $(VENV)/.started
+	@echo "installing PyTorch and Hone into $(VENV): this takes some minutes"
 	$(PIP) torch setuptools
 	$(PIP) --no-build-isolation -e .
 	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -c "$(WARM_UP)"

@@ -172,7 +172,8 @@ def worth(record: Record, *, with_answer: bool = True) -> Text:
     if (record.get("turns") or 1) > 1:
         text.append(f"  {record['turns']} turns")
     if with_answer and record.get("answer") is not None:
-        text.append(clean(f"  expected {as_text(record['answer'])[:60]}"), style="dim")
+        gold = as_text(record["answer"]).rpartition("####")[2].strip()  # GSM8K's answers begin with the steps
+        text.append(clean(f"  expected {gold[:60]}"), style="dim")
     return text
 
 

@@ -16,6 +16,7 @@ from hone.cli import main
 from hone.report.formatting import BLOCKS, sparkline
 from hone.report.run_view import open_run
 from hone.report.samples import mixed_groups, spaced, varied
+from hone.report.terminal import worth
 from tests.unit.report.seeing_making import HOSTILE, make_run, record, write
 
 
@@ -226,3 +227,8 @@ def test_names_and_settings_of_somebody_elses_run_steer_no_terminal(
         said = capsys.readouterr().out
         assert "\x1b" not in said
         assert "\\x1b" in said
+
+
+def test_the_title_of_a_rollout_has_the_final_answer_of_a_gold_solution() -> None:
+    assert "expected 18" in worth({"answer": "She sells 9 eggs for 2 dollars each.\n#### 18"}).plain
+    assert "expected 42" in worth({"answer": "42"}).plain
