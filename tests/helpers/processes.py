@@ -400,7 +400,7 @@ def _flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
         yield prefix.removesuffix("."), value
 
 
-TIMES = ("seconds", "tokens_per_s", "reward_workers", "gpu", "env_seconds")
+TIMES = ("seconds", "tokens_per_s", "idle_share", "reward_workers", "gpu", "env_seconds")
 
 
 OWN_METRICS = ("held_out",)

@@ -55,7 +55,7 @@ async def step(
     size, times = config.policy.train_global_batch_size, config.grpo.num_updates_per_rollout
     updates = times * -(-len(samples) // size)
     kl_penalties = await policy_loss.add_logprobs(
-        learner, reference, samples, config.loss_fn, updates=updates
+        learner, reference, samples, config.loss_fn, updates=updates, version=version
     )
     compute_advantages(groups, samples, kl_penalties, baseline_of(config.grpo, config.rewards.functions))
     history = await policy_loss.train_policy(

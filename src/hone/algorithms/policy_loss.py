@@ -2,7 +2,8 @@
 
     loss = mean over tokens of w_t objective(rho_t, A_t) + beta KL_t - c H_t                          `PolicyLoss`
            + mu times the mean of -log pi over the tokens of right answers (VAPO, arXiv 2504.05118 eq. 10)
-    rho_t = pi(token) / pi_old(token), with pi_old the weights before this rollout's first update
+    rho_t = pi(token) / pi_old(token), with pi_old the weights before this rollout's first update, or those that sampled
+            the token where they are older
     objective: PPO's clip and its relatives (`losses/policy_objectives.py`); w_t: the gap between generator and learner
     (`importance_sampling.py`); H_t: the entropy of the distribution that the token is drawn from, in nats
     KL_t: `losses/kl.py`
@@ -36,6 +37,10 @@ class PolicyLoss:
     on_policy: bool = False
     """The samples come from the weights that are trained, in one update: every ratio is 1. If false, samples without
     `old_logprobs` raise TrainingError."""
+    stale: bool = False
+    """The samples come from older weights, and the ratio corrects for it: the generator's log-probabilities are the old
+    ones, token by token. (With `use_importance_sampling_correction` that weight corrects, and the old ones are the
+    learner's: decoupled PPO, arXiv 2110.00641 section 3.)"""
 
     @property
     def needs_entropy(self) -> bool:
@@ -52,14 +57,17 @@ class PolicyLoss:
             constant=config.constant_denominator,
         )
         advantage_N, generated_N = advantage_of(batch), columns["generation_logprobs"]
-        old_N = old_logprobs(logprobs_N, batch, config, on_policy=self.on_policy)
+        old_N = generated_N
+        if not self.stale:
+            old_N = old_logprobs(logprobs_N, batch, config, on_policy=self.on_policy)
         ratio_N = self._ratio(logprobs_N - old_N, batch)
         loss_N = objective(ratio_N, logprobs_N, advantage_N, config)
         if "high_entropy" in columns:
             loss_N = loss_N * columns["high_entropy"]
-        parts = self._seen(ratio_N, advantage_N, logprobs_N) | mismatch(old_N, generated_N)
-        output = LossOutput(logprobs_N.new_zeros(()))
-        output.largest["generation_mismatch_max"] = largest(parts["generation_mismatch"])
+        parts, output = self._seen(ratio_N, advantage_N, logprobs_N), LossOutput(logprobs_N.new_zeros(()))
+        if not self.stale:
+            parts |= mismatch(old_N, generated_N)
+            output.largest["generation_mismatch_max"] = largest(parts["generation_mismatch"])
         if config.use_importance_sampling_correction:
             correction = corrected(old_N - generated_N, batch, config)
             loss_N = loss_N * correction.weight_N
@@ -134,14 +142,17 @@ async def add_logprobs(
     config: LossConfig,
     *,
     updates: int,
+    version: int,
 ) -> list[Tensor | None]:
     """Add the log-probabilities of the policy before the first update and of the reference, where the loss reads them.
+    `version`: of the policy's weights; samples of older ones are corrected by an importance weight, if there is one.
 
     Returns each rollout's KL penalty per token (arXiv 2203.02155 eq. 2) if the KL is part of the reward; else None for
     each."""
     kept = [sample for sample in samples if sample is not None]
     in_reward = config.use_kl_in_reward and reference is not None
-    if in_reward or (updates > 1 and not config.force_on_policy_ratio):
+    weighted = config.use_importance_sampling_correction and updates > 0 and are_stale(samples, version)
+    if in_reward or ((updates > 1 or weighted) and not config.force_on_policy_ratio):
         await add_column(learner, kept, "old_logprobs")
     if reference is not None:
         await add_column(reference, kept, "reference_logprobs")
@@ -152,6 +163,12 @@ async def add_logprobs(
             kl_T = kl.estimate(columns["old_logprobs"], columns.pop("reference_logprobs"), config)
             kl_penalties[index] = config.reference_policy_kl_penalty * kl_T
     return kl_penalties
+
+
+def are_stale(samples: SamplePerRollout, version: int) -> bool:
+    """Whether any sample is known to be of older weights than `version`."""
+    known = [sample for sample in samples if sample is not None and sample.versions]
+    return not all(sample.is_sampled_from(version) for sample in known)
 
 
 async def add_column(model: LogprobModel, samples: list[Sample], column: str) -> None:
@@ -165,11 +182,16 @@ async def train_policy(
 ) -> list[dict[str, float]]:
     """`train` with the policy's loss, on the tokens of highest entropy if `top_entropy_quantile` is below 1.
 
-    `version`: of the weights that are trained. Samples of other versions are off-policy and need old log-probabilities.
+    `version`: of the weights that are trained. Samples of other versions are off-policy.
     """
     mark = None
     if config.top_entropy_quantile < 1:
         mark = partial(entropy_mask.mark, learner, share=config.top_entropy_quantile)
     fresh = all(sample.is_sampled_from(version) for sample in samples if sample is not None)
-    loss = PolicyLoss(config, on_policy=fresh and passes * -(-len(samples) // size) <= 1)
+    corrected = config.use_importance_sampling_correction or config.force_on_policy_ratio
+    loss = PolicyLoss(
+        config,
+        on_policy=fresh and passes * -(-len(samples) // size) <= 1,
+        stale=are_stale(samples, version) and not corrected,
+    )
     return await train(learner, samples, loss, size=size, passes=passes, before_update=mark)

@@ -93,7 +93,9 @@ async def step(
     warming_up = step_number <= config.ppo.policy_training_start_step
     updates = 0 if warming_up else epochs * -(-len(samples) // size)
     needed = reference if not warming_up or config.loss_fn.use_kl_in_reward else None
-    kl_penalties = await policy_loss.add_logprobs(learner, needed, samples, config.loss_fn, updates=updates)
+    kl_penalties = await policy_loss.add_logprobs(
+        learner, needed, samples, config.loss_fn, updates=updates, version=step_number - 1
+    )
     metrics = kl.kl_penalty_metric(kl_penalties, config.loss_fn)
     if value is None:
         advantages.compute_advantages(groups, samples, kl_penalties, baseline_of(config.ppo))

@@ -122,6 +122,12 @@ def choice(what: str, meanings: dict[Any, Any]) -> Translate:
     return translate
 
 
+def flag(what: str, on: Any, off: Any) -> Translate:
+    """A translation of true and false to two values of one of our keys."""
+    translate = choice(what, {"true": on, "false": off})
+    return lambda value: translate(str(value).lower())
+
+
 def count(value: Any, what: str) -> int:
     """The value, if it is an integer of at least 1. Raises ValueError, which names `what` is counted."""
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:

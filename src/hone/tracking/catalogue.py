@@ -135,6 +135,13 @@ OPTIMISATION = (
         Metric("policy_kl_error", "KL(learner || generator)", "reverse KL"),
         Metric("js_divergence_error", "Jensen-Shannon divergence of both", "JS")), unit="nats"),
     Panel("Importance weights", (Metric("sampling_importance_ratio", "learner / generator"),), from_zero=False),
+    Panel("Age of the weights that sampled", (
+        Metric("staleness_mean", "how many steps older than the learner's, mean over the tokens", "mean"),
+        Metric("staleness_max", "the oldest of a step", "oldest")), unit="steps"),
+    Panel("Idle while the other side works", (
+        Metric("learner_idle_share", "share of the time in which only rollouts were sampled", "learner"),
+        Metric("generator_idle_share", "share of the time in which only the learner worked", "generator")),
+          percent=True),
     Panel("Weights out of bounds", (Metric("is_oob_ratio", "share of importance weights beyond their limits"),),
           percent=True),
     Panel("Importance ratio", (Metric("ratio", "new policy / old policy"),), from_zero=False),

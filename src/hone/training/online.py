@@ -1,6 +1,7 @@
 """The online loop: prompts -> rollouts -> rewards -> advantages -> loss -> optimizer step -> new weights.
 
-It is synchronous: rollouts of step k are sampled from the weights after step k - 1 (staleness 0).
+Rollouts of step k are sampled from the weights after step k - 1 (staleness 0), or with `async_rollouts` while step
+k - 1 trains (`rollout_source`).
 """
 
 from __future__ import annotations
@@ -18,17 +19,15 @@ from hone.config.schema import RLConfig
 from hone.data import PromptData
 from hone.engine import Engine, build
 from hone.export import with_models_of_runs
-from hone.rollout.dynamic_sampling import (
-    DynamicSamplingSpec,
-    describe_constant_rewards,
-    sample_informative_groups,
-)
+from hone.rollout.dynamic_sampling import describe_constant_rewards
+from hone.rollout.rewards.reward_pool import checked_names
 from hone.rollout.rollout_metrics import describe
 from hone.rollout.sampler import RolloutSampler
 from hone.tracking import Progress, RunFolder, working, write_rollouts
 from hone.training.preflight import prepared
 from hone.training.process import run_exclusively
 from hone.training.recovery import run_with_restarts
+from hone.training.rollout_source import LookaheadSource, RolloutSource
 from hone.training.run import TrainingRun, total_steps
 from hone.types import Group, Prompt, Rollout
 
@@ -60,10 +59,15 @@ async def _train(
     loaded: Loaded, algorithm: OnlineAlgorithm, data: PromptData, engine: Engine, sampler: RolloutSampler
 ) -> dict[str, Any]:
     config: OnlineConfig = loaded.config
-    steps = total_steps(config.algorithm, data, config.algorithm.num_prompts_per_step)
-    run = TrainingRun(loaded, engine, data, total_steps=steps)
+    settings = config.algorithm
+    steps = total_steps(settings, data, settings.num_prompts_per_step)
+    kind = (
+        LookaheadSource if isinstance(config, RLConfig) and config.algorithm.async_rollouts else RolloutSource
+    )
+    source = kind(sampler, data, steps, algorithm.weight_of_reward())
+    run = TrainingRun(loaded, engine, source, total_steps=steps)
     await run.resume()
-    _end_with_the_data(run, data, run.step)
+    _end_with_the_data(run, source, run.step)
     if run.is_complete:
         return run.summary()
     await engine.sync_weights(run.step)
@@ -73,7 +77,7 @@ async def _train(
             run.progress.doing("validating before the first step")
             run.log_before_training(await validate(sampler, data.validation, run, step=0))
         for step in run.steps():
-            await one_step(step, algorithm, engine, data, sampler, run)
+            await one_step(step, algorithm, engine, data, source, run)
             run.note_all(data.finding_log.unreported())
         await run.finish()
     return run.summary()
@@ -84,21 +88,22 @@ async def one_step(
     algorithm: OnlineAlgorithm,
     engine: Engine,
     data: PromptData,
-    sampler: RolloutSampler,
+    source: RolloutSource,
     run: TrainingRun,
 ) -> None:
     """Sample, score, train, sync the weights to the generator, validate, log and save."""
+    sampler = source.sampler
     config, timer = sampler.config, _StepTimer(run.progress)
-    sampler.pool.set_progress(step - 1, run.total_steps)
     if algorithm.is_on_policy_step(step):
-        metrics, tokens = await _train_on_rollouts(step, algorithm, engine, data, sampler, run, timer)
+        metrics, tokens = await _train_on_rollouts(step, algorithm, engine, source, run, timer)
     else:
+        sampler.pool.set_progress(step - 1, run.total_steps)
         metrics, tokens = await _train_on_data_answers(algorithm, engine, data, config)
+        metrics |= {"epoch": float(data.epoch), **sampler.pool.metrics()}
         timer.end("training")
-    _end_with_the_data(run, data, step)
+    _end_with_the_data(run, source, step)
     await engine.sync_weights(step)
     timer.end("weight_sync")
-    metrics |= {"epoch": float(data.epoch), **sampler.pool.metrics(taken=metrics)}
     metrics["policy_loss_total"] = metrics.pop("loss", 0.0)
     if validation_is_due(step, run.total_steps, config):
         metrics |= await validate(sampler, data.validation, run, step=step)
@@ -113,33 +118,22 @@ async def _train_on_rollouts(
     step: int,
     algorithm: OnlineAlgorithm,
     engine: Engine,
-    data: PromptData,
-    sampler: RolloutSampler,
+    source: RolloutSource,
     run: TrainingRun,
     timer: _StepTimer,
 ) -> tuple[dict[str, float], int]:
     """Sample completions, score them if there are rewards, train. Returns metrics and the number of tokens."""
-    config = sampler.config
-    sample = partial(sampler.sample, on_end=timer.end)
-    if isinstance(config, RLConfig) and config.algorithm.use_dynamic_sampling:
-        wanted = DynamicSamplingSpec.of(config.algorithm, algorithm.weight_of_reward())
-        # The last step may find too few groups. The first may not: the run would end without having trained.
-        filled = await sample_informative_groups(
-            data.next, sample, wanted, last=lambda: data.exhausted and step > 1
-        )
-        groups, chosen, counts = filled.drawn, filled.groups, filled.metrics()
-    else:
-        groups = chosen = await sample(data.next(config.algorithm.num_prompts_per_step))
-        counts = {}
-    learnt = await algorithm.step(engine, chosen, step) | counts
-    timer.end("training")
-    if config.logger.log_rollouts:
+    batch = await source.take(step, timer.end)
+    groups = batch.drawn
+    learnt = await source.train(step, algorithm.step(engine, batch.groups, step), timer.end)
+    if source.sampler.config.logger.log_rollouts:
         write_rollouts(run.folder.rollout_file(step), step, groups)
     rollouts = [rollout for group in groups for rollout in group.rollouts]
     if _has_no_signal(rollouts, learnt) and (why := describe_constant_rewards(groups)):
         run.note_once("constant", f"step {step} has nothing to learn from: all rewards are equal{why}")
     tokens = sum(len(r.prompt.tokens) + len(r.completion.tokens) for r in rollouts)
-    return describe(groups) | learnt, tokens
+    metrics = describe(groups) | learnt | batch.metrics
+    return metrics | checked_names(batch.reported, taken=metrics), tokens
 
 
 def _has_no_signal(rollouts: Sequence[Rollout], metrics: dict[str, float]) -> bool:
@@ -163,10 +157,11 @@ async def _train_on_data_answers(
     return metrics, sum(len(sample) for sample in samples)
 
 
-def _end_with_the_data(run: TrainingRun, data: PromptData, step: int) -> None:
+def _end_with_the_data(run: TrainingRun, source: RolloutSource, step: int) -> None:
     """End the run where the prompts are used up: dynamic sampling may need more of them than were counted."""
-    if data.exhausted:
-        run.total_steps = min(run.total_steps, step)
+    if (last := source.last_step(step)) is not None:
+        run.total_steps = min(run.total_steps, last)
+        source.end_at(run.total_steps)
 
 
 def validation_is_due(step: int, total: int, config: OnlineConfig) -> bool:
@@ -241,6 +236,7 @@ NEXT = {
     "generation": "scoring",
     "reward": "training",
     "training": "syncing weights to the generator",
+    "waiting": "syncing weights to the generator",
     "weight_sync": "validating",
 }
 """Each part of a step, and what the progress line says after it."""

@@ -122,7 +122,10 @@ ENVIRONMENT_RUN = (
     "policy.max_total_sequence_length=128",
     "grpo.max_num_steps=6",
 )
+# While a step trains, a process of its own samples the rollouts of the next one.
+LOOKAHEAD_RUN = (*GRPO_RUN, "grpo.async_rollouts=lookahead", "policy.generation_batch_size=4")
 RUNS = {
+    "lookahead": LOOKAHEAD_RUN,
     "environment": ENVIRONMENT_RUN,
     "dynamic": DYNAMIC_RUN,
     "sft": SFT_RUN,

@@ -68,7 +68,17 @@ def while_writing(running, run_dir: Path, seconds: float) -> None:
         "sft",
         *(
             pytest.param(kind, marks=pytest.mark.slow)
-            for kind in ("grpo", "dpo", "rm", "ppo", "distill", "online-dpo", "dynamic", "environment")
+            for kind in (
+                "grpo",
+                "dpo",
+                "rm",
+                "ppo",
+                "distill",
+                "online-dpo",
+                "dynamic",
+                "environment",
+                "lookahead",
+            )
         ),
     ],
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -258,18 +257,57 @@ def test_tokens_after_the_end_are_never_targets() -> None:
     assert sample.num_targets == 2
 
 
-@pytest.mark.parametrize(
-    ("versions", "trained", "stale"), [((3, 3), 3, False), ((3, 3), 4, True), ((2, 3), 3, True)]
-)
-def test_stale_completions_are_not_taken_for_fresh_ones(
-    versions: tuple[int, int], trained: int, stale: bool
-) -> None:
+def stale_step(versions: tuple[int, int], **loss: Any) -> tuple[dict[str, float], list[Tensor]]:
+    """Metrics of a step on two groups that these versions sampled, with the weights of version 3; and for each
+    completion the difference of the learner's and the generator's log-probabilities before it."""
     groups = make_groups([[1.0, 0.0], [0.0, 1.0]])
     for group, version in zip(groups, versions, strict=True):
         for rollout in group.rollouts:
             tokens = len(rollout.completion.tokens)
             rollout.completion = replace(rollout.completion, versions=(VersionSpan(version, 0, tokens),))
-    config = grpo_config(policy={"train_global_batch_size": 4}, loss_fn={"reference_policy_kl_penalty": 0.0})
+    config = grpo_config(
+        policy={"train_global_batch_size": 4}, loss_fn={"reference_policy_kl_penalty": 0.0, **loss}
+    )
     learner = make_learner(make_model(), config.policy)
-    with pytest.raises(TrainingError, match="no old_logprobs") if stale else contextlib.nullcontext():
-        run(grpo.step(learner, None, groups, config, version=trained))
+    samples = [sample for sample in policy_loss.samples_per_rollout(groups) if sample is not None]
+    gaps = [
+        found_T - sample.token_columns["generation_logprobs"]
+        for sample, found_T in zip(samples, run(learner.forward(samples)), strict=True)
+    ]
+    return run(grpo.step(learner, None, groups, config, version=3)), gaps
+
+
+def mean_ratio(gaps: Sequence[Tensor]) -> float:
+    return float(torch.cat(list(gaps)).exp().mean())
+
+
+def test_ratios_of_fresh_completions_are_one() -> None:
+    metrics, gaps = stale_step((3, 3))
+    assert metrics["ratio"] == 1.0
+    assert metrics["generation_mismatch"] == pytest.approx(float(torch.cat(gaps).abs().mean()), rel=1e-5)
+
+
+@pytest.mark.parametrize("versions", [(2, 2), (2, 3)])
+def test_ratios_of_stale_completions_are_against_the_weights_that_sampled_them(
+    versions: tuple[int, int],
+) -> None:
+    metrics, gaps = stale_step(versions)
+    assert mean_ratio(gaps) != pytest.approx(1.0, abs=1e-3)
+    assert metrics["ratio"] == pytest.approx(mean_ratio(gaps), rel=1e-5)
+    assert "generation_mismatch" not in metrics  # there is one pair of log-probabilities, of unlike weights
+
+
+def test_an_importance_weight_corrects_stale_completions_in_place_of_the_ratio() -> None:
+    metrics, gaps = stale_step((2, 2), use_importance_sampling_correction=True)
+    assert metrics["ratio"] == pytest.approx(1.0, abs=1e-6)
+    assert metrics["sampling_importance_ratio"] == pytest.approx(mean_ratio(gaps), rel=1e-5)
+
+
+def test_completions_of_unknown_weights_are_not_taken_for_fresh_ones() -> None:
+    groups = make_groups([[1.0, 0.0]])
+    for rollout in groups[0].rollouts:
+        rollout.completion = replace(rollout.completion, versions=())
+    config = grpo_config(policy={"train_global_batch_size": 2}, loss_fn={"reference_policy_kl_penalty": 0.0})
+    learner = make_learner(make_model(), config.policy)
+    with pytest.raises(TrainingError, match="no old_logprobs"):
+        run(grpo.step(learner, None, groups, config, version=3))

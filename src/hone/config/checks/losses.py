@@ -29,6 +29,14 @@ def policy_loss(config: PolicyGradientConfig) -> Iterator[str]:
     yield from _importance_sampling(chosen)
     yield from _kl(chosen)
     settings = config.algorithm
+    uncorrected = next(
+        (key for key in ("force_on_policy_ratio", "disable_ppo_ratio") if getattr(chosen, key)), None
+    )
+    if settings.async_rollouts and uncorrected and not chosen.use_importance_sampling_correction:
+        yield (
+            f"{section}.async_rollouts={settings.async_rollouts} trains on samples of older weights, and with "
+            f"loss_fn.{uncorrected}=true no ratio corrects it: set loss_fn.use_importance_sampling_correction to true"
+        )
     completions = settings.num_prompts_per_step * settings.num_generations_per_prompt
     updates = settings.updates_per_rollout * (completions // config.policy.train_global_batch_size)
     if chosen.force_on_policy_ratio and updates > 1:

@@ -125,6 +125,18 @@ def generators(config: OnlineConfig) -> Iterator[str]:
             yield f"{head}.resources.{key}={wanted}: set it to null, which is all {there} of cluster.{total}"
 
 
+def lookahead(config: RLConfig) -> Iterator[str]:
+    """Rollouts that are sampled while the learner trains."""
+    key, generation = f"{own_section(config)}.async_rollouts", config.policy.generation
+    if config.algorithm.async_rollouts is None:
+        return
+    if generation.colocated.enabled:
+        yield (
+            f"{key}={config.algorithm.async_rollouts}: the learner's processes cannot sample while they train. Set "
+            "policy.generation.colocated.enabled to false"
+        )
+
+
 def rewards(config: RLConfig) -> Iterator[str]:
     """Rewards that are trained on."""
     settings, policy, section = config.algorithm, config.policy, own_section(config)

@@ -145,6 +145,12 @@ def sampling(s: Settings) -> Iterator[Adjustment]:
         yield Adjustment(dynamic, True, more)
 
 
+def apart(s: Settings) -> Iterator[Adjustment]:
+    """Who samples while the learner trains has processes of its own."""
+    if s[f"{s.section}.async_rollouts"]:
+        yield Adjustment("policy.generation.colocated.enabled", False, f"{s.section}.async_rollouts")
+
+
 def goal(s: Settings) -> Iterator[Adjustment]:
     """A stopping threshold without a metric is for the metric that ranks checkpoints."""
     metric, threshold = (f"{s.section}.stop_at_validation_{part}" for part in ("metric", "threshold"))

@@ -93,6 +93,10 @@ class RLSection(OnlineSection):
 
     reward_scaling: RewardScalingConfig = section(RewardScalingConfig)
     reward_shaping: RewardShapingConfig = section(RewardShapingConfig)
+    async_rollouts: Literal["lookahead"] | None = None
+    """`lookahead`: while a step trains, the rollouts of the next one are sampled, by the weights before it; a run can
+    be repeated, and goes on to the bit after a kill. Generation needs processes of its own. null: sampling and training
+    take turns."""
     use_dynamic_sampling: bool = False
     """DAPO's dynamic sampling: drop groups whose rewards are all equal, and sample further prompts until
     num_prompts_per_step groups remain."""

@@ -144,13 +144,9 @@ class RewardPool:
         workers = [worker for pool in self._pools() for worker in pool.workers]
         return [worker.pid for worker in workers if worker.pid is not None]
 
-    def metrics(self, taken: Iterable[str] = ()) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         """Since the last call: the means of the numbers reported with `log_metric`; `workers_retried` (completions that
-        were retried after a chunk failed); `workers_killed` (or found dead); `weight_NAME` of each scheduled weight.
-
-        Raises RewardError if a function reported a name in `taken`, the columns of the run."""
-        for name in sorted(self._metrics.keys() & set(taken)):
-            raise RewardError(f"a reward function {reserved(name)}")
+        were retried after a chunk failed); `workers_killed` (or found dead); `weight_NAME` of each scheduled weight."""
         means = {name: sum(values) / len(values) for name, values in self._metrics.items()}
         counts = {f"workers_{name}": float(self._counts[name]) for name in ("retried", "killed")}
         self._metrics.clear()
@@ -247,3 +243,11 @@ async def _all(coroutines: Iterable[Coroutine[Any, Any, bool]]) -> list[bool]:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         raise
+
+
+def checked_names(measured: dict[str, float], taken: Iterable[str]) -> dict[str, float]:
+    """What `RewardPool.metrics` measured. Raises RewardError if a function reported a name in `taken`, the columns of
+    the run."""
+    for name in sorted(measured.keys() & set(taken)):
+        raise RewardError(f"a reward function {reserved(name)}")
+    return measured

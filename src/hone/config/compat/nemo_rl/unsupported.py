@@ -118,8 +118,25 @@ def _rl(section: str) -> list[KeyRule]:
     }
     return [
         *only(NONE, reasons, f"{section}."),
-        allowed(f"{asynchronous}.enabled", OFF, "rollouts and training take turns; set it to false"),
-        *ignored(f"{asynchronous}.enabled is off", f"{asynchronous}.**"),
+        KeyRule(
+            f"{asynchronous}.**",
+            f"{asynchronous}.enabled is off",
+            while_off=Switch(f"{asynchronous}.enabled"),
+        ),
+        allowed(f"{asynchronous}.max_trajectory_age_steps", (1,), "rollouts are one step ahead; set it to 1"),
+        allowed(
+            f"{asynchronous}.in_flight_weight_updates", OFF, "a rollout has one version; set it to false"
+        ),
+        allowed(f"{asynchronous}.max_generation_failures", (0,), "a lost generator is replaced; set it to 0"),
+        *ignored(
+            "a rollout has one version of the weights",
+            f"{asynchronous}.recompute_kv_cache_after_weight_updates",
+        ),
+        *ignored(
+            "a checkpoint holds the rollouts that are ahead",
+            f"{asynchronous}.warmup_generation_lead_steps",
+            f"{asynchronous}.drop_incomplete_targets_on_restore",
+        ),
         allowed("reward_penalties.token_ids", EMPTY, "write it as a reward function"),
         allowed(
             "reward_penalties.*", OFF, "write it as a reward function, such as `format`; set it to false"

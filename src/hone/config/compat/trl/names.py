@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hone.config.alias import Alias, Context, KeyRule, allowed, choice, ignored
+from hone.config.alias import Alias, Context, KeyRule, allowed, flag, ignored
 from hone.config.schema import ROOTS, EvalConfig, OnlineConfig, section_of
 
 TRAINING: dict[str, str] = {
@@ -88,12 +88,6 @@ def _report_to(value: Any, context: Context) -> dict[str, Any]:
     return found if "tensorboard" in names else {**found, "logger.tensorboard_enabled": False}
 
 
-def _flag(what: str, on: str, off: str) -> Any:
-    """Translates true and false to two values of a Hone key."""
-    translate = choice(what, {"true": on, "false": off})
-    return lambda value: translate(str(value).lower())
-
-
 def _beta(value: Any) -> Any:
     """A beta, given alone or as a list of one. Raises ValueError for TRL's list of betas by epoch."""
     if isinstance(value, list) and len(value) > 1:
@@ -117,14 +111,14 @@ def aliases(algorithm: str) -> list[Alias]:
         for name, key in names.items()
     ]
     found += [
-        Alias("bf16", ("policy.precision",), _flag("expected one of", "bfloat16", "float32")),
-        Alias("fp16", ("policy.precision",), _flag("expected one of", "float16", "float32")),
+        Alias("bf16", ("policy.precision",), flag("expected one of", "bfloat16", "float32")),
+        Alias("fp16", ("policy.precision",), flag("expected one of", "float16", "float32")),
         Alias("report_to", ("logger.wandb_enabled",), compute=_report_to),
     ]
     if algorithm == "online-dpo":
         found.append(Alias("beta", ("online_dpo.beta",), _beta))
     if online:
-        found.append(Alias("use_vllm", ("policy.generation.backend",), _flag("expected", "vllm", "builtin")))
+        found.append(Alias("use_vllm", ("policy.generation.backend",), flag("expected", "vllm", "builtin")))
         vllm = "policy.generation.vllm_cfg."
         found += [
             Alias(f"vllm_{key}", (vllm + key,)) for key in ("gpu_memory_utilization", "tensor_parallel_size")

@@ -1,0 +1,219 @@
+"""Where a step of the online loop gets its rollouts: sampled when it needs them, or while the step before trains."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import Coroutine, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from typing import Any
+
+from hone.config.schema import RLConfig
+from hone.data import PromptData
+from hone.rollout.dynamic_sampling import DynamicSamplingSpec, Weight, sample_informative_groups
+from hone.rollout.sampler import OnEnd, RolloutSampler
+from hone.types import Completion, Group, Prompt, Rollout, VersionSpan
+
+
+@dataclass
+class RolloutBatch:
+    """The rollouts of a step."""
+
+    step: int
+    groups: list[Group]
+    """Those to train on: all of `drawn`, or with dynamic sampling some of them."""
+    drawn: list[Group]
+    metrics: dict[str, float] = field(default_factory=dict)
+    """Of their sampling."""
+    reported: dict[str, float] = field(default_factory=dict)
+    """What the reward pool counted and reward functions reported (`RewardPool.metrics`)."""
+
+
+class RolloutSource:
+    """Samples the rollouts of a step from the weights before it. Holds the position in the data."""
+
+    def __init__(
+        self, sampler: RolloutSampler, data: PromptData, total_steps: int, weight: Weight | None = None
+    ) -> None:
+        """`weight`: see DynamicSamplingSpec."""
+        self.sampler, self.data, self.total_steps, self.weight = sampler, data, total_steps, weight
+
+    async def take(self, step: int, on_end: OnEnd) -> RolloutBatch:
+        """The rollouts of a step. Raises RewardError, TrainingError (see sample_informative_groups)."""
+        return await self._sample(step, on_end)
+
+    async def train(
+        self, step: int, update: Coroutine[Any, Any, dict[str, float]], on_end: OnEnd
+    ) -> dict[str, float]:
+        """Await `update`, the optimizer steps of `step`."""
+        metrics = await update
+        on_end("training")
+        return metrics
+
+    def last_step(self, step: int) -> int | None:
+        """After `step`, the last one that has prompts; None while the data go on."""
+        return step if self.data.exhausted else None
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position in the data."""
+        return self.data.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there."""
+        self.data.load_state_dict(state)
+
+    async def _sample(self, step: int, on_end: OnEnd) -> RolloutBatch:
+        sampler, config = self.sampler, self.sampler.config
+        sampler.pool.set_progress(step - 1, self.total_steps)
+        sample = partial(sampler.sample, on_end=on_end)
+        if isinstance(config, RLConfig) and config.algorithm.use_dynamic_sampling:
+            wanted = DynamicSamplingSpec.of(config.algorithm, self.weight)
+            # The last step may find too few groups. The first may not: the run would end without having trained.
+            filled = await sample_informative_groups(
+                self.data.next, sample, wanted, last=lambda: self.data.exhausted and step > 1
+            )
+            batch = RolloutBatch(step, filled.groups, filled.drawn, filled.metrics())
+        else:
+            groups = await sample(self.data.next(config.algorithm.num_prompts_per_step))
+            batch = RolloutBatch(step, groups, groups)
+        batch.metrics["epoch"] = float(self.data.epoch)
+        batch.reported = sampler.pool.metrics()
+        return batch
+
+    def end_at(self, step: int) -> None:
+        """There are no rollouts after those of `step`."""
+        self.total_steps = step
+
+
+class LookaheadSource(RolloutSource):
+    """Samples the rollouts of step k + 1 while step k trains: from the weights after step k - 1, all of them.
+
+    Which weights sample what does not depend on time, so two runs are alike. A checkpoint of step k holds the rollouts
+    of step k + 1, which its weights could not sample again. The first step, and the first after a checkpoint without
+    them, samples its own.
+
+    Needs a generator outside of the learner's processes. The learner computes in a thread of its own, so that this
+    event loop can serve generators, rewards and environments meanwhile.
+    """
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.next: RolloutBatch | None = None
+
+    async def take(self, step: int, on_end: OnEnd) -> RolloutBatch:
+        """The rollouts of a step, and how many steps old the weights were that sampled them."""
+        batch, self.next = self.next, None
+        if batch is None:
+            batch = await self._sample(step, on_end)
+        batch.metrics |= staleness(batch.drawn, step - 1)
+        return batch
+
+    async def train(
+        self, step: int, update: Coroutine[Any, Any, dict[str, float]], on_end: OnEnd
+    ) -> dict[str, float]:
+        """Await `update`, and sample the rollouts of the next step meanwhile."""
+        if step >= self.total_steps or self.data.exhausted:
+            return await super().train(step, update, on_end)
+        start = time.perf_counter()
+        sampling = asyncio.ensure_future(_timed(self._sample(step + 1, lambda part: None)))
+        try:
+            metrics = await asyncio.to_thread(asyncio.run, update)
+            trained = time.perf_counter() - start
+            on_end("training")
+            self.next, sampled = await sampling
+        except BaseException:
+            sampling.cancel()
+            with contextlib.suppress(BaseException):
+                await sampling
+            raise
+        on_end("waiting")
+        both = max(trained, sampled)
+        return metrics | {
+            "learner_idle_share": 1 - trained / both,
+            "generator_idle_share": 1 - sampled / both,
+        }
+
+    def last_step(self, step: int) -> int | None:
+        """After `step`, the last one that has rollouts; None while the data go on."""
+        last = super().last_step(step)
+        return last if last is None or self.next is None else self.next.step
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position in the data, and the rollouts of the next step."""
+        return super().state_dict() | {"next_rollouts": None if self.next is None else to_state(self.next)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there."""
+        state = dict(state)
+        found = state.pop("next_rollouts", None)
+        self.next = None if found is None else from_state(found)
+        super().load_state_dict(state)
+
+
+async def _timed(sampling: Coroutine[Any, Any, RolloutBatch]) -> tuple[RolloutBatch, float]:
+    """A batch, and the seconds that it took."""
+    start = time.perf_counter()
+    return await sampling, time.perf_counter() - start
+
+
+def staleness(groups: Sequence[Group], version: int) -> dict[str, float]:
+    """How many versions older than `version` the weights were that sampled each token: mean and maximum."""
+    spans = [span for group in groups for rollout in group.rollouts for span in rollout.completion.versions]
+    ages = [(version - span.version, span.end - span.start) for span in spans]
+    tokens = sum(count for _, count in ages)
+    return {
+        "staleness_mean": sum(age * count for age, count in ages) / tokens if tokens else 0.0,
+        "staleness_max": float(max((age for age, count in ages if count), default=0)),
+    }
+
+
+def to_state(batch: RolloutBatch) -> dict[str, Any]:
+    """Numbers, strings and containers, from which `from_state` makes the same batch."""
+    chosen = {id(group) for group in batch.groups}
+    prompts = {id(rollout.prompt): rollout.prompt for group in batch.drawn for rollout in group.rollouts}
+    index = {key: i for i, key in enumerate(prompts)}
+    return {
+        "step": batch.step,
+        "metrics": dict(batch.metrics),
+        "reported": dict(batch.reported),
+        "prompts": [_plain(asdict(prompt)) for prompt in prompts.values()],
+        "groups": [
+            {
+                "id": group.id,
+                "trained": id(group) in chosen,
+                "rollouts": [_rollout_state(one, index[id(one.prompt)]) for one in group.rollouts],
+            }
+            for group in batch.drawn
+        ],
+    }
+
+
+def from_state(state: Mapping[str, Any]) -> RolloutBatch:
+    """The batch that `to_state` was given."""
+    prompts = [Prompt(**{**one, "tokens": tuple(one["tokens"])}) for one in state["prompts"]]
+    drawn = [
+        Group(one["id"], [_rollout(found, prompts) for found in one["rollouts"]]) for one in state["groups"]
+    ]
+    groups = [group for group, one in zip(drawn, state["groups"], strict=True) if one["trained"]]
+    return RolloutBatch(state["step"], groups, drawn, dict(state["metrics"]), dict(state["reported"]))
+
+
+def _rollout_state(rollout: Rollout, prompt: int) -> dict[str, Any]:
+    plain = {name: value for name, value in vars(rollout).items() if name not in ("prompt", "completion")}
+    spans = [list(span) for span in rollout.completion.versions]
+    completion = {**vars(rollout.completion), "versions": spans}
+    return {**_plain(plain), "prompt": prompt, "completion": completion}
+
+
+def _rollout(state: Mapping[str, Any], prompts: Sequence[Prompt]) -> Rollout:
+    completion = dict(state["completion"])
+    completion["versions"] = tuple(VersionSpan(*span) for span in completion["versions"])
+    return Rollout(**{**state, "prompt": prompts[state["prompt"]], "completion": Completion(**completion)})
+
+
+def _plain(values: dict[str, Any]) -> dict[str, Any]:
+    """With values of other types, which rows and reward functions may have, as the log of rollouts writes them."""
+    return dict(json.loads(json.dumps(values, default=str)))
