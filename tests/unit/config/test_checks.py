@@ -131,6 +131,31 @@ CASES: list[tuple[str, list[str], list[str]]] = [
 ]
 
 
+AHEAD = "grpo.async_rollouts=lookahead"
+CASES += [
+    (
+        "grpo",
+        ["grpo.async_grpo.enabled=true", "grpo.async_grpo.max_trajectory_age_steps=2"],
+        ["grpo.async_grpo.max_trajectory_age_steps=2", "set it to 1"],
+    ),
+    (
+        "ppo",
+        ["ppo.async_ppo.enabled=true", "ppo.async_ppo.in_flight_weight_updates=true"],
+        ["ppo.async_ppo.in_flight_weight_updates=true", "set it to false"],
+    ),
+    (
+        "grpo",
+        [AHEAD, "policy.generation.colocated.enabled=true"],
+        [AHEAD, "Set policy.generation.colocated.enabled to false"],
+    ),
+    (
+        "grpo",
+        [AHEAD, "loss_fn.disable_ppo_ratio=true", "loss_fn.use_importance_sampling_correction=false"],
+        [AHEAD, "loss_fn.disable_ppo_ratio=true", "set loss_fn.use_importance_sampling_correction to true"],
+    ),
+]
+
+
 @pytest.mark.parametrize(("kind", "overrides", "expected"), CASES)
 def test_refused(kind: Any, overrides: list[str], expected: list[str]) -> None:
     with pytest.raises(ConfigError) as caught:

@@ -110,6 +110,21 @@ ALONE: list[tuple[str, list[str], dict[str, Any]]] = [
         {"loss_fn.use_importance_sampling_correction": True},
     ),
     ("grpo", ["loss_fn.use_kl_in_reward=true"], {"loss_fn.reference_policy_kl_type": "k1"}),
+    (
+        "grpo",
+        ["grpo.async_grpo.enabled=true"],
+        {"grpo.async_rollouts": "lookahead", "policy.generation.colocated.enabled": False},
+    ),
+    (
+        "online-dpo",
+        ["online_dpo.async_rollouts=lookahead"],
+        {"policy.generation.colocated.enabled": False},
+    ),
+    (
+        "grpo",
+        ["grpo.async_rollouts=lookahead", "loss_fn.disable_ppo_ratio=true"],
+        {"loss_fn.use_importance_sampling_correction": True},
+    ),
     # what a preset says gives way, too
     (
         "grpo",

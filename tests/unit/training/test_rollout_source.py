@@ -27,7 +27,12 @@ from hone.types import Completion, Group, Prompt, Rollout, VersionSpan
 
 def group_of(number: int, version: int, **rollout: Any) -> Group:
     prompt = Prompt(
-        f"p{number}", (1, 2, number), "text", {"answer": 3, "nested": {"a": [1, 2.5, None]}}, "data", first_completion=2
+        f"p{number}",
+        (1, 2, number),
+        "text",
+        {"answer": 3, "nested": {"a": [1, 2.5, None]}},
+        "data",
+        first_completion=2,
     )
     completion = Completion.of_version((4, 5), (-0.1, -1 / 3), "stop", version)
     return Group(prompt.id, [Rollout(prompt, completion, "ok", reward=1.0, **rollout)])

@@ -151,6 +151,13 @@ def apart(s: Settings) -> Iterator[Adjustment]:
         yield Adjustment("policy.generation.colocated.enabled", False, f"{s.section}.async_rollouts")
 
 
+def correction(s: Settings) -> Iterator[Adjustment]:
+    """Samples of older weights need a ratio, or a weight in its place."""
+    cause = f"{s.section}.async_rollouts"
+    if s[cause] and (s["loss_fn.force_on_policy_ratio"] or s["loss_fn.disable_ppo_ratio"]):
+        yield Adjustment("loss_fn.use_importance_sampling_correction", True, cause)
+
+
 def goal(s: Settings) -> Iterator[Adjustment]:
     """A stopping threshold without a metric is for the metric that ranks checkpoints."""
     metric, threshold = (f"{s.section}.stop_at_validation_{part}" for part in ("metric", "threshold"))
@@ -160,4 +167,4 @@ def goal(s: Settings) -> Iterator[Adjustment]:
 
 
 RULES: tuple[Rule, ...] = (sizes, goal)
-POLICY_GRADIENT: tuple[Rule, ...] = (groups, loss, kl, one_update)
+POLICY_GRADIENT: tuple[Rule, ...] = (groups, loss, kl, one_update, correction)

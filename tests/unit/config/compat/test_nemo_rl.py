@@ -203,7 +203,6 @@ REFUSED: list[tuple[str, list[tuple[str, str]]]] = [
         "grpo",
         [
             ("policy.draft.enabled=true", "draft model"),
-            ("grpo.async_grpo.enabled=true", "take turns"),
             ("grpo.batch_multiplier=2", "set it to 1, or grpo.use_dynamic_sampling to true"),
             ("grpo.seq_logprob_error_threshold=2.0", "set it to null"),
             ("grpo.invalid_tool_call_advantage=-1.0", "set it to null"),
@@ -232,7 +231,6 @@ REFUSED: list[tuple[str, list[tuple[str, str]]]] = [
     (
         "ppo",
         [
-            ("ppo.async_ppo.enabled=true", "take turns"),
             ("ppo.batch_multiplier=2", "set it to 1, or ppo.use_dynamic_sampling to true"),
             ("ppo.seq_logprob_error_threshold=2.0", "set it to null"),
             ("ppo.max_rollout_turns=4", "needs an environment"),
