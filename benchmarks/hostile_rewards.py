@@ -100,7 +100,7 @@ async def run(drawn: list[Hostile], size: int, workers: int) -> dict[str, Any]:
     counts: Counter[str] = Counter()
     bad: list[str] = []
     begin = time.monotonic()
-    async with open_pool(workers) as pool:
+    with open_pool(workers) as pool:
         notes = pool.notes
         for start in range(0, len(drawn), size):
             batch = drawn[start : start + size]

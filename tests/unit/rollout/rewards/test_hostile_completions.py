@@ -12,7 +12,7 @@ import pytest
 
 from hone.rollout.sandbox import IsolationError, Sandbox
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[4] / "benchmarks"))
+sys.path.append(str(Path(__file__).resolve().parents[4] / "benchmarks"))
 from hostile_completions import Hostile, completions, each_once
 from hostile_rewards import judge, open_pool, processes_left, run, wrong
 
