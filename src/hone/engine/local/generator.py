@@ -48,7 +48,7 @@ class _Row:
 
 class LocalGenerator:
     """Samples from `model`. `max_rows` sequences decode at once; a sequence, prompt included, has at most `context`.
-    Tokens from `tokens` on are never sampled."""
+    Tokens from `vocabulary_limit` on are never sampled."""
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class LocalGenerator:
         context: int,
         max_rows: int = 256,
         autocast: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
-        tokens: int | None = None,
+        vocabulary_limit: int | None = None,
     ) -> None:
         decoder: Any = base_of(model)
         keeps = "past_key_values" in inspect.signature(decoder.forward).parameters  # else it would be ignored
@@ -69,7 +69,7 @@ class LocalGenerator:
         self.tokenizer = tokenizer
         self.stop_tokens = tuple(stop_tokens)
         self.context, self.max_rows, self.autocast = context, max_rows, autocast
-        self.tokens = tokens
+        self.vocabulary_limit = vocabulary_limit
         self.version: int | None = 0
         """Of the weights; None after an update that failed, since they may be a mixture."""
         self._tried = False
@@ -164,17 +164,17 @@ class LocalGenerator:
         own = () if sampling.ignore_eos else self.stop_tokens
         stops = torch.tensor(sorted({*own, *sampling.stop_token_ids}), dtype=torch.long)
         stops = stops.to(self.model.device)
-        holding = ConstraintTracker(sampling, stops, self.tokens)
+        constraints = ConstraintTracker(sampling, stops, self.vocabulary_limit)
         logits, cache, mask = self._prefill(prompts, rows, room=max(row.limit for row in rows))
         alive = list(rows)
         seeds = torch.tensor([row.seed for row in alive])  # on the CPU: Apple's GPU has no fp64
         lengths = mask.sum(1)
-        holding.begin([prompts[row.prompt].tokens for row in alive], logits.shape[-1])
+        constraints.begin([prompts[row.prompt].tokens for row in alive], logits.shape[-1])
         for step in range(max(row.limit for row in rows)):
             beat()
             draws = uniform(seeds, torch.full_like(seeds, step))
-            tokens, logprobs = sample(logits, draws, sampling, holding.at(step))
-            holding.add(tokens)
+            tokens, logprobs = sample(logits, draws, sampling, constraints.at(step))
+            constraints.add(tokens)
             ended = torch.isin(tokens, stops)
             self._check_finite(prompts, alive, logprobs, logits.dtype, sampling)
             finished = self._record(alive, tokens, logprobs, ended, sampling, step)
@@ -184,13 +184,22 @@ class LocalGenerator:
             if len(keep) <= COMPACT_BELOW * len(alive):
                 index = torch.tensor(keep, device=logits.device)
                 kv_cache.select_rows(cache, index)
-                holding.keep(index)
+                constraints.keep(index)
                 tokens, mask, seeds, lengths = tokens[index], mask[index], seeds[keep], lengths[index]
                 alive = [alive[i] for i in keep]
             mask = torch.cat([mask, mask.new_ones(len(alive), 1)], dim=1)
-            attention = mask[:, None, None, :] if self._plain_mask else mask
-            logits = self._forward(tokens[:, None], lengths[:, None], attention, cache)
+            logits = self._forward(
+                tokens[:, None], lengths[:, None], self._attention_mask(mask, logits.dtype), cache
+            )
             lengths = lengths + 1
+
+    def _attention_mask(self, mask: Tensor, dtype: torch.dtype) -> Tensor:
+        """For one new token: 0 and -inf, which attention would make of booleans in every layer; or the padding mask."""
+        if not self._plain_mask:
+            return mask
+        if not dtype == self.model.dtype == torch.float32:
+            return mask[:, None, None, :]
+        return torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, -torch.inf)[:, None, None, :]
 
     def _check_finite(
         self,

@@ -143,7 +143,7 @@ def _generator(
         context=config.policy.max_total_sequence_length,
         max_rows=config.policy.generation_batch_size,
         autocast=partial(autocast, model.device.type, _generator_dtype(config, model.device)),
-        tokens=readable_tokens(config),
+        vocabulary_limit=readable_tokens(config),
     )
 
 

@@ -23,25 +23,26 @@ def uniform(seeds_B: Tensor, positions_B: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class LogitConstraints:
-    """What holds for the next token of a batch's rows beside its settings."""
+    """Constraints on the next token of each row of a batch, beside its sampling settings."""
 
     seen_BV: Tensor | None = None
     """Which tokens each row has already, prompt included: for repetition_penalty."""
-    barred: Tensor | None = None
-    """Tokens that may not come now: those that would end a row that is to be longer."""
-    tokens: int | None = None
-    """Tokens from this number on never come."""
+    suppressed: Tensor | None = None
+    """Tokens that cannot be sampled now: those that would end a row before its least length."""
+    vocabulary_limit: int | None = None
+    """Tokens from this number on are never sampled."""
 
-    def move(self, logits_BV: Tensor, penalty: float) -> Tensor:
-        """The logits that are sampled from: those given, where nothing is held against any token."""
+    def apply(self, logits_BV: Tensor, penalty: float) -> Tensor:
+        """The logits to sample from; `logits_BV` itself where no constraint is active."""
         if self.seen_BV is not None and penalty != 1.0:  # CTRL, arXiv 1909.05858 section 4.1
             less_BV = torch.where(logits_BV > 0, logits_BV / penalty, logits_BV * penalty)
             logits_BV = torch.where(self.seen_BV, less_BV, logits_BV)
-        if self.barred is not None:
-            logits_BV = logits_BV.index_fill(-1, self.barred, -torch.inf)
-        if self.tokens is not None and self.tokens < logits_BV.shape[-1]:
+        if self.suppressed is not None:
+            logits_BV = logits_BV.index_fill(-1, self.suppressed, -torch.inf)
+        if self.vocabulary_limit is not None and self.vocabulary_limit < logits_BV.shape[-1]:
             logits_BV = logits_BV.masked_fill(
-                torch.arange(logits_BV.shape[-1], device=logits_BV.device) >= self.tokens, -torch.inf
+                torch.arange(logits_BV.shape[-1], device=logits_BV.device) >= self.vocabulary_limit,
+                -torch.inf,
             )
         return logits_BV
 
@@ -50,54 +51,57 @@ UNCONSTRAINED = LogitConstraints()
 
 
 class ConstraintTracker:
-    """Keeps what holds for rows while they go on, one token a step. `ends` [E]: the tokens that end a row."""
+    """Follows the constraints of a batch's rows, token by token. `stop_tokens` [E]: the tokens that end a row."""
 
-    def __init__(self, sampling: Sampling, ends: Tensor, tokens: int | None = None) -> None:
-        self.sampling, self.ends, self.tokens = sampling, ends, tokens
+    def __init__(self, sampling: Sampling, stop_tokens: Tensor, vocabulary_limit: int | None = None) -> None:
+        self.sampling, self.stop_tokens, self.vocabulary_limit = sampling, stop_tokens, vocabulary_limit
         self.seen_BV: Tensor | None = None
 
     def begin(self, prompts: Sequence[Sequence[int]], vocabulary: int) -> None:
-        """Rows with these prompts."""
+        """Start with rows that have these prompts."""
         if self.sampling.repetition_penalty != 1.0:
             seen_BV = torch.zeros(len(prompts), vocabulary, dtype=torch.bool)
             for row, prompt in enumerate(prompts):
                 seen_BV[row, list(prompt)] = True
-            self.seen_BV = seen_BV.to(self.ends.device)
+            self.seen_BV = seen_BV.to(self.stop_tokens.device)
 
     def at(self, step: int) -> LogitConstraints:
-        """What holds for the token of a step, from 0."""
-        return LogitConstraints(
-            self.seen_BV, self.ends if step < self.sampling.min_new_tokens else None, self.tokens
-        )
+        """The constraints on the token of a step, counted from 0."""
+        suppressed = self.stop_tokens if step < self.sampling.min_new_tokens else None
+        return LogitConstraints(self.seen_BV, suppressed, self.vocabulary_limit)
 
     def add(self, tokens_B: Tensor) -> None:
-        """Every row goes on with its token."""
+        """Append a token to every row."""
         if self.seen_BV is not None:
             self.seen_BV.scatter_(1, tokens_B[:, None], True)
 
     def keep(self, index: Tensor) -> None:
-        """Only these rows go on."""
+        """Drop all rows but these."""
         if self.seen_BV is not None:
             self.seen_BV = self.seen_BV[index]
 
 
 def sample(
-    logits_BV: Tensor, draws_B: Tensor, sampling: Sampling, held: LogitConstraints = UNCONSTRAINED
+    logits_BV: Tensor, draws_B: Tensor, sampling: Sampling, constraints: LogitConstraints = UNCONSTRAINED
 ) -> tuple[Tensor, Tensor]:
     """Tokens [B] and their log-probabilities [B]: fp32, of softmax(logits / temperature), the model's own distribution.
-    What is left out or moved by top-k, top-p, min-p, a penalty or `held` does not change them.
+    Top-k, top-p, min-p, a penalty and `constraints` do not change the log-probabilities.
 
     Inverse transform sampling: the first token at which the cumulative probability passes the draw. `draws_B` may be
     on another device.
     """
     logits_BV = logits_BV.float()
-    moved_BV = held.move(logits_BV, sampling.repetition_penalty)
+    adjusted_BV = constraints.apply(logits_BV, sampling.repetition_penalty)
     if sampling.temperature == 0:
         logprobs_BV = logits_BV.log_softmax(-1)
-        tokens_B = moved_BV.argmax(-1)
+        tokens_B = adjusted_BV.argmax(-1)
     else:
-        logprobs_BV = (logits_BV / sampling.temperature).log_softmax(-1)
-        own_BV = logprobs_BV if moved_BV is logits_BV else (moved_BV / sampling.temperature).log_softmax(-1)
+        logprobs_BV = _tempered(logits_BV, sampling.temperature).log_softmax(-1)
+        own_BV = (
+            logprobs_BV
+            if adjusted_BV is logits_BV
+            else _tempered(adjusted_BV, sampling.temperature).log_softmax(-1)
+        )
         cumulative_BV = filtered(own_BV.exp(), sampling).cumsum(-1)
         total_B1 = cumulative_BV[:, -1:].contiguous()
         thresholds_B1 = draws_B[:, None].to(total_B1.dtype).to(total_B1.device) * total_B1
@@ -107,6 +111,11 @@ def sample(
         tokens_B = torch.minimum(tokens_B1, last_B1).squeeze(1)
         tokens_B = tokens_B.clamp(max=logits_BV.shape[-1] - 1)  # of nan; the log-probability says so
     return tokens_B, logprobs_BV.gather(1, tokens_B[:, None]).squeeze(1)
+
+
+def _tempered(logits_BV: Tensor, temperature: float) -> Tensor:
+    """To divide by 1 is a pass over the whole vocabulary that changes nothing."""
+    return logits_BV if temperature == 1 else logits_BV / temperature
 
 
 def filtered(probabilities_BV: Tensor, sampling: Sampling) -> Tensor:

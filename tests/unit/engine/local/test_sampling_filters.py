@@ -60,8 +60,8 @@ def test_the_distribution_is_that_of_transformers(name: str) -> None:
     logits = 2 * torch.randn(ROWS, TOKENS, generator=generator)
     ids = torch.randint(0, TOKENS, (ROWS, WIDTH), generator=generator)
     seen = torch.zeros(ROWS, TOKENS, dtype=torch.bool).scatter_(1, ids, True)
-    barred = torch.tensor([EOS, 5]) if s.min_new_tokens else None
-    moved = LogitConstraints(seen, barred).move(logits, s.repetition_penalty)
+    suppressed = torch.tensor([EOS, 5]) if s.min_new_tokens else None
+    moved = LogitConstraints(seen, suppressed).apply(logits, s.repetition_penalty)
     ours = filtered((moved / s.temperature).softmax(-1), s)
     theirs = peer(ids, logits, s, prompt=WIDTH - 2)
     torch.testing.assert_close(ours / ours.sum(-1, keepdim=True), theirs, rtol=1e-5, atol=1e-7)
@@ -75,7 +75,7 @@ def test_log_probabilities_are_the_models_own(temperature: float) -> None:
     seen = torch.ones(ROWS, TOKENS, dtype=torch.bool)
     seen[:, ::2] = False
     s = Sampling(9, temperature=temperature, min_p=0.2, repetition_penalty=3.0)
-    held = LogitConstraints(seen, torch.tensor([EOS]), tokens=20)
+    held = LogitConstraints(seen, torch.tensor([EOS]), vocabulary_limit=20)
     draws = torch.rand(ROWS, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
     tokens, logprobs = sample(logits, draws, s, held)
     own = (logits / (temperature or 1.0)).log_softmax(-1)
@@ -86,7 +86,7 @@ def test_log_probabilities_are_the_models_own(temperature: float) -> None:
 
 def completions(**settings: Any) -> list[Completion]:
     limit = settings.pop("tokens", None)
-    generator = make_generator(make_model(), stops=(EOS, 5), tokens=limit)
+    generator = make_generator(make_model(), stops=(EOS, 5), vocabulary_limit=limit)
     done = run(generator.generate(make_prompts(), Sampling(12, **settings), count=6))
     return [one for group in done for one in group]
 
