@@ -107,7 +107,7 @@ def report(summary: dict[str, Any], out: Path) -> str:
 def _run(command: Literal["sft", "grpo", "eval"], overrides: list[str]) -> dict[str, Any]:
     from hone.config import load
 
-    result: dict[str, Any] = lazy(main_of(command))(load(command, embedded.recipe(command), overrides))
+    result: dict[str, Any] = lazy(main_of(command))(load(command, embedded.RECIPES[command], overrides))
     return result
 
 

@@ -41,9 +41,9 @@ def load_rows(entry: Any, *, role: str) -> Rows:
 
 
 def _load(path: str, subset: str | None, split: str | None, limit: int | None, role: str) -> Rows:
-    from hone.embedded import dataset_rows, is_embedded_dataset
+    from hone.embedded import DATASETS, dataset_rows
 
-    if is_embedded_dataset(path):
+    if path in DATASETS:
         return ListRows(dataset_rows(path, split or role, limit), f"{path} ({split or role})")
     local = Path(path).expanduser()
     if files.is_remote(path) or local.exists():

@@ -5,24 +5,6 @@
 `preference_pairs`). No torch is imported here. `scripts/build_embedded.py` in the repository rebuilds every file.
 """
 
-from hone.embedded.resources import (
-    DATASETS,
-    MODELS,
-    RECIPES,
-    dataset_rows,
-    is_embedded_dataset,
-    is_embedded_model,
-    model_path,
-    recipe,
-)
+from hone.embedded.resources import DATASETS, MODELS, RECIPES, dataset_rows
 
-__all__ = [
-    "DATASETS",
-    "MODELS",
-    "RECIPES",
-    "dataset_rows",
-    "is_embedded_dataset",
-    "is_embedded_model",
-    "model_path",
-    "recipe",
-]
+__all__ = ["DATASETS", "MODELS", "RECIPES", "dataset_rows"]

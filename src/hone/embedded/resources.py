@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hone.embedded import preference_pairs, task
-from hone.errors import ConfigError, DataError, ModelError
+from hone.errors import DataError
 
 _HERE = Path(__file__).resolve().parent
 MODELS = {"hone/tiny": _HERE / "tiny", "hone/tiny-sft": _HERE / "tiny-sft"}
@@ -16,23 +16,6 @@ RECIPES = {path.stem: path for path in sorted((_HERE / "recipes").glob("*.yaml")
 """The YAML file of settings for the tiny model, by command."""
 
 
-def is_embedded_model(name: str) -> bool:
-    """Whether an embedded model has this name."""
-    return name in MODELS
-
-
-def model_path(name: str) -> Path:
-    """The folder of an embedded model. Raises ModelError for another name."""
-    if name not in MODELS:
-        raise ModelError(f"There is no embedded model '{name}'; the names are {', '.join(MODELS)}.")
-    return MODELS[name]
-
-
-def is_embedded_dataset(name: str) -> bool:
-    """Whether an embedded dataset has this name."""
-    return name in DATASETS
-
-
 def dataset_rows(name: str, split: str, limit: int | None = None) -> list[dict[str, Any]]:
     """The first `limit` rows of an embedded dataset's split (None: all). Raises DataError for another name or split."""
     if name not in DATASETS:
@@ -40,10 +23,3 @@ def dataset_rows(name: str, split: str, limit: int | None = None) -> list[dict[s
             f"There is no embedded dataset '{name}'; the names are {', '.join(sorted(DATASETS))}."
         )
     return DATASETS[name](split, limit)
-
-
-def recipe(name: str) -> Path:
-    """The YAML file of settings for the tiny model, by command. Raises ConfigError for another command."""
-    if name not in RECIPES:
-        raise ConfigError(f"There is no embedded recipe '{name}'; the names are {', '.join(RECIPES)}.")
-    return RECIPES[name]

@@ -42,8 +42,8 @@ def resolve(name: str, *, needs: tuple[str, ...] = ("config.json",)) -> str:
     Raises ModelError for what looks like a path and does not exist.
     """
     check_local(name, "model")
-    if embedded.is_embedded_model(name):
-        return str(embedded.model_path(name))
+    if name in embedded.MODELS:
+        return str(embedded.MODELS[name])
     looks_like_path = name.startswith((".", "/", "~")) or name.count("/") > 1
     path = Path(name).expanduser()
     if path.is_dir():
@@ -84,7 +84,7 @@ def load_model(
             name, overrides or {}, scalar=scalar, fresh_head=fresh_head, trust_remote_code=trust_remote_code
         )
         if Path(source).is_dir() and not any(any(Path(source).glob(kind)) for kind in WEIGHT_FILES):
-            if not embedded.is_embedded_model(name):
+            if name not in embedded.MODELS:
                 raise ModelError(f"{name} has a config.json but no weights (*.safetensors)")
             if quantization is not None:
                 raise ModelError(f"{name} has no weights to hold in 4 bits: name a model that has")

@@ -80,9 +80,8 @@ def recipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for kind, text in RECIPES.items():
         (folder / f"{kind}.yaml").write_text(text)
     module = types.ModuleType("hone.embedded")
-    module.is_embedded_model = lambda name: name in ("hone/tiny", "hone/tiny-sft")  # type: ignore[attr-defined]
-    module.RECIPES = RECIPES  # type: ignore[attr-defined]
-    module.recipe = lambda kind: folder / f"{kind}.yaml"  # type: ignore[attr-defined]
+    module.MODELS = ("hone/tiny", "hone/tiny-sft")  # type: ignore[attr-defined]
+    module.RECIPES = {kind: folder / f"{kind}.yaml" for kind in RECIPES}  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "hone.embedded", module)
     monkeypatch.setattr(hone, "embedded", module, raising=False)
     return folder

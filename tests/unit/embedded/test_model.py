@@ -11,7 +11,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hone import embedded
 from hone.embedded import task
-from hone.errors import ConfigError, ModelError
 
 SCRIPTS = Path(__file__).parents[3] / "scripts"
 NAMES = ["hone/tiny", "hone/tiny-sft"]
@@ -19,7 +18,7 @@ NAMES = ["hone/tiny", "hone/tiny-sft"]
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return AutoTokenizer.from_pretrained(embedded.model_path("hone/tiny"))
+    return AutoTokenizer.from_pretrained(embedded.MODELS["hone/tiny"])
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +99,7 @@ def test_a_longer_conversation_begins_with_the_shorter_one(tokenizer):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_folders_are_complete(name: str):
-    folder = embedded.model_path(name)
+    folder = embedded.MODELS[name]
     files = {"config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"}
     weights = {"model.safetensors"} if name == "hone/tiny-sft" else set()
     assert {path.name for path in folder.iterdir()} == files | weights | {"chat_template.jinja"}
@@ -115,25 +114,18 @@ def test_text_files_are_those_that_the_script_builds(build, tmp_path):
 
 
 def test_shipped_weights_are_half_good(build):
-    model = AutoModelForCausalLM.from_pretrained(embedded.model_path("hone/tiny-sft"))
+    model = AutoModelForCausalLM.from_pretrained(embedded.MODELS["hone/tiny-sft"])
     assert {weight.dtype for weight in model.parameters()} == {torch.float32}
     assert 0.8e6 < sum(weight.numel() for weight in model.parameters()) < 1.2e6
-    assert 0.2 <= build.accuracy(embedded.model_path("hone/tiny-sft"), 128) <= 0.5
-
-
-def test_names():
-    assert embedded.is_embedded_model("hone/tiny")
-    assert not embedded.is_embedded_model("hone/big")
-    with pytest.raises(ModelError, match=r"no embedded model 'hone/big'.*hone/tiny, hone/tiny-sft"):
-        embedded.model_path("hone/big")
-    with pytest.raises(ConfigError, match="no embedded recipe 'kto'"):
-        embedded.recipe("kto")
+    assert 0.2 <= build.accuracy(embedded.MODELS["hone/tiny-sft"], 128) <= 0.5
 
 
 def test_recipes_load_and_agree_with_the_script(build):
     from hone.config import load
 
-    sft, grpo, evaluation = (load(kind, embedded.recipe(kind), []).config for kind in ("sft", "grpo", "eval"))
+    sft, grpo, evaluation = (
+        load(kind, embedded.RECIPES[kind], []).config for kind in ("sft", "grpo", "eval")
+    )
     assert sft.policy.model_name == "hone/tiny"
     assert grpo.policy.model_name == evaluation.generation.model_name == "hone/tiny-sft"
     batch, steps = sft.policy.train_global_batch_size, sft.sft.max_num_steps

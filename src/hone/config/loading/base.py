@@ -56,7 +56,7 @@ def _recipe(translation: KeyTranslation, *, rewarded: bool) -> tuple[dict[str, A
     from hone import embedded  # only names of embedded models: nothing heavy is imported
 
     name = translation.value_given(model_key(translation.algorithm))
-    own = isinstance(name, str) and embedded.is_embedded_model(name)
+    own = isinstance(name, str) and name in embedded.MODELS
     dataset = ("data",) if translation.algorithm == "eval" else ("data", "train")
     has_data = any(
         path[: len(dataset)] == dataset and path[-1] == "dataset_name" for path in translation.given
@@ -66,7 +66,7 @@ def _recipe(translation: KeyTranslation, *, rewarded: bool) -> tuple[dict[str, A
         return {}, []
     if translation.algorithm not in embedded.RECIPES:
         return {}, []
-    tree = files.merged(files.chain(FilePath(embedded.recipe(translation.algorithm))))
+    tree = files.merged(files.chain(FilePath(embedded.RECIPES[translation.algorithm])))
     if has_data:
         tree.pop("data", None)
     if own:
