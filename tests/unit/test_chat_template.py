@@ -67,7 +67,7 @@ def test_the_model_stops_where_turns_end_and_says_so_at_the_start() -> None:
     model = load_model("hone/tiny")
     model.generation_config.eos_token_id = model.config.eos_token_id = tokenizer.eos_token_id
     assert stop_tokens(model, tokenizer) == both
-    notice = "assistant turns with <|im_end|>, where the tokenizer's end of sequence is <|endoftext|>"
+    notice = "assistant turns with <|im_end|>; the tokenizer's end of sequence is <|endoftext|>"
     config = tiny.grpo_config(policy={"model_name": "hone/tiny"})
     with build(config, tokenizer) as parts:
         assert set(both) <= set(parts.generator.stop_tokens)
