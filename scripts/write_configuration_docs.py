@@ -26,9 +26,9 @@ keys and values (also for zsh and fish). `examples/aliases.sh` has short command
 
 **No setting is silently without effect.** A setting that the others make irrelevant (`logger.wandb.name` without
 `logger.wandb_enabled`), and one that only NeMo RL has, is either ignored with a line that says why (at the start,
-in `hone plan` and in `run.json`) or refused. For example, this version has no vLLM: with
-`policy.generation.backend=vllm` a line says that the built-in generator samples instead, from the same
-distribution.
+in `hone plan` and in `run.json`) or refused. For example, with
+`policy.generation.backend=vllm` where vLLM is not installed, a line says that the built-in generator samples
+instead.
 
 **Defaults follow what you give.** A value of yours takes precedence over those of a recipe, a preset and the
 schema, and they adapt to it: `hone sft policy.train_global_batch_size=8` has micro-batches of 8, whatever the

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cluster_runs import RANDOM, finish, output_of, processes_of, same_end, start, until_step
@@ -19,7 +20,8 @@ APART = (
 ONE_PROCESS = ("cluster.cpu_workers_per_node=null", "cluster.gpus_per_node=0")
 TWO_GENERATORS = ("cluster.cpu_workers_per_node=3", "policy.generation.colocated.resources.gpus_per_node=2")
 SETTINGS = {"a child process": ONE_PROCESS, "actors": TWO_GENERATORS}
-TIMES = ("seconds", "tokens_per_s", "memory", "utilization")
+AHEAD = "grpo.async_rollouts=lookahead"
+TIMES = ("seconds", "tokens_per_s", "memory", "utilization", "idle_share")
 
 
 def rollouts_of(run: Path) -> dict[str, str]:
@@ -31,6 +33,15 @@ def numbers_of(run: Path) -> list[dict[str, str]]:
 
 
 @pytest.fixture(scope="module")
+def ahead(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Rollouts are sampled one step ahead, by a child process."""
+    run = tmp_path_factory.mktemp("ahead") / "run"
+    finish(start(run, *APART, *ONE_PROCESS, AHEAD, kind="grpo"), run)
+    assert {row["staleness_max"] for row in metric_rows(run)[1:]} == {"1"}
+    return run
+
+
+@pytest.fixture(scope="module")
 def colocated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("colocated") / "run"
     settings = (*APART, *ONE_PROCESS, "policy.generation.colocated.enabled=true")
@@ -38,13 +49,8 @@ def colocated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("where", SETTINGS)
-def test_a_generator_may_be_killed_and_the_end_is_that_of_one_process(
-    where: str, colocated: Path, tmp_path: Path
-) -> None:
-    run = tmp_path / "run"
-    process = start(run, *APART, *SETTINGS[where], kind="grpo")
+def finish_after_a_generator_is_killed(process: Any, run: Path, where: str) -> None:
+    """Kill one at a random step, and wait for the end of the run."""
     until_step(run, RANDOM.randrange(2, STEPS - 4), process)
     workers = processes_of(process, "hone generator" if where == "a child process" else "ray::EngineWorker")
     victim = RANDOM.choice(
@@ -55,6 +61,16 @@ def test_a_generator_may_be_killed_and_the_end_is_that_of_one_process(
     assert f"(pid {victim.pid}" in output_of(run)
     assert "starting generator" in output_of(run)
     assert "with new workers" not in output_of(run), "the learner goes on"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("where", SETTINGS)
+def test_a_generator_may_be_killed_and_the_end_is_that_of_one_process(
+    where: str, colocated: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    process = start(run, *APART, *SETTINGS[where], kind="grpo")
+    finish_after_a_generator_is_killed(process, run, where)
     assert rollouts_of(run) == rollouts_of(colocated)
     assert numbers_of(run) == numbers_of(colocated)
     if where == "a child process":
@@ -62,3 +78,15 @@ def test_a_generator_may_be_killed_and_the_end_is_that_of_one_process(
     weights = re.search(r"weights by (\S+)", output_of(run))
     assert weights is not None
     assert not Path(weights[1]).exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("where", SETTINGS)
+def test_a_generator_that_samples_ahead_may_be_killed(where: str, ahead: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    process = start(run, *APART, *SETTINGS[where], AHEAD, kind="grpo")
+    finish_after_a_generator_is_killed(process, run, where)
+    assert rollouts_of(run) == rollouts_of(ahead)
+    assert numbers_of(run) == numbers_of(ahead)
+    if where == "a child process":
+        same_end(run, ahead, STEPS)

@@ -95,7 +95,7 @@ def test_killed_twice(kind, place, run_dir, uninterrupted):
         *("sft", "grpo"),
         *(
             pytest.param(kind, marks=pytest.mark.long)
-            for kind in ("dpo", "rm", "ppo", "distill", "online-dpo")
+            for kind in ("dpo", "rm", "ppo", "distill", "online-dpo", "lookahead")
         ),
     ],
 )
