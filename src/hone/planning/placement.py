@@ -64,11 +64,13 @@ def hardware_of(cluster: ClusterConfig, nodes: int | None = None) -> Hardware:
 def split_devices(config: TrainingConfig, hardware: Hardware) -> tuple[Hardware, Hardware | None]:
     """Of a run's devices those of the learner, and those of generators in a group of their own (None: they share).
 
-    Raises ConfigError for a single GPU, which a generator in a process of its own would have to share.
+    Raises ConfigError for a single GPU, which a built-in generator in a process of its own would have to share.
     """
     if not isinstance(config, OnlineConfig) or config.policy.generation.colocated.enabled:
         return hardware, None
     if hardware.count == 1:
+        if vllm_generates(config) and not hardware.elastic:  # its server takes a share of the GPU
+            return hardware, None
         if not hardware.elastic:
             raise ConfigError(
                 "policy.generation.colocated.enabled=false needs a GPU for the generator, and there is one in all: set "

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import ctypes
 import json
+import threading
 import time
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -13,6 +14,7 @@ from typing import Any
 
 from hone.config.schema import RLConfig
 from hone.data import PromptData
+from hone.errors import DataError, RewardError, TrainingError
 from hone.rollout.dynamic_sampling import DynamicSamplingSpec, Weight, sample_informative_groups
 from hone.rollout.sampler import OnEnd, RolloutSampler
 from hone.types import Completion, Group, Prompt, Rollout, VersionSpan
@@ -40,10 +42,13 @@ class RolloutSource:
     ) -> None:
         """`weight`: see DynamicSamplingSpec."""
         self.sampler, self.data, self.total_steps, self.weight = sampler, data, total_steps, weight
+        self.next: RolloutBatch | None = None
+        """Rollouts that are ahead: of the next step."""
 
     async def take(self, step: int, on_end: OnEnd) -> RolloutBatch:
         """The rollouts of a step. Raises RewardError, TrainingError (see sample_informative_groups)."""
-        return await self._sample(step, on_end)
+        batch, self.next = self.next, None
+        return batch or await self._sample(step, on_end)
 
     async def train(
         self, step: int, update: Coroutine[Any, Any, dict[str, float]], on_end: OnEnd
@@ -54,15 +59,20 @@ class RolloutSource:
         return metrics
 
     def last_step(self, step: int) -> int | None:
-        """After `step`, the last one that has prompts; None while the data go on."""
-        return step if self.data.exhausted else None
+        """After `step`, the last one that has rollouts or prompts; None while the data go on."""
+        if not self.data.exhausted:
+            return None
+        return step if self.next is None else self.next.step
 
     def state_dict(self) -> dict[str, Any]:
         """The position in the data."""
         return self.data.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from there."""
+        """Go on from there, with the rollouts that were ahead, whether or not this run samples ahead."""
+        state = dict(state)
+        found = state.pop("next_rollouts", None)
+        self.next = None if found is None else from_state(found)
         self.data.load_state_dict(state)
 
     async def _sample(self, step: int, on_end: OnEnd) -> RolloutBatch:
@@ -101,33 +111,40 @@ class LookaheadSource(RolloutSource):
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        self.next: RolloutBatch | None = None
+        self._failure: tuple[Exception, dict[str, Any]] | None = None
+        """Why the next step has no rollouts, and the position in the data before it drew its prompts."""
 
     async def take(self, step: int, on_end: OnEnd) -> RolloutBatch:
         """The rollouts of a step, and how many steps old the weights were that sampled them."""
-        batch, self.next = self.next, None
-        if batch is None:
-            batch = await self._sample(step, on_end)
+        if self._failure is not None:
+            raise self._failure[0]
+        batch = await super().take(step, on_end)
         batch.metrics |= staleness(batch.drawn, step - 1)
         return batch
 
     async def train(
         self, step: int, update: Coroutine[Any, Any, dict[str, float]], on_end: OnEnd
     ) -> dict[str, float]:
-        """Await `update`, and sample the rollouts of the next step meanwhile."""
+        """Await `update`, and sample the rollouts of the next step meanwhile. The next step raises what is wrong with
+        them: this one may be the last, if it reaches its goal."""
         if step >= self.total_steps or self.data.exhausted:
             return await super().train(step, update, on_end)
-        start = time.perf_counter()
+        start, before = time.perf_counter(), self.data.state_dict()
         sampling = asyncio.ensure_future(_timed(self._sample(step + 1, lambda part: None)))
+        learner = _Thread(update)
         try:
-            metrics = await asyncio.to_thread(asyncio.run, update)
+            metrics = await learner.result()
             trained = time.perf_counter() - start
             on_end("training")
-            self.next, sampled = await sampling
+            try:
+                self.next, sampled = await sampling
+            except (DataError, RewardError, TrainingError) as error:
+                self._failure = error, before
+                return metrics
         except BaseException:
+            learner.stop()
             sampling.cancel()
-            with contextlib.suppress(BaseException):
-                await sampling
+            await asyncio.gather(learner.future, sampling, return_exceptions=True)
             raise
         on_end("waiting")
         both = max(trained, sampled)
@@ -137,20 +154,40 @@ class LookaheadSource(RolloutSource):
         }
 
     def last_step(self, step: int) -> int | None:
-        """After `step`, the last one that has rollouts; None while the data go on."""
+        """As RolloutSource's; the step that raises is one."""
         last = super().last_step(step)
-        return last if last is None or self.next is None else self.next.step
+        return last if last is None or self._failure is None else step + 1
 
     def state_dict(self) -> dict[str, Any]:
         """The position in the data, and the rollouts of the next step."""
-        return super().state_dict() | {"next_rollouts": None if self.next is None else to_state(self.next)}
+        position = super().state_dict() if self._failure is None else self._failure[1]
+        return position | {"next_rollouts": None if self.next is None else to_state(self.next)}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from there."""
-        state = dict(state)
-        found = state.pop("next_rollouts", None)
-        self.next = None if found is None else from_state(found)
-        super().load_state_dict(state)
+
+class _Thread:
+    """Awaits a coroutine in a thread, with an event loop of its own."""
+
+    def __init__(self, work: Coroutine[Any, Any, dict[str, float]]) -> None:
+        self._ident: int | None = None
+        self.future = asyncio.get_running_loop().run_in_executor(None, self._run, work)
+
+    async def result(self) -> dict[str, float]:
+        """Its result. If this is cancelled, the thread goes on."""
+        await asyncio.wait([self.future])
+        return self.future.result()
+
+    def stop(self) -> None:
+        """End it where Python's next instruction would run, as Ctrl-C ends the main thread."""
+        if self._ident is not None:
+            stop = ctypes.py_object(KeyboardInterrupt)
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self._ident), stop)
+
+    def _run(self, work: Coroutine[Any, Any, dict[str, float]]) -> dict[str, float]:
+        self._ident = threading.get_ident()
+        try:
+            return asyncio.run(work)
+        finally:
+            self._ident = None
 
 
 async def _timed(sampling: Coroutine[Any, Any, RolloutBatch]) -> tuple[RolloutBatch, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import signal
@@ -80,6 +81,7 @@ class TrainingRun:
         self._slowest_step = 0.0
         self._deadline = self._parse_deadline()
         self._interrupted: float | None = None
+        self._at_once: Interrupted | None = None
         self._signal = 0
         self._saved_step = self._first_step = 0
         self._noted: set[str] = set()
@@ -138,6 +140,8 @@ class TrainingRun:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if isinstance(error, asyncio.CancelledError):  # how what awaits learns of a second signal
+            error = self._at_once or error
         self._leave_checkpoint(error)
         self.progress.__exit__(kind, error, trace)
         # On a full disk this fails as well; the first error is the one to report.
@@ -274,9 +278,10 @@ class TrainingRun:
         if self._interrupted is not None:
             if number == self._signal and time.monotonic() - self._interrupted < ONE_SIGNAL_S:
                 return
-            raise Interrupted(
+            self._at_once = Interrupted(
                 f"stopped at once, in step {self.step + 1}: the last checkpoint is kept; run the same command to resume"
             )
+            raise self._at_once
         self._interrupted, self._signal = time.monotonic(), number
         with contextlib.suppress(RuntimeError):  # the signal came while the progress line was being written
             self.progress.note("stopping: this step is finished and saved first (Ctrl-C again stops at once)")

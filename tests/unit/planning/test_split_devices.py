@@ -7,6 +7,7 @@ import pytest
 from hone.config import load
 from hone.errors import ClusterError, ConfigError
 from hone.model.model_size import load_model_size
+from hone.planning import placement
 from hone.planning.hardware import Hardware, hardware_named
 from hone.planning.memory_estimate import generator_bytes
 from hone.planning.placement import split_devices
@@ -45,6 +46,13 @@ def test_on_several_machines_whole_machines_generate() -> None:
 def test_a_single_gpu_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"colocated.enabled=false needs a GPU for the generator"):
         split_devices(config_of(APART), Hardware("GPU", 1, 1))
+
+
+def test_a_vllm_server_shares_a_single_gpu_with_the_learner(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(placement, "vllm_is_installed", lambda: True)
+    config = config_of("grpo.async_rollouts=lookahead", "policy.generation.backend=vllm")
+    assert not config.policy.generation.colocated.enabled
+    assert split_devices(config, Hardware("GPU", 1, 1)) == (Hardware("GPU", 1, 1), None)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import math
+import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -14,6 +16,7 @@ import torch
 from tiny import grpo_config, run
 
 from hone.checkpoint.safe_reader import read_state
+from hone.errors import TrainingError
 from hone.training.rollout_source import (
     LookaheadSource,
     RolloutBatch,
@@ -207,6 +210,71 @@ def test_sampling_that_fails_beside_an_update_is_raised() -> None:
 
     with pytest.raises(RuntimeError, match="no generator"):
         run(steps())
+
+
+def test_rewards_that_fail_ahead_of_their_step_are_an_error_of_that_step() -> None:
+    """The step before may reach the goal, where nothing is to be learnt from the next rollouts, and is logged."""
+    sampler = Sampler()
+    source = source_of(LookaheadSource, sampler, rows=6)
+
+    async def steps() -> dict[str, Any]:
+        await loop(source, sampler, 1, 1)
+        await source.take(2, lambda part: None)
+        sampler.failure = TrainingError("all rewards are equal")
+        assert source.last_step(1) is None
+
+        async def update() -> dict[str, float]:
+            return {"loss": 2.0}
+
+        assert await source.train(2, update(), lambda part: None) == {"loss": 2.0}
+        assert source.last_step(2) == 3, "the data are used up, but the step that raises is to come"
+        state: dict[str, Any] = source.state_dict()
+        with pytest.raises(TrainingError, match="all rewards are equal"):
+            await source.take(3, lambda part: None)
+        return state
+
+    assert run(steps()) == {"drawn": 4, "next_rollouts": None}, "what failed is sampled again"
+
+
+def test_a_run_that_is_stopped_at_once_stops_the_learner_in_its_thread() -> None:
+    sampler = Sampler()
+    source = source_of(LookaheadSource, sampler)
+    begun, ended = threading.Event(), threading.Event()
+
+    async def update() -> dict[str, float]:
+        begun.set()
+        try:
+            for _ in range(6000):
+                time.sleep(0.01)
+        finally:
+            ended.set()
+        return {"loss": 0.0}
+
+    async def steps() -> None:
+        await source.take(1, lambda part: None)
+        training = asyncio.ensure_future(source.train(1, update(), lambda part: None))
+        assert await asyncio.to_thread(begun.wait, 60)
+        training.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await training
+        assert ended.is_set()
+
+    start = time.monotonic()
+    run(steps())
+    assert time.monotonic() - start < 50
+
+
+def test_rollouts_that_are_ahead_are_trained_on_by_a_run_that_samples_in_turns() -> None:
+    sampler = Sampler()
+    source = source_of(LookaheadSource, sampler, rows=4)
+    run(loop(source, sampler, 1, 1))
+    again = source_of(RolloutSource, sampler, rows=4)
+    again.load_state_dict(source.state_dict())
+    assert again.last_step(1) == 2
+    [trained] = run(loop(again, sampler, 2, 2))
+    assert trained["prompt"] == 2
+    assert again.last_step(2) == 2
+    assert again.state_dict() == {"drawn": 4}
 
 
 def test_staleness_is_counted_by_token() -> None:
