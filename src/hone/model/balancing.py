@@ -59,16 +59,16 @@ class Balance:
                 "to 0"
             )
         self.coefficient, self.experts, self.chosen = coefficient, int(experts), int(chosen)
-        self.heard: list[Tensor] | None = None
+        self.recorded: list[Tensor] | None = None
         """Collects the router logits of a forward."""
         self._index = recorder.index
         for module in base.modules():
             if isinstance(module, recorder.target_class):
-                module.register_forward_hook(self._hear)
+                module.register_forward_hook(self._record)
 
-    def _hear(self, router: nn.Module, given: Any, output: Any) -> None:
-        if self.heard is not None:
-            self.heard.append(output[self._index] if isinstance(output, tuple) else output)
+    def _record(self, router: nn.Module, given: Any, output: Any) -> None:
+        if self.recorded is not None:
+            self.recorded.append(output[self._index] if isinstance(output, tuple) else output)
 
     def counts(self, logits: Sequence[Tensor], weights_T: Tensor) -> Tensor:
         """How often each expert was chosen, and last the number of tokens, both over all layers: [E + 1]."""
@@ -88,16 +88,16 @@ class Balance:
 
 
 @contextlib.contextmanager
-def hearing(balance: Balance | None) -> Iterator[list[Tensor]]:
+def recorded_router_logits(balance: Balance | None) -> Iterator[list[Tensor]]:
     """Collect the router logits of the forwards in the block, layer by layer: [tokens, E]; none without a loss."""
-    heard: list[Tensor] = []
+    recorded: list[Tensor] = []
     if balance is not None:
-        balance.heard = heard
+        balance.recorded = recorded
     try:
-        yield heard
+        yield recorded
     finally:
         if balance is not None:
-            balance.heard = None
+            balance.recorded = None
 
 
 def _recorder(model: PreTrainedModel) -> Any:

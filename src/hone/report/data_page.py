@@ -51,7 +51,7 @@ def _legend(view: DataView) -> str:
             '<p class="legend">The completion follows each prompt (▶). Reward functions get the columns.</p>'
         )
     return (
-        '<p class="legend"><span class="t on">learned from</span> <span class="t">context</span> '
+        '<p class="legend"><span class="t on">trained on</span> <span class="t">context</span> '
         '<span class="t special">special token</span> Each token has a border; hover over it for its ids.</p>'
     )
 

@@ -41,8 +41,8 @@ def legend(view: DataView, *, colours: bool) -> Text:
     if not view.trains:
         return Text("the completion follows each prompt; reward functions get the columns", style=CONTEXT)
     if not colours:
-        return Text(f"{OPEN}learned from{CLOSE}, and context")
-    return Text.assemble(("learned from", TARGET), ", ", ("context", CONTEXT), ", ", ("special", SPECIAL))
+        return Text(f"{OPEN}trained on{CLOSE}, and context")
+    return Text.assemble(("trained on", TARGET), ", ", ("context", CONTEXT), ", ", ("special", SPECIAL))
 
 
 def _row(console: Console, view: DataView, row: RowPreview) -> None:
@@ -64,7 +64,7 @@ def described(sequence: SequencePreview, *, trains: bool) -> str:
     if not trains:
         return f"{sequence.num_tokens} tokens"
     cut = ", cut" if sequence.truncated else ""
-    return f"{sequence.num_tokens} tokens, {sequence.num_targets} learned from{cut}"
+    return f"{sequence.num_tokens} tokens, {sequence.num_targets} trained on{cut}"
 
 
 def drawn(pieces: list[TokenPiece], *, colours: bool) -> Text:

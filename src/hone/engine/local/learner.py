@@ -31,7 +31,7 @@ from hone.engine.local.weight_sync import LearnerWeights
 from hone.errors import ModelError, TrainingError
 from hone.model import dropout
 from hone.model.adapters import base_of
-from hone.model.balancing import hearing
+from hone.model.balancing import recorded_router_logits
 from hone.model.loading import name_of
 from hone.model.parallelize import reshard
 from hone.model.scorer import ScoreRequest, ScoreResult, TokenScorer, present
@@ -165,12 +165,12 @@ class LocalLearner:
         for rows in self._share(samples, training=True):
             beat()
             micro = self._collate(samples, rows)
-            with hearing(balance) as heard:
+            with recorded_router_logits(balance) as router_logits:
                 outputs = self._outputs(micro, loss)
             result = loss(outputs, micro.batch, totals)
             minimised = result.loss
             if balance is not None and counts is not None:
-                unbalanced = balance.part(heard, micro.copies.flatten() * bool(rows), counts)
+                unbalanced = balance.part(router_logits, micro.copies.flatten() * bool(rows), counts)
                 result.metrics["router_aux_loss"] = unbalanced.detach()
                 minimised = minimised + balance.coefficient * unbalanced
             self.scaler.scale(minimised).backward()
@@ -188,9 +188,9 @@ class LocalLearner:
         counts = torch.zeros(balance.experts + 1, dtype=torch.float64, device=self.device)
         for rows in self._share(samples, training=True):
             micro = self._collate(samples, rows)
-            with hearing(balance) as heard:
+            with recorded_router_logits(balance) as router_logits:
                 self._score(micro)
-            counts += balance.counts(heard, micro.copies.flatten() * bool(rows))
+            counts += balance.counts(router_logits, micro.copies.flatten() * bool(rows))
         return self.ranks.all_reduce_sum(counts)
 
     def _refuse(self, loss: float, sums: MetricSums) -> NoReturn:

@@ -25,7 +25,7 @@ class VLLMGenerator:
     `weights`: the folder that versions are published in, seen by the server, too; None if it never receives any.
     `adapter`: what is published is a LoRA adapter, and the server has the base. `model`: the name under which the
     server has the policy, which it is started with. `context`: most tokens of prompt and completion. Tokens from
-    `tokens` on, of a vocabulary of `vocabulary`, are never sampled.
+    `vocabulary_limit` on, of a vocabulary of `vocabulary`, are never sampled.
     """
 
     def __init__(
@@ -38,14 +38,14 @@ class VLLMGenerator:
         context: int,
         adapter: bool = False,
         model: str = NAME,
-        tokens: int | None = None,
+        vocabulary_limit: int | None = None,
         vocabulary: int | None = None,
         timeout_s: float = 600.0,
     ) -> None:
         self.name, self.server, self.weights, self.adapter = name, server, weights, adapter
         self.model, self.context, self.timeout_s = ADAPTER if adapter else model, context, timeout_s
         self.stop_tokens = tuple(stop_tokens)
-        self.barred = range(tokens, vocabulary) if tokens and vocabulary else range(0)
+        self.suppressed = range(vocabulary_limit, vocabulary) if vocabulary_limit and vocabulary else range(0)
 
     def start(self) -> None:
         """Start the server, or see that it answers. Raises ClusterError if it cannot be had."""
@@ -110,7 +110,7 @@ class VLLMGenerator:
                 "detokenize": bool(sampling.stop_strings),
                 "skip_special_tokens": False,
                 "logprobs": 0,
-                "logit_bias": {str(token): -100.0 for token in self.barred} or None,
+                "logit_bias": {str(token): -100.0 for token in self.suppressed} or None,
             },
         }
 

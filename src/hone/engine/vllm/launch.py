@@ -76,7 +76,7 @@ def _generator(config: OnlineConfig, engine: LocalEngine, weights: Path) -> VLLM
         adapter=policy.lora.enabled,
         stop_tokens=stop_tokens(learner.model, engine.tokenizer),
         context=policy.max_total_sequence_length,
-        tokens=readable_tokens(config),
+        vocabulary_limit=readable_tokens(config),
         vocabulary=learner.model.config.get_text_config().vocab_size,
         timeout_s=config.cluster.worker_timeout_s,
     )

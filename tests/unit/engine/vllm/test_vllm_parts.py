@@ -147,7 +147,7 @@ def answered(body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
 
 def generator_at(url: str, folder: Path) -> VLLMGenerator:
     made = VLLMGenerator(
-        "vLLM", url, weights=folder, stop_tokens=(1, 7), context=10, tokens=60, vocabulary=64
+        "vLLM", url, weights=folder, stop_tokens=(1, 7), context=10, vocabulary_limit=60, vocabulary=64
     )
     made.start()
     return made
