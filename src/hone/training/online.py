@@ -7,7 +7,7 @@ k - 1 trains (`rollout_source`).
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -93,7 +93,10 @@ async def one_step(
 ) -> None:
     """Sample, score, train, sync the weights to the generator, validate, log and save."""
     sampler = source.sampler
-    config, timer = sampler.config, _StepTimer(run.progress)
+    config = sampler.config
+    timer = _StepTimer(
+        run.progress, {**NEXT, "training": "waiting for rollouts"} if source.is_ahead else NEXT
+    )
     if algorithm.is_on_policy_step(step):
         metrics, tokens = await _train_on_rollouts(step, algorithm, engine, source, run, timer)
     else:
@@ -245,8 +248,8 @@ NEXT = {
 class _StepTimer:
     """Measures the seconds of each part of a step, and updates the progress line."""
 
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
+    def __init__(self, progress: Progress, following: Mapping[str, str]) -> None:
+        self._progress, self._following = progress, following
         progress.doing("sampling")
         self._start = self._last = time.perf_counter()
         self._seconds: dict[str, float] = {}
@@ -256,8 +259,8 @@ class _StepTimer:
         now = time.perf_counter()
         self._seconds[f"seconds_{name}"] = self._seconds.get(f"seconds_{name}", 0.0) + now - self._last
         self._last = now
-        if name in NEXT:
-            self._progress.doing(NEXT[name])
+        if name in self._following:
+            self._progress.doing(self._following[name])
 
     def seconds(self) -> dict[str, float]:
         return self._seconds | {"seconds": time.perf_counter() - self._start}

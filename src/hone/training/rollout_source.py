@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import json
 import threading
@@ -10,6 +11,7 @@ import time
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from types import NoneType
 from typing import Any
 
 from hone.config.schema import RLConfig
@@ -18,6 +20,9 @@ from hone.errors import DataError, RewardError, TrainingError
 from hone.rollout.dynamic_sampling import DynamicSamplingSpec, Weight, sample_informative_groups
 from hone.rollout.sampler import OnEnd, RolloutSampler
 from hone.types import Completion, Group, Prompt, Rollout, VersionSpan
+
+OF_THEIR_STEP = (DataError, RewardError, TrainingError)
+"""What is wrong with rollouts; other errors end the run wherever they occur."""
 
 
 @dataclass
@@ -36,6 +41,9 @@ class RolloutBatch:
 
 class RolloutSource:
     """Samples the rollouts of a step from the weights before it. Holds the position in the data."""
+
+    is_ahead = False
+    """Whether a step may wait for the rollouts of the next one."""
 
     def __init__(
         self, sampler: RolloutSampler, data: PromptData, total_steps: int, weight: Weight | None = None
@@ -109,6 +117,8 @@ class LookaheadSource(RolloutSource):
     event loop can serve generators, rewards and environments meanwhile.
     """
 
+    is_ahead = True
+
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self._failure: tuple[Exception, dict[str, Any]] | None = None
@@ -118,6 +128,8 @@ class LookaheadSource(RolloutSource):
         """The rollouts of a step, and how many steps old the weights were that sampled them."""
         if self._failure is not None:
             raise self._failure[0]
+        if self.next is not None:
+            on_end("reward")
         batch = await super().take(step, on_end)
         batch.metrics |= staleness(batch.drawn, step - 1)
         return batch
@@ -133,12 +145,15 @@ class LookaheadSource(RolloutSource):
         sampling = asyncio.ensure_future(_timed(self._sample(step + 1, lambda part: None)))
         learner = _Thread(update)
         try:
+            await asyncio.wait([learner.future, sampling], return_when=asyncio.FIRST_COMPLETED)
+            if sampling.done() and not isinstance(sampling.exception(), (NoneType, *OF_THEIR_STEP)):
+                await sampling  # a lost worker, or a signal that came while this thread was at work on them
             metrics = await learner.result()
             trained = time.perf_counter() - start
             on_end("training")
             try:
                 self.next, sampled = await sampling
-            except (DataError, RewardError, TrainingError) as error:
+            except OF_THEIR_STEP as error:
                 self._failure = error, before
                 return metrics
         except BaseException:
@@ -168,8 +183,12 @@ class _Thread:
     """Awaits a coroutine in a thread, with an event loop of its own."""
 
     def __init__(self, work: Coroutine[Any, Any, dict[str, float]]) -> None:
+        self._work = work
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._ident: int | None = None
-        self.future = asyncio.get_running_loop().run_in_executor(None, self._run, work)
+        self._stopped = False
+        run = asyncio.get_running_loop().run_in_executor
+        self.future = run(None, lambda: asyncio.run(self._in_loop()))
 
     async def result(self) -> dict[str, float]:
         """Its result. If this is cancelled, the thread goes on."""
@@ -178,16 +197,23 @@ class _Thread:
 
     def stop(self) -> None:
         """End it where Python's next instruction would run, as Ctrl-C ends the main thread."""
-        if self._ident is not None:
-            stop = ctypes.py_object(KeyboardInterrupt)
-            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self._ident), stop)
+        self._stopped = True
+        if self._ident is None or self._loop is None:
+            return
+        stop = ctypes.py_object(KeyboardInterrupt)
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self._ident), stop)
+        with contextlib.suppress(RuntimeError):  # it has just ended
+            self._loop.call_soon_threadsafe(lambda: None)  # it may be waiting for a worker
 
-    def _run(self, work: Coroutine[Any, Any, dict[str, float]]) -> dict[str, float]:
-        self._ident = threading.get_ident()
+    async def _in_loop(self) -> dict[str, float]:
+        self._loop, self._ident = asyncio.get_running_loop(), threading.get_ident()
         try:
-            return asyncio.run(work)
+            if self._stopped:
+                raise KeyboardInterrupt
+            return await self._work
         finally:
             self._ident = None
+            self._work.close()
 
 
 async def _timed(sampling: Coroutine[Any, Any, RolloutBatch]) -> tuple[RolloutBatch, float]:

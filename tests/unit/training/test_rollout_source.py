@@ -16,7 +16,7 @@ import torch
 from tiny import grpo_config, run
 
 from hone.checkpoint.safe_reader import read_state
-from hone.errors import TrainingError
+from hone.errors import TrainingError, WorkerLostError
 from hone.training.rollout_source import (
     LookaheadSource,
     RolloutBatch,
@@ -236,7 +236,28 @@ def test_rewards_that_fail_ahead_of_their_step_are_an_error_of_that_step() -> No
     assert run(steps()) == {"drawn": 4, "next_rollouts": None}, "what failed is sampled again"
 
 
-def test_a_run_that_is_stopped_at_once_stops_the_learner_in_its_thread() -> None:
+def test_a_lost_worker_ends_the_update_beside_it() -> None:
+    sampler = Sampler()
+    source = source_of(LookaheadSource, sampler)
+
+    async def update() -> dict[str, float]:
+        await asyncio.sleep(60)
+        return {"loss": 0.0}
+
+    async def steps() -> None:
+        await source.take(1, lambda part: None)
+        sampler.failure = WorkerLostError("killed")
+        await source.train(1, update(), lambda part: None)
+
+    start = time.monotonic()
+    with pytest.raises(WorkerLostError, match="killed"):
+        run(steps())
+    assert time.monotonic() - start < 50
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_a_run_that_is_stopped_at_once_stops_the_learner_in_its_thread(waits: bool) -> None:
+    """Both one that computes there and one that waits for workers."""
     sampler = Sampler()
     source = source_of(LookaheadSource, sampler)
     begun, ended = threading.Event(), threading.Event()
@@ -244,6 +265,8 @@ def test_a_run_that_is_stopped_at_once_stops_the_learner_in_its_thread() -> None
     async def update() -> dict[str, float]:
         begun.set()
         try:
+            if waits:
+                await asyncio.sleep(60)
             for _ in range(6000):
                 time.sleep(0.01)
         finally:
