@@ -145,7 +145,8 @@ class LookaheadSource(RolloutSource):
         sampling = asyncio.ensure_future(_timed(self._sample(step + 1, lambda part: None)))
         learner = _Thread(update)
         try:
-            await asyncio.wait([learner.future, sampling], return_when=asyncio.FIRST_COMPLETED)
+            both: list[asyncio.Future[Any]] = [learner.future, sampling]
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
             if sampling.done() and not isinstance(sampling.exception(), (NoneType, *OF_THEIR_STEP)):
                 await sampling  # a lost worker, or a signal that came while this thread was at work on them
             metrics = await learner.result()
@@ -162,10 +163,10 @@ class LookaheadSource(RolloutSource):
             await asyncio.gather(learner.future, sampling, return_exceptions=True)
             raise
         on_end("waiting")
-        both = max(trained, sampled)
+        longer = max(trained, sampled)
         return metrics | {
-            "learner_idle_share": 1 - trained / both,
-            "generator_idle_share": 1 - sampled / both,
+            "learner_idle_share": 1 - trained / longer,
+            "generator_idle_share": 1 - sampled / longer,
         }
 
     def last_step(self, step: int) -> int | None:

@@ -27,13 +27,20 @@ def _validates(s: Settings) -> bool:
 
 
 def _several_processes(s: Settings) -> bool:
-    own_generators = isinstance(s.config, OnlineConfig) and not s["policy.generation.colocated.enabled"]
+    generation = "policy.generation"
+    own_generators = isinstance(s.config, OnlineConfig) and (
+        not s[f"{generation}.colocated.enabled"] or _vllm_generates(s, generation)
+    )
     return bool(s.config.cluster.is_distributed or own_generators)
+
+
+def _vllm_generates(s: Settings, section: str) -> bool:
+    return s[f"{section}.backend"] == "vllm" and vllm_is_installed()
 
 
 def _read_by_vllm(section: str) -> ConditionalSettings:
     return read_if(
-        lambda s: s[f"{section}.backend"] == "vllm" and vllm_is_installed(),
+        lambda s: _vllm_generates(s, section),
         f"{section}: vllm_cfg.* vllm_kwargs",
         "vLLM does not generate",
     )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from hone.config import OnlineConfig
 from hone.engine.vllm.lora import RANKS
 from hone.errors import ConfigError
@@ -11,17 +14,31 @@ from hone.planning.placement import device_of_this_process
 
 HEAD_DIM_ON_CPU = 32
 BUILTIN = "Set policy.generation.backend=builtin"
+OWN_ARGUMENTS: dict[str, str | None] = {
+    **dict.fromkeys(
+        "model host port uds served_model_name logprobs_mode load_format weight_transfer_config enable_scale_out "
+        "api_key enable_lora max_loras max_lora_rank lora_modules".split()
+    ),
+    "dtype": "the server has the run's precision",
+    "max_model_len": "the server has the run's longest sequence",
+    "tokenizer": "the server has the run's tokenizer",
+    "hf_overrides": "the server has policy.hf_config_overrides",
+    "seed": "the server has the run's seed",
+    "trust_remote_code": "the server has the model's trust_remote_code",
+    **{
+        name: f"vllm_cfg.{name} is the setting for it"
+        for name in ("tensor_parallel_size", "gpu_memory_utilization", "enforce_eager")
+    },
+}
+"""Arguments of `vllm serve` that are not for `vllm_kwargs`, and what decides about them."""
 
 
 def check(config: OnlineConfig, size: ModelSize) -> None:
     """Raise ConfigError for what a vLLM server cannot do for this run. No weight is read."""
     lora, on_cpu = config.policy.lora, device_of_this_process(config.cluster).type == "cpu"
     logprobs_mode(config)
-    if on_cpu and size.head_dim < HEAD_DIM_ON_CPU:
-        raise ConfigError(
-            f"{config.policy.model_name} has attention heads of {size.head_dim} numbers; on a CPU, vLLM computes heads "
-            f"of {HEAD_DIM_ON_CPU} and more. {BUILTIN}"
-        )
+    check_arguments(config.policy.generation.vllm_kwargs, "policy.generation")
+    check_heads(config.policy.model_name, size, "policy.generation", on_cpu=on_cpu)
     problems = {
         "lora.load_in_4bit": lora.load_in_4bit,  # the base that the server would read is another one
         "lora.use_dora": lora.use_dora,
@@ -33,6 +50,25 @@ def check(config: OnlineConfig, size: ModelSize) -> None:
     }
     if lora.enabled and (refused := [name for name, is_set in problems.items() if is_set]):
         raise ConfigError(f"policy.{refused[0]}: vLLM cannot run such adapters. {BUILTIN}")
+
+
+def check_heads(model: str, size: ModelSize, section: str, *, on_cpu: bool) -> None:
+    """Raise ConfigError for attention heads that vLLM does not compute on a CPU."""
+    if on_cpu and size.head_dim < HEAD_DIM_ON_CPU:
+        raise ConfigError(
+            f"{model} has attention heads of {size.head_dim} numbers; on a CPU, vLLM computes heads of "
+            f"{HEAD_DIM_ON_CPU} and more. Set {section}.backend=builtin"
+        )
+
+
+def check_arguments(arguments: Mapping[str, Any], section: str) -> None:
+    """Raise ConfigError for `vllm_kwargs` that would replace what Hone starts the server with."""
+    for key in arguments:
+        if (name := key.replace("-", "_").removeprefix("no_")) in OWN_ARGUMENTS:
+            raise ConfigError(
+                f"{section}.vllm_kwargs.{key}: {OWN_ARGUMENTS[name] or 'Hone sets it'}. Remove it, or set "
+                f"{section}.backend=builtin"
+            )
 
 
 def logprobs_mode(config: OnlineConfig) -> str:

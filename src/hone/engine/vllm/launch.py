@@ -19,7 +19,7 @@ from hone.engine.generator_group import attach_generators
 from hone.engine.local.learner import DTYPES, LocalLearner
 from hone.engine.local.local_engine import LocalEngine
 from hone.engine.vllm.checkpoint_names import CheckpointWeights
-from hone.engine.vllm.checks import logprobs_mode
+from hone.engine.vllm.checks import check_arguments, check_heads, logprobs_mode
 from hone.engine.vllm.generator import VLLMGenerator
 from hone.engine.vllm.lora import AdapterPublisher, server_arguments
 from hone.engine.vllm.server import ServerSettings, VLLMServer
@@ -87,7 +87,10 @@ def evaluated(config: EvalConfig, tokenizer: PreTrainedTokenizerBase) -> Iterato
     """A server of the model that is evaluated. Raises ClusterError if it cannot be had."""
     generation, source = config.generation, resolve(config.generation.model_name)
     trust = generation.trust_remote_code
+    check_arguments(generation.vllm_kwargs, "generation")
     size = load_model_size(generation.model_name, trust_remote_code=trust)
+    device = device_of_this_process(config.cluster)
+    check_heads(generation.model_name, size, "generation", on_cpu=device.type == "cpu")
     context = min(generation.max_model_len, size.context or generation.max_model_len)
     settings = ServerSettings(
         source,
@@ -97,7 +100,7 @@ def evaluated(config: EvalConfig, tokenizer: PreTrainedTokenizerBase) -> Iterato
         tokenizer=resolve(config.tokenizer.name),
         trust_remote_code=trust,
         trained=False,
-        **server_options(generation, device_of_this_process(config.cluster)),
+        **server_options(generation, device),
     )
     stops = stop_tokens_of(source, tokenizer, trust_remote_code=trust)
     with tempfile.TemporaryDirectory(

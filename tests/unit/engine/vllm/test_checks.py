@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from hone.config import load
+from hone.config.checks import unused_table
 from hone.engine.vllm import launch
 from hone.engine.vllm.checks import check, logprobs_mode
 from hone.engine.vllm.server import ServerSettings
@@ -57,6 +58,23 @@ def test_heads_that_vllm_does_not_compute_on_a_cpu_are_refused() -> None:
     check(config, size)
     with pytest.raises(ConfigError, match="heads of 16 numbers"):
         check(config, replace(size, head_dim=16))
+
+
+@pytest.mark.parametrize("key", ["logprobs_mode", "max-model-len", "no_enable_lora", "dtype"])
+def test_arguments_that_the_run_decides_about_are_refused_by_name(key: str) -> None:
+    """Other log-probabilities than those that are asked for would be trained on in silence."""
+    config = grpo(f"{GENERATION}vllm_kwargs={{max_num_seqs: 8, {key}: 1}}")
+    with pytest.raises(ConfigError, match=rf"policy.generation.vllm_kwargs.{key}: .*Remove it"):
+        check(config, model_size_of_run(config))
+
+
+@pytest.mark.parametrize("installed", [False, True])
+def test_settings_of_workers_have_an_effect_with_vllm(
+    installed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unused_table, "vllm_is_installed", lambda: installed)
+    loaded = load("grpo", None, [f"{GENERATION}backend=vllm", "cluster.max_restarts=5"])
+    assert any("cluster.max_restarts" in notice for notice in loaded.notices) != installed
 
 
 def test_settings_for_vllm_reach_its_command_line() -> None:
