@@ -124,8 +124,13 @@ ENVIRONMENT_RUN = (
 )
 # While a step trains, a process of its own samples the rollouts of the next one.
 LOOKAHEAD_RUN = (*GRPO_RUN, "grpo.async_rollouts=lookahead", "policy.generation_batch_size=4")
+# The position in the data is ahead by as many prompts as the next step needed, and rollouts have several turns.
+LOOKAHEAD_DYNAMIC_RUN = (*DYNAMIC_RUN, "grpo.async_rollouts=lookahead")
+LOOKAHEAD_ENVIRONMENT_RUN = (*ENVIRONMENT_RUN, "grpo.async_rollouts=lookahead")
 RUNS = {
     "lookahead": LOOKAHEAD_RUN,
+    "lookahead-dynamic": LOOKAHEAD_DYNAMIC_RUN,
+    "lookahead-environment": LOOKAHEAD_ENVIRONMENT_RUN,
     "environment": ENVIRONMENT_RUN,
     "dynamic": DYNAMIC_RUN,
     "sft": SFT_RUN,

@@ -78,6 +78,8 @@ def while_writing(running, run_dir: Path, seconds: float) -> None:
                 "dynamic",
                 "environment",
                 "lookahead",
+                "lookahead-dynamic",
+                "lookahead-environment",
             )
         ),
     ],
