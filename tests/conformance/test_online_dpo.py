@@ -69,7 +69,7 @@ def theirs(groups: list[Group], folder: Path, *, epoch: int = 0, **given: Any) -
     return float(loss), gradients(model)
 
 
-def ours(groups: list[Group], *, number: int = 1, **given: Any) -> Step:
+def ours(groups: list[Group], *, step_number: int = 1, **given: Any) -> Step:
     config = OnlineDPOConfig(
         policy={
             "precision": "float32",
@@ -92,7 +92,7 @@ def ours(groups: list[Group], *, number: int = 1, **given: Any) -> Step:
 
     learner.optim_step = optim_step  # type: ignore[method-assign]
     reference = make_learner(make_model("llama", seed=1), config.policy)
-    metrics = run(online_dpo.step(learner, reference, groups, config, step_number=number))
+    metrics = run(online_dpo.step(learner, reference, groups, config, step_number=step_number))
     return metrics["loss"], kept
 
 

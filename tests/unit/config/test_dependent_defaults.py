@@ -112,8 +112,8 @@ ALONE: list[tuple[str, list[str], dict[str, Any]]] = [
     ("grpo", ["loss_fn.use_kl_in_reward=true"], {"loss_fn.reference_policy_kl_type": "k1"}),
     (
         "grpo",
-        ["grpo.async_grpo.enabled=true"],
-        {"grpo.async_rollouts": "lookahead", "policy.generation.colocated.enabled": False},
+        ["grpo.async_rollouts=lookahead"],
+        {"policy.generation.colocated.enabled": False},
     ),
     (
         "online-dpo",

@@ -67,6 +67,7 @@ ELSEWHERE: dict[str, tuple[str, str]] = {
     ),
     **dict.fromkeys(
         (
+            "SamplingConfig.repetition_penalty",
             *(f"GenerationConfig.val_{name}" for name in ("top_p", "top_k", "min_p", "repetition_penalty")),
             "GenerationConfig.val_temperature",
         ),
@@ -141,7 +142,7 @@ def _told(kind: Any, key: str, given: list[str]) -> list[str]:
     base = load(kind, None, given).config
     default = field.get_default(call_default_factory=True) if field is not None else None
     other = other_value(field, _value(base, key) if default is None else default)
-    other = {"kwargs": {"a": 1}, "target_modules": ["q"]}.get(
+    other = {"kwargs": {"a": 1}, "vllm_kwargs": {"a": 1}, "target_modules": ["q"]}.get(
         key.rpartition(".")[2], "text" if other is None else other
     )
     if key.endswith("kl_type"):
@@ -262,7 +263,7 @@ def test_a_key_that_one_choice_reads_is_in_the_table() -> None:
         for key, _, owner in all_keys(root)
         if SAYS_WHO_READS.match(about := description(owner, key.rpartition(".")[2]))
         and not about.startswith(
-            ("null:", "`default`", "`bradley", "`pass", "`forward", "`builtin", "false:")
+            ("null:", "`default`", "`bradley", "`pass", "`forward", "`builtin", "`lookahead", "false:")
         )
         and not any(key == p or (p.endswith(".*") and key.startswith(p[:-1])) for p in patterns)
     }
