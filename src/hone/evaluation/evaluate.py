@@ -16,6 +16,7 @@ from hone.data import build_eval_prompts
 from hone.engine.build import open_generator
 from hone.engine.local.generator import LocalGenerator
 from hone.engine.local.local_engine import tokenizer_of
+from hone.engine.vllm.checks import check_evaluation
 from hone.engine.vllm.generator import VLLMGenerator
 from hone.evaluation import own_metrics
 from hone.evaluation.metrics import answer_of, label_of, score
@@ -93,7 +94,9 @@ def check(loaded: Loaded[EvalConfig]) -> None:
     async def prepare() -> None:
         async with prepared(config, load_models=False):
             model = config.generation
-            load_model_size(model.model_name, trust_remote_code=model.trust_remote_code)
+            size = load_model_size(model.model_name, trust_remote_code=model.trust_remote_code)
+            if vllm_generates(config):
+                check_evaluation(config, size)
 
     asyncio.run(prepare())
 

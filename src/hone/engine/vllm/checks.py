@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from hone.config import OnlineConfig
+from hone.config import EvalConfig, OnlineConfig
 from hone.engine.vllm.lora import RANKS
 from hone.errors import ConfigError
 from hone.model.model_size import ModelSize
@@ -50,6 +50,13 @@ def check(config: OnlineConfig, size: ModelSize) -> None:
     }
     if lora.enabled and (refused := [name for name, is_set in problems.items() if is_set]):
         raise ConfigError(f"policy.{refused[0]}: vLLM cannot run such adapters. {BUILTIN}")
+
+
+def check_evaluation(config: EvalConfig, size: ModelSize) -> None:
+    """As `check`, for an evaluation."""
+    on_cpu = device_of_this_process(config.cluster).type == "cpu"
+    check_arguments(config.generation.vllm_kwargs, "generation")
+    check_heads(config.generation.model_name, size, "generation", on_cpu=on_cpu)
 
 
 def check_heads(model: str, size: ModelSize, section: str, *, on_cpu: bool) -> None:

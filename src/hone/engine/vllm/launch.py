@@ -19,7 +19,7 @@ from hone.engine.generator_group import attach_generators
 from hone.engine.local.learner import DTYPES, LocalLearner
 from hone.engine.local.local_engine import LocalEngine
 from hone.engine.vllm.checkpoint_names import CheckpointWeights
-from hone.engine.vllm.checks import check_arguments, check_heads, logprobs_mode
+from hone.engine.vllm.checks import check_evaluation, logprobs_mode
 from hone.engine.vllm.generator import VLLMGenerator
 from hone.engine.vllm.lora import AdapterPublisher, server_arguments
 from hone.engine.vllm.server import ServerSettings, VLLMServer
@@ -87,10 +87,8 @@ def evaluated(config: EvalConfig, tokenizer: PreTrainedTokenizerBase) -> Iterato
     """A server of the model that is evaluated. Raises ClusterError if it cannot be had."""
     generation, source = config.generation, resolve(config.generation.model_name)
     trust = generation.trust_remote_code
-    check_arguments(generation.vllm_kwargs, "generation")
     size = load_model_size(generation.model_name, trust_remote_code=trust)
-    device = device_of_this_process(config.cluster)
-    check_heads(generation.model_name, size, "generation", on_cpu=device.type == "cpu")
+    check_evaluation(config, size)
     context = min(generation.max_model_len, size.context or generation.max_model_len)
     settings = ServerSettings(
         source,
@@ -100,12 +98,11 @@ def evaluated(config: EvalConfig, tokenizer: PreTrainedTokenizerBase) -> Iterato
         tokenizer=resolve(config.tokenizer.name),
         trust_remote_code=trust,
         trained=False,
-        **server_options(generation, device),
+        **server_options(generation, device_of_this_process(config.cluster)),
     )
     stops = stop_tokens_of(source, tokenizer, trust_remote_code=trust)
-    with tempfile.TemporaryDirectory(
-        prefix="hone-vllm-"
-    ) as folder:  # the end of its log is in the message of an error
+    # The end of its log is in the message of an error.
+    with tempfile.TemporaryDirectory(prefix="hone-vllm-") as folder:
         server = VLLMServer(settings, Path(folder) / "log", start_s=generation.vllm_cfg.start_timeout_s)
         generator = VLLMGenerator("vLLM", server, weights=None, stop_tokens=stops, context=context)
         with contextlib.closing(generator):

@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 import torch
 
+from hone import evaluation
 from hone.config import load
 from hone.config.checks import unused_table
 from hone.engine.vllm import launch
 from hone.engine.vllm.checks import check, logprobs_mode
 from hone.engine.vllm.server import ServerSettings
 from hone.errors import ConfigError
+from hone.planning import placement
 from hone.planning.auxiliary_models import model_size_of_run
 
 GENERATION = "policy.generation."
@@ -102,3 +104,11 @@ def test_a_server_without_a_learner_reads_the_weights_of_its_model() -> None:
     assert "--weight-transfer-config" in trained
     assert ("--load-format", "auto") in pairwise(frozen)
     assert "--weight-transfer-config" not in frozen
+
+
+def test_an_evaluation_is_refused_before_it_starts_a_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(placement, "vllm_is_installed", lambda: True)
+    given = ["generation.backend=vllm", "generation.vllm_kwargs={port: 80}"]
+    with pytest.raises(ConfigError, match=r"generation\.vllm_kwargs\.port"):
+        evaluation.check(load("eval", None, given))
+    evaluation.check(load("eval", None, given[:1]))
