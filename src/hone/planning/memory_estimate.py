@@ -15,6 +15,7 @@ from hone.model.linear_logprobs import ACCELERATOR_CHUNKS, CHUNK_ELEMENTS, KEEP_
 from hone.model.model_size import Linear, ModelSize
 from hone.planning.cpu import generator_precision, transposed_bytes
 from hone.planning.parallel_dims import ParallelDims
+from hone.planning.placement import vllm_generates
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 FP32 = 4
@@ -95,7 +96,7 @@ def estimate_memory(
     if isinstance(config, OnlineConfig):
         sharded, colocated = (
             dims.world > 1 or settings.cpu_offload,
-            config.policy.generation.colocated.enabled,
+            config.policy.generation.colocated.enabled and not vllm_generates(config),
         )
         ranks = dims.shard * dims.context * dims.tensor
         in_base = policy.lora.enabled and policy.lora.base_is_initial_model

@@ -62,14 +62,20 @@ def hardware_of(cluster: ClusterConfig, nodes: int | None = None) -> Hardware:
 
 
 def split_devices(config: TrainingConfig, hardware: Hardware) -> tuple[Hardware, Hardware | None]:
-    """Of a run's devices those of the learner, and those of generators in a group of their own (None: they share).
+    """Of a run's devices those of the learner, and those of generators in a group of their own (None: they share). On a
+    GPU that a vLLM server shares, the learner has what `gpu_memory_utilization` leaves.
 
     Raises ConfigError for a single GPU, which a built-in generator in a process of its own would have to share.
     """
-    if not isinstance(config, OnlineConfig) or config.policy.generation.colocated.enabled:
+    if not isinstance(config, OnlineConfig):
+        return hardware, None
+    if vllm_generates(config) and not hardware.elastic and hardware.memory is not None:
+        left = 1 - config.policy.generation.vllm_cfg.gpu_memory_utilization
+        hardware = replace(hardware, memory=int(left * hardware.memory))
+    if config.policy.generation.colocated.enabled:
         return hardware, None
     if hardware.count == 1:
-        if vllm_generates(config) and not hardware.elastic:  # its server takes a share of the GPU
+        if vllm_generates(config) and not hardware.elastic:
             return hardware, None
         if not hardware.elastic:
             raise ConfigError(

@@ -53,6 +53,20 @@ def test_a_vllm_server_shares_a_single_gpu_with_the_learner(monkeypatch: pytest.
     config = config_of("grpo.async_rollouts=lookahead", "policy.generation.backend=vllm")
     assert not config.policy.generation.colocated.enabled
     assert split_devices(config, Hardware("GPU", 1, 1)) == (Hardware("GPU", 1, 1), None)
+    config.policy.generation.vllm_cfg.gpu_memory_utilization = 0.75
+    assert split_devices(config, Hardware("GPU", 1, 1, memory=80)) == (Hardware("GPU", 1, 1, memory=20), None)
+
+
+def test_beside_a_vllm_server_the_learner_holds_no_keys_and_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(placement, "vllm_is_installed", lambda: True)
+    size = load_model_size("hone/tiny-sft")
+    held = {}
+    for backend in ("builtin", "vllm"):
+        config = config_of(f"policy.generation.backend={backend}")
+        held[backend] = choose(size, config, Hardware("GPU", memory=1 << 40)).taken.memory
+    assert held["builtin"].cache > 0
+    assert held["vllm"].cache == 0
+    assert held["vllm"].generator == 0
 
 
 @pytest.mark.parametrize(
