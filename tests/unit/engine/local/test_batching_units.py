@@ -164,7 +164,7 @@ def test_a_pair_too_long_for_one_row_is_laid_out_apart() -> None:
 def test_by_tokens_counts_the_rows_of_a_unit() -> None:
     assert by_tokens([10, 10, 4, 4], 40, rows=[2, 2, 2, 2]) == [[0, 1], [2, 3]]
     assert by_tokens([10, 9, 8], 40, rows=[2, 1, 2]) == [[0, 1], [2]]
-    with pytest.raises(SampleTooLongError, match=r"of 42 tokens \(of a pair: both sides\)"):
+    with pytest.raises(SampleTooLongError, match=r"of 42 tokens \(for a pair: both sides\)"):
         by_tokens([21], 40, rows=[2])
 
 
