@@ -44,7 +44,7 @@ def test_equal_rewards_are_reported_only_if_the_penalty_makes_no_pair(place: Pat
     ]
     run += ["online_dpo.max_num_steps=1", "online_dpo.val_period=0", "online_dpo.val_at_start=false"]
     notice = "has nothing to learn from: all rewards are equal"
-    assert notice in succeeded(hone(*run, "checkpointing.checkpoint_dir=plain", cwd=place)).out
+    assert notice in succeeded(hone(*run, "checkpointing.checkpoint_dir=no_penalty", cwd=place)).out
     penalty = ["online_dpo.missing_eos_penalty=1.0", "checkpointing.checkpoint_dir=penalty"]
     assert notice not in succeeded(hone(*run, *penalty, cwd=place)).out
     assert float(metric_rows(place / "penalty")[0]["trained_samples"]) > 0

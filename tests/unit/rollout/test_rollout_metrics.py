@@ -92,7 +92,7 @@ def test_a_run_stops_with_the_name_of_the_metric_that_reached_its_threshold(
         def column_of(self, metric: str, latest: dict[str, float]) -> str:
             return column_of(metric, [latest])
 
-        def stop(self, reason: str) -> None:
+        def end_at_goal(self, reason: str) -> None:
             self.reason = reason
 
     config = grpo_config(grpo={"stop_at_validation_metric": "accuracy", "stop_at_validation_threshold": 0.9})
