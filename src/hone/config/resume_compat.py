@@ -10,7 +10,7 @@ FREE_TO_CHANGE = (
     "logger",
     "cluster",
     "policy.generation.colocated",
-    "policy.generation.vllm",
+    "policy.generation.vllm_cfg",
 )
 """Sections that do not affect what a run computes."""
 GOAL_KEYS = ("stop_at_validation_metric", "stop_at_validation_threshold")

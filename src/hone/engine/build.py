@@ -21,7 +21,7 @@ from hone.engine.local.threads import set_threads
 from hone.engine.model_notices import model_notices
 from hone.engine.vllm.checks import check as check_vllm
 from hone.engine.vllm.generator import VLLMGenerator
-from hone.engine.vllm.launch import evaluated, with_vllm
+from hone.engine.vllm.launch import attach_vllm, open_server
 from hone.model.loading import context_length, load_model, stop_tokens
 from hone.model.mesh import mesh_of_one
 from hone.model.model_size import ModelSize
@@ -78,7 +78,7 @@ def _built(
         weights = folder_for_weights(settled, size, one_node=True)
         local = build_local(settled, tokenizer, device, mesh, weights)
         if vllm_generates(settled):
-            with_vllm(local, settled, weights)
+            attach_vllm(local, settled, weights)
             return local
         assert local.publisher is not None
         attach_generators(
@@ -103,7 +103,7 @@ def open_generator(
     if not vllm_generates(config):
         yield _local_generator(config, tokenizer)
         return
-    with evaluated(config, tokenizer) as generator:
+    with open_server(config, tokenizer) as generator:
         yield generator
 
 

@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import ctypes
-import json
-import threading
 import time
-from collections.abc import Coroutine, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Coroutine
 from functools import partial
 from types import NoneType
 from typing import Any
@@ -19,24 +14,11 @@ from hone.data import PromptData
 from hone.errors import DataError, RewardError, TrainingError
 from hone.rollout.dynamic_sampling import DynamicSamplingSpec, Weight, sample_informative_groups
 from hone.rollout.sampler import OnEnd, RolloutSampler
-from hone.types import Completion, Group, Prompt, Rollout, VersionSpan
+from hone.training.background_thread import BackgroundThread
+from hone.training.rollout_batch import RolloutBatch, from_state, staleness, to_state
 
-OF_THEIR_STEP = (DataError, RewardError, TrainingError)
+ROLLOUT_ERRORS = (DataError, RewardError, TrainingError)
 """What is wrong with rollouts; other errors end the run wherever they occur."""
-
-
-@dataclass
-class RolloutBatch:
-    """The rollouts of a step."""
-
-    step: int
-    groups: list[Group]
-    """Those to train on: all of `drawn`, or with dynamic sampling some of them."""
-    drawn: list[Group]
-    metrics: dict[str, float] = field(default_factory=dict)
-    """Of their sampling."""
-    reported: dict[str, float] = field(default_factory=dict)
-    """What the reward pool counted and reward functions reported (`RewardPool.metrics`)."""
 
 
 class RolloutSource:
@@ -143,18 +125,18 @@ class LookaheadSource(RolloutSource):
             return await super().train(step, update, on_end)
         start, before = time.perf_counter(), self.data.state_dict()
         sampling = asyncio.ensure_future(_timed(self._sample(step + 1, lambda part: None)))
-        learner = _Thread(update)
+        learner = BackgroundThread(update)
         try:
             both: list[asyncio.Future[Any]] = [learner.future, sampling]
             await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
-            if sampling.done() and not isinstance(sampling.exception(), (NoneType, *OF_THEIR_STEP)):
+            if sampling.done() and not isinstance(sampling.exception(), (NoneType, *ROLLOUT_ERRORS)):
                 await sampling  # a lost worker, or a signal that came while this thread was at work on them
             metrics = await learner.result()
             trained = time.perf_counter() - start
             on_end("training")
             try:
                 self.next, sampled = await sampling
-            except OF_THEIR_STEP as error:
+            except ROLLOUT_ERRORS as error:
                 self._failure = error, before
                 return metrics
         except BaseException:
@@ -180,104 +162,7 @@ class LookaheadSource(RolloutSource):
         return position | {"next_rollouts": None if self.next is None else to_state(self.next)}
 
 
-class _Thread:
-    """Awaits a coroutine in a thread, with an event loop of its own."""
-
-    def __init__(self, work: Coroutine[Any, Any, dict[str, float]]) -> None:
-        self._work = work
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._ident: int | None = None
-        self._stopped = False
-        run = asyncio.get_running_loop().run_in_executor
-        self.future = run(None, lambda: asyncio.run(self._in_loop()))
-
-    async def result(self) -> dict[str, float]:
-        """Its result. If this is cancelled, the thread goes on."""
-        await asyncio.wait([self.future])
-        return self.future.result()
-
-    def stop(self) -> None:
-        """End it where Python's next instruction would run, as Ctrl-C ends the main thread."""
-        self._stopped = True
-        if self._ident is None or self._loop is None:
-            return
-        stop = ctypes.py_object(KeyboardInterrupt)
-        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self._ident), stop)
-        with contextlib.suppress(RuntimeError):  # it has just ended
-            self._loop.call_soon_threadsafe(lambda: None)  # it may be waiting for a worker
-
-    async def _in_loop(self) -> dict[str, float]:
-        self._loop, self._ident = asyncio.get_running_loop(), threading.get_ident()
-        try:
-            if self._stopped:
-                raise KeyboardInterrupt
-            return await self._work
-        finally:
-            self._ident = None
-            self._work.close()
-
-
 async def _timed(sampling: Coroutine[Any, Any, RolloutBatch]) -> tuple[RolloutBatch, float]:
     """A batch, and the seconds that it took."""
     start = time.perf_counter()
     return await sampling, time.perf_counter() - start
-
-
-def staleness(groups: Sequence[Group], version: int) -> dict[str, float]:
-    """How many versions older than `version` the weights were that sampled each token: mean and maximum."""
-    spans = [span for group in groups for rollout in group.rollouts for span in rollout.completion.versions]
-    ages = [(version - span.version, span.end - span.start) for span in spans]
-    tokens = sum(count for _, count in ages)
-    return {
-        "staleness_mean": sum(age * count for age, count in ages) / tokens if tokens else 0.0,
-        "staleness_max": float(max((age for age, count in ages if count), default=0)),
-    }
-
-
-def to_state(batch: RolloutBatch) -> dict[str, Any]:
-    """Numbers, strings and containers, from which `from_state` makes the same batch."""
-    chosen = {id(group) for group in batch.groups}
-    prompts = {id(rollout.prompt): rollout.prompt for group in batch.drawn for rollout in group.rollouts}
-    index = {key: i for i, key in enumerate(prompts)}
-    return {
-        "step": batch.step,
-        "metrics": dict(batch.metrics),
-        "reported": dict(batch.reported),
-        "prompts": [_plain(asdict(prompt)) for prompt in prompts.values()],
-        "groups": [
-            {
-                "id": group.id,
-                "trained": id(group) in chosen,
-                "rollouts": [_rollout_state(one, index[id(one.prompt)]) for one in group.rollouts],
-            }
-            for group in batch.drawn
-        ],
-    }
-
-
-def from_state(state: Mapping[str, Any]) -> RolloutBatch:
-    """The batch that `to_state` was given."""
-    prompts = [Prompt(**{**one, "tokens": tuple(one["tokens"])}) for one in state["prompts"]]
-    drawn = [
-        Group(one["id"], [_rollout(found, prompts) for found in one["rollouts"]]) for one in state["groups"]
-    ]
-    groups = [group for group, one in zip(drawn, state["groups"], strict=True) if one["trained"]]
-    return RolloutBatch(state["step"], groups, drawn, dict(state["metrics"]), dict(state["reported"]))
-
-
-def _rollout_state(rollout: Rollout, prompt: int) -> dict[str, Any]:
-    plain = {name: value for name, value in vars(rollout).items() if name not in ("prompt", "completion")}
-    spans = [list(span) for span in rollout.completion.versions]
-    completion = {**vars(rollout.completion), "versions": spans}
-    return {**_plain(plain), "prompt": prompt, "completion": completion}
-
-
-def _rollout(state: Mapping[str, Any], prompts: Sequence[Prompt]) -> Rollout:
-    completion = dict(state["completion"])
-    completion["versions"] = tuple(VersionSpan(*span) for span in completion["versions"])
-    return Rollout(**{**state, "prompt": prompts[state["prompt"]], "completion": Completion(**completion)})
-
-
-def _plain(values: dict[str, Any]) -> dict[str, Any]:
-    """With values of other types, which rows and reward functions may have, as the log of rollouts writes them."""
-    return dict(json.loads(json.dumps(values, default=str)))

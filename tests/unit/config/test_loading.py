@@ -479,3 +479,10 @@ def test_a_setting_that_an_older_version_lacked_is_no_change_at_its_default() ->
     ]
     config["policy"]["optimizer"]["kwargs"]["foreach"] = True  # what a class takes has no default here
     assert len(changed_keys(older, config, usual)[1]) == 2
+
+
+def test_a_resumed_run_may_have_other_devices_for_vllm_but_not_other_arguments() -> None:
+    old, new = ({"policy": {"generation": {"vllm_cfg": {"tensor_parallel_size": n}}}} for n in (1, 2))
+    assert changed_keys(old, new, old) == (["policy.generation.vllm_cfg.tensor_parallel_size"], [])
+    old, new = ({"policy": {"generation": {"vllm_kwargs": {"quantization": q}}}} for q in (None, "fp8"))
+    assert len(changed_keys(old, new, old)[1]) == 1

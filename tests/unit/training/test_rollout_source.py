@@ -17,14 +17,8 @@ from tiny import grpo_config, run
 
 from hone.checkpoint.safe_reader import read_state
 from hone.errors import TrainingError, WorkerLostError
-from hone.training.rollout_source import (
-    LookaheadSource,
-    RolloutBatch,
-    RolloutSource,
-    from_state,
-    staleness,
-    to_state,
-)
+from hone.training.rollout_batch import RolloutBatch, from_state, staleness, to_state
+from hone.training.rollout_source import LookaheadSource, RolloutSource
 from hone.types import Completion, Group, Prompt, Rollout, VersionSpan
 
 

@@ -13,7 +13,6 @@ from hone.planning.auxiliary_models import readable_tokens
 from hone.planning.placement import device_of_this_process
 
 HEAD_DIM_ON_CPU = 32
-BUILTIN = "Set policy.generation.backend=builtin"
 OWN_ARGUMENTS: dict[str, str | None] = {
     **dict.fromkeys(
         "model host port uds served_model_name logprobs_mode load_format weight_transfer_config enable_scale_out "
@@ -49,7 +48,7 @@ def check(config: OnlineConfig, size: ModelSize) -> None:
         f"lora.dim={lora.dim}": lora.dim > RANKS[-1],
     }
     if lora.enabled and (refused := [name for name, is_set in problems.items() if is_set]):
-        raise ConfigError(f"policy.{refused[0]}: vLLM cannot run such adapters. {BUILTIN}")
+        raise ConfigError(f"policy.{refused[0]}: vLLM cannot run such adapters. {_use_builtin()}")
 
 
 def check_evaluation(config: EvalConfig, size: ModelSize) -> None:
@@ -64,7 +63,7 @@ def check_heads(model: str, size: ModelSize, section: str, *, on_cpu: bool) -> N
     if on_cpu and size.head_dim < HEAD_DIM_ON_CPU:
         raise ConfigError(
             f"{model} has attention heads of {size.head_dim} numbers; on a CPU, vLLM computes heads of "
-            f"{HEAD_DIM_ON_CPU} and more. Set {section}.backend=builtin"
+            f"{HEAD_DIM_ON_CPU} and more. {_use_builtin(section)}"
         )
 
 
@@ -73,8 +72,7 @@ def check_arguments(arguments: Mapping[str, Any], section: str) -> None:
     for key in arguments:
         if (name := key.replace("-", "_").removeprefix("no_")) in OWN_ARGUMENTS:
             raise ConfigError(
-                f"{section}.vllm_kwargs.{key}: {OWN_ARGUMENTS[name] or 'Hone sets it'}. Remove it, or set "
-                f"{section}.backend=builtin"
+                f"{section}.vllm_kwargs.{key}: {OWN_ARGUMENTS[name] or 'Hone sets it'}; remove it"
             )
 
 
@@ -97,6 +95,10 @@ def logprobs_mode(config: OnlineConfig) -> str:
     if given := [name for name, is_set in changed.items() if is_set]:
         raise ConfigError(
             f"{given[0]} with temperature={config.logits_temperature:g}: vLLM does not give the log-probabilities of "
-            f"the unfiltered distribution then. Set temperature=1, or do without. {BUILTIN}"
+            f"the unfiltered distribution then. Set temperature=1, or do without. {_use_builtin()}"
         )
     return "processed_logprobs"
+
+
+def _use_builtin(section: str = "policy.generation") -> str:
+    return f"Set {section}.backend=builtin"

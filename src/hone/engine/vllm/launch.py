@@ -31,17 +31,17 @@ from hone.model.model_size import load_model_size
 from hone.planning.auxiliary_models import readable_tokens
 from hone.planning.placement import device_of_this_process
 
-ALL = 1 << 20
+NO_LIMIT = 1 << 20
 """Completions that a server is asked for at once: it makes batches of them itself."""
 
 
-def with_vllm(engine: LocalEngine, config: OnlineConfig, weights: Path) -> None:
+def attach_vllm(engine: LocalEngine, config: OnlineConfig, weights: Path) -> None:
     """Start a server beside the learner of this process, and make it the engine's generator. Its weights are probed
     after every update. Raises ClusterError if it cannot be had."""
     policy, dtype = config.policy, DTYPES[config.policy.precision]
     generator = _generator(config, engine, weights)
     publisher = _publisher(engine.learner, weights, dtype, policy.lora.enabled)
-    attach_generators(engine, [generator], publisher, config, weights, batch_size=ALL)
+    attach_generators(engine, [generator], publisher, config, weights, batch_size=NO_LIMIT)
     assert engine.transport is not None
     engine.transport = ProbedTransport(
         engine.transport,
@@ -83,7 +83,7 @@ def _generator(config: OnlineConfig, engine: LocalEngine, weights: Path) -> VLLM
 
 
 @contextmanager
-def evaluated(config: EvalConfig, tokenizer: PreTrainedTokenizerBase) -> Iterator[VLLMGenerator]:
+def open_server(config: EvalConfig, tokenizer: PreTrainedTokenizerBase) -> Iterator[VLLMGenerator]:
     """A server of the model that is evaluated. Raises ClusterError if it cannot be had."""
     generation, source = config.generation, resolve(config.generation.model_name)
     trust = generation.trust_remote_code
