@@ -72,7 +72,8 @@ def check_arguments(arguments: Mapping[str, Any], section: str) -> None:
     for key in arguments:
         if (name := key.replace("-", "_").removeprefix("no_")) in OWN_ARGUMENTS:
             raise ConfigError(
-                f"{section}.vllm_kwargs.{key}: {OWN_ARGUMENTS[name] or 'Hone sets it'}; remove it"
+                f"{section}.vllm_kwargs.{key}: {OWN_ARGUMENTS[name] or 'Hone sets it'}. Remove it, or set "
+                f"{section}.backend=builtin"
             )
 
 
