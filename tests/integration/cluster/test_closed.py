@@ -121,6 +121,7 @@ def test_what_a_rank_is_started_with_holds_no_secret(tmp_path: Path, monkeypatch
     assert workers._secret() == {"HF_TOKEN": "value of HF_TOKEN", "HF_ENDPOINT": "https://me:password@mirror"}
     monkeypatch.delenv("HF_TOKEN")
     monkeypatch.setattr(os, "environ", dict(os.environ))
+    monkeypatch.chdir(Path.cwd())  # the worker changes the directory: this changes it back
     EngineWorker(0, str(tmp_path), None).identify(None, {"HF_TOKEN": "told"})
     assert os.environ["HF_TOKEN"] == "told"
 
