@@ -92,7 +92,6 @@ class Checkpoints:
         self.config = config
         self.root = Path(config.checkpoint_dir)
         self._pending: PendingCheckpoint | None = None
-        self._ranked_by: str | None = None
         self.slowest = 0.0
         """Longest time in seconds from `begin_save` to the rename."""
 
@@ -138,7 +137,6 @@ class Checkpoints:
         Raises CheckpointError when it, or the one before, cannot be written; complete checkpoints are not touched.
         """
         self.wait_for_save()
-        self._ranked_by = ranked_by
         pending = PendingCheckpoint(self.path(step), models)
         folder = pending.temporary
         try:
@@ -149,7 +147,7 @@ class Checkpoints:
                 await model.save(folder / name, wait=wait)
             tokenizer.save_pretrained(str(folder / "policy" / "tokenizer"))
             torch.save(dict(state), folder / "state.pt")
-            info = {"step": step, "metrics": dict(metrics)}
+            info = {"step": step, "metrics": dict(metrics), "ranked_by": ranked_by}
             (folder / "training_info.json").write_text(json.dumps(info, indent=1))
         except BaseException as error:
             self._fail(pending, error)
@@ -169,7 +167,7 @@ class Checkpoints:
         if pending.error is not None:
             self._fail(pending, pending.error)
         self.slowest = max(self.slowest, pending.seconds)
-        self._prune()
+        self.prune()
         return pending.final
 
     def abort_save(self) -> None:
@@ -197,29 +195,37 @@ class Checkpoints:
 
     def metrics(self, step: int) -> dict[str, float]:
         """The metrics of `step_N`."""
-        try:
-            return dict(json.loads((self.path(step) / "training_info.json").read_text())["metrics"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return {}  # a damaged file ranks last; `load` raises its error
+        return dict(self._info(step).get("metrics", {}))
 
-    def _ranked(self) -> list[int]:
-        if self._ranked_by is None:
-            return []
-        values = {step: self.metrics(step).get(self._ranked_by) for step in self.steps()}
-        sign = -1.0 if self.config.higher_is_better else 1.0
-        known = {step: value for step, value in values.items() if value is not None and not math.isnan(value)}
-        return sorted(known, key=lambda step: (sign * known[step], -step))
-
-    def _prune(self) -> None:
-        """Keep the best `keep_top_k` by the metric (without one, the newest) and always the latest."""
+    def prune(self) -> None:
+        """Keep the best `keep_top_k` by the metric that the latest was saved with (without one, the newest) and always
+        the latest. A run that was killed before it did so does it when it is started again."""
         steps = self.steps()
         if self.config.keep_top_k is None or not steps:
             return
-        order = self._ranked()
+        info = self._info(steps[-1])
+        if "ranked_by" not in info:  # damaged, or of a version that did not write it
+            return
+        order = self._ranked(steps, info["ranked_by"])
         order += [step for step in reversed(steps) if step not in order]
         for step in order[self.config.keep_top_k :]:
             if step != steps[-1]:
                 remove(self.path(step))
+
+    def _info(self, step: int) -> dict[str, Any]:
+        try:
+            return dict(json.loads((self.path(step) / "training_info.json").read_text()))
+        except (OSError, ValueError, TypeError):
+            return {}  # a damaged file ranks last; `load` raises its error
+
+    def _ranked(self, steps: list[int], metric: str | None) -> list[int]:
+        """The steps that have the metric, best first."""
+        if metric is None:
+            return []
+        values = {step: self.metrics(step).get(metric) for step in steps}
+        sign = -1.0 if self.config.higher_is_better else 1.0
+        known = {step: value for step, value in values.items() if value is not None and not math.isnan(value)}
+        return sorted(known, key=lambda step: (sign * known[step], -step))
 
     def _cannot_write(self, final: Path, error: BaseException, full: bool) -> CheckpointError:
         steps = self.steps()

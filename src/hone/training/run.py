@@ -98,12 +98,14 @@ class TrainingRun:
             newest = self.checkpoints.path(self.step)
             changed = check_same_run(self.algorithm, self.yaml, self.checkpoints, newest)
             if self.is_complete:  # no weight is needed
+                self.checkpoints.prune()  # the process may have been killed just before it
                 self.latest = self.checkpoints.metrics(self.step)
                 return
             state = await self.checkpoints.load(self.step, self.engine.trained_models)
             with as_checkpoint_errors(self.checkpoints.path(self.step) / "state.pt"):
                 self.data.load_state_dict(state["data"])
                 restore_random_state(state["random"])
+            self.checkpoints.prune()
             self.latest = self.checkpoints.metrics(self.step)
             if not any(key.endswith(GOAL_KEYS) for key in changed):
                 self.stop_reason = self._goal = state.get("goal")

@@ -47,12 +47,14 @@ class Position:
         pass
 
 
-def train(folder: Path, validations: list[dict[str, float]], *overrides: str) -> TrainingRun:
+def train(
+    folder: Path, validations: list[dict[str, float]], *overrides: str, total_steps: int = 99
+) -> TrainingRun:
     """A run without a model, of one validated and saved step for each of these; it resumes from what is there."""
     settings = [f"checkpointing.checkpoint_dir={folder}", "checkpointing.save_period=1", *overrides]
     loaded = load("grpo", None, [*settings, "checkpointing.async_save=false", "data.validation.split=test"])
     engine = Engine(make_tokenizer(), cast(Any, Weightless()))
-    run = TrainingRun(loaded, engine, Position(), total_steps=99)
+    run = TrainingRun(loaded, engine, Position(), total_steps=total_steps)
 
     async def steps() -> None:
         await run.resume()
@@ -86,6 +88,19 @@ def test_a_resumed_run_ranks_by_the_metric_that_it_was_ranked_by(tmp_path: Path)
     train(tmp_path, [GRADED, better], "checkpointing.keep_top_k=1")
     run = train(tmp_path, [LAST], "checkpointing.keep_top_k=1")
     assert run.checkpoints.steps() == [2, 3]
+
+
+@pytest.mark.parametrize("total_steps", [3, 99])
+def test_a_run_that_was_killed_before_it_removed_checkpoints_removes_them_when_it_is_started_again(
+    total_steps: int, tmp_path: Path
+) -> None:
+    """Also when its last checkpoint is the end of the run."""
+    with pytest.MonkeyPatch.context() as killed:
+        killed.setattr("hone.checkpoint.checkpoints.Checkpoints.prune", lambda _: None)
+        steps = [RIGHT_OR_WRONG, LAST, LAST]
+        train(tmp_path, steps, "checkpointing.keep_top_k=1", total_steps=total_steps)
+    run = train(tmp_path, [], "checkpointing.keep_top_k=1", total_steps=total_steps)
+    assert run.checkpoints.steps() == [1, 3]
 
 
 def test_the_report_names_the_metric_that_checkpoints_are_ranked_by(tmp_path: Path) -> None:
