@@ -21,6 +21,8 @@ MAY_IMPORT: dict[str, str] = {
     "lazy": "",
     "registry": "errors",
     "user_code": "",
+    "endpoint": "",
+    "endpoint_completion": "types",
     "chat_template": "",
     "embedded": "errors",
     "config": "errors lazy registry embedded",
@@ -28,16 +30,17 @@ MAY_IMPORT: dict[str, str] = {
     "model": "errors types config chat_template embedded",
     "planning": "errors config model",
     "checkpoint": "errors types config model",
-    "tracking": "errors registry types config",
-    "rollout": "errors registry types config chat_template data user_code model",
+    "tracking": "errors registry types endpoint_completion config",
+    "rollout": "errors registry types config chat_template data user_code endpoint endpoint_completion model",
     "algorithms": "errors registry types config data tracking",
-    "engine": "errors version types user_code config chat_template data model planning checkpoint",
+    "engine": "errors version types user_code endpoint endpoint_completion config chat_template data model planning "
+    "checkpoint",
     "export": "errors config model checkpoint engine",
     "report": "errors registry config data model tracking checkpoint engine export",
     "training": "errors lazy registry types user_code config data model planning checkpoint tracking rollout "
     "algorithms engine export report",
-    "evaluation": "errors registry types user_code chat_template embedded config data model planning tracking rollout "
-    "algorithms engine export training",
+    "evaluation": "errors registry types endpoint_completion user_code chat_template embedded config data model "
+    "planning tracking rollout algorithms engine export training",
     "tune": "errors registry config tracking training",
     "cli": "version errors lazy registry config data embedded model planning rollout engine export "
     "report training evaluation tune",

@@ -27,6 +27,7 @@ from hone.planning.placement import (
     builtin_instead_of_vllm,
     check_distributed,
     check_mesh,
+    generator_of,
     is_single_process,
     split_devices,
     vllm_generates,
@@ -68,6 +69,8 @@ def reachable(config: TrainingConfig | EvalConfig) -> bool:
     """Whether the models and the training data are here, so that more can be checked than the settings."""
     parts = ("policy", "teacher", "value", "generation")
     models = [getattr(config, part) for part in parts if hasattr(config, part)]
+    if isinstance(config, EvalConfig) and generator_of(config) == "openai":
+        models = []
     entries = [config.data] if isinstance(config, EvalConfig) else list(config.data.train or [])
     try:
         for model in models:
@@ -87,10 +90,14 @@ def sections(algorithm: str, loaded: Loaded, gpu: str | None = None) -> list[tup
 
 
 def _evaluation(config: EvalConfig) -> list[tuple[str, list[str]]]:
-    size, about = model_size(config.generation)
+    endpoint = config.generation.openai_cfg
+    if generator_of(config) == "openai":
+        size, about = None, [f"{endpoint.model} at {endpoint.base_url}"]
+    else:
+        size, about = model_size(config.generation)
     return [
         ("model", about),
-        ("devices", devices(config, size)),
+        *([("devices", devices(config, size))] if generator_of(config) != "openai" else []),
         ("data", data_lines(config, [config.data])),
         ("sampling", eval_lines(config)),
     ]
@@ -239,6 +246,9 @@ def steps_line(steps: int | None, epochs: int | None) -> str:
 
 def generation_backend(config: TrainingConfig | EvalConfig, colocated: bool = True) -> str:
     """Which generator a run on this machine gets, and why."""
+    if isinstance(config, EvalConfig) and generator_of(config) == "openai":
+        endpoint = config.generation.openai_cfg
+        return f"the endpoint ({endpoint.api}), {counted(endpoint.max_concurrency, 'request')} at a time"
     reason = builtin_instead_of_vllm(config)
     if vllm_generates(config):
         return "a vLLM server, which the run starts"
@@ -259,8 +269,11 @@ def checkpoint_lines(config: TrainingConfig) -> list[str]:
 def eval_lines(config: EvalConfig) -> list[str]:
     """How answers are drawn and scored."""
     g, e = config.generation, config.eval
+    limit = f"at most {g.max_new_tokens} tokens"
+    if not g.has_tokens and g.max_new_tokens >= g.max_model_len:
+        limit = "as many tokens as the endpoint gives"
     return [
         f"{counted(e.num_tests_per_prompt, 'answer')} for each problem, temperature {g.temperature:g}, "
-        f"top_p {g.top_p:g}, at most {g.max_new_tokens} tokens; {e.metric} with k = {e.k_value}",
+        f"top_p {g.top_p:g}, {limit}; {e.metric} with k = {e.k_value}",
         f"generation: {generation_backend(config)}",
     ]

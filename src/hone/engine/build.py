@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
 from hone.config import EvalConfig, OnlineConfig, TrainingConfig
 from hone.engine.base import Engine
+from hone.engine.endpoint_generator import EndpointGenerator, open_endpoint
 from hone.engine.generator_group import attach_generators, folder_for_weights
 from hone.engine.generator_process import GeneratorProcess
 from hone.engine.local.generator import LocalGenerator
@@ -31,6 +33,7 @@ from hone.planning.cpu import generator_precision
 from hone.planning.placement import (
     check_distributed,
     device_of_this_process,
+    generator_of,
     hardware_of,
     is_single_process,
     split_devices,
@@ -95,19 +98,19 @@ def _built(
     return engine
 
 
-@contextmanager
+EvalGenerator = LocalGenerator | VLLMGenerator | EndpointGenerator
+
+
 def open_generator(
-    config: EvalConfig, tokenizer: PreTrainedTokenizerBase
-) -> Iterator[LocalGenerator | VLLMGenerator]:
-    """A generator alone, for evaluation. Raises ClusterError for a vLLM server that cannot be had."""
-    if not vllm_generates(config):
-        yield _local_generator(config, tokenizer)
-        return
-    with open_server(config, tokenizer) as generator:
-        yield generator
+    config: EvalConfig, tokenizer: PreTrainedTokenizerBase | None
+) -> AbstractContextManager[EvalGenerator]:
+    """A generator alone, for evaluation. The tokenizer is None where an endpoint tokenizes. Raises ClusterError for a
+    vLLM server that cannot be had."""
+    return OPENERS[generator_of(config)](config, tokenizer)
 
 
-def _local_generator(config: EvalConfig, tokenizer: PreTrainedTokenizerBase) -> LocalGenerator:
+@contextmanager
+def _open_local(config: EvalConfig, tokenizer: PreTrainedTokenizerBase) -> Iterator[LocalGenerator]:
     generation = config.generation
     model = load_model(generation.model_name, trust_remote_code=generation.trust_remote_code).eval()
     set_threads(config.cluster.cpu_threads, model)
@@ -116,7 +119,7 @@ def _local_generator(config: EvalConfig, tokenizer: PreTrainedTokenizerBase) -> 
     dtype = DTYPES[generator_precision(generation.precision, on_cpu=device == "cpu")]
     limit = context_length(model)
     wanted = generation.max_model_len
-    return LocalGenerator(
+    yield LocalGenerator(
         model,
         tokenizer,
         stop_tokens=stop_tokens(model, tokenizer),
@@ -124,3 +127,10 @@ def _local_generator(config: EvalConfig, tokenizer: PreTrainedTokenizerBase) -> 
         max_rows=generation.batch_size,
         autocast=lambda: torch.autocast(device, dtype=dtype, enabled=dtype != torch.float32),
     )
+
+
+OPENERS: Mapping[str, Callable[[EvalConfig, Any], AbstractContextManager[EvalGenerator]]] = {
+    "builtin": _open_local,
+    "vllm": open_server,
+    "openai": open_endpoint,
+}

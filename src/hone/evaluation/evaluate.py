@@ -13,25 +13,27 @@ from typing import TYPE_CHECKING, Any
 from hone.chat_template import end_notice
 from hone.config import EvalConfig, Loaded
 from hone.data import build_eval_prompts
-from hone.engine.build import open_generator
+from hone.data.endpoint_prompts import build_endpoint_prompts
+from hone.endpoint_completion import length_of
+from hone.engine.build import EvalGenerator, open_generator
+from hone.engine.endpoint_generator import EndpointGenerator
 from hone.engine.local.generator import LocalGenerator
 from hone.engine.local.local_engine import tokenizer_of
 from hone.engine.vllm.checks import check_evaluation
-from hone.engine.vllm.generator import VLLMGenerator
 from hone.evaluation import own_metrics
 from hone.evaluation.metrics import answer_of, label_of, score
 from hone.export import with_models_of_runs
 from hone.files import write_json
 from hone.model.model_size import load_model_size
-from hone.planning.placement import placement_notices, vllm_generates
+from hone.planning.placement import generator_of, placement_notices
 from hone.rollout.environments.episode import EpisodeRunner
 from hone.rollout.environments.episode_result import episode_metrics
 from hone.rollout.rewards.reward_pool import RewardPool
 from hone.rollout.sampler import open_episode_runner, sampling_from, score_episodes
-from hone.rollout.scoring import open_reward_pool, score_completions
+from hone.rollout.scoring import check_answered, is_unanswered, open_reward_pool, score_completions
 from hone.tracking import Activity, Progress, working, write_rollouts
 from hone.training.process import check_could_write, check_writable, run_async
-from hone.types import Group, Prompt
+from hone.types import Group, Prompt, Rollout
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -56,7 +58,8 @@ def main(loaded: Loaded) -> dict[str, Any]:
 class Prepared:
     """What an evaluation needs besides its model."""
 
-    tokenizer: PreTrainedTokenizerBase
+    tokenizer: PreTrainedTokenizerBase | None
+    """None where an endpoint tokenizes."""
     prompts: list[Prompt]
     pool: RewardPool
     episodes: EpisodeRunner | None
@@ -71,13 +74,18 @@ async def prepared(config: EvalConfig, *, load_models: bool = True) -> AsyncIter
     """Prepare everything but the model; `load_models`: reward models, too. Raises HoneError for what would stop the
     evaluation."""
     own = own_metrics.load(config.eval.metrics, "eval.metrics")
-    tokenizer = tokenizer_of(config)
+    if generator_of(config) == "openai":
+        await EndpointGenerator(config).check()
+    tokenizer = tokenizer_of(config) if config.generation.has_tokens else None
     pool = open_reward_pool(config.rewards, load_models=load_models)
     with contextlib.closing(Activity()) as activity:
         pool.start(activity.begin)
-    with contextlib.closing(pool), open_episode_runner(config, tokenizer) as episodes:
-        notices = [text] if (text := end_notice(tokenizer)) else []
-        data = build_eval_prompts(config, tokenizer)
+    opened = open_episode_runner(config, tokenizer) if tokenizer is not None else contextlib.nullcontext()
+    with contextlib.closing(pool), opened as episodes:
+        notices = [text] if tokenizer is not None and (text := end_notice(tokenizer)) else []
+        if tokenizer is None:
+            pool.check_no_tokens("generation.openai_cfg.api=tokens")
+        data = build_eval_prompts(config, tokenizer) if tokenizer else build_endpoint_prompts(config)
         prompts = data.all_prompts(data.training_datasets)
         notices += [*data.dropped_notices(), *data.finding_log.unreported()]
         pool.check_columns(sorted({name for prompt in prompts for name in prompt.row}))
@@ -93,9 +101,11 @@ def check(loaded: Loaded[EvalConfig]) -> None:
 
     async def prepare() -> None:
         async with prepared(config, load_models=False):
+            if (kind := generator_of(config)) == "openai":
+                return
             model = config.generation
             size = load_model_size(model.model_name, trust_remote_code=model.trust_remote_code)
-            if vllm_generates(config):
+            if kind == "vllm":
                 check_evaluation(config, size)
 
     asyncio.run(prepare())
@@ -111,11 +121,12 @@ async def evaluate(config: EvalConfig) -> dict[str, Any]:
         for notice in (*ready.pool.notes, *ready.notices, *episode_notices):
             print(notice, flush=True)
         with contextlib.ExitStack() as opened:
-            verb = "starting vLLM with" if vllm_generates(config) else "loading"
-            with working(f"{verb} {config.generation.model_name}"):
+            with working(f"{OPENING[generator_of(config)]} {config.generation.model_name}"):
                 generator = opened.enter_context(open_generator(config, ready.tokenizer))
             groups = await _sample_and_score(config, ready, generator)
     report = report_of(groups, config) | {"seconds": time.perf_counter() - started}
+    if isinstance(generator, EndpointGenerator):
+        report["endpoint"] = {"api": generator.settings.api, "models": sorted(generator.answered_by)}
     if ready.own:
         report["metrics"] = own_metrics.measure(ready.own, lists_of(groups, config.data.output_key))
     if config.eval.save_path:
@@ -123,9 +134,7 @@ async def evaluate(config: EvalConfig) -> dict[str, Any]:
     return report
 
 
-async def _sample_and_score(
-    config: EvalConfig, ready: Prepared, generator: LocalGenerator | VLLMGenerator
-) -> list[Group]:
+async def _sample_and_score(config: EvalConfig, ready: Prepared, generator: EvalGenerator) -> list[Group]:
     """Every prompt's group of scored answers, some prompts at a time."""
     groups: list[Group] = []
     prompts, episodes = ready.prompts, ready.episodes
@@ -133,6 +142,7 @@ async def _sample_and_score(
     at_once = config.generation.batch_size if isinstance(generator, LocalGenerator) else SERVED_AT_ONCE
     size = config.generation.num_prompts_per_step or max(1, at_once // tests)
     if episodes is not None:
+        assert not isinstance(generator, EndpointGenerator)
         episodes.context = min(episodes.context, generator.context)
     with Progress(len(prompts), "eval", 0) as progress:
         for start in range(0, len(prompts), size):
@@ -142,9 +152,10 @@ async def _sample_and_score(
                 new = await score_episodes(chunk, results, ready.pool, config.rewards)
             else:
                 completions = await generator.generate(chunk, sampling, count=tests)
+                check_answered(completions, config.rewards.max_failure_fraction)
                 new = await score_completions(chunk, completions, ready.tokenizer, ready.pool)
             groups += new
-            tokens = sum(len(rollout.completion.tokens) for group in new for rollout in group.rollouts)
+            tokens = sum(length_of(rollout.completion) or 0 for group in new for rollout in group.rollouts)
             done = {"accuracy": score(groups, "pass@k", 1)}
             progress.update(start + len(chunk), done, tokens)
     return groups
@@ -163,11 +174,20 @@ def report_of(groups: Sequence[Group], config: EvalConfig) -> dict[str, Any]:
         "tests_per_prompt": config.eval.num_tests_per_prompt,
         "failed": sum(rollout.failure is not None for rollout in rollouts),
         "truncated": sum(rollout.completion.finish == "length" for rollout in rollouts),
-        "mean_completion_length": sum(len(r.completion.tokens) for r in rollouts) / len(rollouts),
+        "mean_completion_length": _mean_length(rollouts),
         **episode_metrics(rollouts),
     }
 
 
+def _mean_length(rollouts: Sequence[Rollout]) -> float | None:
+    """In tokens; None where an endpoint does not give them for every answer."""
+    lengths = [length_of(r.completion) for r in rollouts if not is_unanswered(r.completion)]
+    known = [length for length in lengths if length is not None]
+    return sum(known) / len(known) if known and len(known) == len(lengths) else None
+
+
+OPENING = {"builtin": "loading", "vllm": "starting vLLM with", "openai": "asking the endpoint for"}
+"""What the progress line says before the first answer, by generator."""
 SERVED_AT_ONCE = 512
 """Answers that a server is asked for at once; it makes batches of them itself."""
 FOUND = ("predictions", "labels", "completions", "prompts", "rewards")

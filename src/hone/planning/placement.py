@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal
 
 import torch
 
@@ -145,6 +146,13 @@ def builtin_instead_of_vllm(config: TrainingConfig | EvalConfig) -> str | None:
     return "vLLM generates beside a learner in one process only"
 
 
+def generator_of(config: EvalConfig) -> Literal["builtin", "vllm", "openai"]:
+    """What answers in an evaluation."""
+    if config.generation.backend == "openai":
+        return "openai"
+    return "vllm" if vllm_generates(config) else "builtin"
+
+
 def vllm_generates(config: TrainingConfig | EvalConfig) -> bool:
     """Whether a vLLM server samples."""
     return _asks_for_vllm(config) and builtin_instead_of_vllm(config) is None
@@ -191,6 +199,8 @@ def _emulation_notices(config: TrainingConfig | EvalConfig) -> list[str]:
         cluster.gpus_per_node == 0 or cluster.cpu_workers_per_node is not None or is_single_process(cluster)
     )
     wanted = config.generation.precision if isinstance(config, EvalConfig) else config.policy.precision
+    if isinstance(config, EvalConfig) and generator_of(config) == "openai":
+        return []
     if not here or device_of_this_process(cluster).type != "cpu" or not is_emulated(wanted):
         return []
     if isinstance(config, EvalConfig):

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from hone.config.schema import OnlineConfig, RewardsConfig, RLConfig
+from hone.endpoint_completion import EndpointCompletion
 from hone.rollout.prompt_prefix import prefills_of
 from hone.rollout.reward_shaping import shape_reward
 from hone.rollout.rewards.resolve import resolve_all
 from hone.rollout.rewards.reward_pool import RewardPool
 from hone.rollout.sandbox import SandboxLimits
+from hone.rollout.workers.failure_budget import FailureBudget
 from hone.types import Completion, Group, Prompt, Rollout
 
 if TYPE_CHECKING:
@@ -41,24 +43,48 @@ def open_reward_pool(rewards: RewardsConfig, log_path: Any = None, *, load_model
 async def score_completions(
     prompts: Sequence[Prompt],
     completions: Sequence[Sequence[Completion]],
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerBase | None,
     pool: RewardPool | None,
 ) -> list[Group]:
     """A Group for each prompt, in order, with the rewards (or failures) of its completions; unscored without a pool.
 
     Reward functions get text without special tokens, in a message if the prompt is conversational; tokens are not
-    changed. Rewards are neither scaled nor shaped. Raises RewardError (see RewardPool.score).
+    changed. Rewards are neither scaled nor shaped. Without a tokenizer, completions have their text. Raises RewardError
+    (see RewardPool.score).
     """
     pairs = [(p, c) for p, group in zip(prompts, completions, strict=True) for c in group]
-    texts = tokenizer.batch_decode([list(c.tokens) for _, c in pairs], skip_special_tokens=True)
-    prefills = dict(zip((p.id for p in prompts), prefills_of(prompts, tokenizer), strict=True))
+    prefills = [""] * len(prompts)
+    if tokenizer is None:
+        texts = [c.text if isinstance(c, EndpointCompletion) else "" for _, c in pairs]
+    else:
+        texts = tokenizer.batch_decode([list(c.tokens) for _, c in pairs], skip_special_tokens=True)
+        prefills = prefills_of(prompts, tokenizer)
+    begun = {prompt.id: prefill for prompt, prefill in zip(prompts, prefills, strict=True)}
     rollouts = [
-        Rollout(*pair, text, prefill=prefills[pair[0].id]) for pair, text in zip(pairs, texts, strict=True)
+        Rollout(p, c, text, prefill=begun[p.id], failure=c.failure if is_unanswered(c) else None)
+        for (p, c), text in zip(pairs, texts, strict=True)
     ]
-    if pool is not None:
-        await score_rollouts(rollouts, pool, max(map(len, completions), default=1))
+    answered = [rollout for rollout in rollouts if rollout.failure is None]
+    if pool is not None and answered:
+        whole = len(answered) == len(rollouts)
+        await score_rollouts(answered, pool, max(map(len, completions)) if whole else 1)
     rest = iter(rollouts)
     return [Group(p.id, [next(rest) for _ in group]) for p, group in zip(prompts, completions, strict=True)]
+
+
+def is_unanswered(completion: Completion) -> TypeGuard[EndpointCompletion]:
+    """Whether an endpoint did not give this answer."""
+    return isinstance(completion, EndpointCompletion) and completion.failure is not None
+
+
+def check_answered(completions: Sequence[Sequence[Completion]], allowed: float) -> None:
+    """Raise RewardError if an endpoint did not give more than the fraction `allowed` of its answers."""
+    every = [completion for group in completions for completion in group]
+    failures = FailureBudget(allowed, len(every))
+    for number, completion in enumerate(every):
+        if is_unanswered(completion):
+            failures.add(number, completion.failure or "")
+    failures.check("answers were not given", "", fix="See to the endpoint")
 
 
 def apply_reward_shaping(groups: Sequence[Group], cfg: OnlineConfig) -> None:
@@ -78,7 +104,8 @@ async def score_rollouts(rollouts: Sequence[Rollout], pool: RewardPool, group_si
     """Set the rewards, extra columns and failures of rollouts. Raises RewardError (see RewardPool.score)."""
     columns = columns_of([rollout.prompt.row for rollout in rollouts])
     columns["prefills"] = [rollout.prefill for rollout in rollouts]
-    columns["completion_ids"] = [list(rollout.completion.tokens) for rollout in rollouts]
+    if not any(isinstance(r.completion, EndpointCompletion) and not r.completion.tokens for r in rollouts):
+        columns["completion_ids"] = [list(rollout.completion.tokens) for rollout in rollouts]
     prompts = [rollout.prompt.content for rollout in rollouts]
     sources = [(rollout.prompt.dataset, rollout.prompt.env) for rollout in rollouts]
     texts = [_as_prompted(rollout) for rollout in rollouts]

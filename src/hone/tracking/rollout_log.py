@@ -47,6 +47,8 @@ def write_rollouts(path: Path, step: int, groups: Iterable[Group], tokenizer: De
 
 
 def _record(step: int, group: Group, rollout: Rollout, tokenizer: Decoder | None) -> dict[str, Any]:
+    from hone.endpoint_completion import length_of  # with torch, which commands that only read do without
+
     prompt, completion = rollout.prompt, rollout.completion
     answer = next((name for name in ANSWER_COLUMNS if name in prompt.row), None)
     sampled = list(compress(completion.logprobs, completion.mask or repeat(True)))
@@ -59,7 +61,7 @@ def _record(step: int, group: Group, rollout: Rollout, tokenizer: Decoder | None
         "reward": rollout.reward,
         "advantage": rollout.advantage,
         "finish": completion.finish,
-        "num_tokens": len(completion.tokens),
+        "num_tokens": length_of(completion),
         "logprob": sum(sampled) / len(sampled) if sampled else None,
         "version": completion.version,
         "failure": rollout.failure,

@@ -111,6 +111,7 @@ def test_the_walk_has_all_keys() -> None:
     assert len(leaves()) > 250
 
 
+ENDPOINT = ["generation.backend=openai", "generation.openai_cfg.base_url=http://h/v1"]
 MAKES_UNUSED: dict[str, list[str]] = {
     "there is no validation": ["data.validation=null"],
     "no metric ranks the checkpoints": ["checkpointing.metric_name=null"],
@@ -119,6 +120,8 @@ MAKES_UNUSED: dict[str, list[str]] = {
     "policy.generation.val_temperature=0 takes the most likely token": [
         "policy.generation.val_temperature=0"
     ],
+    "an endpoint answers": ENDPOINT,
+    "the endpoint tokenizes": ENDPOINT,
     "the loss that is chosen clips no ratio": ["loss_fn.use_sapo=true"],
     "loss_fn.reference_policy_kl_penalty is 0": ["loss_fn.reference_policy_kl_penalty=0"],
     "only the estimators grpo and gdpo read it": ["grpo.adv_estimator.name=maxrl"],
@@ -142,9 +145,12 @@ def _told(kind: Any, key: str, given: list[str]) -> list[str]:
     base = load(kind, None, given).config
     default = field.get_default(call_default_factory=True) if field is not None else None
     other = other_value(field, _value(base, key) if default is None else default)
-    other = {"kwargs": {"a": 1}, "vllm_kwargs": {"a": 1}, "target_modules": ["q"]}.get(
-        key.rpartition(".")[2], "text" if other is None else other
-    )
+    other = {
+        "kwargs": {"a": 1},
+        "vllm_kwargs": {"a": 1},
+        "chat_template_kwargs": {"a": 1},
+        "target_modules": ["q"],
+    }.get(key.rpartition(".")[2], "text" if other is None else other)
     if key.endswith("kl_type"):
         other = "k2"
     text = files.dump(other).splitlines()[0] if not isinstance(other, dict | list) else str(other)

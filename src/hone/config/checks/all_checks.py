@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from types import UnionType
 from typing import Any
 
-from hone.config.checks import losses, models, rollouts, run
+from hone.config.checks import endpoint, losses, models, rollouts, run
 from hone.config.schema import EvalConfig, OnlineConfig, PolicyGradientConfig, RLConfig, TrainingConfig
 
 CHECKS: tuple[tuple[type | UnionType, Callable[[Any], Iterator[str]]], ...] = (
@@ -25,7 +25,9 @@ CHECKS: tuple[tuple[type | UnionType, Callable[[Any], Iterator[str]]], ...] = (
     (RLConfig, rollouts.rewards),
     (PolicyGradientConfig, losses.policy_loss),
     (OnlineConfig, rollouts.policy_sampling),
+    (OnlineConfig, endpoint.training),
     (EvalConfig, rollouts.evaluation),
+    (EvalConfig, endpoint.evaluation),
     (TrainingConfig, lambda config: config.problems()),
 )
 """Each check, after the configurations that it applies to."""

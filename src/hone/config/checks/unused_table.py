@@ -102,6 +102,21 @@ ONLINE = (
 )
 EVALUATION = (
     _read_by_vllm("generation"),
+    read_if(
+        lambda s: s["generation.backend"] == "openai",
+        "generation.openai_cfg.*",
+        "no endpoint is asked: generation.backend is not openai",
+    ),
+    read_if(
+        lambda s: s["generation.backend"] != "openai",
+        "generation: precision batch_size",
+        "an endpoint answers",
+    ),
+    read_if(
+        lambda s: s.config.generation.has_tokens,
+        "tokenizer: name chat_template chat_template_kwargs",
+        "the endpoint tokenizes",
+    ),
     read_if(never, CLUSTER, "an evaluation is one process"),
     read_if(
         "generation.temperature",

@@ -18,6 +18,7 @@ from hone.config.schema.base import (
     section,
 )
 from hone.config.schema.data import EvalDataConfig
+from hone.config.schema.endpoint import EndpointConfig
 from hone.config.schema.environments import EnvConfig
 from hone.config.schema.model import SamplingConfig, TokenizerConfig
 from hone.config.schema.run import ClusterConfig, RewardsConfig
@@ -72,6 +73,12 @@ class EvalGenerationConfig(SamplingConfig):
     """Sampling temperature; 0 is greedy."""
     max_new_tokens: Derived[Count] = derived("${generation.max_model_len}")
     """Maximum tokens of an answer. Prompt and answer together have at most max_model_len."""
+    openai_cfg: EndpointConfig = section(EndpointConfig)
+
+    @property
+    def has_tokens(self) -> bool:
+        """Whether prompts are tokenized here and answers are tokens; else an endpoint takes and gives text."""
+        return self.backend != "openai" or self.openai_cfg.api == "tokens"
 
 
 class EvalConfig(RunConfig):

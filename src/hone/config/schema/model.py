@@ -155,9 +155,10 @@ class ModelConfig(ConfigModel):
 class SamplingConfig(ConfigModel):
     """How completions are sampled."""
 
-    backend: Literal["auto", "builtin", "vllm"] = "auto"
+    backend: Literal["auto", "builtin", "vllm", "openai"] = "auto"
     """`builtin`: Hone's own generator. `vllm`: a vLLM server that the run starts; where vLLM is not installed, and on
-    clusters, Hone's own samples, and a notice says so. `auto`: `builtin`."""
+    clusters, Hone's own samples, and a notice says so. `openai`: an endpoint with OpenAI's API, for `hone eval` only.
+    `auto`: `builtin`."""
     vllm_cfg: VLLMConfig = section(VLLMConfig)
     vllm_kwargs: dict[str, Any] = Field(default_factory=dict)
     """Further arguments of `vllm serve`, such as `{max_num_seqs: 512, enable_expert_parallel: true}`."""

@@ -57,8 +57,8 @@ def _is_factory(function: Function, kwargs: Mapping[str, Any]) -> bool:
 
 def describe(function: Function, kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of a function: `accepts`, their names (None: any, it has **kwargs); `columns`, the data columns
-    that it needs; `any_of`, columns of which it needs one; `asynchronous`; `seconds_each`. Raises Unusable if Hone
-    cannot call it."""
+    that it needs; `any_of`, columns of which it needs one; `reads_tokens`; `asynchronous`; `seconds_each`. Raises
+    Unusable if Hone cannot call it."""
     parameters = inspect.signature(function).parameters.values()
     named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     if any(p.kind is p.POSITIONAL_ONLY and p.default is p.empty for p in parameters):
@@ -82,6 +82,7 @@ def describe(function: Function, kwargs: Mapping[str, Any]) -> dict[str, Any]:
         "accepts": None if has_kwargs else sorted(names),
         "columns": sorted(required - set(PASSED) - set(kwargs)),
         "any_of": list(any_of),
+        "reads_tokens": "completion_ids" in required,
         "asynchronous": is_async(function),
         "seconds_each": float(function.seconds_each(**kwargs)) if hasattr(function, "seconds_each") else 0.0,
     }

@@ -111,6 +111,15 @@ class RewardPool:
                     f"data does not have; its columns: {', '.join(have) or 'none'}"
                 )
 
+    def check_no_tokens(self, setting: str) -> None:
+        """Raise RewardError for a function that needs completions as tokens; `setting` would give them."""
+        for spec in self.specs:
+            if self._described[spec.name]["reads_tokens"]:
+                raise RewardError(
+                    f"reward {spec.label} takes completion_ids, and the endpoint gives text: set {setting}, or leave "
+                    "the function out"
+                )
+
     async def score(
         self,
         prompts: Sequence[Any],

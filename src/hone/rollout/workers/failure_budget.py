@@ -27,9 +27,9 @@ class FailureBudget:
         self._categories[category or cause] += 1
         self._first = self._first or f"{cause}\n{detail}".rstrip()
 
-    def check(self, failed: str, time_limit: str) -> None:
+    def check(self, failed: str, time_limit: str, fix: str = "Correct the code that failed") -> None:
         """Raise RewardError if too many samples failed. `failed` is the predicate of the message ("could not be
-        scored"); `time_limit` names the setting that limits a call."""
+        scored"); `time_limit` names the setting that limits a call; `fix` is what the message advises."""
         allowed = math.floor(self._fraction * self._size)
         if self._fraction > 0 and self._size > 1:
             allowed = max(1, allowed)
@@ -40,5 +40,5 @@ class FailureBudget:
         raise RewardError(
             f"at least {len(self.causes)} of {self._size} {failed}, more than "
             f"rewards.max_failure_fraction={self._fraction:g} allows: {counts}. "
-            f"Correct the code that failed, or raise {late}that limit. The first failure: {self._first}"
+            f"{fix}, or raise {late}that limit. The first failure: {self._first}"
         )

@@ -1,28 +1,21 @@
 """A language model as judge: any endpoint with OpenAI's chat completions API.
 
 One process sends the requests of a batch, at most `max_concurrency` at a time. A completion without a score fails with
-the cause; the others keep their scores. Imports the standard library only.
+the cause; the others keep their scores.
 """
 
 from __future__ import annotations
 
-import email.utils
-import http.client
+import asyncio
 import inspect
-import json
 import os
-import random
 import re
-import threading
-import time
-import urllib.error
-import urllib.parse
-import urllib.request
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 
+from hone.endpoint import Endpoint, EndpointError
 from hone.rollout.rewards.functions.common import GOLD_COLUMNS, BadOption, rows_of
 from hone.rollout.rewards.text import after_thought, text_of
 
@@ -39,17 +32,10 @@ Reference, if there is one:
 
 How good is the answer, from 0 (useless) to 10 (perfect)? End your reply with a line of this form:
 Score: <number>"""
-_RETRIED = (408, 409, 425, 429, 500, 502, 503, 504)
-_MAX_WAIT_S = 60.0
-_MAX_REPLY = 4_000_000  # bytes
 
 
 class JudgeError(Exception):
     """The judge gave no score; the message says why."""
-
-
-class EndpointDown(JudgeError):
-    """The endpoint does not respond."""
 
 
 def judge(
@@ -87,8 +73,8 @@ def judge(
     for row, prompt, completion in zip(rows, prompts, completions, strict=True):
         gold = next((row[name] for name in GOLD_COLUMNS if row.get(name) is not None), "")
         row |= {"prompt": _prompt_text(prompt), "completion": text_of(completion), "answer": gold}
-    with ThreadPoolExecutor(max(1, min(max_concurrency, len(rows)))) as threads:
-        return list(threads.map(client.score, rows))
+    with ThreadPoolExecutor(1) as thread:  # a caller's thread may have an event loop, as a notebook's has
+        return thread.submit(asyncio.run, client.scores(rows)).result()
 
 
 def _defaults() -> dict[str, Any]:
@@ -98,21 +84,35 @@ def _defaults() -> dict[str, Any]:
 
 
 class _Judge:
-    """The requests of one batch: their deadline, and whether the endpoint responds."""
+    """The requests of one batch."""
 
     def __init__(self, options: SimpleNamespace) -> None:
         _check(**options.__dict__)
         self._options = options
-        self._deadline = time.monotonic() + 0.95 * options.timeout_s - 1
-        self._lock = threading.Lock()
-        self._down: JudgeError | None = None
-        self._in_a_row = 0
+        self._endpoint = Endpoint(
+            options.base_url,
+            name="judge",
+            api_key_env=options.api_key_env,
+            max_concurrency=options.max_concurrency,
+            max_retries=options.max_retries,
+            request_timeout_s=options.request_timeout_s,
+            timeout_s=0.95 * options.timeout_s - 1,
+        )
 
-    def score(self, row: dict[str, Any]) -> float | JudgeError:
-        """The score of one completion, or the error in its place."""
+    async def scores(self, rows: Sequence[dict[str, Any]]) -> list[float | Exception]:
+        """The score of each completion, or the error in its place."""
+        async with self._endpoint.session():
+            return await asyncio.gather(*map(self._score, rows))
+
+    async def _score(self, row: dict[str, Any]) -> float | Exception:
+        o = self._options
+        question = {"role": "user", "content": _filled(o.template, row)}
+        body = {"model": o.model, "messages": [question], "temperature": o.temperature}
+        body |= {"max_tokens": o.max_tokens, **(o.extra_body or {})}
         try:
-            return self._read(self._answer(_filled(self._options.template, row)))
-        except JudgeError as error:
+            reply = await self._endpoint.complete("/chat/completions", body)
+            return self._read(_content(reply["choices"][0]))
+        except (JudgeError, EndpointError) as error:
             return error
 
     def _read(self, reply: str) -> float:
@@ -132,104 +132,13 @@ class _Judge:
             )
         return (value - o.min_score) / (o.max_score - o.min_score) if o.normalize else value
 
-    def _answer(self, question: str) -> str:
-        """The judge's reply, after retries. Raises JudgeError."""
-        pause, tries = 0.5, 0
-        while True:
-            if self._down is not None:
-                raise self._down
-            try:
-                reply = self._ask(question)
-            except _Retry as retry:
-                tries += 1
-                wait = retry.wait if retry.wait is not None else pause * (0.5 + random.random())
-                if tries > self._options.max_retries:
-                    raise self._gave_up(retry, f"after {tries} tries") from retry
-                if wait > _MAX_WAIT_S or time.monotonic() + wait > self._deadline:
-                    raise self._gave_up(retry, f"and there is no time to wait {wait:.0f} s") from retry
-                time.sleep(wait)
-                pause = min(pause * 2, _MAX_WAIT_S)
-                continue
-            with self._lock:
-                self._in_a_row = 0
-            return reply
 
-    def _gave_up(self, retry: _Retry, why: str) -> JudgeError:
-        """The error after the last try. After `max_concurrency` failures in a row no more requests are sent."""
-        error = (EndpointDown if retry.down else JudgeError)(f"judge {retry} ({why})")
-        with self._lock:
-            self._in_a_row += retry.down
-            if self._in_a_row >= self._options.max_concurrency:
-                self._down = error
-        return error
-
-    def _ask(self, question: str) -> str:
-        o = self._options
-        left = self._deadline - time.monotonic()
-        if left <= 0:
-            raise JudgeError(f"judge was not asked: kwargs.timeout_s={o.timeout_s:g} had passed")
-        body = {"model": o.model, "messages": [{"role": "user", "content": question}]}
-        body |= {"temperature": o.temperature, "max_tokens": o.max_tokens, **(o.extra_body or {})}
-        headers = {"Content-Type": "application/json"}
-        if o.api_key_env is not None:
-            headers["Authorization"] = f"Bearer {os.environ[o.api_key_env]}"
-        url = f"{str(o.base_url).rstrip('/')}/chat/completions"
-        request = urllib.request.Request(url, json.dumps(body).encode(), headers)
-        try:
-            with urllib.request.urlopen(request, timeout=min(o.request_timeout_s, left)) as response:
-                return _content(response.read(_MAX_REPLY))
-        except urllib.error.HTTPError as error:
-            status = f"answered {error.code} {error.reason}"
-            if error.code in _RETRIED:
-                raise _Retry(status, _retry_after(error.headers.get("Retry-After")), down=False) from error
-            raise JudgeError(f"judge {status}: {_body(error)}") from error
-        except (OSError, http.client.HTTPException) as error:
-            reason = getattr(error, "reason", error) or type(error).__name__
-            raise _Retry(f"at {_host(url)} does not answer: {reason}", None, down=True) from error
-
-
-class _Retry(Exception):
-    """A failure worth a retry, after `wait` seconds where the endpoint says so."""
-
-    def __init__(self, what: str, wait: float | None, *, down: bool) -> None:
-        super().__init__(what)
-        self.wait, self.down = wait, down
-
-
-def _content(body: bytes) -> str:
-    try:
-        content = json.loads(body)["choices"][0]["message"]["content"]
-    except (ValueError, LookupError, TypeError) as error:
-        raise JudgeError(f"judge's reply is no chat completion: {body[:200]!r}") from error
+def _content(choice: dict[str, Any]) -> str:
+    message = choice.get("message")
+    content = message.get("content") if isinstance(message, dict) else None
     if not isinstance(content, str):
         raise JudgeError("judge's reply has no text")
     return content
-
-
-def _body(error: urllib.error.HTTPError) -> str:
-    try:
-        return error.read(300).decode(errors="replace")
-    except (OSError, http.client.HTTPException):
-        return ""
-
-
-def _retry_after(value: str | None) -> float | None:
-    """The seconds of a Retry-After header, a number or a date (RFC 9110, 10.2.3)."""
-    if value is None:
-        return None
-    try:
-        return max(0.0, float(value))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    except ValueError:
-        return None
-
-
-def _host(url: str) -> str:
-    parts = urllib.parse.urlsplit(url)
-    return f"{parts.scheme}://{parts.hostname}" + (f":{parts.port}" if parts.port else "")
 
 
 def _filled(template: str, row: dict[str, Any]) -> str:
