@@ -18,6 +18,8 @@ from hone.config.schema.run import RewardFunctionConfig
 from hone.data.sources import load_rows
 from hone.engine.local.threads import SMALL_MODEL, threads_for
 from hone.errors import HoneError, ModelError
+from hone.evaluation.suite import load_suite
+from hone.evaluation.suite_data import load_problems
 from hone.export import with_models_of_runs
 from hone.model.model_size import ModelSize, load_model_size
 from hone.planning.auxiliary_models import check_length
@@ -72,6 +74,8 @@ def reachable(config: TrainingConfig | EvalConfig) -> bool:
     if isinstance(config, EvalConfig) and generator_of(config) == "openai":
         models = []
     entries = [config.data] if isinstance(config, EvalConfig) else list(config.data.train or [])
+    if isinstance(config, EvalConfig) and config.eval.suite:
+        entries = []
     try:
         for model in models:
             load_model_size(model.model_name, trust_remote_code=model.trust_remote_code)
@@ -98,7 +102,7 @@ def _evaluation(config: EvalConfig) -> list[tuple[str, list[str]]]:
     return [
         ("model", about),
         *([("devices", devices(config, size))] if generator_of(config) != "openai" else []),
-        ("data", data_lines(config, [config.data])),
+        ("data", suite_lines(config) if config.eval.suite else data_lines(config, [config.data])),
         ("sampling", eval_lines(config)),
     ]
 
@@ -202,6 +206,19 @@ def data_lines(config: TrainingConfig | EvalConfig, entries: list[Any]) -> list[
         except (HoneError, OSError) as error:
             lines.append(f"{name}: not reachable from here ({str(error).splitlines()[0]})")
     return lines or ["none"]
+
+
+def suite_lines(config: EvalConfig) -> list[str]:
+    """Each suite with its number of problems, or why they cannot be read from here."""
+    lines = []
+    for suite in map(load_suite, config.eval.suite):
+        head = f"suite {suite.name} (version {suite.version}, {suite.kind}, {suite.metric})"
+        try:
+            rows = load_problems(suite, config.eval.suite_data.get(suite.name), config.data.limit)
+            lines.append(f"{head}: {len(rows)} problems of {rows.name}")
+        except (HoneError, OSError) as error:
+            lines.append(f"{head}: not reachable from here ({str(error).splitlines()[0]})")
+    return lines
 
 
 def batch_lines(config: TrainingConfig) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from hone.config.alias import Alias, Context, choice, count
 from hone.config.schema import ROOTS, EvalConfig, OnlineConfig, section_of
+from hone.config.suite_names import suite_names
 
 TRAINING: dict[str, str] = {
     "lr": "policy.optimizer.kwargs.lr",
@@ -49,6 +50,9 @@ EVALUATION: dict[str, str] = {
     "limit": "data.limit",
     "num_samples": "eval.num_tests_per_prompt",
     "chat_template": "tokenizer.chat_template",
+    **{key: f"eval.{key}" for key in ("suite", "num_fewshot", "apply_chat_template")},
+    **{f"suite_data.{name}": f"eval.suite_data.{name}" for name in suite_names()},
+    "contamination_check.data": "eval.contamination_data",
 }
 REPLACEMENTS: dict[str, str] = {
     "resume": "nothing: the same command resumes from its folder",

@@ -10,12 +10,13 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from hone.config import EvalConfig, OnlineConfig, TrainingConfig
+from hone.config.schema import ModelConfig
 from hone.engine.base import Engine
 from hone.engine.endpoint_generator import EndpointGenerator, open_endpoint
 from hone.engine.generator_group import attach_generators, folder_for_weights
 from hone.engine.generator_process import GeneratorProcess
 from hone.engine.local.generator import LocalGenerator
-from hone.engine.local.learner import DTYPES
+from hone.engine.local.learner import DTYPES, LocalLearner
 from hone.engine.local.local_engine import build_local, seed_everything
 from hone.engine.local.model_factory import check_start
 from hone.engine.local.optimizer import check_optimizer
@@ -109,8 +110,25 @@ def open_generator(
     return OPENERS[generator_of(config)](config, tokenizer)
 
 
+def as_scorer(
+    config: EvalConfig, tokenizer: PreTrainedTokenizerBase, generator: EvalGenerator
+) -> LocalLearner:
+    """The model of an evaluation as a frozen learner: its log-probabilities. It is the built-in generator's model, or
+    loaded for this."""
+    local = generator if isinstance(generator, LocalGenerator) else _local_generator(config, tokenizer)
+    precision = generator_precision(config.generation.precision, on_cpu=local.model.device.type == "cpu")
+    policy = ModelConfig.model_validate(
+        {"precision": precision, "logprob_batch_size": config.generation.batch_size}
+    )
+    return LocalLearner(local.model, policy, pad_token=tokenizer.pad_token_id, frozen=True)
+
+
 @contextmanager
 def _open_local(config: EvalConfig, tokenizer: PreTrainedTokenizerBase) -> Iterator[LocalGenerator]:
+    yield _local_generator(config, tokenizer)
+
+
+def _local_generator(config: EvalConfig, tokenizer: PreTrainedTokenizerBase) -> LocalGenerator:
     generation = config.generation
     model = load_model(generation.model_name, trust_remote_code=generation.trust_remote_code).eval()
     set_threads(config.cluster.cpu_threads, model)
@@ -119,7 +137,7 @@ def _open_local(config: EvalConfig, tokenizer: PreTrainedTokenizerBase) -> Itera
     dtype = DTYPES[generator_precision(generation.precision, on_cpu=device == "cpu")]
     limit = context_length(model)
     wanted = generation.max_model_len
-    yield LocalGenerator(
+    return LocalGenerator(
         model,
         tokenizer,
         stop_tokens=stop_tokens(model, tokenizer),

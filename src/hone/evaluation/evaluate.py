@@ -22,6 +22,7 @@ from hone.engine.local.local_engine import tokenizer_of
 from hone.engine.vllm.checks import check_evaluation
 from hone.evaluation import own_metrics
 from hone.evaluation.metrics import answer_of, label_of, score
+from hone.evaluation.suite_run import OPENING, SERVED_AT_ONCE, check_suites, evaluate_suites
 from hone.export import with_models_of_runs
 from hone.files import write_json
 from hone.model.model_size import load_model_size
@@ -45,6 +46,8 @@ def main(loaded: Loaded) -> dict[str, Any]:
     for notice in (*loaded.notices, *placement_notices(loaded.config)):
         print(notice, flush=True)
     report = run_async(evaluate(loaded.config))
+    if loaded.config.eval.suite:
+        return report
     print(
         f"{report['metric']} = {report['score']:.4f} on {report['prompts']} prompts x {report['tests_per_prompt']} "
         f"({report['failed']} failed, {report['truncated']} truncated), {report['seconds']:.1f} s"
@@ -100,19 +103,25 @@ def check(loaded: Loaded[EvalConfig]) -> None:
         check_could_write(Path(config.eval.save_path), "eval.save_path")
 
     async def prepare() -> None:
-        async with prepared(config, load_models=False):
-            if (kind := generator_of(config)) == "openai":
-                return
-            model = config.generation
-            size = load_model_size(model.model_name, trust_remote_code=model.trust_remote_code)
-            if kind == "vllm":
-                check_evaluation(config, size)
+        if config.eval.suite:
+            await check_suites(config)
+        else:
+            async with prepared(config, load_models=False):
+                pass
+        if (kind := generator_of(config)) == "openai":
+            return
+        model = config.generation
+        size = load_model_size(model.model_name, trust_remote_code=model.trust_remote_code)
+        if kind == "vllm":
+            check_evaluation(config, size)
 
     asyncio.run(prepare())
 
 
 async def evaluate(config: EvalConfig) -> dict[str, Any]:
     """Evaluate; returns the report. Failed samples count as wrong answers; `failed` is their number."""
+    if config.eval.suite:
+        return await evaluate_suites(config)
     started = time.perf_counter()
     if config.eval.save_path:
         check_writable(Path(config.eval.save_path), "eval.save_path")
@@ -186,10 +195,6 @@ def _mean_length(rollouts: Sequence[Rollout]) -> float | None:
     return sum(known) / len(known) if known and len(known) == len(lengths) else None
 
 
-OPENING = {"builtin": "loading", "vllm": "starting vLLM with", "openai": "asking the endpoint for"}
-"""What the progress line says before the first answer, by generator."""
-SERVED_AT_ONCE = 512
-"""Answers that a server is asked for at once; it makes batches of them itself."""
 FOUND = ("predictions", "labels", "completions", "prompts", "rewards")
 """Arguments of a user's metric, besides columns of the data."""
 LABELS = ("answer", "label", "labels", "target", "solution", "output")

@@ -26,13 +26,18 @@ def pass_at_k(samples: int, correct: int, k: int) -> float:
 
 
 def consensus_at_k(rollouts: Sequence[Rollout], k: int) -> float:
+    """`majority_at_k` of a group's rollouts."""
+    return majority_at_k([answer_of(rollout.text) for rollout in rollouts], [*map(is_right, rollouts)], k)
+
+
+def majority_at_k(answers: Sequence[Hashable | None], right: Sequence[bool], k: int) -> float:
     """How often the most common answer of k samples is right: self-consistency (Wang et al., arXiv 2203.11171).
 
     The mean over disjoint chunks of k. Ties go to the answer given first; a sample without an answer has no vote, and a
     chunk without any answer is wrong.
     """
-    chunks = [rollouts[start : start + k] for start in range(0, len(rollouts) - k + 1, k)]
-    return sum(_majority_is_right(chunk) for chunk in chunks) / len(chunks)
+    starts = range(0, len(answers) - k + 1, k)
+    return sum(_majority_is_right(answers[i : i + k], right[i : i + k]) for i in starts) / len(starts)
 
 
 def is_right(rollout: Rollout) -> bool:
@@ -49,15 +54,15 @@ def answer_of(text: str) -> Hashable | None:
     given = answer_tag(text)
     if given is None:
         given = boxed(text)
-    return last_number(text) if given is None else _comparable(given)
+    return last_number(text) if given is None else comparable(given)
 
 
 def label_of(label: object) -> Hashable | None:
     """The right answer in the form of `answer_of`: what follows the last `####` of a worked solution, else all."""
-    return None if label is None else _comparable(str(label).rpartition("####")[2])
+    return None if label is None else comparable(str(label).rpartition("####")[2])
 
 
-def _comparable(answer: str) -> Hashable | None:
+def comparable(answer: str) -> Hashable | None:
     """A number however it is written, else the text in lower case with single spaces; None for an empty text."""
     number = as_number(answer)
     return number if number is not None else " ".join(answer.casefold().split()) or None
@@ -68,10 +73,9 @@ def pass_of(rollouts: Sequence[Rollout], k: int) -> float:
     return pass_at_k(len(rollouts), sum(map(is_right, rollouts)), k)
 
 
-def _majority_is_right(rollouts: Sequence[Rollout]) -> bool:
-    answers = [answer_of(rollout.text) for rollout in rollouts]
+def _majority_is_right(answers: Sequence[Hashable | None], right: Sequence[bool]) -> bool:
     votes = Counter(answer for answer in answers if answer is not None)
     if not votes:
         return False
     winner = votes.most_common(1)[0][0]  # the first seen in a tie
-    return is_right(rollouts[answers.index(winner)])
+    return right[answers.index(winner)]

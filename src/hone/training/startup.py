@@ -24,9 +24,8 @@ def announce(algorithm: str, loaded: Loaded) -> None:
     """Print a run's model, data and folder before the imports, which take seconds."""
     config: TrainingConfig | EvalConfig = loaded.config
     if isinstance(config, EvalConfig):
-        print(
-            visible(f"{algorithm}: {config.generation.model_name} on {config.data.dataset_name}"), flush=True
-        )
+        data = ", ".join(config.eval.suite) or config.data.dataset_name
+        print(visible(f"{algorithm}: {config.generation.model_name} on {data}"), flush=True)
         return
     data = ", ".join(str(entry.dataset_name) for entry in config.data.train or [])
     folder = config.checkpointing.checkpoint_dir
@@ -84,6 +83,7 @@ def _names(config: TrainingConfig | EvalConfig) -> Iterator[str | None]:
     """Every model, tokenizer and dataset of a run."""
     if isinstance(config, EvalConfig):
         yield from (config.generation.model_name, config.tokenizer.name, config.data.dataset_name)
+        yield from (config.eval.suite_data.get(name, name) for name in config.eval.suite)
         return
     for model in filter(None, (config.policy, config.critic, config.teacher_model)):
         yield from (model.model_name, model.tokenizer.name)

@@ -34,7 +34,6 @@ ELSEWHERE: dict[str, tuple[str, str]] = {
         for key in ("tinit", "deltaT", "beta1", "beta2")
     },
     "DatasetSource.kwargs": ("data/sources.py", 'getattr(entry, "kwargs", {})'),
-    "DatasetSource.limit": ("data/sources.py", "entry.limit"),
     "DatasetSource.input_key": ("data/datasets.py", "input_key=entry.input_key"),
     "DatasetSource.prompt_template": ("data/datasets.py", "prompt_template=entry.prompt_template"),
     "DatasetEntry.weight": ("data/datasets.py", 'getattr(entry, "weight", 1.0)'),

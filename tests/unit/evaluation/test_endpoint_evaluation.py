@@ -13,6 +13,7 @@ from hone import evaluation
 from hone.cli import main
 from hone.config import load
 from hone.errors import ConfigError, DataError, GeneratorError, RewardError
+from tests.helpers.suite_rows import write_suite
 
 MODELS = Answer({"data": [{"id": "big-model"}, {"id": "other"}]})
 
@@ -220,3 +221,31 @@ def test_the_plan_asks_the_endpoint(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "generation: the endpoint (chat), 32 requests at a time" in said.out
     assert "as many tokens as the endpoint gives" in said.out
     assert "has no such model" in said.err
+
+
+def suite_settings(url: str, folder: Path, name: str, *more: str) -> list[str]:
+    words = settings(url, folder, *more)[: -2 - len(more)]
+    return [
+        *words,
+        f"suite={name}",
+        f"suite_data.{name}={write_suite(folder, name)}",
+        f"save_path={folder / 'out'}",
+        *more,
+    ]
+
+
+def test_a_suite_is_asked_of_an_endpoint(tmp_path: Path) -> None:
+    def answer(path: str, body: dict[str, Any], tries: int) -> Answer:
+        if path == "/models":
+            return MODELS
+        return completion("#### 12") if "hen" in body["messages"][-1]["content"] else Answer({}, status=500)
+
+    with serving(answer) as server:
+        words = suite_settings(server.url, tmp_path, "gsm8k", "rewards.max_failure_fraction=0.5")
+        report = evaluation.main(load("eval", None, words))["suites"]["gsm8k"]
+    assert (report["score"], report["failed"], report["backend"]) == (0.5, 1, "openai")
+
+
+def test_an_endpoint_has_no_log_likelihoods(tmp_path: Path) -> None:
+    with serving(sums) as server, pytest.raises(ConfigError, match="suite mmlu compares log-likelihoods"):
+        evaluation.main(load("eval", None, suite_settings(server.url, tmp_path, "mmlu")))

@@ -11,6 +11,7 @@ from hone.config.checks.run import validates
 from hone.config.schema import EnvironmentConfig, EvalConfig, OnlineConfig, RLConfig
 from hone.config.schema.model import SamplingConfig
 from hone.config.schema.roots import own_section
+from hone.config.suite_names import unknown_suite
 
 
 def environment_names(config: OnlineConfig | EvalConfig) -> list[str]:
@@ -228,6 +229,9 @@ def evaluation(config: EvalConfig) -> Iterator[str]:
     settings, generation = config.eval, config.generation
     count, k = settings.num_tests_per_prompt, settings.k_value
     yield from _sampling(generation, "generation")
+    yield from (f"eval.suite: {problem}" for problem in map(unknown_suite, settings.suite) if problem)
+    if others := sorted({*settings.suite_data} - {PurePath(name).stem for name in settings.suite}):
+        yield f"eval.suite_data.{others[0]} is set, but eval.suite={','.join(settings.suite)} does not name {others[0]}"
     if k > count:
         yield (
             f"eval.k_value={k} is more than eval.num_tests_per_prompt={count}: sample at least k answers to each "

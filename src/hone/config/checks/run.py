@@ -22,6 +22,8 @@ def validates(config: TrainingConfig) -> bool:
 def data(config: TrainingConfig | EvalConfig) -> Iterator[str]:
     """Datasets without a name."""
     evaluation = isinstance(config, EvalConfig)
+    if isinstance(config, EvalConfig) and config.eval.suite:
+        return
     sources: Sequence[DatasetSource] = [config.data] if evaluation else config.data.train or []  # type: ignore[union-attr, list-item]
     if not sources or any(source.dataset_name is None for source in sources):
         key = "data.dataset_name" if evaluation else "data.train.dataset_name"

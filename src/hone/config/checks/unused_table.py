@@ -123,6 +123,28 @@ EVALUATION = (
         "generation: top_p top_k min_p",
         "generation.temperature=0 takes the most likely token",
     ),
+    read_if(
+        lambda s: not s["eval.suite"],
+        "data: kwargs subset split seed input_key output_key prompt_template prompt_file system_prompt_file env_name "
+        "repeat",
+        "a suite has its own data and prompts",
+    ),
+    read_if(
+        lambda s: s["eval.suite"] in ([], [s["data.dataset_name"]]),
+        "data.dataset_name",
+        "a suite has its own data: eval.suite_data.NAME is a copy of it",
+    ),
+    read_if(
+        lambda s: not s["eval.suite"],
+        "eval: metric metrics max_rollout_turns",
+        "a suite has its own metrics",
+    ),
+    read_if(lambda s: not s["eval.suite"], "rewards.functions", "a suite has its own grader"),
+    read_if(
+        "eval.suite",
+        "eval: suite_data num_fewshot apply_chat_template contamination_data",
+        "there is no suite",
+    ),
 )
 ENVIRONMENTS = (
     read_if(

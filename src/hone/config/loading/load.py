@@ -31,6 +31,7 @@ from hone.config.nested import Path, dotted, escape, get, leaves, put, shown, sp
 from hone.config.schema import ROOTS, EvalConfig, OnlineConfig, own_section
 from hone.config.schema.run import RewardFunctionConfig
 from hone.config.secrets import SECRETS, masked, with_references
+from hone.config.suite_names import suite_names
 from hone.errors import ConfigError
 from hone.registry import specs
 
@@ -74,12 +75,16 @@ def load(
     base, notices = lower_layers.base_tree(over_defaults, preset, removed, rewarded="rewards" in user)
     translation, config, problems, adjusted = _adjusted(algorithm, base, user, layers)
     problems = [*masked(user), *problems]
+    about_suite: list[str] = []
     if config is not None:
+        if isinstance(config, EvalConfig):
+            about_suite = _suite_of_dataset(config, translation)
         settings = Settings(config, frozenset(translation.given), base)
         for reason, path in unused(settings):
             translation.ignored.setdefault(reason, []).append(split_path(translation.as_written(path)))
     notices += translation_notices(translation)
     if config is not None:
+        notices += about_suite
         notices += rules.notices(adjusted, lambda key: f"{key}={shown(_value_of(config, key))}")
         notices += [*_preset_notice(preset, config, translation), *_set_derived_defaults(config, translation)]
         problems += all_checks.problems(config)
@@ -163,9 +168,24 @@ def _preset_notice(preset: dict[str, Any], config: Any, translation: KeyTranslat
     return [f"{own_section(config)}.preset={config.algorithm.preset}: {settings}"]
 
 
+def _suite_of_dataset(config: EvalConfig, translation: KeyTranslation) -> list[str]:
+    """A data set that has the name of a suite is that suite, unless a file has the name or settings say how to read
+    and score it. Returns notices."""
+    name = config.data.dataset_name
+    own = ("rewards", "env", "data.input_key", "data.output_key", "data.prompt_template", "data.prompt_file")
+    if config.eval.suite or name not in suite_names() or FilePath(str(name)).exists():
+        return []
+    if [key for key in map(dotted, translation.given) if key.startswith(own)]:
+        return []
+    config.eval.suite = [str(name)]
+    return [f"data.dataset_name={name}: the suite of this name, with its prompts and its extraction"]
+
+
 def _set_derived_defaults(config: Any, translation: KeyTranslation) -> list[str]:
     """Set defaults that depend on other settings. Returns notices about them."""
-    notices = []
+    notices: list[str] = []
+    if isinstance(config, EvalConfig) and config.eval.suite:
+        return notices
     if isinstance(config, OnlineConfig | EvalConfig) and not config.rewards.functions:
         names = rollouts.environment_names(config)
         function = dialects.reward_environments().get(names[0]) if len(names) == 1 else None

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from hone.config.paths import LocalName, LocalPath
 from hone.config.schema.base import (
@@ -24,9 +24,26 @@ from hone.config.schema.model import SamplingConfig, TokenizerConfig
 from hone.config.schema.run import ClusterConfig, RewardsConfig
 
 
+def _split_names(value: Any) -> Any:
+    return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
+
+
 class EvalSection(ConfigModel):
     """The metric, and how many answers it uses."""
 
+    suite: Annotated[list[LocalName], BeforeValidator(_split_names)] = Field(default_factory=list)
+    """Suites to evaluate on, in place of `data`: names such as `math500,gsm8k` (docs/evaluation.md), or YAML files of
+    your own."""
+    suite_data: dict[str, LocalName] = Field(default_factory=dict)
+    """Data of a suite in place of its hub data set: `{gsm8k: FILE}`, or a folder with one file for each split."""
+    num_fewshot: int | None = Field(None, ge=0)
+    """Solved examples before each problem of a suite; null: as the suite says, and none in a chat."""
+    apply_chat_template: bool | None = None
+    """Whether the prompts of suites are chats; null: where the model has a chat template, except for
+    log-likelihoods."""
+    contamination_data: LocalName | None = None
+    """Training data that is searched for the problems of the suites, by n-grams of words: a file, a folder or a hub
+    name."""
     metric: Literal["pass@k", "cons@k"] = "pass@k"
     """`pass@k`: probability that at least one of k answers is correct, an unbiased estimate. `cons@k`: how often the
     most common of k answers is correct; num_tests_per_prompt must be a multiple of k."""

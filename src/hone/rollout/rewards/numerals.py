@@ -54,12 +54,18 @@ def as_number(text: str) -> Fraction | None:
     return -value if sign == "-" else value
 
 
-def last_number(text: str) -> Fraction | None:
-    """The value of the last number in the text; None without one."""
+def last_number_text(text: str) -> str | None:
+    """The last number in the text as it is written, with a plain minus sign; None without one."""
     last = None
     for last in _NUMBER.finditer(with_plain_minus(text)):  # noqa: B007
         pass
-    return as_number(last.group()) if last else None
+    return last.group() if last else None
+
+
+def last_number(text: str) -> Fraction | None:
+    """The value of the last number in the text; None without one."""
+    last = last_number_text(text)
+    return as_number(last) if last is not None else None
 
 
 def spelled_out(text: str) -> int | None:
