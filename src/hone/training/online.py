@@ -73,6 +73,7 @@ async def _train(
     await engine.sync_weights(run.step)
     with run:
         run.note_all([*data.dropped_notices(), *data.finding_log.unreported()])
+        run.note_all(source.notices_after(run.changed_settings))
         if config.algorithm.val_at_start and run.step == 0:
             run.progress.doing("validating before the first step")
             run.log_before_training(await validate(sampler, data.validation, run, step=0))

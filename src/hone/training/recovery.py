@@ -28,7 +28,8 @@ async def run_with_restarts(
 ) -> dict[str, Any]:
     """Call `train(recovering)` again, from the last checkpoint, each time workers are lost or nodes join.
 
-    Raises WorkerLostError when workers were lost more than `cluster.max_restarts` times without a new checkpoint.
+    Raises WorkerLostError when workers were lost more than `cluster.max_restarts` times without a new checkpoint; it
+    names the last one.
     """
     checkpoints = Checkpoints(config.checkpointing)
     lost, reached = 0, -1
@@ -42,7 +43,7 @@ async def run_with_restarts(
             lost = 1 if newest > reached else lost + 1
             reached = newest
             if lost > config.cluster.max_restarts or not config.checkpointing.enabled:
-                raise
+                raise WorkerLostError(f"{error}. {way_back(checkpoints)}") from error
             origin = f"step_{newest}" if newest else "the start"
             print(f"{error}\ngoing on from {origin} with new workers", file=sys.stderr, flush=True)
         recovering = True

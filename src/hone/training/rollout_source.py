@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from functools import partial
 from types import NoneType
 from typing import Any
@@ -19,6 +20,11 @@ from hone.training.rollout_batch import RolloutBatch, from_state, staleness, to_
 
 ROLLOUT_ERRORS = (DataError, RewardError, TrainingError)
 """What is wrong with rollouts; other errors end the run wherever they occur."""
+OF_ROLLOUTS = re.compile(
+    r"(rewards|env|data)\.|policy\.generation\.(?!colocated|vllm_cfg)"
+    r"|\w+\.(reward_|num_generations|num_prompts|max_rollout|overlong|use_dynamic|dynamic_sampling|batch_multiplier)"
+)
+"""Settings with which rollouts are drawn, sampled and rewarded."""
 
 
 class RolloutSource:
@@ -64,6 +70,15 @@ class RolloutSource:
         found = state.pop("next_rollouts", None)
         self.next = None if found is None else from_state(found)
         self.data.load_state_dict(state)
+
+    def notices_after(self, changed: Sequence[str]) -> list[str]:
+        """About rollouts of the checkpoint that were made before these settings changed."""
+        if self.next is None or not (keys := [key for key in changed if OF_ROLLOUTS.match(key)]):
+            return []
+        return [
+            f"the rollouts of step {self.next.step} are the checkpoint's, sampled and rewarded before a change of "
+            f"{', '.join(keys)}: it takes effect from step {self.next.step + 1} on"
+        ]
 
     async def _sample(self, step: int, on_end: OnEnd) -> RolloutBatch:
         sampler, config = self.sampler, self.sampler.config

@@ -85,6 +85,8 @@ class TrainingRun:
         self._signal = 0
         self._saved_step = self._first_step = 0
         self._noted: set[str] = set()
+        self.changed_settings: list[str] = []
+        """Keys that differ from those of the checkpoint that was restored."""
 
     async def resume(self) -> None:
         """Restore the newest checkpoint, if there is one.
@@ -97,6 +99,7 @@ class TrainingRun:
             self.step = self._saved_step = self._first_step = steps[-1]
             newest = self.checkpoints.path(self.step)
             changed = check_same_run(self.algorithm, self.yaml, self.checkpoints, newest)
+            self.changed_settings = changed
             if self.is_complete:  # no weight is needed
                 self.checkpoints.prune()  # the process may have been killed just before it
                 self.latest = self.checkpoints.metrics(self.step)

@@ -294,6 +294,21 @@ def test_rollouts_that_are_ahead_are_trained_on_by_a_run_that_samples_in_turns()
     assert again.state_dict() == {"drawn": 4}
 
 
+def test_rollouts_of_a_checkpoint_that_a_change_of_settings_does_not_reach_are_told() -> None:
+    sampler = Sampler()
+    source = source_of(LookaheadSource, sampler)
+    changed = ["policy.optimizer.kwargs.lr", "rewards.functions", "policy.generation.vllm_cfg.enforce_eager"]
+    assert source.notices_after(changed) == [], "there are none"
+    run(loop(source, sampler, 1, 1))
+    again = source_of(LookaheadSource, sampler)
+    again.load_state_dict(source.state_dict())
+    assert again.notices_after(changed) == [
+        "the rollouts of step 2 are the checkpoint's, sampled and rewarded before a change of rewards.functions: it "
+        "takes effect from step 3 on"
+    ]
+    assert again.notices_after(changed[:1]) == []
+
+
 def test_staleness_is_counted_by_token() -> None:
     groups = [group_of(0, 3), group_of(1, 5)]
     rollout = groups[0].rollouts[0]
