@@ -20,18 +20,22 @@ from transformers.cache_utils import DynamicLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from hone.model.ragged_attention import RaggedLayer
+
 NAME = "hone_sdpa"
 
 
 def grouped_sdpa(
     module: torch.nn.Module,
     query: Tensor,
-    key: Tensor,
+    key: Tensor | RaggedLayer,
     value: Tensor,
     attention_mask: Tensor | None,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
     """PyTorch's attention; one new token ([batch, heads, 1, dim]) goes by groups of query heads."""
+    if isinstance(key, RaggedLayer):
+        return key.attend(query, kwargs.get("scaling")), None
     batch, heads, length, dim = query.shape
     groups = key.shape[1]
     alike = attention_mask is None or (attention_mask.dim() == 4 and attention_mask.shape[1] == 1)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -18,14 +17,14 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from hone.engine.distributed.heartbeat import beat
 from hone.engine.local import kv_cache
+from hone.engine.local.continuous_batching import ContinuousBatcher, ContinuousBatching
 from hone.engine.local.decoding_layout import transposed_weights
+from hone.engine.local.decoding_row import DecodingRow, check_finite
 from hone.engine.local.sampling import ConstraintTracker, sample, uniform
-from hone.engine.requests import completion_limit, completions_per_batch
+from hone.engine.requests import completions_per_batch
 from hone.errors import HoneError, ModelError, WeightSyncError
 from hone.model.adapters import base_of
 from hone.model.attention import has_full_attention
-from hone.model.counter_rng import key_of
-from hone.model.loading import name_of
 from hone.model.weights import checksum, named_weights
 from hone.types import Completion, Prompt, Sampling
 
@@ -33,22 +32,9 @@ COMPACT_BELOW = 0.8
 """Finished rows leave when this share of the batch or less is still going: copying the cache costs, too."""
 
 
-SMALLEST_TEMPERATURE = 1e-6
-
-
-@dataclass
-class _Row:
-    prompt: int
-    seed: int
-    limit: int
-    tokens: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-    stopped: bool = False
-
-
 class LocalGenerator:
     """Samples from `model`. `max_rows` sequences decode at once; a sequence, prompt included, has at most `context`.
-    Tokens from `vocabulary_limit` on are never sampled."""
+    Tokens from `vocabulary_limit` on are never sampled. With `continuous`, rows join the batch as others leave it."""
 
     def __init__(
         self,
@@ -60,6 +46,7 @@ class LocalGenerator:
         max_rows: int = 256,
         autocast: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
         vocabulary_limit: int | None = None,
+        continuous: ContinuousBatching | None = None,
     ) -> None:
         decoder: Any = base_of(model)
         keeps = "past_key_values" in inspect.signature(decoder.forward).parameters  # else it would be ignored
@@ -69,7 +56,7 @@ class LocalGenerator:
         self.tokenizer = tokenizer
         self.stop_tokens = tuple(stop_tokens)
         self.context, self.max_rows, self.autocast = context, max_rows, autocast
-        self.vocabulary_limit = vocabulary_limit
+        self.vocabulary_limit, self.continuous = vocabulary_limit, continuous
         self.version: int | None = 0
         """Of the weights; None after an update that failed, since they may be a mixture."""
         self._tried = False
@@ -84,29 +71,61 @@ class LocalGenerator:
 
         Raises HoneError for a prompt that is empty or too long, and after an update of the weights that failed.
         """
+        rows = [
+            DecodingRow.of(prompt, prompt.first_completion + c, sampling, self.context)
+            for prompt in prompts
+            for c in range(count)
+        ]
+        with self.decoding(max((row.limit for row in rows), default=0)):
+            self._decode_all(rows, sampling, completions_per_batch(self.max_rows, count))
+        done = [row.completion() for row in rows]
+        return [done[p * count : (p + 1) * count] for p in range(len(prompts))]
+
+    @contextlib.contextmanager
+    def decoding(self, tokens: int) -> Iterator[None]:
+        """Prepare the model to decode rows of up to `tokens` new tokens; its weights stay the same until the exit.
+
+        Raises HoneError after an update of the weights that failed.
+        """
         if self.version is None:
             raise HoneError(
                 "the last update of the generator's weights failed: it samples only after another one"
             )
-        rows = [
-            self._row(prompt, p, prompt.first_completion + c, sampling)
-            for p, prompt in enumerate(prompts)
-            for c in range(count)
-        ]
         training = self.model.training
         self.model.eval()
         try:
             if not self._tried and not kv_cache.works(self.model):
                 raise self._cannot_decode()
             self._tried = True
-            size = completions_per_batch(self.max_rows, count)
-            with transposed_weights(self.model, max((row.limit for row in rows), default=0)):
-                for start in range(0, len(rows), size):
-                    self._decode(prompts, rows[start : start + size], sampling)
+            with transposed_weights(self.model, tokens):
+                yield
         finally:
             self.model.train(training)
-        done = [self._completion(row) for row in rows]
-        return [done[p * count : (p + 1) * count] for p in range(len(prompts))]
+
+    def batcher(self) -> ContinuousBatcher:
+        """An empty batch that rows can join; `step` is called within `decoding`."""
+        return ContinuousBatcher(
+            self.model,
+            self.tokenizer,
+            self.continuous or ContinuousBatching(),
+            stop_tokens=self.stop_tokens,
+            context=self.context,
+            max_rows=self.max_rows,
+            autocast=self.autocast,
+            vocabulary_limit=self.vocabulary_limit,
+        )
+
+    def _decode_all(self, rows: list[DecodingRow], sampling: Sampling, size: int) -> None:
+        """Decode rows to their ends: continuously, or in batches of `size`."""
+        if self.continuous is None:
+            for start in range(0, len(rows), size):
+                self._decode(rows[start : start + size], sampling)
+            return
+        batcher = self.batcher()
+        for row in rows:
+            batcher.add(row)
+        while batcher.busy:
+            batcher.step(self.version or 0)
 
     def load_weights(
         self, version: int, weights: Iterable[tuple[str, Tensor]], *, partial: bool = False
@@ -147,37 +166,24 @@ class LocalGenerator:
         """Over the bits of the weights that the next token would be sampled from."""
         return checksum(named_weights(self.model))
 
-    def _row(self, prompt: Prompt, index: int, number: int, sampling: Sampling) -> _Row:
-        limit = completion_limit(prompt, sampling, self.context)
-        return _Row(prompt=index, seed=key_of(sampling.seed, prompt.id, number), limit=limit)
-
-    def _completion(self, row: _Row) -> Completion:
-        return Completion.of_version(
-            tokens=tuple(row.tokens),
-            logprobs=tuple(row.logprobs),
-            finish="stop" if row.stopped else "length",
-            version=self.version or 0,
-        )
-
     @torch.inference_mode()
-    def _decode(self, prompts: Sequence[Prompt], rows: list[_Row], sampling: Sampling) -> None:
+    def _decode(self, rows: list[DecodingRow], sampling: Sampling) -> None:
         own = () if sampling.ignore_eos else self.stop_tokens
         stops = torch.tensor(sorted({*own, *sampling.stop_token_ids}), dtype=torch.long)
         stops = stops.to(self.model.device)
         constraints = ConstraintTracker(sampling, stops, self.vocabulary_limit)
-        logits, cache, mask = self._prefill(prompts, rows, room=max(row.limit for row in rows))
+        logits, cache, mask = self._prefill(rows, room=max(row.limit for row in rows))
         alive = list(rows)
         seeds = torch.tensor([row.seed for row in alive])  # on the CPU: Apple's GPU has no fp64
         lengths = mask.sum(1)
-        constraints.begin([prompts[row.prompt].tokens for row in alive], logits.shape[-1])
+        constraints.begin([row.prompt.tokens for row in alive], logits.shape[-1])
         for step in range(max(row.limit for row in rows)):
             beat()
             draws = uniform(seeds, torch.full_like(seeds, step))
             tokens, logprobs = sample(logits, draws, sampling, constraints.at(step))
             constraints.add(tokens)
-            ended = torch.isin(tokens, stops)
-            self._check_finite(prompts, alive, logprobs, logits.dtype, sampling)
-            finished = self._record(alive, tokens, logprobs, ended, sampling, step)
+            check_finite(self.model, alive, logprobs, logits.dtype)
+            finished = self._record(alive, tokens, logprobs, stops)
             if len(finished) == len(alive):
                 return
             keep = [i for i in range(len(alive)) if i not in finished]
@@ -201,68 +207,24 @@ class LocalGenerator:
             return mask[:, None, None, :]
         return torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, -torch.inf)[:, None, None, :]
 
-    def _check_finite(
-        self,
-        prompts: Sequence[Prompt],
-        alive: list[_Row],
-        logprobs: Tensor,
-        dtype: torch.dtype,
-        sampling: Sampling,
-    ) -> None:
-        """Raise ModelError where logits were nan or infinite: the log-probability of any token is nan then."""
-        if not (bad := logprobs.isnan()).any():
-            return
-        row = alive[int(bad.nonzero()[0])]
-        cause = "Look at its weights, or compute in float32 or bfloat16 (precision)"
-        if 0 < sampling.temperature < SMALLEST_TEMPERATURE:
-            cause = f"temperature={sampling.temperature} is too small to divide by: 0 is greedy"
-        precision = str(dtype).removeprefix("torch.")
-        raise ModelError(
-            f"{name_of(self.model)}, computed in {precision}, gives logits that are not finite for prompt "
-            f"{prompts[row.prompt].id}, after {len(row.tokens)} tokens of its completion. {cause}"
-        )
-
     def _cannot_decode(self) -> ModelError:
         return ModelError(
             f"the built-in generator cannot decode {self.model.config.model_type} models: their state is not kept in a "
             "key/value cache of the usual kind. Choose a model with attention alone"
         )
 
-    def _record(
-        self,
-        alive: list[_Row],
-        tokens: Tensor,
-        logprobs: Tensor,
-        ended: Tensor,
-        sampling: Sampling,
-        step: int,
-    ) -> set[int]:
+    def _record(self, alive: list[DecodingRow], tokens: Tensor, logprobs: Tensor, stops: Tensor) -> set[int]:
         """Append to each row that still goes on; the rows that need no further token."""
-        finished = set()
+        ended = torch.isin(tokens, stops)
         columns = zip(alive, tokens.tolist(), logprobs.tolist(), ended.tolist(), strict=True)
-        for index, (row, token, logprob, end) in enumerate(columns):
-            if not (row.stopped or len(row.tokens) == row.limit):
-                row.tokens.append(token)
-                row.logprobs.append(logprob)
-                row.stopped = end or self._hit_stop_string(row, sampling)
-            if row.stopped or len(row.tokens) == row.limit:
-                finished.add(index)
-        return finished
+        for row, token, logprob, end in columns:
+            if not row.finished:
+                row.add(token, logprob, self.version or 0, ends=end, tokenizer=self.tokenizer)
+        return {index for index, row in enumerate(alive) if row.finished}
 
-    def _hit_stop_string(self, row: _Row, sampling: Sampling) -> bool:
-        if not sampling.stop_strings:
-            return False
-        # A token is at least a byte; 8 more for characters that the cut splits.
-        tail = max(len(text.encode()) for text in sampling.stop_strings) + 8
-        begin = max(sampling.min_new_tokens, len(row.tokens) - tail)  # before that, a text ends nothing
-        text = self.tokenizer.decode(row.tokens[begin:])
-        return any(stop in text for stop in sampling.stop_strings)
-
-    def _prefill(
-        self, prompts: Sequence[Prompt], rows: list[_Row], room: int
-    ) -> tuple[Tensor, DynamicCache, Tensor]:
+    def _prefill(self, rows: list[DecodingRow], room: int) -> tuple[Tensor, DynamicCache, Tensor]:
         """Run each prompt once, left-padded; then give every row its prompt's last logits, cache and mask."""
-        needed = list(dict.fromkeys(prompts[row.prompt].tokens for row in rows))
+        needed = list(dict.fromkeys(row.prompt.tokens for row in rows))
         width = max(map(len, needed))
         ids = torch.full((len(needed), width), self.tokenizer.pad_token_id, dtype=torch.long)
         mask = torch.zeros(len(needed), width, dtype=torch.bool)
@@ -274,7 +236,7 @@ class LocalGenerator:
         positions = (mask.cumsum(1) - 1).clamp(min=0)
         logits = self._forward(ids, positions, mask, cache)
         owner = {tokens: i for i, tokens in enumerate(needed)}
-        index = torch.tensor([owner[prompts[row.prompt].tokens] for row in rows], device=ids.device)
+        index = torch.tensor([owner[row.prompt.tokens] for row in rows], device=ids.device)
         kv_cache.select_rows(cache, index)
         return logits[index], cache, mask[index]
 
