@@ -15,6 +15,7 @@ from hone.engine.base import Engine
 from hone.engine.endpoint_generator import EndpointGenerator, open_endpoint
 from hone.engine.generator_group import attach_generators, folder_for_weights
 from hone.engine.generator_process import GeneratorProcess
+from hone.engine.local.continuous_batching import ContinuousBatching
 from hone.engine.local.generator import LocalGenerator
 from hone.engine.local.learner import DTYPES, LocalLearner
 from hone.engine.local.local_engine import build_local, seed_everything
@@ -144,6 +145,7 @@ def _local_generator(config: EvalConfig, tokenizer: PreTrainedTokenizerBase) -> 
         context=min(wanted, limit) if limit else wanted,
         max_rows=generation.batch_size,
         autocast=lambda: torch.autocast(device, dtype=dtype, enabled=dtype != torch.float32),
+        continuous=ContinuousBatching.of(generation),
     )
 
 

@@ -235,12 +235,15 @@ def state_bytes(optimizer: OptimizerConfig) -> int:
 
 
 def cache_bytes(model: ModelSize, config: OnlineConfig, *, shared: bool, on_cpu: bool = False) -> int:
-    """Keys and values of `generation_batch_size` sequences of full length. Under autocast, with the learner's own
-    weights (`shared`), rotated keys come out in fp32."""
+    """Keys and values of `generation_batch_size` sequences of full length, or of `kv_cache_tokens`. Under autocast,
+    with the learner's own weights (`shared`), rotated keys come out in fp32."""
     policy = config.policy
     size = _generator_size(config, on_cpu)
     each = model.kv_heads * model.head_dim * ((FP32 if shared else size) + size)
-    return each * model.layers * policy.generation_batch_size * policy.max_total_sequence_length
+    tokens = policy.generation_batch_size * policy.max_total_sequence_length
+    if policy.generation.continuous_batching:
+        tokens = policy.generation.kv_cache_tokens or tokens
+    return each * model.layers * tokens
 
 
 def _share(total: int, ranks: int) -> int:

@@ -17,6 +17,7 @@ from hone.config.schema.grpo import GRPOConfig
 from hone.engine.base import Transport
 from hone.engine.generator_group import GeneratorGroup
 from hone.engine.generator_process import GeneratorProcess
+from hone.engine.local.continuous_batching import ContinuousBatching
 from hone.engine.local.weight_sync import InProcessTransport
 from hone.engine.weight_files import FilePublisher, FileReceiver, Publication
 from hone.errors import WeightSyncError
@@ -47,6 +48,14 @@ def own_model(folder: Path) -> Subject:
     """A model of its own, in this process."""
     learner = learner_of(make_model())
     generator = make_generator(make_model(seed=5), STOPS, context=CONTEXT)
+    return Subject(generator, learner, InProcessTransport(learner, generator), decode)
+
+
+def continuous(folder: Path) -> Subject:
+    """Rows that join as others leave, with drafts, in a cache that has not room for all."""
+    settings = ContinuousBatching(kv_cache_tokens=12 * CONTEXT, num_speculative_tokens=2, prompt_lookup_max=3)
+    learner = learner_of(make_model())
+    generator = make_generator(learner.model, STOPS, context=CONTEXT, max_rows=24, continuous=settings)
     return Subject(generator, learner, InProcessTransport(learner, generator), decode)
 
 
@@ -118,6 +127,7 @@ SUBJECTS: dict[str, Callable[[Path], Subject]] = {
     "built-in, the learner's model": shared_model,
     "built-in, a model of its own": own_model,
     "built-in, through files": by_files,
+    "built-in, with continuous batching": continuous,
     "a group of two servers": group_of_two,
     "of the page on adding one": of_the_page,
 }

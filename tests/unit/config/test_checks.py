@@ -79,6 +79,15 @@ CASES: list[tuple[str, list[str], list[str]]] = [
     ),
     (
         "eval",
+        [
+            "generation.continuous_batching=true",
+            "generation.kv_cache_tokens=9",
+            "generation.max_model_len=10",
+        ],
+        ["generation.kv_cache_tokens=9 does not hold one sequence of generation.max_model_len=10"],
+    ),
+    (
+        "eval",
         ["generation.min_new_tokens=20", "generation.max_new_tokens=10"],
         ["generation.min_new_tokens=20 is more than generation.max_new_tokens=10"],
     ),

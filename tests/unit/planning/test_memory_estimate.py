@@ -157,6 +157,16 @@ def test_the_cache_of_a_model_that_generates(precision: str) -> None:
     assert cache_bytes(shape(), config, shared=True) == real
 
 
+def test_a_continuous_batch_holds_the_tokens_that_are_set() -> None:
+    policy = {"generation_batch_size": ROWS, "max_total_sequence_length": LENGTH}
+    settings = {"continuous_batching": True, "kv_cache_tokens": 2 * LENGTH}
+    whole, bounded = (
+        cache_bytes(shape(), grpo_config(policy=policy | more), shared=True)
+        for more in ({}, {"generation": settings})
+    )
+    assert bounded * ROWS == whole * 2
+
+
 def saved_for_backward(
     model: PreTrainedModel, precision: str, *, checkpointing: bool = False
 ) -> tuple[int, int]:

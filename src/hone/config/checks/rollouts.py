@@ -209,7 +209,10 @@ def _function_scopes(config: RLConfig) -> Iterator[str]:
 
 def policy_sampling(config: OnlineConfig) -> Iterator[str]:
     """How completions are sampled in training."""
-    return _sampling(config.policy.generation, "policy.generation")
+    policy = config.policy
+    length = policy.max_total_sequence_length
+    yield from _sampling(policy.generation, "policy.generation")
+    yield from _cache(policy.generation, "policy.generation", "policy.max_total_sequence_length", length)
 
 
 def _sampling(generation: SamplingConfig, head: str) -> Iterator[str]:
@@ -224,6 +227,15 @@ def _sampling(generation: SamplingConfig, head: str) -> Iterator[str]:
         )
 
 
+def _cache(generation: SamplingConfig, head: str, key: str, length: int) -> Iterator[str]:
+    tokens = generation.kv_cache_tokens
+    if generation.continuous_batching and tokens is not None and tokens < length:
+        yield (
+            f"{head}.kv_cache_tokens={tokens} does not hold one sequence of {key}={length}: raise it to {length} or "
+            f"more, or lower {key}"
+        )
+
+
 def evaluation(config: EvalConfig) -> Iterator[str]:
     """The metric, and how answers are sampled."""
     settings, generation = config.eval, config.generation
@@ -232,6 +244,7 @@ def evaluation(config: EvalConfig) -> Iterator[str]:
     yield from (f"eval.suite: {problem}" for problem in map(unknown_suite, settings.suite) if problem)
     if others := sorted({*settings.suite_data} - {PurePath(name).stem for name in settings.suite}):
         yield f"eval.suite_data.{others[0]} is set, but eval.suite={','.join(settings.suite)} does not name {others[0]}"
+    yield from _cache(generation, "generation", "generation.max_model_len", generation.max_model_len)
     if k > count:
         yield (
             f"eval.k_value={k} is more than eval.num_tests_per_prompt={count}: sample at least k answers to each "

@@ -38,11 +38,29 @@ def _vllm_generates(s: Settings, section: str) -> bool:
     return s[f"{section}.backend"] == "vllm" and vllm_is_installed()
 
 
-def _read_by_vllm(section: str) -> ConditionalSettings:
-    return read_if(
-        lambda s: _vllm_generates(s, section),
-        f"{section}: vllm_cfg.* vllm_kwargs",
-        "vLLM does not generate",
+def _batches_continuously(s: Settings, section: str) -> bool:
+    is_builtin = s[f"{section}.backend"] != "openai" and not _vllm_generates(s, section)
+    return is_builtin and bool(s[f"{section}.continuous_batching"])
+
+
+def _generators(section: str) -> tuple[ConditionalSettings, ...]:
+    """Settings of one kind of generator."""
+    return (
+        read_if(
+            lambda s: _vllm_generates(s, section),
+            f"{section}: vllm_cfg.* vllm_kwargs",
+            "vLLM does not generate",
+        ),
+        read_if(
+            lambda s: _batches_continuously(s, section),
+            f"{section}: kv_cache_tokens num_speculative_tokens",
+            "continuous batching in the built-in generator is off",
+        ),
+        read_if(
+            lambda s: _batches_continuously(s, section) and bool(s[f"{section}.num_speculative_tokens"]),
+            f"{section}.prompt_lookup_max",
+            "speculative decoding in the built-in generator is off",
+        ),
     )
 
 
@@ -77,7 +95,7 @@ SUPERVISED = (
     ),
 )
 ONLINE = (
-    _read_by_vllm("policy.generation"),
+    *_generators("policy.generation"),
     read_if(
         lambda s: not s["policy.generation.colocated.enabled"],
         "policy.generation.colocated.resources.*",
@@ -101,7 +119,6 @@ ONLINE = (
     ),
 )
 EVALUATION = (
-    _read_by_vllm("generation"),
     read_if(
         lambda s: s["generation.backend"] == "openai",
         "generation.openai_cfg.*",
@@ -109,7 +126,7 @@ EVALUATION = (
     ),
     read_if(
         lambda s: s["generation.backend"] != "openai",
-        "generation: precision batch_size",
+        "generation: precision batch_size continuous_batching",
         "an endpoint answers",
     ),
     read_if(
@@ -117,6 +134,7 @@ EVALUATION = (
         "tokenizer: name chat_template chat_template_kwargs",
         "the endpoint tokenizes",
     ),
+    *_generators("generation"),
     read_if(never, CLUSTER, "an evaluation is one process"),
     read_if(
         "generation.temperature",

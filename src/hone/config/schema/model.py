@@ -162,6 +162,17 @@ class SamplingConfig(ConfigModel):
     vllm_cfg: VLLMConfig = section(VLLMConfig)
     vllm_kwargs: dict[str, Any] = Field(default_factory=dict)
     """Further arguments of `vllm serve`, such as `{max_num_seqs: 512, enable_expert_parallel: true}`."""
+    continuous_batching: bool = False
+    """In the built-in generator (vLLM always does it): completions join the batch as others leave it. Faster where
+    lengths differ. The same tokens; their log-probabilities differ from those of fixed batches by rounding."""
+    kv_cache_tokens: Count | None = None
+    """Tokens whose keys and values the continuous batch may hold; a completion that does not fit waits. null: as many
+    as its sequences have at full length."""
+    num_speculative_tokens: int = Field(0, ge=0)
+    """Draft tokens that a step checks at once, taken from where the last tokens occurred before; 0: none. The sampled
+    tokens are the same."""
+    prompt_lookup_max: int = Field(4, ge=2)
+    """Tokens of the longest text that is looked up for drafts."""
     max_new_tokens: Derived[Count] = derived("${policy.max_total_sequence_length}")
     """Maximum tokens of a completion. Prompt and completion together have at most max_total_sequence_length."""
     temperature: float = Field(1.0, ge=0)

@@ -24,12 +24,13 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from hone.config.schema.model import SamplingConfig
 from hone.engine.distributed.heartbeat import beat
 from hone.engine.local.decoding_row import DecodingRow
 from hone.engine.local.drafts import NgramDrafter
 from hone.engine.local.ragged_cache import CachedRow, RaggedCache
 from hone.engine.local.row_sampling import Draw, RowSampler
-from hone.errors import HoneError, ModelError
+from hone.errors import ModelError
 from hone.model import attention
 
 STEP_TOKENS = 2048
@@ -46,6 +47,15 @@ class ContinuousBatching:
     """None: as many as `max_rows` sequences of full length have."""
     num_speculative_tokens: int = 0
     prompt_lookup_max: int = 4
+
+    @classmethod
+    def of(cls, generation: SamplingConfig) -> ContinuousBatching | None:
+        """What a configuration sets; None without continuous batching."""
+        if not generation.continuous_batching:
+            return None
+        return cls(
+            generation.kv_cache_tokens, generation.num_speculative_tokens, generation.prompt_lookup_max
+        )
 
 
 @dataclass(eq=False)
@@ -102,22 +112,13 @@ class ContinuousBatcher:
         autocast: Callable[[], contextlib.AbstractContextManager[None]],
         vocabulary_limit: int | None = None,
     ) -> None:
-        if not is_supported(model):
-            raise ModelError(
-                f"continuous_batching=true: the layers of {model.config.model_type} do not all attend to all earlier "
-                "tokens through PyTorch's attention. Set it to false"
-            )
+        check_supported(model)
         self.model, self.tokenizer, self.settings = model, tokenizer, settings
         self.max_rows, self.autocast = max_rows, autocast
         self.sampler = RowSampler(model, stop_tokens, vocabulary_limit)
         with autocast():
             exact = model.dtype == torch.float32 and not torch.is_autocast_enabled(model.device.type)
-        budget = settings.kv_cache_tokens or max_rows * context
-        if budget < context:
-            raise HoneError(
-                f"kv_cache_tokens={budget} does not hold one sequence of {context} tokens: raise it, or lower "
-                "max_total_sequence_length (max_model_len)"
-            )
+        budget = max(settings.kv_cache_tokens or max_rows * context, context)
         self.cache = RaggedCache(model.config, budget=budget, context=context, additive_mask=exact)
         self._arrived: list[Request] = []
         self._waiting: deque[Request] = deque()
@@ -289,6 +290,11 @@ class ContinuousBatcher:
                 request.cached.length += 1
 
 
-def is_supported(model: PreTrainedModel) -> bool:
-    """Whether a model's attention can read keys of rows of different lengths."""
-    return model.config._attn_implementation == attention.NAME and attention.has_full_attention(model.config)
+def check_supported(model: PreTrainedModel) -> None:
+    """Raise ModelError for a model whose attention cannot read keys of rows of different lengths."""
+    config = model.config
+    if config._attn_implementation != attention.NAME or not attention.has_full_attention(config):
+        raise ModelError(
+            f"continuous_batching=true: the layers of this {config.model_type} model do not all attend to all earlier "
+            "tokens through PyTorch's attention. Set it to false"
+        )

@@ -17,7 +17,7 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from hone.engine.distributed.heartbeat import beat
 from hone.engine.local import kv_cache
-from hone.engine.local.continuous_batching import ContinuousBatcher, ContinuousBatching
+from hone.engine.local.continuous_batching import ContinuousBatcher, ContinuousBatching, check_supported
 from hone.engine.local.decoding_layout import transposed_weights
 from hone.engine.local.decoding_row import DecodingRow, check_finite
 from hone.engine.local.sampling import ConstraintTracker, sample, uniform
@@ -53,6 +53,8 @@ class LocalGenerator:
         self.model = model
         if not (keeps and decoder._supports_default_dynamic_cache()):
             raise self._cannot_decode()
+        if continuous is not None:
+            check_supported(model)
         self.tokenizer = tokenizer
         self.stop_tokens = tuple(stop_tokens)
         self.context, self.max_rows, self.autocast = context, max_rows, autocast

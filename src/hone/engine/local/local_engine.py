@@ -17,6 +17,7 @@ from hone.config import EvalConfig, OnlineConfig, TrainingConfig
 from hone.config.schema import ModelConfig
 from hone.engine.base import Engine, WeightPublisher
 from hone.engine.distributed.sharding import unsharded_copy
+from hone.engine.local.continuous_batching import ContinuousBatching
 from hone.engine.local.generator import LocalGenerator
 from hone.engine.local.learner import DTYPES, LocalLearner, autocast
 from hone.engine.local.model_factory import make_model, make_scorer
@@ -144,6 +145,7 @@ def _generator(
         max_rows=config.policy.generation_batch_size,
         autocast=partial(autocast, model.device.type, _generator_dtype(config, model.device)),
         vocabulary_limit=readable_tokens(config),
+        continuous=ContinuousBatching.of(config.policy.generation),
     )
 
 

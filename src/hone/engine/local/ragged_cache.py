@@ -48,6 +48,10 @@ class RaggedCache:
         """Tokens that the slabs have room for."""
         return sum(width * slots for width, slots in self.slots.items())
 
+    @property
+    def rows_in_use(self) -> int:
+        return sum(map(len, self.rows.values()))
+
     def width_for(self, tokens: int) -> int:
         """The width of the narrowest slab for a row of so many tokens."""
         width = BLOCK
