@@ -29,6 +29,7 @@ from hone.planning.placement import (
     builtin_instead_of_vllm,
     check_distributed,
     check_mesh,
+    found_by_url,
     generator_of,
     is_single_process,
     split_devices,
@@ -267,6 +268,8 @@ def generation_backend(config: TrainingConfig | EvalConfig, colocated: bool = Tr
         endpoint = config.generation.openai_cfg
         return f"the endpoint ({endpoint.api}), {counted(endpoint.max_concurrency, 'request')} at a time"
     reason = builtin_instead_of_vllm(config)
+    if found_by_url(config):
+        return "vLLM servers that run already"
     if vllm_generates(config):
         return "a vLLM server, which the run starts"
     place = "the learner's process" if colocated else "processes of its own"

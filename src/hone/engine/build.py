@@ -25,7 +25,8 @@ from hone.engine.local.threads import set_threads
 from hone.engine.model_notices import model_notices
 from hone.engine.vllm.checks import check as check_vllm
 from hone.engine.vllm.generator import VLLMGenerator
-from hone.engine.vllm.launch import attach_vllm, open_server
+from hone.engine.vllm.launch import attach_vllm, check_folder, open_server, publisher_for
+from hone.engine.vllm.running import are_on_this_machine
 from hone.model.loading import context_length, load_model, stop_tokens
 from hone.model.mesh import mesh_of_one
 from hone.model.model_size import ModelSize
@@ -80,15 +81,18 @@ def _built(
         mesh = mesh_of_one(device.type) if settled.policy.cpu_offload and device.type == "cuda" else None
         if not isinstance(settled, OnlineConfig) or (own is None and not vllm_generates(settled)):
             return build_local(settled, tokenizer, device, mesh)
-        weights = folder_for_weights(settled, size, one_node=True)
-        local = build_local(settled, tokenizer, device, mesh, weights)
+        urls = settled.policy.generation.vllm_cfg.server_urls
+        weights = folder_for_weights(settled, size, one_node=are_on_this_machine(urls))
         if vllm_generates(settled):
-            attach_vllm(local, settled, weights)
+            check_folder(settled, weights)
+            local = build_local(settled, tokenizer, device, mesh, weights)
+            attach_vllm(local, publisher_for(local.learner, settled, weights), settled, size, weights)
             return local
+        local = build_local(settled, tokenizer, device, mesh, weights)
         assert local.publisher is not None
-        attach_generators(
-            local, [GeneratorProcess("generator", settled, weights)], local.publisher, settled, weights
-        )
+        server = GeneratorProcess("generator", settled, weights)
+        size_of_batch = settled.policy.generation_batch_size
+        attach_generators(local, [server], local.publisher, settled, weights, batch_size=size_of_batch)
         return local
     from hone.engine.ray.remote_engine import build_on_cluster
 

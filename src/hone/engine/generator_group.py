@@ -15,6 +15,7 @@ from hone.config import OnlineConfig
 from hone.engine.base import Engine, GeneratorServer, Transport, WeightPublisher
 from hone.engine.requests import completions_per_batch
 from hone.engine.weight_files import weights_folder
+from hone.engine.weight_probe import WeightProbe
 from hone.errors import ClusterError, WorkerLostError
 from hone.model.model_size import ModelSize
 from hone.planning.memory_estimate import generator_bytes
@@ -36,12 +37,13 @@ def attach_generators(
     config: OnlineConfig,
     weights: Path,
     *,
-    batch_size: int | None = None,
+    batch_size: int | None,
+    probe: WeightProbe | None = None,
 ) -> None:
-    """Start the servers, and make them the generator of an engine. `batch_size`: completions that a server is asked for
-    at once; None: `policy.generation_batch_size`."""
-    size, count = batch_size or config.policy.generation_batch_size, len(servers)
-    group = GeneratorGroup(servers, batch_size=size, max_restarts=config.cluster.max_restarts)
+    """Start the servers, and make them the generator of an engine. `batch_size`, `probe`: see GeneratorGroup."""
+    group = GeneratorGroup(
+        servers, batch_size=batch_size, max_restarts=config.cluster.max_restarts, probe=probe
+    )
     engine.resources.callback(shutil.rmtree, weights, ignore_errors=True)
     engine.resources.callback(group.close)
     try:
@@ -50,13 +52,14 @@ def attach_generators(
         engine.close()
         raise
     engine.generator, engine.transport = group, Transport(publisher, group)
+    count = len(servers)
     engine.notices.append(
-        f"{count} generator{'s' * (count > 1)}, in processes of their own; weights by {weights}"
+        f"completions by {', '.join(server.name for server in servers)}; weights by {weights}"
     )
     completions = config.algorithm.num_prompts_per_step * config.algorithm.num_generations_per_prompt
-    if completions <= (count - 1) * size:
+    if batch_size is not None and completions <= (count - 1) * batch_size:
         engine.notices.append(
-            f"a step's {completions} completions are not {count} batches of policy.generation_batch_size={size}: "
+            f"a step's {completions} completions are not {count} batches of policy.generation_batch_size={batch_size}: "
             f"some generators are idle. Set it to {-(-completions // count)} or less"
         )
 
@@ -65,11 +68,23 @@ class GeneratorGroup:
     """A Generator and WeightReceiver made of servers. The next `batch_size` completions go to the next free one.
 
     Batches do not depend on the servers, their number or restarts, and are those that one built-in generator would make
-    of the same prompts: so are the completions and, in fp32, the bits of their log-probabilities.
+    of the same prompts: so are the completions and, in fp32, the bits of their log-probabilities. Servers that make
+    batches of their own have a `batch_size` of None: each is asked for its share of the completions at once.
+
+    With a `probe` it is checked after every `receive`, and after every restart, that servers sample from the learner's
+    weights.
     """
 
-    def __init__(self, servers: Sequence[GeneratorServer], *, batch_size: int, max_restarts: int) -> None:
+    def __init__(
+        self,
+        servers: Sequence[GeneratorServer],
+        *,
+        batch_size: int | None,
+        max_restarts: int,
+        probe: WeightProbe | None = None,
+    ) -> None:
         self.servers, self.batch_size, self.max_restarts = servers, batch_size, max_restarts
+        self.probe = probe
         self.version = 0
         self.restarts = 0
         """Since all servers received a version."""
@@ -85,9 +100,20 @@ class GeneratorGroup:
             server.close()
 
     async def receive(self, version: int) -> None:
-        """Have every server load the weights that were published as `version`."""
+        """Have every server load the weights that were published as `version`. Raises WeightSyncError for a server
+        that then does not sample from them."""
         await asyncio.gather(*(self._receive(server, version) for server in self.servers))
+        if self.probe is not None:
+            sampled = await asyncio.gather(*(self._probed(self.probe, one, version) for one in self.servers))
+            await self.probe.check(version, sampled)
         self.version, self.restarts = version, 0
+
+    async def _probed(self, probe: WeightProbe, server: GeneratorServer, version: int) -> list[Completion]:
+        while True:
+            try:
+                return await probe.sample(server)
+            except WorkerLostError as error:
+                await self._restart(server, version, error)
 
     async def _receive(self, server: GeneratorServer, version: int) -> None:
         try:
@@ -108,7 +134,10 @@ class GeneratorGroup:
             try:
                 server.close()
                 await asyncio.to_thread(server.start)
-                return await server.receive(version)
+                await server.receive(version)
+                if self.probe is not None:
+                    await self.probe.check_again(version, server)
+                return
             except ClusterError as again:
                 error = again
 
@@ -121,7 +150,8 @@ class GeneratorGroup:
             for prompt in prompts
             for c in range(count)
         ]
-        size = completions_per_batch(self.batch_size, count)
+        share = -(-len(prompts) // len(self.servers)) * count
+        size = max(1, share if self.batch_size is None else completions_per_batch(self.batch_size, count))
         starts: asyncio.Queue[int | None] = asyncio.Queue()
         done: dict[int, list[list[Completion]]] = {}
 

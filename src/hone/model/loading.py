@@ -297,10 +297,9 @@ def stop_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> t
 
 
 def stop_tokens_of(
-    source: str, tokenizer: PreTrainedTokenizerBase, *, trust_remote_code: bool
+    source: str, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase
 ) -> tuple[int, ...]:
-    """`stop_tokens` of a model that is not loaded: of its folder or hub name."""
-    config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
+    """`stop_tokens` of a model that is not loaded: of its folder or hub name, and its config."""
     with contextlib.suppress(OSError):  # it has no generation config
         return _stop_tokens(tokenizer, GenerationConfig.from_pretrained(source), config)
     return _stop_tokens(tokenizer, config)

@@ -9,6 +9,7 @@ import torch
 
 from hone.config import EvalConfig, OnlineConfig, TrainingConfig
 from hone.config.schema import ClusterConfig
+from hone.config.schema.model import SamplingConfig
 from hone.config.schema.vllm import vllm_is_installed
 from hone.errors import ClusterError, ConfigError
 from hone.model.loading import configured, resolve
@@ -69,6 +70,8 @@ def split_devices(config: TrainingConfig, hardware: Hardware) -> tuple[Hardware,
     Raises ConfigError for a single GPU, which a built-in generator in a process of its own would have to share.
     """
     if not isinstance(config, OnlineConfig):
+        return hardware, None
+    if found_by_url(config):
         return hardware, None
     if vllm_generates(config) and not hardware.elastic and hardware.memory is not None:
         left = 1 - config.policy.generation.vllm_cfg.gpu_memory_utilization
@@ -137,9 +140,10 @@ def check_mesh(config: TrainingConfig, dims: ParallelDims) -> None:
 
 def builtin_instead_of_vllm(config: TrainingConfig | EvalConfig) -> str | None:
     """Why Hone's own generator samples although vLLM is asked for. None: vLLM samples, or is not asked for."""
-    if not _asks_for_vllm(config):
+    generation = _generation(config)
+    if generation is None or not _asks_for_vllm(generation):
         return None
-    if not vllm_is_installed():
+    if not generation.vllm_cfg.server_urls and not vllm_is_installed():
         return "vLLM is not installed in this Python"
     if isinstance(config, EvalConfig) or is_single_process(config.cluster):
         return None
@@ -154,14 +158,26 @@ def generator_of(config: EvalConfig) -> Literal["builtin", "vllm", "openai"]:
 
 
 def vllm_generates(config: TrainingConfig | EvalConfig) -> bool:
-    """Whether a vLLM server samples."""
-    return _asks_for_vllm(config) and builtin_instead_of_vllm(config) is None
+    """Whether vLLM servers sample."""
+    generation = _generation(config)
+    return generation is not None and _asks_for_vllm(generation) and builtin_instead_of_vllm(config) is None
 
 
-def _asks_for_vllm(config: TrainingConfig | EvalConfig) -> bool:
+def found_by_url(config: TrainingConfig | EvalConfig) -> bool:
+    """Whether the vLLM servers run already, on devices that are not the run's."""
+    generation = _generation(config)
+    return vllm_generates(config) and generation is not None and bool(generation.vllm_cfg.server_urls)
+
+
+def _asks_for_vllm(generation: SamplingConfig) -> bool:
+    return generation.backend == "vllm"
+
+
+def _generation(config: TrainingConfig | EvalConfig) -> SamplingConfig | None:
+    """How completions are sampled; None for a command that samples none."""
     if isinstance(config, EvalConfig):
-        return config.generation.backend == "vllm"
-    return isinstance(config, OnlineConfig) and config.policy.generation.backend == "vllm"
+        return config.generation
+    return config.policy.generation if isinstance(config, OnlineConfig) else None
 
 
 def placement_notices(config: TrainingConfig | EvalConfig) -> list[str]:

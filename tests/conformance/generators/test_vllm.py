@@ -23,14 +23,15 @@ from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
 from hone.algorithms import sft
 from hone.engine.base import Transport, WeightPublisher
+from hone.engine.generator_group import GeneratorGroup
 from hone.engine.local.learner import LocalLearner
 from hone.engine.vllm.checkpoint_names import CheckpointWeights
 from hone.engine.vllm.generator import VLLMGenerator
 from hone.engine.vllm.lora import AdapterPublisher, server_arguments
 from hone.engine.vllm.server import ServerSettings, VLLMServer
 from hone.engine.weight_files import FilePublisher, weights_folder
-from hone.engine.weight_probe import ProbedTransport
-from hone.errors import ConfigError, WeightSyncError, WorkerLostError
+from hone.engine.weight_probe import WeightProbe
+from hone.errors import WeightSyncError, WorkerLostError
 from hone.model.adapters import with_lora
 
 pytest.importorskip("vllm")
@@ -95,7 +96,7 @@ class Served:
             "float32",
             "raw_logprobs",
             on_cpu=True,
-            arguments=server_arguments(model.peft_config["default"]) if adapter else (),
+            arguments=server_arguments(LORA) if adapter else (),
             environment={"VLLM_CPU_CI_ENV": "1"},
         )
         server = VLLMServer(settings, folder / "vllm.log")
@@ -120,17 +121,12 @@ class Served:
             lambda: CheckpointWeights(learner.model, ranks), self.weights, bucket_bytes=10_000
         )
 
-    def probed(self) -> tuple[LocalLearner, ProbedTransport]:
+    def probed(self) -> tuple[LocalLearner, Transport, WeightProbe]:
+        """A learner, and a transport that probes the generator."""
         subject = self.subject()
-        transport = ProbedTransport(
-            subject.transport,
-            subject.generator,
-            subject.learner,
-            tokens=VOCABULARY,
-            temperature=1.0,
-            dtype=torch.float32,
-        )
-        return subject.learner, transport
+        probe = WeightProbe(subject.learner, tokens=VOCABULARY, temperature=1.0, dtype=torch.float32)
+        group = GeneratorGroup([self.generator], batch_size=None, max_restarts=0, probe=probe)
+        return subject.learner, Transport(self.publisher(subject.learner), group), probe
 
 
 def decode(tokens: list[int]) -> str:
@@ -156,12 +152,12 @@ def test_it_does_what_all_generators_must(served: Served, check: Callable[[Subje
 
 
 def test_log_probabilities_are_the_learners_after_each_of_100_updates(served: Served) -> None:
-    learner, transport = served.probed()
+    learner, transport, probe = served.probed()
     gaps = []
     for version in range(100):
         run(transport.publish(version))
         run(transport.receive(version))
-        gaps.append(transport.gap)
+        gaps.append(probe.gap)
         run(sft.step(learner, make_samples(4, seed=version)))
     assert max(gaps) < 1e-5
 
@@ -169,7 +165,7 @@ def test_log_probabilities_are_the_learners_after_each_of_100_updates(served: Se
 def test_a_head_that_stays_behind_stops_the_run(served: Served) -> None:
     if served.kind != "tied":
         pytest.skip("only tied heads can stay behind")
-    learner, transport = served.probed()
+    learner, transport, _ = served.probed()
     run(transport.publish(0))
     run(transport.receive(0))
     with torch.no_grad():
@@ -190,21 +186,13 @@ def test_experts_that_vllm_reloads_wrongly_stop_the_run(tmp_path: Path) -> None:
     served = Served("experts", tmp_path, moe)
     try:
         served.generator.start()
-        _, transport = served.probed()
+        _, transport, _ = served.probed()
         run(transport.publish(0))
         with pytest.raises(WeightSyncError, match="differ from the learner's by"):
             run(transport.receive(0))
     finally:
         served.generator.close()
         shutil.rmtree(served.weights, ignore_errors=True)
-
-
-def test_what_vllm_cannot_run_is_refused_by_name() -> None:
-    model = with_lora(
-        make_model(), sft_config(lora={"enabled": True, "dim": 2, "use_dora": True}).policy.lora
-    )
-    with pytest.raises(ConfigError, match="use_dora"):
-        server_arguments(model.peft_config["default"])
 
 
 def test_a_server_that_ends_says_why(tmp_path: Path) -> None:

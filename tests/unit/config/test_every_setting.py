@@ -112,6 +112,13 @@ def test_the_walk_has_all_keys() -> None:
 
 ENDPOINT = ["generation.backend=openai", "generation.openai_cfg.base_url=http://h/v1"]
 MAKES_UNUSED: dict[str, list[str]] = {
+    **{
+        f"the servers of {section}.vllm_cfg.server_urls run already": [
+            f"{section}.backend=vllm",
+            f"{section}.vllm_cfg.server_urls=http://localhost:8000",
+        ]
+        for section in ("policy.generation", "generation")
+    },
     "there is no validation": ["data.validation=null"],
     "no metric ranks the checkpoints": ["checkpointing.metric_name=null"],
     "the adapter of policy.lora.adapter_path has its own": ["policy.lora.adapter_path=x"],

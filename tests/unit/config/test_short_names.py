@@ -43,6 +43,12 @@ TYPED: list[tuple[str, str, str, Any]] = [
     ("grpo", "grpo.async_grpo.enabled=true", "grpo.async_rollouts", "lookahead"),
     ("ppo", "ppo.async_ppo.enabled=false", "ppo.async_rollouts", None),
     ("grpo", "use_vllm=true", "policy.generation.backend", "vllm"),
+    ("grpo", "vllm_mode=server", "policy.generation.vllm_cfg.server_urls", ["http://localhost:8000"]),
+    ("grpo", "vllm_mode=colocate", "policy.generation.vllm_cfg.server_urls", []),
+    ("ppo", "vllm_server_host=node7", "policy.generation.vllm_cfg.server_urls", ["http://node7:8000"]),
+    ("grpo", "vllm_server_port=9", "policy.generation.vllm_cfg.server_urls", ["http://localhost:9"]),
+    ("grpo", "vllm_server_base_url=http://n:1/", "policy.generation.vllm_cfg.server_urls", ["http://n:1"]),
+    ("grpo", "vllm_server_timeout=9", "policy.generation.vllm_cfg.server_timeout_s", 9),
     ("grpo", "num_generations=4", "grpo.num_generations_per_prompt", 4),
     ("ppo", "kl_coef=0.05", "loss_fn.reference_policy_kl_penalty", 0.05),
     ("dpo", "beta=0.3", "dpo.reference_policy_kl_penalty", 0.3),
@@ -98,7 +104,7 @@ MEANT = [
     ("sft", "per_device_train_batch_size=4", "write policy.train_global_batch_size=N"),
     ("sft", "warmup_ratio=0.1", "write policy.scheduler="),
     ("sft", "logging_steps=1", "write nothing: every step is logged"),
-    ("grpo", "vllm_mode=server", "vllm_mode=server: generation shares the learner's devices"),
+    ("grpo", "vllm_mode=remote", "vllm_mode=remote: expected server or colocate"),
     ("sft", "policy.optimizr.name=x", "did you mean policy.optimizer.name?"),
 ]
 

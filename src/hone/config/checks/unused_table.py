@@ -35,7 +35,8 @@ def _several_processes(s: Settings) -> bool:
 
 
 def _vllm_generates(s: Settings, section: str) -> bool:
-    return s[f"{section}.backend"] == "vllm" and vllm_is_installed()
+    found = vllm_is_installed() or bool(s[f"{section}.vllm_cfg.server_urls"])
+    return s[f"{section}.backend"] == "vllm" and found
 
 
 def _batches_continuously(s: Settings, section: str) -> bool:
@@ -45,11 +46,19 @@ def _batches_continuously(s: Settings, section: str) -> bool:
 
 def _generators(section: str) -> tuple[ConditionalSettings, ...]:
     """Settings of one kind of generator."""
+    urls, vllm = f"{section}.vllm_cfg.server_urls", f"{section}.vllm_cfg."
+    own = "tensor_parallel_size gpu_memory_utilization enforce_eager start_timeout_s"
     return (
+        read_if(urls, f"{vllm}server_timeout_s", f"there is no {urls}"),
         read_if(
             lambda s: _vllm_generates(s, section),
             f"{section}: vllm_cfg.* vllm_kwargs",
             "vLLM does not generate",
+        ),
+        read_if(
+            lambda s: not s[urls],
+            f"{section}: {' '.join(f'vllm_cfg.{key}' for key in own.split())} vllm_kwargs",
+            f"the servers of {urls} run already",
         ),
         read_if(
             lambda s: _batches_continuously(s, section),

@@ -120,7 +120,9 @@ def _build(
         servers = [
             RayGenerator(f"generator {i}", settled, weights, threads) for i in range(generator_hardware.count)
         ]
-        attach_generators(engine, servers, ClusterLearner(workers, "learner"), settled, weights)
+        size_of_batch = settled.policy.generation_batch_size
+        publisher = ClusterLearner(workers, "learner")
+        attach_generators(engine, servers, publisher, settled, weights, batch_size=size_of_batch)
     else:
         generator = ClusterGenerator(workers)
         engine.generator = generator

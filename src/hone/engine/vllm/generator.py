@@ -12,56 +12,48 @@ import httpx2
 from hone.engine.requests import completion_limit
 from hone.engine.vllm.client import VLLMClient
 from hone.engine.vllm.lora import ADAPTER
-from hone.engine.vllm.server import NAME, VLLMServer, is_healthy
+from hone.engine.vllm.running import RunningServer
+from hone.engine.vllm.server import VLLMServer
 from hone.engine.weight_files import version_folder
-from hone.errors import ClusterError, GeneratorError, WeightSyncError
+from hone.errors import GeneratorError, WeightSyncError
 from hone.model.counter_rng import key_of
 from hone.types import Completion, Prompt, Sampling, VersionSpan
 
 
 class VLLMGenerator:
-    """A GeneratorServer (hone.engine.base): a vLLM server that this process starts, or one that runs at a URL.
+    """A GeneratorServer (hone.engine.base): a vLLM server that this process starts, or one that runs already.
 
     `weights`: the folder that versions are published in, seen by the server, too; None if it never receives any.
-    `adapter`: what is published is a LoRA adapter, and the server has the base. `model`: the name under which the
-    server has the policy, which it is started with. `context`: most tokens of prompt and completion. Tokens from
-    `vocabulary_limit` on, of a vocabulary of `vocabulary`, are never sampled.
+    `adapter`: what is published is a LoRA adapter, and the server has the base. `context`: most tokens of prompt and
+    completion. Tokens from `vocabulary_limit` on, of a vocabulary of `vocabulary`, are never sampled.
     """
 
     def __init__(
         self,
         name: str,
-        server: VLLMServer | str,
+        server: VLLMServer | RunningServer,
         *,
         weights: Path | None,
         stop_tokens: Iterable[int],
         context: int,
         adapter: bool = False,
-        model: str = NAME,
         vocabulary_limit: int | None = None,
         vocabulary: int | None = None,
         timeout_s: float = 600.0,
     ) -> None:
         self.name, self.server, self.weights, self.adapter = name, server, weights, adapter
-        self.model, self.context, self.timeout_s = ADAPTER if adapter else model, context, timeout_s
+        self.context, self.timeout_s = context, timeout_s
         self.stop_tokens = tuple(stop_tokens)
         self.suppressed = range(vocabulary_limit, vocabulary) if vocabulary_limit and vocabulary else range(0)
 
     def start(self) -> None:
         """Start the server, or see that it answers. Raises ClusterError if it cannot be had."""
-        if isinstance(self.server, VLLMServer):
-            self.server.start()
-        elif not is_healthy(self.server):
-            raise ClusterError(
-                f"no vLLM server answers at {self.server}/health: start one there, or mend the URL"
-            )
-        url = self.server.url if isinstance(self.server, VLLMServer) else self.server
-        self.client = VLLMClient(url, timeout_s=self.timeout_s)
+        self.server.start()
+        self.client = VLLMClient(self.server.url, timeout_s=self.timeout_s)
 
     def close(self) -> None:
         """Stop the server, if it was started here."""
-        if isinstance(self.server, VLLMServer):
-            self.server.stop()
+        self.server.stop()
 
     async def receive(self, version: int) -> None:
         """Have the server sample from the weights that were published as `version`. Raises WeightSyncError for one
@@ -93,7 +85,7 @@ class VLLMGenerator:
         limit = completion_limit(prompt, sampling, self.context)
         own = () if sampling.ignore_eos else self.stop_tokens
         return {
-            "model": self.model,
+            "model": ADAPTER if self.adapter else self.server.model,
             "token_ids": list(prompt.tokens),
             "sampling_params": {
                 "max_tokens": limit,
@@ -119,7 +111,10 @@ class VLLMGenerator:
         salted = {**body, "cache_salt": f"v{self.client.version}"}
         answer = await self.client.call(session, "POST", "/inference/v1/generate", salted)
         choice = answer["choices"][0]
-        spans = [VersionSpan(_version(s["version"]), s["start"], s["end"]) for s in choice["weight_versions"]]
+        spans = [
+            VersionSpan(self._version(span["version"]), span["start"], span["end"])
+            for span in choice["weight_versions"]
+        ]
         if choice["finish_reason"] not in ("stop", "length"):
             raise GeneratorError(f"{self.client.url} ended a completion by {choice['finish_reason']}")
         return Completion(
@@ -129,7 +124,6 @@ class VLLMGenerator:
             versions=tuple(spans),
         )
 
-
-def _version(text: str) -> int:
-    """As a number; 0 is that of a server which has not been given weights."""
-    return 0 if text == "default" else int(text)
+    def _version(self, label: str) -> int:
+        """Raises WorkerLostError for weights that were not received here."""
+        return 0 if self.weights is None else self.client.version_of(label)

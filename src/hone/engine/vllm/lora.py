@@ -9,10 +9,11 @@ from typing import Any
 
 from safetensors.torch import save_file
 
+from hone.config.schema.lora import LoraConfig
 from hone.engine.local.weight_sync import LearnerWeights
 from hone.engine.weight_files import publishing, versions_in
 from hone.errors import ConfigError
-from hone.model.adapters import NAME, SETTINGS
+from hone.model.adapters import NAME, SETTINGS, adapter_settings
 
 ADAPTER = "policy-adapter"
 """The name under which servers have the adapter; requests for it are requests for the policy."""
@@ -43,21 +44,24 @@ class AdapterPublisher:
             (path / SETTINGS).write_text(json.dumps(settings.to_dict(), default=list), encoding="utf-8")
 
 
-def server_arguments(settings: Any) -> list[str]:
-    """Arguments of `vllm serve` for an adapter of PEFT's `settings`. Raises ConfigError for what vLLM cannot run."""
-    start = getattr(settings, "init_lora_weights", True)
+def server_arguments(lora: LoraConfig) -> list[str]:
+    """Arguments of `vllm serve` for the run's adapter. Raises ConfigError for one that vLLM cannot run."""
+    own = {} if lora.adapter_path is None else adapter_settings(Path(lora.adapter_path).expanduser())
+    start = str(own.get("init_lora_weights", lora.init_lora_weights))
+    dim = max([own.get("r", lora.dim), *own.get("rank_pattern", {}).values()])
     problems = {
-        "use_dora": getattr(settings, "use_dora", False),
-        "AdaLoRA": settings.peft_type == "ADALORA",
-        "modules_to_save": bool(getattr(settings, "modules_to_save", None)),
-        "trainable_token_indices": bool(getattr(settings, "trainable_token_indices", None)),
-        f"rank {settings.r}": settings.r > RANKS[-1],
+        "load_in_4bit": lora.load_in_4bit,  # the base that the server would read is another one
+        "use_dora": lora.use_dora or own.get("use_dora"),
+        "adalora": lora.adalora.enabled,
+        "modules_to_save": lora.modules_to_save or own.get("modules_to_save"),
+        "trainable_token_indices": lora.trainable_token_indices or own.get("trainable_token_indices"),
         # These change the base, which is not sent.
-        f"init_lora_weights={start}": str(start).startswith(CHANGE_BASE),
+        f"init_lora_weights={start}": start.startswith(CHANGE_BASE),
+        f"dim={dim}": dim > RANKS[-1],
     }
     if refused := [name for name, is_set in problems.items() if is_set]:
         raise ConfigError(
-            f"vLLM cannot run adapters with {', '.join(refused)}: set policy.generation.backend=builtin"
+            f"policy.lora.{refused[0]}: vLLM cannot run such adapters. Set policy.generation.backend=builtin"
         )
-    rank = next(size for size in RANKS if size >= settings.r)
+    rank = next(size for size in RANKS if size >= dim)
     return ["--enable-lora", "--max-loras", "1", "--max-lora-rank", str(rank)]

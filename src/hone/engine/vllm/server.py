@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -52,10 +53,10 @@ class ServerSettings:
     """Further arguments of `vllm serve`, as they are."""
     environment: Mapping[str, str] = field(default_factory=dict)
 
-    def command(self, port: int) -> list[str]:
-        """`vllm serve` of this Python's vLLM."""
+    def command(self, port: int, host: str = LOOPBACK) -> list[str]:
+        """The arguments of `vllm`."""
         options = {
-            "host": LOOPBACK,
+            "host": host,
             "port": port,
             "served-model-name": NAME,
             "max-model-len": self.context,
@@ -82,11 +83,16 @@ class ServerSettings:
             text for key, value in options.items() if value is not None for text in (f"--{key}", str(value))
         ]
         given += [f"--{key}" for key, on in switches.items() if on]
-        vllm = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", self.model]
-        return [*vllm, *given, *self.arguments]
+        return ["serve", self.model, *given, *self.arguments]
+
+    @property
+    def lora_rank(self) -> int | None:
+        """The largest rank of an adapter; None without adapters."""
+        given = dict(pairwise(self.arguments))
+        return int(given["--max-lora-rank"]) if "--max-lora-rank" in given else None
 
     def variables(self) -> dict[str, str]:
-        """The environment: this process's, the routes for weights, and on a CPU vLLM's settings for it."""
+        """The environment: the routes for weights, and on a CPU vLLM's settings for it."""
         own = {
             "VLLM_SERVER_DEV_MODE": "1",
             "VLLM_NO_USAGE_STATS": "1",
@@ -94,11 +100,14 @@ class ServerSettings:
         }
         if self.on_cpu:
             own |= {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
-        return {**own, **os.environ, **self.environment}
+        return own
 
 
 class VLLMServer:
     """A server that this process starts; it ends with this process, however that ends. `log`: where its output goes."""
+
+    model = NAME
+    """The name under which it has the model."""
 
     def __init__(self, settings: ServerSettings, log: Path, *, start_s: float = 900.0) -> None:
         self.settings, self.log, self.start_s = settings, log, start_s
@@ -111,13 +120,14 @@ class VLLMServer:
         self.url = f"http://{LOOPBACK}:{port}"
         self.log.parent.mkdir(parents=True, exist_ok=True)
         runner = [sys.executable, guardian.__file__]  # as a script: to import this package takes seconds
+        vllm = [sys.executable, "-m", "vllm.entrypoints.cli.main"]
         with self.log.open("ab") as output:
             self.process = subprocess.Popen(
-                [*runner, *self.settings.command(port)],
+                [*runner, *vllm, *self.settings.command(port)],
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env=self.settings.variables(),
+                env={**self.settings.variables(), **os.environ, **self.settings.environment},
                 start_new_session=True,
             )
         deadline = time.monotonic() + self.start_s

@@ -7,8 +7,9 @@ layer, and a head that shares its tensor with the embeddings would keep the old 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 from vllm.distributed.weight_transfer.base import (
@@ -23,7 +24,12 @@ from hone.engine.weight_files import Publication
 
 @dataclass
 class FileInitInfo(WeightTransferInitInfo):
-    """Nothing is agreed on before the first update."""
+    """What is compared before the first update."""
+
+    expected: dict[str, Any] = field(default_factory=dict)
+    """Sizes of the learner's model, by their names in config.json."""
+    sign: str | None = None
+    """A file that the learner has just made in the folder of weights."""
 
 
 @dataclass
@@ -43,7 +49,17 @@ class FileTransferEngine(WeightTransferEngine[FileInitInfo, FileUpdateInfo]):
     supports_draft_weight_update = False
 
     def init_transfer_engine(self, init_info: FileInitInfo) -> None:
-        """There is no connection to make."""
+        """Raise ValueError, as a verb phrase about the server, for another model, or a folder that is not seen here."""
+        config = self.model_config.hf_config
+        text = config.get_text_config()
+        for name, wanted in init_info.expected.items():
+            if (has := getattr(config if name == "model_type" else text, name)) != wanted:
+                raise ValueError(f"has another model than the learner: {name}={has}, not {wanted}")
+        if init_info.sign is not None and not Path(init_info.sign).is_file():
+            raise ValueError(
+                f"does not see {Path(init_info.sign).parent}, which the run writes weights to: share this folder "
+                "with it, or put checkpointing.checkpoint_dir on a file system that both have"
+            )
 
     def start_weight_update(self) -> None:
         """Prepare every layer for weights in the format of a checkpoint."""

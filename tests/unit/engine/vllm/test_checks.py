@@ -7,14 +7,13 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-import torch
 
 from hone import evaluation
 from hone.config import load
 from hone.config.checks import unused_table
-from hone.engine.vllm import launch
-from hone.engine.vllm.checks import check, logprobs_mode
+from hone.engine.vllm.checks import check
 from hone.engine.vllm.server import ServerSettings
+from hone.engine.vllm.settings import logprobs_mode, server_options
 from hone.errors import ConfigError
 from hone.planning import placement
 from hone.planning.auxiliary_models import model_size_of_run
@@ -86,7 +85,7 @@ def test_settings_for_vllm_reach_its_command_line() -> None:
         f"{GENERATION}vllm_cfg.enforce_eager=true",
         f"{GENERATION}vllm_kwargs={{max_num_seqs: 8, enable_expert_parallel: true, enable_prefix_caching: false}}",
     )
-    given = launch.server_options(config.policy.generation, torch.device("cuda"))
+    given = server_options(config.policy.generation, on_cpu=False)
     command = ServerSettings("model", 64, "float32", "raw_logprobs", **given).command(1234)
     pairs = list(pairwise(command))
     assert ("--tensor-parallel-size", "2") in pairs

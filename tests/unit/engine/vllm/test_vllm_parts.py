@@ -7,10 +7,8 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +24,13 @@ from hone.engine.vllm import guardian
 from hone.engine.vllm.checkpoint_names import CheckpointWeights
 from hone.engine.vllm.generator import VLLMGenerator
 from hone.engine.vllm.lora import AdapterPublisher, server_arguments
+from hone.engine.vllm.running import RunningServer
+from hone.engine.vllm.server import ServerSettings
 from hone.engine.weight_files import versions_in
-from hone.errors import ClusterError, ConfigError, GeneratorError, HoneError, WeightSyncError, WorkerLostError
+from hone.errors import ConfigError, GeneratorError, HoneError, WeightSyncError, WorkerLostError
 from hone.model.adapters import with_lora
 from hone.types import Prompt, Sampling, VersionSpan
+from tests.helpers.fake_vllm import FakeVLLM, completion, running
 
 
 def lora(**settings: Any) -> Any:
@@ -52,23 +53,28 @@ def test_a_published_adapter_is_the_learners_for_peft(tmp_path: Path) -> None:
     assert not torch.allclose(loaded(tokens).logits, make_model().eval()(tokens).logits)
 
 
+def test_the_server_has_room_for_the_adapters_rank() -> None:
+    assert server_arguments(lora(dim=9))[-2:] == ["--max-lora-rank", "16"]
+
+
 @pytest.mark.parametrize(
-    ("settings", "named"),
+    ("saved", "said"),
     [
-        ({"use_dora": True}, "use_dora"),
-        ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
-        ({"init_lora_weights": "pissa"}, "init_lora_weights=pissa"),
+        ({"r": 16}, None),
+        ({"r": 8, "rank_pattern": {"q_proj": 1024}}, "dim=1024"),
+        ({"r": 8, "modules_to_save": ["lm_head"]}, "modules_to_save"),
+        ({"r": 8, "init_lora_weights": "pissa"}, "init_lora_weights=pissa"),
     ],
 )
-def test_an_adapter_that_vllm_cannot_run_is_refused_by_name(settings: dict[str, Any], named: str) -> None:
-    model: Any = with_lora(make_model(), lora(**settings))
-    with pytest.raises(ConfigError, match=f"cannot run adapters with {named}: .*backend=builtin"):
-        server_arguments(model.peft_config["default"])
-
-
-def test_the_server_has_room_for_the_adapters_rank() -> None:
-    model: Any = with_lora(make_model(), lora(dim=9))
-    assert server_arguments(model.peft_config["default"])[-2:] == ["--max-lora-rank", "16"]
+def test_an_adapter_that_is_trained_further_has_its_own_settings(
+    saved: dict[str, Any], said: str | None, tmp_path: Path
+) -> None:
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", **saved}))
+    if said is None:
+        assert server_arguments(lora(dim=4, adapter_path=str(tmp_path)))[-1] == "16"
+        return
+    with pytest.raises(ConfigError, match=f"policy.lora.{said}: vLLM cannot run such adapters"):
+        server_arguments(lora(dim=4, adapter_path=str(tmp_path)))
 
 
 def test_weights_have_the_names_and_pieces_of_a_checkpoint(tmp_path: Path) -> None:
@@ -95,75 +101,41 @@ def test_weights_have_the_names_and_pieces_of_a_checkpoint(tmp_path: Path) -> No
     assert all(torch.equal(weights[name], tensor) for name, tensor in saved.items())
 
 
-Answer = Callable[[dict[str, Any]], tuple[int, dict[str, Any]]]
+def generator_at(fake: FakeVLLM, folder: Path, **options: Any) -> VLLMGenerator:
+    """With the weights of version 3."""
+    needed = ServerSettings("model", 10, "float32", "raw_logprobs", trained=False)
+    made = VLLMGenerator(
+        "vLLM", RunningServer(fake.url, needed), weights=folder, stop_tokens=(1, 7), context=10, **options
+    )
+    made.start()
+    (folder / "v3").mkdir()
+    run(made.receive(3))
+    return made
 
 
 @pytest.fixture
-def serve() -> Iterator[Callable[[Answer], tuple[str, list[Any]]]]:
-    """Start an HTTP server that answers as a function says; its URL, and the (path, body) that it was asked."""
-    servers = []
-
-    def start(answer: Answer) -> tuple[str, list[Any]]:
-        asked: list[Any] = []
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                self.send_response(200)
-                self.end_headers()
-
-            def do_POST(self) -> None:
-                text = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-                body = json.loads(text) if text else {}
-                asked.append((self.path, body))
-                status, reply = answer(body) if "generate" in self.path else (200, {})
-                data = json.dumps(reply).encode()
-                self.send_response(status)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(data)))
-                self.end_headers()
-                self.wfile.write(data)
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        server = HTTPServer(("127.0.0.1", 0), Handler)
-        servers.append(server)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        return f"http://127.0.0.1:{server.server_port}", asked
-
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
-
-
-def answered(body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-    """Two tokens: the prompt's first one, and 1. The first is of version 3, the second of version 4."""
-    logprobs = [{"logprob": -0.5}, {"logprob": -1.5}]
-    spans = [{"version": "3", "start": 0, "end": 1}, {"version": "4", "start": 1, "end": 2}]
-    choice = {"token_ids": [body["token_ids"][0], 1], "finish_reason": "stop", "weight_versions": spans}
-    return 200, {"choices": [{**choice, "logprobs": {"content": logprobs}}]}
-
-
-def generator_at(url: str, folder: Path) -> VLLMGenerator:
-    made = VLLMGenerator(
-        "vLLM", url, weights=folder, stop_tokens=(1, 7), context=10, vocabulary_limit=60, vocabulary=64
-    )
-    made.start()
-    return made
+def fake() -> Iterator[FakeVLLM]:
+    with running(FakeVLLM()) as made:
+        yield made
 
 
 PROMPT = Prompt("p", (5, 6, 9), "text")
 
 
-def test_a_completion_has_the_servers_tokens_and_the_version_of_each(serve: Any, tmp_path: Path) -> None:
-    url, asked = serve(answered)
+def test_a_completion_has_the_servers_tokens_and_the_version_of_each(fake: FakeVLLM, tmp_path: Path) -> None:
+    generator = generator_at(fake, tmp_path, vocabulary_limit=60, vocabulary=64)
     other = Prompt("q", (8,), "text")
-    done = run(generator_at(url, tmp_path).generate([PROMPT, other], Sampling(20, top_k=4), count=2))
+    session = fake.label.partition(":")[0]
+
+    def two_versions(body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        return completion(f"{session}:3", f"{session}:4", tokens=(body["token_ids"][0], 1))
+
+    fake.answer = two_versions
+    done = run(generator.generate([PROMPT, other], Sampling(20, top_k=4), count=2))
     assert [[one.tokens for one in each] for each in done] == [[(5, 1)] * 2, [(8, 1)] * 2]
     assert done[0][0].logprobs == (-0.5, -1.5)
     assert done[0][0].versions == (VersionSpan(3, 0, 1), VersionSpan(4, 1, 2))
-    sent = [body["sampling_params"] for _, body in asked if body["token_ids"] == [5, 6, 9]]
+    sent = [body["sampling_params"] for _, body in fake.asked if body.get("token_ids") == [5, 6, 9]]
     assert sent[0]["max_tokens"] == 7  # what the context leaves
     assert sent[0]["stop_token_ids"] == [1, 7]
     assert sent[0]["top_k"] == 4
@@ -171,15 +143,14 @@ def test_a_completion_has_the_servers_tokens_and_the_version_of_each(serve: Any,
     assert len({one["seed"] for one in sent}) == 2
 
 
-def test_the_cache_of_other_weights_is_not_found(serve: Any, tmp_path: Path) -> None:
-    url, asked = serve(answered)
-    generator = generator_at(url, tmp_path)
-    for version in (1, 2):
-        (tmp_path / f"v{version}").mkdir()
-        run(generator.receive(version))
-        run(generator.generate([PROMPT], Sampling(4)))
-    assert [body["cache_salt"] for path, body in asked if "generate" in path] == ["v1", "v2"]
-    updates = [path for path, _ in asked if "generate" not in path]
+def test_the_cache_of_other_weights_is_not_found(fake: FakeVLLM, tmp_path: Path) -> None:
+    generator = generator_at(fake, tmp_path)
+    run(generator.generate([PROMPT], Sampling(4)))
+    (tmp_path / "v4").mkdir()
+    run(generator.receive(4))
+    run(generator.generate([PROMPT], Sampling(4)))
+    assert [body["cache_salt"] for path, body in fake.asked if "generate" in path] == ["v3", "v4"]
+    updates = fake.paths()
     assert updates == 2 * [
         "/pause?mode=keep",
         "/start_weight_update",
@@ -187,25 +158,28 @@ def test_the_cache_of_other_weights_is_not_found(serve: Any, tmp_path: Path) -> 
         "/finish_weight_update",
         "/resume",
     ]
-    with pytest.raises(WeightSyncError, match=r"version 9, .*version 2"):
+    with pytest.raises(WeightSyncError, match=r"version 9, .*version 4"):
         run(generator.receive(9))
-    assert [path for path, _ in asked if "generate" not in path] == updates
+    assert fake.paths() == updates
 
 
 @pytest.mark.parametrize(
     ("status", "error"), [(400, GeneratorError), (404, GeneratorError), (500, WorkerLostError)]
 )
 def test_a_refusal_and_a_failure_are_told_apart(
-    status: int, error: type[HoneError], serve: Any, tmp_path: Path
+    status: int, error: type[HoneError], fake: FakeVLLM, tmp_path: Path
 ) -> None:
-    url, _ = serve(lambda _: (status, {"error": {"message": "no room"}}))
-    with pytest.raises(error, match=f"{url}/inference/v1/generate .*: {status} no room"):
-        run(generator_at(url, tmp_path).generate([PROMPT], Sampling(4)))
+    generator = generator_at(fake, tmp_path)
+    fake.answer = lambda _: (status, {"error": {"message": "no room"}})
+    with pytest.raises(error, match=f"{fake.url}/inference/v1/generate .*: {status} no room"):
+        run(generator.generate([PROMPT], Sampling(4)))
 
 
-def test_a_server_that_is_gone_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ClusterError, match=r"no vLLM server answers at http://127\.0\.0\.1:9/health"):
-        generator_at("http://127.0.0.1:9", tmp_path)
+def test_a_server_that_is_gone_is_named(fake: FakeVLLM, tmp_path: Path) -> None:
+    generator = generator_at(fake, tmp_path)
+    fake.stop()
+    with pytest.raises(WorkerLostError, match=f"{fake.url}/inference/v1/generate cannot be reached"):
+        run(generator.generate([PROMPT], Sampling(4)))
 
 
 def test_a_command_and_its_children_end_with_the_process_that_started_it() -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from hone.config.alias import Alias, Context, KeyRule, allowed, flag, ignored
+from hone.config.alias import Alias, Context, KeyRule, NoEffect, flag, ignored
+from hone.config.nested import MISSING
 from hone.config.schema import ROOTS, EvalConfig, OnlineConfig, section_of
 
 TRAINING: dict[str, str] = {
@@ -95,6 +96,31 @@ def _beta(value: Any) -> Any:
     return value[0] if isinstance(value, list) and value else value
 
 
+VLLM = "policy.generation.vllm_cfg."
+VLLM_KEYS = {
+    "gpu_memory_utilization": "gpu_memory_utilization",
+    "tensor_parallel_size": "tensor_parallel_size",
+    "server_timeout": "server_timeout_s",
+}
+SERVER_KEYS = ("vllm_mode", "vllm_server_base_url", "vllm_server_host", "vllm_server_port")
+
+
+def _server_url(value: Any, context: Context) -> dict[str, Any]:
+    """The URL of TRL's server, which several of its settings name. The defaults are TRL's, but for the host: a server
+    listens on 0.0.0.0 and is reached at localhost."""
+    mode, base, host, port = (context.written(key) for key in SERVER_KEYS)
+    if mode not in (MISSING, "server", "colocate"):
+        raise ValueError("expected server or colocate")
+    if mode == "colocate":
+        if value == mode:
+            return {f"{VLLM}server_urls": []}
+        raise NoEffect("vllm_mode is colocate")
+    if base in (MISSING, None):
+        host = "localhost" if host in (MISSING, None, "0.0.0.0") else host
+        base = f"http://{host}:{8000 if port in (MISSING, None) else port}"
+    return {f"{VLLM}server_urls": [base]}
+
+
 def aliases(algorithm: str) -> list[Alias]:
     """TRL's names that a command accepts."""
     root = ROOTS[algorithm]
@@ -119,10 +145,8 @@ def aliases(algorithm: str) -> list[Alias]:
         found.append(Alias("beta", ("online_dpo.beta",), _beta))
     if online:
         found.append(Alias("use_vllm", ("policy.generation.backend",), flag("expected", "vllm", "builtin")))
-        vllm = "policy.generation.vllm_cfg."
-        found += [
-            Alias(f"vllm_{key}", (vllm + key,)) for key in ("gpu_memory_utilization", "tensor_parallel_size")
-        ]
+        found += [Alias(key, (f"{VLLM}server_urls",), compute=_server_url) for key in SERVER_KEYS]
+        found += [Alias(f"vllm_{key}", (VLLM + to,)) for key, to in VLLM_KEYS.items()]
     return found
 
 
@@ -131,6 +155,5 @@ def rules(algorithm: str) -> list[KeyRule]:
     if not issubclass(ROOTS[algorithm], OnlineConfig):
         return []
     return [
-        allowed("vllm_mode", ("colocate",), "generation shares the learner's devices; set it to colocate"),
         *ignored("vLLM's own tuning, which only affects speed", "vllm_enable_sleep_mode"),
     ]
