@@ -35,6 +35,7 @@ def _dispatch(argv: list[str]) -> int:
     name, rest = argv[0], argv[1:]
     commands: dict[str, Callable[[list[str]], int]] = {
         **{name: partial(run, name) for name in RUN_COMMANDS},
+        "eval": _eval,
         "eval-rm": partial(_lazy, "eval-rm", "hone.evaluation.reward_model:command"),
         "convert": convert,
         "show": _show,
@@ -73,6 +74,12 @@ def _lazy(name: str, target: str, argv: list[str], *further: object) -> int:
     """Run a command that is a function of a parser and the arguments."""
     command: Callable[..., int] = lazy(target)
     return command(parser_of(name), argv, *further)
+
+
+def _eval(argv: list[str]) -> int:
+    if argv[:1] == ["compare"]:
+        return _lazy("eval", "hone.cli.compare:command", argv[1:], load_any)
+    return run("eval", argv)
 
 
 def _show(argv: list[str]) -> int:
