@@ -13,7 +13,7 @@ from hone.config import EvalConfig, OnlineConfig, TrainingConfig
 from hone.config.schema import ModelConfig
 from hone.engine.base import Engine
 from hone.engine.endpoint_generator import EndpointGenerator, open_endpoint
-from hone.engine.generator_group import attach_generators, folder_for_weights
+from hone.engine.generator_group import attach_generators, batch_size_of, folder_for_weights
 from hone.engine.generator_process import GeneratorProcess
 from hone.engine.local.continuous_batching import ContinuousBatching
 from hone.engine.local.generator import LocalGenerator
@@ -91,7 +91,7 @@ def _built(
         local = build_local(settled, tokenizer, device, mesh, weights)
         assert local.publisher is not None
         server = GeneratorProcess("generator", settled, weights)
-        size_of_batch = settled.policy.generation_batch_size
+        size_of_batch = batch_size_of(settled)
         attach_generators(local, [server], local.publisher, settled, weights, batch_size=size_of_batch)
         return local
     from hone.engine.ray.remote_engine import build_on_cluster

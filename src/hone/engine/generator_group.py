@@ -30,6 +30,12 @@ def folder_for_weights(config: OnlineConfig, model: ModelSize, *, one_node: bool
     return weights_folder(Path(config.checkpointing.checkpoint_dir), one_node=one_node, size=weights)
 
 
+def batch_size_of(config: OnlineConfig) -> int | None:
+    """Of built-in generators in processes of their own; None where they batch continuously."""
+    policy = config.policy
+    return None if policy.generation.continuous_batching else policy.generation_batch_size
+
+
 def attach_generators(
     engine: Engine,
     servers: Sequence[GeneratorServer],

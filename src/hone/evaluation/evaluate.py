@@ -148,7 +148,7 @@ async def _sample_and_score(config: EvalConfig, ready: Prepared, generator: Eval
     groups: list[Group] = []
     prompts, episodes = ready.prompts, ready.episodes
     tests, sampling = config.eval.num_tests_per_prompt, sampling_from(config.generation, config.eval.seed)
-    at_once = config.generation.batch_size if isinstance(generator, LocalGenerator) else SERVED_AT_ONCE
+    at_once = generator.at_once if isinstance(generator, LocalGenerator) else SERVED_AT_ONCE
     size = config.generation.num_prompts_per_step or max(1, at_once // tests)
     if episodes is not None:
         assert not isinstance(generator, EndpointGenerator)

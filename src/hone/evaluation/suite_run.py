@@ -206,7 +206,7 @@ async def _sample(
     config: EvalConfig, task: SuiteTask, tokenizer: Any, generator: EvalGenerator
 ) -> list[Group]:
     tests, sampling = config.eval.num_tests_per_prompt, task.sampling(config)
-    at_once = config.generation.batch_size if isinstance(generator, LocalGenerator) else SERVED_AT_ONCE
+    at_once = generator.at_once if isinstance(generator, LocalGenerator) else SERVED_AT_ONCE
     size = config.generation.num_prompts_per_step or max(1, at_once // tests)
     groups: list[Group] = []
     pool = open_graders(task.suite, config.rewards)

@@ -143,6 +143,11 @@ class ContinuousBatcher:
         """Take a row out of the queue or the batch when the next step begins. `step` does not return it."""
         request.cancelled = True
 
+    def recompute(self) -> None:
+        """Compute the keys of all running rows again in the next steps, from the weights that the model then has."""
+        while self._running:
+            self._preempt()
+
     @torch.inference_mode()
     def step(self, version: int) -> list[DecodingRow]:
         """Decode with the present weights, which are of `version`. Returns the rows that are finished, in the order in

@@ -28,6 +28,8 @@ from hone.model.attention import has_full_attention
 from hone.model.weights import checksum, named_weights
 from hone.types import Completion, Prompt, Sampling
 
+BATCHES_QUEUED = 4
+"""Batches that are worth asking for at once in continuous batching: completions that wait keep the batch full."""
 COMPACT_BELOW = 0.8
 """Finished rows leave when this share of the batch or less is still going: copying the cache costs, too."""
 
@@ -65,6 +67,11 @@ class LocalGenerator:
         # A ready-made mask [rows, 1, 1, length] is right where every layer sees all before it, and PyTorch's attention
         # reads it; else the model makes its own from the padding mask.
         self._plain_mask = has_full_attention(model.config) and "sdpa" in model.config._attn_implementation
+
+    @property
+    def at_once(self) -> int:
+        """So many completions are worth asking for at once, not more."""
+        return self.max_rows * (1 if self.continuous is None else BATCHES_QUEUED)
 
     async def generate(
         self, prompts: Sequence[Prompt], sampling: Sampling, *, count: int = 1

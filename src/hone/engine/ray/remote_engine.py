@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from hone.config import OnlineConfig, TrainingConfig
 from hone.engine.base import Engine, Transport
-from hone.engine.generator_group import attach_generators, folder_for_weights
+from hone.engine.generator_group import attach_generators, batch_size_of, folder_for_weights
 from hone.engine.local.threads import threads_for
 from hone.engine.ray import local_cluster
 from hone.engine.ray.nodes import NodeLost, connect, ray, usable_nodes, wait_for_nodes
@@ -120,7 +120,7 @@ def _build(
         servers = [
             RayGenerator(f"generator {i}", settled, weights, threads) for i in range(generator_hardware.count)
         ]
-        size_of_batch = settled.policy.generation_batch_size
+        size_of_batch = batch_size_of(settled)
         publisher = ClusterLearner(workers, "learner")
         attach_generators(engine, servers, publisher, settled, weights, batch_size=size_of_batch)
     else:
