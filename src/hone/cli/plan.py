@@ -23,6 +23,7 @@ from hone.evaluation.suite_data import load_problems
 from hone.export import with_models_of_runs
 from hone.model.model_size import ModelSize, load_model_size
 from hone.planning.auxiliary_models import check_length
+from hone.planning.balance import balance_lines
 from hone.planning.hardware import Hardware, hardware_here, hardware_named
 from hone.planning.memory_estimate import tokens
 from hone.planning.placement import (
@@ -135,6 +136,8 @@ def _training(config: TrainingConfig, gpu: str | None) -> list[tuple[str, list[s
         config = settled(config, choice.taken.settings)
         held = memory_lines(choice, size, config) + generator_lines(size, config, generators)
         parts += [("run as", choice_lines(choice)), ("memory", held)]
+        if isinstance(config, OnlineConfig):
+            parts.append(("balance", balance_lines(size, config, hardware, generators)))
     return [
         *parts,
         ("data", data_lines(config, list(config.data.train or []))),
