@@ -76,7 +76,7 @@ def reachable(config: TrainingConfig | EvalConfig) -> bool:
     if isinstance(config, EvalConfig) and generator_of(config) == "openai":
         models = []
     entries = [config.data] if isinstance(config, EvalConfig) else list(config.data.train or [])
-    if isinstance(config, EvalConfig) and config.eval.suite:
+    if isinstance(config, EvalConfig) and config.eval.has_own_data:
         entries = []
     try:
         for model in models:
@@ -104,7 +104,7 @@ def _evaluation(config: EvalConfig) -> list[tuple[str, list[str]]]:
     return [
         ("model", about),
         *([("devices", devices(config, size))] if generator_of(config) != "openai" else []),
-        ("data", suite_lines(config) if config.eval.suite else data_lines(config, [config.data])),
+        ("data", suite_lines(config) if config.eval.has_own_data else data_lines(config, [config.data])),
         ("sampling", eval_lines(config)),
     ]
 
@@ -214,7 +214,7 @@ def data_lines(config: TrainingConfig | EvalConfig, entries: list[Any]) -> list[
 
 def suite_lines(config: EvalConfig) -> list[str]:
     """Each suite with its number of problems, or why they cannot be read from here."""
-    lines = []
+    lines = [f"task {name} of lm-evaluation-harness" for name in config.eval.lm_eval]
     for suite in map(load_suite, config.eval.suite):
         head = f"suite {suite.name} (version {suite.version}, {suite.kind}, {suite.metric})"
         try:

@@ -50,7 +50,10 @@ EVALUATION: dict[str, str] = {
     "limit": "data.limit",
     "num_samples": "eval.num_tests_per_prompt",
     "chat_template": "tokenizer.chat_template",
-    **{key: f"eval.{key}" for key in ("suite", "num_fewshot", "apply_chat_template")},
+    **{
+        key: f"eval.{key}"
+        for key in ("suite", "num_fewshot", "apply_chat_template", "lm_eval", "lm_eval_path")
+    },
     **{f"suite_data.{name}": f"eval.suite_data.{name}" for name in suite_names()},
     "contamination_check.data": "eval.contamination_data",
 }

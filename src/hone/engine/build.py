@@ -104,6 +104,8 @@ def _built(
     return engine
 
 
+SCORED_TOKENS = 8192
+"""Tokens of one forward when an evaluation asks for log-probabilities."""
 EvalGenerator = LocalGenerator | VLLMGenerator | EndpointGenerator
 
 
@@ -122,9 +124,9 @@ def as_scorer(
     loaded for this."""
     local = generator if isinstance(generator, LocalGenerator) else _local_generator(config, tokenizer)
     precision = generator_precision(config.generation.precision, on_cpu=local.model.device.type == "cpu")
-    policy = ModelConfig.model_validate(
-        {"precision": precision, "logprob_batch_size": config.generation.batch_size}
-    )
+    tokens = max(SCORED_TOKENS, config.generation.max_model_len)
+    batching = {"enabled": True, "train_mb_tokens": tokens, "logprob_mb_tokens": tokens}
+    policy = ModelConfig.model_validate({"precision": precision, "dynamic_batching": batching})
     return LocalLearner(local.model, policy, pad_token=tokenizer.pad_token_id, frozen=True)
 
 

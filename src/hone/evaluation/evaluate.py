@@ -21,6 +21,7 @@ from hone.engine.local.generator import LocalGenerator
 from hone.engine.local.local_engine import tokenizer_of
 from hone.engine.vllm.checks import check_evaluation
 from hone.evaluation import own_metrics
+from hone.evaluation.lm_eval_run import evaluate_lm_eval, task_manager
 from hone.evaluation.metrics import answer_of, label_of, score
 from hone.evaluation.suite_run import OPENING, SERVED_AT_ONCE, check_suites, evaluate_suites
 from hone.export import with_models_of_runs
@@ -45,6 +46,10 @@ def main(loaded: Loaded) -> dict[str, Any]:
     loaded = with_models_of_runs(loaded)
     for notice in (*loaded.notices, *placement_notices(loaded.config)):
         print(notice, flush=True)
+    if (
+        loaded.config.eval.lm_eval
+    ):  # it has no event loop of its own, and its model class starts one for each call
+        return evaluate_lm_eval(loaded.config)
     report = run_async(evaluate(loaded.config))
     if loaded.config.eval.suite:
         return report
@@ -103,7 +108,9 @@ def check(loaded: Loaded[EvalConfig]) -> None:
         check_could_write(Path(config.eval.save_path), "eval.save_path")
 
     async def prepare() -> None:
-        if config.eval.suite:
+        if config.eval.lm_eval:
+            task_manager(config)
+        elif config.eval.suite:
             await check_suites(config)
         else:
             async with prepared(config, load_models=False):

@@ -83,6 +83,10 @@ def extractor_of(given: str | Regex, suite: str) -> Extractor:
 
 def answer_text(text: str, stop: Sequence[str]) -> str:
     """The text that is graded: after a thought, up to the first of the texts that end an answer."""
-    text = after_thought(text)
+    return cut_at(after_thought(text), stop)
+
+
+def cut_at(text: str, stop: Sequence[str]) -> str:
+    """The text before the first of the stop texts."""
     ends = [at for mark in stop if (at := text.find(mark)) >= 0]
     return text[: min(ends)] if ends else text

@@ -24,7 +24,7 @@ def announce(algorithm: str, loaded: Loaded) -> None:
     """Print a run's model, data and folder before the imports, which take seconds."""
     config: TrainingConfig | EvalConfig = loaded.config
     if isinstance(config, EvalConfig):
-        data = ", ".join(config.eval.suite) or config.data.dataset_name
+        data = ", ".join((*config.eval.suite, *config.eval.lm_eval)) or config.data.dataset_name
         print(visible(f"{algorithm}: {config.generation.model_name} on {data}"), flush=True)
         return
     data = ", ".join(str(entry.dataset_name) for entry in config.data.train or [])

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
 import pytest
 import torch
 
+from hone import cli
 from hone.errors import DataError
 from hone.evaluation.choices import choice_metrics, choice_problems, score_choices
 from hone.evaluation.suite_data import load_problems
@@ -81,3 +83,14 @@ def test_a_label_that_is_no_choice_is_refused(tmp_path: Path) -> None:
     one = writer("hellaswag", path, chat=False, count=0)
     with pytest.raises(DataError, match="hellaswag:0: the label 4 is not one of its 4 choices"):
         choice_problems(one, load_problems(one.suite, str(path), None))
+
+
+def test_the_command_scores_an_embedded_model(tmp_path: Path) -> None:
+    path, out = write_suite(tmp_path, "arc_easy"), tmp_path / "out"
+    assert cli.main(["eval", "suite=arc_easy", f"suite_data.arc_easy={path}", f"save_path={out}"]) == 0
+    report = json.loads((out / "arc_easy/report.json").read_text())
+    assert report["score"] == report["metrics"]["acc_norm"]["mean"] in (0.0, 1.0)
+    assert (report["prompts"], report["num_fewshot"], report["backend"]) == (1, 0, "builtin")
+    (line,) = [json.loads(line) for line in (out / "arc_easy/samples.jsonl").read_text().splitlines()]
+    assert line["extra"]["choices"] == ["honey", "steel", "glass", "salt"]
+    assert all(value < 0 for value in line["extra"]["logprobs"])

@@ -241,6 +241,8 @@ def evaluation(config: EvalConfig) -> Iterator[str]:
     settings, generation = config.eval, config.generation
     count, k = settings.num_tests_per_prompt, settings.k_value
     yield from _sampling(generation, "generation")
+    if settings.suite and settings.lm_eval:
+        yield "eval.suite and eval.lm_eval are both given: evaluate on one of them at a time"
     yield from (f"eval.suite: {problem}" for problem in map(unknown_suite, settings.suite) if problem)
     if others := sorted({*settings.suite_data} - {PurePath(name).stem for name in settings.suite}):
         yield f"eval.suite_data.{others[0]} is set, but eval.suite={','.join(settings.suite)} does not name {others[0]}"

@@ -22,7 +22,7 @@ def validates(config: TrainingConfig) -> bool:
 def data(config: TrainingConfig | EvalConfig) -> Iterator[str]:
     """Datasets without a name."""
     evaluation = isinstance(config, EvalConfig)
-    if isinstance(config, EvalConfig) and config.eval.suite:
+    if isinstance(config, EvalConfig) and config.eval.has_own_data:
         return
     sources: Sequence[DatasetSource] = [config.data] if evaluation else config.data.train or []  # type: ignore[union-attr, list-item]
     if not sources or any(source.dataset_name is None for source in sources):

@@ -151,25 +151,27 @@ EVALUATION = (
         "generation.temperature=0 takes the most likely token",
     ),
     read_if(
-        lambda s: not s["eval.suite"],
+        lambda s: not s.config.eval.has_own_data,
         "data: kwargs subset split seed input_key output_key prompt_template prompt_file system_prompt_file env_name "
         "repeat",
         "a suite has its own data and prompts",
     ),
     read_if(
-        lambda s: s["eval.suite"] in ([], [s["data.dataset_name"]]),
+        lambda s: not s.config.eval.has_own_data or s["eval.suite"] == [s["data.dataset_name"]],
         "data.dataset_name",
         "a suite has its own data: eval.suite_data.NAME is a copy of it",
     ),
     read_if(
-        lambda s: not s["eval.suite"],
+        lambda s: not s.config.eval.has_own_data,
         "eval: metric metrics max_rollout_turns",
         "a suite has its own metrics",
     ),
-    read_if(lambda s: not s["eval.suite"], "rewards.functions", "a suite has its own grader"),
+    read_if(lambda s: not s.config.eval.has_own_data, "rewards.functions", "a suite has its own grader"),
+    read_if("eval.suite", "eval: suite_data contamination_data", "there is no suite"),
+    read_if("eval.lm_eval", "eval.lm_eval_path", "there is no task of lm-evaluation-harness"),
     read_if(
-        "eval.suite",
-        "eval: suite_data num_fewshot apply_chat_template contamination_data",
+        lambda s: s.config.eval.has_own_data,
+        "eval: num_fewshot apply_chat_template",
         "there is no suite",
     ),
 )

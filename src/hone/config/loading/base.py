@@ -62,7 +62,7 @@ def _recipe(translation: KeyTranslation, *, rewarded: bool) -> tuple[dict[str, A
         path[: len(dataset)] == dataset and path[-1] == "dataset_name" for path in translation.given
     )
     about_data = [path for path in translation.given if path[:1] == ("data",)]
-    has_suite = ("eval", "suite") in translation.given
+    has_suite = not {("eval", "suite"), ("eval", "lm_eval")}.isdisjoint(translation.given)
     if not own and (has_suite or any(path[-1] != "limit" for path in about_data)):
         return {}, []
     if translation.algorithm not in embedded.RECIPES:

@@ -173,7 +173,7 @@ def _suite_of_dataset(config: EvalConfig, translation: KeyTranslation) -> list[s
     and score it. Returns notices."""
     name = config.data.dataset_name
     own = ("rewards", "env", "data.input_key", "data.output_key", "data.prompt_template", "data.prompt_file")
-    if config.eval.suite or name not in suite_names() or FilePath(str(name)).exists():
+    if config.eval.has_own_data or name not in suite_names() or FilePath(str(name)).exists():
         return []
     if [key for key in map(dotted, translation.given) if key.startswith(own)]:
         return []
@@ -184,7 +184,7 @@ def _suite_of_dataset(config: EvalConfig, translation: KeyTranslation) -> list[s
 def _set_derived_defaults(config: Any, translation: KeyTranslation) -> list[str]:
     """Set defaults that depend on other settings. Returns notices about them."""
     notices: list[str] = []
-    if isinstance(config, EvalConfig) and config.eval.suite:
+    if isinstance(config, EvalConfig) and config.eval.has_own_data:
         return notices
     if isinstance(config, OnlineConfig | EvalConfig) and not config.rewards.functions:
         names = rollouts.environment_names(config)

@@ -37,13 +37,17 @@ class EvalSection(ConfigModel):
     suite_data: dict[str, LocalName] = Field(default_factory=dict)
     """Data of a suite in place of its hub data set: `{gsm8k: FILE}`, or a folder with one file for each split."""
     num_fewshot: int | None = Field(None, ge=0)
-    """Solved examples before each problem of a suite; null: as the suite says, and none in a chat."""
+    """Solved examples before each problem of a suite or task; null: as the suite says, and none in a chat."""
     apply_chat_template: bool | None = None
     """Whether the prompts of suites are chats; null: where the model has a chat template, except for
     log-likelihoods."""
     contamination_data: LocalName | None = None
     """Training data that is searched for the problems of the suites, by n-grams of words: a file, a folder or a hub
     name."""
+    lm_eval: Annotated[list[str], BeforeValidator(_split_names)] = Field(default_factory=list)
+    """Tasks of lm-evaluation-harness to evaluate on, in place of `data` (the extra `eval`): `arc_easy,hellaswag`."""
+    lm_eval_path: LocalPath | None = None
+    """Folder with further tasks of lm-evaluation-harness, as its --include_path."""
     metric: Literal["pass@k", "cons@k"] = "pass@k"
     """`pass@k`: probability that at least one of k answers is correct, an unbiased estimate. `cons@k`: how often the
     most common of k answers is correct; num_tests_per_prompt must be a multiple of k."""
@@ -61,6 +65,11 @@ class EvalSection(ConfigModel):
     columns of the data."""
     save_path: LocalPath | None = None
     """Folder for every answer and the summary; null: nothing is written."""
+
+    @property
+    def has_own_data(self) -> bool:
+        """Whether the problems are those of suites or of tasks of lm-evaluation-harness."""
+        return bool(self.suite or self.lm_eval)
 
 
 class EvalTokenizerConfig(TokenizerConfig):
