@@ -274,7 +274,7 @@ def generation_backend(config: TrainingConfig | EvalConfig, colocated: bool = Tr
     if found_by_url(config):
         return "vLLM servers that run already"
     if vllm_generates(config):
-        return "a vLLM server, which the run starts"
+        return "vLLM, which the run starts"
     place = "the learner's process" if colocated else "processes of its own"
     return f"built-in generator, in {place}" + (f" ({reason})" if reason else "")
 

@@ -25,7 +25,7 @@ from hone.engine.local.threads import set_threads
 from hone.engine.model_notices import model_notices
 from hone.engine.vllm.checks import check as check_vllm
 from hone.engine.vllm.generator import VLLMGenerator
-from hone.engine.vllm.launch import attach_vllm, check_folder, open_server, publisher_for
+from hone.engine.vllm.launch import attach_vllm, check_folder, open_server, publisher_for, servers_of
 from hone.engine.vllm.running import are_on_this_machine
 from hone.model.loading import context_length, load_model, stop_tokens
 from hone.model.mesh import mesh_of_one
@@ -86,7 +86,8 @@ def _built(
         if vllm_generates(settled):
             check_folder(settled, weights)
             local = build_local(settled, tokenizer, device, mesh, weights)
-            attach_vllm(local, publisher_for(local.learner, settled, weights), settled, size, weights)
+            publisher = publisher_for(local.learner, settled, weights)
+            attach_vllm(local, servers_of(settled, size), publisher, settled, size, weights)
             return local
         local = build_local(settled, tokenizer, device, mesh, weights)
         assert local.publisher is not None

@@ -73,7 +73,8 @@ def split_devices(config: TrainingConfig, hardware: Hardware) -> tuple[Hardware,
         return hardware, None
     if found_by_url(config):
         return hardware, None
-    if vllm_generates(config) and not hardware.elastic and hardware.memory is not None:
+    shared = config.policy.generation.colocated.enabled or hardware.count == 1
+    if vllm_generates(config) and shared and not hardware.elastic and hardware.memory is not None:
         left = 1 - config.policy.generation.vllm_cfg.gpu_memory_utilization
         hardware = replace(hardware, memory=int(left * hardware.memory))
     if config.policy.generation.colocated.enabled:
@@ -98,6 +99,23 @@ def split_devices(config: TrainingConfig, hardware: Hardware) -> tuple[Hardware,
             "none is left to learn on"
         )
     return replace(hardware, nodes=hardware.nodes - count), replace(hardware, nodes=count)
+
+
+def count_vllm_servers(config: OnlineConfig, learner: Hardware, own: Hardware | None) -> int:
+    """The number of vLLM servers that a run starts: one for each `tensor_parallel_size` GPUs of its `own` devices, else
+    of the learner's; on CPUs that it shares with the learner, one.
+
+    Raises ConfigError if a machine's devices cannot be divided so.
+    """
+    hardware, size = own or learner, config.policy.generation.vllm_cfg.tensor_parallel_size
+    if own is None and hardware.elastic:
+        return 1
+    if hardware.per_node % size:
+        raise ConfigError(
+            f"policy.generation.vllm_cfg.tensor_parallel_size={size}: vLLM servers have {hardware.per_node} devices of "
+            "each machine, which cannot be divided into groups of this size"
+        )
+    return hardware.count // size
 
 
 def check_distributed(config: TrainingConfig) -> None:
@@ -145,9 +163,7 @@ def builtin_instead_of_vllm(config: TrainingConfig | EvalConfig) -> str | None:
         return None
     if not generation.vllm_cfg.server_urls and not vllm_is_installed():
         return "vLLM is not installed in this Python"
-    if isinstance(config, EvalConfig) or is_single_process(config.cluster):
-        return None
-    return "vLLM generates beside a learner in one process only"
+    return None
 
 
 def generator_of(config: EvalConfig) -> Literal["builtin", "vllm", "openai"]:

@@ -6,7 +6,7 @@ from hone.config import OnlineConfig, TrainingConfig
 from hone.model.model_size import ModelSize
 from hone.planning.hardware import Hardware
 from hone.planning.memory_estimate import adapter_parameters, generator_bytes, state_bytes, tokens
-from hone.planning.placement import vllm_generates
+from hone.planning.placement import count_vllm_servers, vllm_generates
 from hone.planning.planner import Choice
 from hone.units import counted, format_bytes, format_count
 
@@ -56,7 +56,15 @@ def generator_lines(model: ModelSize, config: TrainingConfig, hardware: Hardware
     """How many devices generate, and what each holds, where the learner's do not."""
     if hardware is None or not isinstance(config, OnlineConfig):
         return []
-    weights, cache = generator_bytes(model, config, on_cpu=hardware.elastic and not vllm_generates(config))
+    by_vllm = vllm_generates(config)
+    weights, cache = generator_bytes(model, config, on_cpu=hardware.elastic and not by_vllm)
+    if by_vllm:
+        vllm, servers = config.policy.generation.vllm_cfg, count_vllm_servers(config, hardware, hardware)
+        each = f" of {vllm.tensor_parallel_size} devices each" if vllm.tensor_parallel_size > 1 else ""
+        return [
+            f"{counted(servers, 'vLLM server')}{each}: weights {format_bytes(weights // vllm.tensor_parallel_size)} on "
+            f"each device; kv cache in what gpu_memory_utilization={vllm.gpu_memory_utilization:g} leaves"
+        ]
     where = (
         "in a process beside the learner's" if hardware.count == 1 and hardware.elastic else "of their own"
     )

@@ -19,6 +19,7 @@ from hone.model.model_size import ModelSize
 from hone.planning.hardware import GIB, Hardware
 from hone.planning.memory_estimate import MemoryEstimate, Settings, estimate_memory, generator_bytes, tokens
 from hone.planning.parallel_dims import ParallelDims
+from hone.planning.placement import count_vllm_servers, vllm_generates
 
 Config = TypeVar("Config", bound=TrainingConfig)
 
@@ -109,11 +110,27 @@ def check_generators(config: TrainingConfig, model: ModelSize, hardware: Hardwar
         or not isinstance(config, OnlineConfig)
     ):
         return
+    if vllm_generates(config):
+        _check_vllm_weights(config, model, hardware)
+        return
     need = sum(generator_bytes(model, config))
     if need > hardware.usable:
         raise ConfigError(
             f"a generator of {config.policy.model_name} needs {need / GIB:.1f} GiB on a device of its own, of which "
             f"{hardware.usable / GIB:.1f} GiB can be used: lower policy.generation_batch_size"
+        )
+
+
+def _check_vllm_weights(config: OnlineConfig, model: ModelSize, hardware: Hardware) -> None:
+    """The cache takes what the weights leave."""
+    vllm = config.policy.generation.vllm_cfg
+    count_vllm_servers(config, hardware, hardware)
+    need = generator_bytes(model, config)[0] / vllm.tensor_parallel_size
+    if hardware.memory is not None and need > (room := vllm.gpu_memory_utilization * hardware.memory):
+        raise ConfigError(
+            f"a vLLM server of {config.policy.model_name} needs {need / GIB:.1f} GiB for weights on each device, and "
+            f"gpu_memory_utilization={vllm.gpu_memory_utilization:g} gives it {room / GIB:.1f} GiB: raise "
+            "policy.generation.vllm_cfg.tensor_parallel_size"
         )
 
 

@@ -101,7 +101,7 @@ class Served:
         )
         server = VLLMServer(settings, folder / "vllm.log")
         self.generator = VLLMGenerator(
-            "generator", server, weights=self.weights, stop_tokens=STOPS, context=CONTEXT, adapter=adapter
+            server, weights=self.weights, stop_tokens=STOPS, context=CONTEXT, adapter=adapter
         )
 
     def subject(self) -> Subject:

@@ -9,7 +9,7 @@ import pytest
 from hone.cli.plan import generation_backend
 from hone.config import load
 from hone.planning import placement
-from hone.planning.placement import placement_notices, vllm_generates
+from hone.planning.placement import found_by_url, placement_notices, vllm_generates
 
 ASKED = {"grpo": "policy.generation.backend=vllm", "ppo": "use_vllm=true", "eval": "generation.backend=vllm"}
 
@@ -42,7 +42,7 @@ def test_with_vllm_it_generates_and_nothing_is_said(kind: str, installed: None) 
     config = configured(kind)
     assert vllm_generates(config)
     assert placement_notices(config) == []
-    assert generation_backend(config) == "a vLLM server, which the run starts"
+    assert generation_backend(config) == "vLLM, which the run starts"
 
 
 def test_vllm_does_not_generate_where_it_is_not_asked_for(installed: None) -> None:
@@ -52,10 +52,17 @@ def test_vllm_does_not_generate_where_it_is_not_asked_for(installed: None) -> No
         assert placement_notices(config) == []
 
 
-def test_on_several_devices_the_built_in_generator_samples_and_the_run_says_so(installed: None) -> None:
+def test_with_servers_at_urls_vllm_need_not_be_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(placement, "vllm_is_installed", lambda: False)
+    config = configured("grpo", "policy.generation.vllm_cfg.server_urls=http://localhost:8000")
+    assert vllm_generates(config)
+    assert found_by_url(config)
+    assert placement_notices(config) == []
+    assert generation_backend(config) == "vLLM servers that run already"
+
+
+def test_on_several_devices_it_generates_too(installed: None) -> None:
     config = configured("grpo", "cluster.cpu_workers_per_node=2")
-    assert not vllm_generates(config)
-    assert placement_notices(config) == [
-        "policy.generation.backend=vllm: vLLM generates beside a learner in one process only; "
-        "Hone's built-in generator samples"
-    ]
+    assert vllm_generates(config)
+    assert not found_by_url(config)
+    assert placement_notices(config) == []

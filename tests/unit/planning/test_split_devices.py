@@ -10,7 +10,7 @@ from hone.model.model_size import load_model_size
 from hone.planning import placement
 from hone.planning.hardware import Hardware, hardware_named
 from hone.planning.memory_estimate import generator_bytes
-from hone.planning.placement import split_devices
+from hone.planning.placement import count_vllm_servers, split_devices
 from hone.planning.plan_report import generator_lines
 from hone.planning.planner import check_generators, choose
 
@@ -55,6 +55,57 @@ def test_a_vllm_server_shares_a_single_gpu_with_the_learner(monkeypatch: pytest.
     assert split_devices(config, Hardware("GPU", 1, 1)) == (Hardware("GPU", 1, 1), None)
     config.policy.generation.vllm_cfg.gpu_memory_utilization = 0.75
     assert split_devices(config, Hardware("GPU", 1, 1, memory=80)) == (Hardware("GPU", 1, 1, memory=20), None)
+
+
+VLLM = "policy.generation.backend=vllm"
+SIZE_2 = "policy.generation.vllm_cfg.tensor_parallel_size=2"
+
+
+@pytest.fixture
+def vllm(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(placement, "vllm_is_installed", lambda: True)
+
+
+def test_vllm_servers_with_devices_of_their_own_leave_the_learners_memory(vllm: None) -> None:
+    given = ("cluster.gpus_per_node=8", APART, f"{RESOURCES}.gpus_per_node=4", VLLM, SIZE_2)
+    config, hardware = config_of(*given), Hardware("GPU", 1, 8, memory=80)
+    learn, generate = split_devices(config, hardware)
+    assert (learn.memory, learn.count) == (80, 4)
+    assert count_vllm_servers(config, learn, generate) == 2
+    (line,) = generator_lines(load_model_size("hone/tiny"), config, generate)
+    assert line.startswith("2 vLLM servers of 2 devices each: weights ")
+
+
+def test_vllm_servers_share_the_learners_devices(vllm: None) -> None:
+    config = config_of("cluster.gpus_per_node=8", VLLM, SIZE_2)
+    learn, generate = split_devices(config, Hardware("GPU", 2, 8, memory=80))
+    assert (learn.memory, generate) == (32, None)
+    assert count_vllm_servers(config, learn, generate) == 8
+    assert count_vllm_servers(config, Hardware("CPU", 1, 2, elastic=True), None) == 1
+
+
+def test_devices_that_servers_cannot_share_are_refused_by_name(vllm: None) -> None:
+    config = config_of("cluster.gpus_per_node=8", APART, f"{RESOURCES}.gpus_per_node=3", VLLM, SIZE_2)
+    _, generate = split_devices(config, Hardware("GPU", 1, 8, memory=1 << 40))
+    with pytest.raises(
+        ConfigError, match="tensor_parallel_size=2: vLLM servers have 3 devices of each machine"
+    ):
+        check_generators(config, load_model_size("hone/tiny"), generate)
+
+
+def test_weights_that_do_not_fit_beside_a_cache_ask_for_more_devices(vllm: None) -> None:
+    config = config_of("cluster.gpus_per_node=2", APART, f"{RESOURCES}.gpus_per_node=1", VLLM)
+    size = load_model_size("hone/tiny")
+    check_generators(config, size, Hardware("GPU", 1, 1, memory=1 << 30))
+    with pytest.raises(ConfigError, match=r"gpu_memory_utilization=0\.6 .*tensor_parallel_size"):
+        check_generators(config, size, Hardware("GPU", 1, 1, memory=1 << 20))
+
+
+def test_servers_that_run_already_take_none_of_the_runs_devices() -> None:
+    urls = "policy.generation.vllm_cfg.server_urls=http://localhost:8000"
+    config = config_of("cluster.gpus_per_node=8", VLLM, urls, "grpo.async_rollouts=lookahead")
+    hardware = Hardware("GPU", 1, 8, memory=80)
+    assert split_devices(config, hardware) == (hardware, None)
 
 
 def test_beside_a_vllm_server_the_learner_holds_no_keys_and_values(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -107,8 +107,12 @@ def rollouts(config: OnlineConfig) -> Iterator[str]:
 
 def generators(config: OnlineConfig) -> Iterator[str]:
     """Devices of generators in a group of their own, out of those of several."""
-    colocated, cluster = config.policy.generation.colocated, config.cluster
-    if colocated.enabled or not cluster.is_distributed:
+    generation, cluster = config.policy.generation, config.cluster
+    colocated, elsewhere = (
+        generation.colocated,
+        generation.backend == "vllm" and generation.vllm_cfg.server_urls,
+    )
+    if colocated.enabled or elsewhere or not cluster.is_distributed:
         return
     head, per_node = "policy.generation.colocated", cluster.cpu_workers_per_node or cluster.gpus_per_node
     kind = "cpu_workers_per_node" if cluster.cpu_workers_per_node else "gpus_per_node"

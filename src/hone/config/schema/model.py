@@ -156,8 +156,8 @@ class SamplingConfig(ConfigModel):
     """How completions are sampled."""
 
     backend: Literal["auto", "builtin", "vllm", "openai"] = "auto"
-    """`builtin`: Hone's own generator. `vllm`: a vLLM server that the run starts; where vLLM is not installed, and on
-    clusters, Hone's own samples, and a notice says so. `openai`: an endpoint with OpenAI's API, for `hone eval` only.
+    """`builtin`: Hone's own generator. `vllm`: vLLM servers, which the run starts or finds by URL; where vLLM is not
+    installed, Hone's own samples, and a notice says so. `openai`: an endpoint with OpenAI's API, for `hone eval` only.
     `auto`: `builtin`."""
     vllm_cfg: VLLMConfig = section(VLLMConfig)
     vllm_kwargs: dict[str, Any] = Field(default_factory=dict)

@@ -10,6 +10,7 @@ import socket
 import sys
 import traceback
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from hone.config import OnlineConfig, TrainingConfig
 from hone.engine.base import WeightPublisher, WeightReceiver
 from hone.engine.distributed.heartbeat import HEARTBEAT, doing
 from hone.engine.local.local_engine import build_generator, build_local, build_teacher, tokenizer_of
+from hone.engine.vllm.launch import publisher_for
+from hone.engine.vllm.server import ServerSettings, VLLMServer
 from hone.engine.weight_files import FileReceiver
 from hone.model.mesh import communication, make_mesh
 from hone.planning.parallel_dims import ParallelDims
@@ -55,13 +58,16 @@ class EngineWorker:
         self.publisher: WeightPublisher | None = None
         self.receiver: WeightReceiver | None = None
         self.listener: socket.socket | None = None
+        self.server: VLLMServer | None = None
 
     def identify(self, sign: str | None, secret: Mapping[str, str]) -> dict[str, Any]:
-        """Host, process id, versions, and whether this rank sees the file `sign` in the run's folder. `secret` are
-        environment variables to set, which must not pass through Ray's settings."""
+        """Host and address, process id, GPUs, versions, and whether this rank sees the file `sign` in the run's folder.
+        `secret` are environment variables to set, which must not pass through Ray's settings."""
         os.environ.update(secret)
         return {
             "host": socket.gethostname(),
+            "address": socket.gethostbyname(socket.gethostname()),
+            "devices": os.environ.get("CUDA_VISIBLE_DEVICES", ""),
             "pid": os.getpid(),
             "hone": __version__,
             "torch": torch.__version__.split("+")[0],
@@ -92,9 +98,9 @@ class EngineWorker:
             communication(), store=store, rank=self.rank, world_size=dims.world, timeout=patience
         )
 
-    def build(self, config: TrainingConfig, dims: ParallelDims, weights: Path | None) -> None:
+    def build(self, config: TrainingConfig, dims: ParallelDims, weights: Path | None, for_vllm: bool) -> None:
         """Load the run's models onto the mesh. `weights`: the folder of the weights for generators in processes of
-        their own."""
+        their own, which are vLLM servers or Hone's."""
         with doing("loading the model"):
             device = _device(config)
             mesh = make_mesh(dims.axes, device.type)
@@ -105,12 +111,30 @@ class EngineWorker:
             self.models["teacher"] = engine.teacher
         self.generator, self.receiver = engine.generator, engine.transport
         self.publisher = engine.publisher or engine.transport
+        if for_vllm and weights is not None and isinstance(config, OnlineConfig):
+            self.publisher = publisher_for(engine.learner, config, weights)
 
     def build_generator(self, config: OnlineConfig, weights: Path) -> None:
         """Load only a generator, which receives its weights from the folder `weights`."""
         with doing("loading the model"):
             self.generator = build_generator(config, tokenizer_of(config))
         self.receiver = FileReceiver(self.generator, weights)
+
+    def start_vllm(
+        self, rank: int, settings: ServerSettings, log: str, host: str, devices: str, start_s: float
+    ) -> str | None:
+        """Start a vLLM server in this process's charge, if this is the rank for it, in place of the one that it had.
+        Returns its URL."""
+        if rank != self.rank:
+            return None
+        if self.server is not None:
+            self.server.stop()
+        visible = {"CUDA_VISIBLE_DEVICES": devices} if devices else {}
+        settings = replace(settings, environment={**settings.environment, **visible})
+        self.server = VLLMServer(settings, Path(log), start_s=start_s, host=host)
+        with doing("starting vLLM"):
+            self.server.start()
+        return self.server.url
 
     def build_teacher(self, config: OnlineConfig, dims: ParallelDims, vocabulary: int) -> None:
         """Load only the teacher onto the mesh."""

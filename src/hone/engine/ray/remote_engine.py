@@ -22,12 +22,23 @@ from hone.engine.generator_group import attach_generators, batch_size_of, folder
 from hone.engine.local.threads import threads_for
 from hone.engine.ray import local_cluster
 from hone.engine.ray.nodes import NodeLost, connect, ray, usable_nodes, wait_for_nodes
+from hone.engine.ray.vllm_servers import servers_on_cluster
 from hone.engine.ray.worker_group import WorkerGroup
+from hone.engine.vllm.launch import attach_vllm, check_folder, servers_of
+from hone.engine.vllm.running import are_on_this_machine
 from hone.errors import WorkerLostError
 from hone.model.model_size import ModelSize
 from hone.planning import planner
+from hone.planning.hardware import Hardware
 from hone.planning.parallel_dims import ParallelDims
-from hone.planning.placement import check_mesh, hardware_of, split_devices
+from hone.planning.placement import (
+    check_mesh,
+    count_vllm_servers,
+    found_by_url,
+    hardware_of,
+    split_devices,
+    vllm_generates,
+)
 from hone.types import Completion, LossFn, Prompt, Sample, Sampling
 
 if ray is not None:
@@ -86,11 +97,10 @@ def _build(
         return group
 
     patience = config.cluster.worker_timeout_s
-    weights = None
-    if generator_hardware is not None and isinstance(settled, OnlineConfig):
-        weights = folder_for_weights(settled, size, one_node=nodes == 1)
+    devices = (learner_hardware, generator_hardware)
+    weights = _folder_for_weights(settled, size, devices, one_node=nodes == 1)
     workers = start(choice.dims, "rank {}")
-    workers.call_all("build", settled, choice.dims, weights, seconds=patience)
+    workers.call_all("build", settled, choice.dims, weights, vllm_generates(settled), seconds=patience)
     engine = ClusterEngine(
         tokenizer, ClusterLearner(workers, "learner"), ranks=choice.dims.world, workers=workers
     )
@@ -116,18 +126,50 @@ def _build(
         return engine
     if settled.uses_reference_model:
         engine.reference = ClusterLearner(workers, "reference")
-    if weights is not None and generator_hardware is not None:
-        servers = [
-            RayGenerator(f"generator {i}", settled, weights, threads) for i in range(generator_hardware.count)
-        ]
-        size_of_batch = batch_size_of(settled)
-        publisher = ClusterLearner(workers, "learner")
-        attach_generators(engine, servers, publisher, settled, weights, batch_size=size_of_batch)
-    else:
-        generator = ClusterGenerator(workers)
-        engine.generator = generator
-        engine.transport = Transport(ClusterLearner(workers, "learner"), generator)
+    _attach_generator(engine, settled, size, devices, weights, threads)
     return engine
+
+
+def _folder_for_weights(
+    config: TrainingConfig, size: ModelSize, devices: tuple[Hardware, Hardware | None], *, one_node: bool
+) -> Path | None:
+    """Where the ranks publish weights; None if they generate themselves. Raises ConfigError for a vLLM server that does
+    not see it, and for devices that vLLM servers cannot share."""
+    by_vllm = vllm_generates(config)
+    if not isinstance(config, OnlineConfig) or (devices[1] is None and not by_vllm):
+        return None
+    here = are_on_this_machine(config.policy.generation.vllm_cfg.server_urls)
+    weights = folder_for_weights(config, size, one_node=one_node and here)
+    if by_vllm:
+        count_vllm_servers(config, *devices)
+        check_folder(config, weights)
+    return weights
+
+
+def _attach_generator(
+    engine: ClusterEngine,
+    config: OnlineConfig,
+    size: ModelSize,
+    devices: tuple[Hardware, Hardware | None],
+    weights: Path | None,
+    threads: int,
+) -> None:
+    """Give the engine its generator: the learner's ranks, vLLM servers, or generators on devices of their own."""
+    learner = ClusterLearner(engine.workers, "learner")
+    if weights is None:
+        engine.generator = ClusterGenerator(engine.workers)
+        engine.transport = Transport(learner, engine.generator)
+    elif vllm_generates(config):
+        started = servers_on_cluster(config, engine.workers, *devices, threads)
+        servers = servers_of(config, size) if found_by_url(config) else list(started)
+        attach_vllm(engine, servers, learner, config, size, weights)
+    else:
+        assert devices[1] is not None
+        generators = [
+            RayGenerator(f"generator {i}", config, weights, threads) for i in range(devices[1].count)
+        ]
+        batch_size = batch_size_of(config)
+        attach_generators(engine, generators, learner, config, weights, batch_size=batch_size)
 
 
 class ClusterLearner:

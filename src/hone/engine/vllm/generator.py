@@ -5,23 +5,37 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import httpx2
 
 from hone.engine.requests import completion_limit
 from hone.engine.vllm.client import VLLMClient
 from hone.engine.vllm.lora import ADAPTER
-from hone.engine.vllm.running import RunningServer
-from hone.engine.vllm.server import VLLMServer
 from hone.engine.weight_files import version_folder
 from hone.errors import GeneratorError, WeightSyncError
 from hone.model.counter_rng import key_of
 from hone.types import Completion, Prompt, Sampling, VersionSpan
 
 
+class Server(Protocol):
+    """A vLLM server that is started here or on a cluster, or that runs already."""
+
+    name: str
+    """In messages."""
+    url: str
+    model: str
+    """The name under which it has the model."""
+
+    def start(self) -> None:
+        """Return when it answers. Raises ClusterError if it does not."""
+
+    def stop(self) -> None:
+        """Stop it, if it was started here."""
+
+
 class VLLMGenerator:
-    """A GeneratorServer (hone.engine.base): a vLLM server that this process starts, or one that runs already.
+    """A GeneratorServer (hone.engine.base) of a vLLM server.
 
     `weights`: the folder that versions are published in, seen by the server, too; None if it never receives any.
     `adapter`: what is published is a LoRA adapter, and the server has the base. `context`: most tokens of prompt and
@@ -30,8 +44,7 @@ class VLLMGenerator:
 
     def __init__(
         self,
-        name: str,
-        server: VLLMServer | RunningServer,
+        server: Server,
         *,
         weights: Path | None,
         stop_tokens: Iterable[int],
@@ -41,7 +54,7 @@ class VLLMGenerator:
         vocabulary: int | None = None,
         timeout_s: float = 600.0,
     ) -> None:
-        self.name, self.server, self.weights, self.adapter = name, server, weights, adapter
+        self.name, self.server, self.weights, self.adapter = server.name, server, weights, adapter
         self.context, self.timeout_s = context, timeout_s
         self.stop_tokens = tuple(stop_tokens)
         self.suppressed = range(vocabulary_limit, vocabulary) if vocabulary_limit and vocabulary else range(0)

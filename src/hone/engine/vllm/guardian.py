@@ -1,7 +1,8 @@
 """Runs a command that ends with the process that started it: `python guardian.py COMMAND ...`.
 
 Standard input is a pipe that the parent holds and never writes to. The command and all that it starts are one process
-group, which is killed when the pipe closes. Only the standard library is imported.
+group, which is killed when the pipe closes. A process of its own waits for that: a parent that ends may kill its
+children (Ray's workers do), and so this one, but not their children. Only the standard library is imported.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 
 
 def kill_group_with_parent() -> None:
@@ -20,5 +20,6 @@ def kill_group_with_parent() -> None:
 
 
 if __name__ == "__main__":
-    threading.Thread(target=kill_group_with_parent, daemon=True).start()
+    if os.fork() == 0:
+        kill_group_with_parent()
     sys.exit(subprocess.call(sys.argv[1:], stdin=subprocess.DEVNULL))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from hone.engine.generator_group import attach_generators
 from hone.engine.local.learner import DTYPES, LocalLearner
 from hone.engine.vllm.checkpoint_names import CheckpointWeights
 from hone.engine.vllm.checks import check_evaluation
-from hone.engine.vllm.generator import VLLMGenerator
+from hone.engine.vllm.generator import Server, VLLMGenerator
 from hone.engine.vllm.lora import AdapterPublisher
 from hone.engine.vllm.running import RunningServer
 from hone.engine.vllm.server import VLLMServer
@@ -29,14 +29,16 @@ from hone.planning.auxiliary_models import readable_tokens
 
 
 def attach_vllm(
-    engine: Engine, publisher: WeightPublisher, config: OnlineConfig, size: ModelSize, weights: Path
+    engine: Engine,
+    servers: Sequence[Server],
+    publisher: WeightPublisher,
+    config: OnlineConfig,
+    size: ModelSize,
+    weights: Path,
 ) -> None:
-    """Start or find the servers, and make them the engine's generator. Their weights are probed after every update.
-    Raises ClusterError for one that cannot be had."""
-    generators = [
-        _generator(name, server, engine.tokenizer, config, size, weights)
-        for name, server in _servers(config, size)
-    ]
+    """Make servers the engine's generator, with a probe after every update. Raises ClusterError for one that cannot be
+    had."""
+    generators = [_generator(server, engine.tokenizer, config, size, weights) for server in servers]
     probe = WeightProbe(
         engine.learner,
         tokens=readable_tokens(config) or len(engine.tokenizer),
@@ -44,6 +46,16 @@ def attach_vllm(
         dtype=DTYPES[config.policy.precision],
     )
     attach_generators(engine, generators, publisher, config, weights, batch_size=None, probe=probe)
+
+
+def servers_of(config: OnlineConfig, size: ModelSize) -> list[Server]:
+    """The servers that run already, or else one that this process starts."""
+    settings, vllm = training_settings(config), config.policy.generation.vllm_cfg
+    if vllm.server_urls:
+        wait_s = vllm.server_timeout_s
+        return [RunningServer(url, settings, size, wait_s=wait_s) for url in vllm.server_urls]
+    log = Path(config.checkpointing.checkpoint_dir).resolve() / "workers" / "vllm.log"
+    return [VLLMServer(settings, log, start_s=vllm.start_timeout_s)]
 
 
 def check_folder(config: OnlineConfig, weights: Path) -> None:
@@ -60,19 +72,8 @@ def publisher_for(learner: LocalLearner, config: OnlineConfig, weights: Path) ->
     return FilePublisher(lambda: CheckpointWeights(learner.model, ranks), weights, dtype=dtype)
 
 
-def _servers(config: OnlineConfig, size: ModelSize) -> Iterator[tuple[str, VLLMServer | RunningServer]]:
-    """Each with its name in messages."""
-    settings, vllm = training_settings(config), config.policy.generation.vllm_cfg
-    for url in vllm.server_urls:
-        yield f"vLLM at {url}", RunningServer(url, settings, size, wait_s=vllm.server_timeout_s)
-    if not vllm.server_urls:
-        log = Path(config.checkpointing.checkpoint_dir).resolve() / "workers" / "vllm.log"
-        yield "vLLM", VLLMServer(settings, log, start_s=vllm.start_timeout_s)
-
-
 def _generator(
-    name: str,
-    server: VLLMServer | RunningServer,
+    server: Server,
     tokenizer: PreTrainedTokenizerBase,
     config: OnlineConfig,
     size: ModelSize,
@@ -82,7 +83,6 @@ def _generator(
     source, trust = resolve(policy.model_name), policy.trust_remote_code
     model = configured(source, policy.hf_config_overrides, trust_remote_code=trust)
     return VLLMGenerator(
-        name,
         server,
         weights=weights,
         adapter=policy.lora.enabled,
@@ -104,12 +104,10 @@ def open_server(config: EvalConfig, tokenizer: PreTrainedTokenizerBase) -> Itera
     stops = stop_tokens_of(settings.model, model, tokenizer)
     # The end of its log is in the message of an error.
     with tempfile.TemporaryDirectory(prefix="hone-vllm-") as folder:
-        server: VLLMServer | RunningServer = VLLMServer(
-            settings, Path(folder) / "log", start_s=vllm.start_timeout_s
-        )
+        server: Server = VLLMServer(settings, Path(folder) / "log", start_s=vllm.start_timeout_s)
         if vllm.server_urls:
             server = RunningServer(vllm.server_urls[0], settings, wait_s=vllm.server_timeout_s)
-        generator = VLLMGenerator("vLLM", server, weights=None, stop_tokens=stops, context=settings.context)
+        generator = VLLMGenerator(server, weights=None, stop_tokens=stops, context=settings.context)
         with contextlib.closing(generator):
             generator.start()
             yield generator

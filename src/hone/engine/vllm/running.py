@@ -32,8 +32,7 @@ class RunningServer:
         self, url: str, needed: ServerSettings, size: ModelSize | None = None, *, wait_s: float = 0.0
     ) -> None:
         self.url, self.needed, self.size, self.wait_s = url, needed, size, wait_s
-        self.model = ""
-        """The name under which it has the model."""
+        self.name, self.model = f"vLLM at {url}", ""
 
     def start(self) -> None:
         """Wait until it answers. Raises ClusterError if it does not, and ConfigError if the run cannot use it."""

@@ -63,6 +63,8 @@ class ServerSettings:
             "dtype": self.dtype,
             "logprobs-mode": self.logprobs_mode,
             "tensor-parallel-size": self.tensor_parallel_size,
+            # vLLM would use Ray where it finds it.
+            "distributed-executor-backend": "mp" if self.tensor_parallel_size > 1 else None,
             "max-num-batched-tokens": max(self.context, CPU_BATCH_TOKENS) if self.on_cpu else None,
             "seed": self.seed,
             "tokenizer": self.tokenizer,
@@ -104,26 +106,29 @@ class ServerSettings:
 
 
 class VLLMServer:
-    """A server that this process starts; it ends with this process, however that ends. `log`: where its output goes."""
+    """A server that this process starts; it ends with this process, however that ends. `log`: where its output goes;
+    `host`: the address that it listens on."""
 
+    name = "vLLM"
     model = NAME
-    """The name under which it has the model."""
 
-    def __init__(self, settings: ServerSettings, log: Path, *, start_s: float = 900.0) -> None:
-        self.settings, self.log, self.start_s = settings, log, start_s
+    def __init__(
+        self, settings: ServerSettings, log: Path, *, start_s: float = 900.0, host: str = LOOPBACK
+    ) -> None:
+        self.settings, self.log, self.start_s, self.host = settings, log, start_s, host
         self.process: subprocess.Popen[bytes] | None = None
         self.url = ""
 
     def start(self) -> None:
         """Return when it answers. Raises WorkerLostError, with the end of its output, if it ends or takes longer."""
-        port = free_port()
-        self.url = f"http://{LOOPBACK}:{port}"
+        port = free_port(self.host)
+        self.url = f"http://{self.host}:{port}"
         self.log.parent.mkdir(parents=True, exist_ok=True)
         runner = [sys.executable, guardian.__file__]  # as a script: to import this package takes seconds
         vllm = [sys.executable, "-m", "vllm.entrypoints.cli.main"]
         with self.log.open("ab") as output:
             self.process = subprocess.Popen(
-                [*runner, *vllm, *self.settings.command(port)],
+                [*runner, *vllm, *self.settings.command(port, self.host)],
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -167,8 +172,8 @@ def is_healthy(url: str) -> bool:
     return False
 
 
-def free_port() -> int:
-    """A port of this machine that nobody listens on now."""
+def free_port(host: str) -> int:
+    """A port of an address of this machine that nobody listens on now."""
     with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
+        probe.bind((host, 0))
         return int(probe.getsockname()[1])

@@ -127,7 +127,7 @@ def test_a_server_that_comes_late_is_waited_for(fake: FakeVLLM) -> None:
 
 def generator_at(fake: FakeVLLM, folder: Path, size: ModelSize) -> VLLMGenerator:
     server = RunningServer(fake.url, NEEDED, size, wait_s=5)
-    return VLLMGenerator(f"vLLM at {fake.url}", server, weights=folder, stop_tokens=(1,), context=64)
+    return VLLMGenerator(server, weights=folder, stop_tokens=(1,), context=64)
 
 
 def published(folder: Path, *versions: int) -> None:

@@ -105,7 +105,7 @@ def generator_at(fake: FakeVLLM, folder: Path, **options: Any) -> VLLMGenerator:
     """With the weights of version 3."""
     needed = ServerSettings("model", 10, "float32", "raw_logprobs", trained=False)
     made = VLLMGenerator(
-        "vLLM", RunningServer(fake.url, needed), weights=folder, stop_tokens=(1, 7), context=10, **options
+        RunningServer(fake.url, needed), weights=folder, stop_tokens=(1, 7), context=10, **options
     )
     made.start()
     (folder / "v3").mkdir()
@@ -182,11 +182,15 @@ def test_a_server_that_is_gone_is_named(fake: FakeVLLM, tmp_path: Path) -> None:
         run(generator.generate([PROMPT], Sampling(4)))
 
 
-def test_a_command_and_its_children_end_with_the_process_that_started_it() -> None:
+@pytest.mark.parametrize("is_killed_itself", [False, True])
+def test_a_command_and_its_children_end_with_the_process_that_started_it(is_killed_itself: bool) -> None:
+    """A worker of Ray kills its own children when it ends, but not theirs."""
     command = [sys.executable, guardian.__file__, "sh", "-c", "sleep 600 & sleep 600"]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
     time.sleep(1.0)
     assert process.poll() is None
+    if is_killed_itself:
+        process.kill()
     assert process.stdin is not None
     process.stdin.close()  # what the kernel does when the parent dies
     assert process.wait(20) == -signal.SIGKILL
@@ -198,3 +202,11 @@ def test_a_command_and_its_children_end_with_the_process_that_started_it() -> No
             return
         time.sleep(0.1)
     raise AssertionError("a child lives on")
+
+
+def test_the_exit_code_is_the_commands() -> None:
+    command = [sys.executable, guardian.__file__, "sh", "-c", "exit 3"]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
+    assert process.wait(20) == 3
+    assert process.stdin is not None
+    process.stdin.close()
