@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -58,9 +59,16 @@ class GeneratorServer(Generator, WeightReceiver, Protocol):
 
     name: str
     """The name in messages: `generator 0`."""
+    batches_itself: bool
+    """Whether `generate` is called while other calls run, and batches them with its own; else one call is made after
+    the other."""
 
     def start(self) -> None:
         """Return when the server is ready. Raises ClusterError (or its subclass WorkerLostError) if it cannot start."""
+
+    async def abort(self, keys: Sequence[tuple[str, int]]) -> None:
+        """End completions (prompt id, number) of the running call soon, if it can; what they return is not used. With
+        `batches_itself` their calls are cancelled instead."""
 
     def close(self) -> None:
         """Stop the server if `start` launched it. It may have died already, or never have started."""

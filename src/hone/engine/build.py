@@ -13,8 +13,8 @@ from hone.config import EvalConfig, OnlineConfig, TrainingConfig
 from hone.config.schema import ModelConfig
 from hone.engine.base import Engine
 from hone.engine.endpoint_generator import EndpointGenerator, open_endpoint
-from hone.engine.generator_group import attach_generators, batch_size_of, folder_for_weights
 from hone.engine.generator_process import GeneratorProcess
+from hone.engine.generators import attach_generators, batch_size_of, folder_for_weights
 from hone.engine.local.continuous_batching import ContinuousBatching
 from hone.engine.local.generator import LocalGenerator
 from hone.engine.local.learner import DTYPES, LocalLearner

@@ -139,21 +139,26 @@ async def sample_informative_groups(
             if group_class == "informative":
                 kept.append(group)
             else:
-                _exclude(group, group_class)
+                exclude(group, group_class)
     if not kept and not last():
-        every = "" if result.batches == spec.max_batches else ", all the data,"
-        raise TrainingError(
-            f"no group of {len(result.drawn)} in {result.batches} batches{every} has unequal rewards "
-            f"({result.summary()}), so all advantages are zero. Use prompts that are neither too easy nor too "
-            "hard, raise num_generations_per_prompt or dynamic_sampling_max_gen_batches, or stop earlier with "
-            "stop_at_validation_metric"
-        )
+        raise no_informative_group(result, spec)
     result.groups, surplus = kept[: spec.groups], kept[spec.groups :]
     for group in surplus:
-        _exclude(group, "surplus")
+        exclude(group, "surplus")
     result.surplus = sum(len(group.rollouts) for group in surplus)
     result.missing = spec.groups - len(result.groups)
     return result
+
+
+def no_informative_group(result: DynamicSamplingResult, spec: DynamicSamplingSpec) -> TrainingError:
+    """The error of a step for which no group is informative."""
+    every = "" if result.batches == spec.max_batches else ", all the data,"
+    return TrainingError(
+        f"no group of {len(result.drawn)} in {result.batches} batches{every} has unequal rewards "
+        f"({result.summary()}), so all advantages are zero. Use prompts that are neither too easy nor too "
+        "hard, raise num_generations_per_prompt or dynamic_sampling_max_gen_batches, or stop earlier with "
+        "stop_at_validation_metric"
+    )
 
 
 def _next_batch(kept: int, drawn: int, spec: DynamicSamplingSpec) -> int:
@@ -162,6 +167,7 @@ def _next_batch(kept: int, drawn: int, spec: DynamicSamplingSpec) -> int:
     return min(spec.batch, math.ceil((spec.groups - kept) * drawn / kept))
 
 
-def _exclude(group: Group, why: str) -> None:
+def exclude(group: Group, why: str) -> None:
+    """Leave a group out of the training, for this reason."""
     for rollout in group.rollouts:
         rollout.excluded = rollout.excluded or why

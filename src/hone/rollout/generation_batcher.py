@@ -89,3 +89,18 @@ class GenerationBatcher:
         with contextlib.suppress(asyncio.TimeoutError):
             all_asked = changes_until(lambda: len(self._waiting) >= self._active)
             await asyncio.wait_for(all_asked, self.max_wait_s)
+
+
+class Unbatched(GenerationBatcher):
+    """The same for a generator that collects the requests of concurrent calls itself: each is a call of its own."""
+
+    async def __aenter__(self) -> Unbatched:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        pass
+
+    async def generate(self, prompt: Prompt) -> Completion:
+        """One completion of the prompt. Raises what the generator raises."""
+        [[completion]] = await self.generator.generate([prompt], self.sampling)
+        return completion

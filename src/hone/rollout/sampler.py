@@ -36,6 +36,8 @@ class RolloutSampler:
     config: OnlineConfig
     episodes: EpisodeRunner | None = None
     """Runs rollouts with environments, if the configuration has any."""
+    max_failure_fraction: float | None = None
+    """Share of a call's completions that may fail; None: `rewards.max_failure_fraction`."""
 
     async def sample(self, prompts: Sequence[Prompt], *, on_end: OnEnd = lambda part: None) -> list[Group]:
         """A group to train on for each prompt, with rewards if the algorithm uses them. `on_end` is called when a part
@@ -64,10 +66,14 @@ class RolloutSampler:
         if self.episodes is not None and pool is not None:
             results = await self.episodes.run(prompts, self.generator, sampling, count)
             on_end("generation")
-            return await score_episodes(prompts, results, pool, self.config.rewards)
+            return await score_episodes(
+                prompts, results, pool, self.config.rewards, max_failure_fraction=self.max_failure_fraction
+            )
         completions = await self.generator.generate(prompts, sampling, count=count)
         on_end("generation")
-        return await score_completions(prompts, completions, self.tokenizer, pool)
+        return await score_completions(
+            prompts, completions, self.tokenizer, pool, max_failure_fraction=self.max_failure_fraction
+        )
 
 
 async def score_episodes(
@@ -75,15 +81,19 @@ async def score_episodes(
     results: Sequence[Sequence[EpisodeResult]],
     pool: RewardPool,
     rewards: RewardsConfig,
+    *,
+    max_failure_fraction: float | None = None,
 ) -> list[Group]:
     """A Group for each prompt, with the rewards of functions and environments. Raises RewardError past
-    `rewards.max_failure_fraction`."""
+    `max_failure_fraction` (None: that of `rewards`)."""
     every = [one for group in results for one in group]
-    check_failures(every, rewards.max_failure_fraction)
+    limit = rewards.max_failure_fraction if max_failure_fraction is None else max_failure_fraction
+    check_failures(every, limit)
     ended = [one for one in every if one.rollout.failure is None]
     if pool.specs and ended:
         group_size = max(map(len, results)) if len(ended) == len(every) else 1
-        await score_rollouts([one.rollout for one in ended], pool, group_size)
+        rollouts = [one.rollout for one in ended]
+        await score_rollouts(rollouts, pool, group_size, max_failure_fraction=limit)
     add_rewards(ended, NO_FUNCTION_APPLIES)
     return [Group(p.id, [one.rollout for one in group]) for p, group in zip(prompts, results, strict=True)]
 
@@ -107,7 +117,8 @@ def open_episode_runner(
     encoder = Encoder(tokenizer, add_bos=config.data.add_bos, template_kwargs=kwargs or {})
     log = Path(log_path).with_name("environments.log") if log_path is not None else None
     with EnvironmentPool(config.env, log) as pool:
-        episodes = EpisodeRunner(pool, encoder, turns, context, config.env.max_wait_s)
+        streams = isinstance(config, OnlineConfig) and config.streams_rollouts
+        episodes = EpisodeRunner(pool, encoder, turns, context, config.env.max_wait_s, batches=not streams)
         episodes.check()
         yield episodes
 

@@ -45,6 +45,8 @@ async def score_completions(
     completions: Sequence[Sequence[Completion]],
     tokenizer: PreTrainedTokenizerBase | None,
     pool: RewardPool | None,
+    *,
+    max_failure_fraction: float | None = None,
 ) -> list[Group]:
     """A Group for each prompt, in order, with the rewards (or failures) of its completions; unscored without a pool.
 
@@ -66,8 +68,8 @@ async def score_completions(
     ]
     answered = [rollout for rollout in rollouts if rollout.failure is None]
     if pool is not None and answered:
-        whole = len(answered) == len(rollouts)
-        await score_rollouts(answered, pool, max(map(len, completions)) if whole else 1)
+        size = max(map(len, completions)) if len(answered) == len(rollouts) else 1
+        await score_rollouts(answered, pool, size, max_failure_fraction=max_failure_fraction)
     rest = iter(rollouts)
     return [Group(p.id, [next(rest) for _ in group]) for p, group in zip(prompts, completions, strict=True)]
 
@@ -100,7 +102,13 @@ def apply_reward_shaping(groups: Sequence[Group], cfg: OnlineConfig) -> None:
             rollout.excluded = "truncated"
 
 
-async def score_rollouts(rollouts: Sequence[Rollout], pool: RewardPool, group_size: int = 1) -> None:
+async def score_rollouts(
+    rollouts: Sequence[Rollout],
+    pool: RewardPool,
+    group_size: int = 1,
+    *,
+    max_failure_fraction: float | None = None,
+) -> None:
     """Set the rewards, extra columns and failures of rollouts. Raises RewardError (see RewardPool.score)."""
     columns = columns_of([rollout.prompt.row for rollout in rollouts])
     columns["prefills"] = [rollout.prefill for rollout in rollouts]
@@ -109,7 +117,9 @@ async def score_rollouts(rollouts: Sequence[Rollout], pool: RewardPool, group_si
     prompts = [rollout.prompt.content for rollout in rollouts]
     sources = [(rollout.prompt.dataset, rollout.prompt.env) for rollout in rollouts]
     texts = [_as_prompted(rollout) for rollout in rollouts]
-    scores = await pool.score(prompts, texts, columns, group_size, sources)
+    scores = await pool.score(
+        prompts, texts, columns, group_size, sources, max_failure_fraction=max_failure_fraction
+    )
     judges = [spec.name for spec in pool.specs if spec.judges]
     for rollout, scored in zip(rollouts, scores, strict=True):
         rollout.rewards, rollout.reward, rollout.failure = scored.rewards, scored.reward, scored.failure

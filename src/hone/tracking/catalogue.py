@@ -138,6 +138,9 @@ OPTIMISATION = (
     Panel("Age of the weights that sampled", (
         Metric("staleness_mean", "how many steps older than the learner's, mean over the tokens", "mean"),
         Metric("staleness_max", "the oldest of a step", "oldest")), unit="steps"),
+    Panel("Versions of the weights in a completion", (Metric("weight_versions", "mean number"),)),
+    Panel("Groups in flight", (Metric("groups_open", "sampled or waiting to be trained on", "open"),
+                               Metric("groups_stale", "dropped, older than max_staleness", "too old"))),
     Panel("Idle while the other side works", (
         Metric("learner_idle_share", "share of the time in which only rollouts were sampled", "learner"),
         Metric("generator_idle_share", "share of the time in which only the learner worked", "generator")),

@@ -6,6 +6,7 @@ k - 1 trains (`rollout_source`).
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -29,6 +30,7 @@ from hone.training.process import run_exclusively
 from hone.training.recovery import run_with_restarts
 from hone.training.rollout_source import LookaheadSource, RolloutSource
 from hone.training.run import TrainingRun, total_steps
+from hone.training.stream_source import StreamSource
 from hone.types import Group, Prompt, Rollout
 
 
@@ -61,27 +63,30 @@ async def _train(
     config: OnlineConfig = loaded.config
     settings = config.algorithm
     steps = total_steps(settings, data, settings.num_prompts_per_step)
-    kind = (
-        LookaheadSource if isinstance(config, RLConfig) and config.algorithm.async_rollouts else RolloutSource
-    )
-    source = kind(sampler, data, steps, algorithm.weight_of_reward())
+    source = _source_kind(config)(sampler, data, steps, algorithm.weight_of_reward())
     run = TrainingRun(loaded, engine, source, total_steps=steps)
     await run.resume()
     _end_with_the_data(run, source, run.step)
     if run.is_complete:
         return run.summary()
     await engine.sync_weights(run.step)
-    with run:
-        run.note_all([*data.dropped_notices(), *data.finding_log.unreported()])
-        run.note_all(source.notices_after(run.changed_settings))
-        if config.algorithm.val_at_start and run.step == 0:
-            run.progress.doing("validating before the first step")
-            run.log_before_training(await validate(sampler, data.validation, run, step=0))
-        for step in run.steps():
-            await one_step(step, algorithm, engine, data, source, run)
-            run.note_all(data.finding_log.unreported())
-        await run.finish()
+    async with contextlib.aclosing(source):
+        with run:
+            run.note_all([*data.dropped_notices(), *data.finding_log.unreported()])
+            run.note_all(source.notices_after(run.changed_settings))
+            if config.algorithm.val_at_start and run.step == 0:
+                run.progress.doing("validating before the first step")
+                run.log_before_training(await validate(sampler, data.validation, run, step=0))
+            for step in run.steps():
+                await one_step(step, algorithm, engine, data, source, run)
+                run.note_all(data.finding_log.unreported())
+            await run.finish()
     return run.summary()
+
+
+def _source_kind(config: OnlineConfig) -> type[RolloutSource]:
+    kinds = {"lookahead": LookaheadSource, "stream": StreamSource}
+    return kinds.get((isinstance(config, RLConfig) and config.algorithm.async_rollouts) or "", RolloutSource)
 
 
 async def one_step(
@@ -95,9 +100,7 @@ async def one_step(
     """Sample, score, train, sync the weights to the generator, validate, log and save."""
     sampler = source.sampler
     config = sampler.config
-    timer = _StepTimer(
-        run.progress, {**NEXT, "training": "waiting for rollouts"} if source.is_ahead else NEXT
-    )
+    timer = _StepTimer(run.progress, {**NEXT, **source.next_parts})
     if algorithm.is_on_policy_step(step):
         metrics, tokens = await _train_on_rollouts(step, algorithm, engine, source, run, timer)
     else:
@@ -131,7 +134,7 @@ async def _train_on_rollouts(
     groups = batch.drawn
     learnt = await source.train(step, algorithm.step(engine, batch.groups, step), timer.end)
     if source.sampler.config.logger.log_rollouts:
-        write_rollouts(run.folder.rollout_file(step), step, groups)
+        write_rollouts(run.folder.rollout_file(step), step, [*groups, *batch.aborted])
     rollouts = [rollout for group in groups for rollout in group.rollouts]
     if _has_no_signal(rollouts, learnt) and (why := describe_constant_rewards(groups)):
         run.note_once("constant", f"step {step} has nothing to learn from: all rewards are equal{why}")

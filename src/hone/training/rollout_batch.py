@@ -22,6 +22,8 @@ class RolloutBatch:
     """Of their sampling."""
     reported: dict[str, float] = field(default_factory=dict)
     """What the reward pool counted and reward functions reported (`RewardPool.metrics`)."""
+    aborted: list[Group] = field(default_factory=list)
+    """Groups that were given up before they were sampled: one rollout without tokens stands for each."""
 
 
 def staleness(groups: Sequence[Group], version: int) -> dict[str, float]:
@@ -35,6 +37,12 @@ def staleness(groups: Sequence[Group], version: int) -> dict[str, float]:
     }
 
 
+def spans_per_rollout(groups: Sequence[Group]) -> float:
+    """How many versions of the weights sampled a completion, on average."""
+    spans = [len(rollout.completion.versions) for group in groups for rollout in group.rollouts]
+    return sum(spans) / len(spans) if spans else 0.0
+
+
 def to_state(batch: RolloutBatch) -> dict[str, Any]:
     """Numbers, strings and containers, from which `from_state` makes the same batch."""
     chosen = {id(group) for group in batch.groups}
@@ -44,7 +52,7 @@ def to_state(batch: RolloutBatch) -> dict[str, Any]:
         "step": batch.step,
         "metrics": dict(batch.metrics),
         "reported": dict(batch.reported),
-        "prompts": [_plain(asdict(prompt)) for prompt in prompts.values()],
+        "prompts": [prompt_state(prompt) for prompt in prompts.values()],
         "groups": [
             {
                 "id": group.id,
@@ -58,12 +66,22 @@ def to_state(batch: RolloutBatch) -> dict[str, Any]:
 
 def from_state(state: Mapping[str, Any]) -> RolloutBatch:
     """The batch that `to_state` was given."""
-    prompts = [Prompt(**{**one, "tokens": tuple(one["tokens"])}) for one in state["prompts"]]
+    prompts = [prompt_from_state(one) for one in state["prompts"]]
     drawn = [
         Group(one["id"], [_rollout(found, prompts) for found in one["rollouts"]]) for one in state["groups"]
     ]
     groups = [group for group, one in zip(drawn, state["groups"], strict=True) if one["trained"]]
     return RolloutBatch(state["step"], groups, drawn, dict(state["metrics"]), dict(state["reported"]))
+
+
+def prompt_state(prompt: Prompt) -> dict[str, Any]:
+    """Numbers, strings and containers, from which `prompt_from_state` makes the same prompt."""
+    return _plain(asdict(prompt))
+
+
+def prompt_from_state(state: Mapping[str, Any]) -> Prompt:
+    """The prompt that `prompt_state` was given."""
+    return Prompt(**{**state, "tokens": tuple(state["tokens"])})
 
 
 def _rollout_state(rollout: Rollout, prompt: int) -> dict[str, Any]:

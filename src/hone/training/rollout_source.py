@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from functools import partial
-from types import NoneType
+from types import MappingProxyType, NoneType
 from typing import Any
 
 from hone.config.schema import RLConfig
 from hone.data import PromptData
-from hone.errors import DataError, RewardError, TrainingError
+from hone.errors import CheckpointError, DataError, RewardError, TrainingError
 from hone.rollout.dynamic_sampling import DynamicSamplingSpec, Weight, sample_informative_groups
 from hone.rollout.sampler import OnEnd, RolloutSampler
 from hone.training.background_thread import BackgroundThread
@@ -30,8 +30,8 @@ OF_ROLLOUTS = re.compile(
 class RolloutSource:
     """Samples the rollouts of a step from the weights before it. Holds the position in the data."""
 
-    is_ahead = False
-    """Whether a step may wait for the rollouts of the next one."""
+    next_parts: Mapping[str, str] = MappingProxyType({})
+    """After which part of a step the progress line says something else than usual."""
 
     def __init__(
         self, sampler: RolloutSampler, data: PromptData, total_steps: int, weight: Weight | None = None
@@ -67,6 +67,11 @@ class RolloutSource:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from there, with the rollouts that were ahead, whether or not this run samples ahead."""
         state = dict(state)
+        if "tickets" in state:
+            raise CheckpointError(
+                "the checkpoint has prompts in flight, which only async_rollouts=stream goes on with: set it as "
+                "before, or begin a new run from the checkpoint's weights (hone convert)"
+            )
         found = state.pop("next_rollouts", None)
         self.next = None if found is None else from_state(found)
         self.data.load_state_dict(state)
@@ -98,6 +103,9 @@ class RolloutSource:
         batch.reported = sampler.pool.metrics()
         return batch
 
+    async def aclose(self) -> None:
+        """Stop sampling."""
+
     def end_at(self, step: int) -> None:
         """There are no rollouts after those of `step`."""
         self.total_steps = step
@@ -114,7 +122,7 @@ class LookaheadSource(RolloutSource):
     event loop can serve generators, rewards and environments meanwhile.
     """
 
-    is_ahead = True
+    next_parts = MappingProxyType({"training": "waiting for rollouts"})
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)

@@ -21,7 +21,7 @@ CHECKS: tuple[tuple[type | UnionType, Callable[[Any], Iterator[str]]], ...] = (
     (OnlineConfig | EvalConfig, rollouts.environments),
     (OnlineConfig, rollouts.rollouts),
     (OnlineConfig, rollouts.generators),
-    (RLConfig, rollouts.lookahead),
+    (RLConfig, rollouts.asynchronous),
     (RLConfig, rollouts.rewards),
     (PolicyGradientConfig, losses.policy_loss),
     (OnlineConfig, rollouts.policy_sampling),

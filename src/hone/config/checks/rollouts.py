@@ -130,15 +130,21 @@ def generators(config: OnlineConfig) -> Iterator[str]:
             yield f"{head}.resources.{key}={wanted}: set it to null, which is all {there} of cluster.{total}"
 
 
-def lookahead(config: RLConfig) -> Iterator[str]:
+def asynchronous(config: RLConfig) -> Iterator[str]:
     """Rollouts that are sampled while the learner trains."""
-    key, generation = f"{own_section(config)}.async_rollouts", config.policy.generation
-    if config.algorithm.async_rollouts is None:
+    section, settings = own_section(config), config.algorithm
+    key = f"{section}.async_rollouts"
+    if settings.async_rollouts is None:
         return
-    if generation.colocated.enabled:
+    if config.policy.generation.colocated.enabled:
         yield (
-            f"{key}={config.algorithm.async_rollouts}: the learner's processes cannot sample while they train. Set "
+            f"{key}={settings.async_rollouts}: the learner's processes cannot sample while they train. Set "
             "policy.generation.colocated.enabled to false"
+        )
+    if settings.async_rollouts == "stream" and settings.max_staleness < 1:
+        yield (
+            f"{key}=stream and {section}.max_staleness=0: while a step trains, its weights become old. Set "
+            f"{section}.max_staleness to 1 or more, or {key} to null, which samples by the newest weights alone"
         )
 
 

@@ -182,10 +182,20 @@ ENVIRONMENTS = (
         "max_wait_s",
         "there is no env.path and no env.tools",
     ),
+    read_if(
+        lambda s: not (isinstance(s.config, OnlineConfig) and s.config.streams_rollouts),
+        "env: max_wait_s",
+        "async_rollouts=stream samples each turn at once",
+    ),
 )
 RL = (
     read_if(never, "data.add_eos", "what a model sampled is trained on as it is"),
     read_if("{section}.use_dynamic_sampling", "{section}.dynamic_sampling_max_gen_batches"),
+    read_if(
+        lambda s: s.config.streams_rollouts,
+        "{section}: max_staleness extra_prompts_in_flight",
+        "async_rollouts is not stream",
+    ),
 )
 POLICY_GRADIENT = (
     read_if("loss_fn.use_sapo", "loss_fn: sapo_temperature_pos sapo_temperature_neg"),

@@ -145,6 +145,13 @@ def sampling(s: Settings) -> Iterator[Adjustment]:
         yield Adjustment(dynamic, True, more)
 
 
+def streamed(s: Settings) -> Iterator[Adjustment]:
+    """A bound of staleness, and prompts beyond it, are for a stream of rollouts."""
+    for key in (f"{s.section}.max_staleness", f"{s.section}.extra_prompts_in_flight"):
+        if s.given(key) and s[f"{s.section}.async_rollouts"] is None:
+            yield Adjustment(f"{s.section}.async_rollouts", "stream", key)
+
+
 def apart(s: Settings) -> Iterator[Adjustment]:
     """Who samples while the learner trains has processes of its own."""
     if s[f"{s.section}.async_rollouts"]:

@@ -29,6 +29,7 @@ RULES: tuple[tuple[type | UnionType, Rule], ...] = (
     *((PolicyGradientConfig, rule) for rule in online.POLICY_GRADIENT),
     (RLConfig, online.shaping),
     (RLConfig, online.sampling),
+    (RLConfig, online.streamed),
     (RLConfig, online.apart),
     (TrainingConfig, lambda settings: settings.config.adjustments(settings)),
 )

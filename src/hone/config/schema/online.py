@@ -93,10 +93,17 @@ class RLSection(OnlineSection):
 
     reward_scaling: RewardScalingConfig = section(RewardScalingConfig)
     reward_shaping: RewardShapingConfig = section(RewardShapingConfig)
-    async_rollouts: Literal["lookahead"] | None = None
+    async_rollouts: Literal["lookahead", "stream"] | None = None
     """`lookahead`: while a step trains, the rollouts of the next one are sampled, by the weights before it; a run can
-    be repeated, and goes on to the bit after a kill. Generation needs processes of its own. null: sampling and training
-    take turns."""
+    be repeated, and goes on to the bit after a kill. `stream`: prompts are sampled all the time, running completions go
+    on with new weights, and a step trains on the groups that are finished; for rollouts of unequal length. Both need
+    generators in processes of their own. null: sampling and training take turns."""
+    max_staleness: int = Field(1, ge=0)
+    """async_rollouts=stream: how many steps older than the weights that are trained those may be that sampled a token,
+    at least 1."""
+    extra_prompts_in_flight: int = Field(0, ge=0)
+    """async_rollouts=stream: prompts that are sampled beyond those that max_staleness admits. A group that would become
+    older than that is aborted and dropped. 0: the learner waits for slow groups, and none is dropped."""
     use_dynamic_sampling: bool = False
     """DAPO's dynamic sampling: drop groups whose rewards are all equal, and sample further prompts until
     num_prompts_per_step groups remain."""
@@ -210,6 +217,11 @@ class OnlineConfig(TrainingConfig):
         return []
 
     @property
+    def streams_rollouts(self) -> bool:
+        """Whether rollouts are sampled one by one, and do not wait for each other."""
+        return False
+
+    @property
     def logits_temperature(self) -> float:
         """Divides the logits before log-probabilities are taken: that of sampling."""
         return self.policy.generation.temperature
@@ -226,6 +238,11 @@ class RLConfig(OnlineConfig):
         own = super().algorithm
         assert isinstance(own, RLSection)
         return own
+
+    @property
+    def streams_rollouts(self) -> bool:
+        """Whether rollouts are sampled one by one, and do not wait for each other."""
+        return self.algorithm.async_rollouts == "stream"
 
 
 class PolicyGradientConfig(RLConfig):

@@ -21,6 +21,7 @@ import torch.distributed as dist
 from hone.config import OnlineConfig, TrainingConfig
 from hone.engine.base import WeightPublisher, WeightReceiver
 from hone.engine.distributed.heartbeat import HEARTBEAT, doing
+from hone.engine.local.generator import LocalGenerator
 from hone.engine.local.local_engine import build_generator, build_local, build_teacher, tokenizer_of
 from hone.engine.vllm.launch import publisher_for
 from hone.engine.vllm.server import ServerSettings, VLLMServer
@@ -46,8 +47,11 @@ class EngineWorker:
     """One rank. Its methods are called one at a time, with two exceptions, each on its own thread: `heartbeat` and
     `stacks`, and `wait_for_save`."""
 
-    def __init__(self, rank: int, folder: str, log: str | None) -> None:
-        self.rank = rank
+    def __init__(
+        self, rank: int, folder: str, log: str | None, between_tokens: Callable[[], None] = lambda: None
+    ) -> None:
+        """`between_tokens`: see LocalGenerator; it may call `receive_weights` and `abort`."""
+        self.rank, self.between_tokens = rank, between_tokens
         if os.path.isdir(folder):
             os.chdir(folder)  # relative paths are relative to the directory of the command
         if log is not None and os.path.isdir(os.path.dirname(log)):
@@ -117,7 +121,7 @@ class EngineWorker:
     def build_generator(self, config: OnlineConfig, weights: Path) -> None:
         """Load only a generator, which receives its weights from the folder `weights`."""
         with doing("loading the model"):
-            self.generator = build_generator(config, tokenizer_of(config))
+            self.generator = build_generator(config, tokenizer_of(config), self.between_tokens)
         self.receiver = FileReceiver(self.generator, weights)
 
     def start_vllm(
@@ -164,7 +168,12 @@ class EngineWorker:
         """Load the weights that were published as `version` into this process's generator."""
         assert self.receiver is not None
         with doing("generator.receive_weights"):
-            asyncio.run(self.receiver.receive(version))
+            _completed(self.receiver.receive(version))
+
+    def abort(self, keys: Sequence[tuple[str, int]]) -> None:
+        """End completions that are being sampled (see LocalGenerator.abort)."""
+        assert isinstance(self.generator, LocalGenerator)
+        self.generator.abort(keys)
 
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling, count: int) -> list[list[Completion]]:
         """Completions of prompts rank, rank + world, rank + 2 world …; without a process group, of all prompts."""
@@ -193,6 +202,15 @@ class EngineWorker:
             with contextlib.suppress(ImportError, RuntimeError):  # NVML is missing or fails
                 found["gpu_utilization"] = float(torch.cuda.utilization())
         return found
+
+
+def _completed(coroutine: Coroutine[Any, Any, None]) -> None:
+    """Run a coroutine that waits for nothing; also where an event loop is running, between two tokens."""
+    try:
+        coroutine.send(None)
+    except StopIteration:
+        return
+    raise RuntimeError(f"{coroutine} waits for something")
 
 
 def _device(config: TrainingConfig) -> torch.device:

@@ -28,6 +28,7 @@ class DecodingRow:
     seed: int
     """Of its random numbers: from the run's seed, the prompt's id and the completion's index."""
     limit: int
+    number: int = 0
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     versions: list[int] = field(default_factory=list)
@@ -42,11 +43,16 @@ class DecodingRow:
     def of(cls, prompt: Prompt, number: int, sampling: Sampling, context: int) -> DecodingRow:
         """The row of a completion's index. Raises HoneError for a prompt that is empty or too long."""
         limit = completion_limit(prompt, sampling, context)
-        return cls(prompt, sampling, key_of(sampling.seed, prompt.id, number), limit)
+        return cls(prompt, sampling, key_of(sampling.seed, prompt.id, number), limit, number)
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """The prompt's id, and the number of the completion."""
+        return self.prompt.id, self.number
 
     @property
     def finished(self) -> bool:
-        return self.stopped or len(self.tokens) == self.limit
+        return self.stopped or len(self.tokens) >= self.limit
 
     def add(
         self, token: int, logprob: float, version: int, *, ends: bool, tokenizer: PreTrainedTokenizerBase

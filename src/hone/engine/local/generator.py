@@ -36,7 +36,11 @@ COMPACT_BELOW = 0.8
 
 class LocalGenerator:
     """Samples from `model`. `max_rows` sequences decode at once; a sequence, prompt included, has at most `context`.
-    Tokens from `vocabulary_limit` on are never sampled. With `continuous`, rows join the batch as others leave it."""
+    Tokens from `vocabulary_limit` on are never sampled. With `continuous`, rows join the batch as others leave it.
+
+    `between_tokens` is called before each token but the first. It may call `load_weights`: running completions go on
+    with the new weights, and with the keys and values that they have. It may also call `abort`.
+    """
 
     def __init__(
         self,
@@ -49,6 +53,7 @@ class LocalGenerator:
         autocast: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
         vocabulary_limit: int | None = None,
         continuous: ContinuousBatching | None = None,
+        between_tokens: Callable[[], None] = lambda: None,
     ) -> None:
         decoder: Any = base_of(model)
         keeps = "past_key_values" in inspect.signature(decoder.forward).parameters  # else it would be ignored
@@ -61,6 +66,10 @@ class LocalGenerator:
         self.stop_tokens = tuple(stop_tokens)
         self.context, self.max_rows, self.autocast = context, max_rows, autocast
         self.vocabulary_limit, self.continuous = vocabulary_limit, continuous
+        self.between_tokens = between_tokens
+        self._rows: list[DecodingRow] = []
+        self._layout = contextlib.ExitStack()
+        self._longest = 0
         self.version: int | None = 0
         """Of the weights; None after an update that failed, since they may be a mixture."""
         self._tried = False
@@ -85,6 +94,7 @@ class LocalGenerator:
             for prompt in prompts
             for c in range(count)
         ]
+        self._rows = rows
         with self.decoding(max((row.limit for row in rows), default=0)):
             self._decode_all(rows, sampling, completions_per_batch(self.max_rows, count))
         done = [row.completion() for row in rows]
@@ -92,23 +102,23 @@ class LocalGenerator:
 
     @contextlib.contextmanager
     def decoding(self, tokens: int) -> Iterator[None]:
-        """Prepare the model to decode rows of up to `tokens` new tokens; its weights stay the same until the exit.
+        """Prepare the model to decode rows of up to `tokens` new tokens; its weights change by `load_weights` alone.
 
         Raises HoneError after an update of the weights that failed.
         """
-        if self.version is None:
-            raise HoneError(
-                "the last update of the generator's weights failed: it samples only after another one"
-            )
+        self._check_weights()
         training = self.model.training
         self.model.eval()
         try:
             if not self._tried and not kv_cache.works(self.model):
                 raise self._cannot_decode()
             self._tried = True
-            with transposed_weights(self.model, tokens):
-                yield
+            self._longest = tokens
+            self._layout.enter_context(transposed_weights(self.model, tokens))
+            yield
         finally:
+            self._layout.close()
+            self._longest = 0
             self.model.train(training)
 
     def batcher(self) -> ContinuousBatcher:
@@ -135,6 +145,24 @@ class LocalGenerator:
             batcher.add(row)
         while batcher.busy:
             batcher.step(self.version or 0)
+            self._act_between_tokens()
+
+    def _act_between_tokens(self) -> None:
+        self.between_tokens()
+        self._check_weights()
+
+    def abort(self, keys: Iterable[tuple[str, int]]) -> None:
+        """End these completions (prompt id, number) of the call that is running, with the tokens that they have."""
+        unwanted = set(keys)
+        for row in self._rows:
+            if row.key in unwanted:
+                row.limit = len(row.tokens)
+
+    def _check_weights(self) -> None:
+        if self.version is None:
+            raise HoneError(
+                "the last update of the generator's weights failed: it samples only after another one"
+            )
 
     def load_weights(
         self, version: int, weights: Iterable[tuple[str, Tensor]], *, partial: bool = False
@@ -144,11 +172,13 @@ class LocalGenerator:
         Raises WeightSyncError if it then holds others; until a later call succeeds it does not sample.
         """
         before, self.version = self.version, None
+        self._layout.close()  # its copies are of the old weights
         taken: set[str] = set()
         given = checksum(self._copied(version, before, weights, taken))
         held = ((name, tensor) for name, tensor in named_weights(self.model) if not partial or name in taken)
         if not taken or given != checksum(held):
             raise WeightSyncError(version, before, "the generator does not hold the learner's weights")
+        self._layout.enter_context(transposed_weights(self.model, self._longest))
         self.version = version
 
     @torch.no_grad()
@@ -202,6 +232,7 @@ class LocalGenerator:
                 constraints.keep(index)
                 tokens, mask, seeds, lengths = tokens[index], mask[index], seeds[keep], lengths[index]
                 alive = [alive[i] for i in keep]
+            self._act_between_tokens()
             mask = torch.cat([mask, mask.new_ones(len(alive), 1)], dim=1)
             logits = self._forward(
                 tokens[:, None], lengths[:, None], self._attention_mask(mask, logits.dtype), cache

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -117,7 +117,11 @@ def build_local(
     return engine
 
 
-def build_generator(config: OnlineConfig, tokenizer: PreTrainedTokenizerBase) -> LocalGenerator:
+def build_generator(
+    config: OnlineConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    between_tokens: Callable[[], None] = lambda: None,
+) -> LocalGenerator:
     """A generator with its own unsharded model, in `policy.precision`, on this process's device."""
     model = make_model(config.policy, tokenizer, config.algorithm.seed, True, True)
     set_threads(config.cluster.cpu_threads, model)
@@ -126,7 +130,7 @@ def build_generator(config: OnlineConfig, tokenizer: PreTrainedTokenizerBase) ->
     for parameter in model.parameters():
         parameter.data = parameter.data.to(dtype)
     torch.nn.Module.to(model, device)
-    return _generator(model.requires_grad_(False).eval(), tokenizer, config)
+    return _generator(model.requires_grad_(False).eval(), tokenizer, config, between_tokens)
 
 
 def _generator_dtype(config: OnlineConfig, device: torch.device) -> torch.dtype:
@@ -135,7 +139,10 @@ def _generator_dtype(config: OnlineConfig, device: torch.device) -> torch.dtype:
 
 
 def _generator(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: OnlineConfig
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    config: OnlineConfig,
+    between_tokens: Callable[[], None] = lambda: None,
 ) -> LocalGenerator:
     return LocalGenerator(
         model,
@@ -146,6 +153,7 @@ def _generator(
         autocast=partial(autocast, model.device.type, _generator_dtype(config, model.device)),
         vocabulary_limit=readable_tokens(config),
         continuous=ContinuousBatching.of(config.policy.generation),
+        between_tokens=between_tokens,
     )
 
 

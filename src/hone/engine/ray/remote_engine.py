@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from hone.config import OnlineConfig, TrainingConfig
 from hone.engine.base import Engine, Transport
-from hone.engine.generator_group import attach_generators, batch_size_of, folder_for_weights
+from hone.engine.generators import attach_generators, batch_size_of, folder_for_weights
 from hone.engine.local.threads import threads_for
 from hone.engine.ray import local_cluster
 from hone.engine.ray.nodes import NodeLost, connect, ray, usable_nodes, wait_for_nodes
@@ -240,7 +240,9 @@ class ClusterGenerator:
 
 
 class RayGenerator(ClusterGenerator):
-    """A GeneratorServer: one Ray actor with its own device and unsharded model."""
+    """A GeneratorServer: one Ray actor with its own device and unsharded model. It answers one call after the other."""
+
+    batches_itself = False
 
     def __init__(self, name: str, config: OnlineConfig, weights: Path, threads: int) -> None:
         super().__init__(WorkerGroup(config, ParallelDims(), threads=threads, own=False, title=name))
@@ -254,6 +256,9 @@ class RayGenerator(ClusterGenerator):
             raise WorkerLostError(f"{self.name} lost its node: {error}") from error
         seconds = self.config.cluster.worker_timeout_s
         self.workers.call_all("build_generator", self.config, self.weights, seconds=seconds)
+
+    async def abort(self, keys: Sequence[tuple[str, int]]) -> None:
+        """Nothing: the call that is running ends first."""
 
     def close(self) -> None:
         """Stop the actor."""

@@ -42,6 +42,8 @@ class VLLMGenerator:
     completion. Tokens from `vocabulary_limit` on, of a vocabulary of `vocabulary`, are never sampled.
     """
 
+    batches_itself = True
+
     def __init__(
         self,
         server: Server,
@@ -67,6 +69,9 @@ class VLLMGenerator:
     def close(self) -> None:
         """Stop the server, if it was started here."""
         self.server.stop()
+
+    async def abort(self, keys: Sequence[tuple[str, int]]) -> None:
+        """Nothing: vLLM ends a request whose call is cancelled."""
 
     async def receive(self, version: int) -> None:
         """Have the server sample from the weights that were published as `version`. Raises WeightSyncError for one

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from hone.config import EvalConfig, OnlineConfig
 from hone.engine.base import Engine, WeightPublisher
-from hone.engine.generator_group import attach_generators
+from hone.engine.generators import attach_generators
 from hone.engine.local.learner import DTYPES, LocalLearner
 from hone.engine.vllm.checkpoint_names import CheckpointWeights
 from hone.engine.vllm.checks import check_evaluation

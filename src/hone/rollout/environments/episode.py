@@ -21,7 +21,7 @@ from hone.rollout.environments.episode_result import EpisodeResult
 from hone.rollout.environments.pool import EnvHandle, EnvironmentPool
 from hone.rollout.environments.tool_calls import message_of
 from hone.rollout.environments.turn_tokens import TurnTokens
-from hone.rollout.generation_batcher import GenerationBatcher
+from hone.rollout.generation_batcher import GenerationBatcher, Unbatched
 from hone.rollout.prompt_prefix import prefills_of
 from hone.rollout.workers.child_process import CallFailed, Raised
 from hone.types import Completion, Generator, Message, Prompt, Rollout, Sampling, VersionSpan
@@ -66,6 +66,8 @@ class EpisodeRunner:
     context: int
     """The maximum number of tokens of a sequence, with its prompt."""
     max_wait_s: float | None = 1.0
+    batches: bool = True
+    """Whether turns of several rollouts are collected for the generator; false if it does so itself."""
     notices: list[str] = field(default_factory=list)
     """Messages for the user, set by `check`."""
 
@@ -86,7 +88,8 @@ class EpisodeRunner:
         self, prompts: Sequence[Prompt], generator: Generator, sampling: Sampling, count: int
     ) -> list[list[EpisodeResult]]:
         """`count` rollouts of each prompt, in order. Raises DataError for a prompt that is not a conversation."""
-        async with GenerationBatcher(generator, sampling, self.max_wait_s) as batcher:
+        kind = GenerationBatcher if self.batches else Unbatched
+        async with kind(generator, sampling, self.max_wait_s) as batcher:
             tasks = [
                 [
                     asyncio.ensure_future(self._one(replace(prompt, first_completion=c), batcher))

@@ -127,15 +127,19 @@ class RewardPool:
         columns: Mapping[str, Sequence[Any]],
         group_size: int = 1,
         sources: Sequence[tuple[str, str]] | None = None,
+        *,
+        max_failure_fraction: float | None = None,
     ) -> list[Scored]:
         """Score each completion by every function.
 
         prompts, completions: text, or messages ([{"role": "assistant", "content": …}]) for conversational data.
         columns: lists with one value for each completion, including `completion_ids` (token ids). sources: the dataset
-        and the environment of each completion's row. Raises RewardError for a defective function (wrong number of
-        rewards, not numbers, a missing column), and if more completions fail than max_failure_fraction allows.
+        and the environment of each completion's row. max_failure_fraction: None for the pool's. Raises RewardError for
+        a defective function (wrong number of rewards, not numbers, a missing column), and if more completions fail than
+        max_failure_fraction allows.
         """
         limit, progress = self._max_failure_fraction, self._progress
+        limit = limit if max_failure_fraction is None else max_failure_fraction
         batch = ScoringBatch(self.specs, prompts, completions, columns, limit, sources, progress)
         if not batch.size:
             return []

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from hone.config.alias import Compute, Context, NoEffect, count
+from hone.config.alias import Alias, Compute, Context, NoEffect, count
 from hone.config.nested import MISSING
 from hone.config.short_names import batch_size
 
@@ -121,6 +121,27 @@ def computed(section: str, *, online: bool) -> Computed:
         "model.peft.lora_tuning.target_modules": (("policy.lora.target_modules",), _lora_targets),
         **(rewards if online else {}),
     }
+
+
+def asynchronous(section: str) -> list[Alias]:
+    """`grpo.async_grpo`: rollouts one step ahead; older ones, and updates in flight, need a stream of them."""
+    head, ours = f"{section}.async_{section}", f"{section}.async_rollouts"
+
+    def mode(value: Any, context: Context) -> dict[str, Any]:
+        if not isinstance(value, bool):
+            raise ValueError("expected true or false")
+        age, in_flight = (
+            context.written(f"{head}.{key}")
+            for key in ("max_trajectory_age_steps", "in_flight_weight_updates")
+        )
+        streams = in_flight is True or age not in (MISSING, None, 1)
+        return {ours: ("stream" if streams else "lookahead") if value else None}
+
+    return [
+        Alias(f"{head}.enabled", (ours,), compute=mode),
+        Alias(f"{head}.in_flight_weight_updates", (ours,), compute=lambda value, context: {}),
+        Alias(f"{head}.max_trajectory_age_steps", (f"{section}.max_staleness",)),
+    ]
 
 
 def _written(context: Context, key: str, default: Any) -> Any:

@@ -10,14 +10,13 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from hone.config.alias import Alias, Switch, Translate, choice, flag
-from hone.config.compat.nemo_rl.computed import computed, megatron_computed
+from hone.config.alias import Alias, Switch, Translate, choice
+from hone.config.compat.nemo_rl.computed import asynchronous, computed, megatron_computed
 from hone.config.compat.nemo_rl.switches import DTENSOR, MEGATRON, aliases_of_value
 from hone.config.schema import ROOTS, EvalConfig, OnlineConfig, RLConfig, section_of
 from hone.config.short_names import PRECISION, optimizer_class
 from hone.registry import specs
 
-LOOKAHEAD = flag("expected", "lookahead", None)
 LORA = ("enabled", "dim", "alpha", "dropout", "target_modules", "exclude_modules")
 PEFT = {"r": "policy.lora.dim", "lora_alpha": "policy.lora.alpha", "lora_dropout": "policy.lora.dropout"}
 """PEFT's names of LoRA settings."""
@@ -257,7 +256,7 @@ def aliases(algorithm: str) -> list[Alias]:
     if specs()[algorithm].data == "comparisons":
         found.append(Alias(METRIC, (METRIC,), _pair_metric))
     if issubclass(root, RLConfig):
-        found.append(Alias(f"{section}.async_{section}.enabled", (f"{section}.async_rollouts",), LOOKAHEAD))
+        found += asynchronous(section)
     if "value" in root.model_fields:
         found += aliases_of_value(policy)
     return found + [

@@ -123,14 +123,11 @@ def _rl(section: str) -> list[KeyRule]:
             f"{asynchronous}.enabled is off",
             while_off=Switch(f"{asynchronous}.enabled"),
         ),
-        allowed(f"{asynchronous}.max_trajectory_age_steps", (1,), "rollouts are one step ahead; set it to 1"),
-        allowed(
-            f"{asynchronous}.in_flight_weight_updates", OFF, "a rollout has one version; set it to false"
-        ),
         allowed(f"{asynchronous}.max_generation_failures", (0,), "a lost generator is replaced; set it to 0"),
-        *ignored(
-            "a rollout has one version of the weights",
+        allowed(
             f"{asynchronous}.recompute_kv_cache_after_weight_updates",
+            OFF,
+            "completions go on with the keys and values that they have; set it to false",
         ),
         *ignored(
             "a checkpoint holds the rollouts that are ahead",
