@@ -38,6 +38,8 @@ def make_generator(model: PreTrainedModel, stops: Sequence[int] = (EOS,), **kwar
 class Server:
     """A server in this process, which is lost at the calls (of any sort, from 1) that `lost_at` names."""
 
+    batches_itself = False
+
     def __init__(self, name: str, folder: Path, lost_at: Sequence[int] = (), **model: Any) -> None:
         self.name, self.folder, self.lost_at = name, folder, lost_at
         self.model = {"stops": (EOS,), "context": 64, "seed": 5} | model
@@ -65,6 +67,9 @@ class Server:
     async def receive(self, version: int) -> None:
         await self._call()
         await self.receiver.receive(version)
+
+    async def abort(self, keys: Sequence[tuple[str, int]]) -> None:
+        self.aborted = [*keys]
 
     async def generate(
         self, prompts: Sequence[Prompt], sampling: Sampling, *, count: int = 1

@@ -15,6 +15,7 @@ from tiny import make_learner, make_model, make_tokenizer, run, sft_config
 
 from hone.config.schema.grpo import GRPOConfig
 from hone.engine.base import Transport
+from hone.engine.concurrent_group import ConcurrentGroup
 from hone.engine.generator_group import GeneratorGroup
 from hone.engine.generator_process import GeneratorProcess
 from hone.engine.local.continuous_batching import ContinuousBatching
@@ -76,6 +77,15 @@ def group_of_two(folder: Path) -> Subject:
     return Subject(group, learner, Transport(FilePublisher(learner.weights, folder), group), decode)
 
 
+def concurrent_group(folder: Path) -> Subject:
+    """Two servers for callers that do not wait for each other."""
+    learner = learner_of(make_model())
+    servers = [Server(f"generator {i}", folder, stops=STOPS, context=CONTEXT, seed=5 + i) for i in range(2)]
+    group = ConcurrentGroup(servers, batch_size=ROWS, max_restarts=0)
+    group.start()
+    return Subject(group, learner, Transport(FilePublisher(learner.weights, folder), group), decode)
+
+
 @pytest.fixture(scope="module")
 def child(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Subject]]:
     """One child process for all checks, with a learner of its own for each."""
@@ -129,6 +139,7 @@ SUBJECTS: dict[str, Callable[[Path], Subject]] = {
     "built-in, through files": by_files,
     "built-in, with continuous batching": continuous,
     "a group of two servers": group_of_two,
+    "a group for concurrent callers": concurrent_group,
     "of the page on adding one": of_the_page,
 }
 
