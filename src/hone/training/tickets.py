@@ -85,8 +85,8 @@ class Ledger:
         """Close the tickets that are trained on; their groups in the order in which they were drawn."""
         taken = {ticket.id for ticket in chosen}
         self.fates["trained"] += len(taken)
-        closed = [self.open.pop(key) for key in list(self.open) if key in taken]
-        return [ticket.group for ticket in closed if ticket.group is not None]
+        tickets = [self.open.pop(key) for key in list(self.open) if key in taken]
+        return [ticket.group for ticket in tickets if ticket.group is not None]
 
     def drop(self, ticket: Ticket, why: str) -> None:
         """Close a ticket that no step will train on."""

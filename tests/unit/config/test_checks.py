@@ -144,13 +144,13 @@ AHEAD = "grpo.async_rollouts=lookahead"
 CASES += [
     (
         "grpo",
-        ["grpo.async_grpo.enabled=true", "grpo.async_grpo.max_trajectory_age_steps=2"],
-        ["grpo.async_grpo.max_trajectory_age_steps=2", "set it to 1"],
+        ["grpo.async_rollouts=stream", "grpo.max_staleness=0"],
+        ["grpo.max_staleness=0", "Set grpo.max_staleness to 1 or more, or grpo.async_rollouts to null"],
     ),
     (
         "ppo",
-        ["ppo.async_ppo.enabled=true", "ppo.async_ppo.in_flight_weight_updates=true"],
-        ["ppo.async_ppo.in_flight_weight_updates=true", "set it to false"],
+        ["ppo.async_ppo.enabled=true", "ppo.async_ppo.recompute_kv_cache_after_weight_updates=true"],
+        ["ppo.async_ppo.recompute_kv_cache_after_weight_updates=true", "set it to false"],
     ),
     (
         "grpo",

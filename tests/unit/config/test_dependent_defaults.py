@@ -96,6 +96,11 @@ ALONE: list[tuple[str, list[str], dict[str, Any]]] = [
     ("grpo", ["grpo.batch_multiplier=2"], {"grpo.use_dynamic_sampling": True}),
     (
         "grpo",
+        ["grpo.max_staleness=4"],
+        {"grpo.async_rollouts": "stream", "policy.generation.colocated.enabled": False},
+    ),
+    (
+        "grpo",
         ["grpo.num_generations_per_prompt=1"],
         {"grpo.adv_estimator.name": "reinforce_plus_plus", "grpo.adv_estimator.minus_baseline": False},
     ),

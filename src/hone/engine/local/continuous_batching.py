@@ -233,7 +233,7 @@ class ContinuousBatcher:
             left -= len(request.new)
             if request.drafter is not None and len(rest) == 1:
                 row = request.row
-                most = min(self.settings.num_speculative_tokens, row.limit - len(row.tokens) - 1)
+                most = max(0, min(self.settings.num_speculative_tokens, row.limit - len(row.tokens) - 1))
                 request.drafts = tuple(request.drafter.propose(request.text, most))
 
     def _make_room(self) -> None:
