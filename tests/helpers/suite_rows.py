@@ -65,7 +65,10 @@ TEST: dict[str, Rows] = {
         },
         {
             "task_id": "Own/1",
-            "prompt": 'def last(items: list) -> object:\n    """Return the last item."""\n',
+            "prompt": (
+                "from typing import List\n\n\ndef head(items: List[int]) -> int:\n    return items[0]\n\n\n"
+                'def last(items: List[int]) -> int:\n    """Return the last item."""\n'
+            ),
             "entry_point": "last",
             "canonical_solution": "    return items[-1]\n",
             "test": "def check(candidate):\n    assert candidate([1, 5]) == 5\n",

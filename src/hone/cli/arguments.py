@@ -11,7 +11,7 @@ from hone.registry import specs
 
 ABOUT = {
     **{name: spec.summary for name, spec in specs().items()},
-    "eval": "score a model by sampling answers",
+    "eval": "score a model on suites or your own file; `hone eval compare` compares models",
     "eval-rm": "measure how well a reward model ranks held-out pairs",
     "convert": "write a checkpoint as a Hugging Face folder",
     "show": "show a run's metrics and samples, or its data before it runs",

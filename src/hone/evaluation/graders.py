@@ -3,7 +3,8 @@ programs in the sandbox; they run in their killable workers. IFEval's instructio
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hone.config.schema import RewardsConfig
@@ -70,7 +71,10 @@ async def _by_reward_function(suite: Suite, rollouts: Sequence[Rollout], pool: R
     code = suite.grader == "code"
     scores = await pool.score(
         [str(row.get("prompt") or "") if code else "" for row in rows],
-        [f"{FENCE}python\n{text}\n{FENCE}" if code else f"<answer>{text}</answer>" for _, text in asked],
+        [
+            f"{FENCE}python\n{_preamble(row, text)}{text}\n{FENCE}" if code else f"<answer>{text}</answer>"
+            for row, (_, text) in zip(rows, asked, strict=True)
+        ],
         columns,
     )
     graded = dict(zip(asked, scores, strict=True))
@@ -83,6 +87,16 @@ async def _by_reward_function(suite: Suite, rollouts: Sequence[Rollout], pool: R
             rollout.rewards[name] = float(scored.reward or 0.0)
             rollout.failure = rollout.failure or scored.failure
             rollout.extra |= {f"{name}_{key}": value for key, value in scored.extra.items()}
+
+
+def _preamble(row: Mapping[str, Any], program: str) -> str:
+    """What a prompt has before the function to complete, imports and helpers, for a program that defines the function
+    itself; empty for one that continues the prompt, which the reward function puts before it."""
+    begin = re.compile(rf"^(async )?def {re.escape(str(row.get('entry_point') or ''))}\b", re.MULTILINE)
+    found = begin.search(str(row.get("prompt") or ""))
+    if not row.get("entry_point") or found is None or begin.search(program) is None:
+        return ""
+    return str(row["prompt"])[: found.start()]
 
 
 def _check_instructions(rollout: Rollout, text: str) -> None:

@@ -126,6 +126,12 @@ def test_programs_run_in_the_sandbox(evaluate: Any, tmp_path: Path) -> None:
     assert samples(tmp_path / "out/humaneval")[0]["extra"]["strict_code_outcome"] == "ok"
 
 
+def test_imports_and_helpers_of_the_prompt_are_there_for_a_chats_function(evaluate: Any) -> None:
+    uses = FENCE.format("def last(items: List[int]) -> int:\n    return head(items[::-1])")
+    report, _ = evaluate("humaneval", {"humaneval:0": [FENCE.format("x = 1")], "humaneval:1": [uses]})
+    assert report["score"] == 0.5
+
+
 def test_a_base_model_continues_the_function(evaluate: Any) -> None:
     answers = {
         "humaneval:0": ["    return 2 * x\n\ndef other():\n    return 1"],
