@@ -149,7 +149,7 @@ class Endpoint:
         try:
             response, content = await asyncio.wait_for(self._send(method, path, body), limit)
         except (asyncio.TimeoutError, httpx2.TimeoutException) as error:
-            cause = f"at {self._host} does not answer: nothing within {limit:g} s"
+            cause = f"at {self._host} does not answer: no whole reply within {limit:g} s"
             raise _Retry(cause, None, down=True) from error
         except httpx2.HTTPError as error:
             raise _Retry(f"at {self._host} does not answer: {_cause(error)}", None, down=True) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 import time
@@ -21,6 +22,8 @@ class Answer:
     headers: dict[str, str] = field(default_factory=dict)
     delay_s: float = 0.0
     cut: int | None = None
+    trickle_s: float = 0.0
+    """Seconds between one byte of the body and the next."""
 
 
 def completion(text: str = "4", finish: str = "stop", **more: Any) -> Answer:
@@ -71,7 +74,12 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in {"Content-Length": str(len(content)), **answer.headers}.items():
             self.send_header(name, value)
         self.end_headers()
-        self.wfile.write(content[: answer.cut])
+        if not answer.trickle_s:
+            self.wfile.write(content[: answer.cut])
+        with contextlib.suppress(OSError):  # the client has gone
+            for byte in content if answer.trickle_s else b"":
+                self.wfile.write(bytes([byte]))
+                time.sleep(answer.trickle_s)
 
     def log_message(self, *arguments: Any) -> None: ...
 

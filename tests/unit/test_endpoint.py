@@ -68,7 +68,14 @@ def test_one_that_hangs_ends_at_the_time_limit() -> None:
     begin = time.monotonic()
     error = error_of(Answer(b"", delay_s=5), request_timeout_s=0.3)
     assert isinstance(error, EndpointDown)
-    assert "does not answer: nothing within 0.3 s" in str(error)
+    assert "does not answer: no whole reply within 0.3 s" in str(error)
+    assert time.monotonic() - begin < 2
+
+
+def test_one_that_sends_a_byte_now_and_then_ends_there_too() -> None:
+    begin = time.monotonic()
+    error = error_of(Answer(completion().body, trickle_s=0.05), request_timeout_s=0.3)
+    assert "does not answer: no whole reply within 0.3 s" in str(error)
     assert time.monotonic() - begin < 2
 
 
