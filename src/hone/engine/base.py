@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -42,6 +43,13 @@ class Transport:
 
     def __init__(self, publisher: WeightPublisher, receiver: WeightReceiver) -> None:
         self.publish, self.receive = publisher.publish, receiver.receive
+
+
+class Sleeper(Protocol):
+    """A generator that can give up its memory."""
+
+    async def sleep(self) -> None:
+        """Give it up until the next `receive`."""
 
 
 class GeneratorServer(Generator, WeightReceiver, Protocol):
@@ -91,6 +99,8 @@ class Engine:
     """A frozen model whose distribution the policy learns."""
     transport: WeightTransport | None = None
     """From the learner to the generator."""
+    sleepers: Sequence[Sleeper] = ()
+    """Generators that give up memory while the learner trains."""
     ranks: int = 1
     """The number of devices that the learner is sharded over."""
     notices: list[str] = field(default_factory=list)
@@ -108,6 +118,11 @@ class Engine:
     def trained_models(self) -> dict[str, TrainedModel]:
         """The trained models, by their names in a checkpoint."""
         return {"policy": self.learner} | ({"value": self.value} if self.value is not None else {})
+
+    async def begin_update(self) -> None:
+        """Before the learner trains on what was sampled: generators that share its devices give up memory until they
+        receive weights."""
+        await asyncio.gather(*(generator.sleep() for generator in self.sleepers))
 
     async def sync_weights(self, version: int) -> None:
         """Give the generator the learner's weights. Raises WeightSyncError (see WeightTransport)."""

@@ -185,6 +185,25 @@ def found_by_url(config: TrainingConfig | EvalConfig) -> bool:
     return vllm_generates(config) and generation is not None and bool(generation.vllm_cfg.server_urls)
 
 
+def servers_sleep(config: OnlineConfig) -> bool:
+    """Whether vLLM servers give their memory to the learner while it trains: on GPUs that they share with it."""
+    return _generation_sleeps(config) and not runs_on_cpu(config.cluster)
+
+
+def _generation_sleeps(config: TrainingConfig | EvalConfig) -> bool:
+    if not isinstance(config, OnlineConfig) or not vllm_generates(config) or found_by_url(config):
+        return False
+    generation = config.policy.generation
+    return generation.vllm_cfg.sleep_level == 1 and generation.colocated.enabled
+
+
+def runs_on_cpu(cluster: ClusterConfig) -> bool:
+    """Whether the generators of a run compute on CPUs."""
+    if is_single_process(cluster):
+        return device_of_this_process(cluster).type == "cpu"
+    return cluster.cpu_workers_per_node is not None
+
+
 def _asks_for_vllm(generation: SamplingConfig) -> bool:
     return generation.backend == "vllm"
 
@@ -202,6 +221,8 @@ def placement_notices(config: TrainingConfig | EvalConfig) -> list[str]:
     reason = builtin_instead_of_vllm(config)
     head = "generation" if isinstance(config, EvalConfig) else "policy.generation"
     vllm = [] if reason is None else [f"{head}.backend=vllm: {reason}; Hone's built-in generator samples"]
+    if _generation_sleeps(config) and runs_on_cpu(config.cluster):
+        vllm.append(f"{head}.vllm_cfg.sleep_level=1: on a CPU vLLM does not sleep")
     return vllm + _emulation_notices(config) + _one_process_notices(config)
 
 

@@ -132,6 +132,7 @@ async def _train_on_rollouts(
     """Sample completions, score them if there are rewards, train. Returns metrics and the number of tokens."""
     batch = await source.take(step, timer.end)
     groups = batch.drawn
+    await engine.begin_update()
     learnt = await source.train(step, algorithm.step(engine, batch.groups, step), timer.end)
     if source.sampler.config.logger.log_rollouts:
         write_rollouts(run.folder.rollout_file(step), step, [*groups, *batch.aborted])
@@ -157,6 +158,7 @@ async def _train_on_data_answers(
     """Train on the data's answers to the prompts. Returns metrics and the number of tokens."""
     prompts = data.next(config.algorithm.num_prompts_per_step)
     samples = data.answers(prompts)
+    await engine.begin_update()
     metrics = await algorithm.step_on_answers(engine, samples)
     counts = {"samples": len(prompts), "truncated_samples": data.counts["truncated"]}
     counts["excluded_samples"] = data.counts["excluded"]

@@ -63,6 +63,7 @@ TYPED: list[tuple[str, str, str, Any]] = [
     ("ppo", "vllm_server_host=node7", "policy.generation.vllm_cfg.server_urls", ["http://node7:8000"]),
     ("grpo", "vllm_server_port=9", "policy.generation.vllm_cfg.server_urls", ["http://localhost:9"]),
     ("grpo", "vllm_server_base_url=http://n:1/", "policy.generation.vllm_cfg.server_urls", ["http://n:1"]),
+    ("grpo", "vllm_enable_sleep_mode=true", "policy.generation.vllm_cfg.sleep_level", 1),
     ("grpo", "vllm_server_timeout=9", "policy.generation.vllm_cfg.server_timeout_s", 9),
     ("grpo", "num_generations=4", "grpo.num_generations_per_prompt", 4),
     ("ppo", "kl_coef=0.05", "loss_fn.reference_policy_kl_penalty", 0.05),

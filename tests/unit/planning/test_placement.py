@@ -8,8 +8,9 @@ import pytest
 
 from hone.cli.plan import generation_backend
 from hone.config import load
+from hone.errors import ConfigError
 from hone.planning import placement
-from hone.planning.placement import found_by_url, placement_notices, vllm_generates
+from hone.planning.placement import found_by_url, placement_notices, servers_sleep, vllm_generates
 
 ASKED = {"grpo": "policy.generation.backend=vllm", "ppo": "use_vllm=true", "eval": "generation.backend=vllm"}
 
@@ -59,6 +60,24 @@ def test_with_servers_at_urls_vllm_need_not_be_installed(monkeypatch: pytest.Mon
     assert found_by_url(config)
     assert placement_notices(config) == []
     assert generation_backend(config) == "vLLM servers that run already"
+
+
+def test_only_servers_that_share_the_learners_gpus_sleep(
+    installed: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    level = "policy.generation.vllm_cfg.sleep_level=1"
+    shared, alone = configured("grpo", level), configured("grpo", level, "grpo.async_rollouts=lookahead")
+    monkeypatch.setattr(placement, "runs_on_cpu", lambda cluster: False)
+    assert [servers_sleep(config) for config in (shared, alone, configured("grpo"))] == [True, False, False]
+    monkeypatch.setattr(placement, "runs_on_cpu", lambda cluster: True)
+    assert not servers_sleep(shared)
+    (notice,) = placement_notices(shared)
+    assert notice == "policy.generation.vllm_cfg.sleep_level=1: on a CPU vLLM does not sleep"
+
+
+def test_sleep_that_spoils_the_weights_is_refused_by_name() -> None:
+    with pytest.raises(ConfigError, match=r"sleep_level=2: after it .*\. Set it to 1"):
+        configured("grpo", "policy.generation.vllm_cfg.sleep_level=2")
 
 
 def test_on_several_devices_it_generates_too(installed: None) -> None:

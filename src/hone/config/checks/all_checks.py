@@ -21,6 +21,7 @@ CHECKS: tuple[tuple[type | UnionType, Callable[[Any], Iterator[str]]], ...] = (
     (OnlineConfig | EvalConfig, rollouts.environments),
     (OnlineConfig, rollouts.rollouts),
     (OnlineConfig, rollouts.generators),
+    (OnlineConfig, rollouts.vllm),
     (RLConfig, rollouts.asynchronous),
     (RLConfig, rollouts.rewards),
     (PolicyGradientConfig, losses.policy_loss),

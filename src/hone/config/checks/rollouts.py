@@ -130,6 +130,16 @@ def generators(config: OnlineConfig) -> Iterator[str]:
             yield f"{head}.resources.{key}={wanted}: set it to null, which is all {there} of cluster.{total}"
 
 
+def vllm(config: OnlineConfig) -> Iterator[str]:
+    """What vLLM cannot do."""
+    generation = config.policy.generation
+    if generation.backend == "vllm" and generation.vllm_cfg.sleep_level == 2:
+        yield (
+            "policy.generation.vllm_cfg.sleep_level=2: after it vLLM computes with wrong weights. Set it to 1, which "
+            "keeps the weights in host memory, or to 0"
+        )
+
+
 def asynchronous(config: RLConfig) -> Iterator[str]:
     """Rollouts that are sampled while the learner trains."""
     section, settings = own_section(config), config.algorithm

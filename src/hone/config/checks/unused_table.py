@@ -39,6 +39,12 @@ def _vllm_generates(s: Settings, section: str) -> bool:
     return s[f"{section}.backend"] == "vllm" and found
 
 
+def _shares_devices_with_vllm(s: Settings, section: str) -> bool:
+    if not isinstance(s.config, OnlineConfig) or s[f"{section}.vllm_cfg.server_urls"]:
+        return False
+    return _vllm_generates(s, section) and bool(s[f"{section}.colocated.enabled"])
+
+
 def _batches_continuously(s: Settings, section: str) -> bool:
     is_builtin = s[f"{section}.backend"] != "openai" and not _vllm_generates(s, section)
     return is_builtin and bool(s[f"{section}.continuous_batching"])
@@ -49,6 +55,11 @@ def _generators(section: str) -> tuple[ConditionalSettings, ...]:
     urls, vllm = f"{section}.vllm_cfg.server_urls", f"{section}.vllm_cfg."
     own = "tensor_parallel_size gpu_memory_utilization enforce_eager start_timeout_s"
     return (
+        read_if(
+            lambda s: _shares_devices_with_vllm(s, section),
+            f"{vllm}sleep_level",
+            "no vLLM server shares the learner's devices",
+        ),
         read_if(urls, f"{vllm}server_timeout_s", f"there is no {urls}"),
         read_if(
             lambda s: _vllm_generates(s, section),

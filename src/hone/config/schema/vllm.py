@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field
@@ -39,6 +39,9 @@ class VLLMConfig(ConfigModel):
     """Share of a GPU's memory that the server takes for weights and cache."""
     enforce_eager: bool = False
     """Without CUDA graphs: starts sooner, generates slower."""
+    sleep_level: Literal[0, 1, 2] = 0
+    """1: while the learner trains on the same GPUs, a server that the run starts keeps its weights in host memory and
+    has no cache. 2, which drops the weights, is refused: vLLM computes wrongly after it. 0: it stays awake."""
     start_timeout_s: float = Field(900.0, gt=0)
     """How long a server that the run starts may take."""
 

@@ -77,6 +77,16 @@ class VLLMClient:
             await self.call(session, "POST", "/resume")
         self.version = version
 
+    async def sleep(self) -> None:
+        """Have the server keep its weights in host memory and give up its cache, until `wake_up`. No request runs."""
+        async with self.session() as session:
+            await self.call(session, "POST", "/sleep?level=1")
+
+    async def wake_up(self) -> None:
+        """End `sleep`."""
+        async with self.session() as session:
+            await self.call(session, "POST", "/wake_up")
+
     async def _start_update(self, session: httpx2.AsyncClient) -> None:
         try:
             await self.call(session, "POST", "/start_weight_update")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,7 +14,7 @@ from hone.engine.requests import completion_limit
 from hone.engine.vllm.client import VLLMClient
 from hone.engine.vllm.lora import ADAPTER
 from hone.engine.weight_files import version_folder
-from hone.errors import GeneratorError, WeightSyncError
+from hone.errors import GeneratorError, WeightSyncError, WorkerLostError
 from hone.model.counter_rng import key_of
 from hone.types import Completion, Prompt, Sampling, VersionSpan
 
@@ -65,6 +66,7 @@ class VLLMGenerator:
         """Start the server, or see that it answers. Raises ClusterError if it cannot be had."""
         self.server.start()
         self.client = VLLMClient(self.server.url, timeout_s=self.timeout_s)
+        self.is_asleep = False
 
     def close(self) -> None:
         """Stop the server, if it was started here."""
@@ -73,12 +75,21 @@ class VLLMGenerator:
     async def abort(self, keys: Sequence[tuple[str, int]]) -> None:
         """Nothing: vLLM ends a request whose call is cancelled."""
 
+    async def sleep(self) -> None:
+        """Give up memory until the next `receive`. A server that is lost is noticed there."""
+        with contextlib.suppress(WorkerLostError):
+            await self.client.sleep()
+            self.is_asleep = True
+
     async def receive(self, version: int) -> None:
         """Have the server sample from the weights that were published as `version`. Raises WeightSyncError for one
         that is not there, or that the server refuses."""
         assert self.weights is not None
         folder = self.weights.resolve()
         path = version_folder(folder, version)  # known before the server gives up what it has
+        if self.is_asleep:
+            await self.client.wake_up()
+            self.is_asleep = False
         try:
             if self.adapter:
                 await self.client.load_adapter(ADAPTER, path, version)

@@ -26,6 +26,7 @@ from hone.engine.weight_probe import WeightProbe
 from hone.model.loading import configured, resolve, stop_tokens_of
 from hone.model.model_size import ModelSize, load_model_size
 from hone.planning.auxiliary_models import readable_tokens
+from hone.planning.placement import servers_sleep
 
 
 def attach_vllm(
@@ -46,6 +47,8 @@ def attach_vllm(
         dtype=DTYPES[config.policy.precision],
     )
     attach_generators(engine, generators, publisher, config, weights, batch_size=None, probe=probe)
+    if servers_sleep(config):
+        engine.sleepers = generators
 
 
 def servers_of(config: OnlineConfig, size: ModelSize) -> list[Server]:

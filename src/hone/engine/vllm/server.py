@@ -48,6 +48,8 @@ class ServerSettings:
     trained: bool = True
     """Whether weights come from a learner; else they are those of `model`."""
     seed: int = 0
+    sleeps: bool = False
+    """Whether it can give up its memory for a time."""
     on_cpu: bool = False
     arguments: Sequence[str] = ()
     """Further arguments of `vllm serve`, as they are."""
@@ -76,6 +78,7 @@ class ServerSettings:
         }
         switches = {
             "enable-scale-out": True,
+            "enable-sleep-mode": self.sleeps,
             "enforce-eager": self.enforce_eager or self.on_cpu,
             "trust-remote-code": self.trust_remote_code,
             # vLLM 0.32 fails on a CPU where a prompt of a request with a seed is read in several parts.

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from hone.config import EvalConfig, OnlineConfig
-from hone.config.schema import ClusterConfig
 from hone.config.schema.model import SamplingConfig
 from hone.engine.vllm.lora import server_arguments
 from hone.engine.vllm.server import ServerSettings
@@ -14,7 +13,7 @@ from hone.errors import ConfigError
 from hone.model.loading import resolve
 from hone.model.model_size import load_model_size
 from hone.planning.auxiliary_models import readable_tokens
-from hone.planning.placement import device_of_this_process, is_single_process
+from hone.planning.placement import runs_on_cpu, servers_sleep
 
 
 def training_settings(config: OnlineConfig) -> ServerSettings:
@@ -29,6 +28,7 @@ def training_settings(config: OnlineConfig) -> ServerSettings:
         trust_remote_code=policy.trust_remote_code,
         overrides=policy.hf_config_overrides,
         seed=config.algorithm.seed % 2**31,
+        sleeps=servers_sleep(config),
         **server_options(
             policy.generation,
             server_arguments(policy.lora) if policy.lora.enabled else (),
@@ -52,13 +52,6 @@ def evaluation_settings(config: EvalConfig) -> ServerSettings:
         trained=False,
         **server_options(generation, on_cpu=runs_on_cpu(config.cluster)),
     )
-
-
-def runs_on_cpu(cluster: ClusterConfig) -> bool:
-    """Whether the servers of a run compute on CPUs."""
-    if is_single_process(cluster):
-        return device_of_this_process(cluster).type == "cpu"
-    return cluster.cpu_workers_per_node is not None
 
 
 def logprobs_mode(config: OnlineConfig) -> str:

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import peft
 import pytest
@@ -20,6 +20,7 @@ from tiny import VOCABULARY, make_learner, make_model, run, sft_config
 from transformers import Qwen3MoeConfig
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
+from hone.engine.base import Engine
 from hone.engine.vllm import guardian
 from hone.engine.vllm.checkpoint_names import CheckpointWeights
 from hone.engine.vllm.generator import VLLMGenerator
@@ -161,6 +162,19 @@ def test_the_cache_of_other_weights_is_not_found(fake: FakeVLLM, tmp_path: Path)
     with pytest.raises(WeightSyncError, match=r"version 9, .*version 4"):
         run(generator.receive(9))
     assert fake.paths() == updates
+
+
+def test_a_server_that_sleeps_wakes_before_it_gets_weights(fake: FakeVLLM, tmp_path: Path) -> None:
+    generator = generator_at(fake, tmp_path)
+    engine = Engine(cast(Any, None), cast(Any, None), sleepers=[generator])
+    (tmp_path / "v4").mkdir()
+    fake.asked.clear()
+    run(engine.begin_update())
+    assert fake.paths() == ["/sleep?level=1"]
+    run(generator.receive(4))
+    assert fake.paths()[1:3] == ["/wake_up", "/pause?mode=keep"]
+    run(generator.receive(4))
+    assert fake.paths().count("/wake_up") == 1
 
 
 @pytest.mark.parametrize(

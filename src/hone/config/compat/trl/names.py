@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hone.config.alias import Alias, Context, KeyRule, NoEffect, flag, ignored
+from hone.config.alias import Alias, Context, KeyRule, NoEffect, flag
 from hone.config.nested import MISSING
 from hone.config.schema import ROOTS, EvalConfig, OnlineConfig, section_of
 
@@ -147,13 +147,11 @@ def aliases(algorithm: str) -> list[Alias]:
         found.append(Alias("use_vllm", ("policy.generation.backend",), flag("expected", "vllm", "builtin")))
         found += [Alias(key, (f"{VLLM}server_urls",), compute=_server_url) for key in SERVER_KEYS]
         found += [Alias(f"vllm_{key}", (VLLM + to,)) for key, to in VLLM_KEYS.items()]
+        sleeps = flag("expected", 1, 0)
+        found.append(Alias("vllm_enable_sleep_mode", (f"{VLLM}sleep_level",), sleeps))
     return found
 
 
 def rules(algorithm: str) -> list[KeyRule]:
-    """Rules for TRL's settings of vLLM, in commands that sample."""
-    if not issubclass(ROOTS[algorithm], OnlineConfig):
-        return []
-    return [
-        *ignored("vLLM's own tuning, which only affects speed", "vllm_enable_sleep_mode"),
-    ]
+    """TRL has no key of this kind: each is read as one of ours, or refused with what to write in its place."""
+    return []
