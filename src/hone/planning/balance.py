@@ -18,9 +18,10 @@ import torch
 from hone.config import OnlineConfig
 from hone.config.schema import RLConfig
 from hone.model.model_size import ModelSize
+from hone.planning.cpu import generator_precision
 from hone.planning.hardware import Hardware
-from hone.planning.memory_estimate import cache_bytes, generator_bytes
-from hone.planning.placement import vllm_generates
+from hone.planning.memory_estimate import BYTES, cache_bytes
+from hone.planning.placement import found_by_url, vllm_generates
 from hone.units import format_count
 
 SPEEDS: dict[str, tuple[float, float]] = {
@@ -93,27 +94,37 @@ def _best_seconds(compute: Callable[[], object], tries: int = 5) -> float:
 
 
 def estimate(
-    model: ModelSize, config: OnlineConfig, speed: Speed, generators: int, learners: int, *, on_cpu: bool
+    model: ModelSize,
+    config: OnlineConfig,
+    speed: Speed,
+    generators: int,
+    learners: int,
+    *,
+    on_cpu: bool = False,
 ) -> Balance:
-    """If all completions have full length. The model's experts, if it has any, count as if all were used."""
-    policy, settings = config.policy, config.algorithm
+    """If all completions have full length, and devices that share a vLLM server's layers are as fast together as their
+    sum. The model's experts, if it has any, count as if all were used."""
+    policy, settings, group = config.policy, config.algorithm, _devices_per_generator(config)
     longest, new = policy.max_total_sequence_length, policy.generation.max_new_tokens
     assert new is not None
     new = min(new, longest)
     rollouts = settings.num_prompts_per_step * settings.num_generations_per_prompt
-    each = -(-rollouts // generators)
-    at_once = each if vllm_generates(config) else min(each, config.policy.generation_batch_size)
-    weights = generator_bytes(model, config)[0]
-    cached = (
-        cache_bytes(model, config, shared=False, on_cpu=on_cpu) // policy.generation_batch_size // longest
-    )
-    read = weights + at_once * (longest - new / 2) * cached
+    each = -(-rollouts // max(1, generators // group))
+    at_once = each if vllm_generates(config) else min(each, policy.generation_batch_size)
+    weights = BYTES[generator_precision(policy.precision, on_cpu=on_cpu)] * model.parameters
+    cached = cache_bytes(model, config, shared=False, on_cpu=on_cpu)
+    cached_each = cached / policy.generation_batch_size / longest
+    read = weights + at_once * (longest - new / 2) * cached_each
     computed = FORWARD * model.parameters * at_once
-    token_s = (read / speed.bandwidth + computed / speed.flops) / DECODING_SHARE
+    token_s = (read / speed.bandwidth + computed / speed.flops) / DECODING_SHARE / group
     generation_s = -(-each // at_once) * new * token_s
     trained = settings.num_prompts_per_step * settings.samples_per_prompt * longest
     training_s = trained * _operations(model, config) / (TRAINING_SHARE * speed.flops * learners)
     return Balance(generation_s, training_s, rollouts * new / generation_s)
+
+
+def _devices_per_generator(config: OnlineConfig) -> int:
+    return config.policy.generation.vllm_cfg.tensor_parallel_size if vllm_generates(config) else 1
 
 
 def _operations(model: ModelSize, config: OnlineConfig) -> int:
@@ -130,50 +141,58 @@ def _operations(model: ModelSize, config: OnlineConfig) -> int:
 def balance_lines(
     model: ModelSize, config: OnlineConfig, learners: Hardware, generators: Hardware | None
 ) -> list[str]:
-    """The estimate, what it is made of, and with how many generators both parts would take as long."""
-    speed = speed_of(learners)
-    if speed is None:
-        return [
-            f"unknown: Hone does not know how fast a {learners.device} is; --gpu takes kinds that it knows"
-        ]
-    beside = generators is not None and not learners.elastic
-    lookahead = isinstance(config, RLConfig) and config.algorithm.async_rollouts is not None
-    on_cpu = learners.elastic
-    count = generators.count if generators is not None and beside else learners.count
-    found = estimate(model, config, speed, count, learners.count, on_cpu=on_cpu)
-    first, second = found.generation_s, found.training_s
-    where = f"on {count} and on {learners.count} devices" if beside else "on the same devices"
-    lines = [
-        f"about: generation {_seconds(first)} ({format_count(found.tokens_per_s)} tokens/s), training "
-        f"{_seconds(second)} a step, {where}, if all completions have full length"
-    ]
-    if lookahead and generators is not None:
-        slower, share = (
-            ("learner", 1 - second / first) if first > second else ("generator", 1 - first / second)
-        )
-        lines.append(
-            f"side by side: {_seconds(max(first, second))} a step, of which the {slower} waits {share:.0%}"
-        )
-    else:
-        lines.append(
-            f"in turns: {_seconds(first + second)} a step, of which generation is {first / (first + second):.0%}"
-        )
-    if beside and generators is not None:
-        total = count + learners.count
-        best = min(
-            range(1, total),
-            key=lambda n: max(_pair(estimate(model, config, speed, n, total - n, on_cpu=on_cpu))),
-        )
-        lines.append(f"most even with {best} of the {total} devices generating")
-    lines.append(
-        f"an estimate, from {speed.bandwidth / 1e9:,.0f} GB/s and {speed.flops / 1e12:,.3g} TFLOP/s ({speed.source}), "
+    """The estimate, what it is made of, and with how many generators both parts would take as long. Processes on a CPU
+    share its cores, so that they count as one device."""
+    if (speed := speed_of(learners)) is None:
+        kind = learners.device
+        return [f"unknown: Hone does not know how fast a {kind} is; --gpu takes kinds that it knows"]
+    shares = (
         f"of which {DECODING_SHARE:.0%} in decoding and {TRAINING_SHARE:.0%} in training (docs/planning.md)"
     )
-    return lines
+    speeds = f"{speed.bandwidth / 1e9:,.0f} GB/s and {speed.flops / 1e12:,.3g} TFLOP/s ({speed.source})"
+    basis = f"an estimate, from {speeds}, {shares}"
+    learning = 1 if learners.elastic else learners.count
+    own = generators if not learners.elastic else None
+    found = estimate(model, config, speed, own.count if own else learning, learning, on_cpu=learners.elastic)
+    if found_by_url(config):
+        training = f"training about {_seconds(found.training_s)} a step"
+        return [f"{training}; generation is unknown: servers at URLs have devices of their own", basis]
+    where = f"on {own.count} and on {learning} devices" if own else "on the same devices"
+    lines = [
+        f"about: generation {_seconds(found.generation_s)} ({format_count(found.tokens_per_s)} tokens/s), training "
+        f"{_seconds(found.training_s)} a step, {where}, if all completions have full length",
+        _together(found, side_by_side=own is not None and _is_asynchronous(config)),
+    ]
+    if own is not None:
+        best, total = _most_even(model, config, speed, own.count + learning), own.count + learning
+        lines.append(f"most even with {best} of the {total} devices generating")
+    return [*lines, basis]
 
 
-def _pair(found: Balance) -> tuple[float, float]:
-    return found.generation_s, found.training_s
+def _is_asynchronous(config: OnlineConfig) -> bool:
+    return isinstance(config, RLConfig) and config.algorithm.async_rollouts is not None
+
+
+def _together(found: Balance, *, side_by_side: bool) -> str:
+    """How long a step is, and what waits."""
+    first, second = found.generation_s, found.training_s
+    if not side_by_side:
+        share = first / (first + second)
+        return f"in turns: {_seconds(first + second)} a step, of which generation is {share:.0%}"
+    slow, fast = max(first, second), min(first, second)
+    waits = "learner" if first > second else "generator"
+    return f"side by side: {_seconds(slow)} a step, of which the {waits} waits {1 - fast / slow:.0%}"
+
+
+def _most_even(model: ModelSize, config: OnlineConfig, speed: Speed, devices: int) -> int:
+    """How many of the devices would generate where the longer of both parts is shortest."""
+    group = _devices_per_generator(config)
+
+    def slower(generators: int) -> float:
+        found = estimate(model, config, speed, generators, devices - generators)
+        return max(found.generation_s, found.training_s)
+
+    return min(range(group, devices, group), key=slower)
 
 
 def _seconds(number: float) -> str:

@@ -9,7 +9,7 @@ import pytest
 
 from hone.config import load
 from hone.model.model_size import ModelSize, load_model_size
-from hone.planning import balance
+from hone.planning import balance, placement
 from hone.planning.balance import Speed, balance_lines, estimate, speed_of
 from hone.planning.hardware import GPUS, Hardware, hardware_named
 from hone.planning.memory_estimate import cache_bytes
@@ -39,7 +39,7 @@ def configured(*more: str, kind: Any = "grpo") -> Any:
 
 def test_generation_reads_the_weights_and_the_cache_for_every_token(model: ModelSize) -> None:
     config = configured()
-    found = estimate(model, config, SLOW, 1, 1, on_cpu=False)
+    found = estimate(model, config, SLOW, 1, 1)
     of_a_token = cache_bytes(model, config, shared=False) / (16 * 100)
     read = 4 * model.parameters + 16 * 75 * of_a_token  # on average 75 of 100 tokens are cached
     computed = 2 * model.parameters * 16
@@ -49,9 +49,9 @@ def test_generation_reads_the_weights_and_the_cache_for_every_token(model: Model
 
 
 def test_training_takes_six_operations_for_each_parameter_and_token(model: ModelSize) -> None:
-    one = estimate(model, configured(), SLOW, 1, 1, on_cpu=False).training_s
+    one = estimate(model, configured(), SLOW, 1, 1).training_s
     assert one == pytest.approx(6 * model.parameters * 32 * 100 / 0.4e12)
-    assert estimate(model, configured(), SLOW, 1, 4, on_cpu=False).training_s == pytest.approx(one / 4)
+    assert estimate(model, configured(), SLOW, 1, 4).training_s == pytest.approx(one / 4)
 
 
 @pytest.mark.parametrize(
@@ -63,16 +63,16 @@ def test_training_takes_six_operations_for_each_parameter_and_token(model: Model
     ],
 )
 def test_more_passes_take_more(model: ModelSize, given: list[str], operations: int) -> None:
-    one = estimate(model, configured(), SLOW, 1, 1, on_cpu=False).training_s
-    more = estimate(model, configured(*given), SLOW, 1, 1, on_cpu=False).training_s
+    one = estimate(model, configured(), SLOW, 1, 1).training_s
+    more = estimate(model, configured(*given), SLOW, 1, 1).training_s
     assert more == pytest.approx(one * operations / 6)
 
 
 def test_a_teacher_and_a_value_model_count(model: ModelSize) -> None:
     for part in ("teacher", "value"):
         config = configured()
-        alone = estimate(model, config, SLOW, 1, 1, on_cpu=False).training_s
-        both = estimate(replace(model, **{part: model}), config, SLOW, 1, 1, on_cpu=False).training_s
+        alone = estimate(model, config, SLOW, 1, 1).training_s
+        both = estimate(replace(model, **{part: model}), config, SLOW, 1, 1).training_s
         assert both == pytest.approx(alone * (6 + (2 if part == "teacher" else 8)) / 6)
 
 
@@ -109,6 +109,32 @@ def test_the_lines_say_what_waits_and_what_would_be_even(model: ModelSize) -> No
     assert "on the same devices" in together[0]
     assert together[1].startswith("in turns: ")
     assert balance_lines(model, configured(), Hardware("GPU"), None)[0].startswith("unknown: ")
+
+
+def test_devices_that_share_a_server_are_one_generator(
+    model: ModelSize, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(placement, "vllm_is_installed", lambda: True)
+    vllm = "policy.generation.backend=vllm"
+    one = estimate(model, configured(vllm), SLOW, 1, 1)
+    two = estimate(model, configured(vllm, "policy.generation.vllm_cfg.tensor_parallel_size=2"), SLOW, 2, 1)
+    assert two.generation_s == pytest.approx(one.generation_s / 2)
+
+
+def test_servers_at_urls_have_a_speed_that_nobody_knows(model: ModelSize) -> None:
+    config = configured(
+        "policy.generation.backend=vllm", "policy.generation.vllm_cfg.server_urls=[http://h:1]"
+    )
+    said = balance_lines(model, config, hardware_named("H200", nodes=1, per_node=1), None)
+    assert "generation is unknown: servers at URLs" in said[0]
+
+
+def test_processes_on_a_cpu_share_its_cores(model: ModelSize, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(balance, "speed_of", lambda hardware: SLOW)
+    one = balance_lines(model, configured(), Hardware("CPU", elastic=True), None)
+    beside = Hardware("CPU", elastic=True)
+    assert balance_lines(model, configured(), Hardware("CPU", per_node=2, elastic=True), beside) == one
+    assert one[1].startswith("in turns")
 
 
 def test_a_cpus_speed_is_measured(model: ModelSize, monkeypatch: pytest.MonkeyPatch) -> None:
