@@ -1,43 +1,91 @@
 """Tokens per second of greedy decoding: Hone's built-in generator, `transformers.generate` and vLLM, side by side.
 
 Every side runs in a process of its own, in turn, with the same prompts; each makes exactly `--tokens` new tokens a
-row. Two speeds are printed: by the clock, and by the processor's time, which says more on a machine that others use too
+row. With `--longest N` there are `--batches` times as many requests as rows, prompts of 24 to 160 tokens, and 8 to N
+new tokens, log-uniform: a long tail. With `--copy` the prompts ask to repeat a text. Sides: `hone` (fixed batches),
+`continuous` (continuous batching), `drafts` (and 4 draft tokens), `transformers`, `vllm`.
+
+Two speeds are printed: by the clock, and by the processor's time, which says more on a machine that others use too
 (run it with `--threads 1` then: threads that wait for each other spin). `reading` is a bound of the memory: how many
 tokens a second there could be if every step read the weights once, in the precision that is asked for, as fast as this
 machine sums up a large array. It binds at few rows; at many the products do.
 
     python benchmarks/generation.py [--model FOLDER | --size 0.5B] [--rows 8,64] [--dtypes float32,bfloat16]
-        [--sides hone,transformers,vllm] [--vllm-python PATH] [--before CHECKOUT]
+        [--sides hone,continuous,transformers,vllm] [--longest 256 | --copy] [--vllm-python PATH] [--before CHECKOUT]
 
-vLLM runs in the Python of `--vllm-python` where it is not in this one. `--before` adds an older checkout of Hone.
+vLLM runs in the Python of `--vllm-python` where it is not in this one. `--before` adds an older checkout of Hone, with
+fixed batches.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import os
+import random
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from common import SHAPES, make_model
+from common import rows as text_rows
 
-SIDES = ("hone", "transformers", "vllm")
+SIDES = ("hone", "continuous", "transformers", "vllm")
 VLLM = {
     "VLLM_CPU_KVCACHE_SPACE": "1",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # in this process, whose processor time is measured
     "VLLM_LOGGING_LEVEL": "ERROR",
 }
-PROMPT_TOKENS = 24
+PROMPT_TOKENS = (24, 24, 40, 80, 160)
+"""Lengths of prompts where lengths differ; else the first."""
+DRAFTS = 4
 Decode = Callable[[int], None]
+"""Make each row's tokens, but at most so many."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """The prompts, and how many tokens each is answered with; `rows` of them at once."""
+
+    prompts: list[list[int]]
+    lengths: list[int]
+    rows: int
+
+    @property
+    def context(self) -> int:
+        pairs = zip(self.prompts, self.lengths, strict=True)
+        return max(len(prompt) + length for prompt, length in pairs)
+
+
+def work_of(options: argparse.Namespace) -> Work:
+    """What the options ask for."""
+    rows = int(options.rows)
+    if options.copy:
+        from transformers import AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(options.model)
+        texts = [f"Repeat this text word for word:\n{row['question']}" for row in text_rows(rows)]
+        chats = [[{"role": "user", "content": text}] for text in texts]
+        prompts = [
+            list(tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=False))
+            for chat in chats
+        ]
+        return Work(prompts, [options.tokens] * rows, rows)
+    generator = random.Random(0)
+    count = rows * (options.batches if options.longest else 1)
+    sizes = [generator.choice(PROMPT_TOKENS) if options.longest else PROMPT_TOKENS[0] for _ in range(count)]
+    prompts = [[(7 * row + 3 * place) % 900 + 30 for place in range(size)] for row, size in enumerate(sizes)]
+    if not options.longest:
+        return Work(prompts, [options.tokens] * count, rows)
+    lengths = [int(8 * (options.longest / 8) ** generator.random()) for _ in range(count)]
+    return Work(prompts, lengths, rows)
 
 
 def main() -> None:
@@ -46,6 +94,10 @@ def main() -> None:
     parser.add_argument("--size", choices=list(SHAPES), default="5M")
     parser.add_argument("--rows", default="8,64")
     parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--longest", type=int, default=0)
+    parser.add_argument("--batches", type=int, default=3)
+    parser.add_argument("--copy", action="store_true")
+    parser.add_argument("--calls", type=int, default=2, help="calls of a run, of which the best counts")
     parser.add_argument("--dtypes", default="float32,bfloat16")
     parser.add_argument("--sides", default=",".join(SIDES))
     parser.add_argument("--pairs", type=int, default=3, help="runs of each, in turn")
@@ -90,6 +142,8 @@ def run(options: argparse.Namespace, side: str, dtype: str, rows: str) -> dict[s
     python = options.vllm_python if side == "vllm" else sys.executable
     command = [python, __file__, "--worker", side, "--model", str(options.model), "--dtypes", dtype]
     command += ["--rows", rows, "--tokens", str(options.tokens), "--threads", str(options.threads)]
+    command += ["--longest", str(options.longest), "--batches", str(options.batches)]
+    command += ["--calls", str(options.calls), *(["--copy"] if options.copy else [])]
     environment = {**os.environ, **VLLM, "OMP_NUM_THREADS": str(options.threads), "HF_HUB_OFFLINE": "1"}
     if side == "before":
         environment["PYTHONPATH"] = str(options.before / "src")
@@ -100,11 +154,8 @@ def run(options: argparse.Namespace, side: str, dtype: str, rows: str) -> dict[s
 
 
 def measure(options: argparse.Namespace) -> dict[str, float]:
-    """In a worker: the best of two calls after one that warms up."""
-    rows, tokens = int(options.rows), options.tokens
-    make: dict[str, Callable[[argparse.Namespace, list[list[int]]], Decode]] = {
-        "hone": hone,
-        "before": hone,
+    """In a worker: the best of some calls after one that warms up."""
+    make: dict[str, Callable[[argparse.Namespace, Work], Decode]] = {
         "transformers": transformers,
         "vllm": vllm,
     }
@@ -112,22 +163,22 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
 
     torch.set_num_threads(options.threads)
     weights = sum(file.stat().st_size for file in Path(options.model).glob("*.safetensors"))
-    prompts = [[(7 * row + 3 * place) % 900 + 30 for place in range(PROMPT_TOKENS)] for row in range(rows)]
-    decode = make[options.worker](options, prompts)
+    work = work_of(options)
+    decode = make.get(options.worker, hone)(options, work)
     decode(2)
     clock, processor = [], []
-    for _ in range(2):
+    for _ in range(options.calls):
         start, used = time.perf_counter(), time.process_time()
-        decode(tokens)
+        decode(work.context)
         clock.append(time.perf_counter() - start)
         processor.append(time.process_time() - used)
     stored = 2 if "bfloat16" in (Path(options.model) / "config.json").read_text() else 4
     step = weights / stored * (4 if options.dtypes == "float32" else 2)
-    made = rows * tokens
+    made = sum(work.lengths)
     return {
         "clock": made / min(clock),
         "processor": made / min(processor),
-        "reading": rows * bandwidth() / step if weights else float("nan"),
+        "reading": work.rows * bandwidth() / step if weights else float("nan"),
     }
 
 
@@ -144,72 +195,92 @@ def bandwidth() -> float:
     return array.nbytes / best
 
 
-def hone(options: argparse.Namespace, prompts: list[list[int]]) -> Decode:
-    import torch
-
+def hone(options: argparse.Namespace, work: Work) -> Decode:
+    from hone.engine.local.decoding_row import DecodingRow
     from hone.engine.local.generator import LocalGenerator
     from hone.engine.local.learner import DTYPES, autocast
     from hone.model.loading import load_model, load_tokenizer
     from hone.types import Prompt, Sampling
 
     dtype = options.dtypes
-    if options.worker == "hone":
+    settings: dict[str, Any] = {}
+    if options.worker != "before":
+        from hone.engine.local.continuous_batching import ContinuousBatching
         from hone.planning.cpu import generator_precision
 
         dtype = generator_precision(dtype, on_cpu=True)
+        kinds = {
+            "continuous": ContinuousBatching(),
+            "drafts": ContinuousBatching(num_speculative_tokens=DRAFTS),
+        }
+        settings["continuous"] = kinds.get(options.worker)
     model: Any = load_model(options.model).eval()
     generator = LocalGenerator(
         model,
         load_tokenizer(options.model),
         stop_tokens=[],
-        context=PROMPT_TOKENS + options.tokens,
+        context=work.context,
+        max_rows=work.rows,
         autocast=lambda: autocast("cpu", DTYPES[dtype]),
+        **settings,
     )
-    requests = [Prompt(str(i), tuple(prompt), "") for i, prompt in enumerate(prompts)]
-    assert isinstance(model, torch.nn.Module)
 
-    def decode(tokens: int) -> None:
-        sampling = Sampling(max_new_tokens=tokens, temperature=0.0, ignore_eos=True)
-        asyncio.run(generator.generate(requests, sampling))
+    def decode(most: int) -> None:
+        rows = []
+        for number, (prompt, length) in enumerate(zip(work.prompts, work.lengths, strict=True)):
+            sampling = Sampling(max_new_tokens=min(length, most), temperature=0.0, ignore_eos=True)
+            rows.append(DecodingRow.of(Prompt(str(number), tuple(prompt), ""), 0, sampling, work.context))
+        with generator.decoding(most):
+            generator.decode_rows(rows, rows[0].sampling, work.rows)
 
     return decode
 
 
-def transformers(options: argparse.Namespace, prompts: list[list[int]]) -> Decode:
+def transformers(options: argparse.Namespace, work: Work) -> Decode:
     import torch
     from transformers import AutoModelForCausalLM
 
     model: Any = AutoModelForCausalLM.from_pretrained(options.model, dtype=getattr(torch, options.dtypes))
-    ids = torch.tensor(prompts)
 
-    def decode(tokens: int) -> None:
-        with torch.no_grad():
-            model.generate(
-                input_ids=ids,
-                attention_mask=torch.ones_like(ids),
-                max_new_tokens=tokens,
-                min_new_tokens=tokens,
-                do_sample=False,
-                pad_token_id=0,
-            )
+    def decode(most: int) -> None:
+        """In batches, each as long as its longest row."""
+        for start in range(0, len(work.prompts), work.rows):
+            prompts = work.prompts[start : start + work.rows]
+            tokens = min(most, max(work.lengths[start : start + work.rows]))
+            width = max(map(len, prompts))
+            ids = torch.tensor([[0] * (width - len(prompt)) + prompt for prompt in prompts])
+            mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+            with torch.no_grad():
+                model.generate(
+                    input_ids=ids,
+                    attention_mask=mask,
+                    max_new_tokens=tokens,
+                    min_new_tokens=tokens,
+                    do_sample=False,
+                    pad_token_id=0,
+                )
 
     return decode
 
 
-def vllm(options: argparse.Namespace, prompts: list[list[int]]) -> Decode:
+def vllm(options: argparse.Namespace, work: Work) -> Decode:
     from vllm import LLM, SamplingParams
 
     model = LLM(
         options.model,
         dtype=options.dtypes,
         enforce_eager=True,
-        max_model_len=PROMPT_TOKENS + options.tokens,
+        max_model_len=work.context,
+        max_num_seqs=work.rows,
         enable_prefix_caching=False,
     )
-    requests = [{"prompt_token_ids": prompt} for prompt in prompts]
+    requests = [{"prompt_token_ids": prompt} for prompt in work.prompts]
 
-    def decode(tokens: int) -> None:
-        settings = SamplingParams(max_tokens=tokens, temperature=0.0, ignore_eos=True, detokenize=False)
+    def decode(most: int) -> None:
+        settings = [
+            SamplingParams(max_tokens=min(length, most), temperature=0.0, ignore_eos=True, detokenize=False)
+            for length in work.lengths
+        ]
         model.generate(requests, settings, use_tqdm=False)
 
     return decode

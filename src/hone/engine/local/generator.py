@@ -96,7 +96,7 @@ class LocalGenerator:
         ]
         self._rows = rows
         with self.decoding(max((row.limit for row in rows), default=0)):
-            self._decode_all(rows, sampling, completions_per_batch(self.max_rows, count))
+            self.decode_rows(rows, sampling, completions_per_batch(self.max_rows, count))
         done = [row.completion() for row in rows]
         return [done[p * count : (p + 1) * count] for p in range(len(prompts))]
 
@@ -134,7 +134,7 @@ class LocalGenerator:
             vocabulary_limit=self.vocabulary_limit,
         )
 
-    def _decode_all(self, rows: list[DecodingRow], sampling: Sampling, size: int) -> None:
+    def decode_rows(self, rows: list[DecodingRow], sampling: Sampling, size: int) -> None:
         """Decode rows to their ends: continuously, or in batches of `size`."""
         if self.continuous is None:
             for start in range(0, len(rows), size):
