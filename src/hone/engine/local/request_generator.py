@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from typing import Any
 
 from hone.engine.local.decoding_row import DecodingRow
 from hone.engine.local.generator import LocalGenerator
@@ -46,14 +47,15 @@ class RequestGenerator:
         self._task.add_done_callback(self._fail)
         return self
 
-    async def __aexit__(self, *error: object) -> None:
-        """Cancel what is outstanding. Raises the error of a step that failed."""
+    async def __aexit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        """Cancel what is outstanding. Raises the error of a step that failed, unless another one ends the block."""
         assert self._task is not None
         async with self._turn:  # a step that runs is waited for: a thread cannot be stopped
             self._task.cancel()
             self._release()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._task
+        (ended,) = await asyncio.gather(self._task, return_exceptions=True)
+        if error is None and isinstance(ended, Exception):
+            raise ended
 
     async def generate_one(self, prompt: Prompt, sampling: Sampling) -> Completion:
         """The completion of index `first_completion`. Raises what `LocalGenerator.generate` raises."""

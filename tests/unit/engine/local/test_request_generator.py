@@ -29,6 +29,17 @@ def requests_of(prompts: list[Prompt], count: int) -> list[Prompt]:
     return [replace(prompt, first_completion=number) for prompt in prompts for number in range(count)]
 
 
+class Steps:
+    """Counts the steps of a generator's batch; its trial of the cache, which passes no mask, is none."""
+
+    def __init__(self, generator: LocalGenerator) -> None:
+        self.count = 0
+        generator.model.register_forward_hook(self._add, with_kwargs=True)
+
+    def _add(self, _: Any, __: Any, kwargs: dict[str, Any], ___: Any) -> None:
+        self.count += "attention_mask" in kwargs
+
+
 def test_requests_have_the_tokens_of_one_call() -> None:
     prompts = make_prompts()
 
@@ -50,18 +61,20 @@ def test_requests_have_the_tokens_of_one_call() -> None:
 
 
 def test_a_cancelled_request_makes_room_for_others() -> None:
-    prompts = make_prompts((5, 6))
+    prompts, generator = make_prompts((5, 6)), make(max_rows=1)
+    made = Steps(generator)
 
     async def ask() -> Any:
-        async with RequestGenerator(make(max_rows=1)) as requests:
+        async with RequestGenerator(generator) as requests:
             endless = replace(SAMPLING, max_new_tokens=50)
             blocked = asyncio.ensure_future(requests.generate_one(prompts[0], endless))
             waiting = asyncio.ensure_future(requests.generate_one(prompts[1], SAMPLING))
-            async with requests.paused():
-                pass  # the first has begun, or the pause came before it
+            while made.count < 2:
+                await asyncio.sleep(0)
             blocked.cancel()
             done = await waiting
             assert blocked.cancelled()
+            assert made.count < 40  # 50 of the first and 12 of the second, if the first had gone on
             assert not requests.batcher.busy
             return done
 
@@ -73,17 +86,6 @@ def other_weights(generator: LocalGenerator) -> Any:
     model = make_model(seed=5)
     generator.load_weights(1, named_weights(model))
     return model
-
-
-class Steps:
-    """Counts the steps of a generator's batch; its trial of the cache, which passes no mask, is none."""
-
-    def __init__(self, generator: LocalGenerator) -> None:
-        self.count = 0
-        generator.model.register_forward_hook(self._add, with_kwargs=True)
-
-    def _add(self, _: Any, __: Any, kwargs: dict[str, Any], ___: Any) -> None:
-        self.count += "attention_mask" in kwargs
 
 
 @pytest.mark.parametrize("recompute", [False, True])
@@ -120,15 +122,15 @@ def test_an_error_reaches_each_request_that_waits() -> None:
     with torch.no_grad():
         generator.model.get_output_embeddings().weight[7] = 3e38
 
-    async def ask() -> list[Any]:
+    async def ask() -> None:
         async with RequestGenerator(generator) as requests:
             tasks = [requests.generate_one(prompt, SAMPLING) for prompt in make_prompts((3, 4))]
             done = await asyncio.gather(*tasks, return_exceptions=True)
+            assert [type(one) for one in done] == [ModelError, ModelError]
             with pytest.raises(ModelError):
                 await requests.generate_one(make_prompts((5,))[0], SAMPLING)
-            raise done[0]
 
-    with pytest.raises(ModelError, match="gives logits that are not finite"):
+    with pytest.raises(ModelError, match="gives logits that are not finite"):  # on leaving
         run(ask())
 
 
