@@ -26,6 +26,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hone.config.schema.model import SamplingConfig
 from hone.engine.distributed.heartbeat import beat
+from hone.engine.local import ragged_cache
 from hone.engine.local.decoding_row import DecodingRow
 from hone.engine.local.drafts import NgramDrafter
 from hone.engine.local.ragged_cache import CachedRow, RaggedCache
@@ -97,7 +98,7 @@ class Request:
 class ContinuousBatcher:
     """Decodes a queue of rows with a model, at most `max_rows` at once.
 
-    Raises ModelError for a model whose layers do not all attend to all earlier tokens through PyTorch's attention.
+    The model is one that `check_supported` accepts.
     """
 
     def __init__(
@@ -112,7 +113,6 @@ class ContinuousBatcher:
         autocast: Callable[[], contextlib.AbstractContextManager[None]],
         vocabulary_limit: int | None = None,
     ) -> None:
-        check_supported(model)
         self.model, self.tokenizer, self.settings = model, tokenizer, settings
         self.max_rows, self.autocast = max_rows, autocast
         self.sampler = RowSampler(model, stop_tokens, vocabulary_limit)
@@ -272,10 +272,8 @@ class ContinuousBatcher:
         with self.autocast():
             logits: Tensor = self.model(
                 input_ids=torch.tensor([ids], device=device),
-                attention_mask=torch.ones(1, 1, 1, 1, dtype=torch.bool, device=device),  # not used
                 position_ids=torch.tensor([positions], device=device),
-                past_key_values=self.cache.cache,
-                use_cache=True,
+                **self.cache.forward_arguments(device),
                 logits_to_keep=torch.tensor(kept, dtype=torch.long, device=device),
             ).logits
         return logits[0]
@@ -298,7 +296,8 @@ class ContinuousBatcher:
 def check_supported(model: PreTrainedModel) -> None:
     """Raise ModelError for a model whose attention cannot read keys of rows of different lengths."""
     config = model.config
-    if config._attn_implementation != attention.NAME or not attention.has_full_attention(config):
+    has_attention = config._attn_implementation == attention.NAME and attention.has_full_attention(config)
+    if not (has_attention and ragged_cache.works(model)):
         raise ModelError(
             f"continuous_batching=true: the layers of this {config.model_type} model do not all attend to all earlier "
             "tokens through PyTorch's attention. Set it to false"

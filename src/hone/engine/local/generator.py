@@ -60,8 +60,6 @@ class LocalGenerator:
         self.model = model
         if not (keeps and decoder._supports_default_dynamic_cache()):
             raise self._cannot_decode()
-        if continuous is not None:
-            check_supported(model)
         self.tokenizer = tokenizer
         self.stop_tokens = tuple(stop_tokens)
         self.context, self.max_rows, self.autocast = context, max_rows, autocast
@@ -112,6 +110,8 @@ class LocalGenerator:
         try:
             if not self._tried and not kv_cache.works(self.model):
                 raise self._cannot_decode()
+            if not self._tried and self.continuous is not None:
+                check_supported(self.model)
             self._tried = True
             self._longest = tokens
             self._layout.enter_context(transposed_weights(self.model, tokens))

@@ -99,6 +99,11 @@ def works(model: PreTrainedModel) -> bool:
         raise
     except (TypeError, ValueError, IndexError, AttributeError, RuntimeError):
         return False  # what a model makes of a cache that is not of its kind
+    return agrees(model, cached, uncached)
+
+
+def agrees(model: PreTrainedModel, cached: Tensor, uncached: Tensor) -> bool:
+    """Whether a model's logits behind a cache are those that it has behind the text, where it has weights in fp32."""
     if model.dtype != torch.float32 or is_quantized(model) or not torch.isfinite(uncached).all():
         return True
     return torch.allclose(cached, uncached, rtol=1e-2, atol=1e-2 * float(uncached.abs().max()))

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import Cache
+from transformers import Cache, PreTrainedModel
 
+from hone.engine.local.kv_cache import agrees
 from hone.model.ragged_attention import RaggedLayer, RaggedStep, Segment, SlabStep
 
 BLOCK = 64
@@ -162,3 +163,34 @@ class RaggedCache:
         if row.length:
             mask = torch.ones(count, row.length + count, dtype=torch.bool, device=device).tril(row.length)
         return Segment(row.width, row.slot, first, count, row.length, mask)
+
+    def forward_arguments(self, device: torch.device) -> dict[str, Any]:
+        """What the model is given in a step, besides tokens and positions."""
+        unused = torch.ones(
+            1, 1, 1, 1, dtype=torch.bool, device=device
+        )  # a mask of four axes is taken as it is
+        return {"attention_mask": unused, "past_key_values": self.cache, "use_cache": True}
+
+
+@torch.inference_mode()
+def works(model: PreTrainedModel) -> bool:
+    """Whether a model's attention reads the cache: its last token has the logits that it has behind its text."""
+    device = model.device
+    text = torch.arange(1, 6, device=device)[None] % model.config.get_text_config().vocab_size
+    cache = RaggedCache(model.config, budget=BLOCK, context=BLOCK, additive_mask=False)
+    row = cache.add(5)
+    assert row is not None
+    try:
+        for start, end in ((0, 4), (4, 5)):
+            cache.begin_step({row: end - start}, device)
+            order = torch.tensor(
+                [[end - 1, *range(start, end - 1)]], device=device
+            )  # its last token is first
+            cached = model(
+                input_ids=text[0, order], position_ids=order, **cache.forward_arguments(device)
+            ).logits
+            row.length = end
+        uncached = model(input_ids=text, use_cache=False).logits[:, -1:]
+    except (TypeError, ValueError, IndexError, AttributeError, RuntimeError):
+        return False  # what a model makes of keys that are no tensor
+    return agrees(model, cached[:, :1], uncached)

@@ -10,12 +10,16 @@ from typing import Any
 import pytest
 import torch
 from generating import make_generator, make_prompts
-from tiny import VOCABULARY, make_model, run
+from tiny import VOCABULARY, make_model, run, sft_config
+from transformers import AutoModelForCausalLM, GPT2Config, Qwen3MoeConfig
 
 from hone.engine.local import continuous_batching as module
 from hone.engine.local.continuous_batching import ContinuousBatcher, ContinuousBatching, Request
 from hone.engine.local.decoding_row import DecodingRow
 from hone.errors import ModelError
+from hone.model.adapters import with_lora
+from hone.model.attention import use_grouped_sdpa
+from hone.model.ragged_attention import RaggedLayer
 from hone.types import Completion, Prompt, Sampling
 
 CONTEXT = 64
@@ -90,6 +94,34 @@ def test_completions_are_those_of_fixed_batches(
         (one.tokens, one.finish, one.versions) for one in expected
     ]
     assert largest_gap(found, expected) < 1e-5
+
+
+@pytest.mark.parametrize("kind", ["lora", "mixture of experts", "absolute positions", "bfloat16"])
+def test_completions_are_those_of_fixed_batches_in_other_models(kind: str) -> None:
+    small = {"vocab_size": VOCABULARY, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 1}
+    if kind == "mixture of experts":
+        moe = {"moe_intermediate_size": 32, "num_experts": 4, "num_experts_per_tok": 2, "head_dim": 8}
+        size = {"hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2, "num_hidden_layers": 2}
+        model = AutoModelForCausalLM.from_config(Qwen3MoeConfig(**small, **size, **moe))
+    elif kind == "absolute positions":
+        model = AutoModelForCausalLM.from_config(GPT2Config(**small, n_embd=32, n_layer=2, n_head=4))
+    else:
+        model = make_model()
+    use_grouped_sdpa(model)
+    if kind == "lora":
+        model = with_lora(model, sft_config(lora={"enabled": True, "dim": 2}).policy.lora)
+    own: dict[str, Any] = {"context": CONTEXT, "max_rows": 4}
+    if kind == "bfloat16":
+        own["autocast"] = lambda: torch.autocast("cpu", dtype=torch.bfloat16)
+    prompts, sampling = make_prompts(LENGTHS), Sampling(max_new_tokens=10, seed=1)
+    expected = flat(run(make_generator(model, **own).generate(prompts, sampling, count=2)))
+    own["continuous"] = ContinuousBatching(num_speculative_tokens=2)
+    found = flat(run(make_generator(model, **own).generate(prompts, sampling, count=2)))
+    if kind != "bfloat16":
+        assert [one.tokens for one in found] == [one.tokens for one in expected]
+    same = [(a, b) for a, b in zip(found, expected, strict=True) if a.tokens == b.tokens]
+    assert len(same) > 5
+    assert largest_gap(*zip(*same, strict=True)) < (0.05 if kind == "bfloat16" else 2e-5)
 
 
 def test_the_same_requests_have_the_same_bits() -> None:
@@ -226,7 +258,15 @@ def test_a_cancelled_row_frees_its_place() -> None:
 @pytest.mark.parametrize("kind", ["mistral", "gemma2"])
 def test_a_model_with_windows_is_refused_by_name(kind: str) -> None:
     with pytest.raises(ModelError, match=f"continuous_batching=true: the layers of this {kind} model"):
-        make_generator(make_model(kind), continuous=ContinuousBatching())
+        sampled(ContinuousBatching(), kind=kind)
+
+
+def test_a_model_that_reads_keys_as_tensors_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one that scales its keys: found by trying."""
+    real = RaggedLayer.update
+    monkeypatch.setattr(RaggedLayer, "update", lambda *given, **more: (real(*given, **more)[0] * 2, given[2]))
+    with pytest.raises(ModelError, match="continuous_batching=true: the layers of this llama model"):
+        sampled(ContinuousBatching())
 
 
 def test_drafts_save_steps_where_text_repeats() -> None:
