@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from dataclasses import replace
 from typing import Any
 
@@ -30,14 +31,23 @@ def requests_of(prompts: list[Prompt], count: int) -> list[Prompt]:
 
 
 class Steps:
-    """Counts the steps of a generator's batch; its trial of the cache, which passes no mask, is none."""
+    """Counts the steps of a generator's batch, and holds the one of number `hold_at` until `go` is set."""
 
-    def __init__(self, generator: LocalGenerator) -> None:
-        self.count = 0
-        generator.model.register_forward_hook(self._add, with_kwargs=True)
+    def __init__(self, generator: LocalGenerator, hold_at: int) -> None:
+        self.count, self.hold_at, self.go = 0, hold_at, threading.Event()
+        with generator.decoding(1):
+            pass  # it tries its caches, once
+        generator.model.register_forward_hook(self._add)
 
-    def _add(self, _: Any, __: Any, kwargs: dict[str, Any], ___: Any) -> None:
-        self.count += "attention_mask" in kwargs
+    def _add(self, *_: Any) -> None:
+        self.count += 1
+        if self.count == self.hold_at:
+            assert self.go.wait(30)
+
+    async def held(self) -> None:
+        """Return when the step is held."""
+        while self.count < self.hold_at:
+            await asyncio.sleep(0.001)
 
 
 def test_requests_have_the_tokens_of_one_call() -> None:
@@ -62,59 +72,55 @@ def test_requests_have_the_tokens_of_one_call() -> None:
 
 def test_a_cancelled_request_makes_room_for_others() -> None:
     prompts, generator = make_prompts((5, 6)), make(max_rows=1)
-    made = Steps(generator)
+    made = Steps(generator, hold_at=2)
 
     async def ask() -> Any:
         async with RequestGenerator(generator) as requests:
             endless = replace(SAMPLING, max_new_tokens=50)
             blocked = asyncio.ensure_future(requests.generate_one(prompts[0], endless))
             waiting = asyncio.ensure_future(requests.generate_one(prompts[1], SAMPLING))
-            while made.count < 2:
-                await asyncio.sleep(0)
+            await made.held()
             blocked.cancel()
+            await asyncio.wait([blocked])
+            made.go.set()
             done = await waiting
             assert blocked.cancelled()
-            assert made.count < 40  # 50 of the first and 12 of the second, if the first had gone on
+            assert made.count == 2 + 12
             assert not requests.batcher.busy
             return done
 
     assert run(ask()).tokens == run(make().generate(prompts, SAMPLING))[1][0].tokens
 
 
-def other_weights(generator: LocalGenerator) -> Any:
-    """Those of another model, as version 1."""
-    model = make_model(seed=5)
-    generator.load_weights(1, named_weights(model))
-    return model
-
-
 @pytest.mark.parametrize("recompute", [False, True])
 def test_weights_change_between_two_steps(recompute: bool) -> None:
     prompt = make_prompts((20,))[0]
     generator = make()
-    steps = 0
-    made = Steps(generator)
+    made = Steps(generator, hold_at=4)
+
+    async def change(requests: RequestGenerator) -> None:
+        async with requests.paused():
+            await asyncio.sleep(0.02)
+            assert made.count == 4
+            generator.load_weights(1, named_weights(make_model(seed=5)))
 
     async def ask() -> Any:
-        nonlocal steps
         async with RequestGenerator(generator, recompute=recompute) as requests:
             task = asyncio.ensure_future(requests.generate_one(prompt, SAMPLING))
-            while made.count < 4:
-                await asyncio.sleep(0)
-            async with requests.paused():
-                steps = made.count
-                await asyncio.sleep(0.01)
-                assert made.count == steps
-                other_weights(generator)
+            await made.held()
+            changing = asyncio.ensure_future(change(requests))
+            await asyncio.sleep(0)  # it waits for the step
+            made.go.set()
+            await changing
             return await task
 
     done = run(ask())
-    assert [tuple(span) for span in done.versions] == [(0, 0, steps), (1, steps, 12)]
+    assert [tuple(span) for span in done.versions] == [(0, 0, 4), (1, 4, 12)]
     learner = make_learner(generator.model)
     sample = sample_of(Rollout(prompt, done, ""))
     gap = (sample.token_columns["generation_logprobs"] - run(learner.forward([sample]))[0]).abs()
-    assert float(gap[:steps].min()) > 1e-4  # of the first weights
-    assert (float(gap[steps:].max()) < 1e-4) == recompute
+    assert float(gap[:4].min()) > 1e-4  # of the first weights
+    assert (float(gap[4:].max()) < 1e-4) == recompute
 
 
 def test_an_error_reaches_each_request_that_waits() -> None:
