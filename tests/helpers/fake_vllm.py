@@ -30,7 +30,7 @@ class FakeVLLM:
                 "logprobs_mode": "raw_logprobs",
             },
             "weight_transfer_config": {"backend": "hone_files"},
-            "lora_config": None,
+            "lora_config": {"max_lora_rank": 16},
             "device_config": {"device": "cpu"},
             "scheduler_config": {"enable_chunked_prefill": False},
         }
@@ -77,7 +77,9 @@ class FakeVLLM:
     def _handler(fake) -> type[BaseHTTPRequestHandler]:
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                self._send(*fake.reply(self.path.partition("?")[0], {}))
+                path = self.path.partition("?")[0]
+                is_post = path in ("/inference/v1/generate", "/v1/load_lora_adapter")
+                self._send(*(405, {}) if is_post and path not in fake.replies else fake.reply(path, {}))
 
             def do_POST(self) -> None:
                 text = self.rfile.read(int(self.headers.get("Content-Length") or 0))

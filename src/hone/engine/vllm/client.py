@@ -110,13 +110,21 @@ class VLLMClient:
 
 def ask(url: str, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
     """As `VLLMClient.call`, for a single short question outside of an event loop."""
+    return _content(url + path, _request(url, method, path, body))
+
+
+def has_route(url: str, path: str) -> bool:
+    """Whether a server has a route for POST: it refuses another method otherwise than it refuses an unknown path."""
+    return _request(url, "GET", path).status_code != httpx2.codes.NOT_FOUND
+
+
+def _request(url: str, method: str, path: str, body: Mapping[str, Any] | None = None) -> httpx2.Response:
     try:
-        response = httpx2.request(
+        return httpx2.request(
             method, url + path, json=body, headers=_headers(), timeout=ANSWER_S, trust_env=False
         )
     except httpx2.HTTPError as error:
         raise _lost(url + path, error, ANSWER_S) from error
-    return _content(url + path, response)
 
 
 def _headers() -> dict[str, str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from hone.engine.vllm.client import ask
+from hone.engine.vllm.client import ask, has_route
 from hone.engine.vllm.plugin import BACKEND
 from hone.engine.vllm.server import LOOPBACK, POLL_S, ServerSettings, is_healthy
 from hone.errors import ClusterError, ConfigError, GeneratorError, WorkerLostError
@@ -58,10 +58,13 @@ class RunningServer:
 
     def check(self) -> None:
         """Raise ConfigError if the server is not what the run needs."""
-        models = ask(self.url, "GET", "/v1/models")["data"]
-        self.model, path = next((m["id"], m["root"]) for m in models if m["parent"] is None)
         info = self._ask_for_interface("GET", "/server_info?config_format=json")["vllm_config"]
         self._check_settings(info)
+        self._check_route("/inference/v1/generate", "--enable-scale-out")
+        if self.needed.lora_rank is not None:
+            self._check_route("/v1/load_lora_adapter", "VLLM_ALLOW_RUNTIME_LORA_UPDATING=1")
+        models = ask(self.url, "GET", "/v1/models")["data"]
+        self.model, path = next((m["id"], m["root"]) for m in models if m["parent"] is None)
         if self.size is not None:
             expected = _expected(self.size)
             self._ask_for_interface(
@@ -113,6 +116,11 @@ class RunningServer:
                 raise ConfigError(
                     f"{self.url} was started with {option} {has}, and the run needs {needs}: {self.remedy}"
                 )
+
+    def _check_route(self, path: str, option: str) -> None:
+        """Raise ConfigError if the server does not have a route, since it was started without `option`."""
+        if not has_route(self.url, path):
+            raise ConfigError(f"{self.url} was started without {option}, which the run needs: {self.remedy}")
 
     def _ask_for_interface(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
         """Call a route for reinforcement learning. Raises ConfigError if the server lacks it or refuses."""

@@ -71,6 +71,16 @@ BAD: list[tuple[Callable[[FakeVLLM], None], ServerSettings, str]] = [
     ),
     (lambda fake: fake.replies.update({"/server_info": (404, {})}), NEEDED, "VLLM_SERVER_DEV_MODE=1"),
     (
+        lambda fake: fake.replies.update({"/inference/v1/generate": (404, {})}),
+        NEEDED,
+        "without --enable-scale-out, which the run needs",
+    ),
+    (
+        lambda fake: fake.replies.update({"/v1/load_lora_adapter": (404, {})}),
+        replace(NEEDED, arguments=["--max-lora-rank", "16"]),
+        "without VLLM_ALLOW_RUNTIME_LORA_UPDATING=1",
+    ),
+    (
         lambda fake: fake.replies.update(
             {
                 "/init_weight_transfer_engine": (
