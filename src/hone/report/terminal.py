@@ -166,7 +166,8 @@ def worth(record: Record, *, with_answer: bool = True) -> Text:
         text.append(f" ({', '.join(values)})")
     if record.get("advantage") is not None:
         text.append(f"  advantage {record['advantage']:+.3g}")
-    text.append(f"  {record.get('num_tokens', '?')} tokens")
+    if (length := record.get("num_tokens")) is not None:  # an endpoint may not count them
+        text.append(f"  {length} tokens")
     if record.get("finish") == "length":
         text.append(", cut off", style="yellow")
     if (record.get("turns") or 1) > 1:

@@ -103,7 +103,7 @@ def test_an_endpoint_without_token_ids_is_refused_for_tokens(tmp_path: Path) -> 
         evaluate(server.url, rows(tmp_path), *more, "generation.model_name=hone/tiny-sft")
 
 
-def test_a_length_that_is_not_known_is_not_given(tmp_path: Path) -> None:
+def test_a_length_that_is_not_known_is_not_given(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def answer(path: str, body: dict[str, Any], tries: int) -> Answer:
         found = sums(path, body, tries)
         return found if path == "/models" else Answer({**found.body, "usage": None})
@@ -112,6 +112,11 @@ def test_a_length_that_is_not_known_is_not_given(tmp_path: Path) -> None:
         report = evaluate(server.url, rows(tmp_path), f"eval.save_path={tmp_path}")
     assert report["mean_completion_length"] is None
     assert {one["num_tokens"] for one in samples(tmp_path)} == {None}
+    capsys.readouterr()
+    assert main(["show", str(tmp_path)]) == 0
+    shown = capsys.readouterr().out
+    assert "reward 1" in shown
+    assert "tokens" not in shown
 
 
 def test_an_answer_that_does_not_come_is_a_failure_with_its_cause(tmp_path: Path) -> None:

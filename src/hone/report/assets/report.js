@@ -212,7 +212,7 @@ function rollout(record, prompt) {
     record.reward !== undefined ? chip(`reward ${show(record.reward)}`, signed(record.advantage ?? (record.reward > 0 ? 1 : -1))) : "",
     ...(scores.length > 1 ? scores.map(([name, value]) => chip(`${name} ${show(value)}`)) : []),
     record.advantage !== undefined ? chip(`advantage ${record.advantage > 0 ? "+" : ""}${show(record.advantage)}`, signed(record.advantage)) : "",
-    chip(`${record.num_tokens} tokens${record.finish === "length" ? ", cut off" : ""}`, record.finish === "length" ? "warn" : ""),
+    chip(`${record.num_tokens ?? "?"} tokens${record.finish === "length" ? ", cut off" : ""}`, record.finish === "length" ? "warn" : ""),
     record.turns > 1 ? chip(`${record.turns} turns`) : "",
     record.logprob !== undefined ? chip(`log-probability ${show(record.logprob)}`) : "",
     record.failure ? chip(record.failure, "bad") : "",
