@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hone.cli import win_rates
 from hone.cli.show import console_of
 from hone.config.loading import files
 from hone.errors import ConfigError
@@ -25,6 +26,7 @@ examples:
   hone eval compare MODEL results/run suite=gsm8k limit=200      a model and a run, evaluated now
   hone eval compare results/run suite=gsm8k                      a run and the model that it began with
   hone eval compare results/run/step_{10,20,30} suite=gsm8k      the curve of a run's checkpoints
+  hone eval compare A B --judge URL --judge_model NAME           also: whose answers a judge prefers
 """
 SHOWN = 8
 """Ids of problems that are printed for each comparison; comparison.json has all."""
@@ -41,7 +43,9 @@ def command(parser: argparse.ArgumentParser, argv: Sequence[str], load_any: Call
     )
     parser.add_argument("--out", default="results/compare", metavar="FOLDER", help="default: results/compare")
     parser.add_argument("--config", metavar="FILE", help="YAML file of settings of hone eval")
+    win_rates.add_options(parser)
     options = parser.parse_intermixed_args(argv)
+    ask = win_rates.asker(options)
     overrides = [word for word in options.words if "=" in word or word.startswith("~")]
     models = [word for word in options.words if word not in overrides]
     models = models if len(models) > 1 else with_baseline(models)
@@ -54,7 +58,7 @@ def command(parser: argparse.ArgumentParser, argv: Sequence[str], load_any: Call
         if not is_results(folder):
             folder = _evaluated(model, out / name.replace("/", "_"), options.config, overrides, load_any)
         results[name] = read_results(folder)
-    report(names[0], results, out)
+    report(names[0], results, out, ask)
     return 0
 
 
@@ -89,8 +93,11 @@ def _evaluated(
     return folder
 
 
-def report(baseline: str, results: Mapping[str, Mapping[str, Scores]], out: Path) -> list[Comparison]:
-    """Print the table and the problems that flipped; write comparison.json and comparison.png."""
+def report(
+    baseline: str, results: Mapping[str, Mapping[str, Scores]], out: Path, ask: win_rates.Ask | None = None
+) -> list[Comparison]:
+    """Print the table and the problems that flipped, with `ask` also win rates; write comparison.json and
+    comparison.png."""
     others = {name: found for name, found in results.items() if name != baseline}
     comparisons = compare(results[baseline], others)
     table = plain_table(
@@ -114,9 +121,10 @@ def report(baseline: str, results: Mapping[str, Mapping[str, Scores]], out: Path
             console.print(clean(f"  {name}: {', '.join(ids[:SHOWN]) or 'none'}{more}"))
         if one.unpaired:
             console.print(f"  {one.unpaired} problems are left out: only one of the two answered them")
-    write_json(
-        out / "comparison.json", {"baseline": baseline, "comparisons": [c.as_dict() for c in comparisons]}
-    )
+    found: dict[str, Any] = {"baseline": baseline, "comparisons": [c.as_dict() for c in comparisons]}
+    if ask is not None:
+        found["win_rates"] = win_rates.report(console, ask, results, out)
+    write_json(out / "comparison.json", found)
     scores = {
         name: {suite: estimate([*found.values.values()]) for suite, found in suites.items()}
         for name, suites in results.items()

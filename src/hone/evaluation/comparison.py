@@ -28,6 +28,8 @@ class Scores:
     """The scores of each problem's answers, by the problem's id."""
     golds: Mapping[str, str] = field(default_factory=dict)
     """The right answer of each problem, by which a change of the data is noticed."""
+    answers: Mapping[str, tuple[Any, str]] = field(default_factory=dict)
+    """The prompt and the first answer of each problem."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,7 @@ def _scores(path: Path, report: Mapping[str, Any]) -> Scores:
     metric = str(report["metric"]) if "suite" in report else "reward"
     values: dict[str, list[float]] = {}
     golds: dict[str, str] = {}
+    answers: dict[str, tuple[Any, str]] = {}
     file = path / "samples.jsonl"
     try:
         with file.open(encoding="utf-8") as lines:
@@ -102,11 +105,12 @@ def _scores(path: Path, report: Mapping[str, Any]) -> Scores:
                 value = record["rewards"].get(metric) if "suite" in report else record["reward"]
                 values.setdefault(record["group"], []).append(float(value or 0.0))
                 golds.setdefault(record["group"], str(record.get("answer")))
+                answers.setdefault(record["group"], (record.get("prompt"), str(record.get("completion"))))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{file} is not a file of samples of hone eval: {error}") from error
     if not values:
         raise DataError(f"{file} has no samples")
-    return Scores(metric, report.get("version"), {key: tuple(v) for key, v in values.items()}, golds)
+    return Scores(metric, report.get("version"), {key: tuple(v) for key, v in values.items()}, golds, answers)
 
 
 def compare(baseline: Mapping[str, Scores], others: Mapping[str, Mapping[str, Scores]]) -> list[Comparison]:
