@@ -39,8 +39,8 @@ MAY_IMPORT: dict[str, str] = {
     "report": "errors registry config data model tracking checkpoint engine export",
     "training": "errors lazy registry types user_code config data model planning checkpoint tracking rollout "
     "algorithms engine export report",
-    "evaluation": "errors lazy registry types endpoint endpoint_completion user_code chat_template embedded config data model "
-    "planning tracking rollout algorithms engine export training",
+    "evaluation": "errors lazy registry types endpoint endpoint_completion user_code chat_template embedded config "
+    "data model planning tracking rollout algorithms engine export training",
     "tune": "errors registry config tracking training",
     "cli": "version errors lazy registry config data embedded model planning rollout engine export "
     "report training evaluation tune",
