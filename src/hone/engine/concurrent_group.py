@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from hone.engine.base import GeneratorServer
@@ -100,9 +100,7 @@ class ConcurrentGroup(GeneratorGroup):
         """As `Generator.generate`. If it is cancelled, so are the requests."""
         loop = asyncio.get_running_loop()
         requests = [
-            _Request(
-                replace(prompt, first_completion=prompt.first_completion + c), sampling, loop.create_future()
-            )
+            _Request(prompt.numbered(c), sampling, loop.create_future())
             for prompt in prompts
             for c in range(count)
         ]
@@ -124,9 +122,9 @@ class ConcurrentGroup(GeneratorGroup):
             if not free:
                 return
             slot = min(free, key=lambda one: len(one.running))
-            if batch := self._next_batch(
-                1 if slot.server.batches_itself else self.batch_size or len(self._waiting)
-            ):
+            share = -(-len(self._waiting) // len(self._slots))
+            size = 1 if slot.server.batches_itself else self.batch_size or share
+            if batch := self._next_batch(size):
                 task = asyncio.ensure_future(self._run(slot, batch))
                 slot.running[task] = batch
 

@@ -6,7 +6,6 @@ import asyncio
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from itertools import chain
 
 from hone.engine.base import GeneratorServer
@@ -97,11 +96,7 @@ class GeneratorGroup:
         self, prompts: Sequence[Prompt], sampling: Sampling, *, count: int = 1
     ) -> list[list[Completion]]:
         """As `Generator.generate`; completions of a server that is lost are sampled again, with the same seeds."""
-        requests = [
-            replace(prompt, first_completion=prompt.first_completion + c)
-            for prompt in prompts
-            for c in range(count)
-        ]
+        requests = [prompt.numbered(c) for prompt in prompts for c in range(count)]
         share = -(-len(prompts) // len(self.servers)) * count
         size = max(1, share if self.batch_size is None else completions_per_batch(self.batch_size, count))
         starts: asyncio.Queue[int | None] = asyncio.Queue()

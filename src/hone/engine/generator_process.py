@@ -1,29 +1,24 @@
-"""A generator in a child process of this machine, which runs an `EngineWorker` as a Ray actor does."""
+"""A generator in a child process of this machine: the parent's side. `generator_child` has the other one."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import json
-import os
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections import deque
-from collections.abc import Sequence
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeoutError
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, wait
 from multiprocessing.connection import Connection
-from multiprocessing.pool import ExceptionWithTraceback  # type: ignore[attr-defined]
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hone.errors import WorkerLostError
 from hone.files import last_lines
-from hone.subprocesses import end_with_parent
 from hone.user_code import search_path
 
 if TYPE_CHECKING:
@@ -32,19 +27,18 @@ if TYPE_CHECKING:
 
 BOOT = (
     "import importlib, json, sys; descriptor, log, sys.path[:] = json.loads(sys.argv[1]); "
-    "importlib.import_module('hone.engine.generator_process').main(descriptor, log)"
+    "importlib.import_module('hone.engine.generator_child').main(descriptor, log)"
 )
 BEAT_S = 5.0
 """Seconds between two heartbeats of the child."""
-BETWEEN_TOKENS = ("receive_weights", "abort")
-"""Calls that are answered between two tokens of a running `generate`."""
 
 
 class GeneratorProcess:
-    """The parent's side, a GeneratorServer. Calls are pickled. The child answers one at a time, in order; but weights
-    are received, and completions aborted, between two tokens of a call that is running."""
+    """The parent's side, a GeneratorServer. Calls are pickled.
 
-    batches_itself = False
+    With `async_rollouts=stream` and continuous batching each completion is a request of its own; otherwise the child
+    answers one call after the other. Weights are received, and completions aborted, between two tokens.
+    """
 
     def __init__(self, name: str, config: OnlineConfig, weights: Path) -> None:
         self.name, self.config, self.weights = name, config, weights
@@ -55,6 +49,7 @@ class GeneratorProcess:
         self._replies: dict[int, Future[Any]] = {}
         self._lock = threading.Lock()
         self._progressed = 0.0
+        self.batches_itself = serves_requests(config)
 
     def start(self) -> None:
         """Start the child and load its model. Raises the error of loading, or WorkerLostError."""
@@ -77,16 +72,22 @@ class GeneratorProcess:
     async def generate(
         self, prompts: Sequence[Prompt], sampling: Sampling, *, count: int = 1
     ) -> list[list[Completion]]:
-        """As `LocalGenerator.generate`."""
-        return await asyncio.to_thread(self._call, "generate", list(prompts), sampling, count)
+        """As `LocalGenerator.generate`. If it is cancelled, the child stops sampling."""
+        try:
+            done: list[list[Completion]] = await self._call_async("generate", list(prompts), sampling, count)
+        except asyncio.CancelledError:
+            with contextlib.suppress(EOFError, OSError):
+                self._send("abort", [(p.id, p.first_completion + c) for p in prompts for c in range(count)])
+            raise
+        return done
 
     async def receive(self, version: int) -> None:
         """Load the weights that were published as `version`."""
-        await asyncio.to_thread(self._call, "receive_weights", version)
+        await self._call_async("receive_weights", version)
 
     async def abort(self, keys: Sequence[tuple[str, int]]) -> None:
-        """End completions (prompt id, number) that are being sampled, with the tokens that they have."""
-        await asyncio.to_thread(self._call, "abort", list(keys))
+        """End completions (prompt id, number) that are being sampled."""
+        await self._call_async("abort", list(keys))
 
     def close(self) -> None:
         """Kill the child."""
@@ -101,33 +102,53 @@ class GeneratorProcess:
 
     def _call(self, method: str, *arguments: Any) -> Any:
         """Call a method of the child's EngineWorker. Raises its exception, or WorkerLostError if it died or hangs."""
-        reply: Future[Any] = Future()
         began = time.monotonic()
+        with self._naming_the_loss():
+            reply = self._send(method, *arguments)
+            while not self._is_answered(reply, method, began):
+                wait([reply], timeout=BEAT_S)
+        return _result(reply)
+
+    async def _call_async(self, method: str, *arguments: Any) -> Any:
+        """As `_call`."""
+        began = time.monotonic()
+        with self._naming_the_loss():
+            reply = self._send(method, *arguments)
+            waiting = asyncio.wrap_future(reply)
+            while not self._is_answered(reply, method, began):
+                await asyncio.wait([waiting], timeout=BEAT_S)
+        return _result(reply)
+
+    def _send(self, method: str, *arguments: Any) -> Future[Any]:
+        reply: Future[Any] = Future()
+        with self._lock:
+            self._calls += 1
+            self._replies[self._calls] = reply
+            self.channel.send((self._calls, method, arguments))
+        return reply
+
+    def _is_answered(self, reply: Future[Any], method: str, began: float) -> bool:
+        """Raises EOFError if the child is gone, WorkerLostError after `cluster.worker_timeout_s` without progress."""
+        patience = self.config.cluster.worker_timeout_s
+        gone = not self._reader.is_alive()
+        if reply.done() and not reply.cancelled():
+            return True
+        if gone:
+            raise EOFError
+        if time.monotonic() > max(began, self._progressed) + patience:
+            raise WorkerLostError(
+                f"{self._who()} made no progress for {patience:.0f} s in {method}{last_lines(self.log)}"
+            )
+        return False
+
+    @contextlib.contextmanager
+    def _naming_the_loss(self) -> Iterator[None]:
         try:
-            with self._lock:
-                self._calls += 1
-                self._replies[self._calls] = reply
-                self.channel.send((self._calls, method, arguments))
-            result = self._wait(reply, method, began)
+            yield
         except (EOFError, OSError) as error:
             raise WorkerLostError(
                 f"{self._who()} died: {self._exit_reason()}{last_lines(self.log)}"
             ) from error
-        if isinstance(result, BaseException):
-            raise result
-        return result
-
-    def _wait(self, reply: Future[Any], method: str, began: float) -> Any:
-        """The reply. Raises WorkerLostError after `cluster.worker_timeout_s` without progress."""
-        patience = self.config.cluster.worker_timeout_s
-        while (left := max(began, self._progressed) + patience - time.monotonic()) > 0:
-            with contextlib.suppress(FutureTimeoutError):
-                return reply.result(min(left, BEAT_S) if self._reader.is_alive() else 0)
-            if not self._reader.is_alive() and not reply.done():
-                raise EOFError
-        raise WorkerLostError(
-            f"{self._who()} made no progress for {patience:.0f} s in {method}{last_lines(self.log)}"
-        )
 
     def _read(self, channel: Connection, replies: dict[int, Future[Any]]) -> None:
         """Hand out the replies until the child is gone; note its heartbeats."""
@@ -136,9 +157,13 @@ class GeneratorProcess:
             while True:
                 number, result = channel.recv()
                 if number:
-                    replies.pop(number).set_result(result)
+                    reply = replies.pop(number)
+                    if not reply.cancelled():
+                        reply.set_result(result)
                 elif result != beats:
                     beats, self._progressed = result, time.monotonic()
+        for reply in list(replies.values()):  # wake those that wait
+            reply.cancel()
 
     def _who(self) -> str:
         assert self.process is not None
@@ -154,45 +179,14 @@ class GeneratorProcess:
         return f"exit code {code}"
 
 
-def main(descriptor: int, log: str) -> None:
-    """The child: answer calls of an `EngineWorker` until the parent ends, and send a heartbeat meanwhile."""
-    end_with_parent(os.dup(0))
-    from hone.engine.distributed.heartbeat import HEARTBEAT
-    from hone.engine.distributed.worker import EngineWorker
+def _result(reply: Future[Any]) -> Any:
+    """Raises the exception that the child raised."""
+    result = reply.result()
+    if isinstance(result, BaseException):
+        raise result
+    return result
 
-    channel, lock = Connection(descriptor), threading.Lock()
-    calls: deque[tuple[int, str, tuple[Any, ...]]] = deque()
-    arrived = threading.Semaphore(0)
 
-    def send(number: int, result: Any) -> None:
-        with lock:
-            channel.send((number, result))
-
-    def beat() -> None:
-        while True:
-            time.sleep(BEAT_S)
-            send(0, HEARTBEAT.count)
-
-    def read() -> None:
-        with contextlib.suppress(EOFError, OSError):  # the parent has ended, and this process with it
-            while True:
-                calls.append(channel.recv())
-                arrived.release()
-
-    def answer() -> None:
-        number, method, arguments = calls.popleft()
-        try:
-            send(number, getattr(worker, method)(*arguments))
-        except Exception as error:  # raised again in the parent, with this traceback as its cause
-            send(number, ExceptionWithTraceback(error, error.__traceback__))
-
-    def between_tokens() -> None:
-        while calls and calls[0][1] in BETWEEN_TOKENS and arrived.acquire(blocking=False):
-            answer()
-
-    worker = EngineWorker(0, os.getcwd(), log, between_tokens)
-    threading.Thread(target=beat, daemon=True, name="heartbeat").start()
-    threading.Thread(target=read, daemon=True, name="calls").start()
-    while True:
-        arrived.acquire()
-        answer()
+def serves_requests(config: OnlineConfig) -> bool:
+    """Whether the child decodes a queue of requests that others join and leave."""
+    return config.streams_rollouts and config.policy.generation.continuous_batching

@@ -158,6 +158,13 @@ def apart(s: Settings) -> Iterator[Adjustment]:
         yield Adjustment("policy.generation.colocated.enabled", False, f"{s.section}.async_rollouts")
 
 
+def queued(s: Settings) -> Iterator[Adjustment]:
+    """Rollouts that do not wait for each other join and leave the built-in generator's batch."""
+    generation = "policy.generation"
+    if s[f"{s.section}.async_rollouts"] == "stream" and s[f"{generation}.backend"] in ("auto", "builtin"):
+        yield Adjustment(f"{generation}.continuous_batching", True, f"{s.section}.async_rollouts")
+
+
 def correction(s: Settings) -> Iterator[Adjustment]:
     """Samples of older weights need a ratio, or a weight in its place."""
     cause = f"{s.section}.async_rollouts"

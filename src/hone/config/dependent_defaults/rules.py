@@ -31,6 +31,7 @@ RULES: tuple[tuple[type | UnionType, Rule], ...] = (
     (RLConfig, online.sampling),
     (RLConfig, online.streamed),
     (RLConfig, online.apart),
+    (RLConfig, online.queued),
     (TrainingConfig, lambda settings: settings.config.adjustments(settings)),
 )
 """Each rule, after the configurations that it applies to, in order."""
