@@ -136,9 +136,11 @@ def compare(
     """Run both in turn; print and return medians and the ratio of speeds (the first's over the second's: above 1 the
     first is faster).
 
-    A worker prints one JSON object on its last line, with `seconds` (of the measured steps) and `work` (in `unit`).
+    A worker prints one JSON object on its last line, with `seconds` (of the measured steps) and `work` (in `unit`). A
+    unit such as "steps/h" is a rate already.
     """
     first, second = sides
+    rate = unit if "/" in unit else f"{unit}/s"
     speeds: dict[str, list[float]] = {side: [] for side in sides}
     used: dict[str, list[float]] = {side: [] for side in sides}
     with tempfile.TemporaryDirectory() as name:
@@ -150,10 +152,10 @@ def compare(
                 speeds[side].append(result["work"] / result["seconds"])
                 if "flops" in result:
                     used[side].append(result["flops"] / result["seconds"] / result["peak"])
-                print(f"pair {pair + 1}: {side:8} {speeds[side][-1]:10.1f} {unit}/s", flush=True)
+                print(f"pair {pair + 1}: {side:8} {speeds[side][-1]:10.1f} {rate}", flush=True)
     ratios = [a / b for a, b in zip(speeds[first], speeds[second], strict=True)]
     report = {
-        "unit": f"{unit}/s",
+        "unit": rate,
         first: statistics.median(speeds[first]),
         second: statistics.median(speeds[second]),
         **{f"{side} MFU": statistics.median(values) for side, values in used.items() if values},

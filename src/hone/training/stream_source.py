@@ -16,6 +16,7 @@ from hone.rollout.dynamic_sampling import (
     classify_group,
     no_informative_group,
 )
+from hone.rollout.environments.episode_result import NO_REWARD
 from hone.rollout.sampler import OnEnd
 from hone.rollout.workers.failure_budget import FailureBudget
 from hone.training.background_thread import BackgroundThread
@@ -230,7 +231,7 @@ class StreamSource(RolloutSource):
         rollouts = [rollout for group in groups for rollout in group.rollouts]
         failures = FailureBudget(self.sampler.config.rewards.max_failure_fraction, len(rollouts))
         for number, rollout in enumerate(rollouts):
-            if rollout.failure:
+            if rollout.failure and rollout.failure != NO_REWARD:
                 failures.add(number, rollout.failure, rollout.failure.split(":")[0])
         failures.check("rollouts failed", "rewards.timeout_s")
 

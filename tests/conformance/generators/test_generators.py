@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from generating import ROWS, Server, make_generator
+from generating import ROWS, Server, make_generator, make_prompts
 from generator_suite import CHECKS, CONTEXT, STOPS, Subject
 from tiny import make_learner, make_model, make_tokenizer, run, sft_config
 
@@ -24,6 +26,7 @@ from hone.engine.weight_files import FilePublisher, FileReceiver, Publication
 from hone.errors import WeightSyncError
 from hone.model.adapters import with_lora
 from hone.model.weights import checksum
+from hone.types import Completion, Sampling
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "add-a-generator.md"
 
@@ -86,24 +89,38 @@ def concurrent_group(folder: Path) -> Subject:
     return Subject(group, learner, Transport(FilePublisher(learner.weights, folder), group), decode)
 
 
-@pytest.fixture(scope="module")
-def child(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Subject]]:
+MODES: dict[str, dict[str, Any]] = {
+    "one call after the other": {},
+    "requests": {"async_rollouts": "stream"},
+}
+
+
+@pytest.fixture(scope="module", params=MODES)
+def child(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[], Subject]]:
     """One child process for all checks, with a learner of its own for each."""
     place = tmp_path_factory.mktemp("child")
     model = make_model(seed=5)
     model.generation_config.eos_token_id = list(STOPS)
     model.save_pretrained(place / "model")
     make_tokenizer().save_pretrained(place / "model")
+    mode = MODES[request.param]
     settings = {
         "model_name": str(place / "model"),
         "max_total_sequence_length": CONTEXT,
         "precision": "float32",
+        "generation": {"continuous_batching": bool(mode)},
     }
     config = GRPOConfig(
-        policy=settings, cluster={"gpus_per_node": 0}, checkpointing={"checkpoint_dir": str(place / "run")}
+        policy=settings,
+        grpo=mode,
+        cluster={"gpus_per_node": 0},
+        checkpointing={"checkpoint_dir": str(place / "run")},
     )
     server = GeneratorProcess("generator", config, place)
-    group = GeneratorGroup([server], batch_size=ROWS, max_restarts=0)
+    kind = ConcurrentGroup if mode else GeneratorGroup
+    group = kind([server], batch_size=None if mode else ROWS, max_restarts=0)
     group.start()
 
     def subject() -> Subject:
@@ -112,6 +129,39 @@ def child(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Sub
 
     yield subject
     group.close()
+
+
+@pytest.mark.slow
+def test_weights_reach_a_child_process_between_two_tokens(child: Callable[[], Subject]) -> None:
+    """Completions that run go on with them; one that nobody waits for ends."""
+    subject = child()
+    subject.sync(0)
+    server = subject.generator.servers[0]
+    prompts, sampling = make_prompts(), Sampling(max_new_tokens=48, seed=3, ignore_eos=True)
+
+    async def in_flight() -> tuple[list[list[Completion]], list[list[Completion]]]:
+        before = await server.generate(prompts, sampling, count=2)
+        await subject.transport.publish(1)
+        running = asyncio.ensure_future(server.generate(prompts, sampling, count=2))
+        await asyncio.sleep(0.02)
+        await server.receive(1)
+        during = await running
+        cancelled = asyncio.ensure_future(server.generate(prompts, sampling, count=2))
+        await asyncio.sleep(0.02)
+        cancelled.cancel()
+        await asyncio.gather(cancelled, return_exceptions=True)
+        return before, during
+
+    before, during = run(in_flight())
+    spans = [one.versions for group in during for one in group]
+    assert {versions[-1].version for versions in spans} == {1}
+    assert [versions[-1].end for versions in spans] == [len(one.tokens) for group in before for one in group]
+    changed = [versions for versions in spans if len(versions) > 1]
+    assert changed, "weights came before the first token: too fast a machine for this test's length"
+    for old, new in zip(chain(*before), chain(*during), strict=True):
+        begun = new.versions[0].end if new.versions[0].version == 0 else 0
+        assert new.tokens[:begun] == old.tokens[:begun]
+    assert run(server.generate(prompts[:1], sampling)), "it answers after a call that was cancelled"
 
 
 @pytest.mark.slow

@@ -9,6 +9,9 @@ from hone.errors import RewardError
 from hone.rollout.workers.failure_budget import FailureBudget
 from hone.types import Rollout
 
+NO_REWARD = "neither a reward function nor the environment gave a reward"
+"""A failure that is no defect: a rollout that ended before its environment could judge it."""
+
 
 @dataclass
 class EpisodeResult:
@@ -48,7 +51,7 @@ def add_rewards(results: Sequence[EpisodeResult], no_function_applies: str) -> N
             rollout.failure = None
             rollout.reward = (rollout.reward or 0.0) + one.weight * one.reward
         elif rollout.reward is None:
-            rollout.failure = rollout.failure or "neither a reward function nor the environment gave a reward"
+            rollout.failure = rollout.failure or NO_REWARD
 
 
 def episode_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
