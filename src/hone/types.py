@@ -7,7 +7,7 @@ batch. A *target token* is one that the loss sees: its log-probability given all
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -31,10 +31,6 @@ class Prompt:
     env: str = ""
     first_completion: int = 0
     """The index of its first completion: sampling depends on the prompt's id and the completion's index."""
-
-    def numbered(self, number: int) -> Prompt:
-        """The same prompt, for its completion of this number alone."""
-        return replace(self, first_completion=self.first_completion + number)
 
 
 class VersionSpan(NamedTuple):

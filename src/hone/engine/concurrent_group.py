@@ -11,6 +11,7 @@ from typing import Any
 
 from hone.engine.base import GeneratorServer
 from hone.engine.generator_group import GeneratorGroup
+from hone.engine.requests import requests_of
 from hone.engine.weight_probe import WeightProbe
 from hone.errors import ClusterError, WeightSyncError, WorkerLostError
 from hone.types import Completion, Prompt, Sampling
@@ -99,11 +100,7 @@ class ConcurrentGroup(GeneratorGroup):
     ) -> list[list[Completion]]:
         """As `Generator.generate`. If it is cancelled, so are the requests."""
         loop = asyncio.get_running_loop()
-        requests = [
-            _Request(prompt.numbered(c), sampling, loop.create_future())
-            for prompt in prompts
-            for c in range(count)
-        ]
+        requests = [_Request(one, sampling, loop.create_future()) for one in requests_of(prompts, count)]
         self._waiting.extend(requests)
         loop.call_soon(self._dispatch)  # others may ask in this turn of the loop, too
         try:

@@ -18,6 +18,7 @@ from hone.engine.distributed.worker import EngineWorker
 from hone.engine.generator_process import BEAT_S, serves_requests
 from hone.engine.local.generator import LocalGenerator
 from hone.engine.local.request_generator import RequestGenerator
+from hone.engine.requests import requests_of
 from hone.subprocesses import end_with_parent
 from hone.types import Completion, Prompt, Sampling
 
@@ -107,7 +108,7 @@ async def serve(link: Link, worker: EngineWorker) -> None:
             _, method, arguments = call
             if method == "generate":
                 prompts, sampling, count = arguments
-                wanted = [p.numbered(c) for p in prompts for c in range(count)]
+                wanted = requests_of(prompts, count)
                 done = await asyncio.gather(*(one(prompt, sampling) for prompt in wanted))
                 return [done[i : i + count] for i in range(0, len(done), count)]
             if method == "abort":

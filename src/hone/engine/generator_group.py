@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 
 from hone.engine.base import GeneratorServer
-from hone.engine.requests import completions_per_batch
+from hone.engine.requests import completions_per_batch, requests_of
 from hone.engine.weight_probe import WeightProbe
 from hone.errors import ClusterError, WorkerLostError
 from hone.types import Completion, Prompt, Sampling
@@ -96,7 +96,7 @@ class GeneratorGroup:
         self, prompts: Sequence[Prompt], sampling: Sampling, *, count: int = 1
     ) -> list[list[Completion]]:
         """As `Generator.generate`; completions of a server that is lost are sampled again, with the same seeds."""
-        requests = [prompt.numbered(c) for prompt in prompts for c in range(count)]
+        requests = requests_of(prompts, count)
         share = -(-len(prompts) // len(self.servers)) * count
         size = max(1, share if self.batch_size is None else completions_per_batch(self.batch_size, count))
         starts: asyncio.Queue[int | None] = asyncio.Queue()

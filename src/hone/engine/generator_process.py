@@ -17,6 +17,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hone.engine.requests import requests_of
 from hone.errors import WorkerLostError
 from hone.files import last_lines
 from hone.user_code import search_path
@@ -77,7 +78,7 @@ class GeneratorProcess:
             done: list[list[Completion]] = await self._call_async("generate", list(prompts), sampling, count)
         except asyncio.CancelledError:
             with contextlib.suppress(EOFError, OSError):
-                self._send("abort", [(p.id, p.first_completion + c) for p in prompts for c in range(count)])
+                self._send("abort", [(one.id, one.first_completion) for one in requests_of(prompts, count)])
             raise
         return done
 

@@ -2,8 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 from hone.errors import HoneError
 from hone.types import Prompt, Sampling
+
+
+def requests_of(prompts: Sequence[Prompt], count: int) -> list[Prompt]:
+    """A prompt for each completion, in order: `count` for each prompt, with the completion's index."""
+    return [
+        replace(prompt, first_completion=prompt.first_completion + number)
+        for prompt in prompts
+        for number in range(count)
+    ]
 
 
 def completion_limit(prompt: Prompt, sampling: Sampling, context: int) -> int:
