@@ -128,6 +128,10 @@ MAKES_UNUSED: dict[str, list[str]] = {
     ],
     "an endpoint answers": ENDPOINT,
     "the endpoint tokenizes": ENDPOINT,
+    **{
+        f"a suite has its own {what}": ["eval.suite=gsm8k"]
+        for what in ("data and prompts", "data: eval.suite_data.NAME is a copy of it", "metrics", "grader")
+    },
     "the loss that is chosen clips no ratio": ["loss_fn.use_sapo=true"],
     "loss_fn.reference_policy_kl_penalty is 0": ["loss_fn.reference_policy_kl_penalty=0"],
     "only the estimators grpo and gdpo read it": ["grpo.adv_estimator.name=maxrl"],
@@ -154,6 +158,8 @@ def _told(kind: Any, key: str, given: list[str]) -> list[str]:
     other = {
         "kwargs": {"a": 1},
         "vllm_kwargs": {"a": 1},
+        "metrics": ["own.py:metric"],
+        "functions": [{"name": "length"}],
         "chat_template_kwargs": {"a": 1},
         "target_modules": ["q"],
     }.get(key.rpartition(".")[2], "text" if other is None else other)

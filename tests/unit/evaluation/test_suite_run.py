@@ -12,6 +12,7 @@ import pytest
 
 from hone import cli
 from hone.config import load
+from hone.errors import ConfigError
 from hone.evaluation import suite_run
 from hone.types import Completion, Prompt, Sampling
 from tests.helpers.suite_rows import TEST, write_suite
@@ -194,3 +195,38 @@ def test_a_plan_counts_the_problems(tmp_path: Path, capsys: pytest.CaptureFixtur
     shown = capsys.readouterr().out
     assert "suite gsm8k (version 1, generation, strict): 2 problems" in shown
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["suite=gsm8k,nope"], "there is no suite 'nope'"),
+        (["suite=gsm8k", "env.path=own.py:Game"], "answered in one turn"),
+        (["suite=gsm8k", "eval.suite_data.mmlu=x"], "does not name mmlu"),
+        (["suite=gsm8k", "eval.num_fewshot=-1"], "num_fewshot"),
+    ],
+)
+def test_settings_that_do_not_go_with_a_suite_are_refused(words: list[str], says: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load("eval", None, words)
+    assert says in str(caught.value)
+
+
+def test_a_data_set_with_the_name_of_a_suite_is_the_suite(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not where a file has the name, or settings say how its rows are scored."""
+    monkeypatch.chdir(tmp_path)
+    named = load("eval", None, ["generation.model_name=m", "data.dataset_name=math500"])
+    assert named.config.eval.suite == ["math500"]
+    assert any("the suite of this name" in notice for notice in named.notices)
+    own = load(
+        "eval",
+        None,
+        ["generation.model_name=m", "data.dataset_name=math500", "rewards.functions=[{name: math}]"],
+    )
+    assert own.config.eval.suite == []
+    (tmp_path / "math500").mkdir()
+    assert (
+        load("eval", None, ["generation.model_name=m", "data.dataset_name=math500"]).config.eval.suite == []
+    )

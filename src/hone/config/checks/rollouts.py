@@ -261,6 +261,8 @@ def evaluation(config: EvalConfig) -> Iterator[str]:
     settings, generation = config.eval, config.generation
     count, k = settings.num_tests_per_prompt, settings.k_value
     yield from _sampling(generation, "generation")
+    if settings.has_own_data and (config.env.is_configured or config.env.named):
+        yield "env with eval.suite or eval.lm_eval: their problems are answered in one turn. Remove env"
     if settings.suite and settings.lm_eval:
         yield "eval.suite and eval.lm_eval are both given: evaluate on one of them at a time"
     yield from (f"eval.suite: {problem}" for problem in map(unknown_suite, settings.suite) if problem)

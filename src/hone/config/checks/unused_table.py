@@ -163,7 +163,7 @@ EVALUATION = (
     ),
     read_if(
         lambda s: not s.config.eval.has_own_data,
-        "data: kwargs subset split seed input_key output_key prompt_template prompt_file system_prompt_file env_name "
+        "data: kwargs subset split seed input_key output_key prompt_template prompt_file system_prompt_file "
         "repeat",
         "a suite has its own data and prompts",
     ),
@@ -174,11 +174,11 @@ EVALUATION = (
     ),
     read_if(
         lambda s: not s.config.eval.has_own_data,
-        "eval: metric metrics max_rollout_turns",
+        "eval: metric metrics",
         "a suite has its own metrics",
     ),
     read_if(lambda s: not s.config.eval.has_own_data, "rewards.functions", "a suite has its own grader"),
-    read_if("eval.suite", "eval: suite_data contamination_data", "there is no suite"),
+    read_if("eval.suite", "eval.contamination_data", "there is no suite"),
     read_if("eval.lm_eval", "eval.lm_eval_path", "there is no task of lm-evaluation-harness"),
     read_if(
         lambda s: s.config.eval.has_own_data,
