@@ -97,6 +97,7 @@ def main() -> None:
     parser.add_argument("--longest", type=int, default=0)
     parser.add_argument("--batches", type=int, default=3)
     parser.add_argument("--copy", action="store_true")
+    parser.add_argument("--one-process", action="store_true", help="all sides in this one: less to start")
     parser.add_argument("--calls", type=int, default=2, help="calls of a run, of which the best counts")
     parser.add_argument("--dtypes", default="float32,bfloat16")
     parser.add_argument("--sides", default=",".join(SIDES))
@@ -107,7 +108,7 @@ def main() -> None:
     parser.add_argument("--worker", metavar="SIDE")
     options = parser.parse_args()
     if options.worker:
-        print(json.dumps(measure(options)))
+        print(json.dumps(timed(options, *prepare(options, options.worker))))
         return
     with tempfile.TemporaryDirectory() as name:
         if options.model is None:
@@ -121,10 +122,13 @@ def main() -> None:
 
 def compare(options: argparse.Namespace, sides: list[str], dtype: str, rows: str) -> None:
     """Run all sides in turn; print medians, and each one's speed as a multiple of the others' pair by pair."""
+    options = argparse.Namespace(**vars(options) | {"dtypes": dtype, "rows": rows})
+    here = {side: prepare(options, side) for side in sides} if options.one_process else {}
     found: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
     for pair in range(options.pairs):
         for side in sides if pair % 2 == 0 else sides[::-1]:
-            found[side].append(run(options, side, dtype, rows))
+            result = timed(options, *here[side]) if here else run(options, side, dtype, rows)
+            found[side].append(result)
             print(f"pair {pair + 1}: {dtype} {rows} rows {side:12} {json.dumps(found[side][-1])}", flush=True)
     for side, results in found.items():
         line = [f"{dtype:9} {rows:>4} rows {side:12}"]
@@ -153,25 +157,30 @@ def run(options: argparse.Namespace, side: str, dtype: str, rows: str) -> dict[s
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
-def measure(options: argparse.Namespace) -> dict[str, float]:
-    """In a worker: the best of some calls after one that warms up."""
-    make: dict[str, Callable[[argparse.Namespace, Work], Decode]] = {
-        "transformers": transformers,
-        "vllm": vllm,
-    }
+def prepare(options: argparse.Namespace, side: str) -> tuple[Decode, Work]:
+    """Load a side's model, and warm it up."""
     import torch
 
     torch.set_num_threads(options.threads)
-    weights = sum(file.stat().st_size for file in Path(options.model).glob("*.safetensors"))
+    make: dict[str, Callable[[argparse.Namespace, Work, str], Decode]] = {
+        "transformers": transformers,
+        "vllm": vllm,
+    }
     work = work_of(options)
-    decode = make.get(options.worker, hone)(options, work)
+    decode = make.get(side, hone)(options, work, side)
     decode(2)
+    return decode, work
+
+
+def timed(options: argparse.Namespace, decode: Decode, work: Work) -> dict[str, float]:
+    """Tokens per second: the best of some calls."""
     clock, processor = [], []
     for _ in range(options.calls):
         start, used = time.perf_counter(), time.process_time()
         decode(work.context)
         clock.append(time.perf_counter() - start)
         processor.append(time.process_time() - used)
+    weights = sum(file.stat().st_size for file in Path(options.model).glob("*.safetensors"))
     stored = 2 if "bfloat16" in (Path(options.model) / "config.json").read_text() else 4
     step = weights / stored * (4 if options.dtypes == "float32" else 2)
     made = sum(work.lengths)
@@ -195,7 +204,7 @@ def bandwidth() -> float:
     return array.nbytes / best
 
 
-def hone(options: argparse.Namespace, work: Work) -> Decode:
+def hone(options: argparse.Namespace, work: Work, side: str) -> Decode:
     from hone.engine.local.decoding_row import DecodingRow
     from hone.engine.local.generator import LocalGenerator
     from hone.engine.local.learner import DTYPES, autocast
@@ -204,7 +213,7 @@ def hone(options: argparse.Namespace, work: Work) -> Decode:
 
     dtype = options.dtypes
     settings: dict[str, Any] = {}
-    if options.worker != "before":
+    if side != "before":
         from hone.engine.local.continuous_batching import ContinuousBatching
         from hone.planning.cpu import generator_precision
 
@@ -213,7 +222,7 @@ def hone(options: argparse.Namespace, work: Work) -> Decode:
             "continuous": ContinuousBatching(),
             "drafts": ContinuousBatching(num_speculative_tokens=DRAFTS),
         }
-        settings["continuous"] = kinds.get(options.worker)
+        settings["continuous"] = kinds.get(side)
     model: Any = load_model(options.model).eval()
     generator = LocalGenerator(
         model,
@@ -236,7 +245,7 @@ def hone(options: argparse.Namespace, work: Work) -> Decode:
     return decode
 
 
-def transformers(options: argparse.Namespace, work: Work) -> Decode:
+def transformers(options: argparse.Namespace, work: Work, side: str) -> Decode:
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -263,7 +272,7 @@ def transformers(options: argparse.Namespace, work: Work) -> Decode:
     return decode
 
 
-def vllm(options: argparse.Namespace, work: Work) -> Decode:
+def vllm(options: argparse.Namespace, work: Work, side: str) -> Decode:
     from vllm import LLM, SamplingParams
 
     model = LLM(

@@ -5,14 +5,15 @@ is read has many. Keys and values lie in slabs [slots, heads, width, dim], one s
 a row has a slot, and fills it from position 0.
 
 Each row's last new token comes first, slab by slab in the order of slots, so that one call of PyTorch's attention
-serves a slab. The earlier new tokens of a row are a `Segment` with a call of its own.
+serves a slab. The earlier new tokens are a `Segment` with a call of its own, which rows of equal lengths share.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from transformers.cache_utils import CacheLayerMixin
@@ -31,22 +32,37 @@ class SlabStep:
     mask: Tensor
     """[rows, 1, 1, longest] what each token attends to; `longest` is the number of filled positions of the longest."""
 
+    _index: dict[int, Tensor] = field(default_factory=dict)
+
     @property
     def rows(self) -> int:
         return self.slots.numel()
 
+    def index(self, heads: int) -> Tensor:
+        """[rows * heads] where each token's keys are in a slab that is seen as [slots * heads * width, dim]."""
+        if heads not in self._index:
+            row = self.slots[:, None] * heads + torch.arange(heads, device=self.slots.device)
+            self._index[heads] = (row * self.width + self.positions[:, None]).flatten()
+        return self._index[heads]
+
 
 @dataclass(frozen=True)
 class Segment:
-    """Further new tokens of one row: tokens [first, first + count) of the step, positions [start, start + count)."""
+    """Further new tokens of some rows of a slab, at positions [start, start + count) of each, row by row from token
+    `first` of the step on."""
 
     width: int
-    slot: int
+    slots: Tensor
     first: int
     count: int
     start: int
     mask: Tensor | None
     """[count, start + count] what each token attends to; None: all before it, `start` being 0."""
+
+    @property
+    def tokens(self) -> slice:
+        """Its tokens among those of the step."""
+        return slice(self.first, self.first + self.slots.numel() * self.count)
 
 
 @dataclass(frozen=True)
@@ -76,13 +92,13 @@ class RaggedLayer(CacheLayerMixin):
         for stored, new in ((0, key_states), (1, value_states)):
             new_TGD = new[0].transpose(0, 1)
             for slab in self.step.slabs:
-                tokens = new_TGD[slab.first : slab.first + slab.rows]
-                slabs = self._slab(slab.width, key_states, value_states)
-                slabs[stored][slab.slots, :, slab.positions] = tokens
+                tokens = new_TGD[slab.first : slab.first + slab.rows].flatten(0, 1)
+                target = self._slab(slab.width, key_states, value_states)[stored].view(-1, tokens.shape[-1])
+                target.index_copy_(0, slab.index(new.shape[1]), tokens)
             for part in self.step.segments:
-                tokens = new[0, :, part.first : part.first + part.count]
-                row = self._slab(part.width, key_states, value_states)[stored][part.slot]
-                row[:, part.start : part.start + part.count] = tokens
+                tokens = new_TGD[part.tokens].unflatten(0, (-1, part.count)).transpose(1, 2)
+                target = self._slab(part.width, key_states, value_states)[stored]
+                target[part.slots, :, part.start : part.start + part.count] = tokens
         return self, self
 
     def _slab(self, width: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
@@ -117,41 +133,29 @@ class RaggedLayer(CacheLayerMixin):
     def attend(self, query: Tensor, scale: float | None) -> Tensor:
         """[1, heads, T, dim] -> [1, T, heads, dim]."""
         query_THD = query[0].transpose(0, 1)
-        out: Tensor | None = None
-        for first, count, part in self._parts(query_THD, scale):
-            if out is None:
-                out = part.new_empty(query_THD.shape[0], *part.shape[1:])
-            out[first : first + count] = part
-        assert out is not None
-        return out[None]
+        parts = [self._last_tokens(slab, query_THD, scale) for slab in self.step.slabs]
+        parts += [self._segment(part, query_THD, scale) for part in self.step.segments]
+        return torch.cat(parts)[None]
 
-    def _parts(self, query_THD: Tensor, scale: float | None) -> Any:
-        heads = query_THD.shape[1]
-        for slab in self.step.slabs:
-            keys, values = (part[: slab.rows, :, : slab.mask.shape[-1]] for part in self.slabs[slab.width])
-            groups = keys.shape[1]
-            query = query_THD[slab.first : slab.first + slab.rows]
-            query = query.reshape(
-                slab.rows, groups, heads // groups, -1
-            )  # as in attention.py: no copies of keys
-            done = scaled_dot_product_attention(query, keys, values, attn_mask=slab.mask, scale=scale)
-            yield slab.first, slab.rows, done.reshape(slab.rows, heads, -1)
-        for part in self.step.segments:
-            end = part.start + part.count
-            keys, values = (
-                one[part.slot, :, :end].repeat_interleave(heads // one.shape[1], 0)
-                for one in self.slabs[part.width]
-            )
-            query = query_THD[part.first : part.first + part.count].transpose(0, 1)
-            done = scaled_dot_product_attention(
-                query[None],
-                keys[None],
-                values[None],
-                attn_mask=part.mask,
-                is_causal=part.mask is None,
-                scale=scale,
-            )
-            yield part.first, part.count, done[0].transpose(0, 1)
+    def _last_tokens(self, slab: SlabStep, query_THD: Tensor, scale: float | None) -> Tensor:
+        keys, values = (part[: slab.rows, :, : slab.mask.shape[-1]] for part in self.slabs[slab.width])
+        heads, groups = query_THD.shape[1], keys.shape[1]
+        query = query_THD[slab.first : slab.first + slab.rows]
+        query = query.reshape(slab.rows, groups, heads // groups, -1)  # as in attention.py: no copies of keys
+        done = scaled_dot_product_attention(query, keys, values, attn_mask=slab.mask, scale=scale)
+        return done.reshape(slab.rows, heads, -1)
+
+    def _segment(self, part: Segment, query_THD: Tensor, scale: float | None) -> Tensor:
+        copies = query_THD.shape[1] // self.slabs[part.width][0].shape[1]
+        keys, values = (
+            one[part.slots, :, : part.start + part.count].repeat_interleave(copies, 1)
+            for one in self.slabs[part.width]
+        )
+        query = query_THD[part.tokens].unflatten(0, (-1, part.count)).transpose(1, 2)
+        done = scaled_dot_product_attention(
+            query, keys, values, attn_mask=part.mask, is_causal=part.mask is None, scale=scale
+        )
+        return done.transpose(1, 2).flatten(0, 1)
 
     def get_seq_length(self) -> int:
         return 0

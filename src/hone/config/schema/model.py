@@ -166,8 +166,8 @@ class SamplingConfig(ConfigModel):
     """In the built-in generator (vLLM always does it): completions join the batch as others leave it. Faster where
     lengths differ. The same tokens; their log-probabilities differ from those of fixed batches by rounding."""
     kv_cache_tokens: Count | None = None
-    """Tokens whose keys and values the continuous batch may hold; a completion that does not fit waits. null: as many
-    as its sequences have at full length."""
+    """Tokens whose keys and values the continuous batch may hold; a completion that does not fit waits. null: what its
+    sequences need."""
     num_speculative_tokens: int = Field(0, ge=0)
     """Draft tokens that a step checks at once, taken from where the last tokens occurred before; 0: none. The sampled
     tokens are the same."""

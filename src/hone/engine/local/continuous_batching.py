@@ -36,6 +36,7 @@ from hone.model import attention
 
 STEP_TOKENS = 2048
 """A step reads at most so many tokens of prompts, and at least one of each row: it bounds a step's memory and time."""
+NO_BUDGET = 2**62
 SHORTEST_SHARED = 16
 """Tokens of the shortest text whose keys and values are copied from a row of another prompt."""
 
@@ -45,7 +46,7 @@ class ContinuousBatching:
     """Settings of continuous batching; the configuration has them under the same names."""
 
     kv_cache_tokens: int | None = None
-    """None: as many as `max_rows` sequences of full length have."""
+    """None: what `max_rows` sequences need."""
     num_speculative_tokens: int = 0
     prompt_lookup_max: int = 4
 
@@ -78,6 +79,11 @@ class Request:
     def text(self) -> tuple[int, ...]:
         """Prompt and completion so far."""
         return (*self.row.prompt.tokens, *self.row.tokens)
+
+    @property
+    def computed(self) -> int:
+        """How many tokens the present step computes."""
+        return len(self.new) + len(self.drafts)
 
     @property
     def cached(self) -> CachedRow:
@@ -118,7 +124,7 @@ class ContinuousBatcher:
         self.sampler = RowSampler(model, stop_tokens, vocabulary_limit)
         with autocast():
             exact = model.dtype == torch.float32 and not torch.is_autocast_enabled(model.device.type)
-        budget = max(settings.kv_cache_tokens or max_rows * context, context)
+        budget = max(settings.kv_cache_tokens or NO_BUDGET, context)
         self.cache = RaggedCache(model.config, budget=budget, context=context, additive_mask=exact)
         self._arrived: list[Request] = []
         self._waiting: deque[Request] = deque()
@@ -237,10 +243,11 @@ class ContinuousBatcher:
                 request.drafts = tuple(request.drafter.propose(request.text, most))
 
     def _make_room(self) -> None:
+        needed = {request: request.cached.length + request.computed for request in self._running}
+        self.cache.reserve(tokens for request, tokens in needed.items() if tokens > request.cached.width)
         for request in list(self._running):
             while request.place is not None:
-                new = len(request.new) + len(request.drafts)
-                if self.cache.grow(request.place, request.place.length + new):
+                if self.cache.grow(request.place, request.place.length + request.computed):
                     break
                 if request.drafts:
                     request.drafts = ()

@@ -6,7 +6,8 @@ next wider one; when a row leaves, the last row of its slab takes its slot.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,6 +97,13 @@ class RaggedCache:
                 layer.copy((last.width, last.slot), (row.width, row.slot), last.length)
             last.slot = row.slot
             self.rows[row.width][last.slot] = last
+        if not self.rows[row.width]:
+            self._resize(row.width, 0)
+
+    def reserve(self, tokens: Iterable[int]) -> None:
+        """Prepare for rows of so many tokens each, where the budget allows it: a slab grows once for all of them."""
+        for width, count in Counter(map(self.width_for, tokens)).items():
+            self._reserve(width, count)
 
     def _reserve(self, width: int, count: int) -> bool:
         """Make room for `count` further rows in a slab, if the budget allows it."""
@@ -132,11 +140,15 @@ class RaggedCache:
                 slabs.append(self._slab_step(width, rows, new, first, device))
                 index.update({row: [first + row.slot] for row in rows})
                 first += len(rows)
+        alike: dict[tuple[int, int, int], list[CachedRow]] = {}
         for row, count in new.items():
             if count > 1:
-                segments.append(self._segment(row, count - 1, first, device))
-                index[row] = [*range(first, first + count - 1), *index[row]]
-                first += count - 1
+                alike.setdefault((row.width, count - 1, row.length), []).append(row)
+        for (_, count, _), rows in alike.items():
+            segments.append(self._segment(rows, count, first, device))
+            for row in rows:
+                index[row] = [*range(first, first + count), *index[row]]
+                first += count
         step = RaggedStep(slabs, segments)
         for layer in self.layers:
             layer.step = step
@@ -158,11 +170,13 @@ class RaggedCache:
         return SlabStep(width, first, torch.arange(len(rows), device=device), positions.to(device), mask)
 
     @staticmethod
-    def _segment(row: CachedRow, count: int, first: int, device: torch.device) -> Segment:
+    def _segment(rows: Sequence[CachedRow], count: int, first: int, device: torch.device) -> Segment:
+        """Of rows that have the same width and length."""
+        start, slots = rows[0].length, torch.tensor([row.slot for row in rows], device=device)
         mask = None
-        if row.length:
-            mask = torch.ones(count, row.length + count, dtype=torch.bool, device=device).tril(row.length)
-        return Segment(row.width, row.slot, first, count, row.length, mask)
+        if start:
+            mask = torch.ones(count, start + count, dtype=torch.bool, device=device).tril(start)
+        return Segment(rows[0].width, slots, first, count, start, mask)
 
     def forward_arguments(self, device: torch.device) -> dict[str, Any]:
         """What the model is given in a step, besides tokens and positions."""

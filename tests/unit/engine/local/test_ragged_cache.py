@@ -72,3 +72,15 @@ def test_a_row_that_does_not_fit_the_budget_is_refused() -> None:
     assert cache.grow(first, 65)
     assert cache.allocated <= 64 + 96
     assert cache.rows_in_use == 1
+
+
+def test_a_slab_without_rows_is_freed() -> None:
+    cache = make_cache(10_000)
+    rows = [cache.add(10) for _ in range(3)]
+    cache.reserve([70, 70, 70])
+    assert cache.slots[96] >= 3
+    for row in rows:
+        assert row is not None
+        assert cache.grow(row, 70)
+    assert cache.slots[64] == 0
+    assert cache.rows_in_use == 3
