@@ -126,7 +126,8 @@ class ContinuousBatcher:
             exact = model.dtype == torch.float32 and not torch.is_autocast_enabled(model.device.type)
         budget = max(settings.kv_cache_tokens or NO_BUDGET, context)
         self.cache = RaggedCache(model.config, budget=budget, context=context, additive_mask=exact)
-        self._arrived: list[Request] = []
+        self._arrived: deque[Request] = deque()
+        """Rows that were added since the last step: what another thread may append to."""
         self._waiting: deque[Request] = deque()
         self._running: list[Request] = []
         self._leaving: list[Request] = []
@@ -159,8 +160,8 @@ class ContinuousBatcher:
         """Decode with the present weights, which are of `version`. Returns the rows that are finished, in the order in
         which they joined. Raises ModelError for logits that are not finite."""
         beat()
-        self._arrived, arrived = [], self._arrived
-        self._waiting.extend(arrived)
+        while self._arrived:
+            self._waiting.append(self._arrived.popleft())
         self._drop_cancelled()
         self._admit(version)
         self._choose_tokens()
