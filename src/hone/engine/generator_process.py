@@ -104,19 +104,19 @@ class GeneratorProcess:
     def _call(self, method: str, *arguments: Any) -> Any:
         """Call a method of the child's EngineWorker. Raises its exception, or WorkerLostError if it died or hangs."""
         began = time.monotonic()
-        with self._naming_the_loss():
+        with self._naming_the_loss() as who:
             reply = self._send(method, *arguments)
-            while not self._is_answered(reply, method, began):
+            while not self._is_answered(reply, method, began, who):
                 wait([reply], timeout=BEAT_S)
         return _result(reply)
 
     async def _call_async(self, method: str, *arguments: Any) -> Any:
         """As `_call`."""
         began = time.monotonic()
-        with self._naming_the_loss():
+        with self._naming_the_loss() as who:
             reply = self._send(method, *arguments)
             waiting = asyncio.wrap_future(reply)
-            while not self._is_answered(reply, method, began):
+            while not self._is_answered(reply, method, began, who):
                 await asyncio.wait([waiting], timeout=BEAT_S)
         return _result(reply)
 
@@ -128,28 +128,31 @@ class GeneratorProcess:
             self.channel.send((self._calls, method, arguments))
         return reply
 
-    def _is_answered(self, reply: Future[Any], method: str, began: float) -> bool:
+    def _is_answered(self, reply: Future[Any], method: str, began: float, who: str) -> bool:
         """Raises EOFError if the child is gone, WorkerLostError after `cluster.worker_timeout_s` without progress."""
         patience = self.config.cluster.worker_timeout_s
         gone = not self._reader.is_alive()
-        if reply.done() and not reply.cancelled():
+        if reply.cancelled():
+            raise EOFError
+        if reply.done():
             return True
         if gone:
             raise EOFError
         if time.monotonic() > max(began, self._progressed) + patience:
             raise WorkerLostError(
-                f"{self._who()} made no progress for {patience:.0f} s in {method}{last_lines(self.log)}"
+                f"{who} made no progress for {patience:.0f} s in {method}{last_lines(self.log)}"
             )
         return False
 
     @contextlib.contextmanager
-    def _naming_the_loss(self) -> Iterator[None]:
+    def _naming_the_loss(self) -> Iterator[str]:
+        """Yield the name of the child, which another call that fails may close meanwhile."""
+        process = self.process
+        who = f"{self.name} (pid {process.pid if process is not None else 'closed'})"
         try:
-            yield
+            yield who
         except (EOFError, OSError) as error:
-            raise WorkerLostError(
-                f"{self._who()} died: {self._exit_reason()}{last_lines(self.log)}"
-            ) from error
+            raise WorkerLostError(f"{who} died: {_exit_reason(process)}{last_lines(self.log)}") from error
 
     def _read(self, channel: Connection, replies: dict[int, Future[Any]]) -> None:
         """Hand out the replies until the child is gone; note its heartbeats."""
@@ -166,18 +169,16 @@ class GeneratorProcess:
         for reply in list(replies.values()):  # wake those that wait
             reply.cancel()
 
-    def _who(self) -> str:
-        assert self.process is not None
-        return f"{self.name} (pid {self.process.pid})"
 
-    def _exit_reason(self) -> str:
-        assert self.process is not None
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(BEAT_S)
-        code = self.process.returncode
-        if code is not None and code < 0:
-            return f"signal {signal.Signals(-code).name} (killed, or out of memory?)"
-        return f"exit code {code}"
+def _exit_reason(process: subprocess.Popen[bytes] | None) -> str:
+    if process is None:
+        return "closed"
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(BEAT_S)
+    code = process.returncode
+    if code is not None and code < 0:
+        return f"signal {signal.Signals(-code).name} (killed, or out of memory?)"
+    return f"exit code {code}"
 
 
 def _result(reply: Future[Any]) -> Any:

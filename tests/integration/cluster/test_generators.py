@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -90,3 +91,25 @@ def test_a_generator_that_samples_ahead_may_be_killed(where: str, ahead: Path, t
     assert numbers_of(run) == numbers_of(ahead)
     if where == "a child process":
         same_end(run, ahead, STEPS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("where", SETTINGS)
+def test_a_generator_of_a_stream_may_be_killed(where: str, tmp_path: Path) -> None:
+    """Its completions are sampled elsewhere, or again; no prompt is lost."""
+    run = tmp_path / "run"
+    stream = ("grpo.async_rollouts=stream", "grpo.max_staleness=2", "policy.generation.max_new_tokens=32")
+    process = start(run, *APART, *SETTINGS[where], *stream, kind="grpo")
+    finish_after_a_generator_is_killed(process, run, where)
+    rows = metric_rows(run)
+    assert max(float(row["staleness_max"]) for row in rows) <= 2
+    groups = [
+        {
+            json.loads(line)["group"]
+            for line in (run / "rollouts" / f"step_{step}.jsonl").read_text().split("\n")[:-1]
+        }
+        for step in range(1, STEPS + 1)
+    ]
+    assert {len(step) for step in groups} == {len(groups[0])}
+    draws = sorted(int(name.rsplit(".", 1)[1]) for step in groups for name in step)
+    assert draws == list(range(len(draws))), "each prompt is trained on once"
