@@ -140,6 +140,15 @@ class PromptData(ResumableDataset):
                 dataset.report_invalid(row, self.limit.error(len(prompt.tokens)))
         return prompts
 
+    def again(self, ids: Sequence[str]) -> list[Prompt]:
+        """Prompts that `next` returned before, by their ids."""
+        datasets = {dataset.label: dataset for dataset in self.training_datasets}
+        asked: list[tuple[str, Dataset, int, Row]] = []
+        for name in ids:
+            label, row = name.rpartition("@")[0].rsplit(":", 1)
+            asked.append((name, datasets[label], int(row), datasets[label].rows[int(row)]))
+        return self._prompts(asked)
+
     @cached_property
     def validation(self) -> list[Prompt]:
         """All held-out prompts, in order; encoded on first use."""

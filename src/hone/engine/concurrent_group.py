@@ -34,9 +34,14 @@ class _Slot:
     server: GeneratorServer
     running: dict[asyncio.Task[None], list[_Request]] = field(default_factory=dict)
     starts: int = 0
-    lost: bool = False
+    restart: asyncio.Task[None] | None = None
+    """Starts the server again, whoever waits for it."""
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while weights are received and while the server is started again."""
+
+    @property
+    def lost(self) -> bool:
+        return self.restart is not None
 
     @property
     def free(self) -> bool:
@@ -59,6 +64,8 @@ class ConcurrentGroup(GeneratorGroup):
         self._slots = [_Slot(server) for server in servers]
         self._waiting: deque[_Request] = deque()
         self._received = asyncio.Event()
+        self._failure: Exception | None = None
+        """Why no server is started again."""
         self._closed = False
 
     def close(self) -> None:
@@ -87,13 +94,15 @@ class ConcurrentGroup(GeneratorGroup):
                     raise
 
     async def _receive_in(self, slot: _Slot, version: int) -> None:
+        """A server that is being started again gets the present version by that."""
         async with slot.lock:
-            if not slot.lost:
-                try:
-                    await slot.server.receive(version)
-                except WorkerLostError as error:
-                    slot.lost = True
-                    await self._start_again(slot, error)
+            starts = slot.starts
+            try:
+                if not slot.lost:
+                    return await slot.server.receive(version)
+            except WorkerLostError as error:
+                self._begin_restart(slot, error)
+        await self._recovered(slot, starts)
 
     async def generate(
         self, prompts: Sequence[Prompt], sampling: Sampling, *, count: int = 1
@@ -101,6 +110,7 @@ class ConcurrentGroup(GeneratorGroup):
         """As `Generator.generate`. If it is cancelled, so are the requests."""
         loop = asyncio.get_running_loop()
         requests = [_Request(one, sampling, loop.create_future()) for one in requests_of(prompts, count)]
+        self._check_alive()
         self._waiting.extend(requests)
         loop.call_soon(self._dispatch)  # others may ask in this turn of the loop, too
         try:
@@ -114,7 +124,7 @@ class ConcurrentGroup(GeneratorGroup):
 
     def _dispatch(self) -> None:
         """Hand waiting requests to free servers."""
-        while self._waiting and not self._closed:
+        while self._waiting and not self._closed and self._failure is None:
             free = [slot for slot in self._slots if slot.free]
             if not free:
                 return
@@ -143,7 +153,8 @@ class ConcurrentGroup(GeneratorGroup):
             done = await slot.server.generate([request.prompt for request in batch], batch[0].sampling)
         except WorkerLostError as error:
             self._waiting.extendleft(reversed(batch))
-            await self._recover(slot, starts, error)
+            with contextlib.suppress(WorkerLostError):  # the requests have it
+                await self._recover(slot, starts, error)
         except Exception as error:
             _fail(batch, error)
         else:
@@ -155,21 +166,38 @@ class ConcurrentGroup(GeneratorGroup):
             self._dispatch()
 
     async def _recover(self, slot: _Slot, starts: int, error: ClusterError) -> None:
-        """Start a lost server again, once for all its requests. If that fails, so do all requests."""
-        if self._closed or slot.starts != starts:
-            return
-        slot.lost = True
-        async with slot.lock:
-            if slot.starts != starts:
-                return
-            try:
+        """Start a lost server again, once for all its requests."""
+        if slot.starts == starts and not slot.lost and self._failure is None and not self._closed:
+            self._begin_restart(slot, error)
+        await self._recovered(slot, starts)
+
+    async def _recovered(self, slot: _Slot, starts: int) -> None:
+        """Wait for a restart, if there is one. Raises WorkerLostError if it failed."""
+        if slot.starts == starts and slot.restart is not None:
+            await asyncio.shield(slot.restart)
+        self._check_alive()
+
+    def _begin_restart(self, slot: _Slot, error: ClusterError) -> None:
+        slot.restart = asyncio.ensure_future(self._restart_in(slot, error))
+
+    async def _restart_in(self, slot: _Slot, error: ClusterError) -> None:
+        """If it fails, so do all requests, also later ones."""
+        try:
+            async with slot.lock:
                 await self._start_again(slot, error)
-            except Exception as failure:
-                self._closed = True
-                _fail(
-                    [*self._waiting, *(one for s in self._slots for b in s.running.values() for one in b)],
-                    failure,
-                )
+            if self._closed:
+                slot.server.close()
+        except Exception as failure:
+            self._failure = failure
+            outstanding = [one for other in self._slots for batch in other.running.values() for one in batch]
+            _fail([*self._waiting, *outstanding], failure)
+        finally:
+            slot.restart = None
+            self._dispatch()
+
+    def _check_alive(self) -> None:
+        if self._failure is not None:
+            raise WorkerLostError(str(self._failure)) from self._failure
 
     async def _start_again(self, slot: _Slot, error: ClusterError) -> None:
         """Restart the server with the present weights; while the learner publishes others, with those."""
@@ -180,8 +208,16 @@ class ConcurrentGroup(GeneratorGroup):
                 break
             except WeightSyncError:
                 if version == self.version:
-                    await asyncio.wait_for(received.wait(), NEXT_VERSION_S)
-        slot.starts, slot.lost = slot.starts + 1, False
+                    await self._next_version(slot, received)
+        slot.starts += 1
+
+    async def _next_version(self, slot: _Slot, received: asyncio.Event) -> None:
+        try:
+            await asyncio.wait_for(received.wait(), NEXT_VERSION_S)
+        except asyncio.TimeoutError as error:
+            raise WorkerLostError(
+                f"{slot.server.name} was started again, but the learner published no weights for {NEXT_VERSION_S:.0f} s"
+            ) from error
 
     async def _abort(self, requests: Sequence[_Request]) -> None:
         """Have servers stop what nobody waits for."""
@@ -189,9 +225,11 @@ class ConcurrentGroup(GeneratorGroup):
         for slot in self._slots:
             for task, batch in [*slot.running.items()]:
                 keys = [(r.prompt.id, r.prompt.first_completion) for r in batch if id(r) in unwanted]
-                if keys and slot.server.batches_itself:
+                if not keys or slot.lost:
+                    continue
+                if slot.server.batches_itself:
                     task.cancel()
-                elif keys and not slot.lost:
+                else:
                     with contextlib.suppress(WorkerLostError):  # the call that is running raises it, too
                         await slot.server.abort(keys)
 

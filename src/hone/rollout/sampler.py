@@ -15,7 +15,7 @@ from hone.rollout.environments.episode import EpisodeRunner
 from hone.rollout.environments.episode_result import EpisodeResult, add_rewards, check_failures
 from hone.rollout.environments.pool import EnvironmentPool
 from hone.rollout.rewards.reward_pool import RewardPool
-from hone.rollout.rewards.scoring_batch import NO_FUNCTION_APPLIES
+from hone.rollout.rewards.scoring_batch import NO_FUNCTION_APPLIES, Scoring
 from hone.rollout.scoring import apply_reward_shaping, score_completions, score_rollouts
 from hone.types import Generator, Group, Prompt, Sampling
 
@@ -36,8 +36,8 @@ class RolloutSampler:
     config: OnlineConfig
     episodes: EpisodeRunner | None = None
     """Runs rollouts with environments, if the configuration has any."""
-    max_failure_fraction: float | None = None
-    """Share of a call's completions that may fail; None: `rewards.max_failure_fraction`."""
+    scoring: Scoring | None = None
+    """How a call's completions are judged and counted; None: as the pool does, with `rewards.max_failure_fraction`."""
 
     async def sample(self, prompts: Sequence[Prompt], *, on_end: OnEnd = lambda part: None) -> list[Group]:
         """A group to train on for each prompt, with rewards if the algorithm uses them. `on_end` is called when a part
@@ -66,14 +66,10 @@ class RolloutSampler:
         if self.episodes is not None and pool is not None:
             results = await self.episodes.run(prompts, self.generator, sampling, count)
             on_end("generation")
-            return await score_episodes(
-                prompts, results, pool, self.config.rewards, max_failure_fraction=self.max_failure_fraction
-            )
+            return await score_episodes(prompts, results, pool, self.config.rewards, scoring=self.scoring)
         completions = await self.generator.generate(prompts, sampling, count=count)
         on_end("generation")
-        return await score_completions(
-            prompts, completions, self.tokenizer, pool, max_failure_fraction=self.max_failure_fraction
-        )
+        return await score_completions(prompts, completions, self.tokenizer, pool, scoring=self.scoring)
 
 
 async def score_episodes(
@@ -82,18 +78,18 @@ async def score_episodes(
     pool: RewardPool,
     rewards: RewardsConfig,
     *,
-    max_failure_fraction: float | None = None,
+    scoring: Scoring | None = None,
 ) -> list[Group]:
     """A Group for each prompt, with the rewards of functions and environments. Raises RewardError past
-    `max_failure_fraction` (None: that of `rewards`)."""
+    `max_failure_fraction` (that of `scoring`, else of `rewards`)."""
     every = [one for group in results for one in group]
-    limit = rewards.max_failure_fraction if max_failure_fraction is None else max_failure_fraction
+    limit = rewards.max_failure_fraction if scoring is None else scoring.max_failure_fraction
     check_failures(every, limit)
     ended = [one for one in every if one.rollout.failure is None]
     if pool.specs and ended:
         group_size = max(map(len, results)) if len(ended) == len(every) else 1
         rollouts = [one.rollout for one in ended]
-        await score_rollouts(rollouts, pool, group_size, max_failure_fraction=limit)
+        await score_rollouts(rollouts, pool, group_size, scoring=scoring)
     add_rewards(ended, NO_FUNCTION_APPLIES)
     return [Group(p.id, [one.rollout for one in group]) for p, group in zip(prompts, results, strict=True)]
 

@@ -11,6 +11,7 @@ from hone.rollout.prompt_prefix import prefills_of
 from hone.rollout.reward_shaping import shape_reward
 from hone.rollout.rewards.resolve import resolve_all
 from hone.rollout.rewards.reward_pool import RewardPool
+from hone.rollout.rewards.scoring_batch import Scoring
 from hone.rollout.sandbox import SandboxLimits
 from hone.rollout.workers.failure_budget import FailureBudget
 from hone.types import Completion, Group, Prompt, Rollout
@@ -46,7 +47,7 @@ async def score_completions(
     tokenizer: PreTrainedTokenizerBase | None,
     pool: RewardPool | None,
     *,
-    max_failure_fraction: float | None = None,
+    scoring: Scoring | None = None,
 ) -> list[Group]:
     """A Group for each prompt, in order, with the rewards (or failures) of its completions; unscored without a pool.
 
@@ -69,7 +70,7 @@ async def score_completions(
     answered = [rollout for rollout in rollouts if rollout.failure is None]
     if pool is not None and answered:
         size = max(map(len, completions)) if len(answered) == len(rollouts) else 1
-        await score_rollouts(answered, pool, size, max_failure_fraction=max_failure_fraction)
+        await score_rollouts(answered, pool, size, scoring=scoring)
     rest = iter(rollouts)
     return [Group(p.id, [next(rest) for _ in group]) for p, group in zip(prompts, completions, strict=True)]
 
@@ -107,7 +108,7 @@ async def score_rollouts(
     pool: RewardPool,
     group_size: int = 1,
     *,
-    max_failure_fraction: float | None = None,
+    scoring: Scoring | None = None,
 ) -> None:
     """Set the rewards, extra columns and failures of rollouts. Raises RewardError (see RewardPool.score)."""
     columns = columns_of([rollout.prompt.row for rollout in rollouts])
@@ -117,9 +118,7 @@ async def score_rollouts(
     prompts = [rollout.prompt.content for rollout in rollouts]
     sources = [(rollout.prompt.dataset, rollout.prompt.env) for rollout in rollouts]
     texts = [_as_prompted(rollout) for rollout in rollouts]
-    scores = await pool.score(
-        prompts, texts, columns, group_size, sources, max_failure_fraction=max_failure_fraction
-    )
+    scores = await pool.score(prompts, texts, columns, group_size, sources, scoring=scoring)
     judges = [spec.name for spec in pool.specs if spec.judges]
     for rollout, scored in zip(rollouts, scores, strict=True):
         rollout.rewards, rollout.reward, rollout.failure = scored.rewards, scored.reward, scored.failure

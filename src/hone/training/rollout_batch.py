@@ -52,7 +52,7 @@ def to_state(batch: RolloutBatch) -> dict[str, Any]:
         "step": batch.step,
         "metrics": dict(batch.metrics),
         "reported": dict(batch.reported),
-        "prompts": [prompt_state(prompt) for prompt in prompts.values()],
+        "prompts": [_plain(asdict(prompt)) for prompt in prompts.values()],
         "groups": [
             {
                 "id": group.id,
@@ -66,22 +66,12 @@ def to_state(batch: RolloutBatch) -> dict[str, Any]:
 
 def from_state(state: Mapping[str, Any]) -> RolloutBatch:
     """The batch that `to_state` was given."""
-    prompts = [prompt_from_state(one) for one in state["prompts"]]
+    prompts = [Prompt(**{**one, "tokens": tuple(one["tokens"])}) for one in state["prompts"]]
     drawn = [
         Group(one["id"], [_rollout(found, prompts) for found in one["rollouts"]]) for one in state["groups"]
     ]
     groups = [group for group, one in zip(drawn, state["groups"], strict=True) if one["trained"]]
     return RolloutBatch(state["step"], groups, drawn, dict(state["metrics"]), dict(state["reported"]))
-
-
-def prompt_state(prompt: Prompt) -> dict[str, Any]:
-    """Numbers, strings and containers, from which `prompt_from_state` makes the same prompt."""
-    return _plain(asdict(prompt))
-
-
-def prompt_from_state(state: Mapping[str, Any]) -> Prompt:
-    """The prompt that `prompt_state` was given."""
-    return Prompt(**{**state, "tokens": tuple(state["tokens"])})
 
 
 def _rollout_state(rollout: Rollout, prompt: int) -> dict[str, Any]:

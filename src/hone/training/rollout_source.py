@@ -67,7 +67,8 @@ class RolloutSource:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from there, with the rollouts that were ahead, whether or not this run samples ahead."""
         state = dict(state)
-        if "tickets" in state:
+        tickets = state.pop("tickets", {})
+        if tickets.get("order") or tickets.get("dropped"):
             raise CheckpointError(
                 "the checkpoint has prompts in flight, which only async_rollouts=stream goes on with: set it as "
                 "before, or begin a new run from the checkpoint's weights (hone convert)"

@@ -17,12 +17,13 @@ from hone.rollout.dynamic_sampling import (
     no_informative_group,
 )
 from hone.rollout.environments.episode_result import NO_REWARD
+from hone.rollout.rewards.scoring_batch import Scoring, Tally
 from hone.rollout.sampler import OnEnd
 from hone.rollout.workers.failure_budget import FailureBudget
 from hone.training.background_thread import BackgroundThread
 from hone.training.busy_clock import BusyGenerator
 from hone.training.rollout_batch import RolloutBatch, from_state, spans_per_rollout, staleness
-from hone.training.rollout_source import ROLLOUT_ERRORS, RolloutSource
+from hone.training.rollout_source import OF_ROLLOUTS, ROLLOUT_ERRORS, RolloutSource
 from hone.training.tickets import STALE, Ledger, Ticket
 from hone.types import Group
 
@@ -45,8 +46,10 @@ class StreamSource(RolloutSource):
         section = self.sampler.config.algorithm
         assert isinstance(section, RLSection)
         self.generator = BusyGenerator(self.sampler.generator)
-        # A limit of failures is for all groups of a step (`_check_failures`), not for each of them.
-        self.group_sampler = replace(self.sampler, generator=self.generator, max_failure_fraction=1.0)
+        # A limit of failures is for all groups of a step (`_check_failures`), not for each of them; and a validation
+        # counts only its own.
+        self.scoring = Scoring(max_failure_fraction=1.0, tally=Tally())
+        self.group_sampler = replace(self.sampler, generator=self.generator, scoring=self.scoring)
         self.dynamic: DynamicSamplingSpec | None = None
         if section.use_dynamic_sampling:
             self.dynamic = DynamicSamplingSpec.of(section, self.weight)
@@ -57,6 +60,8 @@ class StreamSource(RolloutSource):
         self._changed, self._failed = asyncio.Event(), asyncio.Event()
         self._failure: BaseException | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._sampled: set[str] = set()
+        """Groups that were finished since the step before; others are of a checkpoint."""
         self._waited = 0.0
 
     async def take(self, step: int, on_end: OnEnd) -> RolloutBatch:
@@ -76,7 +81,8 @@ class StreamSource(RolloutSource):
         self._trained = step
         self._drop_stale(step)
         batch = self._batch(step, groups)
-        self._check_failures(batch.drawn)
+        self._check_failures([group for group in batch.drawn if group.id in self._sampled])
+        self._sampled.clear()
         self._waited = time.perf_counter() - start
         on_end("waiting")
         return batch
@@ -128,16 +134,35 @@ class StreamSource(RolloutSource):
         on first."""
         state = dict(state)
         tickets, ahead = state.pop("tickets", None), state.pop("next_rollouts", None)
+        self.data.load_state_dict(state)
         if tickets is not None:
-            self.ledger.load_state_dict(tickets)
+            self.ledger.load_state_dict(tickets, self.data.again)
         if ahead is not None:
             self._take_over(from_state(ahead))
-        self.data.load_state_dict(state)
+
+    def notices_after(self, changed: Sequence[str]) -> list[str]:
+        """About groups of the checkpoint that were made before these settings changed."""
+        keys = [key for key in changed if OF_ROLLOUTS.match(key)]
+        finished = sum(ticket.group is not None for ticket in self.ledger.open.values())
+        if not keys or not finished:
+            return []
+        return [
+            f"{finished} groups of the checkpoint were sampled and rewarded before a change of {', '.join(keys)}: they "
+            "are trained on as they are"
+        ]
 
     def _take_over(self, batch: RolloutBatch) -> None:
-        for group in batch.groups:
-            begun = min(rollout.completion.version for rollout in group.rollouts)
-            self.ledger.open[group.id] = Ticket(group.id, group.rollouts[0].prompt, begun, group=group)
+        """Open a ticket for each group to train on, and close one for each of the others."""
+        trained = {id(group) for group in batch.groups}
+        for group in batch.drawn:
+            versions = [
+                rollout.completion.version for rollout in group.rollouts if rollout.completion.versions
+            ]
+            begun = min(versions, default=batch.step - 1)
+            ticket = Ticket(group.id, group.rollouts[0].prompt, begun, group=group)
+            self.ledger.open[group.id] = ticket
+            if id(group) not in trained:
+                self.ledger.drop(ticket, next((r.excluded for r in group.rollouts if r.excluded), "surplus"))
 
     def _resume(self) -> None:
         """Begin anew what a checkpoint's run was sampling."""
@@ -150,11 +175,25 @@ class StreamSource(RolloutSource):
         """Start to sample as many further prompts as there is room for."""
         if self._failure is not None:
             return
-        room = self.ledger.room(self._version, self._trained)
-        needed = (self.total_steps - self._trained) * self.ledger.size + self.ledger.extra
-        for prompt in self.data.next(max(0, min(room, needed - len(self.ledger.open)))):
+        left = self.total_steps - self._trained
+        needed = left * self.ledger.size + (self.ledger.extra if left else 0)
+        room = min(self.ledger.room(self._version, self._trained), needed - len(self.ledger.open))
+        before = self.data.state_dict()
+        try:
+            prompts = self.data.next(max(0, room))
+        except Exception as error:  # the prompts are drawn again when the run is started again
+            self.data.load_state_dict(before)
+            self._fail(error)
+            return
+        for prompt in prompts:
             ticket = self.ledger.open[prompt.id] = Ticket(prompt.id, prompt, self._version)
             self._start(ticket)
+
+    def _fail(self, error: BaseException) -> None:
+        """The next step raises the error; a lost worker or a signal ends the present one."""
+        self._failure = self._failure or error
+        if not isinstance(error, ROLLOUT_ERRORS):
+            self._failed.set()
 
     def _start(self, ticket: Ticket) -> None:
         ticket.task = asyncio.ensure_future(self._sample_ticket(ticket))
@@ -168,9 +207,7 @@ class StreamSource(RolloutSource):
         except asyncio.CancelledError:
             raise
         except BaseException as error:
-            self._failure = self._failure or error
-            if not isinstance(error, ROLLOUT_ERRORS):
-                self._failed.set()
+            self._fail(error)
             if not isinstance(error, Exception):
                 raise
         finally:
@@ -178,6 +215,7 @@ class StreamSource(RolloutSource):
 
     def _finish(self, ticket: Ticket, group: Group) -> None:
         ticket.group = group
+        self._sampled.add(ticket.id)
         if self.dynamic is not None and (kind := classify_group(group, self.dynamic.weight)) != "informative":
             self.ledger.drop(ticket, kind)
             if not self._sampled_enough():
@@ -208,21 +246,22 @@ class StreamSource(RolloutSource):
         if self.dynamic is not None:
             metrics |= self._dynamic_result(groups).metrics()
         dropped, self.ledger.dropped = self.ledger.dropped, []
-        aborted = [group for group in dropped if not any(r.completion.tokens for r in group.rollouts)]
-        drawn = groups + [group for group in dropped if group not in aborted]
+        drawn = groups + [one.group for one in dropped if one.finished]
         metrics |= {
             "epoch": float(self.data.epoch),
             "groups_open": float(len(self.ledger.open)),
-            "groups_stale": float(sum(map(_is_stale, dropped))),
+            "groups_stale": float(sum(one.why == STALE for one in dropped)),
         }
-        return RolloutBatch(step, groups, drawn, metrics, self.sampler.pool.metrics(), aborted)
+        aborted = [one.group for one in dropped if not one.finished]
+        reported = self.sampler.pool.metrics(self.scoring.tally)
+        return RolloutBatch(step, groups, drawn, metrics, reported, aborted)
 
     def _dynamic_result(self, groups: Sequence[Group]) -> DynamicSamplingResult:
         """What dynamic sampling has done since the step before."""
-        dropped = self.ledger.dropped
+        dropped = [one.group for one in self.ledger.dropped if one.why != STALE]
         result = DynamicSamplingResult(list(groups), [*groups, *dropped], batches=1)
         assert self.dynamic is not None
-        for kind in (classify_group(group, self.dynamic.weight) for group in dropped if not _is_stale(group)):
+        for kind in (classify_group(group, self.dynamic.weight) for group in dropped):
             result.counts[kind] = result.counts.get(kind, 0) + 1
         result.missing = max(0, self.ledger.size - len(groups))
         return result
@@ -234,7 +273,3 @@ class StreamSource(RolloutSource):
             if rollout.failure and rollout.failure != NO_REWARD:
                 failures.add(number, rollout.failure, rollout.failure.split(":")[0])
         failures.check("rollouts failed", "rewards.timeout_s")
-
-
-def _is_stale(group: Group) -> bool:
-    return group.rollouts[0].excluded == STALE

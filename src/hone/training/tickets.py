@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from hone.rollout.dynamic_sampling import exclude
-from hone.training.rollout_batch import RolloutBatch, from_state, prompt_from_state, prompt_state, to_state
+from hone.rollout.environments.episode_result import NO_REWARD
+from hone.training.rollout_batch import RolloutBatch, from_state, to_state
 from hone.types import Completion, Group, Prompt, Rollout
 
 STALE = "stale"
@@ -29,12 +30,30 @@ class Ticket:
     group: Group | None = None
     """When all its completions are sampled and scored."""
 
-    def dropped(self, why: str) -> Group:
-        """Its group, excluded; one without tokens if it is not finished."""
-        empty = [Rollout(self.prompt, Completion((), (), "length", ()), "")]
-        group = self.group or Group(self.id, empty)
+    @property
+    def is_scored(self) -> bool:
+        """Whether it is finished, and nothing went wrong that may go right if it is sampled again."""
+        return self.group is not None and all(
+            rollout.failure in (None, NO_REWARD) for rollout in self.group.rollouts
+        )
+
+
+@dataclass
+class Dropped:
+    """A group that no step trains on."""
+
+    group: Group
+    """One rollout without tokens if it was not finished."""
+    why: str
+    finished: bool
+
+    @classmethod
+    def of(cls, ticket: Ticket, why: str) -> Dropped:
+        """The group of a ticket, excluded."""
+        empty = [Rollout(ticket.prompt, Completion((), (), "length", ()), "")]
+        group = ticket.group or Group(ticket.id, empty)
         exclude(group, why)
-        return group
+        return cls(group, why, ticket.group is not None)
 
 
 @dataclass
@@ -50,7 +69,7 @@ class Ledger:
     extra: int = 0
     """How many more tickets than the bound admits may be open."""
     open: dict[str, Ticket] = field(default_factory=dict)
-    dropped: list[Group] = field(default_factory=list)
+    dropped: list[Dropped] = field(default_factory=list)
     """Groups that no step has reported yet."""
     fates: Counter[str] = field(default_factory=Counter)
 
@@ -92,7 +111,7 @@ class Ledger:
         """Close a ticket that no step will train on."""
         del self.open[ticket.id]
         self.fates[why] += 1
-        self.dropped.append(ticket.dropped(why))
+        self.dropped.append(Dropped.of(ticket, why))
 
     def drop_stale(self, version: int) -> list[Ticket]:
         """Close the tickets that are too old for a step which trains the weights of `version`."""
@@ -102,27 +121,31 @@ class Ledger:
         return stale
 
     def state_dict(self) -> dict[str, Any]:
-        """Numbers, strings and containers: `load_state_dict` opens the same tickets."""
-        finished = [ticket.group for ticket in self.open.values() if ticket.group is not None]
+        """Numbers, strings and containers: `load_state_dict` opens the same tickets. Of those that are not scored, only
+        the ids."""
+        finished = {ticket.id: ticket for ticket in self.open.values() if ticket.is_scored}
+        groups = [ticket.group for ticket in finished.values() if ticket.group is not None]
+        dropped = [one.group for one in self.dropped]
         return {
-            "finished": to_state(RolloutBatch(0, finished, [*finished, *self.dropped])),
-            "begun": {key: ticket.version for key, ticket in self.open.items() if ticket.group is not None},
-            "running": [prompt_state(t.prompt) for t in self.open.values() if t.group is None],
+            "finished": to_state(RolloutBatch(0, groups, [*groups, *dropped])),
+            "begun": {name: ticket.version for name, ticket in finished.items()},
             "order": list(self.open),
+            "dropped": [[one.why, one.finished] for one in self.dropped],
             "fates": dict(self.fates),
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Open those of a checkpoint. What was not finished has no task, and the version 0."""
+    def load_state_dict(
+        self, state: Mapping[str, Any], prompts_of: Callable[[list[str]], Sequence[Prompt]]
+    ) -> None:
+        """Open those of a checkpoint. What was not scored has no task, and the version 0. `prompts_of`: the prompts of
+        ids."""
         batch = from_state(state["finished"])
-        prompts = [prompt_from_state(one) for one in state["running"]]
-        tickets = [Ticket(prompt.id, prompt, 0) for prompt in prompts]
-        tickets += [
-            Ticket(group.id, group.rollouts[0].prompt, state["begun"][group.id], group=group)
-            for group in batch.groups
-        ]
-        by_id = {ticket.id: ticket for ticket in tickets}
-        self.open = {key: by_id[key] for key in state["order"]}
-        kept = {id(group) for group in batch.groups}
-        self.dropped = [group for group in batch.drawn if id(group) not in kept]
+        waiting = [name for name in state["order"] if name not in state["begun"]]
+        found = {prompt.id: Ticket(prompt.id, prompt, 0) for prompt in prompts_of(waiting)}
+        for group in batch.groups:
+            begun = state["begun"][group.id]
+            found[group.id] = Ticket(group.id, group.rollouts[0].prompt, begun, group=group)
+        self.open = {name: found[name] for name in state["order"]}
+        rest = batch.drawn[len(batch.groups) :]
+        self.dropped = [Dropped(group, *how) for group, how in zip(rest, state["dropped"], strict=True)]
         self.fates = Counter(state["fates"])

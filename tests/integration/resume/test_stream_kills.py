@@ -58,16 +58,13 @@ def check_tickets(run: Path, age: int) -> Counter[int]:
                 assert {span[0] for span in record.get("versions", [])} <= set(range(step))
     assert {len({one["step"] for one in lines}) for lines in groups.values()} == {1}, "a group in two steps"
     excluded = {name: {one["excluded"] for one in lines} for name, lines in groups.items()}
-    finished = {one["id"] for one in state["finished"]["groups"]}
+    scored = [one["id"] for one in state["finished"]["groups"] if one["trained"]]
+    not_reported = [one["id"] for one in state["finished"]["groups"] if not one["trained"]]
+    assert set(scored) == set(state["begun"]) <= set(state["order"])
     closed = Counter("trained" if None in whys else next(iter(whys)) for whys in excluded.values())
-    not_reported = Counter(
-        next(iter({r["excluded"] for r in one["rollouts"]}))
-        for one in state["finished"]["groups"]
-        if one["id"] not in state["order"]
-    )
-    assert closed + not_reported == Counter(state["fates"])
-    assert set(state["begun"]) <= finished
-    every = draws(groups) + draws({*state["order"], *finished})
+    assert closed + Counter(why for why, _ in state["dropped"]) == Counter(state["fates"])
+    assert len(not_reported) == len(state["dropped"])
+    every = draws(groups) + draws(state["order"]) + draws(not_reported)
     assert set(every.values()) == {1}, "a prompt in two places"
     assert set(every) == set(range(len(every))), "a prompt is lost"
     return every

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
@@ -233,5 +234,49 @@ def test_what_a_generator_raises_is_raised_to_those_who_asked(tmp_path: Path) ->
         with pytest.raises(HoneError, match="no room for an answer"):
             await group.generate([bad], SAMPLING)
         same(await group.generate(make_prompts(), SAMPLING), await alone(1))
+
+    run(both())
+
+
+@pytest.mark.parametrize("batches_itself", [False, True])
+def test_a_server_is_started_again_also_if_nobody_waits_for_what_was_lost(
+    batches_itself: bool, tmp_path: Path
+) -> None:
+    server = Slow("generator 0", tmp_path, (2,))
+    server.batches_itself = batches_itself
+    begun, go = threading.Event(), threading.Event()
+
+    async def both() -> None:
+        group = await group_of(server)
+        start = server.start
+
+        def slow_start() -> None:
+            begun.set()
+            assert go.wait(30)
+            start()
+
+        server.start = slow_start  # type: ignore[method-assign]
+        call = asyncio.ensure_future(group.generate(make_prompts()[:1], SAMPLING))
+        server.go.set()
+        assert await asyncio.to_thread(begun.wait, 30)
+        call.cancel()
+        await asyncio.gather(call, return_exceptions=True)
+        go.set()
+        same(await asyncio.wait_for(group.generate(make_prompts(), SAMPLING), 30), await alone(1))
+        await group.receive(5)
+
+    run(both())
+    assert server.starts == 2
+
+
+def test_after_a_restart_that_failed_later_calls_fail_at_once(tmp_path: Path) -> None:
+    server = Slow("generator 0", tmp_path, range(2, 99))
+
+    async def both() -> None:
+        group = await group_of(server, max_restarts=1)
+        server.go.set()
+        for _ in range(2):
+            with pytest.raises(WorkerLostError, match="generator 0 died"):
+                await asyncio.wait_for(group.generate(make_prompts(), SAMPLING), 30)
 
     run(both())

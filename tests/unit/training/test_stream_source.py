@@ -13,7 +13,7 @@ import torch
 from tiny import grpo_config, run
 
 from hone.checkpoint.safe_reader import read_state
-from hone.errors import CheckpointError, RewardError, TrainingError, WorkerLostError
+from hone.errors import CheckpointError, DataError, RewardError, TrainingError, WorkerLostError
 from hone.training.rollout_batch import RolloutBatch
 from hone.training.rollout_source import LookaheadSource, RolloutSource
 from hone.training.stream_source import StreamSource
@@ -29,6 +29,9 @@ class Data:
     def next(self, n: int) -> list[Prompt]:
         first, self.drawn = self.drawn, min(self.rows, self.drawn + n)
         return [Prompt(f"data:{i}@0.{i}", (1, i), "text") for i in range(first, self.drawn)]
+
+    def again(self, ids: Sequence[str]) -> list[Prompt]:
+        return [Prompt(name, (1, int(name.rsplit(".", 1)[1])), "text") for name in ids]
 
     @property
     def exhausted(self) -> bool:
@@ -53,12 +56,14 @@ class Sampler:
     asked: list[int] = field(default_factory=list)
     waiting: dict[int, asyncio.Future[Any]] = field(default_factory=dict)
     generator: Any = None
-    max_failure_fraction: float | None = None
+    scoring: Any = None
 
     def __post_init__(self) -> None:
         own = {"num_prompts_per_step": 2, "async_rollouts": "stream", **self.settings}
         self.config = grpo_config(grpo=own)
-        self.pool = SimpleNamespace(set_progress=lambda step, total: None, metrics=lambda: {})
+        self.pool = SimpleNamespace(
+            set_progress=lambda step, total: None, metrics=lambda tally: tally.drain()
+        )
 
     async def sample(self, prompts: Sequence[Prompt], **_: Any) -> list[Group]:
         [prompt] = prompts
@@ -297,7 +302,8 @@ def test_what_is_wrong_with_rollouts_is_an_error_of_the_next_step() -> None:
         return state
 
     state = run(steps())
-    assert len(state["tickets"]["running"]) == 2, "it is sampled again when the run is started again"
+    assert len(state["tickets"]["order"]) == 2, "it is sampled again when the run is started again"
+    assert not state["tickets"]["begun"]
 
 
 def test_a_lost_worker_ends_the_update_beside_it() -> None:
@@ -354,5 +360,120 @@ def test_rollouts_of_a_lookahead_run_are_trained_on_first() -> None:
 def test_prompts_in_flight_are_not_lost_to_a_run_that_samples_in_turns() -> None:
     source, sampler = made()
     turns = RolloutSource(cast(Any, sampler), cast(Any, Data()), 9)
-    with pytest.raises(CheckpointError, match="async_rollouts=stream"):
-        turns.load_state_dict(source.state_dict())
+
+    async def steps() -> None:
+        step = await taken(source, 1)
+        with pytest.raises(CheckpointError, match="async_rollouts=stream"):
+            turns.load_state_dict(source.state_dict())
+        step.cancel()
+        await source.aclose()
+
+    run(steps())
+
+
+def test_rollouts_that_failed_are_sampled_again_after_a_restart() -> None:
+    """A judge that was down is up again."""
+    source, sampler = made()
+
+    async def steps() -> Any:
+        step = await taken(source, 1)
+        await sampler.finish(0, 1)
+        await step
+        await trained(source, sampler, 1, sampler.finish(2, 3, outcome="the judge is down"))
+        state = source.state_dict()
+        with pytest.raises(RewardError, match="the judge is down"):
+            await source.take(2, lambda part: None)
+        await source.aclose()
+        return state
+
+    state = run(steps())
+    again, sampler = made()
+    again.load_state_dict(state)
+    sampler.now.version = 1
+
+    async def on() -> None:
+        step = await taken(again, 2)
+        assert sampler.asked[:2] == [2, 3]
+        await sampler.finish(2, 3)
+        assert numbers((await step).groups) == [2, 3]
+        await again.aclose()
+
+    run(on())
+
+
+def test_prompts_that_cannot_be_drawn_are_drawn_again_after_a_restart() -> None:
+    source, sampler = made()
+    data = cast(Any, source.data)
+    original = data.next
+
+    def broken(n: int) -> list[Prompt]:
+        prompts = original(n)
+        if data.drawn > 4:
+            raise DataError("row 4 is not readable")
+        return list(prompts)
+
+    data.next = broken
+
+    async def steps() -> dict[str, Any]:
+        step = await taken(source, 1)
+        await sampler.finish(0, 1)
+        await step
+        assert (await trained(source, sampler, 1))["loss"] == 1.0
+        state = source.state_dict()
+        with pytest.raises(DataError, match="row 4"):
+            await source.take(2, lambda part: None)
+        assert source.state_dict() == state
+        await source.aclose()
+        return state
+
+    assert run(steps())["drawn"] == 4
+
+
+def test_a_validation_counts_its_own_reports_and_a_step_its_own() -> None:
+    source, sampler = made()
+    assert source.group_sampler.scoring is source.scoring
+    source.scoring.tally.reported["seen"] = [2.0, 4.0]
+    source.scoring.tally.counts["killed"] = 3
+
+    async def steps() -> None:
+        step = await taken(source, 1)
+        await sampler.finish(0, 1)
+        batch = await step
+        assert batch.reported == {"seen": 3.0, "workers_retried": 0.0, "workers_killed": 3.0}
+        assert source.scoring.tally.drain() == {"workers_retried": 0.0, "workers_killed": 0.0}
+        await source.aclose()
+
+    run(steps())
+
+
+def test_groups_that_failed_before_a_token_are_reported_as_failures() -> None:
+    source, sampler = made(use_dynamic_sampling=True)
+
+    async def steps() -> None:
+        step = await taken(source, 1)
+        future = sampler.waiting[0]
+        future.set_result("the environment died")
+        await sampler.finish(1, 2)
+        with pytest.raises(RewardError, match="2 x the environment died"):
+            await step
+        await source.aclose()
+
+    run(steps())
+
+
+def test_groups_that_a_lookahead_run_dropped_keep_their_fate() -> None:
+    source, _ = made()
+    completion = Completion.of_version((4, 5), (-0.1, -0.2), "stop", 0)
+    drawn = [Group(p.id, [Rollout(p, completion, "ok", reward=1.0)]) for p in Data().next(3)]
+    drawn[2].rollouts[0].excluded = "all_right"
+    lookahead = LookaheadSource(cast(Any, Sampler()), cast(Any, Data(drawn=3)), 9)
+    lookahead.next = RolloutBatch(2, drawn[:2], drawn)
+    source.load_state_dict(lookahead.state_dict())
+    assert source.ledger.fates == {"all_right": 1}
+    assert list(source.ledger.open) == [group.id for group in drawn[:2]]
+
+
+def test_a_stream_without_anything_in_flight_goes_on_in_turns() -> None:
+    source, sampler = made()
+    turns = RolloutSource(cast(Any, sampler), cast(Any, Data()), 9)
+    turns.load_state_dict(source.state_dict())

@@ -71,7 +71,8 @@ def test_with_more_in_flight_than_the_bound_admits_a_step_does_not_wait_and_the_
     assert ledger.drop_stale(1) == []
     assert ledger.drop_stale(2) == [old]
     assert ledger.fates == {"trained": 1, "stale": 1}
-    assert [rollout.excluded for group in ledger.dropped for rollout in group.rollouts] == ["stale"]
+    [dropped] = ledger.dropped
+    assert (dropped.why, dropped.finished, dropped.group.rollouts[0].excluded) == ("stale", False, "stale")
     assert not ledger.open
 
 
@@ -114,14 +115,20 @@ def test_at_random_speeds_no_group_is_too_old_and_none_is_dropped(seed: int) -> 
 def test_open_tickets_are_the_same_after_a_checkpoint(tmp_path: Any) -> None:
     ledger = Ledger(size=2, age=2)
     finished, running, dropped = draw(ledger, 1, 3), draw(ledger, 2, 4), draw(ledger, 3, 3)
-    finish(finished)
-    finish(dropped)
+    failed = draw(ledger, 4, 3)
+    for ticket in (finished, dropped, failed):
+        finish(ticket)
+    assert failed.group is not None
+    failed.group.rollouts[0].failure = "timeout in reward 'judge'"
     ledger.fates["trained"] = 6
     ledger.drop(dropped, "all_wrong")
     torch.save(ledger.state_dict(), tmp_path / "state.pt")
     again = Ledger(size=2, age=2)
-    again.load_state_dict(read_state(tmp_path / "state.pt"))
-    assert list(again.open) == [finished.id, running.id]
+    prompts = {ticket.id: ticket.prompt for ticket in (running, failed)}
+    again.load_state_dict(read_state(tmp_path / "state.pt"), lambda ids: [prompts.pop(name) for name in ids])
+    assert not prompts
+    assert list(again.open) == [finished.id, running.id, failed.id]
+    assert again.open[failed.id].group is None, "what failed is sampled again"
     assert again.open[finished.id].group == finished.group
     assert again.open[finished.id].version == 3
     assert again.open[running.id].prompt == running.prompt

@@ -148,7 +148,7 @@ def sampling(s: Settings) -> Iterator[Adjustment]:
 def streamed(s: Settings) -> Iterator[Adjustment]:
     """A bound of staleness, and prompts beyond it, are for a stream of rollouts."""
     for key in (f"{s.section}.max_staleness", f"{s.section}.extra_prompts_in_flight"):
-        if s.given(key) and s[f"{s.section}.async_rollouts"] is None:
+        if s.given(key) and s[key] != s.default(key) and s[f"{s.section}.async_rollouts"] is None:
             yield Adjustment(f"{s.section}.async_rollouts", "stream", key)
 
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +23,7 @@ from typing import Any
 from hone.errors import RewardError
 from hone.rollout.rewards.metrics import column_of
 from hone.rollout.rewards.resolve import RewardSpec
-from hone.rollout.rewards.scoring_batch import Scored, ScoringBatch, TrainingProgress
+from hone.rollout.rewards.scoring_batch import Scored, Scoring, ScoringBatch, Tally, TrainingProgress
 from hone.rollout.rewards.worker_pool import Limits, Reply, RewardWorkerPool
 from hone.rollout.sandbox import SandboxLimits
 from hone.rollout.workers.child_process import CallFailed, TimedOut, open_log
@@ -65,8 +64,7 @@ class RewardPool:
         self._dedicated = {spec.name: self._dedicated_pool(spec) for spec in self.specs if spec.alone}
         self._described: dict[str, dict[str, Any]] = {}
         self._chunk_limit: dict[str, int] = {}
-        self._metrics: dict[str, list[float]] = {}
-        self._counts: Counter[str] = Counter()
+        self._tally = Tally()
         self._progress = TrainingProgress()
 
     def start(self, doing: Callable[[str], None] = lambda text: None) -> RewardPool:
@@ -128,19 +126,18 @@ class RewardPool:
         group_size: int = 1,
         sources: Sequence[tuple[str, str]] | None = None,
         *,
-        max_failure_fraction: float | None = None,
+        scoring: Scoring | None = None,
     ) -> list[Scored]:
         """Score each completion by every function.
 
         prompts, completions: text, or messages ([{"role": "assistant", "content": …}]) for conversational data.
         columns: lists with one value for each completion, including `completion_ids` (token ids). sources: the dataset
-        and the environment of each completion's row. max_failure_fraction: None for the pool's. Raises RewardError for
-        a defective function (wrong number of rewards, not numbers, a missing column), and if more completions fail than
+        and the environment of each completion's row. scoring: None for the pool's own. Raises RewardError for a
+        defective function (wrong number of rewards, not numbers, a missing column), and if more completions fail than
         max_failure_fraction allows.
         """
-        limit, progress = self._max_failure_fraction, self._progress
-        limit = limit if max_failure_fraction is None else max_failure_fraction
-        batch = ScoringBatch(self.specs, prompts, completions, columns, limit, sources, progress)
+        own = scoring or Scoring(self._max_failure_fraction, self._tally)
+        batch = ScoringBatch(self.specs, prompts, completions, columns, own, sources, self._progress)
         if not batch.size:
             return []
         self.check_columns(columns)
@@ -157,15 +154,13 @@ class RewardPool:
         workers = [worker for pool in self._pools() for worker in pool.workers]
         return [worker.pid for worker in workers if worker.pid is not None]
 
-    def metrics(self) -> dict[str, float]:
+    def metrics(self, tally: Tally | None = None) -> dict[str, float]:
         """Since the last call: the means of the numbers reported with `log_metric`; `workers_retried` (completions that
-        were retried after a chunk failed); `workers_killed` (or found dead); `weight_NAME` of each scheduled weight."""
-        means = {name: sum(values) / len(values) for name, values in self._metrics.items()}
-        counts = {f"workers_{name}": float(self._counts[name]) for name in ("retried", "killed")}
-        self._metrics.clear()
-        self._counts.clear()
+        were retried after a chunk failed); `workers_killed` (or found dead); `weight_NAME` of each scheduled weight.
+        `tally`: of which batches; None: those without one."""
         step = self._progress.step
-        return means | counts | {f"weight_{s.name}": s.weight_at(step) for s in self.specs if s.weights}
+        weights = {f"weight_{s.name}": s.weight_at(step) for s in self.specs if s.weights}
+        return (self._tally if tally is None else tally).drain() | weights
 
     async def _chunk(self, batch: ScoringBatch, spec: RewardSpec, indices: Sequence[int]) -> bool:
         """Score some completions with one function; True if the call timed out."""
@@ -176,7 +171,7 @@ class RewardPool:
         if len(indices) == 1:
             self._fail(batch, spec, indices[0], reply)
             return timed_out
-        self._counts["retried"] += len(indices)
+        batch.tally.counts["retried"] += len(indices)
         guilty = await _all([self._chunk(batch, spec, [i]) for i in indices])
         if timed_out and not any(guilty):
             # The function is slow and does not hang: make smaller calls from now on.
@@ -194,7 +189,7 @@ class RewardPool:
     def _accept(self, batch: ScoringBatch, spec: RewardSpec, indices: Sequence[int], reply: Reply) -> bool:
         """Record a reply; False for a failed call. Raises RewardError for a defect."""
         if isinstance(reply, CallFailed):
-            self._counts["killed"] += 1
+            batch.tally.counts["killed"] += 1
             return False
         if "defect" in reply:
             raise RewardError(f"reward {spec.label} {reply['defect']}")
@@ -204,7 +199,7 @@ class RewardPool:
             column = column_of(name, spec.name)
             if column is None:
                 raise RewardError(f"reward {spec.label} {reserved(name)}")
-            self._metrics.setdefault(column, []).extend(values)
+            batch.tally.reported.setdefault(column, []).extend(values)
         batch.record(spec, indices, reply)
         return True
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import pickle
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -43,6 +44,31 @@ class TrainingProgress:
         return {"global_step": self.step or 0, "max_steps": -1 if self.max_steps is None else self.max_steps}
 
 
+@dataclass
+class Tally:
+    """What functions reported by `log_metric`, and how often they were retried and killed."""
+
+    reported: dict[str, list[float]] = field(default_factory=dict)
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def drain(self) -> dict[str, float]:
+        """Means and counts since the last call."""
+        means = {name: sum(values) / len(values) for name, values in self.reported.items()}
+        counts = {f"workers_{name}": float(self.counts[name]) for name in ("retried", "killed")}
+        self.reported.clear()
+        self.counts.clear()
+        return means | counts
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How a batch is judged and counted."""
+
+    max_failure_fraction: float
+    """Share of its completions that may fail."""
+    tally: Tally
+
+
 class ScoringBatch:
     """Completions with their columns, and the rewards received so far."""
 
@@ -52,7 +78,7 @@ class ScoringBatch:
         prompts: Sequence[Any],
         completions: Sequence[Any],
         columns: Mapping[str, Sequence[Any]],
-        max_failure_fraction: float,
+        scoring: Scoring,
         sources: Sequence[tuple[str, str]] | None = None,
         progress: TrainingProgress | None = None,
     ) -> None:
@@ -67,7 +93,8 @@ class ScoringBatch:
                 raise ValueError(f"column '{name}' has {len(values)} values for {self.size} completions")
         self._rewards: dict[str, list[float | None]] = {spec.name: [None] * self.size for spec in specs}
         self._extra: list[dict[str, Any]] = [{} for _ in range(self.size)]
-        self._failures = FailureBudget(max_failure_fraction, self.size)
+        self.tally = scoring.tally
+        self._failures = FailureBudget(scoring.max_failure_fraction, self.size)
 
     def rows(self, spec: RewardSpec) -> list[int]:
         """Indices of the completions that the function scores."""

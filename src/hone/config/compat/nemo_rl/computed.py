@@ -137,10 +137,13 @@ def asynchronous(section: str) -> list[Alias]:
         streams = in_flight is True or age not in (MISSING, None, 1)
         return {ours: ("stream" if streams else "lookahead") if value else None}
 
+    def age(value: Any, context: Context) -> dict[str, Any]:
+        return {f"{section}.max_staleness": value} if context.written(f"{head}.enabled") is True else {}
+
     return [
         Alias(f"{head}.enabled", (ours,), compute=mode),
         Alias(f"{head}.in_flight_weight_updates", (ours,), compute=lambda value, context: {}),
-        Alias(f"{head}.max_trajectory_age_steps", (f"{section}.max_staleness",)),
+        Alias(f"{head}.max_trajectory_age_steps", (f"{section}.max_staleness",), compute=age),
     ]
 
 
