@@ -95,7 +95,6 @@ ALONE: list[tuple[str, list[str], dict[str, Any]]] = [
     ("grpo", ["grpo.stop_at_validation_threshold=0.5"], {"grpo.stop_at_validation_metric": "accuracy"}),
     ("grpo", ["grpo.batch_multiplier=2"], {"grpo.use_dynamic_sampling": True}),
     ("grpo", ["grpo.extra_prompts_in_flight=0", "grpo.max_staleness=1"], {"grpo.async_rollouts": None}),
-    ("grpo", ["grpo.async_grpo.max_trajectory_age_steps=1"], {"grpo.async_rollouts": None}),
     (
         "grpo",
         ["grpo.max_staleness=4"],

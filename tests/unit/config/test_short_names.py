@@ -57,6 +57,7 @@ TYPED: list[tuple[str, str, str, Any]] = [
     ("ppo", "ppo.async_ppo={enabled: true, in_flight_weight_updates: true}", "ppo.async_rollouts", "stream"),
     ("ppo", "ppo.async_ppo={enabled: false, in_flight_weight_updates: true}", "ppo.async_rollouts", None),
     ("ppo", "ppo.async_ppo.enabled=false", "ppo.async_rollouts", None),
+    ("grpo", "grpo.async_grpo.max_trajectory_age_steps=1", "grpo.async_rollouts", None),
     ("grpo", "use_vllm=true", "policy.generation.backend", "vllm"),
     ("grpo", "vllm_mode=server", "policy.generation.vllm_cfg.server_urls", ["http://localhost:8000"]),
     ("grpo", "vllm_mode=colocate", "policy.generation.vllm_cfg.server_urls", []),
