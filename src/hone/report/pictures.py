@@ -1,4 +1,4 @@
-"""What is drawn when a run ends: curves.png and report.html."""
+"""What is drawn when a run ends: curves.png, timeline.png and report.html."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ from pathlib import Path
 from hone.errors import ReportError
 from hone.report.page import write_report
 from hone.tracking import RunFolder, draw_curves
+from hone.tracking.timeline_plot import draw_timeline
 
 
 def draw_run(folder: RunFolder, title: str) -> list[str]:
-    """Draw both from the files of the run; returns a message for each that failed. Both can be made again at any time,
+    """Draw them from the files of the run; returns a message for each that failed. All can be made again at any time,
     so that a failure here is not one of the run."""
     problems = []
     for path, draw in (
         (folder.curves, partial(draw_curves, folder.metrics, folder.curves, title)),
+        (folder.timeline_picture, partial(draw_timeline, folder.timeline, folder.timeline_picture, title)),
         (folder.report, partial(write_report, folder.path)),
     ):
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,8 @@ from hone.rollout.environments.pool import EnvironmentPool
 from hone.rollout.rewards.reward_pool import RewardPool
 from hone.rollout.rewards.scoring_batch import NO_FUNCTION_APPLIES, Scoring
 from hone.rollout.scoring import apply_reward_shaping, score_completions, score_rollouts
-from hone.types import Generator, Group, Prompt, Sampling
+from hone.rollout.timeline import GENERATOR, REWARDS, Timeline
+from hone.types import Completion, Generator, Group, Prompt, Sampling
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -36,6 +37,7 @@ class RolloutSampler:
     config: OnlineConfig
     episodes: EpisodeRunner | None = None
     """Runs rollouts with environments, if the configuration has any."""
+    timeline: Timeline = field(default_factory=Timeline)
     scoring: Scoring | None = None
     """How a call's completions are judged and counted; None: as the pool does, with `rewards.max_failure_fraction`."""
 
@@ -66,10 +68,26 @@ class RolloutSampler:
         if self.episodes is not None and pool is not None:
             results = await self.episodes.run(prompts, self.generator, sampling, count)
             on_end("generation")
-            return await score_episodes(prompts, results, pool, self.config.rewards, scoring=self.scoring)
+            with self.timeline.busy(REWARDS, "scoring"):
+                return await score_episodes(prompts, results, pool, self.config.rewards, scoring=self.scoring)
         completions = await self.generator.generate(prompts, sampling, count=count)
         on_end("generation")
-        return await score_completions(prompts, completions, self.tokenizer, pool, scoring=self.scoring)
+        with self.timeline.busy(REWARDS, "scoring") if pool is not None else contextlib.nullcontext():
+            return await score_completions(prompts, completions, self.tokenizer, pool, scoring=self.scoring)
+
+
+class TimedGenerator:
+    """A generator whose work is recorded."""
+
+    def __init__(self, generator: Generator, timeline: Timeline) -> None:
+        self.generator, self.timeline = generator, timeline
+
+    async def generate(
+        self, prompts: Sequence[Prompt], sampling: Sampling, *, count: int = 1
+    ) -> list[list[Completion]]:
+        """As the generator's."""
+        with self.timeline.busy(GENERATOR, "sampling"):
+            return await self.generator.generate(prompts, sampling, count=count)
 
 
 async def score_episodes(

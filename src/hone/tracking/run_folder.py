@@ -22,6 +22,8 @@ class RunFolder:
         self.metrics = self.logs / "metrics.csv"
         """One row for each step; see `hone.tracking.metrics`."""
         self.curves = self.logs / "curves.png"
+        self.timeline, self.timeline_picture = self.logs / "timeline.json", self.logs / "timeline.png"
+        """Who worked when in the last steps of an online run; see `hone.rollout.timeline`."""
         self.report = self.logs / "report.html"
         """The page that shows the run; see `hone.report`."""
         self.run_info = self.logs / "run.json"

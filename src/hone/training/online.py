@@ -7,8 +7,7 @@ k - 1 trains (`rollout_source`).
 from __future__ import annotations
 
 import contextlib
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,13 +22,15 @@ from hone.export import with_models_of_runs
 from hone.rollout.dynamic_sampling import describe_constant_rewards
 from hone.rollout.rewards.reward_pool import checked_names
 from hone.rollout.rollout_metrics import describe
-from hone.rollout.sampler import RolloutSampler
-from hone.tracking import Progress, RunFolder, working, write_rollouts
+from hone.rollout.sampler import RolloutSampler, TimedGenerator
+from hone.rollout.timeline import Timeline
+from hone.tracking import RunFolder, working, write_rollouts
 from hone.training.preflight import prepared
 from hone.training.process import run_exclusively
 from hone.training.recovery import run_with_restarts
 from hone.training.rollout_source import LookaheadSource, RolloutSource
 from hone.training.run import TrainingRun, total_steps
+from hone.training.step_timer import StepTimer
 from hone.training.stream_source import StreamSource
 from hone.types import Group, Prompt, Rollout
 
@@ -44,8 +45,8 @@ def main(loaded: Loaded, *, recovering: bool = False) -> dict[str, Any]:
 async def train(loaded: Loaded, recovering: bool = False) -> dict[str, Any]:
     """The loop itself."""
     config: OnlineConfig = loaded.config
-    printed = RunFolder(config.checkpointing.checkpoint_dir, config.logger.log_dir).rewards_log
-    async with prepared(loaded, printed) as ready:
+    folder = RunFolder(config.checkpointing.checkpoint_dir, config.logger.log_dir)
+    async with prepared(loaded, folder.rewards_log) as ready:
         for note in ready.pool.notes:
             print(note, flush=True)
         with working(f"loading {config.policy.model_name}"):
@@ -53,7 +54,11 @@ async def train(loaded: Loaded, recovering: bool = False) -> dict[str, Any]:
         with engine:
             assert engine.generator is not None
             engine.notices += ready.episodes.notices if ready.episodes is not None else []
-            sampler = RolloutSampler(engine.generator, ready.tokenizer, ready.pool, config, ready.episodes)
+            timeline = Timeline(folder.timeline)
+            generator = TimedGenerator(engine.generator, timeline)
+            sampler = RolloutSampler(
+                generator, ready.tokenizer, ready.pool, config, ready.episodes, timeline=timeline
+            )
             return await _train(loaded, ready.algorithm, ready.data, engine, sampler)
 
 
@@ -100,7 +105,7 @@ async def one_step(
     """Sample, score, train, sync the weights to the generator, validate, log and save."""
     sampler = source.sampler
     config = sampler.config
-    timer = _StepTimer(run.progress, {**NEXT, **source.next_parts})
+    timer = StepTimer(run.progress, sampler.timeline, source.next_parts)
     if algorithm.is_on_policy_step(step):
         metrics, tokens = await _train_on_rollouts(step, algorithm, engine, source, run, timer)
     else:
@@ -118,6 +123,7 @@ async def one_step(
     metrics |= timer.seconds()
     metrics["tokens_per_s"] = tokens / metrics["seconds"]
     stop_when_reached(metrics, config, run)
+    sampler.timeline.end_step(step)
     await run.end_step(step, metrics, tokens=tokens)
 
 
@@ -127,7 +133,7 @@ async def _train_on_rollouts(
     engine: Engine,
     source: RolloutSource,
     run: TrainingRun,
-    timer: _StepTimer,
+    timer: StepTimer,
 ) -> tuple[dict[str, float], int]:
     """Sample completions, score them if there are rewards, train. Returns metrics and the number of tokens."""
     batch = await source.take(step, timer.end)
@@ -239,34 +245,3 @@ def _print_samples(rollouts: Sequence[Rollout], run: TrainingRun, count: int) ->
         run.progress.note(
             f"{asked}\n  -> {rollout.text}\n  reward {rollout.reward} (row {Path(rollout.prompt.id).name})"
         )
-
-
-NEXT = {
-    "generation": "scoring",
-    "reward": "training",
-    "training": "syncing weights to the generator",
-    "waiting": "syncing weights to the generator",
-    "weight_sync": "validating",
-}
-"""Each part of a step, and what the progress line says after it."""
-
-
-class _StepTimer:
-    """Measures the seconds of each part of a step, and updates the progress line."""
-
-    def __init__(self, progress: Progress, following: Mapping[str, str]) -> None:
-        self._progress, self._following = progress, following
-        progress.doing("sampling")
-        self._start = self._last = time.perf_counter()
-        self._seconds: dict[str, float] = {}
-
-    def end(self, name: str) -> None:
-        """A part of the step has ended, and the next one begins."""
-        now = time.perf_counter()
-        self._seconds[f"seconds_{name}"] = self._seconds.get(f"seconds_{name}", 0.0) + now - self._last
-        self._last = now
-        if name in self._following:
-            self._progress.doing(self._following[name])
-
-    def seconds(self) -> dict[str, float]:
-        return self._seconds | {"seconds": time.perf_counter() - self._start}

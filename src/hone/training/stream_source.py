@@ -19,9 +19,9 @@ from hone.rollout.dynamic_sampling import (
 from hone.rollout.environments.episode_result import NO_REWARD
 from hone.rollout.rewards.scoring_batch import Scoring, Tally
 from hone.rollout.sampler import OnEnd
+from hone.rollout.timeline import GENERATOR
 from hone.rollout.workers.failure_budget import FailureBudget
 from hone.training.background_thread import BackgroundThread
-from hone.training.busy_clock import BusyGenerator
 from hone.training.rollout_batch import RolloutBatch, from_state, spans_per_rollout, staleness
 from hone.training.rollout_source import OF_ROLLOUTS, ROLLOUT_ERRORS, RolloutSource
 from hone.training.tickets import STALE, Ledger, Ticket
@@ -45,11 +45,10 @@ class StreamSource(RolloutSource):
         super().__init__(*args)
         section = self.sampler.config.algorithm
         assert isinstance(section, RLSection)
-        self.generator = BusyGenerator(self.sampler.generator)
         # A limit of failures is for all groups of a step (`_check_failures`), not for each of them; and a validation
         # counts only its own.
         self.scoring = Scoring(max_failure_fraction=1.0, tally=Tally())
-        self.group_sampler = replace(self.sampler, generator=self.generator, scoring=self.scoring)
+        self.group_sampler = replace(self.sampler, scoring=self.scoring)
         self.dynamic: DynamicSamplingSpec | None = None
         if section.use_dynamic_sampling:
             self.dynamic = DynamicSamplingSpec.of(section, self.weight)
@@ -111,7 +110,7 @@ class StreamSource(RolloutSource):
         trained = time.perf_counter() - start
         return metrics | {
             "learner_idle_share": self._waited / (self._waited + trained),
-            "generator_idle_share": self.generator.idle_share(),
+            "generator_idle_share": self.sampler.timeline.idle_share(GENERATOR),
         }
 
     def last_step(self, step: int) -> int | None:

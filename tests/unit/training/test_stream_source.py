@@ -14,6 +14,7 @@ from tiny import grpo_config, run
 
 from hone.checkpoint.safe_reader import read_state
 from hone.errors import CheckpointError, DataError, RewardError, TrainingError, WorkerLostError
+from hone.rollout.timeline import Timeline
 from hone.training.rollout_batch import RolloutBatch
 from hone.training.rollout_source import LookaheadSource, RolloutSource
 from hone.training.stream_source import StreamSource
@@ -57,6 +58,7 @@ class Sampler:
     waiting: dict[int, asyncio.Future[Any]] = field(default_factory=dict)
     generator: Any = None
     scoring: Any = None
+    timeline: Timeline = field(default_factory=Timeline)
 
     def __post_init__(self) -> None:
         own = {"num_prompts_per_step": 2, "async_rollouts": "stream", **self.settings}
