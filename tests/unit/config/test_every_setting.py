@@ -119,6 +119,11 @@ MAKES_UNUSED: dict[str, list[str]] = {
         ]
         for section in ("policy.generation", "generation")
     },
+    "async_rollouts is not stream": ["{section}.async_rollouts=lookahead"],
+    "async_rollouts=stream samples each turn at once": [
+        "{section}.async_rollouts=stream",
+        "env.path=envs.py:Game",
+    ],
     "there is no validation": ["data.validation=null"],
     "no metric ranks the checkpoints": ["checkpointing.metric_name=null"],
     "the adapter of policy.lora.adapter_path has its own": ["policy.lora.adapter_path=x"],

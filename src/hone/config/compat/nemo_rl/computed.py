@@ -137,12 +137,21 @@ def asynchronous(section: str) -> list[Alias]:
         streams = in_flight is True or age not in (MISSING, None, 1)
         return {ours: ("stream" if streams else "lookahead") if value else None}
 
+    def check_enabled(value: Any, context: Context) -> None:
+        if value and context.written(f"{head}.enabled") is not True:
+            raise NoEffect(f"{head}.enabled is off")
+
     def age(value: Any, context: Context) -> dict[str, Any]:
-        return {f"{section}.max_staleness": value} if context.written(f"{head}.enabled") is True else {}
+        check_enabled(value, context)
+        return {f"{section}.max_staleness": value}
+
+    def in_flight(value: Any, context: Context) -> dict[str, Any]:
+        check_enabled(value, context)
+        return {}
 
     return [
         Alias(f"{head}.enabled", (ours,), compute=mode),
-        Alias(f"{head}.in_flight_weight_updates", (ours,), compute=lambda value, context: {}),
+        Alias(f"{head}.in_flight_weight_updates", (ours,), compute=in_flight),
         Alias(f"{head}.max_trajectory_age_steps", (f"{section}.max_staleness",), compute=age),
     ]
 
