@@ -25,7 +25,7 @@ class Judges:
     def __init__(self, entries: list[Any], said: dict[str, list[float | None]]) -> None:
         self.specs, self.said = resolve_all(entries), said
 
-    async def score(self, prompts: list[Any], *_: Any) -> list[Scored]:
+    async def score(self, prompts: list[Any], *_: Any, **how: Any) -> list[Scored]:
         rows = [{name: values[i] for name, values in self.said.items()} for i in range(len(prompts))]
         return [Scored(row, sum(value or 0.0 for value in row.values())) for row in rows]
 
