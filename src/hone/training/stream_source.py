@@ -180,7 +180,7 @@ class StreamSource(RolloutSource):
         before = self.data.state_dict()
         try:
             prompts = self.data.next(max(0, room))
-        except Exception as error:  # the prompts are drawn again when the run is started again
+        except ROLLOUT_ERRORS as error:  # the prompts are drawn again when the run is started again
             self.data.load_state_dict(before)
             self._fail(error)
             return
@@ -205,7 +205,7 @@ class StreamSource(RolloutSource):
             self._finish(ticket, group)
         except asyncio.CancelledError:
             raise
-        except BaseException as error:
+        except BaseException as error:  # `take` or `train` raises it
             self._fail(error)
             if not isinstance(error, Exception):
                 raise

@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import pytest
 import torch
+from positions import Position
 from tiny import grpo_config, run
 
 from hone.checkpoint.safe_reader import read_state
@@ -35,26 +36,10 @@ def group_of(number: int, version: int, **rollout: Any) -> Group:
     return Group(prompt.id, [Rollout(prompt, completion, "ok", reward=1.0, **rollout)])
 
 
-@dataclass
-class Data:
-    drawn: int = 0
-    rows: int = 100
-    epoch: int = 0
-
+class Data(Position):
     def next(self, n: int) -> list[int]:
         self.drawn += n
         return list(range(self.drawn - n, self.drawn))
-
-    @property
-    def exhausted(self) -> bool:
-        return self.drawn >= self.rows
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"drawn": self.drawn}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        assert set(state) == {"drawn"}
-        self.drawn = state["drawn"]
 
 
 @dataclass

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import pytest
 import torch
+from positions import Position
 from tiny import grpo_config, run
 
 from hone.checkpoint.safe_reader import read_state
@@ -21,29 +22,13 @@ from hone.training.stream_source import StreamSource
 from hone.types import Completion, Group, Prompt, Rollout, VersionSpan
 
 
-@dataclass
-class Data:
-    drawn: int = 0
-    rows: int = 1000
-    epoch: int = 0
-
+class Data(Position):
     def next(self, n: int) -> list[Prompt]:
         first, self.drawn = self.drawn, min(self.rows, self.drawn + n)
         return [Prompt(f"data:{i}@0.{i}", (1, i), "text") for i in range(first, self.drawn)]
 
     def again(self, ids: Sequence[str]) -> list[Prompt]:
         return [Prompt(name, (1, int(name.rsplit(".", 1)[1])), "text") for name in ids]
-
-    @property
-    def exhausted(self) -> bool:
-        return self.drawn >= self.rows
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"drawn": self.drawn}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        assert set(state) == {"drawn"}
-        self.drawn = state["drawn"]
 
 
 @dataclass
@@ -477,5 +462,8 @@ def test_groups_that_a_lookahead_run_dropped_keep_their_fate() -> None:
 
 def test_a_stream_without_anything_in_flight_goes_on_in_turns() -> None:
     source, sampler = made()
+    source.data.load_state_dict({"drawn": 6})
     turns = RolloutSource(cast(Any, sampler), cast(Any, Data()), 9)
     turns.load_state_dict(source.state_dict())
+    assert turns.state_dict() == {"drawn": 6}
+    assert turns.next is None
